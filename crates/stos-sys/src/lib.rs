@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel, as stos uses it. All unsafe code of the workspace lives here, with `SAFETY:` on each block.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`error`] | a failed system call with its arguments |
+//! | [`mount`] | fsopen, fsconfig, fsmount, open_tree, move_mount; EROFS and overlay mounts; the [`mount::MountPlan`] |
+//! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
+//! | [`xattr`] | extended attributes on descriptors |
+//! | [`sync`] | write-behind and durability |
+//! | [`probe`] | what this kernel can do, found by trying |
+//! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
+//! | [`cgroup_bpf`] | the device rules of cgroup v2 |
+//!
+//! It stands on nothing of ours and knows nothing of images or containers.
+#![allow(unsafe_code)]
+
+pub mod cgroup_bpf;
+pub mod error;
+pub mod mount;
+pub mod probe;
+pub mod process;
+pub mod rooted;
+pub mod sync;
+pub mod xattr;
+
+pub use error::SysError;
