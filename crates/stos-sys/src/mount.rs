@@ -1,2 +1,344 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Placeholder line.
+//! Mounts by file descriptor: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
+//!
+//! Everything here gives a *detached* mount, which belongs to its descriptor alone and goes with it: nothing shows in a
+//! mount table until [`attach`] puts it there. mount(8) is never used: it insists on a loop device for an EROFS file.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+
+use crate::error::{Result, SysError};
+
+/// The longest value of an fsconfig(2) string, in bytes, without its NUL (`fs/fsopen.c`: `strndup_user(_value, 256)`).
+pub const FSCONFIG_STRING_MAX: usize = 255;
+
+/// The most lower directories that overlayfs takes (`fs/overlayfs/ovl_entry.h`: `OVL_MAX_STACK`).
+pub const OVERLAY_LOWERS_MAX: usize = 500;
+
+/// One parameter of a new filesystem, as fsconfig(2) takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FsParameter {
+    /// A parameter without a value, such as `ro`.
+    Flag(String),
+    /// `key=value`; the value may not be longer than [`FSCONFIG_STRING_MAX`].
+    String(String, String),
+}
+
+impl std::fmt::Display for FsParameter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag(key) => f.write_str(key),
+            Self::String(key, value) => write!(f, "{key}={value}"),
+        }
+    }
+}
+
+/// Makes a filesystem of type `fstype` and gives a detached mount of it.
+///
+/// `attributes` are those of the mount (`MOUNT_ATTR_*`), not of the filesystem. An error carries what the kernel wrote
+/// into the context's message log, which says far more than the errno.
+pub fn new_filesystem(fstype: &str, parameters: &[FsParameter], attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).map_err(SysError::at("fsopen", || fstype.to_owned()))?;
+    let failed = |call, what: String, errno| {
+        let said = kernel_messages(context.as_fd());
+        let said = if said.is_empty() { String::new() } else { format!(" [kernel: {said}]") };
+        SysError::new(call, format!("{fstype}, {what}{said}"), errno)
+    };
+    for parameter in parameters {
+        let set = match parameter {
+            FsParameter::Flag(key) => fsconfig_set_flag(&context, key.as_str()),
+            FsParameter::String(_, value) if value.len() > FSCONFIG_STRING_MAX => Err(Errno::NAMETOOLONG),
+            FsParameter::String(key, value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+        };
+        set.map_err(|errno| failed("fsconfig", parameter.to_string(), errno))?;
+    }
+    let listed = || parameters.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    fsconfig_create(&context).map_err(|errno| failed("fsconfig", format!("CREATE {}", listed()), errno))?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|errno| failed("fsmount", listed(), errno))
+}
+
+/// Reads what the kernel logged in a filesystem context, on one line.
+fn kernel_messages(context: BorrowedFd<'_>) -> String {
+    let mut lines = Vec::new();
+    let mut buffer = [0_u8; 512];
+    while let Ok(count @ 1..) = rustix::io::read(context, &mut buffer) {
+        let line = String::from_utf8_lossy(&buffer[..count]);
+        // Each message starts with its level and a space: "e overlay: …".
+        lines.push(line.get(2..).unwrap_or_default().trim_end().to_owned());
+    }
+    lines.join("; ")
+}
+
+/// Clones the mount at `path` (and those below it, where `recursive`) into a detached mount.
+pub fn open_tree_clone(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    open_tree_clone_at(CWD, path, recursive, true)
+}
+
+/// Clones the mount of `path` below `dir`; an empty path means `dir` itself. Symlinks at the end are followed only where
+/// `follow` says so.
+pub fn open_tree_clone_at(dir: BorrowedFd<'_>, path: &Path, recursive: bool, follow: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, !follow);
+    flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.as_os_str().is_empty());
+    open_tree(dir, path, flags).map_err(SysError::at("open_tree", || format!("{}, {flags:?}", path.display())))
+}
+
+/// Attaches a detached mount at `target`, a path that must exist. A symlink at the end of `target` is not followed.
+pub fn attach(mount: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    move_mount(mount, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(SysError::at("move_mount", || format!("{}, {}", mount.as_raw_fd(), target.display())))
+}
+
+/// Attaches a detached mount on what `target` refers to, a descriptor opened with `O_PATH`.
+pub fn attach_at(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags)
+        .map_err(SysError::at("move_mount", || format!("{}, {}", mount.as_raw_fd(), target.as_raw_fd())))
+}
+
+/// Detaches the mount at `path` lazily (`MNT_DETACH`): what is open stays open, the name is free at once.
+pub fn detach(path: &Path) -> Result<()> {
+    unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        .map_err(SysError::at("umount2", || format!("{}, MNT_DETACH", path.display())))
+}
+
+/// How a mount passes mounts below it on to its copies (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Neither gives nor takes.
+    Private,
+    /// Takes only.
+    Slave,
+    /// Gives and takes.
+    Shared,
+    /// Like private, and cannot be bind-mounted.
+    Unbindable,
+}
+
+impl Propagation {
+    fn flag(self) -> u64 {
+        match self {
+            Self::Private => libc::MS_PRIVATE,
+            Self::Slave => libc::MS_SLAVE,
+            Self::Shared => libc::MS_SHARED,
+            Self::Unbindable => libc::MS_UNBINDABLE,
+        }
+    }
+}
+
+/// A change of a mount's attributes, for [`change_mount`]. Bits are `MOUNT_ATTR_*` of mount_setattr(2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountChange {
+    /// Attributes to set.
+    pub set: u64,
+    /// Attributes to clear first.
+    pub clear: u64,
+    /// The new propagation, or as it is.
+    pub propagation: Option<Propagation>,
+    /// Whether the mounts below change too.
+    pub recursive: bool,
+}
+
+/// Changes the attributes of a mount given by a descriptor of its root (mount_setattr(2), Linux 5.12).
+pub fn change_mount(mount: BorrowedFd<'_>, change: MountChange) -> Result<()> {
+    change_mount_at(mount, c"", change)
+}
+
+/// Changes the attributes of the mount at `path` below `dir`; an empty path means `dir` itself.
+pub fn change_mount_at(dir: BorrowedFd<'_>, path: &std::ffi::CStr, change: MountChange) -> Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attr = MountAttr {
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation.map_or(0, Propagation::flag),
+        userns_fd: 0,
+    };
+    let mut flags = 0;
+    if path.is_empty() {
+        flags |= libc::AT_EMPTY_PATH;
+    }
+    if change.recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: `path` is NUL-terminated, `attr` is the kernel's `struct mount_attr` of version 0 and outlives the call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(&attr),
+            size_of::<MountAttr>(),
+        )
+    };
+    if answer == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("mount_setattr", format!("{}, {path:?}, {change:?}", dir.as_raw_fd()), last_errno()))
+}
+
+fn last_errno() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// Mounts an EROFS image kept in a file, with its data in `devices`, read-only and detached.
+///
+/// The order of `devices` must be that of the image's device table: the kernel checks their number alone, and **a wrong
+/// order silently serves wrong data**. Check tags and sizes before. Needs Linux 6.12 with `EROFS_FS_BACKED_BY_FILE`;
+/// `ENOTBLK` says that the image lies on a filesystem which cannot back a mount.
+pub fn mount_erofs(image: BorrowedFd<'_>, devices: &[OwnedFd]) -> Result<OwnedFd> {
+    let path = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mut parameters = vec![FsParameter::String("source".into(), path(image)), FsParameter::Flag("ro".into())];
+    parameters.extend(devices.iter().map(|device| FsParameter::String("device".into(), path(device.as_fd()))));
+    new_filesystem("erofs", &parameters, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// What to mount as a container's root: typed, so that no option string is ever spliced.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MountPlan {
+    /// The read-only layers, the uppermost first: absolute paths, looked up in the mount namespace that mounts.
+    pub lowers: Vec<PathBuf>,
+    /// Where changes go; without it the root is a read-only view.
+    pub upper: Option<UpperDirs>,
+}
+
+/// The writable part of an overlay: two directories of one filesystem, which no other overlay uses.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct UpperDirs {
+    /// Takes the changes.
+    pub upper: PathBuf,
+    /// Overlayfs's own scratch space.
+    pub work: PathBuf,
+    /// Never synced, and useless after a crash (`volatile`, Linux 5.10): only for containers that go when they end.
+    pub volatile: bool,
+}
+
+impl MountPlan {
+    /// Mounts the plan, detached.
+    ///
+    /// `redirect_dir`, `metacopy` and `index` are off whatever the kernel's default is: diff and commit read the upper
+    /// directory, and with them it would not say all. Lowers go one by one (`lowerdir+`, Linux 6.8), so that no option
+    /// meets the limit of a page; paths longer than an fsconfig string go by descriptor.
+    pub fn mount_detached(&self) -> Result<OwnedFd> {
+        if let ([lower], None) = (self.lowers.as_slice(), &self.upper) {
+            // Overlayfs refuses one lower without an upper; a read-only clone of it is the same view.
+            let view = open_tree_clone(lower, false)?;
+            change_mount(view.as_fd(), MountChange { set: libc::MOUNT_ATTR_RDONLY, ..MountChange::default() })?;
+            return Ok(view);
+        }
+        let mut held = Vec::new();
+        let mut parameters = Vec::new();
+        for lower in &self.lowers {
+            parameters.push(FsParameter::String("lowerdir+".into(), option_path(lower, &mut held)?));
+        }
+        if let Some(dirs) = &self.upper {
+            parameters.push(FsParameter::String("upperdir".into(), option_path(&dirs.upper, &mut held)?));
+            parameters.push(FsParameter::String("workdir".into(), option_path(&dirs.work, &mut held)?));
+            if dirs.volatile {
+                parameters.push(FsParameter::Flag("volatile".into()));
+            }
+        }
+        for key in ["redirect_dir", "metacopy", "index"] {
+            parameters.push(FsParameter::String(key.into(), "off".into()));
+        }
+        new_filesystem("overlay", &parameters, MountAttrFlags::empty())
+    }
+}
+
+/// Gives `path` as a mount option: itself, or by a descriptor in `held` where it is too long for fsconfig(2).
+fn option_path(path: &Path, held: &mut Vec<OwnedFd>) -> Result<String> {
+    if let Some(text) = path.to_str().filter(|text| text.len() <= FSCONFIG_STRING_MAX) {
+        return Ok(text.to_owned());
+    }
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::at("open", || path.display().to_string()))?;
+    let text = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    held.push(fd);
+    Ok(text)
+}
+
+/// What identifies the mount that a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountIdentity {
+    /// The mount's id (`STATX_MNT_ID`), unique while it is mounted.
+    pub mount_id: u64,
+    /// Whether the path is the root of that mount.
+    pub is_mount_root: bool,
+}
+
+/// Tells which mount `path` lies on (statx(2), Linux 5.8). `None` where there is no such path.
+pub fn mount_identity(path: &Path) -> Result<Option<MountIdentity>> {
+    const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+    let c_path = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| SysError::new("statx", path.display().to_string(), Errno::INVAL))?;
+    // SAFETY: all-zero bytes are a valid `statx`.
+    let mut answer: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated and the buffer is a `struct statx`; both outlive the call.
+    let code = unsafe {
+        libc::statx(libc::AT_FDCWD, c_path.as_ptr(), libc::AT_SYMLINK_NOFOLLOW, libc::STATX_MNT_ID, &raw mut answer)
+    };
+    if code == 0 {
+        let is_mount_root = answer.stx_attributes & STATX_ATTR_MOUNT_ROOT != 0;
+        return Ok(Some(MountIdentity { mount_id: answer.stx_mnt_id, is_mount_root }));
+    }
+    match last_errno() {
+        Errno::NOENT => Ok(None),
+        errno => Err(SysError::new("statx", path.display().to_string(), errno)),
+    }
+}
+
+/// Makes `path` a private mount of its own by binding it onto itself, unless it is a mount root already.
+///
+/// What is mounted below it then propagates nowhere, whatever the host's `/` does.
+pub fn ensure_private_mount(path: &Path) -> Result<()> {
+    if mount_identity(path)?.is_some_and(|identity| identity.is_mount_root) {
+        return Ok(());
+    }
+    let own = open_tree_clone(path, false)?;
+    change_mount(own.as_fd(), MountChange { propagation: Some(Propagation::Private), ..MountChange::default() })?;
+    attach(own.as_fd(), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_option_is_refused_before_the_kernel_cuts_it() {
+        let Ok(fd) = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC) else { return };
+        drop(fd);
+        let long = FsParameter::String("source".into(), "x".repeat(FSCONFIG_STRING_MAX + 1));
+        let error = new_filesystem("tmpfs", &[long], MountAttrFlags::empty()).unwrap_err();
+        assert_eq!(error.errno, Errno::NAMETOOLONG);
+    }
+
+    #[test]
+    fn errors_name_the_call_and_its_arguments() {
+        let error = open_tree_clone(Path::new("/no/such/place"), false).unwrap_err();
+        assert_eq!((error.call, error.errno), ("open_tree", Errno::NOENT));
+        assert!(error.arguments.contains("/no/such/place"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_path_has_no_mount() {
+        assert_eq!(mount_identity(Path::new("/no/such/place")).unwrap(), None);
+        assert!(mount_identity(Path::new("/proc")).unwrap().unwrap().is_mount_root);
+        assert!(!mount_identity(Path::new("/proc/self")).unwrap().unwrap().is_mount_root);
+    }
+}
