@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The image configuration and the rules it must keep (image-spec, config.md; Docker's is the same with more fields).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DiffId, DigestError};
+use crate::platform::Platform;
+use crate::user::{UserError, UserSpec};
+
+/// The largest configuration, in bytes: a bound for what a registry may make us hold.
+pub const CONFIG_MAX: u64 = 8 << 20;
+
+/// An image configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It is not the JSON that it should be.
+    #[error("the image configuration is not valid: {0}")]
+    Json(#[source] serde_json::Error),
+    /// Its `rootfs.type` is not `layers`.
+    #[error("the image configuration has rootfs.type {found:?}, expected \"layers\"")]
+    RootfsType {
+        /// The type found.
+        found: String,
+    },
+    /// A diffID is no digest.
+    #[error("rootfs.diff_ids[{index}]: {source}")]
+    DiffId {
+        /// Its place, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: DigestError,
+    },
+    /// There are more or fewer diffIDs than layers.
+    #[error("the image configuration has {found} diff_ids, but the manifest has {expected} layers")]
+    DiffIdCount {
+        /// The manifest's layers.
+        expected: usize,
+        /// The configuration's diffIDs.
+        found: usize,
+    },
+    /// The image is for another platform.
+    #[error("the image is for platform {found}, expected {expected}")]
+    Platform {
+        /// The platform asked for.
+        expected: Platform,
+        /// The image's.
+        found: Platform,
+    },
+    /// An environment entry is not `NAME=VALUE`.
+    #[error("config.Env[{index}] is {found:?}, expected NAME=VALUE")]
+    Env {
+        /// Its place, from 0.
+        index: usize,
+        /// What stands there.
+        found: String,
+    },
+    /// The working directory is not absolute.
+    #[error("config.WorkingDir is {found:?}, expected an absolute path")]
+    WorkingDir {
+        /// What stands there.
+        found: String,
+    },
+    /// A volume is not an absolute path inside the container.
+    #[error("config.Volumes has {found:?}, expected an absolute path without \"..\"")]
+    Volume {
+        /// What stands there.
+        found: String,
+    },
+    /// The user cannot be used.
+    #[error("config.User: {0}")]
+    User(#[source] UserError),
+    /// A string holds a NUL byte, which no process can be given.
+    #[error("config.{field} holds a NUL byte: {found:?}")]
+    Nul {
+        /// The field's name.
+        field: &'static str,
+        /// What stands there.
+        found: String,
+    },
+}
+
+/// An image configuration whose rules have been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// When the image was made, as written (RFC 3339).
+    pub created: Option<String>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Its layers, the lowest first.
+    pub diff_ids: Vec<DiffId>,
+    /// How each layer came to be.
+    pub history: Vec<History>,
+    /// Whom it runs as.
+    pub user: UserSpec,
+    /// The user as written; empty for none.
+    pub user_text: String,
+    /// The environment, `NAME=VALUE` each.
+    pub env: Vec<String>,
+    /// What always runs.
+    pub entrypoint: Vec<String>,
+    /// What follows it unless the user says otherwise.
+    pub cmd: Vec<String>,
+    /// Where it runs; empty for `/`.
+    pub working_dir: String,
+    /// Directories that get volumes, sorted.
+    pub volumes: Vec<String>,
+    /// Ports it listens on, sorted.
+    pub exposed_ports: Vec<String>,
+    /// The signal that asks it to stop, as written.
+    pub stop_signal: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A line of an image's history.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// When, as written (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// By which command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// By whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// A note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Whether the step made no layer.
+    #[serde(default)]
+    pub empty_layer: bool,
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    created: Option<String>,
+    author: Option<String>,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    variant: Option<String>,
+    rootfs: RawRootfs,
+    #[serde(default)]
+    history: Option<Vec<History>>,
+    #[serde(default)]
+    config: Option<RawProcess>,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(rename = "type")]
+    kind: String,
+    diff_ids: Vec<String>,
+}
+
+/// Docker writes `null` where the specification leaves a field out.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct RawProcess {
+    user: Option<String>,
+    env: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    working_dir: Option<String>,
+    volumes: Option<BTreeMap<String, serde_json::Value>>,
+    exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    stop_signal: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl ImageConfig {
+    /// Reads a configuration and checks every rule that needs no other document.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let raw: RawConfig = serde_json::from_slice(bytes).map_err(ConfigError::Json)?;
+        if raw.rootfs.kind != "layers" {
+            return Err(ConfigError::RootfsType { found: raw.rootfs.kind });
+        }
+        let diff_ids = raw.rootfs.diff_ids.iter().enumerate();
+        let diff_ids =
+            diff_ids.map(|(index, text)| text.parse().map_err(|source| ConfigError::DiffId { index, source }));
+        let process = raw.config.unwrap_or_default();
+        let user_text = process.user.unwrap_or_default();
+        let config = Self {
+            created: raw.created,
+            author: raw.author,
+            platform: Platform::new(&raw.os, &raw.architecture, raw.variant.as_deref()),
+            diff_ids: diff_ids.collect::<Result<_, _>>()?,
+            history: raw.history.unwrap_or_default(),
+            user: user_text.parse().map_err(ConfigError::User)?,
+            user_text,
+            env: process.env.unwrap_or_default(),
+            entrypoint: process.entrypoint.unwrap_or_default(),
+            cmd: process.cmd.unwrap_or_default(),
+            working_dir: process.working_dir.unwrap_or_default(),
+            volumes: process.volumes.unwrap_or_default().into_keys().collect(),
+            exposed_ports: process.exposed_ports.unwrap_or_default().into_keys().collect(),
+            stop_signal: process.stop_signal.filter(|signal| !signal.is_empty()),
+            labels: process.labels.unwrap_or_default(),
+        };
+        config.check_process()?;
+        Ok(config)
+    }
+
+    fn check_process(&self) -> Result<(), ConfigError> {
+        let fields =
+            [("Env", &self.env), ("Entrypoint", &self.entrypoint), ("Cmd", &self.cmd), ("Volumes", &self.volumes)];
+        for (field, values) in fields {
+            if let Some(found) = values.iter().find(|value| value.contains('\0')) {
+                return Err(ConfigError::Nul { field, found: found.clone() });
+            }
+        }
+        for (index, entry) in self.env.iter().enumerate() {
+            if entry.find('=').is_none_or(|at| at == 0) {
+                return Err(ConfigError::Env { index, found: entry.clone() });
+            }
+        }
+        if !self.working_dir.is_empty() && (!self.working_dir.starts_with('/') || self.working_dir.contains('\0')) {
+            return Err(ConfigError::WorkingDir { found: self.working_dir.clone() });
+        }
+        let is_bad = |path: &&String| !path.starts_with('/') || path.split('/').any(|part| part == "..");
+        match self.volumes.iter().find(is_bad) {
+            Some(found) => Err(ConfigError::Volume { found: found.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the configuration against its manifest's number of layers.
+    pub fn check_layer_count(&self, layers: usize) -> Result<(), ConfigError> {
+        if self.diff_ids.len() == layers {
+            return Ok(());
+        }
+        Err(ConfigError::DiffIdCount { expected: layers, found: self.diff_ids.len() })
+    }
+
+    /// Checks that the image runs on `wanted`.
+    pub fn check_platform(&self, wanted: &Platform) -> Result<(), ConfigError> {
+        if wanted.fit(&self.platform).is_some() {
+            return Ok(());
+        }
+        Err(ConfigError::Platform { expected: wanted.clone(), found: self.platform.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn config() -> Value {
+        json!({"os": "linux", "architecture": "amd64", "config": {"Env": ["PATH=/bin"], "Cmd": null, "Volumes": null,
+            "User": "1000:1000", "WorkingDir": "/srv", "Entrypoint": ["sh"], "Healthcheck": {"Test": ["NONE"]}},
+            "rootfs": {"type": "layers", "diff_ids": [DiffId::of(b"x").to_string()]},
+            "history": [{"created_by": "ADD x", "empty_layer": true}]})
+    }
+
+    fn parse(value: &Value) -> Result<ImageConfig, ConfigError> {
+        ImageConfig::parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_configuration_is_read() {
+        let config = parse(&config()).unwrap();
+        assert_eq!(config.user.to_string(), "1000:1000");
+        assert_eq!(config.cmd, Vec::<String>::new());
+        assert!(config.history[0].empty_layer);
+        config.check_layer_count(1).unwrap();
+        assert!(matches!(config.check_layer_count(2), Err(ConfigError::DiffIdCount { expected: 2, found: 1 })));
+        config.check_platform(&Platform::new("linux", "x86_64", None)).unwrap();
+        let other = Platform::new("linux", "arm64", None);
+        assert!(matches!(config.check_platform(&other), Err(ConfigError::Platform { .. })));
+    }
+
+    #[test]
+    fn each_rule_has_its_own_error() {
+        let broken = |path: &str, value: Value| {
+            let mut config = config();
+            *config.pointer_mut(path).unwrap() = value;
+            parse(&config).unwrap_err()
+        };
+        assert!(matches!(broken("/rootfs/type", json!("tree")), ConfigError::RootfsType { .. }));
+        assert!(matches!(broken("/rootfs/diff_ids/0", json!("md5:1")), ConfigError::DiffId { index: 0, .. }));
+        assert!(matches!(broken("/config/Env", json!(["A=", "B"])), ConfigError::Env { index: 1, .. }));
+        assert!(matches!(broken("/config/Env", json!(["=x"])), ConfigError::Env { .. }));
+        assert!(matches!(broken("/config/WorkingDir", json!("srv")), ConfigError::WorkingDir { .. }));
+        assert!(matches!(broken("/config/Volumes", json!({"/a/../..": {}})), ConfigError::Volume { .. }));
+        assert!(matches!(broken("/config/User", json!("4294967296")), ConfigError::User(_)));
+        assert!(matches!(broken("/config/Entrypoint", json!(["a\u{0}b"])), ConfigError::Nul { .. }));
+        assert!(matches!(broken("/config/Env", json!("x")), ConfigError::Json(_)));
+    }
+}

@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Manifests and indexes, read with suspicion (image-spec, manifest.md and image-index.md; Docker's v2 schema 2).
+//!
+//! Reading gives a type that keeps the rules: what follows need not look again. The bytes themselves are kept by the
+//! caller, for their digest is the image's name.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::{BlobDigest, DigestError};
+use crate::media_type::{LayerCompression, MediaType};
+use crate::platform::Platform;
+
+/// The largest manifest or index, in bytes (distribution-spec, "Pushing Manifests": registries take at least 4 MB).
+pub const MANIFEST_MAX: u64 = 4 << 20;
+
+/// The most layers an image may have: containers' storage and overlayfs agree on fewer, 1,000 is far beyond use.
+pub const LAYERS_MAX: usize = 1000;
+
+/// A manifest or an index that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// It is larger than [`MANIFEST_MAX`].
+    #[error("the manifest has {found} bytes, expected at most {MANIFEST_MAX}")]
+    TooLarge {
+        /// Its size in bytes.
+        found: u64,
+    },
+    /// It is not the JSON that it should be.
+    #[error("the {document} is not valid: {source}")]
+    Json {
+        /// What was read.
+        document: &'static str,
+        /// What the parser says, with line and column.
+        source: serde_json::Error,
+    },
+    /// Its `schemaVersion` is not 2.
+    #[error("the manifest has schemaVersion {found}, expected 2")]
+    SchemaVersion {
+        /// The version found.
+        found: String,
+    },
+    /// It can be read as manifest and as index (CVE-2021-41190), or is neither.
+    #[error("the manifest is ambiguous: {reason}")]
+    Ambiguous {
+        /// Which fields contradict each other.
+        reason: String,
+    },
+    /// Its media type is none that stos knows.
+    #[error("the manifest has media type {found:?}, expected an image manifest or an image index")]
+    UnknownMediaType {
+        /// The media type found.
+        found: String,
+    },
+    /// It is a manifest, but of an artifact: its configuration is not an image's.
+    #[error("not an image but an artifact: its configuration has media type {found:?}")]
+    Artifact {
+        /// The media type of its configuration.
+        found: String,
+    },
+    /// A descriptor has a digest that cannot be used.
+    #[error("{what}: {source}")]
+    Digest {
+        /// The descriptor's place.
+        what: String,
+        /// What is wrong with it.
+        source: DigestError,
+    },
+    /// A layer cannot be used.
+    #[error("layer {number} ({digest}) has media type {found:?}: {reason}")]
+    Layer {
+        /// The layer's number, the lowest is 1.
+        number: usize,
+        /// Its digest.
+        digest: BlobDigest,
+        /// Its media type.
+        found: String,
+        /// Why it cannot be used.
+        reason: &'static str,
+    },
+    /// The image has no layers, or too many.
+    #[error("the manifest lists {found} layers, expected 1 to {LAYERS_MAX}")]
+    LayerCount {
+        /// How many there are.
+        found: usize,
+    },
+    /// No image of an index fits the platform.
+    #[error("no image for platform {wanted}; the index has: {found}")]
+    NoPlatform {
+        /// The platform asked for.
+        wanted: Platform,
+        /// The platforms of the index, joined by commas.
+        found: String,
+    },
+}
+
+/// Points at a blob: what it is, how large, and what it must hash to (image-spec, descriptor.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// The blob's media type, as written.
+    pub media_type: String,
+    /// What its bytes hash to.
+    pub digest: BlobDigest,
+    /// How many bytes it has.
+    pub size: u64,
+    /// Notes for people and tools.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// The platform of the image that it points at, in an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+impl Descriptor {
+    /// Makes a descriptor without annotations and platform.
+    pub fn new(media_type: impl Into<String>, digest: BlobDigest, size: u64) -> Self {
+        Self { media_type: media_type.into(), digest, size, annotations: BTreeMap::new(), platform: None }
+    }
+}
+
+/// A layer as its manifest gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerDescriptor {
+    /// Where the blob is and what it must be.
+    pub descriptor: Descriptor,
+    /// How it is compressed.
+    pub compression: LayerCompression,
+}
+
+/// The manifest of one image; its media types and counts have been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageManifest {
+    /// The manifest's own media type.
+    pub media_type: String,
+    /// The image's configuration.
+    pub config: Descriptor,
+    /// The layers, the lowest first.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+/// An index: manifests of one image for several platforms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageIndex {
+    /// What it lists, in its order.
+    pub manifests: Vec<Descriptor>,
+}
+
+/// What a registry gives for a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestDocument {
+    /// One image.
+    Image(ImageManifest),
+    /// Images for several platforms.
+    Index(ImageIndex),
+}
+
+/// A descriptor before its digest is known to be one.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    media_type: String,
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    platform: Option<RawPlatform>,
+}
+
+#[derive(Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+impl RawDescriptor {
+    fn check(self, what: impl FnOnce() -> String) -> Result<Descriptor, ManifestError> {
+        let digest = self.digest.parse().map_err(|source| ManifestError::Digest { what: what(), source })?;
+        Ok(Descriptor {
+            media_type: self.media_type,
+            digest,
+            size: self.size,
+            annotations: self.annotations.unwrap_or_default(),
+            platform: self.platform.map(|raw| Platform::new(&raw.os, &raw.architecture, raw.variant.as_deref())),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct RawManifest {
+    config: RawDescriptor,
+    layers: Vec<RawDescriptor>,
+}
+
+#[derive(Deserialize)]
+struct RawIndex {
+    manifests: Vec<RawDescriptor>,
+}
+
+impl ManifestDocument {
+    /// Reads the manifest or index in `bytes`.
+    ///
+    /// `content_type` is what the registry or the descriptor called it. Where that or the document's own `mediaType` says
+    /// one thing and its fields another it is refused: two readers could take it for two images (CVE-2021-41190).
+    pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
+        if bytes.len() as u64 > MANIFEST_MAX {
+            return Err(ManifestError::TooLarge { found: bytes.len() as u64 });
+        }
+        let json = |source| ManifestError::Json { document: "manifest", source };
+        let value: Value = serde_json::from_slice(bytes).map_err(json)?;
+        let own_type = value.get("mediaType").and_then(Value::as_str);
+        match value.get("schemaVersion") {
+            Some(version) if version.as_u64() == Some(2) => {}
+            version => {
+                let found = version.map_or_else(|| "missing".to_owned(), Value::to_string);
+                return Err(ManifestError::SchemaVersion { found });
+            }
+        }
+        let is_index = Self::kind_of(&value, own_type, content_type)?;
+        let media_type = own_type.or(content_type).unwrap_or_default().to_owned();
+        if is_index {
+            let raw =
+                RawIndex::deserialize(&value).map_err(|source| ManifestError::Json { document: "index", source })?;
+            return ImageIndex::check(raw).map(Self::Index);
+        }
+        let raw = RawManifest::deserialize(&value).map_err(json)?;
+        ImageManifest::check(raw, media_type).map(Self::Image)
+    }
+
+    /// Tells an index (`true`) from a manifest (`false`) by its fields, and refuses what contradicts itself.
+    fn kind_of(value: &Value, own: Option<&str>, header: Option<&str>) -> Result<bool, ManifestError> {
+        let has = |key: &str| value.get(key).is_some_and(|field| !field.is_null());
+        let is_index = has("manifests");
+        if is_index && (has("layers") || has("config") || has("fsLayers")) {
+            let reason = "it has \"manifests\" beside \"config\" or \"layers\"".to_owned();
+            return Err(ManifestError::Ambiguous { reason });
+        }
+        if !is_index && !(has("config") && has("layers")) {
+            let reason = "it has neither \"manifests\" nor both \"config\" and \"layers\"".to_owned();
+            return Err(ManifestError::Ambiguous { reason });
+        }
+        for (whose, text) in [("its mediaType", own), ("the registry's Content-Type", header)] {
+            let Some(text) = text else { continue };
+            match MediaType::of(text) {
+                MediaType::ImageIndex if is_index => {}
+                MediaType::ImageManifest if !is_index => {}
+                MediaType::ImageIndex | MediaType::ImageManifest | MediaType::SchemaOne => {
+                    let kind = if is_index { "an index" } else { "a manifest" };
+                    let reason = format!("{whose} is {text:?}, but its fields are those of {kind}");
+                    return Err(ManifestError::Ambiguous { reason });
+                }
+                // A generic Content-Type (application/json) says nothing; a mediaType of its own must be right.
+                _ if whose == "its mediaType" => {
+                    return Err(ManifestError::UnknownMediaType { found: text.to_owned() });
+                }
+                _ => {}
+            }
+        }
+        Ok(is_index)
+    }
+}
+
+impl ImageManifest {
+    fn check(raw: RawManifest, media_type: String) -> Result<Self, ManifestError> {
+        let config = raw.config.check(|| "the configuration's descriptor".to_owned())?;
+        if MediaType::of(&config.media_type) != MediaType::ImageConfig {
+            return Err(ManifestError::Artifact { found: config.media_type });
+        }
+        if raw.layers.is_empty() || raw.layers.len() > LAYERS_MAX {
+            return Err(ManifestError::LayerCount { found: raw.layers.len() });
+        }
+        let layers = raw.layers.into_iter().enumerate().map(|(index, layer)| {
+            let number = index + 1;
+            let descriptor = layer.check(|| format!("layer {number}"))?;
+            let refuse = |reason| ManifestError::Layer {
+                number,
+                digest: descriptor.digest,
+                found: descriptor.media_type.clone(),
+                reason,
+            };
+            let compression = match MediaType::of(&descriptor.media_type) {
+                MediaType::Layer(LayerCompression::Zstd) => return Err(refuse("zstd layers are not supported yet")),
+                MediaType::Layer(compression) => compression,
+                MediaType::ForeignLayer => return Err(refuse("registries do not carry foreign layers")),
+                MediaType::EncryptedLayer => return Err(refuse("encrypted layers are not supported")),
+                _ => return Err(refuse("expected a layer tar, plain or gzip")),
+            };
+            Ok(LayerDescriptor { descriptor, compression })
+        });
+        Ok(Self { media_type, config, layers: layers.collect::<Result<_, _>>()? })
+    }
+
+    /// Gives the bytes of all layers as the registry sends them.
+    pub fn compressed_size(&self) -> u64 {
+        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.descriptor.size))
+    }
+}
+
+impl ImageIndex {
+    fn check(raw: RawIndex) -> Result<Self, ManifestError> {
+        let manifests = raw.manifests.into_iter().enumerate();
+        let checked = manifests.map(|(index, raw)| raw.check(|| format!("manifest {} of the index", index + 1)));
+        Ok(Self { manifests: checked.collect::<Result<_, _>>()? })
+    }
+
+    /// Picks the image that fits `wanted` best; of equals the first, as the specification asks.
+    ///
+    /// Entries that are no images for a platform (attestations say `unknown/unknown`) never fit. An index of exactly one
+    /// image without a platform means that image.
+    pub fn select(&self, wanted: &Platform) -> Result<&Descriptor, ManifestError> {
+        let is_image = |entry: &&Descriptor| {
+            matches!(MediaType::of(&entry.media_type), MediaType::ImageManifest | MediaType::ImageIndex)
+        };
+        let fitting = self.manifests.iter().filter(is_image);
+        let best = fitting.filter_map(|entry| Some((wanted.fit(entry.platform.as_ref()?)?, entry)));
+        if let Some((_, entry)) = best.min_by_key(|(fit, _)| *fit) {
+            return Ok(entry);
+        }
+        match self.manifests.as_slice() {
+            [only] if only.platform.is_none() && is_image(&only) => Ok(only),
+            _ => {
+                let platforms = self.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+                let mut names: Vec<String> = platforms.map(ToString::to_string).collect();
+                names.retain(|name| name != "unknown/unknown");
+                names.dedup();
+                let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                Err(ManifestError::NoPlatform { wanted: wanted.clone(), found })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media_type::*;
+    use serde_json::json;
+
+    fn blob(media_type: &str) -> Value {
+        json!({"mediaType": media_type, "digest": BlobDigest::of(b"x").to_string(), "size": 1})
+    }
+
+    fn manifest() -> Value {
+        json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blob(OCI_CONFIG), "layers": [blob(OCI_LAYER_GZIP)]})
+    }
+
+    fn parse(value: &Value, header: Option<&str>) -> Result<ManifestDocument, ManifestError> {
+        ManifestDocument::parse(value.to_string().as_bytes(), header)
+    }
+
+    fn with(mut value: Value, key: &str, field: Value) -> Value {
+        value[key] = field;
+        value
+    }
+
+    #[test]
+    fn a_manifest_is_read() {
+        let ManifestDocument::Image(image) = parse(&manifest(), Some(OCI_MANIFEST)).unwrap() else { panic!() };
+        assert_eq!(image.layers[0].compression, LayerCompression::Gzip);
+        assert_eq!(image.compressed_size(), 1);
+        let docker = json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": blob(DOCKER_CONFIG),
+            "layers": [blob(DOCKER_LAYER_GZIP), blob(DOCKER_LAYER)]});
+        let ManifestDocument::Image(image) = parse(&docker, Some("application/json")).unwrap() else { panic!() };
+        assert_eq!(image.layers[1].compression, LayerCompression::None);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let both = with(manifest(), "manifests", json!([]));
+        assert!(matches!(parse(&both, None), Err(ManifestError::Ambiguous { .. })));
+        assert!(matches!(parse(&manifest(), Some(OCI_INDEX)), Err(ManifestError::Ambiguous { .. })));
+        let wrong_name = with(manifest(), "mediaType", json!(OCI_INDEX));
+        assert!(matches!(parse(&wrong_name, None), Err(ManifestError::Ambiguous { .. })));
+        let neither = json!({"schemaVersion": 2});
+        assert!(matches!(parse(&neither, None), Err(ManifestError::Ambiguous { .. })));
+        let odd = with(manifest(), "mediaType", json!("text/plain"));
+        assert!(matches!(parse(&odd, None), Err(ManifestError::UnknownMediaType { .. })));
+    }
+
+    #[test]
+    fn each_rule_has_its_own_error() {
+        let one = with(manifest(), "schemaVersion", json!(1));
+        assert!(matches!(parse(&one, None), Err(ManifestError::SchemaVersion { found }) if found == "1"));
+        let artifact = with(manifest(), "config", blob("application/vnd.oci.empty.v1+json"));
+        assert!(matches!(parse(&artifact, None), Err(ManifestError::Artifact { .. })));
+        let empty = with(manifest(), "layers", json!([]));
+        assert!(matches!(parse(&empty, None), Err(ManifestError::LayerCount { found: 0 })));
+        let many = with(manifest(), "layers", Value::Array(vec![blob(OCI_LAYER); LAYERS_MAX + 1]));
+        assert!(matches!(parse(&many, None), Err(ManifestError::LayerCount { .. })));
+        for layer in [
+            OCI_LAYER_ZSTD,
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "x/y",
+            "application/vnd.oci.image.layer.v1.tar+encrypted",
+        ] {
+            let value = with(manifest(), "layers", json!([blob(OCI_LAYER), blob(layer)]));
+            assert!(matches!(parse(&value, None), Err(ManifestError::Layer { number: 2, .. })), "{layer}");
+        }
+        let mut path = manifest();
+        path["layers"][0]["digest"] = json!("sha256:../../etc/passwd");
+        assert!(matches!(parse(&path, None), Err(ManifestError::Digest { .. })));
+        assert!(matches!(ManifestDocument::parse(b"{", None), Err(ManifestError::Json { .. })));
+        let deep = [vec![b'['; 5000], vec![b']'; 5000]].concat();
+        assert!(matches!(ManifestDocument::parse(&deep, None), Err(ManifestError::Json { .. })));
+        let large = vec![b' '; MANIFEST_MAX as usize + 1];
+        assert!(matches!(ManifestDocument::parse(&large, None), Err(ManifestError::TooLarge { .. })));
+        let negative = manifest().to_string().replace("\"size\":1", "\"size\":-1");
+        assert!(matches!(ManifestDocument::parse(negative.as_bytes(), None), Err(ManifestError::Json { .. })));
+    }
+
+    fn entry(text: &str, platform: Option<(&str, &str)>) -> Value {
+        let mut value = blob(OCI_MANIFEST);
+        value["digest"] = json!(BlobDigest::of(text.as_bytes()).to_string());
+        if let Some((os, architecture)) = platform {
+            value["platform"] = json!({"os": os, "architecture": architecture});
+        }
+        value
+    }
+
+    fn index(entries: &[Value]) -> ImageIndex {
+        let value = json!({"schemaVersion": 2, "manifests": entries});
+        let ManifestDocument::Index(index) = parse(&value, None).unwrap() else { panic!() };
+        index
+    }
+
+    #[test]
+    fn the_platform_decides() {
+        let index = index(&[
+            entry("attestation", Some(("unknown", "unknown"))),
+            entry("arm", Some(("linux", "arm64"))),
+            entry("pc", Some(("linux", "x86_64"))),
+            entry("pc again", Some(("linux", "amd64"))),
+        ]);
+        let picked = index.select(&Platform::new("linux", "amd64", None)).unwrap();
+        assert_eq!(picked.digest, BlobDigest::of(b"pc"));
+        let error = index.select(&Platform::new("linux", "s390x", None)).unwrap_err();
+        assert!(error.to_string().contains("linux/s390x"), "{error}");
+        assert!(error.to_string().ends_with("linux/arm64, linux/amd64"), "{error}");
+    }
+
+    #[test]
+    fn an_index_of_one_image_needs_no_platform() {
+        let host = Platform::host();
+        assert!(index(&[entry("only", None)]).select(&host).is_ok());
+        assert!(index(&[entry("one", None), entry("two", None)]).select(&host).is_err());
+        assert!(index(&[]).select(&host).is_err());
+    }
+}
