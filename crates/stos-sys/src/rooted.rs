@@ -1,2 +1,310 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Placeholder line.
+//! Paths inside a container's root, resolved by the kernel on descriptors.
+//!
+//! Every lookup is `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)` (Linux 5.6): `..` stops at the root, absolute symlinks
+//! start there, and `/proc/PID/fd` links lead nowhere. Whoever swaps a component for a symlink meanwhile gains nothing,
+//! for what is checked is the descriptor that is then used (CVE-2021-30465).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, UTIME_OMIT, futimens,
+    mkdirat, openat, openat2, readlinkat, statx,
+};
+use rustix::io::Errno;
+
+use crate::error::{Result, SysError};
+
+/// How often a lookup that raced with a rename is tried again: the kernel then answers EAGAIN.
+const RACES: usize = 128;
+
+/// A directory that no path leads out of.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+}
+
+/// What a mount point is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountPoint {
+    /// A directory, for all but binds of files.
+    Directory,
+    /// Anything else, for binds of files.
+    File,
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Root {
+    /// Takes a descriptor of a directory as root. A descriptor of a detached mount stays good when it is attached.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Opens the directory `path` of the caller's own view as root.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(CWD, path, flags, Mode::empty())
+            .map_err(SysError::at("open", || format!("{}, O_PATH|O_DIRECTORY", path.display())))?;
+        Ok(Self { fd })
+    }
+
+    /// Resolves `path` inside the root, following symlinks there, to an `O_PATH` descriptor.
+    pub fn resolve(&self, path: &Path) -> Result<OwnedFd> {
+        self.open_with(path, OFlags::PATH, Mode::empty(), ResolveFlags::empty())
+    }
+
+    /// Like [`Root::resolve`], and refuses any symlink with ELOOP.
+    pub fn resolve_without_symlinks(&self, path: &Path) -> Result<OwnedFd> {
+        self.open_with(path, OFlags::PATH, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    }
+
+    /// Opens `path` for reading. Never blocks on a FIFO, and never makes a terminal the caller's.
+    pub fn open_to_read(&self, path: &Path) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        self.open_with(path, flags, Mode::empty(), ResolveFlags::empty())
+    }
+
+    /// Creates the file `path`, which must not exist, for writing; its parent must.
+    pub fn create_file(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        self.open_with(path, flags, mode, ResolveFlags::empty())
+    }
+
+    /// Reads the symlink at `path` itself.
+    pub fn read_link(&self, path: &Path) -> Result<PathBuf> {
+        let link = self.open_with(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty(), ResolveFlags::empty())?;
+        let target =
+            readlinkat(&link, "", Vec::new()).map_err(SysError::at("readlinkat", || path.display().to_string()))?;
+        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
+    }
+
+    fn open_with(&self, path: &Path, flags: OFlags, mode: Mode, extra: ResolveFlags) -> Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | extra;
+        let shown = || format!("{}, {flags:?}, {resolve:?}", path.display());
+        let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+        for _ in 0..RACES {
+            match openat2(&self.fd, path, flags | OFlags::CLOEXEC, mode, resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other.map_err(SysError::at("openat2", shown)),
+            }
+        }
+        Err(SysError::new("openat2", shown(), Errno::AGAIN))
+    }
+
+    /// Makes the directory `path` and its missing parents with `mode` (less the umask), and gives an `O_PATH` descriptor.
+    ///
+    /// Symlinks on the way are followed inside the root; one that dangles is an error, never created through. The
+    /// modification times of directories that existed before are put back.
+    pub fn create_dir_all(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
+        match self.open_with(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::empty()) {
+            Err(error) if error.errno == Errno::NOENT => {}
+            other => return other,
+        }
+        let (mut current, missing) = self.deepest_existing(path)?;
+        for (depth, name) in missing.iter().enumerate() {
+            let shown = || format!("{} of {}", Path::new(name).display(), path.display());
+            let make = || match mkdirat(&current, name.as_os_str(), mode) {
+                // Somebody else made it meanwhile; whether it is a directory is seen when it is opened.
+                Err(Errno::EXIST) => Ok(()),
+                other => other.map_err(SysError::at("mkdirat", shown)),
+            };
+            if depth == 0 {
+                keeping_mtime(current.as_fd(), make)?
+            } else {
+                make()?
+            };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            current =
+                openat(&current, name.as_os_str(), flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
+        }
+        Ok(current)
+    }
+
+    /// Walks as far along `path` as it exists, and gives what is missing beyond.
+    fn deepest_existing(&self, path: &Path) -> Result<(OwnedFd, Vec<std::ffi::OsString>)> {
+        let parts: Vec<Component<'_>> =
+            path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        for count in (0..parts.len()).rev() {
+            let prefix: PathBuf = parts[..count].iter().collect();
+            let found = match self.open_with(&prefix, flags, Mode::empty(), ResolveFlags::empty()) {
+                Err(error) if error.errno == Errno::NOENT => continue,
+                other => other?,
+            };
+            let missing = parts[count..].iter().map(|part| match part {
+                Component::Normal(name) => Ok((*name).to_owned()),
+                // What does not exist has no parent to go back to.
+                _ => Err(SysError::new("mkdirat", path.display().to_string(), Errno::NOENT)),
+            });
+            return Ok((found, missing.collect::<Result<_>>()?));
+        }
+        Err(SysError::new("openat2", path.display().to_string(), Errno::NOENT))
+    }
+
+    /// Gives an `O_PATH` descriptor of the mount point `path`, made if it is missing: a directory, or an empty file.
+    ///
+    /// The parent keeps its modification time; its mode and xattrs are never touched. ENOTDIR says that a directory is
+    /// wanted and something else stands there; EISDIR the reverse.
+    pub fn ensure_mount_point(&self, path: &Path, kind: MountPoint) -> Result<OwnedFd> {
+        match self.resolve(path) {
+            Ok(found) => {
+                let is_dir = file_type(found.as_fd())? == FileType::Directory;
+                match (kind, is_dir) {
+                    (MountPoint::Directory, false) => {
+                        Err(SysError::new("mount", path.display().to_string(), Errno::NOTDIR))
+                    }
+                    (MountPoint::File, true) => Err(SysError::new("mount", path.display().to_string(), Errno::ISDIR)),
+                    _ => Ok(found),
+                }
+            }
+            Err(error) if error.errno == Errno::NOENT => match kind {
+                MountPoint::Directory => self.create_dir_all(path, Mode::from_raw_mode(0o755)),
+                MountPoint::File => self.create_mount_file(path),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create_mount_file(&self, path: &Path) -> Result<OwnedFd> {
+        let shown = || path.display().to_string();
+        let name = path.file_name().ok_or_else(|| SysError::new("openat", shown(), Errno::INVAL))?;
+        let parent = self.create_dir_all(path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let make = || match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(SysError::new("openat", format!("{}, O_CREAT|O_EXCL", shown()), errno)),
+        };
+        keeping_mtime(parent.as_fd(), make)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(&parent, name, flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
+        match file_type(made.as_fd())? {
+            // A dangling symlink stood there: nothing is created through it.
+            FileType::Symlink => Err(SysError::new("openat", shown(), Errno::LOOP)),
+            _ => Ok(made),
+        }
+    }
+}
+
+/// The type of what a descriptor refers to.
+pub fn file_type(fd: BorrowedFd<'_>) -> Result<FileType> {
+    let stat = rustix::fs::fstat(fd).map_err(SysError::at("fstat", || format!("{fd:?}")))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// The magic number of the filesystem that a descriptor lies on (statfs(2)), `O_PATH` ones too.
+pub fn filesystem_magic(fd: BorrowedFd<'_>) -> Result<u64> {
+    let stat = rustix::fs::fstatfs(fd).map_err(SysError::at("fstatfs", || format!("{fd:?}")))?;
+    Ok(stat.f_type as u64)
+}
+
+/// `f_type` of procfs.
+pub const PROC_MAGIC: u64 = 0x9fa0;
+
+/// `f_type` of sysfs.
+pub const SYSFS_MAGIC: u64 = 0x6265_6572;
+
+/// Runs `change` in the directory `dir` and puts its modification time back.
+///
+/// On an overlay the first change copies the directory up with its mode, owner and xattrs; only mtime then moves. Where
+/// the time cannot be put back (not our file) the change stands.
+fn keeping_mtime(dir: BorrowedFd<'_>, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MTIME);
+    change()?;
+    let Ok(before) = before else { return Ok(()) };
+    let Ok(writable) = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+        return Ok(());
+    };
+    let mtime = Timespec { tv_sec: before.stx_mtime.tv_sec, tv_nsec: before.stx_mtime.tv_nsec.into() };
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() };
+    match futimens(writable, &Timestamps { last_access: omit, last_modification: mtime }) {
+        Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::ROFS) => Ok(()),
+        Err(errno) => Err(SysError::new("futimens", format!("{dir:?}"), errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("root/etc")).unwrap();
+        fs::create_dir_all(dir.path().join("outside")).unwrap();
+        let root = Root::open(&dir.path().join("root")).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn symlinks_never_lead_out() {
+        let (dir, root) = tree();
+        symlink(dir.path().join("outside"), dir.path().join("root/absolute")).unwrap();
+        symlink("../../../outside", dir.path().join("root/etc/relative")).unwrap();
+        symlink("/proc/self/root", dir.path().join("root/magic")).unwrap();
+        assert_eq!(root.resolve(Path::new("/absolute")).unwrap_err().errno, Errno::NOENT);
+        assert_eq!(root.resolve(Path::new("/etc/relative")).unwrap_err().errno, Errno::NOENT);
+        assert_eq!(root.resolve(Path::new("../outside")).unwrap_err().errno, Errno::NOENT);
+        assert!(root.create_dir_all(Path::new("/absolute/new"), Mode::from_raw_mode(0o755)).is_err());
+        assert_eq!(fs::read_dir(dir.path().join("outside")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_symlink_inside_is_followed_inside() {
+        let (dir, root) = tree();
+        fs::create_dir(dir.path().join("root/real")).unwrap();
+        symlink("/real", dir.path().join("root/link")).unwrap();
+        root.create_dir_all(Path::new("/link/a/b"), Mode::from_raw_mode(0o755)).unwrap();
+        assert!(dir.path().join("root/real/a/b").is_dir());
+        assert_eq!(root.read_link(Path::new("link")).unwrap(), Path::new("/real"));
+        assert_eq!(root.resolve_without_symlinks(Path::new("/link/a")).unwrap_err().errno, Errno::LOOP);
+    }
+
+    #[test]
+    fn a_mount_point_leaves_its_parent_as_it_was() {
+        let (dir, root) = tree();
+        let etc = dir.path().join("root/etc");
+        let past = fs::File::options().read(true).open(&etc).unwrap();
+        past.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000, 123_456_789)).unwrap();
+        let before = fs::metadata(&etc).unwrap();
+        root.ensure_mount_point(Path::new("/etc/hosts"), MountPoint::File).unwrap();
+        root.ensure_mount_point(Path::new("/etc/a/b/c"), MountPoint::Directory).unwrap();
+        let after = fs::metadata(&etc).unwrap();
+        assert_eq!(
+            (before.mtime(), before.mtime_nsec(), before.mode()),
+            (after.mtime(), after.mtime_nsec(), after.mode())
+        );
+        assert!(etc.join("hosts").is_file() && etc.join("a/b/c").is_dir());
+    }
+
+    #[test]
+    fn a_mount_point_of_the_wrong_kind_is_refused() {
+        let (dir, root) = tree();
+        fs::write(dir.path().join("root/file"), "").unwrap();
+        symlink("/gone", dir.path().join("root/dangling")).unwrap();
+        let errno = |path, kind| root.ensure_mount_point(Path::new(path), kind).unwrap_err().errno;
+        assert_eq!(errno("/file", MountPoint::Directory), Errno::NOTDIR);
+        assert_eq!(errno("/etc", MountPoint::File), Errno::ISDIR);
+        assert_eq!(errno("/dangling", MountPoint::File), Errno::LOOP);
+        assert_eq!(errno("/missing/../up", MountPoint::Directory), Errno::NOENT);
+    }
+
+    #[test]
+    fn a_fifo_is_opened_without_waiting() {
+        let (dir, root) = tree();
+        let fifo = rustix::fs::FileType::Fifo;
+        let at = Root::open(&dir.path().join("root")).unwrap();
+        rustix::fs::mknodat(&at.fd, "fifo", fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let fd = root.open_to_read(Path::new("/fifo")).unwrap();
+        assert_eq!(file_type(fd.as_fd()).unwrap(), FileType::Fifo);
+    }
+}

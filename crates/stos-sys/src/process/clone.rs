@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! clone3(2) out of a single-threaded process, and what the child resets.
+
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::last_errno;
+use crate::error::{Result, SysError};
+
+/// Handled signals get their default action in the child (Linux 5.5); `libc` has it in too narrow a type.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// The child is born in a given cgroup (Linux 5.7); `libc` has it in too narrow a type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Why [`clone_process`] made no child.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloneError {
+    /// The caller has other threads. Their locks (the allocator's among them) would stay locked in the child for ever.
+    #[error(
+        "a process of {threads} threads may not be cloned: only a single-threaded one can go on safely in the child"
+    )]
+    ManyThreads {
+        /// How many threads the caller has.
+        threads: usize,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// What a child is born with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CloneOptions<'a> {
+    /// New namespaces: `CLONE_NEW*` bits.
+    pub namespaces: u64,
+    /// The cgroup v2 directory that the child is born in (`CLONE_INTO_CGROUP`, Linux 5.7).
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// The side of a clone that one is on.
+#[derive(Debug)]
+pub enum Cloned {
+    /// In the child.
+    Child,
+    /// In the caller, with the child's pid in the caller's pid namespace and a descriptor of it.
+    Parent {
+        /// The child's number.
+        pid: Pid,
+        /// A descriptor of the child, close-on-exec.
+        pidfd: OwnedFd,
+    },
+}
+
+/// The number of threads of the calling process, from `/proc/self/stat`.
+pub fn thread_count() -> Result<usize> {
+    let path = "/proc/self/stat";
+    let failed = |errno| SysError::new("read", path, errno);
+    let stat = fs::read(path).map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    stat_field(&stat, 20).and_then(|count| usize::try_from(count).ok()).ok_or_else(|| failed(Errno::INVAL))
+}
+
+/// Field `number` (counted from 1, as proc_pid_stat(5) does) of a `stat` file. The name, field 2, may hold anything, so
+/// counting starts after its last parenthesis.
+pub(crate) fn stat_field(stat: &[u8], number: usize) -> Option<u64> {
+    let after_name = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
+    let text = std::str::from_utf8(after_name).ok()?;
+    text.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+/// Clones the calling process as fork(2) does, into new namespaces and a cgroup.
+///
+/// Refuses when the caller has more than one thread. The child's handled signals are reset (`CLONE_CLEAR_SIGHAND`);
+/// ignored ones and the mask are not: see [`reset_signals`].
+pub fn clone_process(options: CloneOptions<'_>) -> std::result::Result<Cloned, CloneError> {
+    let threads = thread_count()?;
+    if threads != 1 {
+        return Err(CloneError::ManyThreads { threads });
+    }
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all-zero bytes are a valid `clone_args`.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = options.namespaces | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = options.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is the kernel's `struct clone_args` and outlives the call. Without CLONE_VM the child has its own
+    // copy of the memory, and the caller has one thread, so no lock is held by a thread that the child lacks.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match answer {
+        0 => Ok(Cloned::Child),
+        1.. => {
+            let pid = i32::try_from(answer).ok().and_then(Pid::from_raw);
+            let pid = pid.ok_or_else(|| SysError::new("clone3", format!("pid {answer}"), Errno::RANGE))?;
+            // SAFETY: the kernel stored a new descriptor in `pidfd`, which nobody else owns.
+            Ok(Cloned::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+        }
+        _ => Err(SysError::new("clone3", format!("flags={:#x}", args.flags), last_errno()).into()),
+    }
+}
+
+/// Gives every signal its default action and empties the mask, as a container's first process expects.
+///
+/// Rust ignores SIGPIPE and a caller under nohup(1) ignores SIGHUP; both would survive execve(2).
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP || signal == 32 || signal == 33 {
+            continue;
+        }
+        // SAFETY: SIG_DFL is a valid action for every signal. Errors (signals that do not exist) change nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: `sigset_t` is plain data, initialised by sigemptyset before its use; the old mask is not asked for.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
+///
+/// What the caller's caller leaked to us must not reach a container (CVE-2024-21626).
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: marking descriptors close-on-exec takes no memory and closes nothing now.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if answer == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("close_range", format!("{first}, ~0, CLOSE_RANGE_CLOEXEC"), last_errno()))
+}
+
+/// Moves the calling process into new namespaces (unshare(2)); `flags` are `CLONE_NEW*` bits only.
+pub fn unshare(flags: libc::c_int) -> Result<()> {
+    // SAFETY: namespaces share no memory; CLONE_FILES, CLONE_VM and the like are not among the documented bits, and the
+    // kernel refuses CLONE_VM for processes with threads.
+    if unsafe { libc::unshare(flags) } == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("unshare", format!("{flags:#x}"), last_errno()))
+}
+
+/// Moves the calling process into the namespace that `namespace` refers to, which must be of the kind `flag` (setns(2)).
+pub fn set_namespace(namespace: BorrowedFd<'_>, flag: libc::c_int) -> Result<()> {
+    // SAFETY: setns takes plain integers.
+    if unsafe { libc::setns(namespace.as_raw_fd(), flag) } == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("setns", format!("{}, {flag:#x}", namespace.as_raw_fd()), last_errno()))
+}
+
+/// Ends the calling process at once: no destructor, no exit handler, nothing flushed twice after a clone.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit never returns and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives the calling process a session keyring of its own, named `name`, so that it cannot read its caller's.
+pub fn join_new_session_keyring(name: &std::ffi::CStr) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: the name is NUL-terminated and outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    match answer {
+        0.. => Ok(()),
+        _ => Err(SysError::new("keyctl", format!("JOIN_SESSION_KEYRING, {name:?}"), last_errno())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_may_look_like_fields() {
+        let stat = b"7 (a) R 9 (b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 4711 0 0\n";
+        assert_eq!(stat_field(stat, 20), Some(3));
+        assert_eq!(stat_field(stat, 22), Some(4711));
+        assert_eq!(stat_field(b"7 sh S", 3), None);
+        assert_eq!(stat_field(stat, 90), None);
+    }
+
+    #[test]
+    fn a_caller_with_threads_is_refused() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || held.recv());
+        let refused = clone_process(CloneOptions::default());
+        assert!(matches!(refused, Err(CloneError::ManyThreads { threads: 2.. })), "{refused:?}");
+        drop(hold);
+        other.join().unwrap().unwrap_err();
+    }
+}

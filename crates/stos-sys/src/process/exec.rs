@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! execve(2), and the loopback of a new network namespace.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::os::fd::AsRawFd;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::last_errno;
+use crate::error::{Result, SysError};
+
+/// A list of strings as execve(2) takes it.
+pub(super) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Replaces the calling process. Returns only on failure.
+pub fn execute(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallible> {
+    let (argv_pointers, env_pointers) = (pointers(argv), pointers(env));
+    // SAFETY: both lists end in a null pointer and hold NUL-terminated strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr()) };
+    Err(SysError::new("execve", format!("{path:?}, {argv:?}"), last_errno()))
+}
+
+/// Brings the loopback interface of the calling process's network namespace up: a new one has it down.
+pub fn bring_loopback_up() -> Result<()> {
+    let failed = |call: &'static str| SysError::at(call, || "lo, IFF_UP".to_owned());
+    let socket =
+        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed("socket"))?;
+    // SAFETY: all-zero bytes are a valid `ifreq`: an empty name and no flags.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed();
+    request.ifr_name[1] = b'o'.cast_signed();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads a `struct ifreq`, which outlives the call.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if answer == 0 {
+        return Ok(());
+    }
+    Err(failed("ioctl")(last_errno()))
+}
+
+/// Makes a C string, or says with EINVAL that `what` holds a NUL byte.
+pub fn c_string(what: &'static str, bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes)
+        .map_err(|_| SysError::new(what, String::from_utf8_lossy(bytes).replace('\0', "\\0"), Errno::INVAL))
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What tells a process from a later one of the same number: its start time, and which boot that time counts from.
+
+use std::fs;
+
+use rustix::io::Errno;
+
+use super::clone::stat_field;
+use crate::error::{Result, SysError};
+
+/// A process as `/proc/PID/stat` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// When it started, in clock ticks since the boot (field 22).
+    pub start_time: u64,
+    /// Whether it has ended and only waits to be reaped (states `Z` and `X`).
+    pub is_dead: bool,
+}
+
+/// Reads the process `pid`; `None` where there is none.
+pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = match fs::read(&path) {
+        Ok(stat) => stat,
+        Err(error) => {
+            return match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
+                Errno::NOENT | Errno::SRCH => Ok(None),
+                errno => Err(SysError::new("read", path, errno)),
+            };
+        }
+    };
+    parse_stat(&stat).map(Some).ok_or_else(|| SysError::new("read", path, Errno::INVAL))
+}
+
+fn parse_stat(stat: &[u8]) -> Option<ProcessStat> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let state = *stat.get(name_end + 2)?;
+    Some(ProcessStat { start_time: stat_field(stat, 22)?, is_dead: matches!(state, b'Z' | b'X') })
+}
+
+/// The id of this boot, new with each one.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string(path)
+        .map_err(|error| SysError::new("read", path, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    Ok(id.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_recognised() {
+        let own = process_stat(std::process::id().cast_signed()).unwrap().unwrap();
+        assert!(own.start_time > 0 && !own.is_dead);
+        assert_eq!(process_stat(i32::MAX).unwrap(), None);
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+
+    #[test]
+    fn a_zombie_is_dead_whatever_its_name() {
+        let stat = b"7 (x) S 1) Z 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
+        assert_eq!(parse_stat(stat), Some(ProcessStat { start_time: 4711, is_dead: true }));
+    }
+}

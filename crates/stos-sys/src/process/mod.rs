@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Processes: how one is cloned, watched, recognised again, and given its credentials.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`clone`] | clone3(2) out of a single-threaded process, and what the child resets |
+//! | [`pidfd`] | waiting for a process and signalling it by descriptor |
+//! | [`credentials`] | capabilities, ids, groups, limits |
+//! | [`identity`] | start time and boot id: what tells a process from a later one of the same number |
+//! | [`binary`] | the view of our own binary that a container cannot write |
+//! | [`exec`] | execve(2), and the loopback of a new network namespace |
+
+pub mod binary;
+pub mod clone;
+pub mod credentials;
+pub mod exec;
+pub mod identity;
+pub mod pidfd;
+
+/// The error of the last failed libc call.
+pub(crate) fn last_errno() -> rustix::io::Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(rustix::io::Errno::IO, rustix::io::Errno::from_raw_os_error)
+}
