@@ -1,3 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! For tests only: registries, image and tar builders, tree comparison, privilege guards
+//! For tests only: what a test builds, serves, compares and needs.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`tar_builder`] | layer tars of every kind, correct and hostile |
+//! | [`image_builder`] | images over them, with a fault where asked; as a layout, or pushed to a registry |
+//! | [`rootfs`] | a root filesystem made of the host's own shell |
+//! | [`registry`] | registries in this process, plain and hostile |
+//! | [`docker_registry`] | the real one, Debian's docker-registry, as a child process |
+//! | [`tree`] | the comparison of two file trees |
+//! | [`guard`] | skips, or fails, a test whose needs are not met |
+//! | [`environment`] | where the binary, the tools and the real images are |
+//!
+//! It stands on no other crate of the workspace: what judges them shares no code with them, so a fault of theirs cannot
+//! hide itself. Nothing but `xtask` and `[dev-dependencies]` may depend on it.
+
+pub mod docker_registry;
+pub mod environment;
+pub mod guard;
+pub mod image_builder;
 pub mod registry;
+pub mod rootfs;
+pub mod tar_builder;
+pub mod tree;
