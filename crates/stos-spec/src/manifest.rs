@@ -243,7 +243,8 @@ impl ManifestDocument {
             let reason = "it has \"manifests\" beside \"config\" or \"layers\"".to_owned();
             return Err(ManifestError::Ambiguous { reason });
         }
-        if !is_index && !(has("config") && has("layers")) {
+        let is_manifest = has("config") && has("layers");
+        if !is_index && !is_manifest {
             let reason = "it has neither \"manifests\" nor both \"config\" and \"layers\"".to_owned();
             return Err(ManifestError::Ambiguous { reason });
         }

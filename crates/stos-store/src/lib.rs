@@ -1,2 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! DATA-ROOT: layout, blobs, references, names, staging, locks
+//! DATA-ROOT: the directory that lasts. The filesystem is the database; readers take no lock and scan nothing they need
+//! not.
+//!
+//! ```text
+//! DATA-ROOT/
+//!   stos.json                       format version and feature sets            [format]
+//!   images/                         an OCI image layout: oci-layout, index.json, blobs/sha256/…   [images, blobs]
+//!   layers/sha256/<diffID>/         layer.tar, layer.index, layer.json         (filled by stos-layerfs)
+//!   chains/sha256/<chainID>/        image.erofs, chain.json                    (filled by stos-layerfs)
+//!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
+//!   names/<name>                    symlink to the id                          [names]
+//!   staging/                        everything is built here first             [staging]
+//!   locks/                          one lock file per object, flock            [lock]
+//! ```
+//!
+//! **Roots**: `images/index.json` and `containers/`. A blob, layer or chain that neither reaches is garbage.
+//! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them; `locks/images` guards
+//! `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
+//! merge. A crash releases them all, for the kernel does.
+//! **Durability**: data are fsynced, then renamed into place, then the parent directory is fsynced.
+//!
+//! It stands on `stos-spec` and `stos-sys`, and never speaks to a registry or mounts anything.
+
+pub mod blobs;
+pub mod container_id;
+pub mod error;
+pub mod files;
+pub mod format;
+pub mod images;
+pub mod lock;
+pub mod names;
+pub mod staging;
+pub mod store;
+
+pub use container_id::{ContainerId, ContainerName};
+pub use error::{Error, Result};
+pub use images::{ImageRecord, ImageSelector};
+pub use lock::Lock;
+pub use staging::Staging;
+pub use store::Store;

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Small files, whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// Whether a write must survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// fsynced before it is relied on.
+    Durable,
+    /// Not synced: for what goes with its process.
+    Volatile,
+}
+
+/// Makes the directory `path`, mode 0700, and those above it, unless they are there.
+pub fn ensure_directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create the directory", path))
+}
+
+/// Writes a new file, mode 0600, in a directory that nobody else sees yet.
+pub fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(Error::io("create", path))?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    if durability == Durability::Durable {
+        file.sync_all().map_err(Error::io("sync", path))?;
+    }
+    Ok(())
+}
+
+/// Replaces or makes the file `path` by a rename, so that a reader sees the old or the new contents and nothing between.
+///
+/// `scratch` is a directory of the same filesystem for the file until it is whole.
+pub fn replace(path: &Path, scratch: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let temporary = scratch.join(unique_name());
+    let written = write_new(&temporary, bytes, durability)
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("rename a file to", path)));
+    if let Err(error) = written {
+        // The rename did not happen: what is left is ours alone. If even this fails the sweep takes it.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    match durability {
+        Durability::Durable => sync_parent(path),
+        Durability::Volatile => Ok(()),
+    }
+}
+
+/// Moves `from` to `to`, which must not exist (`RENAME_NOREPLACE`).
+pub fn rename_new(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+}
+
+/// Makes the name of `path` durable.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    sync_directory(parent)
+}
+
+/// Makes the names in the directory `path` durable.
+pub fn sync_directory(path: &Path) -> Result<()> {
+    stos_sys::sync::sync_directory(path).map_err(Error::io("sync the directory", path))
+}
+
+/// Reads a JSON file. `None` where there is none; what is not the JSON that it should be is damage.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    let damaged = |error: serde_json::Error| Error::Damaged { path: path.to_owned(), reason: error.to_string() };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Gives a value as JSON for people and programs: indented, one newline at the end.
+pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    // Our records are plain structs with string keys: they always have a JSON form.
+    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_else(|error| format!("{error:?}").into_bytes());
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Removes a tree. What is not there is removed already.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file. What is not there is removed already.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(Error::io("open", path))
+}
+
+/// Lists the names in a directory, sorted; those that are not UTF-8 are none of ours and left out. None where it is not there.
+pub fn list_names(path: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list", path)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", path))?;
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Gives 128 random bits as hexadecimal digits.
+pub fn unique_name() -> String {
+    random_hex::<16>()
+}
+
+/// Gives `N` random bytes as hexadecimal digits.
+pub fn random_hex<const N: usize>() -> String {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // Blocks until the kernel has entropy, and is interrupted only by signals.
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_is_whole_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        replace(&path, dir.path(), b"one", Durability::Durable).unwrap();
+        replace(&path, dir.path(), b"two", Durability::Volatile).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        // A directory cannot be replaced by a file: the error names it and nothing is left over.
+        let occupied = dir.path().join("directory");
+        ensure_directory(&occupied.join("x")).unwrap();
+        let error = replace(&occupied, dir.path(), b"x", Durability::Volatile).unwrap_err();
+        assert!(error.to_string().contains("directory"), "{error}");
+        assert_eq!(list_names(dir.path()).unwrap(), ["directory", "record"]);
+    }
+
+    #[test]
+    fn json_that_is_none_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        assert_eq!(read_json::<Vec<u8>>(&path).unwrap(), None);
+        fs::write(&path, to_json(&[1, 2])).unwrap();
+        assert_eq!(read_json::<Vec<u8>>(&path).unwrap(), Some(vec![1, 2]));
+        fs::write(&path, b"").unwrap();
+        assert!(matches!(read_json::<Vec<u8>>(&path), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn removing_what_is_gone_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_tree(&dir.path().join("none")).unwrap();
+        remove_file(&dir.path().join("none")).unwrap();
+        assert!(remove_file(dir.path()).is_err());
+        assert_eq!(list_names(&dir.path().join("none")).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn names_do_not_repeat() {
+        assert_ne!(unique_name(), unique_name());
+        assert_eq!(random_hex::<32>().len(), 64);
+    }
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `images/index.json`: which images there are and what they are called. It is an OCI image layout's index.
+//!
+//! One entry is one image under one name; an image that lost its name to another keeps an entry without one, until it is
+//! removed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use stos_spec::media_type::OCI_INDEX;
+use stos_spec::{BlobDigest, Descriptor, ImageRef};
+
+use crate::error::{Error, Result};
+use crate::files::{self, Durability};
+use crate::store::Store;
+
+/// The name of an image (image-spec, annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The image ID: the digest of its configuration.
+const IMAGE_ID: &str = "dev.stos.image.id";
+/// The digest of the index through which it was found.
+const INDEX_DIGEST: &str = "dev.stos.index.digest";
+/// When it was pulled (RFC 3339).
+const PULLED: &str = "dev.stos.pulled";
+
+/// An image in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// Its name; `None` once another image has taken it.
+    pub reference: Option<ImageRef>,
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// Its ID: the digest of its configuration.
+    pub image_id: BlobDigest,
+    /// The index through which it was found, if there was one.
+    pub index_digest: Option<BlobDigest>,
+    /// When it was pulled (RFC 3339).
+    pub pulled: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct IndexFile {
+    schema_version: u32,
+    media_type: String,
+    manifests: Vec<Descriptor>,
+}
+
+impl ImageRecord {
+    fn to_descriptor(&self) -> Descriptor {
+        let mut annotations = BTreeMap::new();
+        let mut note = |key: &str, value: Option<String>| {
+            annotations.extend(value.map(|value| (key.to_owned(), value)));
+        };
+        note(REF_NAME, self.reference.as_ref().map(ToString::to_string));
+        note(IMAGE_ID, Some(self.image_id.to_string()));
+        note(INDEX_DIGEST, self.index_digest.map(|digest| digest.to_string()));
+        note(PULLED, Some(self.pulled.clone()));
+        Descriptor { annotations, ..self.manifest.clone() }
+    }
+
+    fn from_descriptor(mut descriptor: Descriptor) -> Option<Self> {
+        let mut notes = std::mem::take(&mut descriptor.annotations);
+        Some(Self {
+            reference: notes.remove(REF_NAME).and_then(|text| text.parse().ok()),
+            image_id: notes.remove(IMAGE_ID)?.parse().ok()?,
+            index_digest: notes.remove(INDEX_DIGEST).and_then(|text| text.parse().ok()),
+            pulled: notes.remove(PULLED).unwrap_or_default(),
+            manifest: descriptor,
+        })
+    }
+
+    /// Tells whether the image is what `wanted`, complete with its registry, names.
+    fn is_named(&self, wanted: &ImageRef) -> bool {
+        let Some(own) = &self.reference else { return false };
+        match wanted.digest() {
+            Some(digest) => {
+                own.name() == wanted.name() && (self.manifest.digest == digest || self.index_digest == Some(digest))
+            }
+            None => own.name() == wanted.name() && own.tag() == wanted.tag() && own.digest().is_none(),
+        }
+    }
+}
+
+/// How a person names an image of the store: by reference, by a short form of it, or by the start of its ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSelector(String);
+
+impl ImageSelector {
+    /// Takes the words as they were typed.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for ImageSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Store {
+    /// Lists the images, in the order in which they came.
+    pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        let path = self.images_dir().join("index.json");
+        let Some(index) = files::read_json::<IndexFile>(&path)? else { return Ok(Vec::new()) };
+        // Entries that another tool added have no ID of ours: they are left alone and not listed.
+        Ok(index.manifests.into_iter().filter_map(ImageRecord::from_descriptor).collect())
+    }
+
+    /// Records an image under its name, durably. An image that had the name keeps an entry without one.
+    pub fn put_image(&self, record: &ImageRecord) -> Result<()> {
+        self.change_images(|images| {
+            for other in images.iter_mut().filter(|other| other.reference == record.reference) {
+                if other.manifest.digest != record.manifest.digest {
+                    other.reference = None;
+                }
+            }
+            let same = |other: &ImageRecord| {
+                other.manifest.digest == record.manifest.digest
+                    && (other.reference == record.reference || other.reference.is_none())
+            };
+            images.retain(|other| !same(other));
+            images.push(record.clone());
+            // Of one image without a name one entry is enough.
+            let mut seen = Vec::new();
+            images.retain(|image| {
+                let repeats = image.reference.is_none() && seen.contains(&image.manifest.digest);
+                seen.push(image.manifest.digest);
+                !repeats
+            });
+        })
+    }
+
+    /// Removes entries of the index; the objects stay until a sweep.
+    pub fn remove_images(&self, is_gone: impl Fn(&ImageRecord) -> bool) -> Result<()> {
+        self.change_images(|images| images.retain(|image| !is_gone(image)))
+    }
+
+    fn change_images(&self, change: impl FnOnce(&mut Vec<ImageRecord>)) -> Result<()> {
+        let _lock = self.lock("images")?;
+        let mut images = self.images()?;
+        let before = images.clone();
+        change(&mut images);
+        if images == before {
+            return Ok(());
+        }
+        let layout = self.images_dir().join("oci-layout");
+        if !layout.exists() {
+            let text = b"{\"imageLayoutVersion\": \"1.0.0\"}\n";
+            files::replace(&layout, &self.staging_area(), text, Durability::Durable)?;
+        }
+        let manifests = images.iter().map(ImageRecord::to_descriptor).collect();
+        let index = IndexFile { schema_version: 2, media_type: OCI_INDEX.to_owned(), manifests };
+        let path = self.images_dir().join("index.json");
+        files::replace(&path, &self.staging_area(), &files::to_json(&index), Durability::Durable)
+    }
+
+    /// Finds the one image that `selector` means: by its full name, else by the end of its name, else by its ID.
+    pub fn find_image(&self, selector: &ImageSelector) -> Result<ImageRecord> {
+        let images = self.images()?;
+        let reference = selector.0.parse::<ImageRef>().ok();
+        if let Some(reference) = &reference {
+            if let Some(image) = images.iter().rev().find(|image| image.is_named(reference)) {
+                return Ok(image.clone());
+            }
+            let may_be = |image: &&ImageRecord| image.reference.as_ref().is_some_and(|own| reference.may_mean(own));
+            let candidates: Vec<_> = images.iter().filter(may_be).collect();
+            if let Some(image) = one_of(selector, &candidates)? {
+                return Ok(image);
+            }
+        }
+        let digits = selector.0.strip_prefix("sha256:").unwrap_or(&selector.0);
+        let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let has_id = |image: &&ImageRecord| image.image_id.hex().starts_with(digits);
+        let candidates: Vec<_> = images.iter().filter(|image| is_hex && has_id(image)).collect();
+        one_of(selector, &candidates)?.ok_or_else(|| Error::NoSuchImage(selector.0.clone()))
+    }
+}
+
+/// Gives the image, where all candidates are one image.
+fn one_of(selector: &ImageSelector, candidates: &[&ImageRecord]) -> Result<Option<ImageRecord>> {
+    let Some(first) = candidates.first() else { return Ok(None) };
+    if candidates.iter().all(|other| other.manifest.digest == first.manifest.digest) {
+        return Ok(Some((*first).clone()));
+    }
+    let name =
+        |image: &&ImageRecord| image.reference.as_ref().map_or_else(|| image.image_id.short(), ToString::to_string);
+    Err(Error::AmbiguousImage { query: selector.0.clone(), candidates: candidates.iter().map(name).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str, content: &str) -> ImageRecord {
+        ImageRecord {
+            reference: Some(name.parse().unwrap()),
+            manifest: Descriptor::new("application/json", BlobDigest::of(content.as_bytes()), content.len() as u64),
+            image_id: BlobDigest::of(format!("config of {content}").as_bytes()),
+            index_digest: Some(BlobDigest::of(format!("index of {content}").as_bytes())),
+            pulled: "2026-01-01T00:00:00Z".to_owned(),
+        }
+    }
+
+    fn store_with(records: &[ImageRecord]) -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        records.iter().for_each(|record| store.put_image(record).unwrap());
+        (dir, store)
+    }
+
+    fn find(store: &Store, text: &str) -> Result<BlobDigest> {
+        store.find_image(&ImageSelector::new(text)).map(|image| image.manifest.digest)
+    }
+
+    #[test]
+    fn images_are_found_by_name_short_name_digest_and_id() {
+        let deb = record("127.0.0.1:5000/team/deb:12", "deb");
+        let (_dir, store) = store_with(&[deb.clone(), record("quay.io/a/sci:2", "sci")]);
+        let digest = deb.manifest.digest;
+        for text in [
+            "127.0.0.1:5000/team/deb:12".to_owned(),
+            "deb:12".to_owned(),
+            "team/deb:12".to_owned(),
+            format!("127.0.0.1:5000/team/deb@{digest}"),
+            format!("127.0.0.1:5000/team/deb@{}", deb.index_digest.unwrap()),
+            deb.image_id.short(),
+            deb.image_id.to_string(),
+        ] {
+            assert_eq!(find(&store, &text).expect(&text), digest, "{text}");
+        }
+        for text in ["deb:13", "quay.io/deb:12", "zz", "", "sha256:"] {
+            assert!(matches!(find(&store, text), Err(Error::NoSuchImage(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_short_name_of_two_images_is_ambiguous() {
+        let (_dir, store) = store_with(&[record("a.example/deb:12", "a"), record("b.example/deb:12", "b")]);
+        assert!(
+            matches!(find(&store, "deb:12"), Err(Error::AmbiguousImage { candidates, .. }) if candidates.len() == 2)
+        );
+    }
+
+    #[test]
+    fn a_moved_tag_leaves_the_old_image_without_a_name() {
+        let (_dir, store) = store_with(&[record("a.example/x:1", "old"), record("a.example/x:1", "new")]);
+        assert_eq!(find(&store, "a.example/x:1").unwrap(), BlobDigest::of(b"new"));
+        let images = store.images().unwrap();
+        assert_eq!(images.len(), 2);
+        assert_eq!(images[0].reference, None);
+        store.put_image(&record("a.example/x:1", "new")).unwrap();
+        assert_eq!(store.images().unwrap().len(), 2);
+        store.remove_images(|image| image.reference.is_none()).unwrap();
+        assert_eq!(store.images().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_index_is_named() {
+        let (dir, store) = store_with(&[record("a.example/x:1", "x")]);
+        std::fs::write(dir.path().join("images/index.json"), b"{").unwrap();
+        let error = store.images().unwrap_err();
+        assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("index.json"), "{error}");
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Locks that a crash releases: flock(2) on files in `locks/`.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// Whether others may hold a lock at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Others may share it.
+    Shared,
+    /// Nobody else may have it.
+    Exclusive,
+}
+
+/// A lock that is held; dropping it lets go.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Waits for the lock at `path`.
+    pub fn wait(path: &Path, mode: LockMode) -> Result<Self> {
+        loop {
+            let file = open(path)?;
+            let operation = match mode {
+                LockMode::Shared => FlockOperation::LockShared,
+                LockMode::Exclusive => FlockOperation::LockExclusive,
+            };
+            match flock(&file, operation) {
+                Ok(()) if is_current(&file, path)? => return Ok(Self { file, path: path.to_owned() }),
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io("lock", path)(errno)),
+            }
+        }
+    }
+
+    /// Takes the lock at `path` if that needs no waiting.
+    pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
+        loop {
+            let file = open(path)?;
+            let operation = match mode {
+                LockMode::Shared => FlockOperation::NonBlockingLockShared,
+                LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            };
+            match flock(&file, operation) {
+                Ok(()) if is_current(&file, path)? => return Ok(Some(Self { file, path: path.to_owned() })),
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(Error::io("lock", path)(errno)),
+            }
+        }
+    }
+
+    /// Removes the lock's file while it is held exclusively, so that `locks/` does not grow for ever.
+    ///
+    /// Whoever waits for it finds that its file has no name any more and begins anew (see `is_current`).
+    pub fn remove(self) -> Result<()> {
+        crate::files::remove_file(&self.path)
+    }
+
+    /// Gives the locked file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map_err(Error::io("open the lock", path))
+}
+
+/// Tells whether `path` still names `file`: another holder may have removed it while we waited.
+fn is_current(file: &File, path: &Path) -> Result<bool> {
+    let held = file.metadata().map_err(Error::io("stat", path))?;
+    match std::fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("stat", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_exclusive_or_many_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let shared = Lock::wait(&path, LockMode::Shared).unwrap();
+        let second = Lock::try_now(&path, LockMode::Shared).unwrap();
+        assert!(second.is_some());
+        assert!(Lock::try_now(&path, LockMode::Exclusive).unwrap().is_none());
+        drop((shared, second));
+        let exclusive = Lock::try_now(&path, LockMode::Exclusive).unwrap().unwrap();
+        assert!(Lock::try_now(&path, LockMode::Shared).unwrap().is_none());
+        exclusive.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_waited_for_a_removed_lock_holds_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = Lock::wait(&path, LockMode::Exclusive).unwrap();
+        let waiter = std::thread::spawn({
+            let path = path.clone();
+            move || Lock::wait(&path, LockMode::Exclusive).unwrap()
+        });
+        first.remove().unwrap();
+        let second = waiter.join().unwrap();
+        assert!(path.exists());
+        assert!(Lock::try_now(&path, LockMode::Shared).unwrap().is_none());
+        drop(second);
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_opened_is_named() {
+        let error = Lock::wait(Path::new("/no/such/dir/lock"), LockMode::Shared).unwrap_err();
+        assert!(error.to_string().contains("/no/such/dir/lock"), "{error}");
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `names/`: a symlink for each name, to its container's id. symlinkat(2) claims one: `EEXIST` says taken.
+//!
+//! A claim and the rename that makes its container exist happen under one lock. So under that lock a name without a container
+//! is what a crash left, and may be taken.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::container_id::{ContainerId, ContainerName};
+use crate::error::{Error, Result};
+use crate::files::{self, Durability};
+use crate::staging::Staging;
+use crate::store::Store;
+
+impl Store {
+    /// Refuses a name that a container has. A look before the work begins; [`commit_container`](Self::commit_container) decides.
+    pub fn check_name_is_free(&self, name: &ContainerName) -> Result<()> {
+        match self.container_named(name.as_str())? {
+            Some(id) => Err(Error::NameTaken { name: name.to_string(), id: id.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a staged container exist under its id and its name, or neither.
+    ///
+    /// With [`Durability::Durable`] both outlast a power cut when this returns.
+    pub fn commit_container(
+        &self,
+        staged: Staging,
+        id: &ContainerId,
+        name: &ContainerName,
+        durability: Durability,
+    ) -> Result<()> {
+        if durability == Durability::Durable {
+            files::sync_directory(staged.path())?;
+        }
+        let lock = self.lock("names")?;
+        let link = self.names_dir().join(name.as_str());
+        self.claim(&link, id, name)?;
+        let committed = match staged.commit(&self.container_dir(id), Durability::Volatile) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::ContainerExists(id.to_string())),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = committed {
+            files::remove_file(&link)?;
+            return Err(error);
+        }
+        drop(lock);
+        if durability == Durability::Durable {
+            // The symlink was made before the rename: a filesystem with a journal keeps that order, and a name that is
+            // lost all the same is found by `container_named` in the container's own record.
+            files::sync_directory(&self.containers_dir())?;
+        }
+        Ok(())
+    }
+
+    fn claim(&self, link: &Path, id: &ContainerId, name: &ContainerName) -> Result<()> {
+        loop {
+            match rustix::fs::symlink(id.as_str(), link) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::io("claim the name", link)(errno)),
+            }
+            if let Some(id) = self.container_named(name.as_str())? {
+                return Err(Error::NameTaken { name: name.to_string(), id: id.to_string() });
+            }
+            files::remove_file(link)?;
+        }
+    }
+
+    /// Finds the container that has the name; `None` where there is none.
+    pub fn container_named(&self, name: &str) -> Result<Option<ContainerId>> {
+        if name.parse::<ContainerName>().is_err() {
+            return Ok(None);
+        }
+        let link = self.names_dir().join(name);
+        let target = match fs::read_link(&link) {
+            Ok(target) => target,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read the name", &link)(error)),
+        };
+        let id = target.to_str().and_then(|text| text.parse::<ContainerId>().ok());
+        Ok(id.filter(|id| self.container_dir(id).is_dir()))
+    }
+
+    /// Frees a name, if it is that of container `id`.
+    pub fn release_name(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
+        let _lock = self.lock("names")?;
+        let link = self.names_dir().join(name.as_str());
+        match fs::read_link(&link) {
+            Ok(target) if target.as_os_str() == id.as_str() => files::remove_file(&link),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the container's directory its name back where a crash lost the symlink.
+    pub fn ensure_name(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
+        let _lock = self.lock("names")?;
+        match rustix::fs::symlink(id.as_str(), self.names_dir().join(name.as_str())) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Error::io("claim the name", self.names_dir().join(name.as_str()))(errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(store: &Store, name: &str) -> Result<ContainerId> {
+        let id = ContainerId::random();
+        store.commit_container(store.stage()?, &id, &name.parse()?, Durability::Durable)?;
+        Ok(id)
+    }
+
+    #[test]
+    fn a_name_has_one_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = commit(&store, "web").unwrap();
+        let name: ContainerName = "web".parse().unwrap();
+        assert_eq!(store.container_named("web").unwrap(), Some(id.clone()));
+        assert!(matches!(store.check_name_is_free(&name), Err(Error::NameTaken { .. })));
+        let error = commit(&store, "web").unwrap_err();
+        assert!(matches!(&error, Error::NameTaken { id: holder, .. } if *holder == id.to_string()));
+        assert_eq!(store.containers().unwrap(), std::slice::from_ref(&id));
+        store.release_name(&name, &ContainerId::random()).unwrap();
+        assert!(store.container_named("web").unwrap().is_some());
+        store.release_name(&name, &id).unwrap();
+        assert_eq!(store.container_named("web").unwrap(), None);
+        store.ensure_name(&name, &id).unwrap();
+        assert_eq!(store.container_named("web").unwrap(), Some(id));
+    }
+
+    #[test]
+    fn a_name_that_a_crash_left_can_be_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::os::unix::fs::symlink(ContainerId::random().as_str(), store.names_dir().join("web")).unwrap();
+        assert_eq!(store.container_named("web").unwrap(), None);
+        let id = commit(&store, "web").unwrap();
+        assert_eq!(store.container_named("web").unwrap(), Some(id));
+        assert_eq!(store.container_named("../web").unwrap(), None);
+    }
+
+    #[test]
+    fn a_container_that_exists_keeps_its_place_and_frees_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = commit(&store, "one").unwrap();
+        files::write_new(&store.container_dir(&id).join("x"), b"", Durability::Volatile).unwrap();
+        let again = store.commit_container(store.stage().unwrap(), &id, &"two".parse().unwrap(), Durability::Volatile);
+        assert!(matches!(again, Err(Error::ContainerExists(_))));
+        assert_eq!(files::list_names(&store.names_dir()).unwrap(), ["one"]);
+    }
+
+    #[test]
+    fn of_many_at_once_one_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..8).map(|_| scope.spawn(|| commit(&store, "web").is_ok())).collect();
+            handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+        });
+        assert_eq!(results.iter().filter(|won| **won).count(), 1);
+        assert_eq!(store.containers().unwrap().len(), 1);
+    }
+}
