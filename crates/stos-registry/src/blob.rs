@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Bodies as they arrive: bounded in size, and in the time that they may stand still.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use ureq::http::{HeaderMap, Response, header};
+use ureq::{Body, BodyReader};
+
+use crate::error::Error;
+use crate::options::Timeouts;
+use crate::url::ShownUrl;
+
+/// How many bytes a body may and must have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bound {
+    /// Exactly so many.
+    Exact(u64),
+    /// At most so many.
+    AtMost(u64),
+}
+
+impl Bound {
+    fn limit(self) -> u64 {
+        match self {
+            Self::Exact(size) | Self::AtMost(size) => size,
+        }
+    }
+}
+
+/// A blob as it arrives from the registry.
+///
+/// It gives the bytes of the wire, never decoded, and ends with `Ok(0)` only after exactly the descriptor's size. A body
+/// that is longer fails with the first byte too many, a shorter one at its end, and one that stands still as
+/// [`Timeouts`] say; the error is then an [`Error`], found with [`Error::from_io`], and stays: a reader that has failed
+/// never gives bytes or `Ok(0)` again. **The bytes are not verified**: who reads them hashes them.
+///
+/// Read until `Ok(0)`: only then is it known that nothing follows, and the connection free for the next request.
+pub struct BlobReader {
+    inner: BoundedBody,
+}
+
+impl BlobReader {
+    pub(crate) fn new(inner: BoundedBody) -> Self {
+        Self { inner }
+    }
+
+    /// Gives how many bytes have arrived.
+    pub fn received(&self) -> u64 {
+        self.inner.received
+    }
+
+    /// Gives how many bytes there are in all: the descriptor's size.
+    pub fn size(&self) -> u64 {
+        self.inner.bound.limit()
+    }
+
+    /// Gives where the blob comes from, after redirects.
+    pub fn url(&self) -> &ShownUrl {
+        &self.inner.url
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read_some(buffer).map_err(io::Error::from)
+    }
+}
+
+impl fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let received = self.received();
+        f.debug_struct("BlobReader").field("url", self.url()).field("received", &received).finish_non_exhaustive()
+    }
+}
+
+/// A response's body with its bounds.
+pub(crate) struct BoundedBody {
+    reader: BodyReader<'static>,
+    url: ShownUrl,
+    bound: Bound,
+    /// The size that the header announces.
+    announced: Option<u64>,
+    received: u64,
+    pace: Pace,
+    state: State,
+    opened: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Ended,
+    Failed,
+}
+
+impl BoundedBody {
+    /// Takes a response's body. Fails at once where its `Content-Length` contradicts `bound`.
+    pub(crate) fn open(
+        response: Response<Body>,
+        url: ShownUrl,
+        bound: Bound,
+        timeouts: &Timeouts,
+    ) -> Result<Self, Error> {
+        let announced = content_length(response.headers());
+        match (bound, announced) {
+            (Bound::Exact(expected), Some(found)) if expected != found => {
+                return Err(Error::SizeMismatch { url, expected, found });
+            }
+            (Bound::AtMost(expected), Some(found)) if found > expected => return Err(Error::TooLong { url, expected }),
+            _ => {}
+        }
+        let pace = Pace::new(timeouts);
+        let reader = response.into_body().into_reader();
+        Ok(Self { reader, url, bound, announced, received: 0, pace, state: State::Open, opened: Instant::now() })
+    }
+
+    /// Gives where the body comes from.
+    pub(crate) fn url(&self) -> &ShownUrl {
+        &self.url
+    }
+
+    /// Reads all of it.
+    pub(crate) fn read_all(mut self) -> Result<Vec<u8>, Error> {
+        // What a header announces is no reason to reserve that much.
+        let capacity = self.announced.unwrap_or(0).min(self.bound.limit()).min(64 << 10);
+        let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0));
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match self.read_some(&mut buffer)? {
+                0 => return Ok(bytes),
+                n => bytes.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if buffer.is_empty() || self.state == State::Ended {
+            return Ok(0);
+        }
+        let result = match self.state {
+            // The cause has been told; what follows can only be that the rest is missing.
+            State::Failed => Err(self.truncated()),
+            _ => self.read_open(buffer),
+        };
+        match &result {
+            Ok(0) => self.end(),
+            Ok(_) => {}
+            Err(_) => self.state = State::Failed,
+        }
+        result
+    }
+
+    fn read_open(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let left = self.bound.limit() - self.received;
+        let mut probe = [0];
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let window = if room == 0 { &mut probe[..] } else { &mut buffer[..room] };
+        let started = Instant::now();
+        let n = loop {
+            match self.reader.read(window) {
+                Ok(n) => break n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.explain(error, started.elapsed())),
+            }
+        };
+        if n > 0 && left == 0 {
+            return Err(Error::TooLong { url: self.url.clone(), expected: self.bound.limit() });
+        }
+        if n == 0 && left > 0 && matches!(self.bound, Bound::Exact(_)) {
+            return Err(self.truncated());
+        }
+        self.received += n as u64;
+        match self.pace.check(n as u64, started.elapsed()) {
+            Err(slow) if n > 0 => Err(self.stalled(slow)),
+            _ => Ok(n),
+        }
+    }
+
+    fn truncated(&self) -> Error {
+        let expected = match self.bound {
+            Bound::Exact(size) => Some(size),
+            Bound::AtMost(_) => self.announced,
+        };
+        Error::Truncated { url: self.url.clone(), expected, found: self.received }
+    }
+
+    fn stalled(&self, slow: Slow) -> Error {
+        Error::Stalled { url: self.url.clone(), found: self.received, recent: slow.recent, waited: slow.waited }
+    }
+
+    fn explain(&self, error: io::Error, waited: Duration) -> Error {
+        let (url, found) = (self.url.clone(), self.received);
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+            Some(ureq::Error::Timeout(_)) => self.stalled(Slow { recent: 0, waited }),
+            Some(other) => Error::Protocol { url, reason: other.to_string() },
+            None => match error.kind() {
+                // The library reports a reset as an end, too.
+                io::ErrorKind::UnexpectedEof => self.truncated(),
+                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => self.stalled(Slow { recent: 0, waited }),
+                _ => Error::Interrupted { url, found, source: error },
+            },
+        }
+    }
+
+    fn end(&mut self) {
+        self.state = State::Ended;
+        let milliseconds = self.opened.elapsed().as_millis() as u64;
+        tracing::debug!(url = %self.url, bytes = self.received, ms = milliseconds, "body received");
+    }
+}
+
+/// Gives the announced size. The library has refused lengths that contradict each other or are no numbers.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.split(',').next()?.trim().parse().ok()
+}
+
+/// Measures what arrives in the time spent waiting for it. Time that the reader's owner takes does not count.
+struct Pace {
+    window: Duration,
+    least: u64,
+    waited: Duration,
+    recent: u64,
+}
+
+struct Slow {
+    recent: u64,
+    waited: Duration,
+}
+
+impl Pace {
+    fn new(timeouts: &Timeouts) -> Self {
+        Self { window: timeouts.stall, least: timeouts.stall_bytes, waited: Duration::ZERO, recent: 0 }
+    }
+
+    fn check(&mut self, bytes: u64, waited: Duration) -> Result<(), Slow> {
+        self.waited += waited;
+        self.recent += bytes;
+        if self.waited < self.window {
+            return Ok(());
+        }
+        let slow = Slow { recent: self.recent, waited: self.waited };
+        (self.waited, self.recent) = (Duration::ZERO, 0);
+        if slow.recent < self.least { Err(slow) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_counts_waiting_only() {
+        let second = Duration::from_secs(1);
+        let timeouts = Timeouts { stall: 10 * second, stall_bytes: 100, ..Timeouts::default() };
+        let mut pace = Pace::new(&timeouts);
+        for _ in 0..9 {
+            assert!(pace.check(10, second).is_ok());
+        }
+        assert!(pace.check(10, second).is_ok(), "100 bytes in 10 s are enough");
+        for _ in 0..9 {
+            assert!(pace.check(9, second).is_ok());
+        }
+        let slow = pace.check(9, second).unwrap_err();
+        assert_eq!((slow.recent, slow.waited), (90, 10 * second));
+    }
+}

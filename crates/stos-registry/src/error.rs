@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What went wrong between a registry and us. Addresses are shown without their query, tokens never.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use stos_spec::{BlobDigest, DigestError};
+
+use crate::message::RegistryMessage;
+use crate::url::ShownUrl;
+
+/// A request that failed. Each variant names where, and what was expected and found.
+///
+/// [`BlobReader`](crate::BlobReader) hands it out inside an [`io::Error`]: see [`Error::from_io`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection could be made, or it broke before an answer came.
+    #[error("cannot reach {host}: {source}")]
+    Unreachable {
+        /// Host, and port where one was given.
+        host: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// TLS could not be agreed on, or the certificate is not trusted.
+    #[error("TLS with {host} failed: {source}")]
+    Tls {
+        /// Host, and port where one was given.
+        host: String,
+        /// What the TLS library says.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The server does not speak TLS.
+    #[error(
+        "{host} does not speak HTTPS: expected a TLS handshake, found something else, as a plain HTTP server sends"
+    )]
+    HttpInsteadOfHttps {
+        /// Host, and port where one was given.
+        host: String,
+    },
+    /// No certificate of an authority could be loaded, so none could be trusted.
+    #[error("no certificates of authorities to trust: {reason}")]
+    NoRoots {
+        /// What the loader says.
+        reason: String,
+    },
+    /// An option cannot be used.
+    #[error("the option {option} is {found:?}, expected {expected}")]
+    BadOption {
+        /// Its name.
+        option: &'static str,
+        /// What was given.
+        found: String,
+        /// What can be used.
+        expected: &'static str,
+    },
+    /// A repository, tag or digest cannot stand in an address.
+    #[error("{what} {found:?} cannot be asked for")]
+    BadName {
+        /// What it was to be.
+        what: &'static str,
+        /// What was given.
+        found: String,
+    },
+    /// The answer's header did not come in time.
+    #[error("{url}: no answer within {} s", limit.as_secs_f32())]
+    Timeout {
+        /// What was asked for.
+        url: ShownUrl,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The answer is not HTTP as it should be.
+    #[error("{url}: expected an HTTP/1.1 answer: {reason}")]
+    Protocol {
+        /// What was asked for.
+        url: ShownUrl,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The registry does not have it (404).
+    #[error("{url}: not found{message}")]
+    NotFound {
+        /// What was asked for.
+        url: ShownUrl,
+        /// What the registry says.
+        message: RegistryMessage,
+    },
+    /// The registry wants to know who asks, and an anonymous token is not enough (401).
+    #[error("{url}: unauthorized{message}")]
+    Unauthorized {
+        /// What was asked for.
+        url: ShownUrl,
+        /// What the registry says.
+        message: RegistryMessage,
+    },
+    /// The registry refuses (403).
+    #[error("{url}: denied{message}")]
+    Denied {
+        /// What was asked for.
+        url: ShownUrl,
+        /// What the registry says.
+        message: RegistryMessage,
+    },
+    /// The registry wants to be asked less often (429).
+    #[error("{url}: too many requests{}{message}", retry_text(*retry_after))]
+    TooManyRequests {
+        /// What was asked for.
+        url: ShownUrl,
+        /// How long to wait, where the registry says so in seconds.
+        retry_after: Option<Duration>,
+        /// What the registry says.
+        message: RegistryMessage,
+    },
+    /// The registry failed (5xx).
+    #[error("{url}: the server failed with status {status}{message}")]
+    Server {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The HTTP status.
+        status: u16,
+        /// How long to wait, where the registry says so in seconds.
+        retry_after: Option<Duration>,
+        /// What the registry says.
+        message: RegistryMessage,
+    },
+    /// Any other status than the one that was expected.
+    #[error("{url}: expected status 200, found {status}{message}")]
+    UnexpectedStatus {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry says.
+        message: RegistryMessage,
+    },
+    /// Redirects led to redirects.
+    #[error("{url}: more than {limit} redirects")]
+    TooManyRedirects {
+        /// What was asked for at first.
+        url: ShownUrl,
+        /// How many are followed.
+        limit: usize,
+    },
+    /// A redirect leads nowhere that may be asked.
+    #[error("{url}: cannot follow the redirect to {location:?}: {reason}")]
+    BadRedirect {
+        /// What redirected.
+        url: ShownUrl,
+        /// Its `Location`, without a query.
+        location: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A redirect or a token server would take us from HTTPS to plain HTTP.
+    #[error("{url} points to {target}, expected HTTPS")]
+    Downgrade {
+        /// What pointed there.
+        url: ShownUrl,
+        /// Where it points.
+        target: ShownUrl,
+    },
+    /// The registry asks for authorization in a way that cannot be followed.
+    #[error("{url}: cannot follow the challenge {challenge:?}: {reason}")]
+    BadChallenge {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The `WWW-Authenticate` header, cut.
+        challenge: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The token server's answer holds no token that can be used.
+    #[error("{url}: no usable token in the answer: {reason}")]
+    BadToken {
+        /// The token server.
+        url: ShownUrl,
+        /// What is wrong with the answer.
+        reason: &'static str,
+    },
+    /// A header that matters cannot be read.
+    #[error("{url}: the header {name} is {found:?}, expected {expected}")]
+    BadHeader {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The header's name.
+        name: &'static str,
+        /// What stands there, cut.
+        found: String,
+        /// What should.
+        expected: &'static str,
+    },
+    /// The registry announces or sends another size than the descriptor says.
+    #[error("{url}: expected {expected} bytes, found {found}")]
+    SizeMismatch {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The descriptor's size.
+        expected: u64,
+        /// The size announced or sent.
+        found: u64,
+    },
+    /// The body goes on after the size that the descriptor says.
+    #[error("{url}: expected {expected} bytes, found more")]
+    TooLong {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The descriptor's size, or our limit where there is none.
+        expected: u64,
+    },
+    /// The body ended before the size that the descriptor or the header says.
+    #[error("{url}: the body ended early: expected {}, found {found} bytes", expected_text(*expected))]
+    Truncated {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The descriptor's or the header's size, where one is known.
+        expected: Option<u64>,
+        /// How many bytes came.
+        found: u64,
+    },
+    /// The body stopped coming, or came too slowly to count.
+    #[error("{url}: stalled after {found} bytes: {} s of waiting brought {recent} bytes", waited.as_secs_f32())]
+    Stalled {
+        /// What was asked for.
+        url: ShownUrl,
+        /// How many bytes came in all.
+        found: u64,
+        /// How many came in the last [`waited`](Self::Stalled::waited).
+        recent: u64,
+        /// How long was waited for them.
+        waited: Duration,
+    },
+    /// The connection broke within a body.
+    #[error("{url}: the connection broke after {found} bytes: {source}")]
+    Interrupted {
+        /// What was asked for.
+        url: ShownUrl,
+        /// How many bytes came.
+        found: u64,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The bytes, or the registry's word about them, have another digest than was asked for.
+    #[error("{url}: expected digest {expected}, found {found}")]
+    DigestMismatch {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The digest that was asked for or announced.
+        expected: BlobDigest,
+        /// The digest of the bytes.
+        found: BlobDigest,
+    },
+}
+
+fn retry_text(retry_after: Option<Duration>) -> String {
+    retry_after.map(|time| format!(" (try again in {} s)", time.as_secs())).unwrap_or_default()
+}
+
+fn expected_text(expected: Option<u64>) -> String {
+    expected.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"))
+}
+
+impl Error {
+    /// Gives what a reader's [`io::Error`] carries, if it is one of ours.
+    pub fn from_io(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// Gives a hint for people, where there is something that they can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::HttpInsteadOfHttps { .. } | Self::Downgrade { .. } => {
+                Some("use --tls-verify=false if this registry is meant to be reached without TLS")
+            }
+            Self::Tls { .. } => Some("add the registry's CA to the system's certificates, or use --tls-verify=false"),
+            Self::NoRoots { .. } => Some("install the package ca-certificates"),
+            Self::Unauthorized { .. } | Self::Denied { .. } => {
+                Some("only public images can be pulled; registries also answer so where there is no such repository")
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells whether the same request may succeed later: the network's troubles and the server's, not its refusals.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => source.kind() != io::ErrorKind::NotFound,
+            Self::Timeout { .. }
+            | Self::TooManyRequests { .. }
+            | Self::Truncated { .. }
+            | Self::Stalled { .. }
+            | Self::Interrupted { .. } => true,
+            // 501 and 505 do not pass.
+            Self::Server { status, .. } => matches!(status, 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// Words a digest error of `stos-spec` about what `url` gave.
+    pub(crate) fn of_digest(error: DigestError, url: ShownUrl) -> Self {
+        match error {
+            DigestError::Mismatch { expected, found, .. } => Self::DigestMismatch { url, expected, found },
+            DigestError::SizeMismatch { expected, found, .. } => Self::SizeMismatch { url, expected, found },
+            other => Self::Protocol { url, reason: other.to_string() },
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    /// Puts the error where [`Error::from_io`] finds it.
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Stalled { .. } | Error::Timeout { .. } => io::ErrorKind::TimedOut,
+            Error::Truncated { .. } => io::ErrorKind::UnexpectedEof,
+            Error::Interrupted { source, .. } => source.kind(),
+            Error::TooLong { .. } | Error::SizeMismatch { .. } => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        // A reader would simply try an interrupted read again.
+        let kind = if kind == io::ErrorKind::Interrupted { io::ErrorKind::Other } else { kind };
+        Self::new(kind, error)
+    }
+}

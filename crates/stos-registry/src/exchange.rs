@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One request and its redirects, followed by hand: so the token stays with the registry, and HTTPS stays HTTPS.
+
+use std::time::{Duration, Instant};
+
+use ureq::Body;
+use ureq::http::header::{self, HeaderName, HeaderValue};
+use ureq::http::{HeaderMap, Method, Response};
+
+use crate::blob::{Bound, BoundedBody};
+use crate::error::Error;
+use crate::message::{MESSAGE_MAX, RegistryMessage, shown};
+use crate::token::Token;
+use crate::transport::Transport;
+use crate::url::{Scheme, Url};
+
+/// How many redirects are followed.
+const REDIRECTS_MAX: usize = 5;
+
+/// What is asked for, without the address.
+#[derive(Clone)]
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    pub(crate) headers: &'a [(HeaderName, HeaderValue)],
+    pub(crate) token: Option<&'a Token>,
+}
+
+/// A response that is no redirect, and the address that gave it.
+pub(crate) struct Answer {
+    pub(crate) url: Url,
+    pub(crate) response: Response<Body>,
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// Gives the body, if the status is 200.
+    pub(crate) fn body(self, transport: &Transport, bound: Bound) -> Result<BoundedBody, Error> {
+        let answer = self.success(transport)?;
+        BoundedBody::open(answer.response, answer.url.shown(), bound, &transport.options().timeouts)
+    }
+
+    /// Passes if the status is 200, and else gives the error that the status means.
+    pub(crate) fn success(self, transport: &Transport) -> Result<Self, Error> {
+        if self.status() == 200 { Ok(self) } else { Err(self.refusal(transport)) }
+    }
+
+    fn refusal(self, transport: &Transport) -> Error {
+        let (status, url) = (self.status(), self.url.shown());
+        let retry_after = retry_after(self.headers());
+        let message = message(self.response, &self.url, transport);
+        match status {
+            401 => Error::Unauthorized { url, message },
+            403 => Error::Denied { url, message },
+            404 => Error::NotFound { url, message },
+            429 => Error::TooManyRequests { url, retry_after, message },
+            500..=599 => Error::Server { url, status, retry_after, message },
+            _ => Error::UnexpectedStatus { url, status, message },
+        }
+    }
+
+    /// Reads what is left of a small body, so that its connection serves the next request.
+    pub(crate) fn discard(self, transport: &Transport) {
+        // Where it is not small or does not come, the connection is closed instead.
+        drop(message(self.response, &self.url, transport));
+    }
+}
+
+fn message(response: Response<Body>, url: &Url, transport: &Transport) -> RegistryMessage {
+    let timeouts = &transport.options().timeouts;
+    let body = BoundedBody::open(response, url.shown(), Bound::AtMost(MESSAGE_MAX), timeouts);
+    // The status has the say; a body that breaks off has nothing to add.
+    body.and_then(BoundedBody::read_all).map(|bytes| RegistryMessage::parse(&bytes)).unwrap_or_default()
+}
+
+/// Reads `Retry-After` in seconds; registries do not send dates.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Sends a request and follows its redirects. The token goes to the origin of `start` and to no other.
+pub(crate) fn exchange(transport: &Transport, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
+    let mut url = start.clone();
+    for _ in 0..=REDIRECTS_MAX {
+        let answer = send(transport, &url, start, ask)?;
+        if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(answer);
+        }
+        let next = redirect_target(&answer)?;
+        refuse_downgrade(transport, &url, &next)?;
+        tracing::debug!(from = %url.shown(), to = %next.shown(), "redirected");
+        answer.discard(transport);
+        url = next;
+    }
+    Err(Error::TooManyRedirects { url: start.shown(), limit: REDIRECTS_MAX })
+}
+
+/// Refuses what would go from verified HTTPS to plain HTTP.
+pub(crate) fn refuse_downgrade(transport: &Transport, url: &Url, next: &Url) -> Result<(), Error> {
+    if transport.options().tls_verify && next.scheme() == Scheme::Http {
+        return Err(Error::Downgrade { url: url.shown(), target: next.shown() });
+    }
+    Ok(())
+}
+
+fn send(transport: &Transport, url: &Url, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
+    let mut headers = ask.headers.to_vec();
+    if let Some(token) = ask.token.filter(|_| url.is_same_origin(start)) {
+        headers.push((header::AUTHORIZATION, token.header()));
+    }
+    let started = Instant::now();
+    let response = transport.send(&ask.method, url, &headers)?;
+    let milliseconds = started.elapsed().as_millis() as u64;
+    let status = response.status().as_u16();
+    tracing::debug!(method = %ask.method, url = %url.shown(), status, ms = milliseconds, "request");
+    Ok(Answer { url: url.clone(), response })
+}
+
+fn redirect_target(answer: &Answer) -> Result<Url, Error> {
+    let header = answer.headers().get(header::LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let location = String::from_utf8_lossy(header);
+    answer.url.join(&location).map_err(|reason| {
+        let without_query = location.split('?').next().unwrap_or_default();
+        Error::BadRedirect { url: answer.url.shown(), location: shown(without_query), reason }
+    })
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How a client talks to its registry.
+
+use std::time::Duration;
+
+/// How a client talks to its registry.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// Whether certificates are verified and plain HTTP is refused. With `false` HTTPS is tried without verification,
+    /// and then plain HTTP, as podman does.
+    pub tls_verify: bool,
+    /// Certificates of authorities that are trusted besides the system's, in DER.
+    pub extra_roots: Vec<Vec<u8>>,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// The `User-Agent`, in visible ASCII.
+    pub user_agent: String,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            tls_verify: true,
+            extra_roots: Vec::new(),
+            timeouts: Timeouts::default(),
+            user_agent: concat!("stos/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// How long to wait for what. None of them limits the whole of a download.
+///
+/// Looking up a host's name is bounded by the system's resolver alone (`resolv.conf`): a limit of ours would need a
+/// thread that could outlive the request.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// For a connection to stand, TLS included.
+    pub connect: Duration,
+    /// For the whole of a response's header, however slowly it comes.
+    pub response: Duration,
+    /// For a body to move: no single wait may be longer.
+    pub stall: Duration,
+    /// How many bytes must come within each [`stall`](Self::stall) spent waiting, so that a trickle ends too.
+    pub stall_bytes: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            response: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
+            stall_bytes: 4096,
+        }
+    }
+}
