@@ -1,3 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The front door for developers.
-fn main() {}
+//! The front door for developers: `cargo xtask COMMAND`.
+//!
+//! | module | command |
+//! |---|---|
+//! | [`demo`] | from an image reference to a running container, stage by stage, on this machine alone |
+//! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
+//! | [`test`] | setup, the release build, every test |
+//! | [`check`] | formatting, lints, floors, documentation, licences |
+//! | [`check_layers`] | the floors and walls of `crates/README.md` |
+//!
+//! [`process`] runs programs, [`workspace`] knows where things are.
+
+// A command for people: its output is its purpose.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod check;
+mod check_layers;
+mod demo;
+mod process;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developers' commands of stos.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Pull, validate, create and run an image made from this machine's own shell (root)
+    Demo,
+    /// Install what the tests need and make the real test images; a second run is instant (root, Debian)
+    Setup {
+        /// Also install the newest podman, containerd, crun, runc, umoci and skopeo, in a root of their own
+        #[arg(long)]
+        peers: bool,
+    },
+    /// Run a command in the root that `setup --peers` made; the host's / is /host there (root)
+    InPeers {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Set up, build the release binary, run every test of the workspace (root)
+    Test {
+        /// Passed on to `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Formatting, lints, floors, documentation; licences where cargo-deny is installed
+    Check,
+    /// Fail where a crate depends on one that it must not see
+    CheckLayers,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Task::Demo => demo::run(),
+        Task::Setup { peers } => setup::run(peers),
+        Task::InPeers { command } => setup::peers::enter(&command),
+        Task::Test { arguments } => test::run(&arguments),
+        Task::Check => check::run(),
+        Task::CheckLayers => check_layers::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Where the workspace, its target directory and cargo are, by `cargo metadata`.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::process::{Run, output};
+
+/// What `cargo metadata --no-deps` says, as far as it is used here.
+#[derive(Debug, Deserialize)]
+pub struct Metadata {
+    /// The members.
+    pub packages: Vec<Package>,
+    /// The directory that builds go to.
+    pub target_directory: PathBuf,
+    /// The directory of the workspace's Cargo.toml.
+    pub workspace_root: PathBuf,
+}
+
+/// One member.
+#[derive(Debug, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// What it depends on, members and others.
+    pub dependencies: Vec<Dependency>,
+}
+
+/// One dependency of a member.
+#[derive(Debug, Deserialize)]
+pub struct Dependency {
+    /// The other crate's name.
+    pub name: String,
+    /// `None` for a normal one, else `dev` or `build`.
+    pub kind: Option<String>,
+}
+
+impl Metadata {
+    /// Asks cargo.
+    pub fn load() -> anyhow::Result<Self> {
+        let text = output(cargo(["metadata", "--no-deps", "--format-version", "1"]))?;
+        serde_json::from_str(&text).context("reading cargo metadata")
+    }
+
+    /// The release binary.
+    pub fn binary(&self) -> PathBuf {
+        self.target_directory.join("release/stos")
+    }
+}
+
+/// The cargo that runs us, in the workspace's root.
+pub fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command
+}
+
+/// Builds the release binary and gives its path.
+pub fn build_release() -> anyhow::Result<PathBuf> {
+    cargo(["build", "--release", "--package", "stos"]).run()?;
+    let path = Metadata::load()?.binary();
+    anyhow::ensure!(path.is_file(), "cargo build --release has left no {}", path.display());
+    Ok(path)
+}
