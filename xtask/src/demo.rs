@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use stos_testkit::docker_registry::DockerRegistry;
+use stos_testkit::environment;
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{Image, ImageBuilder, Layer};
+use stos_testkit::registry::{self, Registry};
 use stos_testkit::rootfs;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
@@ -31,14 +33,14 @@ pub fn run() -> anyhow::Result<()> {
     anyhow::ensure!(Need::Root.unmet().is_none(), "a container needs root: run the demo as root");
     let binary = build_release()?;
     let storage = tempfile::tempdir()?;
-    let registry = DockerRegistry::start(storage.path())?;
+    let registry = Loopback::start(storage.path())?;
     let image = hello_image()?;
     println!("\nstos: from an image reference to a running container\n");
-    println!("  registry  docker-registry on {}", registry.address());
+    println!("  registry  {} on {}", registry.name(), registry.address());
     println!("  image     {} layers made from this machine's own shell\n", image.layers.len());
     println!("  {:<40} {:>10} {:>10}", "stage", "bytes", "ms");
     let start = Instant::now();
-    image.push(registry.address(), "demo/hello", "1")?;
+    image.push(&registry.address(), "demo/hello", "1")?;
     line("push", Some(stored_size(&image)), start.elapsed());
     let scene = Scene::new(binary)?;
     let reference = format!("{}/demo/hello:1", registry.address());
@@ -58,8 +60,38 @@ fn hello_image() -> anyhow::Result<Image> {
     Ok(builder.command(&["/bin/sh", "-c", SCRIPT]).user("user").working_dir("/srv").build())
 }
 
+/// What goes over the wire: config, layers and manifest.
 fn stored_size(image: &Image) -> u64 {
     image.blobs().chain([&image.manifest]).map(|blob| blob.size).sum()
+}
+
+/// The registry that the machine has: the real one, or the testkit's.
+enum Loopback {
+    Docker(DockerRegistry),
+    Testkit(Registry),
+}
+
+impl Loopback {
+    fn start(storage: &Path) -> anyhow::Result<Self> {
+        if environment::tool("docker-registry").is_some() {
+            return Ok(Self::Docker(DockerRegistry::start(storage)?));
+        }
+        Ok(Self::Testkit(Registry::start(registry::Options::default())))
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Docker(_) => "docker-registry",
+            Self::Testkit(_) => "the testkit's own",
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Docker(registry) => registry.address().to_owned(),
+            Self::Testkit(registry) => registry.address(),
+        }
+    }
 }
 
 /// A data-root and a root of their own.

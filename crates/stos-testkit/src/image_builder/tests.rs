@@ -8,6 +8,7 @@ use std::thread;
 use flate2::read::MultiGzDecoder;
 
 use super::*;
+use crate::registry::{self, Registry};
 use crate::tar_builder::{Entry, TarBuilder};
 
 fn tar(name: &str) -> Vec<u8> {
@@ -137,4 +138,16 @@ fn a_push_says_which_request_failed() {
     }
     server.join().unwrap();
     assert!(matches!(two_layers().build().push(&address, "r", "t"), Err(PushError::Io { .. })));
+}
+
+#[test]
+fn the_testkits_own_registry_takes_an_image_and_an_index() {
+    let registry = Registry::start(registry::Options::default());
+    let (one, two) = (two_layers().build(), two_layers().platform("linux", "arm64", "v8").build());
+    one.push(&registry.address(), "a/b", "1").unwrap();
+    let index = Image::index(Dialect::Oci, &[&one, &two]);
+    Image::push_index(&index, &[&one, &two], &registry.address(), "a/b", "list").unwrap();
+    assert!(one.blobs().chain(two.blobs()).all(|blob| registry.has_blob(&blob.digest)));
+    assert_eq!(registry.manifest("a/b", "1").map(|(_, bytes)| bytes), one.manifest.bytes);
+    assert_eq!(registry.manifest("a/b", "list").unwrap().0, Dialect::Oci.index());
 }
