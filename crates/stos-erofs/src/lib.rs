@@ -1,2 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Indexes a tar stream, merges layers, writes and checks EROFS metadata: pure, Read in and Write out
+//! Indexes a tar stream, merges layers, writes and checks EROFS metadata. Pure: `Read` in, `Write` out.
+//!
+//! ```text
+//! layer.tar ─► TarIndexer ─► layer.index ─┐
+//! layer.tar ─► TarIndexer ─► layer.index ─┼─► Merger ─► image.erofs ─► ImageHeader
+//! layer.tar ─► TarIndexer ─► layer.index ─┘
+//! ```
+//!
+//! - [`TarIndexer`] (module `tarball`) takes the bytes of one uncompressed layer as they arrive and writes one record per
+//!   entry; file data are passed over, never copied. Its documentation is the list of tar rules.
+//! - [`IndexReader`] (module `index`) reads such an index again and proves it by its checksum.
+//! - [`Merger`] (module `merge`) applies indexes, the lowest layer first, to a tree in memory: whiteouts, opaque
+//!   directories, hard links, implied parents, parents that are symbolic links.
+//! - [`Merger::write`] (module `image`) writes the tree as one EROFS image of 512-byte blocks whose file data are extents of the
+//!   layers' tars, each tar one device; [`ImageHeader`] reads the header back, so that devices can be checked before mounting.
+//!
+//! The crate knows no paths of the host and makes no system calls. The same input gives the same bytes.
+
+mod error;
+mod image;
+mod index;
+mod merge;
+mod path;
+mod tarball;
+mod xattr;
+
+pub use error::{Error, ImageProblem, IndexProblem, MergeProblem, TarProblem};
+pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary};
+pub use index::{Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};
+pub use merge::{LayerInput, Merger};
+pub use path::{MAX_COMPONENT, MAX_PATH, MAX_SYMLINK};
+pub use tarball::{IndexSummary, MAX_EXTENDED_HEADER, TarIndexer, index_tar};
+pub use xattr::{Namespace, Xattr};
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The block size of images, devices and tars in bytes.
+pub const BLOCK: u64 = 512;

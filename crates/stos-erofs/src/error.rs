@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The crate's errors: where it happened (entry, layer, offset) and what was expected and found there.
+
+use std::io;
+
+/// A failure to index a tar, to read an index, to merge layers or to write or check an image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's reader or writer failed.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was being done, such as `read the tar`.
+        operation: &'static str,
+        /// The reader's or writer's own error.
+        #[source]
+        source: io::Error,
+    },
+    /// The tar stream breaks a rule of its format, or holds something that an image cannot.
+    #[error("tar entry {entry:?} at byte {offset}: {problem}")]
+    Tar {
+        /// The entry's name as the tar gives it; empty where no name has been read yet.
+        entry: String,
+        /// Where in the tar the entry's header starts.
+        offset: u64,
+        /// What is wrong with it.
+        problem: TarProblem,
+    },
+    /// A `layer.index` is damaged, cut short or of another format version.
+    #[error("layer index, byte {offset}: {problem}")]
+    Index {
+        /// How many bytes of the index had been read.
+        offset: u64,
+        /// What is wrong with it.
+        problem: IndexProblem,
+    },
+    /// A layer's entry cannot be applied to the layers below it.
+    #[error("layer {layer}, entry {entry:?}: {problem}")]
+    Merge {
+        /// The layer's number, the lowest is 0.
+        layer: usize,
+        /// The entry's path; empty for the root and for the layer as a whole.
+        entry: String,
+        /// What is wrong with it.
+        problem: MergeProblem,
+    },
+    /// The image cannot be written, or is not one of ours.
+    #[error("EROFS image: {0}")]
+    Image(ImageProblem),
+    /// The object was used again after it had returned an error.
+    #[error("{object} was used after an error")]
+    UsedAfterError {
+        /// `TarIndexer`, `IndexReader` or `Merger`.
+        object: &'static str,
+    },
+}
+
+/// What is wrong with a tar entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TarProblem {
+    /// The stream ends within the entry.
+    #[error("the tar ends within its {part}: expected {expected} bytes, found {found}")]
+    Truncated {
+        /// `header`, `data` or `extended header`.
+        part: &'static str,
+        /// How many bytes that part has.
+        expected: u64,
+        /// How many of them were there.
+        found: u64,
+    },
+    /// The header's checksum is not that of its bytes.
+    #[error("header checksum: expected {expected}, found {found}")]
+    Checksum {
+        /// The unsigned sum of the header's bytes.
+        expected: u64,
+        /// The sum that the header states.
+        found: u64,
+    },
+    /// A numeric field holds no number, or one out of range.
+    #[error("field {field}: expected {expected}, found {found:?}")]
+    Number {
+        /// The field's name in the header, or the PAX keyword.
+        field: &'static str,
+        /// The range or form that was expected.
+        expected: &'static str,
+        /// The field's bytes, escaped.
+        found: String,
+    },
+    /// One zero block, which would begin the end of the archive, is followed by something else.
+    #[error("a single zero block is followed by data: expected a second zero block")]
+    LoneZeroBlock,
+    /// A PAX header or GNU long name is larger than [`crate::MAX_EXTENDED_HEADER`].
+    #[error("extended header of {found} bytes: expected at most {limit}")]
+    ExtendedHeaderTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+        /// The size that the header states.
+        found: u64,
+    },
+    /// A PAX header or GNU long name is followed by no entry.
+    #[error("an extended header is followed by no entry")]
+    DanglingExtendedHeader,
+    /// A PAX record is not `length keyword=value\n`.
+    #[error("malformed PAX record at byte {at} of its header: {reason}")]
+    PaxRecord {
+        /// The record's offset within the PAX header's data.
+        at: usize,
+        /// Which part of the form it breaks.
+        reason: &'static str,
+    },
+    /// The name is empty.
+    #[error("empty name")]
+    EmptyName,
+    /// A name or hard link target has a `..` component.
+    #[error("{what} {found:?} has a \"..\" component")]
+    ParentComponent {
+        /// `name` or `hard link target`.
+        what: &'static str,
+        /// The whole path.
+        found: String,
+    },
+    /// A path component is longer than Linux allows.
+    #[error("path component of {found} bytes: expected at most 255")]
+    ComponentTooLong {
+        /// Its length in bytes.
+        found: usize,
+    },
+    /// A path or link target is longer than Linux allows.
+    #[error("{what} of {found} bytes: expected at most {limit}")]
+    PathTooLong {
+        /// `name`, `hard link target` or `symbolic link target`.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+        /// Its length in bytes.
+        found: usize,
+    },
+    /// A link has no target.
+    #[error("empty {what}")]
+    EmptyTarget {
+        /// `hard link target` or `symbolic link target`.
+        what: &'static str,
+    },
+    /// A whiteout names nothing that could be removed: `.wh.`, `.wh..` or `.wh...`.
+    #[error("a whiteout of {found:?}")]
+    WhiteoutName {
+        /// The name that it would remove.
+        found: String,
+    },
+    /// The archive's root is given as something else than a directory.
+    #[error("the root is of type {found:?}: expected a directory")]
+    RootNotDirectory {
+        /// The type flag.
+        found: char,
+    },
+    /// The type flag is none that we know.
+    #[error("unknown type flag {found:?}")]
+    UnknownType {
+        /// The type flag.
+        found: char,
+    },
+    /// A GNU or PAX sparse member: its data are not one run in the tar.
+    #[error("sparse file ({form}): cannot be indexed as one run of the tar")]
+    SparseMember {
+        /// `GNU type S` or the PAX keyword that says so.
+        form: String,
+    },
+    /// An extended attribute cannot be kept in an image.
+    #[error("extended attribute {name:?}: {reason}")]
+    Xattr {
+        /// The attribute's full name, escaped.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// What is wrong with a layer index.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexProblem {
+    /// The magic number is not ours.
+    #[error("not a layer index: found {found:02x?}")]
+    Magic {
+        /// The first bytes.
+        found: Vec<u8>,
+    },
+    /// A format version that this release does not read.
+    #[error("format version {found}: expected {expected}")]
+    Version {
+        /// The version that this release reads.
+        expected: u64,
+        /// The index's version.
+        found: u64,
+    },
+    /// The index ends before its trailer.
+    #[error("the index ends before its trailer")]
+    Truncated,
+    /// Bytes follow the trailer.
+    #[error("bytes follow the trailer")]
+    TrailingBytes,
+    /// A record cannot be one that the indexer wrote.
+    #[error("impossible {what}")]
+    Record {
+        /// The part of the record.
+        what: &'static str,
+    },
+    /// The trailer's count is not the number of records.
+    #[error("number of records: expected {expected}, found {found}")]
+    Count {
+        /// The trailer's count.
+        expected: u64,
+        /// The records that were there.
+        found: u64,
+    },
+    /// The checksum is not that of the bytes.
+    #[error("CRC-32C: expected {expected:08x}, found {found:08x}")]
+    Checksum {
+        /// The trailer's checksum.
+        expected: u32,
+        /// The checksum of what was read.
+        found: u32,
+    },
+}
+
+/// Why an entry cannot be merged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeProblem {
+    /// The index belongs to a tar of another length.
+    #[error("length of the tar: expected {expected}, the index says {found}")]
+    TarLength {
+        /// The length that the caller gave.
+        expected: u64,
+        /// The length in the index.
+        found: u64,
+    },
+    /// A file's data lie outside its tar.
+    #[error("data end at byte {end}, the tar at {tar_bytes}")]
+    DataOutsideTar {
+        /// Where the data would end.
+        end: u64,
+        /// The tar's length.
+        tar_bytes: u64,
+    },
+    /// A parent of the entry is neither a directory nor a link to one.
+    #[error("its parent {parent:?} is not a directory")]
+    ParentNotDirectory {
+        /// The parent's path in the merged tree.
+        parent: String,
+    },
+    /// More symbolic links than Linux follows, most often a loop.
+    #[error("more than {limit} symbolic links among its parents")]
+    TooManyLinks {
+        /// The limit.
+        limit: u32,
+    },
+    /// A hard link's target does not exist in the tree as merged so far.
+    #[error("hard link to {target:?}, which does not exist")]
+    LinkTargetMissing {
+        /// The target as the tar gives it.
+        target: String,
+    },
+    /// A hard link's target is a directory.
+    #[error("hard link to {target:?}, which is a directory")]
+    LinkTargetDirectory {
+        /// The target as the tar gives it.
+        target: String,
+    },
+    /// More layers, entries or bytes of names than the merger can number.
+    #[error("too many {what}: expected at most {limit}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Why an image cannot be written, or is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageProblem {
+    /// The image ends within its header or device table.
+    #[error("cut short: expected at least {expected} bytes, found {found}")]
+    Truncated {
+        /// How many bytes the header needs.
+        expected: u64,
+        /// How many there were.
+        found: u64,
+    },
+    /// A field of the superblock has a value that our writer never writes.
+    #[error("superblock field {field}: expected {expected:#x}, found {found:#x}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// Our value.
+        expected: u64,
+        /// The image's value.
+        found: u64,
+    },
+    /// A device's tag is not the hex form of a SHA-256.
+    #[error("device {device}: tag is not a SHA-256 in hex")]
+    Tag {
+        /// The device's number, the first is 1.
+        device: usize,
+    },
+    /// The number of devices differs.
+    #[error("number of devices: expected {expected}, found {found}")]
+    DeviceCount {
+        /// How many were expected.
+        expected: usize,
+        /// How many the image has.
+        found: usize,
+    },
+    /// A device is another layer than expected.
+    #[error("device {device}: expected layer {expected}, found {found}")]
+    DeviceTag {
+        /// The device's number, the first is 1.
+        device: usize,
+        /// The expected layer's SHA-256.
+        expected: String,
+        /// The SHA-256 in the image.
+        found: String,
+    },
+    /// A device's size differs.
+    #[error("device {device}: expected {expected} blocks, found {found}")]
+    DeviceBlocks {
+        /// The device's number, the first is 1.
+        device: usize,
+        /// Blocks of 512 bytes that the layer has.
+        expected: u64,
+        /// Blocks that the image states.
+        found: u64,
+    },
+    /// Something does not fit the fields of the format.
+    #[error("{what} of {found}: expected at most {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// The value.
+        found: u64,
+    },
+}
+
+impl Error {
+    /// Makes the closure that wraps an I/O error.
+    pub(crate) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}
+
+/// Makes a path printable: lossy where it is not UTF-8.
+pub(crate) fn printable(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Writes a merged tree as an EROFS image, and reads the header of such an image.
+//!
+//! ```text
+//! 0       nothing
+//! 1024    superblock (128 bytes)
+//! 1152    device table: 128 bytes for each tar
+//! …       inodes, each with its attributes and its chunk indexes or last partial block; the root first
+//! …       full blocks of directories and long symbolic links
+//! ```
+//!
+//! Blocks are of 512 bytes like a tar's, so that any file's data start at one. All numbers are little-endian. The format is
+//! that of Linux's `fs/erofs/erofs_fs.h`; of it we use extended inodes, plain and inline-tail data, and chunks.
+
+mod directory;
+mod header;
+mod layout;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use header::{ImageDevice, ImageHeader};
+pub(crate) use writer::write;
+
+/// Where the superblock stands.
+const SUPERBLOCK_AT: usize = 1024;
+const SUPERBLOCK_LEN: usize = 128;
+const DEVICE_TABLE_AT: usize = SUPERBLOCK_AT + SUPERBLOCK_LEN;
+const DEVICE_SLOT_LEN: usize = 128;
+/// End of what the superblock's checksum covers: its block.
+const CHECKSUM_END: usize = 1536;
+const MAGIC: u32 = 0xE0F5_E1E2;
+const BLOCK_BITS: u8 = 9;
+/// Superblock checksum, own mtimes.
+const FEATURE_COMPAT: u32 = 0x1 | 0x2;
+const FEATURE_CHUNKED_FILE: u32 = 0x4;
+const FEATURE_DEVICE_TABLE: u32 = 0x8;
+/// Inodes start at multiples of this, and their number (nid) counts in it.
+const NID_UNIT: u64 = 32;
+const INODE_LEN: u64 = 64;
+
+/// A layer that an image needs as a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRef {
+    /// The layer's number in the order in which the layers were added, the lowest is 0.
+    pub layer: usize,
+    /// The SHA-256 of the layer's tar.
+    pub tag: [u8; 32],
+    /// The tar's length in blocks of 512 bytes, rounded up.
+    pub blocks: u64,
+}
+
+/// What a written image holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// The layers that some file's data lie in, in the order of the device table, which is that of the `device=` options and
+    /// of the layers. There may be none.
+    pub devices: Vec<DeviceRef>,
+    /// The number of inodes.
+    pub inodes: u64,
+    /// The image's length in bytes.
+    pub bytes: u64,
+}
+
+/// The superblock's checksum: CRC-32C from all ones without the final inversion, its own field taken as zero.
+fn superblock_checksum(block: &[u8]) -> u32 {
+    let mut block = block.to_vec();
+    block[4..8].fill(0);
+    !crc32c::crc32c(&block)
+}

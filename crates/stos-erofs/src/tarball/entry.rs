@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Makes an index entry of a header and the extended headers before it.
+
+use super::header::Header;
+use super::pax::Pax;
+use crate::BLOCK;
+use crate::error::TarProblem;
+use crate::index::{Entry, EntryKind, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp};
+use crate::path::{MAX_SYMLINK, Named, classify, normalise};
+use crate::xattr::{self, Holder};
+
+/// What stands before a header and belongs to it.
+#[derive(Debug, Default)]
+pub(super) struct Extended {
+    pub(super) pax: Option<Pax>,
+    /// GNU `L`: wins over PAX and header, as in Go's archive/tar.
+    pub(super) long_name: Option<Vec<u8>>,
+    /// GNU `K`, likewise.
+    pub(super) long_link: Option<Vec<u8>>,
+}
+
+impl Extended {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pax.is_none() && self.long_name.is_none() && self.long_link.is_none()
+    }
+}
+
+/// A header with its overrides applied.
+#[derive(Debug)]
+pub(super) struct Member<'a> {
+    header: &'a Header<'a>,
+    pax: Pax,
+    pub(super) name: Vec<u8>,
+    link: Vec<u8>,
+}
+
+impl<'a> Member<'a> {
+    pub(super) fn new(header: &'a Header<'a>, extended: Extended) -> Self {
+        let mut pax = extended.pax.unwrap_or_default();
+        let name = extended.long_name.or(pax.path.take()).unwrap_or_else(|| header.name());
+        let link = extended.long_link.or(pax.link_path.take()).unwrap_or_else(|| header.link_name().to_vec());
+        Self { header, pax, name, link }
+    }
+
+    /// The length of the data that follow the header.
+    ///
+    /// PAX wins over the header (CVE-2025-62518: who believes the header takes a file's data for further entries). Links,
+    /// devices, directories and FIFOs have no data whatever their header says, as in Go's archive/tar.
+    pub(super) fn data_len(&self) -> Result<u64, TarProblem> {
+        if matches!(self.header.type_flag(), b'1'..=b'6') {
+            return Ok(0);
+        }
+        match self.pax.size {
+            Some(size) => Ok(size),
+            None => non_negative("size", self.header.size()?),
+        }
+    }
+
+    /// The entry for the index; `None` for those that an image has no use for. `data_at` is where the data start.
+    pub(super) fn entry(mut self, data_at: u64) -> Result<Option<Entry>, TarProblem> {
+        let type_flag = self.header.type_flag();
+        if type_flag == b'V' {
+            return Ok(None);
+        }
+        self.refuse_sparse(type_flag)?;
+        if !matches!(type_flag, 0 | b'0'..=b'7') {
+            return Err(TarProblem::UnknownType { found: char::from(type_flag) });
+        }
+        let path = match classify(&self.name)? {
+            Named::Path(path) => path,
+            Named::Whiteout(path) => return Ok(Some(Entry { path, kind: EntryKind::Whiteout })),
+            Named::Opaque(path) => return Ok(Some(Entry { path, kind: EntryKind::Opaque })),
+            Named::AufsMetadata => return Ok(None),
+        };
+        let kind = self.kind(type_flag, data_at)?;
+        if path.is_empty() && !matches!(kind, EntryKind::Directory(_)) {
+            return Err(TarProblem::RootNotDirectory { found: char::from(type_flag) });
+        }
+        Ok(Some(Entry { path, kind }))
+    }
+
+    fn refuse_sparse(&self, type_flag: u8) -> Result<(), TarProblem> {
+        let form = match (type_flag, &self.pax.sparse) {
+            (b'S', _) => "GNU type S".to_owned(),
+            (_, Some(keyword)) => format!("PAX {keyword}"),
+            _ => return Ok(()),
+        };
+        Err(TarProblem::SparseMember { form })
+    }
+
+    fn kind(&mut self, type_flag: u8, data_at: u64) -> Result<EntryKind, TarProblem> {
+        // Only directories end in a slash; old tars have no other way to say it.
+        let is_file = matches!(type_flag, 0 | b'0' | b'7') && !self.name.ends_with(b"/");
+        Ok(match type_flag {
+            _ if is_file => self.regular(data_at)?,
+            b'1' => EntryKind::HardLink { target: self.hard_link_target()? },
+            b'2' => EntryKind::Symlink { metadata: self.metadata(Holder::Symlink)?, target: self.symlink_target()? },
+            b'3' | b'4' => self.device(type_flag)?,
+            b'6' => EntryKind::Fifo(self.metadata(Holder::Other)?),
+            _ => EntryKind::Directory(self.metadata(Holder::Directory)?),
+        })
+    }
+
+    fn regular(&mut self, data_at: u64) -> Result<EntryKind, TarProblem> {
+        let size = self.data_len()?;
+        let block = if size == 0 { 0 } else { data_at / BLOCK };
+        Ok(EntryKind::Regular { metadata: self.metadata(Holder::Other)?, size, block })
+    }
+
+    /// A character device 0:0 is how overlayfs itself writes a whiteout; as a file it would act as one there.
+    fn device(&mut self, type_flag: u8) -> Result<EntryKind, TarProblem> {
+        let (major, minor) = self.header.device()?;
+        let major = bounded("devmajor", major, MAX_MAJOR, "0 to 4095")?;
+        let minor = bounded("devminor", minor, MAX_MINOR, "0 to 1048575")?;
+        if type_flag == b'3' && (major, minor) == (0, 0) {
+            return Ok(EntryKind::Whiteout);
+        }
+        let metadata = self.metadata(Holder::Other)?;
+        Ok(match type_flag {
+            b'3' => EntryKind::CharacterDevice { metadata, major, minor },
+            _ => EntryKind::BlockDevice { metadata, major, minor },
+        })
+    }
+
+    fn hard_link_target(&self) -> Result<Vec<u8>, TarProblem> {
+        let what = "hard link target";
+        let target = normalise(&self.link, what)?;
+        if target.is_empty() { Err(TarProblem::EmptyTarget { what }) } else { Ok(target) }
+    }
+
+    fn symlink_target(&mut self) -> Result<Vec<u8>, TarProblem> {
+        let what = "symbolic link target";
+        match self.link.len() {
+            0 => Err(TarProblem::EmptyTarget { what }),
+            1..=MAX_SYMLINK => Ok(std::mem::take(&mut self.link)),
+            found => Err(TarProblem::PathTooLong { what, limit: MAX_SYMLINK, found }),
+        }
+    }
+
+    fn metadata(&mut self, holder: Holder) -> Result<Metadata, TarProblem> {
+        let id = |field, pax: Option<u64>, header: Result<i64, TarProblem>| match pax {
+            // A PAX id is at most 63 bits.
+            Some(id) => bounded(field, id as i64, u32::MAX, "0 to 4294967295"),
+            None => bounded(field, header?, u32::MAX, "0 to 4294967295"),
+        };
+        let mut xattrs = Vec::new();
+        for (name, value) in std::mem::take(&mut self.pax.xattrs) {
+            xattrs.extend(xattr::admit(&name, &value, holder)?);
+        }
+        xattr::finish(&mut xattrs)?;
+        Ok(Metadata {
+            mode: (self.header.mode()? & 0o7777) as u16,
+            uid: id("uid", self.pax.uid, self.header.uid())?,
+            gid: id("gid", self.pax.gid, self.header.gid())?,
+            mtime: match self.pax.mtime {
+                Some(mtime) => mtime,
+                None => Timestamp { seconds: self.header.mtime()?, nanoseconds: 0 },
+            },
+            xattrs,
+        })
+    }
+}
+
+/// Takes a size that the header states.
+pub(super) fn non_negative(field: &'static str, value: i64) -> Result<u64, TarProblem> {
+    u64::try_from(value).map_err(|_| TarProblem::Number {
+        field,
+        expected: "a number that is not negative",
+        found: value.to_string(),
+    })
+}
+
+fn bounded(field: &'static str, value: i64, limit: u32, expected: &'static str) -> Result<u32, TarProblem> {
+    u32::try_from(value).ok().filter(|&value| value <= limit).ok_or_else(|| TarProblem::Number {
+        field,
+        expected,
+        found: value.to_string(),
+    })
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The state machine that follows a tar through its headers and data.
+
+use std::io::{ErrorKind, Read, Write};
+
+use super::entry::{Extended, Member, non_negative};
+use super::header::{Block, Header, text};
+use super::pax::Pax;
+use crate::error::{TarProblem, printable};
+use crate::index::IndexWriter;
+use crate::{BLOCK, Error, Result};
+
+/// The largest PAX header or GNU long name in bytes, as in Go's archive/tar.
+pub const MAX_EXTENDED_HEADER: u64 = 1 << 20;
+
+/// What an index holds, and what it cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexSummary {
+    /// The number of records.
+    pub entries: u64,
+    /// The length of the tar in bytes, all that followed the end of the archive included.
+    pub tar_bytes: u64,
+    /// How many of them followed the end of the archive: padding of the last record, or anything.
+    pub trailing_bytes: u64,
+    /// The length of the index in bytes.
+    pub index_bytes: u64,
+}
+
+/// Indexes a tar while it passes by.
+///
+/// [`push`](Self::push) takes the tar in pieces of any size; file data cost nothing. Records go to the writer when the entry's header
+/// is complete, so memory is bounded by [`MAX_EXTENDED_HEADER`], whatever the tar. **The index is complete only
+/// after [`finish`](Self::finish)**; what stands in the writer before has no trailer and is refused by every reader.
+///
+/// The rules are those of Go's archive/tar, which every image builder goes through, where nothing else is said:
+///
+/// - Formats: v7, ustar, star, GNU (long names and links, base-256 numbers), PAX. Checksums are verified, unsigned or signed. Global PAX
+///   headers (`g`) and volume labels (`V`) are passed over. PAX wins over the header, GNU long names win over both.
+/// - The data's length is PAX's where it says one (CVE-2025-62518). Links, devices, directories and FIFOs have no data.
+/// - A regular file whose name ends in `/` is a directory. Type `7` is a regular file.
+/// - The archive ends with two zero blocks, or with the stream at an entry's boundary; what follows is counted and ignored. One zero
+///   block followed by other bytes, a cut header, cut data, an extended header without an entry: errors.
+/// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory; any `..` component,
+///   an empty name, a component above 255 bytes or a path above 4096 bytes is an error. The same holds for hard link
+///   targets. Bytes need not be UTF-8.
+/// - `.wh.NAME` is a whiteout, `.wh..wh..opq` an opaque marker, whatever their type; other `.wh..wh.*` is aufs's own and is
+///   passed over, with what lies below it; `.wh.`, `.wh..` and `.wh...` are errors. A character device 0:0, overlayfs's own
+///   whiteout, is a whiteout of its name.
+/// - Extended attributes come from `SCHILY.xattr.*`: `user.`, `trusted.`, `security.` and the two POSIX ACLs, which must be
+///   binary. Dropped are all others, `trusted.overlay.*`, `user.overlay.*` and `security.selinux`.
+/// - Sparse members are [`TarProblem::SparseMember`], unknown types [`TarProblem::UnknownType`].
+#[derive(Debug)]
+pub struct TarIndexer<W: Write> {
+    out: IndexWriter<W>,
+    position: u64,
+    state: State,
+    header: Box<Block>,
+    extended: Extended,
+    zero_block_seen: bool,
+    /// The entry in hand: where its first header starts, and its name as the tar gives it.
+    entry_at: u64,
+    entry_name: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// So many bytes of a header block are there.
+    Header { filled: usize },
+    /// Data of an entry or of a header without use, then padding.
+    Skip { part: &'static str, len: u64, left: u64, padding: u64 },
+    /// Data of an extended header, then padding.
+    Collect { what: ExtendedKind, data: Vec<u8>, len: u64, padding: u64 },
+    /// After the end of the archive.
+    Ended { at: u64 },
+    /// After an error.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ExtendedKind {
+    Pax,
+    LongName,
+    LongLink,
+}
+
+impl<W: Write> TarIndexer<W> {
+    /// Starts an index; nothing is written before the first entries are there.
+    pub fn new(out: W) -> Self {
+        Self {
+            out: IndexWriter::new(out),
+            position: 0,
+            state: State::Header { filled: 0 },
+            header: Box::new([0; 512]),
+            extended: Extended::default(),
+            zero_block_seen: false,
+            entry_at: 0,
+            entry_name: Vec::new(),
+        }
+    }
+
+    /// How many bytes of the tar have been pushed.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Takes the tar's next bytes.
+    ///
+    /// # Errors
+    /// [`Error::Tar`] as the type's documentation says; the writer's error. After an error every call fails.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let state = std::mem::replace(&mut self.state, State::Failed);
+            let (taken, next) = self.step(state, bytes)?;
+            self.position += taken as u64;
+            bytes = &bytes[taken..];
+            self.state = match next {
+                Next::State(state) => state,
+                Next::HeaderComplete => self.read_header()?,
+                Next::ExtendedComplete(what, data, padding) => self.read_extended(what, &data, padding)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Ends the tar and writes the index's trailer; gives the writer back, flushed, but not synced.
+    ///
+    /// # Errors
+    /// [`TarProblem::Truncated`] or [`TarProblem::DanglingExtendedHeader`] where the tar ends within an entry; the writer's
+    /// error.
+    pub fn finish(mut self) -> Result<(W, IndexSummary)> {
+        let truncated = |part, expected, found| TarProblem::Truncated { part, expected, found };
+        let mut ended_at = self.position;
+        match std::mem::replace(&mut self.state, State::Failed) {
+            State::Header { filled: 0 } if self.extended.is_empty() => {}
+            State::Header { filled: 0 } => return Err(self.tar_error(TarProblem::DanglingExtendedHeader)),
+            State::Header { filled } => {
+                if self.extended.is_empty() {
+                    (self.entry_at, self.entry_name) = (self.position - filled as u64, Vec::new());
+                }
+                return Err(self.tar_error(truncated("header", BLOCK, filled as u64)));
+            }
+            State::Skip { part, len, left, .. } if left > 0 => {
+                return Err(self.tar_error(truncated(part, len, len - left)));
+            }
+            State::Skip { .. } if self.extended.is_empty() => {}
+            State::Skip { .. } => return Err(self.tar_error(TarProblem::DanglingExtendedHeader)),
+            State::Collect { data, len, .. } => {
+                return Err(self.tar_error(truncated("extended header", len, data.len() as u64)));
+            }
+            State::Ended { at } => ended_at = at,
+            State::Failed => return Err(Error::UsedAfterError { object: "TarIndexer" }),
+        }
+        let entries = self.out.records();
+        let (out, index_bytes) = self.out.finish(self.position)?;
+        let trailing_bytes = self.position - ended_at;
+        Ok((out, IndexSummary { entries, tar_bytes: self.position, trailing_bytes, index_bytes }))
+    }
+
+    /// Takes what the state wants of the bytes.
+    fn step(&mut self, state: State, bytes: &[u8]) -> Result<(usize, Next)> {
+        Ok(match state {
+            State::Header { filled } => {
+                let taken = bytes.len().min(BLOCK as usize - filled);
+                self.header[filled..filled + taken].copy_from_slice(&bytes[..taken]);
+                let filled = filled + taken;
+                let complete = filled == BLOCK as usize;
+                (taken, if complete { Next::HeaderComplete } else { Next::State(State::Header { filled }) })
+            }
+            State::Skip { part, len, left, padding } => {
+                let taken = (bytes.len() as u64).min(left + padding);
+                let padding = padding - taken.saturating_sub(left);
+                let left = left.saturating_sub(taken);
+                (taken as usize, Next::State(skip(part, len, left, padding)))
+            }
+            State::Collect { what, mut data, len, padding } => {
+                let taken = (bytes.len() as u64).min(len - data.len() as u64) as usize;
+                data.extend_from_slice(&bytes[..taken]);
+                let complete = data.len() as u64 == len;
+                let next = if complete {
+                    Next::ExtendedComplete(what, data, padding)
+                } else {
+                    Next::State(State::Collect { what, data, len, padding })
+                };
+                (taken, next)
+            }
+            State::Ended { at } => (bytes.len(), Next::State(State::Ended { at })),
+            State::Failed => return Err(Error::UsedAfterError { object: "TarIndexer" }),
+        })
+    }
+
+    /// Reads the complete header block; gives the state for what follows it.
+    fn read_header(&mut self) -> Result<State> {
+        let header_at = self.position - BLOCK;
+        if self.extended.is_empty() {
+            self.entry_at = header_at;
+            self.entry_name.clear();
+        }
+        if self.header.iter().all(|&byte| byte == 0) {
+            if !self.extended.is_empty() {
+                return Err(self.tar_error(TarProblem::DanglingExtendedHeader));
+            }
+            if self.zero_block_seen {
+                return Ok(State::Ended { at: self.position });
+            }
+            self.zero_block_seen = true;
+            return Ok(State::Header { filled: 0 });
+        }
+        if self.zero_block_seen {
+            return Err(self.tar_error(TarProblem::LoneZeroBlock));
+        }
+        let block = self.header.clone();
+        let header = Header::new(&block).map_err(|problem| self.tar_error(problem))?;
+        self.read_member(&header)
+    }
+
+    fn read_member(&mut self, header: &Header<'_>) -> Result<State> {
+        let extended_kind = match header.type_flag() {
+            b'x' => ExtendedKind::Pax,
+            b'L' => ExtendedKind::LongName,
+            b'K' => ExtendedKind::LongLink,
+            b'g' => return self.skip_global(header),
+            _ => return self.read_entry(header),
+        };
+        if self.extended.is_empty() {
+            self.entry_name = header.name();
+        }
+        let len = header.size().and_then(|size| non_negative("size", size));
+        let len = len.map_err(|problem| self.tar_error(problem))?;
+        if len > MAX_EXTENDED_HEADER {
+            return Err(self.tar_error(TarProblem::ExtendedHeaderTooLarge { limit: MAX_EXTENDED_HEADER, found: len }));
+        }
+        if len == 0 {
+            return self.read_extended(extended_kind, &[], 0);
+        }
+        Ok(State::Collect { what: extended_kind, data: Vec::new(), len, padding: padding_of(len) })
+    }
+
+    /// Neither Docker nor umoci apply a global header to the entries after it.
+    fn skip_global(&mut self, header: &Header<'_>) -> Result<State> {
+        if self.extended.is_empty() {
+            self.entry_name = header.name();
+        }
+        let len = header.size().and_then(|size| non_negative("size", size));
+        let len = len.map_err(|problem| self.tar_error(problem))?;
+        self.check_end(len)?;
+        Ok(skip("extended header", len, len, padding_of(len)))
+    }
+
+    fn read_entry(&mut self, header: &Header<'_>) -> Result<State> {
+        let member = Member::new(header, std::mem::take(&mut self.extended));
+        self.entry_name.clone_from(&member.name);
+        let len = member.data_len().map_err(|problem| self.tar_error(problem))?;
+        self.check_end(len)?;
+        let entry = member.entry(self.position).map_err(|problem| self.tar_error(problem))?;
+        if let Some(entry) = entry {
+            self.out.write(&entry)?;
+        }
+        Ok(skip("data", len, len, padding_of(len)))
+    }
+
+    /// Reads a complete extended header; gives the state for its padding.
+    fn read_extended(&mut self, what: ExtendedKind, data: &[u8], padding: u64) -> Result<State> {
+        let name = || Some(text(data).to_vec()).filter(|name| !name.is_empty());
+        match what {
+            ExtendedKind::Pax => {
+                self.extended.pax = Some(Pax::parse(data).map_err(|problem| self.tar_error(problem))?);
+            }
+            ExtendedKind::LongName => self.extended.long_name = name(),
+            ExtendedKind::LongLink => self.extended.long_link = name(),
+        }
+        if let Some(path) =
+            self.extended.long_name.as_ref().or(self.extended.pax.as_ref().and_then(|p| p.path.as_ref()))
+        {
+            self.entry_name.clone_from(path);
+        }
+        Ok(skip("extended header", 0, 0, padding))
+    }
+
+    /// The tar's length must fit 63 bits, so that no sum of ours can overflow.
+    fn check_end(&self, len: u64) -> Result<()> {
+        match self.position.checked_add(len).and_then(|end| end.checked_add(BLOCK)) {
+            Some(end) if i64::try_from(end).is_ok() => Ok(()),
+            _ => Err(self.tar_error(TarProblem::Number {
+                field: "size",
+                expected: "data that end within 63 bits",
+                found: len.to_string(),
+            })),
+        }
+    }
+
+    fn tar_error(&self, problem: TarProblem) -> Error {
+        Error::Tar { entry: printable(&self.entry_name), offset: self.entry_at, problem }
+    }
+}
+
+/// What a step leads to.
+enum Next {
+    State(State),
+    HeaderComplete,
+    ExtendedComplete(ExtendedKind, Vec<u8>, u64),
+}
+
+fn skip(part: &'static str, len: u64, left: u64, padding: u64) -> State {
+    if left + padding == 0 { State::Header { filled: 0 } } else { State::Skip { part, len, left, padding } }
+}
+
+fn padding_of(len: u64) -> u64 {
+    len.wrapping_neg() % BLOCK
+}
+
+/// Indexes a whole tar; see [`TarIndexer`] for its rules.
+///
+/// # Errors
+/// As [`TarIndexer::push`] and [`TarIndexer::finish`]; the reader's error.
+pub fn index_tar<W: Write>(mut tar: impl Read, out: W) -> Result<(W, IndexSummary)> {
+    let mut indexer = TarIndexer::new(out);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match tar.read(&mut buffer) {
+            Ok(0) => return indexer.finish(),
+            Ok(read) => indexer.push(&buffer[..read])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("read the tar")(error)),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! PAX extended headers (POSIX.1-2001, type `x`): what they override of the next entry.
+
+use std::collections::BTreeMap;
+
+use crate::error::{TarProblem, printable};
+use crate::index::Timestamp;
+
+/// The overrides that one extended header brings. An empty value of a standard keyword means that the header's field holds.
+#[derive(Debug, Default)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link_path: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    pub(super) mtime: Option<Timestamp>,
+    /// By full name; from `SCHILY.xattr.*`.
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The first keyword of `GNU.sparse.*`.
+    pub(super) sparse: Option<String>,
+}
+
+impl Pax {
+    /// Parses a header's data; of a keyword that stands there twice the last holds.
+    pub(super) fn parse(data: &[u8]) -> Result<Self, TarProblem> {
+        let mut pax = Self::default();
+        let mut at = 0;
+        while at < data.len() {
+            let (key, value, len) = record(&data[at..]).map_err(|reason| TarProblem::PaxRecord { at, reason })?;
+            pax.set(key, value, at)?;
+            at += len;
+        }
+        Ok(pax)
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8], at: usize) -> Result<(), TarProblem> {
+        let text = (!value.is_empty()).then_some(value);
+        if matches!(key, b"path" | b"linkpath" | b"uname" | b"gname") {
+            if value.contains(&0) {
+                return Err(TarProblem::PaxRecord { at, reason: "NUL in a name" });
+            }
+        } else if key.contains(&0) {
+            return Err(TarProblem::PaxRecord { at, reason: "NUL in the keyword" });
+        }
+        match key {
+            b"path" => self.path = text.map(<[u8]>::to_vec),
+            b"linkpath" => self.link_path = text.map(<[u8]>::to_vec),
+            b"size" => self.size = text.map(|text| decimal("PAX size", text)).transpose()?,
+            b"uid" => self.uid = text.map(|text| decimal("PAX uid", text)).transpose()?,
+            b"gid" => self.gid = text.map(|text| decimal("PAX gid", text)).transpose()?,
+            b"mtime" => self.mtime = text.map(time).transpose()?,
+            _ if key.starts_with(b"GNU.sparse.") => {
+                self.sparse.get_or_insert_with(|| printable(key));
+            }
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Splits the first record `length keyword=value\n` off; the length counts the whole record.
+fn record(data: &[u8]) -> Result<(&[u8], &[u8], usize), &'static str> {
+    let space = data.iter().take(21).position(|&byte| byte == b' ').ok_or("no length")?;
+    let len = digits(&data[..space]).ok_or("the length is no number")?;
+    let len =
+        usize::try_from(len).ok().filter(|&len| len <= data.len()).ok_or("the length reaches beyond the header")?;
+    let body = data.get(space + 1..len).ok_or("the length is too small")?;
+    let (&end, body) = body.split_last().ok_or("the length is too small")?;
+    if end != b'\n' {
+        return Err("no newline at its end");
+    }
+    let equals = body.iter().position(|&byte| byte == b'=').ok_or("no \"=\"")?;
+    if equals == 0 {
+        return Err("empty keyword");
+    }
+    Ok((&body[..equals], &body[equals + 1..], len))
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, &digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+fn decimal(field: &'static str, text: &[u8]) -> Result<u64, TarProblem> {
+    digits(text).filter(|&value| i64::try_from(value).is_ok()).ok_or_else(|| TarProblem::Number {
+        field,
+        expected: "a decimal number of at most 63 bits",
+        found: text.escape_ascii().to_string(),
+    })
+}
+
+/// Decimal seconds with an optional sign and fraction; digits beyond nanoseconds are cut off.
+fn time(text: &[u8]) -> Result<Timestamp, TarProblem> {
+    parse_time(text).ok_or_else(|| TarProblem::Number {
+        field: "PAX mtime",
+        expected: "decimal seconds of at most 63 bits",
+        found: text.escape_ascii().to_string(),
+    })
+}
+
+fn parse_time(text: &[u8]) -> Option<Timestamp> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = match text.iter().position(|&byte| byte == b'.') {
+        Some(dot) => (&text[..dot], &text[dot + 1..]),
+        None => (text, &b""[..]),
+    };
+    let seconds = i64::try_from(digits(whole)?).ok()?;
+    let mut nanoseconds = 0u32;
+    for at in 0..fraction.len().max(9) {
+        let digit = fraction.get(at).copied().unwrap_or(b'0');
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        if at < 9 {
+            nanoseconds = nanoseconds * 10 + u32::from(digit - b'0');
+        }
+    }
+    Some(match (negative, nanoseconds) {
+        (false, _) => Timestamp { seconds, nanoseconds },
+        (true, 0) => Timestamp { seconds: -seconds, nanoseconds },
+        (true, _) => Timestamp { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tarball::testing::pax_record;
+
+    #[test]
+    fn times_with_signs_and_fractions() {
+        let cases: &[(&str, Option<(i64, u32)>)] = &[
+            ("0", Some((0, 0))),
+            ("1350244992.023960108", Some((1_350_244_992, 23_960_108))),
+            ("1.5", Some((1, 500_000_000))),
+            ("1.", Some((1, 0))),
+            ("1.0000000019", Some((1, 1))),
+            ("-1", Some((-1, 0))),
+            ("-1.5", Some((-2, 500_000_000))),
+            ("-0.000000001", Some((-1, 999_999_999))),
+            ("9223372036854775807", Some((i64::MAX, 0))),
+            ("-9223372036854775807.5", Some((i64::MIN, 500_000_000))),
+            ("9223372036854775808", None),
+            ("", None),
+            (".5", None),
+            ("1.5x", None),
+            ("1.0000000000x", None),
+            ("--1", None),
+            ("+1", None),
+            ("1e9", None),
+        ];
+        for (text, expected) in cases {
+            let expected = expected.map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds });
+            assert_eq!(parse_time(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn records_are_parsed_strictly() {
+        let good = [
+            pax_record("path", b"ab"),
+            pax_record("SCHILY.xattr.user.a", b"b\n=\nc\0"),
+            pax_record("size", b"123"),
+            pax_record("comment", &[b'x'; 2000]),
+            pax_record("hdrcharset", b"BINARY"),
+        ];
+        let pax = Pax::parse(&good.concat()).unwrap();
+        assert_eq!(pax.path.as_deref(), Some(&b"ab"[..]));
+        assert_eq!(pax.size, Some(123));
+        assert_eq!(pax.xattrs[&b"user.a"[..]], b"b\n=\nc\0");
+        let cases: &[(&[u8], &str)] = &[
+            (b"path=ab\n", "no length"),
+            (b" path=ab\n", "the length is no number"),
+            (b"x1 path=ab\n", "the length is no number"),
+            (b"12 path=ab\n", "the length reaches beyond the header"),
+            (b"99999999999999999999 path=ab\n", "the length is no number"),
+            (b"1 path=ab\n", "the length is too small"),
+            (b"2 path=ab\n", "the length is too small"),
+            (b"3 path=ab\n", "no newline at its end"),
+            (b"10 path=ab\n", "no newline at its end"),
+            (b"7 path\n\n", "no \"=\""),
+            (b"6 =ab\n", "empty keyword"),
+            (b"12 path=a\0b\n", "NUL in a name"),
+            (b"8 a\0b=c\n", "NUL in the keyword"),
+            (b"\0\0\0\0\0\0\0\0", "no length"),
+        ];
+        for (data, expected) in cases {
+            match Pax::parse(data) {
+                Err(TarProblem::PaxRecord { reason, .. }) => assert_eq!(reason, *expected, "{}", data.escape_ascii()),
+                other => panic!("{}: {other:?}", data.escape_ascii()),
+            }
+        }
+        let second = [pax_record("path", b"ab"), b"12 path".to_vec()].concat();
+        assert!(matches!(Pax::parse(&second), Err(TarProblem::PaxRecord { at: 11, .. })));
+    }
+
+    #[test]
+    fn empty_values_leave_the_header_s_field_and_the_last_one_holds() {
+        let records = [("size", "1"), ("size", "2"), ("uid", "7"), ("path", "a"), ("path", "")];
+        let data = records.map(|(key, value)| pax_record(key, value.as_bytes())).concat();
+        let pax = Pax::parse(&data).unwrap();
+        assert_eq!((pax.size, pax.uid, pax.path), (Some(2), Some(7), None));
+        for (key, value) in [("size", "-1"), ("uid", "0x7"), ("gid", "9223372036854775808"), ("mtime", "now")] {
+            let error = Pax::parse(&pax_record(key, value.as_bytes())).unwrap_err();
+            assert!(matches!(error, TarProblem::Number { .. }), "{key}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn sparse_keywords_are_noticed() {
+        let pax = Pax::parse(b"22 GNU.sparse.major=1\n").unwrap();
+        assert_eq!(pax.sparse.as_deref(), Some("GNU.sparse.major"));
+    }
+}
