@@ -303,16 +303,28 @@ pub fn mount_identity(path: &Path) -> Result<Option<MountIdentity>> {
     }
 }
 
-/// Makes `path` a private mount of its own by binding it onto itself, unless it is a mount root already.
+/// Makes sure that what is mounted below the directory `path` propagates nowhere.
 ///
-/// What is mounted below it then propagates nowhere, whatever the host's `/` does.
-pub fn ensure_private_mount(path: &Path) -> Result<()> {
-    if mount_identity(path)?.is_some_and(|identity| identity.is_mount_root) {
+/// Where the mount that it lies on is shared (mount_namespaces(7)), as systemd makes `/`, it becomes a private mount of its
+/// own; elsewhere nothing is mounted.
+pub fn ensure_private_area(path: &Path) -> Result<()> {
+    let Some(identity) = mount_identity(path)? else {
+        return Err(SysError::new("statx", path.display().to_string(), Errno::NOENT));
+    };
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !is_shared(&table, identity.mount_id) {
         return Ok(());
     }
     let own = open_tree_clone(path, false)?;
     change_mount(own.as_fd(), MountChange { propagation: Some(Propagation::Private), ..MountChange::default() })?;
     attach(own.as_fd(), path)
+}
+
+/// Reads from `/proc/self/mountinfo` whether a mount is in a peer group (proc_pid_mountinfo(5), the optional fields).
+fn is_shared(table: &str, mount_id: u64) -> bool {
+    let id = mount_id.to_string();
+    let line = table.lines().find(|line| line.split(' ').next() == Some(id.as_str()));
+    line.is_some_and(|line| line.split(" - ").next().unwrap_or_default().contains(" shared:"))
 }
 
 #[cfg(test)]
@@ -340,5 +352,13 @@ mod tests {
         assert_eq!(mount_identity(Path::new("/no/such/place")).unwrap(), None);
         assert!(mount_identity(Path::new("/proc")).unwrap().unwrap().is_mount_root);
         assert!(!mount_identity(Path::new("/proc/self")).unwrap().unwrap().is_mount_root);
+    }
+
+    #[test]
+    fn shared_mounts_are_told_from_private_ones() {
+        let table = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n22 21 0:5 / /proc rw - proc shared:9 rw\n";
+        assert!(is_shared(table, 21));
+        assert!(!is_shared(table, 22));
+        assert!(!is_shared(table, 2));
     }
 }

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What can go wrong with layers, with what was expected and what was found.
+
+use std::io;
+use std::path::PathBuf;
+
+use stos_spec::{BlobDigest, ChainId, DiffId};
+use stos_sys::SysError;
+
+/// What LayerFS could not do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] stos_store::Error),
+    /// The blob could not be read from where it comes from.
+    #[error("layer {blob}: cannot read the blob: {source}")]
+    Source {
+        /// The blob.
+        blob: BlobDigest,
+        /// The reader's error; it may hold a registry's.
+        source: io::Error,
+    },
+    /// The blob's bytes are not those that its descriptor promised.
+    #[error("layer {blob}: expected blob digest {blob}, found {found}")]
+    BlobDigest {
+        /// What was promised.
+        blob: BlobDigest,
+        /// What came.
+        found: BlobDigest,
+    },
+    /// The blob is longer or shorter than its descriptor promised.
+    #[error("layer {blob}: expected {expected} bytes, found {found}")]
+    BlobSize {
+        /// The blob.
+        blob: BlobDigest,
+        /// What was promised, in bytes.
+        expected: u64,
+        /// What came, in bytes; where more came, the count at which reading stopped.
+        found: u64,
+    },
+    /// The uncompressed layer is not the one that the image's configuration names.
+    #[error("layer {blob}: expected diffID {expected}, found {found}")]
+    DiffId {
+        /// The blob.
+        blob: BlobDigest,
+        /// What the configuration says.
+        expected: DiffId,
+        /// What came out.
+        found: DiffId,
+    },
+    /// The blob does not inflate.
+    #[error("layer {blob}: cannot decompress it: {source}")]
+    Decompress {
+        /// The blob.
+        blob: BlobDigest,
+        /// What the decoder says.
+        source: io::Error,
+    },
+    /// The layer would grow beyond what the disk can take: a bomb, or a disk too small.
+    #[error("layer {blob}: it grows beyond {limit} bytes when decompressed, which is what the disk has room for")]
+    TooLarge {
+        /// The blob.
+        blob: BlobDigest,
+        /// The bound, in bytes.
+        limit: u64,
+    },
+    /// The layer's tar cannot be used.
+    #[error("layer {blob}: {source}")]
+    Tar {
+        /// The blob.
+        blob: BlobDigest,
+        /// Which entry breaks which rule.
+        source: stos_erofs::Error,
+    },
+    /// A layer that is needed is not in the store.
+    #[error("layer {0} is not in the store")]
+    NoSuchLayer(DiffId),
+    /// A layer's file is not what was proved when it came.
+    #[error("layer {layer} is damaged: {}: expected {expected}, found {found}", path.display())]
+    DamagedLayer {
+        /// The layer.
+        layer: DiffId,
+        /// The file.
+        path: PathBuf,
+        /// Its size or digest when it was sealed.
+        expected: String,
+        /// Its size or digest now.
+        found: String,
+    },
+    /// A chain's image is not what was proved when it was made.
+    #[error("the image of chain {chain} is damaged: {}: expected {expected}, found {found}", path.display())]
+    DamagedChain {
+        /// The chain.
+        chain: ChainId,
+        /// The file.
+        path: PathBuf,
+        /// Its size or digest when it was sealed.
+        expected: String,
+        /// Its size or digest now.
+        found: String,
+    },
+    /// The layers contradict each other, or the image's metadata cannot be written.
+    #[error("cannot merge the layers of chain {chain}: {source}")]
+    Merge {
+        /// The chain.
+        chain: ChainId,
+        /// Which entry of which layer breaks which rule.
+        source: stos_erofs::Error,
+    },
+    /// The kernel refused a mount.
+    #[error("cannot mount chain {chain}: {source}")]
+    Mount {
+        /// The chain.
+        chain: ChainId,
+        /// The system call.
+        source: SysError,
+    },
+    /// This host cannot mount EROFS images from files.
+    #[error("this host cannot mount EROFS images from files in {}: {source}", path.display())]
+    NoBackend {
+        /// DATA-ROOT.
+        path: PathBuf,
+        /// What the kernel said when it was tried.
+        source: SysError,
+    },
+    /// An image of no layers.
+    #[error("the image has no layers")]
+    NoLayers,
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// The result of an operation on layers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Gives a closure for `map_err` that says what was tried with which file.
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl AsRef<std::path::Path>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Store(stos_store::Error::io(action, path)(source))
+    }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The one pass: a blob comes in, a proved layer tar and its index go to disk, and no byte is handled twice.
+//!
+//! ```text
+//! this thread:  read ─► hash (blob digest) ──┐ buffers
+//! inflate:      decompress ◄─────────────────┘──┐ buffers
+//! write:        hash (diffID), index, write ◄───┘
+//! ```
+//!
+//! Memory is a fixed number of 256 KiB buffers. Hostile bytes are indexed before their digests are known: they stay in
+//! staging, and the result is a success only when size, blob digest and diffID have all matched.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use stos_erofs::{IndexSummary, TarIndexer};
+use stos_spec::{BlobDigest, Descriptor, DiffId, DigestHasher, LayerCompression};
+
+use crate::error::{Error, Result};
+use crate::pipe::{self, PipeReader, PipeWriter};
+use crate::seal::{HashingWriter, Seal};
+
+/// How far the file may be ahead of the disk, in bytes. Without write-behind the fsync at the end waits for all of it.
+const WRITE_BEHIND: u64 = 16 << 20;
+/// How many bytes of a blob are still read after its layer has failed, so that a wrong digest is told as the cause.
+const DRAIN_MAX: u64 = 64 << 20;
+
+/// A layer to be ingested.
+#[derive(Debug, Clone, Copy)]
+pub struct IngestRequest<'a> {
+    /// The blob: digest and size.
+    pub blob: &'a Descriptor,
+    /// How the blob is compressed.
+    pub compression: LayerCompression,
+    /// What the uncompressed layer must hash to.
+    pub diff_id: DiffId,
+    /// The bound on the uncompressed layer, in bytes.
+    pub max_size: u64,
+}
+
+/// What an ingest wrote.
+#[derive(Debug)]
+pub struct IngestReport {
+    /// The seal of `layer.tar`; its digest is the diffID.
+    pub tar: Seal,
+    /// The seal of `layer.index`.
+    pub index: Seal,
+    /// What the tar holds.
+    pub summary: IndexSummary,
+    /// How long each part of the work kept its thread busy or waiting.
+    pub times: StageTimes,
+}
+
+/// Where the time of an ingest went; the three threads run at the same time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StageTimes {
+    /// Reading the blob and hashing it, with waiting for the network.
+    pub receive: Duration,
+    /// Hashing, indexing and writing the layer, without waiting.
+    pub write: Duration,
+    /// The fsyncs at the end.
+    pub sync: Duration,
+    /// The whole.
+    pub total: Duration,
+}
+
+/// Reads the blob of `request` from `source` and writes `layer.tar` and `layer.index` into `dir`, durably.
+///
+/// `progress` is told of each count of blob bytes as they come.
+pub fn ingest_layer(
+    request: IngestRequest<'_>,
+    source: impl Read,
+    dir: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<IngestReport> {
+    let started = Instant::now();
+    let (blob_writer, blob_reader) = pipe::pipe();
+    let (layer_writer, layer_reader) = pipe::pipe();
+    let (received, inflated, written) = std::thread::scope(|scope| {
+        let inflater = scope.spawn(move || inflate(blob_reader, request.compression, &layer_writer));
+        let writer = scope.spawn(move || write_layer(request, layer_reader, dir));
+        let received = receive(request.blob, source, blob_writer, progress);
+        (received, join(inflater), join(writer))
+    });
+    let receive_time = received?;
+    // The writer fails first where the disk or the tar is at fault; the inflater then only sees that nobody reads.
+    let mut written = written?;
+    inflated.map_err(|source| Error::Decompress { blob: request.blob.digest, source })?;
+    let found = written.hasher.take().map_or(DiffId::of(b""), |hasher| DiffId::from_bytes(hasher.finish()));
+    if found != request.diff_id {
+        return Err(Error::DiffId { blob: request.blob.digest, expected: request.diff_id, found });
+    }
+    written.finish(found, receive_time, started)
+}
+
+/// A thread that panicked has a bug of ours to tell: the panic goes on.
+fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Reads and hashes the blob, and hands it on. A mismatch found here is the cause of whatever went wrong after.
+fn receive(
+    blob: &Descriptor,
+    mut source: impl Read,
+    to: PipeWriter,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Duration> {
+    let started = Instant::now();
+    let mut hasher = DigestHasher::default();
+    let mut size = 0_u64;
+    let mut drained = 0_u64;
+    let mut somebody_reads = true;
+    loop {
+        let mut buffer = to.buffer();
+        let more =
+            pipe::fill(&mut source, &mut buffer).map_err(|source| Error::Source { blob: blob.digest, source })?;
+        let count = buffer.len() as u64;
+        size = size.saturating_add(count);
+        if size > blob.size {
+            return Err(Error::BlobSize { blob: blob.digest, expected: blob.size, found: size });
+        }
+        hasher.update(&buffer);
+        progress(count);
+        if somebody_reads {
+            somebody_reads = to.send(buffer);
+        } else {
+            drained += count;
+            if drained > DRAIN_MAX {
+                return Ok(started.elapsed());
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    if size != blob.size {
+        return Err(Error::BlobSize { blob: blob.digest, expected: blob.size, found: size });
+    }
+    let found = BlobDigest::from_bytes(hasher.finish());
+    if found != blob.digest {
+        return Err(Error::BlobDigest { blob: blob.digest, found });
+    }
+    Ok(started.elapsed())
+}
+
+/// Decompresses what comes and hands it on.
+fn inflate(from: PipeReader, compression: LayerCompression, to: &PipeWriter) -> io::Result<()> {
+    match compression {
+        LayerCompression::None => pump(from, to),
+        // Several members are one stream (RFC 1952 §2.2); whatever else follows the last one is an error.
+        LayerCompression::Gzip => pump(flate2::bufread::MultiGzDecoder::new(from), to),
+        LayerCompression::Zstd => Err(io::Error::new(io::ErrorKind::Unsupported, "zstd is not supported yet")),
+    }
+}
+
+fn pump(mut source: impl Read, to: &PipeWriter) -> io::Result<()> {
+    loop {
+        let mut buffer = to.buffer();
+        let more = pipe::fill(&mut source, &mut buffer)?;
+        if !to.send(buffer) || !more {
+            return Ok(());
+        }
+    }
+}
+
+/// A layer on its way to disk.
+struct LayerFiles<'a> {
+    tar_path: std::path::PathBuf,
+    index_path: std::path::PathBuf,
+    tar: File,
+    index: HashingWriter<BufWriter<File>>,
+    summary: IndexSummary,
+    hasher: Option<DigestHasher>,
+    busy: Duration,
+    blob: &'a Descriptor,
+}
+
+fn write_layer<'a>(request: IngestRequest<'a>, mut from: PipeReader, dir: &Path) -> Result<LayerFiles<'a>> {
+    let (tar_path, index_path) = (dir.join("layer.tar"), dir.join("layer.index"));
+    let mut tar = create(&tar_path)?;
+    let refuse = |source| Error::Tar { blob: request.blob.digest, source };
+    let index = HashingWriter::new(BufWriter::with_capacity(64 << 10, create(&index_path)?));
+    let mut indexer = TarIndexer::new(index);
+    let mut hasher = DigestHasher::default();
+    let (mut written, mut flushed, mut busy) = (0_u64, 0_u64, Duration::ZERO);
+    while let Some(buffer) = from.next_buffer() {
+        let started = Instant::now();
+        if written + buffer.len() as u64 > request.max_size {
+            return Err(Error::TooLarge { blob: request.blob.digest, limit: request.max_size });
+        }
+        indexer.push(&buffer).map_err(refuse)?;
+        hasher.update(&buffer);
+        tar.write_all(&buffer).map_err(Error::io("write", &tar_path))?;
+        written += buffer.len() as u64;
+        from.give_back(buffer);
+        if written - flushed >= WRITE_BEHIND {
+            stos_sys::sync::start_write_behind(&tar, flushed, written - flushed);
+            flushed = written;
+        }
+        busy += started.elapsed();
+    }
+    let (index, summary) = indexer.finish().map_err(refuse)?;
+    Ok(LayerFiles { tar_path, index_path, tar, index, summary, hasher: Some(hasher), busy, blob: request.blob })
+}
+
+fn create(path: &Path) -> Result<File> {
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    created.map_err(Error::io("create", path))
+}
+
+impl LayerFiles<'_> {
+    /// Makes both files durable and seals them.
+    fn finish(self, diff_id: DiffId, receive: Duration, started: Instant) -> Result<IngestReport> {
+        let sync_started = Instant::now();
+        let (index, index_digest) = self.index.finish();
+        let index = index.into_inner().map_err(|error| Error::io("write", &self.index_path)(error.into_error()))?;
+        index.sync_all().map_err(Error::io("sync", &self.index_path))?;
+        self.tar.sync_all().map_err(Error::io("sync", &self.tar_path))?;
+        let tar = Seal::of(&self.tar, BlobDigest::from_bytes(*diff_id.as_bytes()), &self.tar_path)?;
+        let index = Seal::of(&index, index_digest, &self.index_path)?;
+        let sync = sync_started.elapsed();
+        let times = StageTimes { receive, write: self.busy, sync, total: started.elapsed() };
+        tracing::debug!(
+            blob = %self.blob.digest, blob_bytes = self.blob.size, tar_bytes = tar.size, index_bytes = index.size,
+            receive_ms = ms(times.receive), write_ms = ms(times.write), sync_ms = ms(times.sync), total_ms = ms(times.total),
+            "layer ingested"
+        );
+        Ok(IngestReport { tar, index, summary: self.summary, times })
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Seals: how to tell by one stat that a file is still the one that was proved.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use stos_spec::{BlobDigest, DigestHasher};
+
+use crate::error::{Error, Result};
+
+/// What a file was when its bytes were hashed.
+///
+/// Any write changes the times, any replacement the inode. Bits that rot silently change neither: only hashing every byte finds those.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// SHA-256 of the contents.
+    pub sha256: BlobDigest,
+    /// Size in bytes.
+    pub size: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Time of the last change of its contents: seconds and nanoseconds.
+    pub mtime: (i64, i64),
+    /// Time of the last change of its inode: seconds and nanoseconds.
+    pub ctime: (i64, i64),
+}
+
+/// What a look at a sealed file found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SealState {
+    /// Size, times and inode are those of the seal.
+    Intact,
+    /// Size or times or inode differ: only its bytes can tell.
+    Changed,
+}
+
+impl Seal {
+    /// Seals an open file whose contents hash to `sha256`.
+    pub fn of(file: &File, sha256: BlobDigest, path: &Path) -> Result<Self> {
+        let metadata = file.metadata().map_err(Error::io("stat", path))?;
+        Ok(Self::from_metadata(&metadata, sha256))
+    }
+
+    fn from_metadata(metadata: &std::fs::Metadata, sha256: BlobDigest) -> Self {
+        Self {
+            sha256,
+            size: metadata.len(),
+            inode: metadata.ino(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Looks at the file without reading it.
+    pub fn look(&self, path: &Path) -> Result<SealState> {
+        let metadata = std::fs::metadata(path).map_err(Error::io("stat", path))?;
+        let now = Self::from_metadata(&metadata, self.sha256);
+        Ok(if now == *self { SealState::Intact } else { SealState::Changed })
+    }
+
+    /// Hashes the file: `Ok(Some)` is its new seal where the bytes are the sealed ones, `Ok(None)` says that they are not.
+    pub fn prove(&self, path: &Path) -> Result<std::result::Result<Self, BlobDigest>> {
+        let mut file = stos_store::files::open(path)?;
+        let found = hash(&mut file, path)?;
+        if found != self.sha256 {
+            return Ok(Err(found));
+        }
+        Self::of(&file, found, path).map(Ok)
+    }
+}
+
+fn hash(file: &mut File, path: &Path) -> Result<BlobDigest> {
+    let mut hasher = DigestHasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(BlobDigest::from_bytes(hasher.finish())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+/// A writer that hashes what passes.
+pub(crate) struct HashingWriter<W> {
+    inner: W,
+    hasher: DigestHasher,
+}
+
+impl<W: Write> HashingWriter<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, hasher: DigestHasher::default() }
+    }
+
+    /// Gives the writer back, with the digest of all that passed.
+    pub(crate) fn finish(self) -> (W, BlobDigest) {
+        (self.inner, BlobDigest::from_bytes(self.hasher.finish()))
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_holds_until_the_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, b"abc").unwrap();
+        let seal = Seal::of(&File::open(&path).unwrap(), BlobDigest::of(b"abc"), &path).unwrap();
+        assert_eq!(seal.look(&path).unwrap(), SealState::Intact);
+        // A copy has other times and another inode, but the same bytes.
+        let copy = dir.path().join("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        assert_eq!(seal.look(&copy).unwrap(), SealState::Changed);
+        let renewed = seal.prove(&copy).unwrap().unwrap();
+        assert_eq!(renewed.look(&copy).unwrap(), SealState::Intact);
+        std::fs::write(&path, b"abd").unwrap();
+        assert_eq!(seal.look(&path).unwrap(), SealState::Changed);
+        assert_eq!(seal.prove(&path).unwrap(), Err(BlobDigest::of(b"abd")));
+        assert!(seal.look(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn what_passes_a_hashing_writer_is_hashed() {
+        let mut writer = HashingWriter::new(Vec::new());
+        writer.write_all(b"ab").unwrap();
+        writer.write_all(b"c").unwrap();
+        writer.flush().unwrap();
+        assert_eq!(writer.finish(), (b"abc".to_vec(), BlobDigest::of(b"abc")));
+    }
+}
