@@ -27,6 +27,9 @@ mod routes;
 mod storage;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -45,8 +48,10 @@ use crate::registry::tls::Tls;
 /// How a registry is started.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Whether it speaks TLS, with a certificate for `localhost` and `127.0.0.1` by a CA of its own.
+    /// Whether it speaks TLS, with a certificate by a CA of its own.
     pub tls: bool,
+    /// The names in its certificate; without any `localhost` and `127.0.0.1`.
+    pub certificate_names: Vec<String>,
     /// Whom it answers.
     pub auth: Auth,
 }
@@ -129,7 +134,7 @@ impl Registry {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let shared = Arc::new(Shared {
             address: listener.local_addr().expect("a bound socket has an address"),
-            tls: options.tls.then(Tls::new),
+            tls: options.tls.then(|| Tls::new(options.certificate_names)),
             auth: options.auth,
             storage: Mutex::default(),
             rules: Mutex::default(),

@@ -82,9 +82,14 @@ impl Read for Pattern {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let n = left.min(buffer.len());
-        // Each 4 KiB hold their own number, so that no two parts are alike.
-        for (offset, byte) in (self.at..).zip(&mut buffer[..n]) {
-            *byte = (offset >> 12).to_le_bytes()[(offset & 7) as usize];
+        // Each 4 KiB hold their own number, so that neighbours are not alike.
+        let mut rest = &mut buffer[..n];
+        let mut at = self.at;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at_mut(rest.len().min(4096 - (at % 4096) as usize));
+            part.fill(((at >> 12) % 251) as u8);
+            at += part.len() as u64;
+            rest = after;
         }
         self.at += n as u64;
         Ok(n)

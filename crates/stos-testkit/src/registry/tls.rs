@@ -15,8 +15,11 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Makes a CA, and a certificate for `localhost` and `127.0.0.1`.
-    pub(super) fn new() -> Self {
+    /// Makes a CA, and a certificate for `names`, or where there are none for `localhost` and `127.0.0.1`.
+    pub(super) fn new(mut names: Vec<String>) -> Self {
+        if names.is_empty() {
+            names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        }
         let ca_key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names are good names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -26,7 +29,6 @@ impl Tls {
         let issuer = Issuer::new(params, ca_key);
 
         let key = KeyPair::generate().expect("a key");
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let leaf = CertificateParams::new(names).expect("good names").signed_by(&key, &issuer).expect("a certificate");
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
