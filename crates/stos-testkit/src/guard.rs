@@ -75,7 +75,7 @@ fn met_if(needs: &[Need<'_>], required: bool) -> bool {
     false
 }
 
-/// Returns from the test where a [`Need`](crate::guard::Need) is not met; see [`guard`](crate::guard).
+/// Returns from the test where a `Need` is not met; see [the module](crate::guard).
 #[macro_export]
 macro_rules! require {
     ($($need:expr),+ $(,)?) => {

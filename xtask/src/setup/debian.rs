@@ -41,12 +41,21 @@ pub fn install_tools(cache: &Path) -> anyhow::Result<()> {
     );
     step(&format!("installing {names}"), || {
         update(cache)?;
-        apt_get(["install", "--yes", "--no-install-recommends"]).args(&missing).run_logged(&cache.join("apt.log"))
+        apt_get(["install", "--yes", "--no-install-recommends"]).args(&missing).run_logged(&cache.join("apt.log"))?;
+        if missing.contains(&"docker-registry") { stop_registry_service(cache) } else { Ok(()) }
     })?;
     for (name, package) in TOOLS {
         anyhow::ensure!(tool(name).is_some(), "the package {package} has not brought the program {name}");
     }
     Ok(())
+}
+
+/// Debian's package starts the registry as a service on port 5000; the tests start their own, so it goes where it came with us.
+fn stop_registry_service(cache: &Path) -> anyhow::Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    Command::new("systemctl").args(["disable", "--now", "docker-registry"]).run_logged(&cache.join("apt.log"))
 }
 
 fn update(cache: &Path) -> anyhow::Result<()> {
