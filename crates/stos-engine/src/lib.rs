@@ -1,2 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Images and containers: pull, validate, create, start, monitor
+//! Images and containers: the story that stos tells.
+//!
+//! | module | the part of the story |
+//! |---|---|
+//! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
+//! | [`image`] | images in the store: load, list, inspect, remove |
+//! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
+//! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
+//! | [`filesystem`] | a container's own directories and files |
+//! | [`spec`] | the OCI runtime configuration of an image's container |
+//! | [`lookup`] | users and commands, looked up inside an image |
+//! | [`container`] | containers of the store: records, states, finding one by what a person types |
+//! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
+//! | [`lifecycle`] | start, wait, stop, kill, delete |
+//! | [`log`] | the log that the monitor writes and `logs` reads |
+//!
+//! It stands on everything below it. It prints nothing and reads no command line.
+
+pub mod container;
+pub mod create;
+pub mod error;
+pub mod filesystem;
+pub mod image;
+pub mod lifecycle;
+pub mod log;
+pub mod lookup;
+pub mod monitor;
+pub mod options;
+pub mod pull;
+pub mod spec;
+mod stage;
+pub mod validate;
+mod volume;
+
+pub use error::{Error, Result, Stage};
+pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
+
+use std::path::{Path, PathBuf};
+
+use stos_layerfs::LayerFs;
+use stos_store::Store;
+
+/// Everything that a command needs: the store, LayerFS over it, and ROOT. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    store: Store,
+    layerfs: LayerFs,
+    root: PathBuf,
+}
+
+impl Engine {
+    /// Opens the store at `data_root` (what lasts) with ROOT at `root` (what a reboot may lose).
+    pub fn open(data_root: &Path, root: &Path) -> Result<Self> {
+        stos_store::files::ensure_directory(root)?;
+        let root = std::fs::canonicalize(root).map_err(stos_store::Error::io("find", root))?;
+        let store = Store::open(data_root)?;
+        let layerfs = LayerFs::new(store.clone(), &root);
+        Ok(Self { store, layerfs, root })
+    }
+
+    /// Gives the store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Gives LayerFS.
+    pub fn layerfs(&self) -> &LayerFs {
+        &self.layerfs
+    }
+
+    /// Gives ROOT.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}

@@ -7,6 +7,7 @@
 //! | [`mount`] | fsopen, fsconfig, fsmount, open_tree, move_mount; EROFS and overlay mounts; the [`mount::MountPlan`] |
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
+//! | [`signals`] | signals as something to read |
 //! | [`sync`] | write-behind and durability |
 //! | [`probe`] | what this kernel can do, found by trying |
 //! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
@@ -21,6 +22,7 @@ pub mod mount;
 pub mod probe;
 pub mod process;
 pub mod rooted;
+pub mod signals;
 pub mod sync;
 pub mod xattr;
 

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From an image to a container that can be started: the stages in their order, each a function of its name.
+//!
+//! Everything is made in staging. Before the last rename nothing is visible, after it nothing is missing; on any error
+//! every trace is gone.
+
+use std::path::Path;
+
+use stos_layerfs::chain::ChainRecord;
+use stos_spec::{ImageRef, UserSpec};
+use stos_store::files::{self, Durability};
+use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Staging};
+use stos_sys::mount::{MountPlan, UpperDirs};
+use stos_sys::rooted::Root;
+
+use crate::Engine;
+use crate::container::{ContainerRecord, RECORD_VERSION, now};
+use crate::error::{Error, Result, Stage};
+use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
+use crate::lookup::{check_command, look_up_user};
+use crate::options::{CreateOptions, Network, PullPolicy};
+use crate::pull::{PullProgress, pull_image_from_registry};
+use crate::spec::{ProcessPlan, command_line, environment, runtime_config};
+use crate::stage::{no_bytes, stage};
+use crate::validate::{ValidatedImage, validate_image_before_create};
+
+/// Makes a container from the image called `image`: pulls it if the policy says so, validates it, sets up its layers, its
+/// filesystem and its configuration, and commits.
+///
+/// On any error every trace of the container is gone, and the error names the image, the stage, what was expected and
+/// what was found.
+pub fn create_container_from_image(
+    engine: &Engine,
+    image: &str,
+    options: &CreateOptions,
+    progress: &dyn PullProgress,
+) -> Result<ContainerRecord> {
+    let at = |stage: Stage| {
+        move |source: Error| Error::Create { image: image.to_owned(), stage, source: Box::new(source), cleanup: None }
+    };
+    if let Some(name) = &options.name {
+        engine.store.check_name_is_free(name).map_err(Error::from).map_err(at(Stage::Finalize))?;
+    }
+    let found = find_or_pull(engine, image, options, progress).map_err(at(Stage::Pull))?;
+    // Held until the container exists and keeps the image itself.
+    let _lease = engine.store.lease()?;
+    let platform = &options.pull.platform;
+    let validated =
+        validate_image_before_create(engine, found, platform, options.integrity).map_err(at(Stage::Validate))?;
+    stage("layers", no_bytes, || setup_layerfs_for_container(engine, &validated.chain)).map_err(at(Stage::Layers))?;
+    let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?;
+    let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
+    let record =
+        stage("metadata", no_bytes, || setup_container_metadata(&draft, &volumes)).map_err(at(Stage::Metadata))?;
+    stage("finalize", no_bytes, || finalize_container_creation(draft, record)).map_err(at(Stage::Finalize))
+}
+
+/// Gives the image of the store, or pulls it, as the policy says.
+fn find_or_pull(
+    engine: &Engine,
+    image: &str,
+    options: &CreateOptions,
+    progress: &dyn PullProgress,
+) -> Result<ImageRecord> {
+    let local = match engine.store.find_image(&ImageSelector::new(image)) {
+        Ok(record) => Some(record),
+        Err(stos_store::Error::NoSuchImage(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let fits = |record: &ImageRecord| {
+        record.manifest.platform.as_ref().is_none_or(|own| options.pull.platform.fit(own).is_some())
+    };
+    match (options.pull_policy, local) {
+        (PullPolicy::Missing, Some(record)) if fits(&record) => Ok(record),
+        (PullPolicy::Never, Some(record)) => Ok(record),
+        (PullPolicy::Never, None) => Err(Error::NotPulled { image: image.to_owned() }),
+        (PullPolicy::Always, Some(record)) => {
+            // A short name means what it meant when the image came.
+            let reference = record.reference.clone().map_or_else(|| image.parse::<ImageRef>(), Ok)?;
+            pull(engine, &reference, options, progress)
+        }
+        (PullPolicy::Missing | PullPolicy::Always, _) => pull(engine, &image.parse()?, options, progress),
+    }
+}
+
+fn pull(
+    engine: &Engine,
+    reference: &ImageRef,
+    options: &CreateOptions,
+    progress: &dyn PullProgress,
+) -> Result<ImageRecord> {
+    Ok(pull_image_from_registry(engine, reference, &options.pull, progress)?.image)
+}
+
+/// Makes sure that the image's layers can be seen: picks the chain's merged image and mounts it, once for all containers of
+/// the image.
+pub fn setup_layerfs_for_container(engine: &Engine, chain: &ChainRecord) -> Result<()> {
+    let chosen = optimize_layer_access(chain);
+    mount_image_layers(engine, chosen)
+}
+
+/// Picks what a container's root is stacked on. With EROFS that is the one merged image of the chain, whatever the number of
+/// its layers; directories would be ordered here.
+pub fn optimize_layer_access(chain: &ChainRecord) -> &ChainRecord {
+    chain
+}
+
+/// Mounts the chain's image, unless it is mounted from these very files already.
+pub fn mount_image_layers(engine: &Engine, chain: &ChainRecord) -> Result<()> {
+    engine.layerfs.ensure_chain_mounted(chain)?;
+    Ok(())
+}
+
+/// Gives the typed plan of a container's root: the chain's mount below, the container's own directories above.
+pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord) -> MountPlan {
+    let dir = engine.store.container_dir(&record.id);
+    let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.auto_remove };
+    engine.layerfs.container_plan(record.chain, upper)
+}
+
+/// A container in staging.
+pub struct Draft<'a> {
+    engine: &'a Engine,
+    image: &'a str,
+    validated: &'a ValidatedImage,
+    options: &'a CreateOptions,
+    id: ContainerId,
+    hostname: String,
+    staged: Staging,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        engine: &'a Engine,
+        image: &'a str,
+        validated: &'a ValidatedImage,
+        options: &'a CreateOptions,
+    ) -> Result<Self> {
+        let id = ContainerId::random();
+        let hostname = match (&options.hostname, options.network) {
+            (Some(hostname), _) => hostname.clone(),
+            (None, Network::Host) => {
+                String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
+            }
+            (None, Network::None) => id.short().to_owned(),
+        };
+        check_mounts(options)?;
+        Ok(Self { engine, image, validated, options, hostname, staged: engine.store.stage()?, id })
+    }
+
+    fn image_root(&self) -> std::path::PathBuf {
+        self.engine.layerfs.chain_mount_point(self.validated.chain.chain_id)
+    }
+
+    fn filesystem(&self) -> Result<Vec<AnonymousVolume>> {
+        let is_covered = |volume: &&String| {
+            self.options.mounts.iter().any(|mount| mount.target == Path::new(volume.trim_end_matches('/')))
+        };
+        let config = &self.validated.image.config;
+        let volumes: Vec<String> = config.volumes.iter().filter(|volume| !is_covered(volume)).cloned().collect();
+        let request = FilesystemRequest {
+            image_root: &self.image_root(),
+            hostname: &self.hostname,
+            network: self.options.network,
+            volumes: &volumes,
+        };
+        create_container_filesystem(self.staged.path(), request)
+    }
+}
+
+/// Refuses bind mounts whose source is not there: podman's rule, told before anything runs.
+fn check_mounts(options: &CreateOptions) -> Result<()> {
+    for mount in &options.mounts {
+        if let Err(error) = std::fs::metadata(&mount.source) {
+            let value = mount.source.display().to_string();
+            return Err(Error::Option { option: "mount source", value, reason: error.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the runtime configuration and gives the container's record.
+///
+/// User and command are looked up in the image; what a bind mount or a volume covers is left to the start.
+pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) -> Result<ContainerRecord> {
+    let (options, image) = (draft.options, &draft.validated.image);
+    let config = &image.config;
+    let args = command_line(config, options)?;
+    let env = environment(config, options, &draft.hostname);
+    let image_cwd = Some(config.working_dir.clone()).filter(|dir| !dir.is_empty());
+    let cwd = options.working_dir.clone().or(image_cwd).unwrap_or_else(|| "/".to_owned());
+    let user = match &options.user {
+        Some(user) => user.parse::<UserSpec>()?,
+        None => config.user.clone(),
+    };
+    let root = Root::open(&draft.image_root())?;
+    let ids = look_up_user(&root, &user);
+    let covers_accounts = options.mounts.iter().any(|mount| mount.target.starts_with("/etc") || mount.target == Path::new("/"));
+    let ids = match ids {
+        Err(_) if covers_accounts => (0, 0, Vec::new()),
+        other => other?,
+    };
+    if options.mounts.is_empty() && volumes.is_empty() {
+        check_command(&root, &args[0], &cwd, &env)?;
+    }
+    let process = ProcessPlan { args: args.clone(), env, cwd, ids };
+    let json = runtime_config(&process, options, volumes, draft.id.as_str(), &draft.hostname);
+    stos_runtime::RuntimeConfig::from_json(json.to_string().as_bytes()).map_err(stos_runtime::Error::from)?;
+    write_record(draft, "config.json", &json)?;
+    let mut labels = config.labels.clone();
+    labels.extend(options.labels.clone());
+    let stop_signal = config.stop_signal.as_deref().map_or(Ok(15), stos_runtime::parse_signal)?;
+    Ok(ContainerRecord {
+        version: RECORD_VERSION,
+        name: options.name.clone().unwrap_or_else(|| default_name(&draft.id)),
+        id: draft.id.clone(),
+        image: image.record.reference.as_ref().map_or_else(|| draft.image.to_owned(), ToString::to_string),
+        image_id: image.record.image_id,
+        manifest: image.record.manifest.digest,
+        layers: config.diff_ids.clone(),
+        chain: draft.validated.chain.chain_id,
+        created: now(),
+        command: args,
+        user,
+        labels,
+        stop_signal,
+        network: options.network,
+        auto_remove: options.auto_remove,
+    })
+}
+
+fn write_record(draft: &Draft<'_>, name: &str, value: &impl serde::Serialize) -> Result<()> {
+    Ok(files::write_new(&draft.staged.path().join(name), &files::to_json(value), durability(draft.options))?)
+}
+
+/// A container that goes with its process needs to outlast nothing.
+fn durability(options: &CreateOptions) -> Durability {
+    if options.auto_remove { Durability::Volatile } else { Durability::Durable }
+}
+
+/// Gives a container without a name one that people can type: the first digits of its id.
+fn default_name(id: &ContainerId) -> ContainerName {
+    const ADJECTIVES: [&str; 16] = [
+        "amber", "brave", "calm", "deft", "eager", "fond", "glad", "hale", "keen", "lucid", "merry", "neat", "proud",
+        "quiet", "swift", "warm",
+    ];
+    const NOUNS: [&str; 16] = [
+        "alder", "birch", "cedar", "dune", "elm", "fern", "grove", "heron", "isle", "lark", "maple", "otter", "pine",
+        "raven", "stone", "wren",
+    ];
+    let nibble = |at: usize| usize::from_str_radix(&id.as_str()[at..=at], 16).unwrap_or(0);
+    let text = format!("{}_{}_{}", ADJECTIVES[nibble(0)], NOUNS[nibble(1)], &id.as_str()[..6]);
+    text.parse().unwrap_or_else(|_| unreachable!("letters, digits and '_' make a name"))
+}
+
+/// Claims the name and makes the container exist by one rename, durably; or neither.
+pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) -> Result<ContainerRecord> {
+    write_record(&draft, "container.json", &record)?;
+    if record.auto_remove {
+        // Who waits for a container that goes opens this beforehand, and reads it when its name is gone.
+        files::write_new(&draft.staged.path().join("exit.json"), b"", Durability::Volatile)?;
+    }
+    let durability = durability(draft.options);
+    draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
+    Ok(record)
+}

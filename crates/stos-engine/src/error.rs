@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the engine could not do, and what that means for an exit code.
+
+use std::fmt;
+
+use stos_spec::{BlobDigest, ConfigError, DigestError, ManifestError, PlatformError, ReferenceError, UserError};
+
+/// The stages of `create`, under the names of their functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// `pull_image_from_registry`
+    Pull,
+    /// `validate_image_before_create`
+    Validate,
+    /// `setup_layerfs_for_container`
+    Layers,
+    /// `create_container_filesystem`
+    Filesystem,
+    /// `setup_container_metadata`
+    Metadata,
+    /// `finalize_container_creation`
+    Finalize,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pull => "pull the image",
+            Self::Validate => "validate the image",
+            Self::Layers => "set up its layers",
+            Self::Filesystem => "make the container's filesystem",
+            Self::Metadata => "write the container's configuration",
+            Self::Finalize => "commit the container",
+        })
+    }
+}
+
+/// What the engine could not do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A container could not be created; every trace of it is gone, or the second error says what is not.
+    #[error("cannot create a container from {image}: cannot {stage}: {source}{}", cleanup_note(cleanup))]
+    Create {
+        /// The image as it was named.
+        image: String,
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        source: Box<Error>,
+        /// What went wrong while the traces were removed.
+        cleanup: Option<Box<Error>>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] stos_store::Error),
+    /// LayerFS failed.
+    #[error(transparent)]
+    Layers(#[from] stos_layerfs::Error),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] stos_registry::Error),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] stos_runtime::Error),
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] stos_sys::SysError),
+    /// The reference cannot be used.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The platform cannot be used.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// The manifest or index cannot be used.
+    #[error("manifest {digest}: {source}")]
+    Manifest {
+        /// The document.
+        digest: BlobDigest,
+        /// Which rule it breaks.
+        source: ManifestError,
+    },
+    /// The image configuration cannot be used.
+    #[error("configuration {digest}: {source}")]
+    Config {
+        /// The document.
+        digest: BlobDigest,
+        /// Which rule it breaks.
+        source: ConfigError,
+    },
+    /// A blob is not the one that was promised.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    /// Indexes that lead to indexes without end.
+    #[error("manifest {digest}: an index within {depth} indexes, expected an image")]
+    NestedIndex {
+        /// Where it stopped.
+        digest: BlobDigest,
+        /// How deep it is.
+        depth: usize,
+    },
+    /// The image is not in the store, and may not be pulled.
+    #[error("no such image: {image:?}, and --pull=never")]
+    NotPulled {
+        /// The image as it was named.
+        image: String,
+    },
+    /// The image is still needed.
+    #[error("image {image} is used by container {container}")]
+    ImageInUse {
+        /// The image as it was named.
+        image: String,
+        /// One of the containers.
+        container: String,
+    },
+    /// The image has other names, and was named by its ID.
+    #[error("image {image} has several names: {names:?}")]
+    ImageHasNames {
+        /// The image as it was named.
+        image: String,
+        /// Its names.
+        names: Vec<String>,
+    },
+    /// A user that cannot be found or used.
+    #[error("user {user:?}: {reason}")]
+    User {
+        /// As asked for.
+        user: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// The user is written wrongly.
+    #[error(transparent)]
+    UserSpec(#[from] UserError),
+    /// Neither the image nor the user says what to run.
+    #[error("the image has neither Entrypoint nor Cmd, and no command was given")]
+    NoCommand,
+    /// The command is not in the image.
+    #[error("command {command:?} not found: {reason}")]
+    CommandNotFound {
+        /// As asked for.
+        command: String,
+        /// Which part of the path, or which interpreter, is missing.
+        reason: String,
+    },
+    /// The command is there and cannot be run.
+    #[error("command {command:?} cannot be run: {reason}")]
+    CommandNotExecutable {
+        /// As asked for.
+        command: String,
+        /// Why.
+        reason: String,
+    },
+    /// An option has a value that it cannot have.
+    #[error("{option} {value:?}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What was expected.
+        reason: String,
+    },
+    /// No container fits what was typed.
+    #[error("no such container: {0:?}")]
+    NoSuchContainer(String),
+    /// More than one container fits.
+    #[error("{query:?} may mean any of {candidates:?}")]
+    AmbiguousContainer {
+        /// What was typed.
+        query: String,
+        /// What fits.
+        candidates: Vec<String>,
+    },
+    /// The container is in the wrong state for the command.
+    #[error("cannot {action} container {container}: it is {state}, expected {expected}")]
+    ContainerState {
+        /// What was to be done.
+        action: &'static str,
+        /// The container's name.
+        container: String,
+        /// The state that it is in.
+        state: String,
+        /// The state that it should be in.
+        expected: &'static str,
+    },
+    /// The monitor of a container failed and told why.
+    #[error("{message}")]
+    Monitor {
+        /// What it told.
+        message: String,
+        /// The exit code that this means.
+        exit_code: i32,
+    },
+    /// The container's monitor was killed, so nobody saw how the container ended.
+    #[error("the exit code of container {container} is unknown: its monitor was killed")]
+    ExitCodeUnknown {
+        /// The container's name.
+        container: String,
+    },
+    /// A container did not end though it was killed.
+    #[error("container {container} did not end within {seconds} s of SIGKILL")]
+    WontDie {
+        /// The container's name.
+        container: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}
+
+fn cleanup_note(cleanup: &Option<Box<Error>>) -> String {
+    cleanup.as_ref().map_or_else(String::new, |error| format!("; and cleaning up failed: {error}"))
+}
+
+/// The result of an operation of the engine.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Gives the exit code of image mode's create, start and run: 127 for a command that is not there, 126 for one that
+    /// cannot be run, 125 for whatever failed before (podman-run(1), "Exit Status").
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Create { source, .. } => source.exit_code(),
+            Self::CommandNotFound { .. } => 127,
+            Self::CommandNotExecutable { .. } => 126,
+            Self::Monitor { exit_code, .. } => *exit_code,
+            Self::Runtime(error) => error.exit_code().unwrap_or(125),
+            _ => 125,
+        }
+    }
+
+    /// Gives the error below those that only say where it happened.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Create { source, .. } => source.root(),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's own directories and files, made in staging.
+//!
+//! ```text
+//! upper/  work/       overlay's writable part
+//! rootfs/             where a bundle's root would be: a mount point that stays empty
+//! hosts  hostname  resolv.conf
+//! volumes/<n>/        anonymous volumes of the image
+//! log  exit.json      written by the monitor
+//! ```
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Timespec, Timestamps, utimensat};
+use stos_store::Error as StoreError;
+use stos_store::files::{self, Durability};
+use stos_sys::rooted::Root;
+use stos_sys::xattr;
+
+use crate::error::Result;
+use crate::options::Network;
+
+/// What a container's filesystem is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct FilesystemRequest<'a> {
+    /// Where the image's chain is mounted.
+    pub image_root: &'a Path,
+    /// The container's hostname.
+    pub hostname: &'a str,
+    /// Its network.
+    pub network: Network,
+    /// The image's volumes that nothing else is mounted on.
+    pub volumes: &'a [String],
+}
+
+/// A volume of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnonymousVolume {
+    /// Where the container sees it.
+    pub target: String,
+    /// Its directory, relative to the container's.
+    pub source: String,
+}
+
+/// Makes the directories and files of a new container in `dir`, and gives its volumes.
+///
+/// The upper directory gets mode, owner and attributes of the image's root, for overlayfs shows the upper's. A volume starts
+/// with what the image has at its place.
+pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -> Result<Vec<AnonymousVolume>> {
+    for name in ["upper", "work", "rootfs"] {
+        files::ensure_directory(&dir.join(name))?;
+    }
+    copy_attributes(request.image_root, &dir.join("upper"))?;
+    let write = |name: &str, text: &str| -> Result<()> {
+        let path = dir.join(name);
+        files::write_new(&path, text.as_bytes(), Durability::Volatile)?;
+        // The container's processes read it, whoever they run as.
+        Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
+    };
+    write("hostname", &format!("{}\n", request.hostname))?;
+    write("hosts", &hosts_file(request.hostname, request.network))?;
+    if request.network == Network::Host {
+        let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        write("resolv.conf", &resolver)?;
+    }
+    request.volumes.iter().enumerate().map(|(number, target)| create_volume(dir, request, number, target)).collect()
+}
+
+fn hosts_file(hostname: &str, network: Network) -> String {
+    let own = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
+    match network {
+        Network::None => own,
+        Network::Host => match fs::read_to_string("/etc/hosts") {
+            Ok(hosts) if hosts.split_whitespace().any(|word| word == hostname) => hosts,
+            Ok(hosts) => format!("{}\n127.0.1.1\t{hostname}\n", hosts.trim_end()),
+            Err(_) => own,
+        },
+    }
+}
+
+fn create_volume(dir: &Path, request: FilesystemRequest<'_>, number: usize, target: &str) -> Result<AnonymousVolume> {
+    let source = format!("volumes/{number}");
+    let path = dir.join(&source);
+    files::ensure_directory(&path)?;
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    open(&path).map_err(StoreError::io("chmod", &path))?;
+    // The image decides what lies there; a symlink in it never leads out of it.
+    if let Ok(found) = Root::open(request.image_root)?.resolve(Path::new(target)) {
+        let found = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found)));
+        if fs::metadata(&found).is_ok_and(|metadata| metadata.is_dir()) {
+            crate::volume::copy_tree(&found.join("."), &path)?;
+        }
+    }
+    Ok(AnonymousVolume { target: target.to_owned(), source })
+}
+
+/// Gives `to` the owner, mode, attributes and mtime of `from`, both directories.
+pub(crate) fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
+    let metadata = fs::metadata(from).map_err(StoreError::io("stat", from))?;
+    chown(to, Some(metadata.uid()), Some(metadata.gid())).map_err(StoreError::io("chown", to))?;
+    let mode = fs::Permissions::from_mode(metadata.mode() & 0o7777);
+    fs::set_permissions(to, mode).map_err(StoreError::io("chmod", to))?;
+    copy_xattrs(from, to)?;
+    set_mtime(to, &metadata)
+}
+
+/// Copies the extended attributes of a directory or regular file.
+pub(crate) fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
+    let source = File::open(from).map_err(StoreError::io("open", from))?;
+    let names = xattr::list(&source)?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let target = File::open(to).map_err(StoreError::io("open", to))?;
+    for name in names {
+        if let Some(value) = xattr::get(&source, &name)? {
+            xattr::set(&target, &name, &value)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn set_mtime(path: &Path, metadata: &fs::Metadata) -> Result<()> {
+    let time = Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    let set = utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
+    Ok(set.map_err(StoreError::io("set the times of", path))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upper_directory_looks_like_the_image_s_root_and_volumes_hold_its_files() {
+        let image = tempfile::tempdir().unwrap();
+        fs::set_permissions(image.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::create_dir_all(image.path().join("data/deep")).unwrap();
+        fs::write(image.path().join("data/deep/file"), b"x").unwrap();
+        std::os::unix::fs::symlink("../../../../etc", image.path().join("out")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = ["/data".to_owned(), "/none".to_owned(), "/out".to_owned()];
+        let request =
+            FilesystemRequest { image_root: image.path(), hostname: "h", network: Network::None, volumes: &volumes };
+        let made = create_container_filesystem(dir.path(), request).unwrap();
+        assert_eq!(made[0], AnonymousVolume { target: "/data".into(), source: "volumes/0".into() });
+        assert_eq!(fs::metadata(dir.path().join("upper")).unwrap().mode() & 0o7777, 0o711);
+        assert_eq!(fs::read(dir.path().join("volumes/0/deep/file")).unwrap(), b"x");
+        // A symlink out of the image leads to nothing: the volume is empty.
+        assert!(fs::read_dir(dir.path().join("volumes/2")).unwrap().next().is_none());
+        assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "h\n");
+        assert!(!dir.path().join("resolv.conf").exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let request =
+            FilesystemRequest { image_root: Path::new("/"), hostname: "h", network: Network::Host, volumes: &[] };
+        let error = create_container_filesystem(Path::new("/proc/none"), request).unwrap_err();
+        assert!(error.to_string().contains("/proc/none"), "{error}");
+    }
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images in the store: load, list, inspect, remove.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
+use stos_store::{ImageRecord, ImageSelector};
+
+use crate::Engine;
+use crate::error::{Error, Result};
+
+/// An image with its documents, each proved against its digest.
+#[derive(Debug, Clone)]
+pub struct LoadedImage {
+    /// Its entry in the store.
+    pub record: ImageRecord,
+    /// Its manifest.
+    pub manifest: ImageManifest,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// The configuration's bytes, for `inspect`.
+    pub config_bytes: Vec<u8>,
+}
+
+impl LoadedImage {
+    /// Gives the chain of all its layers.
+    pub fn chain_id(&self) -> Result<ChainId> {
+        ChainId::of_layers(&self.config.diff_ids).ok_or(Error::Layers(stos_layerfs::Error::NoLayers))
+    }
+
+    /// Gives what people call it: its name, or its ID.
+    pub fn name(&self) -> String {
+        self.record.reference.as_ref().map_or_else(|| self.record.image_id.to_string(), ToString::to_string)
+    }
+}
+
+/// A line of `stos images`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageSummary {
+    /// The repository, with its registry; `None` for an image without a name.
+    pub repository: Option<String>,
+    /// The tag.
+    pub tag: Option<String>,
+    /// The manifest's digest.
+    pub digest: BlobDigest,
+    /// The image ID: the digest of the configuration.
+    pub id: BlobDigest,
+    /// The platform.
+    pub platform: String,
+    /// When it was made, as its configuration says (RFC 3339).
+    pub created: Option<String>,
+    /// When it was pulled (RFC 3339).
+    pub pulled: String,
+    /// The bytes of its layers, uncompressed; a layer that the store lacks counts 0.
+    pub size: u64,
+    /// How many layers it has.
+    pub layers: usize,
+}
+
+/// Reads an image's documents from the store and checks what needs no other file.
+pub fn load_image(engine: &Engine, record: ImageRecord) -> Result<LoadedImage> {
+    let digest = record.manifest.digest;
+    let bytes = engine.store.read_blob(digest)?;
+    let document = ManifestDocument::parse(bytes.get(), Some(&record.manifest.media_type));
+    let manifest = match document.map_err(|source| Error::Manifest { digest, source })? {
+        ManifestDocument::Image(manifest) => manifest,
+        ManifestDocument::Index(_) => return Err(Error::NestedIndex { digest, depth: 0 }),
+    };
+    let config_digest = manifest.config.digest;
+    let config_bytes = engine.store.read_blob(config_digest)?;
+    let config = ImageConfig::parse(config_bytes.get())
+        .and_then(|config| config.check_layer_count(manifest.layers.len()).map(|()| config))
+        .map_err(|source| Error::Config { digest: config_digest, source })?;
+    Ok(LoadedImage { record, manifest, config, config_bytes: config_bytes.into_inner() })
+}
+
+/// Finds an image by what a person typed and reads its documents.
+pub fn find_image(engine: &Engine, name: &str) -> Result<LoadedImage> {
+    let record = engine.store.find_image(&ImageSelector::new(name))?;
+    load_image(engine, record)
+}
+
+/// Lists the images. One whose documents are damaged is listed with what its entry says.
+pub fn list_images(engine: &Engine) -> Result<Vec<ImageSummary>> {
+    let images = engine.store.images()?;
+    images.into_iter().map(|record| summarize(engine, record)).collect()
+}
+
+fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
+    let mut summary = ImageSummary {
+        repository: record.reference.as_ref().map(stos_spec::ImageRef::name),
+        tag: record.reference.as_ref().and_then(|reference| reference.tag().map(str::to_owned)),
+        digest: record.manifest.digest,
+        id: record.image_id,
+        platform: record.manifest.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
+        created: None,
+        pulled: record.pulled.clone(),
+        size: 0,
+        layers: 0,
+    };
+    match load_image(engine, record) {
+        Ok(image) => {
+            summary.layers = image.config.diff_ids.len();
+            let unique: BTreeSet<DiffId> = image.config.diff_ids.iter().copied().collect();
+            for layer in unique {
+                let tar = engine.store.layer_dir(layer).join("layer.tar");
+                summary.size += std::fs::metadata(tar).map_or(0, |metadata| metadata.len());
+            }
+            summary.created = image.config.created;
+        }
+        Err(error) => tracing::warn!(%error, image = %summary.id, "the image is damaged"),
+    }
+    Ok(summary)
+}
+
+/// The objects that images and containers reach.
+#[derive(Debug, Default)]
+pub struct UsedObjects {
+    /// Manifests, indexes, configurations.
+    pub blobs: BTreeSet<BlobDigest>,
+    /// Layers.
+    pub layers: BTreeSet<DiffId>,
+    /// Chains.
+    pub chains: BTreeSet<ChainId>,
+}
+
+/// Marks what images and containers reach.
+///
+/// An image whose documents cannot be read makes this fail: what it reaches is unknown, and nothing may be removed then.
+pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
+    let mut used = UsedObjects::default();
+    for record in engine.store.images()? {
+        used.blobs.extend(record.index_digest);
+        used.blobs.extend([record.manifest.digest, record.image_id]);
+        let image = load_image(engine, record)?;
+        used.chains.extend(ChainId::of_layers(&image.config.diff_ids));
+        used.layers.extend(image.config.diff_ids);
+    }
+    for container in crate::container::records(engine)? {
+        used.chains.extend(ChainId::of_layers(&container.layers));
+        used.layers.extend(container.layers);
+        used.blobs.extend([container.manifest, container.image_id]);
+    }
+    Ok(used)
+}
+
+/// What removing an image did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Removed {
+    /// The names that are gone.
+    pub untagged: Vec<String>,
+    /// The images (IDs) that are gone.
+    pub deleted: Vec<BlobDigest>,
+}
+
+/// Removes a name; and with an image's last name the image, and what only it reached.
+///
+/// Named by its ID, all its names go where there is one, or with `force`. An image that a container uses is kept, unless
+/// `force`: then only its names go, and its layers live as long as the container.
+pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed> {
+    let record = engine.store.find_image(&ImageSelector::new(name))?;
+    let images = engine.store.images()?;
+    let same: Vec<_> = images.iter().filter(|image| image.image_id == record.image_id).collect();
+    let by_id = name.parse::<stos_spec::ImageRef>().map_or(true, |reference| {
+        record.reference.as_ref().is_none_or(|own| !own.name().ends_with(reference.repository().trim_start_matches("library/")))
+    });
+    let goes_whole = same.len() == 1 || by_id;
+    if by_id && same.len() > 1 && !force {
+        let names = same.iter().filter_map(|image| image.reference.as_ref().map(ToString::to_string)).collect();
+        return Err(Error::ImageHasNames { image: name.to_owned(), names });
+    }
+    if goes_whole && !force {
+        let users = crate::container::records(engine)?;
+        if let Some(user) = users.iter().find(|container| container.image_id == record.image_id) {
+            return Err(Error::ImageInUse { image: name.to_owned(), container: user.name.to_string() });
+        }
+    }
+    let is_gone = |image: &ImageRecord| {
+        image.image_id == record.image_id && (goes_whole || image.reference == record.reference)
+    };
+    let mut removed = Removed::default();
+    removed.untagged.extend(images.iter().filter(|image| is_gone(image)).filter_map(|image| {
+        image.reference.as_ref().map(ToString::to_string)
+    }));
+    if goes_whole {
+        removed.deleted.push(record.image_id);
+    }
+    engine.store.remove_images(is_gone)?;
+    sweep_unused(engine)?;
+    Ok(removed)
+}
+
+/// Removes every object that neither images nor containers reach, unless a command is at work that may be adding some.
+pub fn sweep_unused(engine: &Engine) -> Result<()> {
+    let Some(_right) = engine.store.try_sweep_right()? else {
+        tracing::info!("another command is at work: unused layers stay until the next sweep");
+        return Ok(());
+    };
+    let used = used_objects(engine)?;
+    for chain in engine.store.chains()?.into_iter().filter(|chain| !used.chains.contains(chain)) {
+        engine.layerfs.unmount_chain(chain)?;
+        engine.layerfs.remove_chain(chain)?;
+    }
+    for layer in engine.store.layers()?.into_iter().filter(|layer| !used.layers.contains(layer)) {
+        engine.layerfs.remove_layer(layer)?;
+    }
+    for blob in engine.store.blobs()?.into_iter().filter(|blob| !used.blobs.contains(blob)) {
+        engine.store.remove_blob(blob)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's log: podman's k8s-file lines, bounded in size.
+//!
+//! ```text
+//! 2026-01-31T12:00:00.000000000+00:00 stdout F a whole line
+//! 2026-01-31T12:00:00.000000000+00:00 stderr P a part, to be continued
+//! ```
+//!
+//! When `log` has grown to [`LOG_MAX`] it becomes `log.1`, in place of an older one, and a new one begins: at most twice that
+//! stays.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use stos_store::Error as StoreError;
+
+use crate::error::Result;
+
+/// How large a log file grows before it is put aside, in bytes.
+pub const LOG_MAX: u64 = 32 << 20;
+
+/// Which of its streams a process wrote to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Writes a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    max: u64,
+    lines: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Opens the log at `path` to go on after what is there.
+    pub fn open(path: &Path, max: u64) -> Result<Self> {
+        let file = open_to_append(path).map_err(StoreError::io("open", path))?;
+        let size = file.metadata().map_err(StoreError::io("stat", path))?.len();
+        Ok(Self { path: path.to_owned(), file, size, max, lines: Vec::new() })
+    }
+
+    /// Logs what came from `stream` in one piece, at `time` (RFC 3339). What does not end with a newline is a part.
+    pub fn write(&mut self, stream: Stream, bytes: &[u8], time: &str) -> io::Result<()> {
+        self.lines.clear();
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let tag = if line.ends_with(b"\n") { 'F' } else { 'P' };
+            write!(self.lines, "{time} {} {tag} ", stream.name())?;
+            self.lines.extend_from_slice(line);
+            if tag == 'P' {
+                self.lines.push(b'\n');
+            }
+        }
+        if self.size > 0 && self.size + self.lines.len() as u64 > self.max {
+            self.rotate()?;
+        }
+        self.file.write_all(&self.lines)?;
+        self.size += self.lines.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        std::fs::rename(&self.path, older(&self.path))?;
+        self.file = open_to_append(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn open_to_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn older(path: &Path) -> PathBuf {
+    path.with_extension("1")
+}
+
+/// Reads a log from its beginning.
+#[derive(Debug)]
+pub struct LogReader {
+    path: PathBuf,
+    current: Option<BufReader<File>>,
+    /// The older file has not been read yet.
+    older_is_next: bool,
+    line: Vec<u8>,
+}
+
+impl LogReader {
+    /// Reads the log at `path`, and what was put aside of it before. A log that is not there yet is empty.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), current: None, older_is_next: true, line: Vec::new() }
+    }
+
+    /// Hands everything that is there and was not handed before to `take`, without the log's own prefix.
+    pub fn read_available(&mut self, take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        if std::mem::take(&mut self.older_is_next) {
+            if let Some(mut older) = open_if_there(&older(&self.path))? {
+                self.drain(&mut older, take)?;
+            }
+        }
+        loop {
+            let mut file = match self.current.take() {
+                Some(file) => file,
+                None => match open_if_there(&self.path)? {
+                    Some(file) => file,
+                    None => return Ok(()),
+                },
+            };
+            self.drain(&mut file, take)?;
+            if is_current(file.get_ref(), &self.path)? {
+                self.current = Some(file);
+                return Ok(());
+            }
+            // It was put aside meanwhile; what was written to it before that has been read now.
+        }
+    }
+
+    fn drain(
+        &mut self,
+        file: &mut BufReader<File>,
+        take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        loop {
+            self.line.clear();
+            let count = file.read_until(b'\n', &mut self.line)?;
+            if count == 0 {
+                return Ok(());
+            }
+            if !self.line.ends_with(b"\n") {
+                // A line that is still being written: read whole next time.
+                file.seek(SeekFrom::Current(-i64::try_from(count).unwrap_or(0)))?;
+                return Ok(());
+            }
+            if let Some((stream, text)) = parse_line(&self.line) {
+                take(stream, text)?;
+            }
+        }
+    }
+}
+
+fn open_if_there(path: &Path) -> io::Result<Option<BufReader<File>>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(BufReader::new(file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_current(file: &File, path: &Path) -> io::Result<bool> {
+    match std::fs::metadata(path) {
+        Ok(named) => Ok(named.ino() == file.metadata()?.ino()),
+        // Between rename and creation, or the container is gone: nothing more to read for now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a log line apart. Lines that are none of ours are passed over.
+fn parse_line(line: &[u8]) -> Option<(Stream, &[u8])> {
+    let mut words = line.splitn(4, |&byte| byte == b' ');
+    let (_time, stream, tag, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let stream = match stream {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    match tag {
+        b"F" => Some((stream, text)),
+        b"P" => Some((stream, text.strip_suffix(b"\n").unwrap_or(text))),
+        _ => None,
+    }
+}
+
+/// How long `logs -f` waits between two looks at a log that does not grow.
+pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Copies a pipe's available bytes into `buffer`; `Ok(0)` at its end.
+pub(crate) fn read_once(mut pipe: impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match pipe.read(buffer) {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(reader: &mut LogReader) -> (Vec<u8>, Vec<u8>) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut take = |stream, bytes: &[u8]| {
+            match stream {
+                Stream::Stdout => out.extend_from_slice(bytes),
+                Stream::Stderr => err.extend_from_slice(bytes),
+            }
+            Ok(())
+        };
+        reader.read_available(&mut take).unwrap();
+        (out, err)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut reader = LogReader::new(&path);
+        assert_eq!(read_all(&mut reader), (vec![], vec![]));
+        let mut writer = LogWriter::open(&path, LOG_MAX).unwrap();
+        writer.write(Stream::Stdout, b"one\ntwo\npar", "T").unwrap();
+        writer.write(Stream::Stderr, b"bad\n", "T").unwrap();
+        writer.write(Stream::Stdout, b"t\n\n", "T").unwrap();
+        assert_eq!(read_all(&mut reader), (b"one\ntwo\npart\n\n".to_vec(), b"bad\n".to_vec()));
+        assert_eq!(read_all(&mut reader), (vec![], vec![]));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("T stdout F one\nT stdout F two\nT stdout P par\nT stderr F bad\n"), "{text}");
+    }
+
+    #[test]
+    fn a_log_is_bounded_and_read_across_its_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = LogWriter::open(&path, 200).unwrap();
+        let mut reader = LogReader::new(&path);
+        writer.write(Stream::Stdout, b"first\n", "T").unwrap();
+        let mut seen = read_all(&mut reader).0;
+        for number in 0..10 {
+            writer.write(Stream::Stdout, format!("{number:050}\n").as_bytes(), "T").unwrap();
+            seen.extend(read_all(&mut reader).0);
+        }
+        assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 11);
+        assert!(std::fs::metadata(&path).unwrap().len() <= 200);
+        assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_named() {
+        let error = LogWriter::open(Path::new("/no/such/log"), 1).unwrap_err();
+        assert!(error.to_string().contains("/no/such/log"), "{error}");
+    }
+}

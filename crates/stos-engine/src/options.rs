@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a user may ask of a pull and of a container.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use stos_layerfs::Integrity;
+use stos_registry::ClientOptions;
+use stos_spec::Platform;
+use stos_store::ContainerName;
+
+/// How to pull.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// How to talk to the registry.
+    pub client: ClientOptions,
+    /// Which platform's image is wanted.
+    pub platform: Platform,
+    /// How many layers are fetched side by side.
+    pub jobs: usize,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self { client: ClientOptions::default(), platform: Platform::host(), jobs: 3 }
+    }
+}
+
+/// When `create` and `run` ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// When the store does not have the image.
+    #[default]
+    Missing,
+    /// Each time.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// What network a container sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A loopback interface of its own.
+    #[default]
+    None,
+    /// The host's.
+    Host,
+}
+
+/// A directory or file of the host that the container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOption {
+    /// On the host; absolute.
+    pub source: PathBuf,
+    /// In the container; absolute.
+    pub target: PathBuf,
+    /// Whether the container may not write.
+    pub read_only: bool,
+    /// Whether what is mounted below the source comes along.
+    pub recursive: bool,
+}
+
+/// What a user may ask of a new container.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Its name; without one it gets one.
+    pub name: Option<ContainerName>,
+    /// When to ask the registry.
+    pub pull_policy: PullPolicy,
+    /// How to pull.
+    pub pull: PullOptions,
+    /// How closely to look at the image's files.
+    pub integrity: Integrity,
+    /// `NAME=VALUE`, over those of the image.
+    pub env: Vec<String>,
+    /// Where to run, instead of the image's WorkingDir.
+    pub working_dir: Option<String>,
+    /// Whom to run as, instead of the image's User.
+    pub user: Option<String>,
+    /// What to run before the command, instead of the image's Entrypoint; empty for nothing.
+    pub entrypoint: Option<Vec<String>>,
+    /// The command and its arguments, instead of the image's Cmd.
+    pub command: Vec<String>,
+    /// The hostname, instead of the id's first digits.
+    pub hostname: Option<String>,
+    /// Whether the root filesystem may not be written.
+    pub read_only: bool,
+    /// The network.
+    pub network: Network,
+    /// Bind mounts.
+    pub mounts: Vec<MountOption>,
+    /// Labels, over those of the image.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the container goes when its process has ended.
+    pub auto_remove: bool,
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The OCI runtime configuration (runtime-spec, config.md) of a container from an image.
+
+use serde_json::{Value, json};
+use stos_spec::ImageConfig;
+
+use crate::error::{Error, Result};
+use crate::filesystem::AnonymousVolume;
+use crate::options::{CreateOptions, MountOption, Network};
+
+/// The version of the runtime specification that the configuration keeps to.
+const OCI_VERSION: &str = "1.2.0";
+
+/// The search path of an image that sets none, as podman gives it.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a container's root may do: podman's default set (containers-common, `default_capabilities`).
+pub const DEFAULT_CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// Parts of /proc and /sys that tell of the host or change it, hidden as podman hides them.
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Parts of /proc and /sys that may only be read.
+const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a container's process is, when image and user have both been heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessPlan {
+    /// The command and its arguments.
+    pub args: Vec<String>,
+    /// The environment.
+    pub env: Vec<String>,
+    /// Where it runs.
+    pub cwd: String,
+    /// uid, gid and further groups, as the image says now.
+    pub ids: (u32, u32, Vec<u32>),
+}
+
+/// Puts the command together as podman does: an entrypoint of the user's drops the image's Cmd.
+pub fn command_line(config: &ImageConfig, options: &CreateOptions) -> Result<Vec<String>> {
+    let mut args = options.entrypoint.clone().unwrap_or_else(|| config.entrypoint.clone());
+    if !options.command.is_empty() {
+        args.extend(options.command.iter().cloned());
+    } else if options.entrypoint.is_none() {
+        args.extend(config.cmd.iter().cloned());
+    }
+    if args.first().is_none_or(String::is_empty) {
+        return Err(Error::NoCommand);
+    }
+    Ok(args)
+}
+
+/// Puts the environment together: the image's, then the user's, the last of each name counts.
+pub fn environment(config: &ImageConfig, options: &CreateOptions, hostname: &str) -> Vec<String> {
+    let own = [DEFAULT_PATH.to_owned(), "container=stos".to_owned(), format!("HOSTNAME={hostname}")];
+    let mut env: Vec<String> = Vec::new();
+    for entry in own.iter().chain(&config.env).chain(&options.env) {
+        let name = entry.split('=').next().unwrap_or_default();
+        match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
+            Some(known) => known.clone_from(entry),
+            None => env.push(entry.clone()),
+        }
+    }
+    env
+}
+
+/// Gives the configuration as JSON. Sources below the container's own directory are relative to it, so that the directory can move.
+pub fn runtime_config(
+    process: &ProcessPlan,
+    options: &CreateOptions,
+    volumes: &[AnonymousVolume],
+    id: &str,
+    hostname: &str,
+) -> Value {
+    let (uid, gid, groups) = &process.ids;
+    let capabilities = if *uid == 0 { json!(DEFAULT_CAPABILITIES) } else { json!([]) };
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
+    if options.network == Network::None {
+        namespaces.push("network");
+    }
+    let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
+    json!({
+        "ociVersion": OCI_VERSION,
+        "hostname": hostname,
+        "root": {"path": "rootfs", "readonly": options.read_only},
+        "process": {
+            "terminal": false,
+            "user": {"uid": uid, "gid": gid, "additionalGids": groups},
+            "args": process.args,
+            "env": process.env,
+            "cwd": process.cwd,
+            "capabilities": {
+                "bounding": DEFAULT_CAPABILITIES,
+                "effective": capabilities,
+                "permitted": capabilities,
+            },
+        },
+        "mounts": mounts(options, volumes),
+        "annotations": {"org.opencontainers.image.stopSignal": "", "dev.stos.container": id},
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": format!("/stos/{id}"),
+            "maskedPaths": MASKED_PATHS,
+            "readonlyPaths": READ_ONLY_PATHS,
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+        },
+    })
+}
+
+fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
+        json!({"destination": target, "type": kind, "source": source, "options": options})
+    };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+    ];
+    let file = |name: &str| mount(&format!("/etc/{name}"), "bind", name, &["bind", "rw", "nosuid", "nodev", "noexec"]);
+    let covered = |target: &str| options.mounts.iter().any(|mount| mount.target.as_os_str() == target);
+    let mut own = vec!["hosts", "hostname"];
+    if options.network == Network::Host {
+        own.push("resolv.conf");
+    }
+    mounts.extend(own.into_iter().filter(|name| !covered(&format!("/etc/{name}"))).map(file));
+    let volume = |volume: &AnonymousVolume| {
+        (volume.target.clone(), mount(&volume.target, "bind", &volume.source, &["rbind", "rw", "nosuid", "nodev"]))
+    };
+    let bind = |mount: &MountOption| (mount.target.display().to_string(), bind_mount(mount));
+    let mut theirs: Vec<_> = volumes.iter().map(volume).chain(options.mounts.iter().map(bind)).collect();
+    // What lies deeper is mounted later, or it would be hidden.
+    theirs.sort_by_key(|(target, _)| target.trim_end_matches('/').matches('/').count());
+    mounts.extend(theirs.into_iter().map(|(_, mount)| mount));
+    mounts
+}
+
+fn bind_mount(mount: &MountOption) -> Value {
+    let kind = if mount.recursive { "rbind" } else { "bind" };
+    let access = match (mount.read_only, mount.recursive) {
+        // A recursive bind is read-only all through, or a mount below the source would be writable.
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
+    json!({"destination": mount.target, "type": "bind", "source": mount.source, "options": [kind, access, "rprivate"]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
+        let json = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []},
+            "config": {"Entrypoint": entrypoint, "Cmd": cmd, "Env": ["A=1", "PATH=/x"]}});
+        ImageConfig::parse(json.to_string().as_bytes()).unwrap()
+    }
+
+    fn strings(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_command_follows_podman_s_rules() {
+        for (entrypoint, command, expected) in [
+            (None, &[][..], &["e", "c"][..]),
+            (None, &["x"][..], &["e", "x"][..]),
+            (Some(&["n"][..]), &[][..], &["n"][..]),
+            (Some(&["n"][..]), &["x"][..], &["n", "x"][..]),
+            (Some(&[][..]), &["x"][..], &["x"][..]),
+        ] {
+            let options = CreateOptions {
+                entrypoint: entrypoint.map(strings),
+                command: strings(command),
+                ..CreateOptions::default()
+            };
+            assert_eq!(command_line(&image(&["e"], &["c"]), &options).unwrap(), strings(expected));
+        }
+        let nothing = CreateOptions::default();
+        assert!(matches!(command_line(&image(&[], &[]), &nothing), Err(Error::NoCommand)));
+        assert!(matches!(command_line(&image(&[""], &[]), &nothing), Err(Error::NoCommand)));
+    }
+
+    #[test]
+    fn the_last_of_each_name_counts() {
+        let options = CreateOptions { env: strings(&["A=2", "B=3"]), ..CreateOptions::default() };
+        let env = environment(&image(&[], &[]), &options, "h");
+        assert_eq!(env, strings(&["PATH=/x", "container=stos", "HOSTNAME=h", "A=2", "B=3"]));
+    }
+
+    #[test]
+    fn a_user_without_root_has_no_capabilities_and_mounts_go_by_depth() {
+        let process = ProcessPlan { args: strings(&["x"]), env: vec![], cwd: "/".into(), ids: (1000, 1000, vec![]) };
+        let deep = MountOption { source: "/a".into(), target: "/v/deep".into(), read_only: true, recursive: true };
+        let hosts = MountOption { source: "/h".into(), target: "/etc/hosts".into(), read_only: false, recursive: false };
+        let options = CreateOptions { mounts: vec![deep, hosts], ..CreateOptions::default() };
+        let volumes = [AnonymousVolume { target: "/v".into(), source: "volumes/0".into() }];
+        let config = runtime_config(&process, &options, &volumes, "id", "host");
+        assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
+        let targets: Vec<_> = config["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
+        let place = |target: &str| targets.iter().position(|other| *other == target).unwrap();
+        assert!(place("/v") < place("/v/deep"));
+        assert_eq!(targets.iter().filter(|target| **target == "/etc/hosts").count(), 1);
+        stos_runtime::RuntimeConfig::parse(config.to_string().as_bytes()).unwrap();
+    }
+}
