@@ -2,7 +2,7 @@
 //! `cargo xtask demo`: an image made from this machine's own shell goes to a registry on loopback, and from there becomes a
 //! container. Needs nothing but Rust, root and a Linux with a shell; leaves nothing behind.
 
-mod spans;
+mod stages;
 
 use std::fs;
 use std::io::Write;
@@ -131,7 +131,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Runs one command of stos and prints its time from outside, and below it its own spans. Gives its stdout.
+    /// Runs one command of stos and prints its time from outside, and below it its own stages. Gives its stdout.
     fn stage(&self, name: &str, arguments: &[&str], bytes: Option<u64>) -> anyhow::Result<String> {
         let log = self.directory.path().join("log.json");
         fs::write(&log, "")?;
@@ -147,8 +147,8 @@ impl Scene {
             anyhow::bail!("stos {}: {}", arguments.join(" "), output.status);
         }
         line(name, bytes, elapsed);
-        for span in spans::closed(&fs::read_to_string(&log)?) {
-            line(&format!("{}· {}", "  ".repeat(span.depth), span.name), span.bytes, span.time);
+        for stage in stages::finished(&fs::read_to_string(&log)?) {
+            line(&format!("{}· {}", "  ".repeat(stage.depth), stage.name), stage.bytes, stage.time);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
