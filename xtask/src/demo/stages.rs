@@ -30,7 +30,7 @@ pub fn finished(log: &str) -> Vec<Stage> {
 
 /// Turns each run of siblings at `depth`, with all that is within them, into the order of time.
 fn reverse_siblings(stages: &mut Vec<Stage>, depth: usize) {
-    let mut ordered: Vec<Stage> = Vec::with_capacity(spans.len());
+    let mut ordered: Vec<Stage> = Vec::with_capacity(stages.len());
     let mut families: Vec<Vec<Stage>> = Vec::new();
     for stage in stages.drain(..) {
         if stage.depth < depth {
