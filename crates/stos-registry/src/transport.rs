@@ -102,7 +102,15 @@ impl Transport {
         }
         let system = rustls_native_certs::load_native_certs();
         let mut roots: Vec<_> = system.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-        roots.extend(self.options.extra_roots.iter().map(|root| Certificate::from_der(root).to_owned()));
+        for root in &self.options.extra_roots {
+            // The library would leave out what it cannot read, and the user would wonder.
+            rustls::RootCertStore::empty().add(root.as_slice().into()).map_err(|error| Error::BadOption {
+                option: "extra_roots",
+                found: error.to_string(),
+                expected: "certificates in DER",
+            })?;
+            roots.push(Certificate::from_der(root).to_owned());
+        }
         if roots.is_empty() {
             let reason = system.errors.first().map_or_else(|| "none are installed".to_owned(), ToString::to_string);
             return Err(Error::NoRoots { reason });

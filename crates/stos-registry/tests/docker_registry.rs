@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use stos_registry::{ClientOptions, Error};
+use stos_registry::Error;
 use stos_spec::manifest::MANIFEST_MAX;
 use stos_spec::{BlobDigest, Descriptor, ManifestDocument, Verified};
 use stos_testkit::docker_registry::DockerRegistry;
@@ -39,7 +39,7 @@ fn the_real_registry_is_pulled_from() {
     let error = client.fetch_blob_bytes(REPOSITORY, &missing, 7).unwrap_err();
     assert!(matches!(&error, Error::NotFound { message, .. } if message.as_str().contains("BLOB_UNKNOWN")));
     // Go's server, too, is recognized as one without TLS.
-    let strict = client_at(registry.address(), &ClientOptions::default());
+    let strict = client_at(registry.address(), &strict());
     let error = strict.fetch_manifest(REPOSITORY, "1", None).unwrap_err();
     assert!(matches!(error, Error::HttpInsteadOfHttps { .. }), "{error}");
 }

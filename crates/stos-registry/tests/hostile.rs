@@ -7,7 +7,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use common::*;
-use stos_registry::Error;
+use stos_registry::{ClientOptions, Error};
 use stos_spec::manifest::MANIFEST_MAX;
 use stos_spec::media_type::OCI_MANIFEST;
 use stos_spec::{BlobDigest, Descriptor};
@@ -16,11 +16,16 @@ use stos_testkit::registry::{Fault, Rule};
 /// Lets a registry do `faults` to blobs, and gives the error that follows.
 #[track_caller]
 fn layer_error(faults: &[Fault]) -> Error {
+    layer_error_with(faults, &insecure())
+}
+
+#[track_caller]
+fn layer_error_with(faults: &[Fault], options: &ClientOptions) -> Error {
     let registry = plain();
     let rule = faults.iter().fold(Rule::on("/blobs/"), |rule, fault| rule.fault(fault.clone()));
     registry.add_rule(rule);
     let started = Instant::now();
-    let error = fetch_layer(&client(&registry)).expect_err("a hostile registry");
+    let error = fetch_layer(&client_at(&registry.address(), options)).expect_err("a hostile registry");
     assert!(started.elapsed() < Duration::from_secs(10), "{error} took {:?}", started.elapsed());
     assert!(error.to_string().contains(&layer().digest.to_string()), "{error} names what was asked for");
     error
@@ -112,29 +117,31 @@ fn other_bytes_are_refused() {
 fn a_body_that_stands_still_is_given_up() {
     for faults in [
         &[Fault::Stall(10)][..],
-        &[Fault::Stall(10), Fault::Chunked],
-        &[Fault::Stall(0)],
-        &[Fault::Trickle(1, Duration::from_millis(50)), Fault::Chunked],
+        &[Fault::Stall(0), Fault::Chunked],
+        &[Fault::Trickle(1, Duration::from_millis(100)), Fault::Chunked],
     ] {
-        let error = layer_error(faults);
+        let error = layer_error_with(faults, &quick_insecure());
         assert!(matches!(error, Error::Stalled { .. }) && error.is_transient(), "{faults:?}: {error}");
     }
-    let error = manifest_error(&[Fault::Stall(10)], "1", None);
+    let registry = plain();
+    registry.add_rule(Rule::on("/manifests/").fault(Fault::Stall(10)));
+    let client = client_at(&registry.address(), &quick_insecure());
+    let error = client.fetch_manifest(REPOSITORY, "1", None).unwrap_err();
     assert!(matches!(error, Error::Stalled { found: 10, recent: 0, .. }), "{error}");
 }
 
 #[test]
 fn a_slow_body_that_moves_is_no_stall() {
     let registry = plain();
-    // 44 pauses of 20 ms: longer than the limit in all, but no wait is.
-    registry.add_rule(Rule::on("/blobs/").fault(Fault::Trickle(1, Duration::from_millis(20))));
-    let options = set(insecure(), |options| options.timeouts.stall_bytes = 5);
+    // 44 pauses of 30 ms: longer than the limit in all, but no wait is.
+    registry.add_rule(Rule::on("/blobs/").fault(Fault::Trickle(1, Duration::from_millis(30))));
+    let options = set(quick_insecure(), |options| options.timeouts.stall_bytes = 2);
     assert_eq!(fetch_layer(&client_at(&registry.address(), &options)).unwrap(), LAYER);
 }
 
 #[test]
 fn a_header_that_does_not_come_is_given_up() {
-    let error = layer_error(&[Fault::SlowHeader(Duration::from_millis(30))]);
+    let error = layer_error_with(&[Fault::SlowHeader(Duration::from_millis(50))], &quick_insecure());
     assert!(matches!(error, Error::Timeout { .. }) && error.is_transient(), "{error}");
 }
 
@@ -194,7 +201,8 @@ fn an_error_body_is_bounded_and_harmless() {
     let error = layer_error(&[Fault::Status(403, Vec::new(), body.into_bytes())]);
     assert!(!error.to_string().contains('\u{1b}') && error.to_string().len() < 1000, "{error}");
     for fault in [Fault::Endless, Fault::Stall(3), Fault::Truncate(3)] {
-        assert!(matches!(layer_error(&[Fault::status(403), fault]), Error::Denied { .. }));
+        let error = layer_error_with(&[Fault::status(403), fault], &quick_insecure());
+        assert!(matches!(error, Error::Denied { .. }), "{error}");
     }
 }
 

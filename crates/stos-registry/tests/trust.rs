@@ -13,7 +13,7 @@ use stos_testkit::registry::{Auth, Fault, Options, Registry, Rule};
 #[test]
 fn an_unknown_authority_is_refused() {
     let registry = registry(true, Auth::Open);
-    let error = fetch_layer(&client_at(&registry.address(), &quick())).unwrap_err();
+    let error = fetch_layer(&client_at(&registry.address(), &strict())).unwrap_err();
     assert!(matches!(&error, Error::Tls { host, .. } if *host == registry.address()), "{error}");
     assert!(error.hint().unwrap().contains("--tls-verify=false") && !error.is_transient());
     assert!(registry.requests().is_empty());
@@ -33,7 +33,7 @@ fn a_certificate_for_another_name_is_refused() {
 #[test]
 fn plain_http_is_never_used_unasked() {
     let registry = plain();
-    let error = fetch_layer(&client_at(&registry.address(), &quick())).unwrap_err();
+    let error = fetch_layer(&client_at(&registry.address(), &strict())).unwrap_err();
     assert!(matches!(&error, Error::HttpInsteadOfHttps { host } if *host == registry.address()), "{error}");
     assert!(error.hint().unwrap().contains("--tls-verify=false"));
     assert!(registry.requests().is_empty());
@@ -54,7 +54,7 @@ fn plain_http_is_remembered() {
 #[test]
 fn a_registry_that_is_not_there_is_unreachable() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    for options in [quick(), insecure()] {
+    for options in [strict(), insecure()] {
         let error = fetch_layer(&client_at(&address, &options)).unwrap_err();
         assert!(matches!(&error, Error::Unreachable { host, .. } if *host == address), "{error}");
         assert!(error.is_transient() && error.to_string().contains(&address), "{error}");
@@ -65,7 +65,7 @@ fn a_registry_that_is_not_there_is_unreachable() {
 fn a_handshake_that_does_not_end_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let options = set(quick(), |options| options.timeouts.connect = Duration::from_millis(300));
+    let options = set(strict(), |options| options.timeouts.connect = Duration::from_millis(300));
     let started = Instant::now();
     let error = fetch_layer(&client_at(&address, &options)).unwrap_err();
     assert!(matches!(&error, Error::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::TimedOut));
@@ -76,16 +76,19 @@ fn a_handshake_that_does_not_end_is_given_up() {
 fn bad_options_are_told() {
     let reference = "localhost/a".parse().unwrap();
     for user_agent in ["", "a\r\nb", "ä"] {
-        let options = set(quick(), |options| options.user_agent = user_agent.into());
+        let options = set(strict(), |options| options.user_agent = user_agent.into());
         let error = stos_registry::Registry::new(&reference, &options).unwrap_err();
         assert!(matches!(error, Error::BadOption { option: "user_agent", .. }), "{error}");
     }
+    let options = set(strict(), |options| options.extra_roots.push(b"no certificate".to_vec()));
+    let error = fetch_layer(&client_at("127.0.0.1:1", &options)).unwrap_err();
+    assert!(matches!(error, Error::BadOption { option: "extra_roots", .. }), "{error}");
 }
 
 #[test]
 fn docker_hub_is_asked_where_it_answers() {
     let host = |text: &str| {
-        let client = stos_registry::Registry::new(&text.parse().unwrap(), &quick()).unwrap();
+        let client = stos_registry::Registry::new(&text.parse().unwrap(), &strict()).unwrap();
         client.host().to_owned()
     };
     assert_eq!(host("alpine"), "registry-1.docker.io");
@@ -267,7 +270,7 @@ fn a_broken_token_server_is_told() {
     let with = |fault: Fault| {
         registry.clear_rules();
         registry.add_rule(Rule::on("/token").fault(fault));
-        let error = fetch_layer(&client(&registry)).unwrap_err();
+        let error = fetch_layer(&client_at(&registry.address(), &quick_insecure())).unwrap_err();
         assert!(error.to_string().contains("/token"), "{error}");
         assert!(!all_text(&error).contains("s3cret"), "{error:?}");
         error

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io::Read;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use stos_registry::{BlobReader, ClientOptions, Error, Registry};
@@ -38,17 +39,27 @@ pub fn manifest(config: &str) -> String {
     .to_string()
 }
 
-/// Options whose limits are short.
+/// Options whose limits are short, for what is to run into them.
 pub fn quick() -> ClientOptions {
     let mut options = ClientOptions::default();
-    options.timeouts.connect = Duration::from_secs(2);
-    options.timeouts.response = Duration::from_millis(400);
-    options.timeouts.stall = Duration::from_millis(400);
+    options.timeouts.response = Duration::from_secs(1);
+    options.timeouts.stall = Duration::from_secs(1);
     options
+}
+
+/// Options as they are by default, with one authority at least: a machine without any cannot try TLS at all.
+pub fn strict() -> ClientOptions {
+    static ROOT: LazyLock<Vec<u8>> = LazyLock::new(|| registry(true, Auth::Open).ca_der().expect("a CA").to_vec());
+    set(ClientOptions::default(), |options| options.extra_roots = vec![ROOT.clone()])
 }
 
 /// Options for a registry without TLS.
 pub fn insecure() -> ClientOptions {
+    set(ClientOptions::default(), |options| options.tls_verify = false)
+}
+
+/// Options for a registry without TLS whose limits are short.
+pub fn quick_insecure() -> ClientOptions {
     set(quick(), |options| options.tls_verify = false)
 }
 
@@ -61,7 +72,7 @@ pub fn set(mut options: ClientOptions, change: impl FnOnce(&mut ClientOptions)) 
 /// Options that trust the registry's own CA.
 pub fn trusting(registry: &registry::Registry) -> ClientOptions {
     let root = registry.ca_der().expect("a registry with TLS").to_vec();
-    set(quick(), |options| options.extra_roots = vec![root])
+    set(ClientOptions::default(), |options| options.extra_roots = vec![root])
 }
 
 /// A client for `address`.
