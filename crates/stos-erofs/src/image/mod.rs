@@ -16,6 +16,8 @@ mod directory;
 mod header;
 mod layout;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod writer;
 
