@@ -1,2 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One bundle's life: create, start, kill, delete, state
+//! One bundle's life: create, start, state, kill, delete.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | a checked `config.json`: honoured, or refused by name |
+//! | [`mount_options`] | the option strings of mounts |
+//! | [`launch`] | from a checked configuration to a container's first process |
+//! | `init` | that process, from the clone to its command |
+//! | [`init_error`] | what it reports when it cannot run its command |
+//! | [`gate`] | where a created container waits for `start` |
+//! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines |
+//! | [`state`] | the run state of a container, and where it lies |
+//! | [`lifecycle`] | create, start, state, kill, delete, list of bundle mode |
+//! | [`tombstones`] | ids that bundle mode deleted |
+//! | [`id`], [`signal`] | what an id and a signal may be |
+//!
+//! It stands on `stos-sys` alone (and on `stos-spec` for the form of a user) and never sees an image, a layer or a
+//! registry: a root is a directory or a mount plan. Nothing here starts a thread, and no process with threads is cloned.
+
+pub mod cgroup;
+pub mod config;
+pub mod error;
+pub mod gate;
+pub mod id;
+mod init;
+pub mod init_error;
+pub mod launch;
+pub mod lifecycle;
+pub mod mount_options;
+pub mod signal;
+pub mod state;
+pub mod tombstones;
+
+pub use cgroup::{CgroupRecord, CgroupRequest};
+pub use config::{ConfigError, RuntimeConfig};
+pub use error::{Error, Result};
+pub use id::ContainerId;
+pub use init::accounts::{Account, look_up as look_up_account};
+pub use init_error::InitError;
+pub use launch::{Gate, Identity, Init, Launch, ProcessRecord, RootSource, Stdio, launch, protect_binary};
+pub use signal::{parse_signal, signal_name};
+pub use state::{Mode, RunState, StateDirectory, Status};

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's cgroups: made before it, entered by its first process, emptied and removed after it.
+//!
+//! v1, v2 and hybrid (v1 controllers beside a v2 tree) are one thing here: a list of mounted hierarchies, in each of which
+//! the container has a directory of the same path. Writing a pid into `cgroup.procs` costs up to 9 ms on an idle machine
+//! (the kernel waits for readers of a global lock), a single-threaded process that writes `0` into its own v1 `tasks` 0.1
+//! ms, and `CLONE_INTO_CGROUP` on v2 0.4 ms; so those two are used.
+
+mod devices;
+mod hierarchy;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use stos_sys::SysError;
+use stos_sys::cgroup_bpf::DeviceRule;
+use stos_sys::process::pidfd;
+
+pub(crate) use devices::default_rules;
+pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
+
+use crate::error::{Error, Result};
+
+/// How long a killed process may take until it has left its cgroup.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a container's cgroups should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupRequest {
+    /// Below the root of each hierarchy, without a leading slash; `None`: `stos-<id>`, one level, so that no parent is
+    /// shared with other containers and none stays.
+    pub path: Option<PathBuf>,
+}
+
+/// A container's cgroups, as recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupRecord {
+    /// Below the root of each hierarchy.
+    pub path: PathBuf,
+    /// One directory for each hierarchy.
+    pub directories: Vec<CgroupDirectory>,
+}
+
+/// A container's directory in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupDirectory {
+    /// v1 or v2.
+    pub version: Version,
+    /// Its controllers; for a named v1 hierarchy `name=…`; for v2 empty.
+    pub controllers: Vec<String>,
+    /// The mount point of the hierarchy.
+    pub mount_point: PathBuf,
+    /// The directory.
+    pub path: PathBuf,
+    /// How many directories were made for it: it, and this many less one above it.
+    pub made: usize,
+}
+
+impl CgroupRecord {
+    /// What [`CgroupRecord::create`] is about to make, for a record that is written first: should the creator be killed, its
+    /// directories are found.
+    pub(crate) fn planned(hierarchies: &[Hierarchy], path: &Path) -> Self {
+        let directories = hierarchies.iter().map(|hierarchy| CgroupDirectory::new(hierarchy, path, 1)).collect();
+        Self { path: path.to_owned(), directories }
+    }
+
+    /// Makes the container's directory in each of `hierarchies`, and puts `rules` on it.
+    ///
+    /// On failure what was made is removed. A directory that exists is taken only where it is empty.
+    pub(crate) fn create(hierarchies: &[Hierarchy], path: &Path, rules: &[DeviceRule]) -> Result<Self> {
+        if hierarchies.is_empty() {
+            return Err(Error::NoCgroups);
+        }
+        let mut record = Self { path: path.to_owned(), directories: Vec::new() };
+        let made = hierarchies.iter().try_for_each(|hierarchy| record.add(hierarchy));
+        let ruled = made.and_then(|()| devices::apply(&record, rules));
+        match ruled {
+            Ok(()) => Ok(record),
+            Err(error) => {
+                // The cause counts; a directory that cannot be removed now holds somebody else's processes.
+                drop(record.remove());
+                Err(error)
+            }
+        }
+    }
+
+    fn add(&mut self, hierarchy: &Hierarchy) -> Result<()> {
+        let mut path = hierarchy.mount_point.clone();
+        let mut made = 0;
+        for part in self.path.components() {
+            path.push(part);
+            match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
+                Ok(()) => made += 1,
+                Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    remove_levels(path.parent().unwrap_or(&path), made + 1)?;
+                    return Err(Error::sys("make a cgroup")(SysError::new("mkdir", path.display().to_string(), errno)));
+                }
+            }
+            if hierarchy.controllers.iter().any(|controller| controller == "cpuset") {
+                inherit_cpuset(&path)?;
+            }
+        }
+        let directory = CgroupDirectory::new(hierarchy, &self.path, made);
+        let found = if made == 0 { directory.processes()? } else { Vec::new() };
+        if !found.is_empty() {
+            return Err(Error::CgroupInUse { path: directory.path, found });
+        }
+        self.directories.push(directory);
+        Ok(())
+    }
+
+    /// The v2 directory, open, for a process to be cloned into.
+    pub(crate) fn open_v2(&self) -> Result<Option<OwnedFd>> {
+        let Some(directory) = self.directories.iter().find(|directory| directory.version == Version::V2) else {
+            return Ok(None);
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let failed = SysError::at("open", || directory.path.display().to_string());
+        rustix::fs::open(&directory.path, flags, Mode::empty())
+            .map(Some)
+            .map_err(|errno| Error::sys("open a cgroup")(failed(errno)))
+    }
+
+    /// The v1 `tasks` files that the container's first process writes itself into.
+    pub(crate) fn v1_tasks(&self) -> impl Iterator<Item = PathBuf> {
+        let v1 = self.directories.iter().filter(|directory| directory.version == Version::V1);
+        v1.map(|directory| directory.path.join("tasks"))
+    }
+
+    /// Every process of the container, as pids of the caller's namespace, each once.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let mut all = Vec::new();
+        for directory in &self.directories {
+            all.extend(directory.processes()?);
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    fn freezer(&self) -> Option<&CgroupDirectory> {
+        self.directories.iter().find(|directory| directory.controllers.iter().any(|controller| controller == "freezer"))
+    }
+
+    fn v2(&self) -> Option<&CgroupDirectory> {
+        self.directories.iter().find(|directory| directory.version == Version::V2)
+    }
+
+    /// How many processes of the container the kernel has killed for want of memory (v1 `memory.oom_control`, Linux 4.13;
+    /// v2 `memory.events`). 0 where it cannot be read.
+    pub fn oom_kills(&self) -> u64 {
+        let count = |directory: &CgroupDirectory| {
+            let name = match directory.version {
+                Version::V1 => "memory.oom_control",
+                Version::V2 => "memory.events",
+            };
+            let text = fs::read_to_string(directory.path.join(name)).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse::<u64>().ok()
+        };
+        self.directories.iter().filter_map(count).max().unwrap_or(0)
+    }
+
+    /// Whether the container is frozen, in v1's freezer or in v2.
+    pub fn is_frozen(&self) -> bool {
+        let reads = |path: PathBuf, expected: &str| {
+            fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == expected))
+        };
+        let v1 = self.freezer().is_some_and(|directory| reads(directory.path.join("freezer.state"), "FROZEN"));
+        v1 || self.v2().is_some_and(|directory| reads(directory.path.join("cgroup.events"), "frozen 1"))
+    }
+
+    /// Lets a frozen container go on. One that is not frozen, or is gone, is left as it is.
+    pub fn thaw(&self) -> Result<()> {
+        if let Some(directory) = self.freezer() {
+            write_existing(&directory.path.join("freezer.state"), "THAWED")?;
+        }
+        match self.v2() {
+            Some(directory) => write_existing(&directory.path.join("cgroup.freeze"), "0"),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends `signal` to every process of the container.
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        for pid in self.processes()? {
+            let Some(pid) = rustix::process::Pid::from_raw(pid) else { continue };
+            if let Some(process) = pidfd::open(pid).map_err(Error::sys("signal a container's process"))? {
+                pidfd::send_signal(process.as_fd(), signal).map_err(Error::sys("signal a container's process"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills every process of the container and waits until none is left, frozen or not, forking or not.
+    ///
+    /// v2's `cgroup.kill` (Linux 5.14) is used where there is a v2 tree, v1 ones are killed until none is found.
+    pub fn kill_all(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            if let Some(directory) = self.v2() {
+                write_existing(&directory.path.join("cgroup.kill"), "1")?;
+            }
+            let found = self.processes()?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            self.signal_all(rustix::process::Signal::KILL.as_raw())?;
+            // A frozen process dies when it thaws.
+            self.thaw()?;
+            if Instant::now() > deadline {
+                return Err(Error::CgroupBusy { path: self.path.clone(), found });
+            }
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Removes the container's directories, those that it made inside them, and parents that were made for it and are
+    /// empty. Its processes must be gone. What is gone already is no error.
+    pub fn remove(&self) -> Result<()> {
+        for directory in &self.directories {
+            remove_tree(&directory.path)?;
+            if let Some(parent) = directory.path.parent() {
+                remove_levels(parent, directory.made)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CgroupDirectory {
+    fn new(hierarchy: &Hierarchy, path: &Path, made: usize) -> Self {
+        Self {
+            version: hierarchy.version,
+            controllers: hierarchy.controllers.clone(),
+            mount_point: hierarchy.mount_point.clone(),
+            path: hierarchy.mount_point.join(path),
+            made,
+        }
+    }
+
+    /// Processes in this directory and below, as this hierarchy knows them. None where it is gone.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let mut found = Vec::new();
+        collect_processes(&self.path, &mut found)?;
+        Ok(found)
+    }
+}
+
+fn collect_processes(directory: &Path, found: &mut Vec<i32>) -> Result<()> {
+    let path = directory.join("cgroup.procs");
+    match fs::read_to_string(&path) {
+        // A zero is a process of a pid namespace that we cannot see.
+        Ok(text) => found.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid != 0)),
+        // ENODEV: the directory went while it was open.
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(io_error("read a cgroup's processes", "read", &path, &error)),
+    }
+    for child in children(directory)? {
+        collect_processes(&child, found)?;
+    }
+    Ok(())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
+}
+
+fn io_error(stage: &'static str, call: &'static str, path: &Path, error: &io::Error) -> Error {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    Error::sys(stage)(SysError::new(call, path.display().to_string(), errno))
+}
+
+/// The cgroups right below `directory`. A cgroup has two links and one for each child, so one without is not read.
+fn children(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error: io::Error| io_error("list cgroups", "readdir", directory, &error);
+    let links = match fs::metadata(directory) {
+        Ok(metadata) => std::os::unix::fs::MetadataExt::nlink(&metadata),
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    if links <= 2 {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn remove_tree(directory: &Path) -> Result<()> {
+    for child in children(directory)? {
+        remove_tree(&child)?;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::rmdir(directory) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // A process that has just ended is still being taken out.
+            Err(Errno::BUSY) if Instant::now() < deadline => sleep(Duration::from_millis(1)),
+            Err(errno) => {
+                let failure = SysError::new("rmdir", directory.display().to_string(), errno);
+                return Err(Error::sys("remove a cgroup")(failure));
+            }
+        }
+    }
+}
+
+/// Removes `path` and empty directories above it, `made - 1` in all.
+fn remove_levels(path: &Path, made: usize) -> Result<()> {
+    for parent in path.ancestors().take(made.saturating_sub(1)) {
+        match rustix::fs::rmdir(parent) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // Another container lives there by now.
+            Err(Errno::BUSY | Errno::NOTEMPTY) => return Ok(()),
+            Err(errno) => {
+                return Err(Error::sys("remove a cgroup")(SysError::new("rmdir", parent.display().to_string(), errno)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a new v1 cpuset its parent's processors and memory nodes: an empty one takes no process.
+fn inherit_cpuset(path: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = path.join(file);
+        let read =
+            |path: &Path| fs::read_to_string(path).map_err(|error| io_error("set up a cpuset", "read", path, &error));
+        if !read(&own)?.trim().is_empty() {
+            continue;
+        }
+        let parent = path.parent().unwrap_or(path).join(file);
+        let value = read(&parent)?;
+        fs::write(&own, value.trim()).map_err(|error| io_error("set up a cpuset", "write", &own, &error))?;
+    }
+    Ok(())
+}
+
+/// Writes a control file; one that is not there (an older kernel, a cgroup that is gone) is no error.
+fn write_existing(path: &Path, text: &str) -> Result<()> {
+    match fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
+    {
+        Ok(()) => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => Err(io_error("control a cgroup", "write", path, &error)),
+    }
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the launch honours of a specification, in types that need no further check.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Spec};
+use stos_sys::cgroup_bpf::{DeviceAccess, DeviceKind, DeviceRule};
+use stos_sys::mount::Propagation;
+
+use super::ConfigError;
+pub use super::process::{Limit, ProcessSettings};
+use crate::mount_options::{self, MountOptions};
+
+/// Everything that the launch honours.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// New namespaces, `CLONE_NEW*` bits, the cgroup namespace not among them.
+    pub new_namespaces: u64,
+    /// Whether the container gets a cgroup namespace of its own, entered after its cgroups.
+    pub new_cgroup_namespace: bool,
+    /// Namespaces that exist already.
+    pub joined_namespaces: Vec<JoinedNamespace>,
+    /// `root.path`, relative to the bundle unless absolute.
+    pub root_path: Option<PathBuf>,
+    /// `root.readonly`.
+    pub root_readonly: bool,
+    /// How the host's mounts are seen from the container's namespace: slave unless the bundle says private.
+    pub propagation: Propagation,
+    /// `mounts`, in their order.
+    pub mounts: Vec<MountRequest>,
+    /// `linux.devices`.
+    pub devices: Vec<DeviceNode>,
+    /// `linux.resources.devices`, in their order.
+    pub device_rules: Vec<DeviceRule>,
+    /// `linux.maskedPaths`.
+    pub masked_paths: Vec<PathBuf>,
+    /// `linux.readonlyPaths`.
+    pub readonly_paths: Vec<PathBuf>,
+    /// `linux.sysctl` as paths below `/proc/sys`, each of a namespace that the container has for itself.
+    pub sysctl: Vec<(PathBuf, String)>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `domainname`.
+    pub domainname: Option<String>,
+    /// `linux.cgroupsPath`, without its leading slash.
+    pub cgroups_path: Option<PathBuf>,
+    /// `process`.
+    pub process: ProcessSettings,
+}
+
+/// A namespace given by path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinedNamespace {
+    /// Its `CLONE_NEW*` bit.
+    pub flag: std::ffi::c_int,
+    /// Where it is, on the host.
+    pub path: PathBuf,
+}
+
+/// `CLONE_NEW*` of linux/sched.h.
+pub mod namespace {
+    /// Mounts.
+    pub const MOUNT: u64 = 0x0002_0000;
+    /// Cgroups.
+    pub const CGROUP: u64 = 0x0200_0000;
+    /// Host name.
+    pub const UTS: u64 = 0x0400_0000;
+    /// System V IPC and message queues.
+    pub const IPC: u64 = 0x0800_0000;
+    /// Processes.
+    pub const PID: u64 = 0x2000_0000;
+    /// Network.
+    pub const NETWORK: u64 = 0x4000_0000;
+}
+
+/// One of `mounts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRequest {
+    /// Absolute, inside the container.
+    pub destination: PathBuf,
+    /// The filesystem type; `bind` for binds.
+    pub fstype: String,
+    /// The source as given: a host path for binds (relative to the bundle), free text for filesystems.
+    pub source: PathBuf,
+    /// The options, read.
+    pub options: MountOptions,
+    /// The options as given, for errors.
+    pub raw_options: Vec<String>,
+}
+
+/// A device node to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Absolute, inside the container.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a device node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A character device of these numbers.
+    Character(u32, u32),
+    /// A block device of these numbers.
+    Block(u32, u32),
+    /// A FIFO.
+    Fifo,
+}
+
+impl Settings {
+    /// Checks `spec` and takes from it what is honoured.
+    pub(super) fn of(spec: &Spec) -> Result<Self, ConfigError> {
+        check_version(spec.version())?;
+        let absent = Linux::rootless(0, 0);
+        let linux = spec.linux().as_ref().unwrap_or(&absent);
+        let (new_namespaces, new_cgroup_namespace, joined_namespaces) = namespaces(spec.linux().as_ref())?;
+        let has = |flag: u64| new_namespaces & flag != 0 || joined_namespaces.iter().any(|ns| ns.flag as u64 == flag);
+        let in_uts = |name: &str, value: &Option<String>| match value {
+            Some(value) if !has(namespace::UTS) => {
+                Err(ConfigError::invalid(name, "a namespace of type uts, or the host's name would change", value))
+            }
+            // 64 bytes is the kernel's limit (__NEW_UTS_LEN).
+            Some(value) if value.len() > 64 => Err(ConfigError::invalid(name, "at most 64 bytes", value)),
+            other => Ok(other.clone().filter(|value| !value.is_empty())),
+        };
+        let from_linux = spec.linux().is_some();
+        let paths = |name: &str, list: &Option<Vec<String>>| match list {
+            Some(list) if from_linux => list.iter().map(|path| absolute(name, Path::new(path))).collect(),
+            _ => Ok(Vec::new()),
+        };
+        Ok(Self {
+            root_path: spec.root().as_ref().map(|root| root.path().clone()),
+            root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
+            propagation: propagation(linux.rootfs_propagation().as_deref())?,
+            mounts: mounts(spec)?,
+            devices: devices(linux)?,
+            device_rules: device_rules(linux)?,
+            masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
+            readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
+            sysctl: sysctl(linux, &has)?,
+            hostname: in_uts("hostname", spec.hostname())?,
+            domainname: in_uts("domainname", spec.domainname())?,
+            cgroups_path: cgroups_path(linux)?,
+            process: ProcessSettings::of(spec.process().as_ref())?,
+            new_namespaces,
+            new_cgroup_namespace,
+            joined_namespaces,
+        })
+    }
+}
+
+fn check_version(version: &str) -> Result<(), ConfigError> {
+    let mut numbers = version.split(['.', '-', '+']).take(3).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(1)), Some(Ok(_)), Some(Ok(_))) => Ok(()),
+        _ => Err(ConfigError::invalid("ociVersion", "1.x.y", version)),
+    }
+}
+
+fn absolute(name: &str, path: &Path) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() { Ok(path.to_owned()) } else { Err(ConfigError::invalid(name, "an absolute path", path)) }
+}
+
+type Namespaces = (u64, bool, Vec<JoinedNamespace>);
+
+fn namespaces(linux: Option<&Linux>) -> Result<Namespaces, ConfigError> {
+    let (mut new, mut new_cgroup, mut joined, mut seen) = (0, false, Vec::new(), Vec::new());
+    let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (at, asked) in list.iter().enumerate() {
+        let name = format!("linux.namespaces[{at}]");
+        let kind = asked.typ();
+        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
+            return Err(ConfigError::unsupported(format!("{name}.type {kind}")));
+        }
+        if seen.contains(&kind) {
+            return Err(ConfigError::invalid(name, "each type once", kind));
+        }
+        seen.push(kind);
+        let flag = kind as u32;
+        match asked.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => joined
+                .push(JoinedNamespace { flag: flag.cast_signed(), path: absolute(&format!("{name}.path"), path)? }),
+            None if kind == LinuxNamespaceType::Cgroup => new_cgroup = true,
+            None => new |= u64::from(flag),
+        }
+    }
+    if !seen.contains(&LinuxNamespaceType::Mount) {
+        // The container's mounts would be made on the host.
+        return Err(ConfigError::invalid("linux.namespaces", "a namespace of type mount", &seen));
+    }
+    Ok((new, new_cgroup, joined))
+}
+
+fn propagation(asked: Option<&str>) -> Result<Propagation, ConfigError> {
+    match asked {
+        None | Some("" | "slave" | "rslave") => Ok(Propagation::Slave),
+        Some("private" | "rprivate") => Ok(Propagation::Private),
+        Some(other @ ("shared" | "rshared" | "unbindable" | "runbindable")) => {
+            Err(ConfigError::unsupported(format!("linux.rootfsPropagation {other}")))
+        }
+        Some(other) => Err(ConfigError::invalid("linux.rootfsPropagation", "private or slave", other)),
+    }
+}
+
+fn mounts(spec: &Spec) -> Result<Vec<MountRequest>, ConfigError> {
+    let list = spec.mounts().as_deref().unwrap_or_default();
+    list.iter().enumerate().map(|(at, mount)| mount_request(at, mount)).collect()
+}
+
+fn mount_request(at: usize, mount: &oci_spec::runtime::Mount) -> Result<MountRequest, ConfigError> {
+    let name = |key: &str| format!("mounts[{at}].{key}");
+    let raw_options = mount.options().clone().unwrap_or_default();
+    let mut options = mount_options::parse(&raw_options)
+        .map_err(|refused| ConfigError::unsupported(format!("{} {}", name("options"), refused.0)))?;
+    let mut fstype = mount.typ().clone().unwrap_or_default();
+    if options.bind.is_some() || fstype == "bind" || fstype == "rbind" {
+        options.bind = options.bind.or(Some(fstype == "rbind"));
+        fstype = "bind".to_owned();
+    }
+    let source = mount.source().clone().unwrap_or_default();
+    if fstype.is_empty() && !options.remount {
+        return Err(ConfigError::invalid(name("type"), "a filesystem type, or the option bind", fstype));
+    }
+    if fstype == "bind" && !options.remount && source.as_os_str().is_empty() {
+        return Err(ConfigError::invalid(name("source"), "a path to bind", source));
+    }
+    if matches!(fstype.as_str(), "cgroup" | "cgroup2") {
+        if let Some(parameter) = options.parameters.first() {
+            return Err(ConfigError::unsupported(format!("{} {parameter}", name("options"))));
+        }
+    }
+    // runc and crun take a relative destination as seen from the root, as did version 1.0 of the specification.
+    let destination = Path::new("/").join(mount.destination());
+    Ok(MountRequest { destination, fstype, source, options, raw_options })
+}
+
+fn devices(linux: &Linux) -> Result<Vec<DeviceNode>, ConfigError> {
+    let list = linux.devices().as_deref().unwrap_or_default();
+    list.iter()
+        .enumerate()
+        .map(|(at, device)| {
+            let name = format!("linux.devices[{at}]");
+            let number = |key: &str, value: i64| {
+                u32::try_from(value)
+                    .map_err(|_| ConfigError::invalid(format!("{name}.{key}"), "a device number", value))
+            };
+            let numbers = || -> Result<_, ConfigError> {
+                Ok((number("major", device.major())?, number("minor", device.minor())?))
+            };
+            let kind = match device.typ() {
+                LinuxDeviceType::C | LinuxDeviceType::U => numbers().map(|(a, b)| NodeKind::Character(a, b))?,
+                LinuxDeviceType::B => numbers().map(|(a, b)| NodeKind::Block(a, b))?,
+                LinuxDeviceType::P => NodeKind::Fifo,
+                LinuxDeviceType::A => {
+                    return Err(ConfigError::invalid(format!("{name}.type"), "c, b, u or p", "a"));
+                }
+            };
+            Ok(DeviceNode {
+                path: absolute(&format!("{name}.path"), device.path())?,
+                kind,
+                // Some engines put the file type's bits in; the kind says that already.
+                mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+                uid: device.uid().unwrap_or(0),
+                gid: device.gid().unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+fn device_rules(linux: &Linux) -> Result<Vec<DeviceRule>, ConfigError> {
+    let list = linux.resources().as_ref().and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    list.iter().enumerate().map(|(at, rule)| device_rule(at, rule)).collect()
+}
+
+fn device_rule(at: usize, rule: &LinuxDeviceCgroup) -> Result<DeviceRule, ConfigError> {
+    let name = |key: &str| format!("linux.resources.devices[{at}].{key}");
+    let kind = match rule.typ().unwrap_or_default() {
+        LinuxDeviceType::A => DeviceKind::Any,
+        LinuxDeviceType::B => DeviceKind::Block,
+        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Character,
+        LinuxDeviceType::P => return Err(ConfigError::invalid(name("type"), "a, b or c", "p")),
+    };
+    // -1 is how some engines write "all".
+    let number = |key: &str, value: Option<i64>| match value {
+        None | Some(-1) => Ok(None),
+        Some(value) => {
+            u32::try_from(value).map(Some).map_err(|_| ConfigError::invalid(name(key), "a device number", value))
+        }
+    };
+    let access = access(rule.access().as_deref().unwrap_or("rwm"))
+        .ok_or_else(|| ConfigError::invalid(name("access"), "letters of rwm", rule.access()))?;
+    let rule = DeviceRule {
+        allow: rule.allow(),
+        kind,
+        major: number("major", rule.major())?,
+        minor: number("minor", rule.minor())?,
+        access,
+    };
+    let whole = rule.major.is_none() && rule.minor.is_none() && rule.access == DeviceAccess::ALL;
+    if rule.kind == DeviceKind::Any && !whole {
+        // cgroup v1 takes any rule of type "a" as one for everything: half of such a wish cannot be kept.
+        return Err(ConfigError::invalid(name("type"), "b or c in a rule for some devices or accesses", "a"));
+    }
+    Ok(rule)
+}
+
+fn access(letters: &str) -> Option<DeviceAccess> {
+    let mut access = DeviceAccess::default();
+    for letter in letters.chars() {
+        match letter {
+            'r' => access.read = true,
+            'w' => access.write = true,
+            'm' => access.mknod = true,
+            _ => return None,
+        }
+    }
+    if access == DeviceAccess::default() { Some(DeviceAccess::ALL) } else { Some(access) }
+}
+
+/// Names of IPC settings that a namespace has for itself, below `kernel.`.
+const IPC_SETTINGS: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+
+fn sysctl(linux: &Linux, has: &dyn Fn(u64) -> bool) -> Result<Vec<(PathBuf, String)>, ConfigError> {
+    let Some(asked) = linux.sysctl() else { return Ok(Vec::new()) };
+    let mut settings = Vec::new();
+    for (key, value) in asked {
+        let name = format!("linux.sysctl.{key}");
+        // As sysctl(8): the first separator decides, so that an interface name may hold the other one.
+        let path: String = match key.find(['.', '/']).map(|at| key.as_bytes()[at]) {
+            Some(b'.') => key
+                .chars()
+                .map(|c| {
+                    if c == '.' {
+                        '/'
+                    } else if c == '/' {
+                        '.'
+                    } else {
+                        c
+                    }
+                })
+                .collect(),
+            _ => key.clone(),
+        };
+        let path = PathBuf::from(path);
+        if path.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return Err(ConfigError::invalid(name, "a setting below /proc/sys", key));
+        }
+        let needed = match path.to_str().and_then(|path| path.split_once('/')) {
+            Some(("net", _)) => Some(namespace::NETWORK),
+            Some(("fs", rest)) if rest.starts_with("mqueue/") => Some(namespace::IPC),
+            Some(("kernel", rest)) if IPC_SETTINGS.contains(&rest) => Some(namespace::IPC),
+            Some(("kernel", "domainname")) => Some(namespace::UTS),
+            _ => None,
+        };
+        match needed {
+            None => return Err(ConfigError::unsupported(format!("{name} (it belongs to no namespace)"))),
+            Some(flag) if !has(flag) => {
+                return Err(ConfigError::invalid(name, "a namespace that the setting belongs to", value));
+            }
+            Some(_) => settings.push((path, value.clone())),
+        }
+    }
+    Ok(settings)
+}
+
+fn cgroups_path(linux: &Linux) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(path) = linux.cgroups_path().as_ref().filter(|path| !path.as_os_str().is_empty()) else { return Ok(None) };
+    let parts = path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
+    let relative: PathBuf = parts
+        .map(|part| match part {
+            Component::Normal(name) => Ok(name),
+            _ => Err(ConfigError::invalid("linux.cgroupsPath", "a path without ..", path)),
+        })
+        .collect::<Result<_, _>>()?;
+    if relative.as_os_str().is_empty() {
+        return Err(ConfigError::invalid("linux.cgroupsPath", "a cgroup of the container's own", path));
+    }
+    Ok(Some(relative))
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What can go wrong, as types: in the caller ([`Error`]) and in a container's first process ([`InitError`]).
+
+use std::path::PathBuf;
+
+use stos_sys::SysError;
+use stos_sys::process::clone::CloneError;
+use stos_sys::process::pidfd::Ended;
+
+use crate::config::ConfigError;
+use crate::id::IdError;
+use crate::init_error::InitError;
+use crate::state::Status;
+
+/// A failed operation on a container.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The id cannot be one.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The `config.json` asks for what is unknown, impossible, or not offered. Nothing was created.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A step in the caller failed.
+    #[error("{stage}: {source}")]
+    Sys {
+        /// What was being done.
+        stage: &'static str,
+        /// The failed call.
+        source: SysError,
+    },
+    /// The caller has threads, or the kernel refused a process.
+    #[error("start the container's first process: {0}")]
+    Clone(#[from] CloneError),
+    /// The running binary lies on a writable mount, so a container could overwrite it (CVE-2019-5736).
+    #[error("the running binary is on a writable mount: execute it from a read-only view before starting a container")]
+    UnprotectedBinary,
+    /// The container's first process reported why it cannot run.
+    #[error(transparent)]
+    Init(#[from] InitError),
+    /// The container's first process ended before it could run its command, without a word.
+    #[error("the container's first process ended while it was set up: {}", ended.map_or("unknown".to_owned(), |ended| format!("{ended:?}")))]
+    InitDied {
+        /// How it ended, where the caller is its parent.
+        ended: Option<Ended>,
+    },
+    /// The container's first process said something that is no report.
+    #[error("the container's first process sent a report that cannot be read: {report:?}")]
+    InitReport {
+        /// What it sent.
+        report: String,
+    },
+    /// A cgroup that the container would get holds processes already.
+    #[error("cgroup {}: expected none or an empty one, found processes {found:?}", path.display())]
+    CgroupInUse {
+        /// Its directory.
+        path: PathBuf,
+        /// Processes in it.
+        found: Vec<i32>,
+    },
+    /// Processes are left in a cgroup after each was killed, for longer than anything but a hanging disk explains.
+    #[error("cgroup {}: processes {found:?} do not end", path.display())]
+    CgroupBusy {
+        /// Its directory.
+        path: PathBuf,
+        /// Processes in it.
+        found: Vec<i32>,
+    },
+    /// No hierarchy is mounted that a container could be put into.
+    #[error("no cgroup hierarchy is mounted below /sys/fs/cgroup")]
+    NoCgroups,
+    /// A device rule that this kernel's hierarchy cannot hold.
+    #[error(
+        "no cgroup hierarchy can hold the rules of linux.resources.devices: no v1 devices controller and no v2 tree"
+    )]
+    NoDeviceController,
+    /// The id is in use.
+    #[error("container {id} exists already")]
+    Exists {
+        /// The id.
+        id: String,
+    },
+    /// There is no container of that id.
+    #[error("container {id} does not exist")]
+    NotFound {
+        /// The id.
+        id: String,
+    },
+    /// The operation does not suit the container's status.
+    #[error("container {id}: cannot {operation}: expected status {expected}, found {found}")]
+    WrongStatus {
+        /// The id.
+        id: String,
+        /// What was asked.
+        operation: &'static str,
+        /// The statuses that allow it.
+        expected: &'static str,
+        /// The status it has.
+        found: Status,
+    },
+    /// A record that cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Record {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A signal that Linux does not have.
+    #[error("signal {text:?}: expected a name such as TERM or SIGTERM, or a number from 1 to 64")]
+    Signal {
+        /// As given.
+        text: String,
+    },
+}
+
+impl Error {
+    /// Gives a closure for `map_err` that says in which step of the caller a call failed.
+    pub(crate) fn sys(stage: &'static str) -> impl FnOnce(SysError) -> Self {
+        move |source| Self::Sys { stage, source }
+    }
+
+    /// The exit code that container engines give for this error, where it has one: 127 for a command that is not there,
+    /// 126 for one that cannot be executed.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Init(error) => error.exit_code(),
+            _ => None,
+        }
+    }
+}
+
+/// The result of an operation on a container.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The gate before which a created container waits for `start`.
+//!
+//! Two FIFOs in the container's run directory:
+//!
+//! ```text
+//! exec.fifo     start writes one byte, init reads it
+//! exec.result   init holds it open close-on-exec: its end is success, or a report comes first
+//! ```
+//!
+//! init opens both for reading and writing while it still sees the host, so it needs no path later, and a reader who opens
+//! too early or twice does not wake it. Whoever renames `exec.fifo` away has the right to start: one of two.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, mknodat};
+use rustix::io::Errno;
+use stos_sys::SysError;
+
+use crate::error::{Error, Result};
+use crate::launch::read_report;
+
+const START: &str = "exec.fifo";
+const RESULT: &str = "exec.result";
+
+/// init's side of a gate.
+#[derive(Debug)]
+pub(crate) struct GateEnd {
+    start: OwnedFd,
+    /// Where errors after the gate go; its closing is success.
+    pub(crate) result: OwnedFd,
+}
+
+fn open(path: PathBuf, flags: OFlags) -> std::result::Result<OwnedFd, SysError> {
+    rustix::fs::open(&path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(SysError::at("open", || format!("{}, {flags:?}", path.display())))
+}
+
+impl GateEnd {
+    /// Makes a closed gate in `directory`.
+    pub(crate) fn create(directory: &Path) -> Result<Self> {
+        let stage = "make the start gate";
+        for name in [START, RESULT] {
+            let path = directory.join(name);
+            mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+                .map_err(|errno| Error::sys(stage)(SysError::new("mkfifo", path.display().to_string(), errno)))?;
+        }
+        Ok(Self {
+            start: open(directory.join(START), OFlags::RDWR).map_err(Error::sys(stage))?,
+            result: open(directory.join(RESULT), OFlags::RDWR).map_err(Error::sys(stage))?,
+        })
+    }
+
+    /// Waits until somebody opens the gate.
+    pub(crate) fn wait(self) -> std::result::Result<OwnedFd, SysError> {
+        let mut byte = [0_u8];
+        loop {
+            match rustix::io::read(&self.start, &mut byte) {
+                Ok(1) => return Ok(self.result),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(SysError::new("read", START, errno)),
+            }
+        }
+    }
+}
+
+/// Whether the gate in `directory` is still closed: the container is created and not started.
+pub fn is_closed(directory: &Path) -> bool {
+    directory.join(START).symlink_metadata().is_ok()
+}
+
+/// Opens the gate in `directory`, and returns when the command has been executed, or why it could not.
+///
+/// `false` where it has been opened before. The caller sees to it that init is alive; where it dies meanwhile, the error
+/// is [`Error::InitDied`].
+pub fn open_gate(directory: &Path) -> Result<bool> {
+    let stage = "start the container";
+    let claimed = directory.join("exec.started");
+    match std::fs::rename(directory.join(START), &claimed) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            return Err(Error::sys(stage)(SysError::new("rename", claimed.display().to_string(), errno)));
+        }
+    }
+    // Opened before the byte is written, so that the end of init's side is seen whenever it comes.
+    let result = open(directory.join(RESULT), OFlags::RDONLY | OFlags::NONBLOCK).map_err(Error::sys(stage))?;
+    let start = match open(claimed.clone(), OFlags::WRONLY | OFlags::NONBLOCK) {
+        Ok(start) => start,
+        // Nobody reads: init is gone.
+        Err(error) if error.errno == Errno::NXIO => return Err(Error::InitDied { ended: None }),
+        Err(error) => return Err(Error::sys(stage)(error)),
+    };
+    let failed = |call, error: &std::io::Error| {
+        Error::sys(stage)(SysError::new(call, RESULT, Errno::from_io_error(error).unwrap_or(Errno::IO)))
+    };
+    File::from(start).write_all(b"+").map_err(|error| failed("write", &error))?;
+    let flags =
+        rustix::fs::fcntl_getfl(&result).map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
+    rustix::fs::fcntl_setfl(&result, flags - OFlags::NONBLOCK)
+        .map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
+    let mut report = Vec::new();
+    File::from(result).read_to_end(&mut report).map_err(|error| failed("read", &error))?;
+    read_report(&report)?;
+    for path in [claimed, directory.join(RESULT)] {
+        std::fs::remove_file(path).map_err(|error| failed("unlink", &error))?;
+    }
+    Ok(true)
+}

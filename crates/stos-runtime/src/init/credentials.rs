@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Working directory, limits, ids, capabilities.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use stos_sys::SysError;
+use stos_sys::process::credentials::{
+    CAPABILITY_NAMES, limit_bounding_set, permitted_capabilities, set_capability_sets, set_ids, set_limit,
+    set_no_new_privileges,
+};
+use stos_sys::rooted::Root;
+
+use super::Step;
+use super::accounts::Account;
+use crate::config::ProcessSettings;
+use crate::init_error::InitError;
+
+/// Enters the working directory, made where it is missing.
+///
+/// It is resolved inside the root, so it is there by construction; that the kernel can name it from the root is checked
+/// again, for a directory outside is how CVE-2024-21626 got out.
+pub(super) fn enter_working_directory(root: &Root, cwd: &Path) -> Step {
+    let wrong = |reason: String| InitError::WorkingDirectory { cwd: cwd.to_owned(), reason };
+    let directory = root.create_dir_all(cwd, Mode::from_raw_mode(0o755)).map_err(|error| match error.errno {
+        Errno::NOTDIR => wrong("it is not a directory".to_owned()),
+        _ => wrong(error.to_string()),
+    })?;
+    rustix::process::fchdir(directory.as_fd())
+        .map_err(|errno| wrong(SysError::new("fchdir", "", errno).to_string()))?;
+    let named =
+        rustix::process::getcwd(Vec::new()).map_err(|errno| wrong(SysError::new("getcwd", "", errno).to_string()))?;
+    if named.as_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(wrong("it is outside the container's root".to_owned()))
+    }
+}
+
+/// Takes limits, ids and capabilities, in the order in which each still has the privilege that it needs.
+pub(super) fn become_user(process: &ProcessSettings, account: &Account) -> Step {
+    for limit in &process.limits {
+        set_limit(None, &limit.name, limit.soft, limit.hard).map_err(InitError::step("set process.rlimits"))?;
+    }
+    let step = || InitError::step("set process.capabilities");
+    let masks = process.capabilities;
+    let wanted = masks.bounding | masks.permitted | masks.inheritable;
+    let lacking = wanted & !permitted_capabilities().map_err(step())?;
+    if lacking != 0 {
+        let names = CAPABILITY_NAMES.iter().enumerate().filter(|(number, _)| lacking & (1 << number) != 0);
+        let names: Vec<_> = names.map(|(_, name)| format!("CAP_{name}")).collect();
+        return Err(step()(SysError::new(
+            "capset",
+            format!("{}, which the caller lacks", names.join(", ")),
+            Errno::PERM,
+        )));
+    }
+    limit_bounding_set(masks.bounding).map_err(step())?;
+    set_ids(account.uid, account.gid, &account.groups).map_err(InitError::step("set process.user"))?;
+    set_capability_sets(masks).map_err(step())?;
+    if process.no_new_privileges {
+        set_no_new_privileges().map_err(InitError::step("set process.noNewPrivileges"))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
+    // Changed ids made the process what /proc/sys/fs/suid_dumpable says; until execve(2) nobody may look in.
+    stos_sys::process::credentials::set_dumpable(false).map_err(InitError::step("leave the caller"))
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `/dev`: the default devices and links of config-linux.md, and those of `linux.devices`.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, statat, symlinkat};
+use rustix::io::Errno;
+use stos_sys::SysError;
+use stos_sys::rooted::Root;
+
+use super::Step;
+use crate::config::settings::NodeKind;
+use crate::config::{DeviceNode, Settings};
+use crate::init_error::InitError;
+
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Fills `/dev`. A `/dev` bound from the host has all that it should, and stays as it is.
+pub(super) fn create(root: &Root, settings: &Settings) -> Step {
+    let is_dev = |path: &Path| path == Path::new("/dev") || path == Path::new("/dev/");
+    let bound = settings.mounts.iter().any(|mount| is_dev(&mount.destination) && mount.options.bind.is_some());
+    if bound {
+        return Ok(());
+    }
+    let step = || InitError::step("set up /dev");
+    let dev = root.create_dir_all(Path::new("/dev"), Mode::from_raw_mode(0o755)).map_err(step())?;
+    for node in &settings.devices {
+        create_node(root, node)?;
+    }
+    for (name, major, minor) in DEFAULT_DEVICES {
+        let path = Path::new("/dev").join(name);
+        if settings.devices.iter().any(|node| node.path == path) {
+            continue;
+        }
+        let node = DeviceNode { path, kind: NodeKind::Character(major, minor), mode: 0o666, uid: 0, gid: 0 };
+        make_node(dev.as_fd(), Path::new(name), &node).map_err(|error| device_error(&node.path, error))?;
+    }
+    for (name, target) in LINKS {
+        match symlinkat(target, &dev, name) {
+            // An image or a bundle may bring its own.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(step()(SysError::new("symlinkat", format!("/dev/{name} -> {target}"), errno))),
+        }
+    }
+    Ok(())
+}
+
+fn device_error(path: &Path, error: SysError) -> InitError {
+    InitError::Device { path: path.to_owned(), reason: error.into() }
+}
+
+fn create_node(root: &Root, node: &DeviceNode) -> Step {
+    let failed = |error| device_error(&node.path, error);
+    let (Some(parent), Some(name)) = (node.path.parent(), node.path.file_name()) else {
+        return Err(failed(SysError::new("mknodat", node.path.display().to_string(), Errno::INVAL)));
+    };
+    let directory = root.create_dir_all(parent, Mode::from_raw_mode(0o755)).map_err(failed)?;
+    make_node(directory.as_fd(), &PathBuf::from(name), node).map_err(failed)
+}
+
+fn make_node(directory: BorrowedFd<'_>, name: &Path, node: &DeviceNode) -> Result<(), SysError> {
+    let (kind, number) = match node.kind {
+        NodeKind::Character(major, minor) => (FileType::CharacterDevice, makedev(major, minor)),
+        NodeKind::Block(major, minor) => (FileType::BlockDevice, makedev(major, minor)),
+        NodeKind::Fifo => (FileType::Fifo, 0),
+    };
+    let shown = || format!("{}, {kind:?}, {:?}", node.path.display(), node.kind);
+    match mknodat(directory, name, kind, Mode::from_raw_mode(node.mode), number) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // The very device may be there, from an image with a /dev of its own; anything else would pass for it.
+            let found = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(SysError::at("fstatat", shown))?;
+            let same =
+                FileType::from_raw_mode(found.st_mode) == kind && (kind == FileType::Fifo || found.st_rdev == number);
+            if !same {
+                return Err(SysError::new("mknodat", shown(), Errno::EXIST));
+            }
+        }
+        Err(errno) => return Err(SysError::new("mknodat", shown(), errno)),
+    }
+    if node.uid == 0 && node.gid == 0 {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+    chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(SysError::at("fchownat", shown))
+}

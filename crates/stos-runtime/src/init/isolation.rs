@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Cgroups, joined namespaces, host name, settings of the kernel: all that is done while the host is still in view.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use stos_sys::SysError;
+use stos_sys::process::clone::{set_namespace, unshare};
+use stos_sys::process::exec::bring_loopback_up;
+use stos_sys::rooted::{PROC_MAGIC, filesystem_magic};
+
+use super::Step;
+use crate::cgroup::CgroupRecord;
+use crate::config::Settings;
+use crate::config::settings::namespace;
+use crate::id::ContainerId;
+use crate::init_error::InitError;
+use crate::launch::pid_flag;
+
+/// Enters the container's v1 cgroups; the v2 one it was born in. Then a cgroup namespace shows them as `/`.
+pub(super) fn enter_cgroups(cgroup: &CgroupRecord, settings: &Settings) -> Step {
+    for tasks in cgroup.v1_tasks() {
+        // "0" means the writing thread, which is all of this process: no global lock, unlike `cgroup.procs`.
+        write_file(&tasks, "0").map_err(InitError::step("enter the cgroup"))?;
+    }
+    if settings.new_cgroup_namespace {
+        let flag = i32::try_from(namespace::CGROUP).unwrap_or_default();
+        unshare(flag).map_err(InitError::step("make the cgroup namespace"))?;
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), SysError> {
+    let failed = |call, error: &std::io::Error| {
+        SysError::new(call, format!("{}, {text:?}", path.display()), Errno::from_io_error(error).unwrap_or(Errno::IO))
+    };
+    let mut file = fs::OpenOptions::new().write(true).open(path).map_err(|error| failed("open", &error))?;
+    file.write_all(text.as_bytes()).map_err(|error| failed("write", &error))
+}
+
+/// Joins the namespaces that the bundle names, all opened before the first is entered. The pid namespace was joined by
+/// the caller; the mount namespace comes last.
+pub(super) fn join_namespaces(settings: &Settings) -> Step {
+    let step = || InitError::step("join a namespace");
+    let mount_flag = i32::try_from(namespace::MOUNT).unwrap_or_default();
+    let mut opened: Vec<(i32, OwnedFd)> = Vec::new();
+    for asked in settings.joined_namespaces.iter().filter(|asked| asked.flag != pid_flag()) {
+        let fd = rustix::fs::open(&asked.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| step()(SysError::new("open", asked.path.display().to_string(), errno)))?;
+        opened.push((asked.flag, fd));
+    }
+    opened.sort_by_key(|(flag, _)| *flag == mount_flag);
+    opened.iter().try_for_each(|(flag, fd)| set_namespace(fd.as_fd(), *flag).map_err(step()))
+}
+
+/// Sets what belongs to the new namespaces and to the process itself.
+pub(super) fn separate(_id: &ContainerId, settings: &Settings) -> Step {
+    if settings.new_namespaces & namespace::NETWORK != 0 {
+        bring_loopback_up().map_err(InitError::step("bring the loopback up"))?;
+    }
+    if let Some(name) = &settings.hostname {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|errno| InitError::step("set the host name")(SysError::new("sethostname", name, errno)))?;
+    }
+    if let Some(name) = &settings.domainname {
+        rustix::system::setdomainname(name.as_bytes())
+            .map_err(|errno| InitError::step("set the domain name")(SysError::new("setdomainname", name, errno)))?;
+    }
+    for (path, value) in &settings.sysctl {
+        set_sysctl(path, value)?;
+    }
+    match settings.process.oom_score_adj {
+        Some(score) => write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())
+            .map_err(InitError::step("set process.oomScoreAdj")),
+        None => Ok(()),
+    }
+}
+
+/// Writes one setting, through the host's procfs: it shows the namespaces of whoever looks.
+///
+/// No path of the container is involved, and the file is checked to be procfs's own (CVE-2025-52881).
+fn set_sysctl(path: &Path, value: &str) -> Step {
+    let stage = || InitError::step(format!("set linux.sysctl {}", path.display()));
+    let base = rustix::fs::open("/proc/sys", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| stage()(SysError::new("open", "/proc/sys", errno)))?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let file = openat2(&base, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map_err(|errno| stage()(SysError::new("openat2", format!("/proc/sys/{}", path.display()), errno)))?;
+    if filesystem_magic(file.as_fd()).map_err(stage())? != PROC_MAGIC {
+        return Err(InitError::NotProtected { path: path.to_owned(), expected: "procfs".to_owned() });
+    }
+    rustix::io::write(&file, value.as_bytes())
+        .map(drop)
+        .map_err(|errno| stage()(SysError::new("write", format!("/proc/sys/{}, {value:?}", path.display()), errno)))
+}
+
+/// A descriptor of the calling process's own view of `path`, for what must be taken from the host.
+pub(super) fn open_host_path(path: &Path) -> Result<OwnedFd, SysError> {
+    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::at("open", || path.display().to_string()))
+}

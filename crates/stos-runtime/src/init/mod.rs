@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's first process, from the clone to its command. [`set_up`] tells the story in order.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `isolation` | cgroups, joined namespaces, host name, settings of the kernel |
+//! | `rootfs` | the root, its mounts, pivot_root |
+//! | `cgroup_view` | `/sys/fs/cgroup` as the container sees it |
+//! | `devices` | `/dev` |
+//! | `protect` | read-only and masked paths |
+//! | `accounts` | users and groups of the container's own files |
+//! | `credentials` | working directory, limits, ids, capabilities |
+//! | `command` | finding and executing the command |
+//!
+//! It is single-threaded and cloned from a single-threaded process, so it may allocate. It never returns into its caller's
+//! code.
+
+pub(crate) mod accounts;
+mod cgroup_view;
+mod command;
+mod credentials;
+mod devices;
+mod isolation;
+mod protect;
+mod rootfs;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use stos_sys::SysError;
+use stos_sys::process::clone::{close_on_exec_from, exit_now, join_new_session_keyring, reset_signals};
+use stos_sys::process::credentials::{set_dumpable, set_parent_death_signal};
+
+use crate::cgroup::CgroupRecord;
+use crate::gate::GateEnd;
+use crate::init_error::InitError;
+use crate::launch::{FAILED, Launch, READY, Stdio};
+
+type Step<T = ()> = Result<T, InitError>;
+
+/// Runs the child's half of a launch. Ends in the container's command, or in a report over `pipe` and exit code 1.
+pub(crate) fn run(launch: &Launch<'_>, cgroup: &CgroupRecord, gate: Option<GateEnd>, pipe: OwnedFd) -> ! {
+    let mut channel = Channel { pipe: Some(pipe) };
+    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(launch, cgroup, gate, &mut channel)));
+    let error = match outcome {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(error)) => error,
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            InitError::Panicked { message: message.unwrap_or_default() }
+        }
+    };
+    channel.report(&error);
+    exit_now(1)
+}
+
+/// Where reports go: the launch's pipe, and after the gate its result FIFO.
+struct Channel {
+    pipe: Option<OwnedFd>,
+}
+
+impl Channel {
+    fn write(&self, mut bytes: &[u8]) -> Result<(), SysError> {
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        while !bytes.is_empty() {
+            match rustix::io::write(pipe, bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(SysError::new("write", "the launch's pipe", errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the launch why the command cannot run. Where it is gone, nobody is left to be told.
+    fn report(&self, error: &InitError) {
+        let mut bytes = vec![FAILED];
+        match serde_json::to_vec(error) {
+            Ok(json) => bytes.extend(json),
+            Err(unwritable) => bytes.extend(unwritable.to_string().into_bytes()),
+        }
+        drop(self.write(&bytes));
+    }
+}
+
+fn set_up(
+    launch: &Launch<'_>,
+    cgroup: &CgroupRecord,
+    gate: Option<GateEnd>,
+    channel: &mut Channel,
+) -> Step<std::convert::Infallible> {
+    let settings = launch.config.settings();
+    detach_from_caller(channel)?;
+    isolation::enter_cgroups(cgroup, settings)?;
+    isolation::join_namespaces(settings)?;
+    take_stdio(&launch.stdio)?;
+    isolation::separate(launch.id, settings)?;
+    let root = rootfs::mount_all(launch, cgroup)?;
+    devices::create(&root, settings)?;
+    protect::paths(&root, settings)?;
+    rootfs::pivot(&root)?;
+    let account = accounts::resolve(&root, launch)?;
+    credentials::enter_working_directory(&root, &settings.process.cwd)?;
+    if settings.root_readonly {
+        rootfs::make_read_only(&root)?;
+    }
+    give_pipes_to(&launch.stdio, account.uid)?;
+    // From here on no path of the host can be reached, and nothing below needs one.
+    credentials::become_user(&settings.process, &account)?;
+    let command = command::find(&settings.process, &account)?;
+    drop(root);
+    close_on_exec_from(3).map_err(InitError::step("keep the caller's descriptors out"))?;
+    wait_for_start(gate, channel)?;
+    command.execute()
+}
+
+/// Takes nothing of the caller along but what is meant, and dies with it until all is set up.
+fn detach_from_caller(channel: &mut Channel) -> Step {
+    let step = || InitError::step("leave the caller");
+    set_parent_death_signal(rustix::process::Signal::KILL.as_raw()).map_err(step())?;
+    // A process that joins the container meanwhile must not trace us (CVE-2016-9962); execve(2) undoes it.
+    set_dumpable(false).map_err(step())?;
+    reset_signals();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    // Out of the way of descriptors 0 to 2, which become the container's.
+    if let Some(pipe) = channel.pipe.take() {
+        channel.pipe = Some(above_stdio(pipe.as_fd()).map_err(step())?);
+    }
+    rustix::process::setsid().map_err(|errno| step()(SysError::new("setsid", "", errno)))?;
+    match join_new_session_keyring(c"stos") {
+        // A kernel without keyrings has none to leak.
+        Err(error) if error.errno == rustix::io::Errno::NOSYS => Ok(()),
+        other => other.map_err(step()),
+    }
+}
+
+fn above_stdio(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    fcntl_dupfd_cloexec(fd, 3).map_err(SysError::at("fcntl", || "F_DUPFD_CLOEXEC, 3".to_owned()))
+}
+
+fn take_stdio(stdio: &Stdio) -> Step {
+    let Stdio::Descriptors { stdin, stdout, stderr } = stdio else { return Ok(()) };
+    let step = || InitError::step("take the standard streams");
+    let failed = |errno| step()(SysError::new("dup2", "0, 1, 2", errno));
+    // Moved up first: one of them may be 0, 1 or 2 itself.
+    let moved = [stdin, stdout, stderr].map(|fd| above_stdio(fd.as_fd()));
+    let [stdin, stdout, stderr] = moved;
+    dup2_stdin(stdin.map_err(step())?).map_err(failed)?;
+    dup2_stdout(stdout.map_err(step())?).map_err(failed)?;
+    dup2_stderr(stderr.map_err(step())?).map_err(failed)
+}
+
+/// Gives pipes of the engine's to the container's user, or it could not open `/dev/stdout` again. Files and terminals of
+/// the host keep their owner.
+fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
+    if matches!(stdio, Stdio::Inherit) {
+        return Ok(());
+    }
+    let failed = |errno| {
+        InitError::step("give the standard streams to the user")(SysError::new("fchown", uid.to_string(), errno))
+    };
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let stat = rustix::fs::fstat(fd).map_err(failed)?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo && stat.st_uid != uid {
+            rustix::fs::fchown(fd, Some(rustix::process::Uid::from_raw(uid)), None).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Says that all is ready, and waits before the gate where there is one.
+fn wait_for_start(gate: Option<GateEnd>, channel: &mut Channel) -> Step {
+    let step = || InitError::step("wait for the start");
+    set_parent_death_signal(0).map_err(step())?;
+    // With no reader left this write ends us (SIGPIPE): the launch was killed before the signal above was off.
+    channel.write(&[READY]).map_err(step())?;
+    if let Some(gate) = gate {
+        channel.pipe = None;
+        channel.pipe = Some(gate.wait().map_err(step())?);
+        channel.write(&[READY]).map_err(step())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From a checked `config.json` to a container's first process.
+//!
+//! [`launch`] is the caller's half: cgroups, the clone, and the wait for the child's report. The child's half is `init`.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde::{Deserialize, Serialize};
+use stos_spec::UserSpec;
+use stos_sys::SysError;
+use stos_sys::mount::MountPlan;
+use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, set_namespace, thread_count};
+use stos_sys::process::{binary, identity, pidfd};
+
+use crate::cgroup::{CgroupRecord, CgroupRequest, default_rules, mounted_hierarchies};
+use crate::config::{RuntimeConfig, settings::namespace};
+use crate::error::{Error, Result};
+use crate::gate::GateEnd;
+use crate::id::ContainerId;
+use crate::init;
+use crate::init_error::InitError;
+
+/// Everything that a launch needs.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The container's id; names its cgroup where the bundle does not.
+    pub id: &'a ContainerId,
+    /// The bundle's directory: relative bind sources start there.
+    pub bundle: &'a Path,
+    /// The checked `config.json`.
+    pub config: &'a RuntimeConfig,
+    /// What becomes the container's root.
+    pub root: RootSource<'a>,
+    /// The descriptors 0, 1 and 2 of the container.
+    pub stdio: Stdio,
+    /// Whom the container runs as.
+    pub identity: Identity<'a>,
+    /// Where its cgroups go.
+    pub cgroup: CgroupRequest,
+    /// Whether its command runs at once.
+    pub gate: Gate<'a>,
+}
+
+/// What becomes a container's root.
+#[derive(Debug, Clone)]
+pub enum RootSource<'a> {
+    /// A directory of the host, with what is mounted below it.
+    Directory(PathBuf),
+    /// A plan, mounted in the container's own mount namespace alone.
+    Plan(&'a MountPlan),
+}
+
+/// A container's standard streams.
+#[derive(Debug, Default)]
+pub enum Stdio {
+    /// The caller's own.
+    #[default]
+    Inherit,
+    /// These; pipes among them are given to the container's user, so that it can open `/dev/stdout` again.
+    Descriptors {
+        /// Standard input.
+        stdin: OwnedFd,
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
+}
+
+/// Whom a container runs as.
+#[derive(Debug, Clone, Copy)]
+pub enum Identity<'a> {
+    /// The numbers in `process.user`.
+    FromSpec,
+    /// A user and maybe a group, looked up at each start in the `/etc/passwd` and `/etc/group` that the container then sees.
+    /// Takes the place of uid, gid and additionalGids.
+    LookUp(&'a UserSpec),
+}
+
+/// When the container's command runs.
+#[derive(Debug, Clone, Copy)]
+pub enum Gate<'a> {
+    /// At once: [`launch`] returns when it does, or why it cannot.
+    Open,
+    /// When [`crate::gate::open_gate`] is called on this directory: [`launch`] returns when all is set up.
+    Held(&'a Path),
+}
+
+/// A container's first process. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Init {
+    /// Its number and how it is known again.
+    pub process: ProcessRecord,
+    /// A descriptor of it, close-on-exec.
+    pub pidfd: OwnedFd,
+    /// Its cgroups.
+    pub cgroup: CgroupRecord,
+}
+
+/// A process, so recorded that a later one of the same number, or after a reboot, is not mistaken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// Its number in the caller's pid namespace.
+    pub pid: i32,
+    /// When it started, in clock ticks since the boot.
+    pub start_time: u64,
+    /// The boot that it belongs to.
+    pub boot_id: String,
+}
+
+impl ProcessRecord {
+    /// Records the calling process.
+    pub fn of_caller() -> Result<Self> {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        Self::of(pid)?.ok_or(Error::InitDied { ended: None })
+    }
+
+    /// Records the process `pid`; `None` where there is none.
+    pub fn of(pid: i32) -> Result<Option<Self>> {
+        let stage = "record a process";
+        let Some(stat) = identity::process_stat(pid).map_err(Error::sys(stage))? else { return Ok(None) };
+        let boot_id = identity::boot_id().map_err(Error::sys(stage))?;
+        Ok(Some(Self { pid, start_time: stat.start_time, boot_id }))
+    }
+
+    /// Whether this very process still runs: same boot, same start, and no zombie.
+    pub fn is_alive(&self) -> Result<bool> {
+        let stage = "look for a process";
+        let Some(stat) = identity::process_stat(self.pid).map_err(Error::sys(stage))? else { return Ok(false) };
+        let same = stat.start_time == self.start_time && !stat.is_dead;
+        Ok(same && identity::boot_id().map_err(Error::sys(stage))? == self.boot_id)
+    }
+
+    /// Opens a descriptor of this very process; `None` where it is gone.
+    pub fn open(&self) -> Result<Option<OwnedFd>> {
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
+        let Some(fd) = pidfd::open(pid).map_err(Error::sys("open a process"))? else { return Ok(None) };
+        // Checked after it was opened: the number cannot be reused while the descriptor's process is the right one.
+        Ok(self.is_alive()?.then_some(fd))
+    }
+}
+
+/// Starts a container's first process.
+///
+/// With [`Gate::Open`] success means that the command has been executed; with [`Gate::Held`] that all is set up and the
+/// process waits. On any error the process and its cgroups are gone. The new process is the caller's child: who does not
+/// reap it leaves that to its own parent.
+///
+/// Refuses a caller with more than one thread, and one whose binary a container could write
+/// ([`protect_binary`]).
+pub fn launch(launch: Launch<'_>) -> Result<Init> {
+    let stage = "prepare the container";
+    let threads = thread_count().map_err(Error::sys(stage))?;
+    if threads != 1 {
+        return Err(CloneError::ManyThreads { threads }.into());
+    }
+    if !binary::protected_self().map_err(Error::sys(stage))? {
+        return Err(Error::UnprotectedBinary);
+    }
+    let cgroup = create_cgroup(&launch)?;
+    match clone_init(&launch, &cgroup) {
+        Ok((process, pidfd)) => Ok(Init { process, pidfd, cgroup }),
+        Err(error) => {
+            // The cause counts. What a failed first process leaves behind is killed, for it may have been cloned already.
+            drop(cgroup.kill_all().and_then(|()| cgroup.remove()));
+            Err(error)
+        }
+    }
+}
+
+/// Executes the calling program again from a read-only view of its binary, unless it runs from one.
+///
+/// Call it first thing in `main`, before any thread is started, in every program that calls [`launch`]. Returns where the
+/// binary is protected already. Arguments, environment and pid stay.
+pub fn protect_binary() -> Result<()> {
+    let stage = "execute the binary from a read-only view";
+    if binary::protected_self().map_err(Error::sys(stage))? {
+        return Ok(());
+    }
+    let c_string = |text: std::ffi::OsString| {
+        use std::os::unix::ffi::OsStringExt;
+        stos_sys::process::exec::c_string("execveat", &text.into_vec()).map_err(Error::sys(stage))
+    };
+    let argv = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
+    let env = std::env::vars_os().map(|(mut key, value)| {
+        key.push("=");
+        key.push(value);
+        c_string(key)
+    });
+    match binary::exec_from_read_only_view(&argv, &env.collect::<Result<Vec<_>>>()?) {
+        Ok(never) => match never {},
+        Err(error) => Err(Error::sys(stage)(error)),
+    }
+}
+
+/// Where a container's cgroups go, below the root of each hierarchy: as requested, as its configuration says, or `stos-<id>`.
+pub(crate) fn cgroup_path(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> PathBuf {
+    let asked = request.path.clone().or_else(|| config.settings().cgroups_path.clone());
+    asked.unwrap_or_else(|| PathBuf::from(format!("stos-{id}")))
+}
+
+fn create_cgroup(launch: &Launch<'_>) -> Result<CgroupRecord> {
+    let path = cgroup_path(launch.id, launch.config, &launch.cgroup);
+    let mut rules = launch.config.settings().device_rules.clone();
+    rules.extend(default_rules());
+    CgroupRecord::create(&mounted_hierarchies()?, &path, &rules)
+}
+
+fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<(ProcessRecord, OwnedFd)> {
+    let stage = "start the container's first process";
+    let gate = match launch.gate {
+        Gate::Open => None,
+        Gate::Held(directory) => Some(GateEnd::create(directory)?),
+    };
+    let (read_end, write_end) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys(stage)(SysError::new("pipe2", "O_CLOEXEC", errno)))?;
+    let settings = launch.config.settings();
+    let v2 = cgroup.open_v2()?;
+    let own_pids = join_pid_namespace(launch)?;
+    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: v2.as_ref().map(AsFd::as_fd) };
+    let cloned = clone_process(options);
+    if let (Some(own), Ok(Cloned::Parent { .. }) | Err(_)) = (&own_pids, &cloned) {
+        set_namespace(own.as_fd(), pid_flag()).map_err(Error::sys(stage))?;
+    }
+    match cloned? {
+        Cloned::Child => {
+            drop(read_end);
+            init::run(launch, cgroup, gate, write_end)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(write_end);
+            drop(gate);
+            await_report(read_end, &pidfd)?;
+            let process = ProcessRecord::of(pid.as_raw_nonzero().get())?;
+            // Its start time can be read even when it has ended: nobody but us can reap it.
+            let process = process.ok_or(Error::InitDied { ended: None })?;
+            Ok((process, pidfd))
+        }
+    }
+}
+
+/// Puts later children of the caller into the pid namespace that the bundle names. Gives the caller's own, to go back to:
+/// a process can only be born into a pid namespace.
+fn join_pid_namespace(launch: &Launch<'_>) -> Result<Option<OwnedFd>> {
+    let joined = &launch.config.settings().joined_namespaces;
+    let Some(asked) = joined.iter().find(|asked| asked.flag == pid_flag()) else { return Ok(None) };
+    let stage = "join the pid namespace";
+    let open = |path: &Path| {
+        rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Error::sys(stage)(SysError::new("open", path.display().to_string(), errno)))
+    };
+    let own = open(Path::new("/proc/self/ns/pid"))?;
+    set_namespace(open(&asked.path)?.as_fd(), pid_flag()).map_err(Error::sys(stage))?;
+    Ok(Some(own))
+}
+
+pub(crate) fn pid_flag() -> i32 {
+    i32::try_from(namespace::PID).unwrap_or_default()
+}
+
+/// What the first process sends over its pipe: one byte, and after [`FAILED`] the error as JSON. The pipe closes on
+/// execve(2), so the end of the stream after [`READY`] is success.
+pub(crate) const READY: u8 = b'+';
+/// See [`READY`].
+pub(crate) const FAILED: u8 = b'-';
+
+/// Waits for the first process to be ready, to run its command, or to say why it cannot. Reaps it where it has failed.
+fn await_report(pipe: OwnedFd, child: &OwnedFd) -> Result<()> {
+    let mut report = Vec::new();
+    let read = File::from(pipe).read_to_end(&mut report);
+    let outcome = match read {
+        Ok(_) => read_report(&report),
+        Err(error) => {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Err(Error::sys("wait for the container's first process")(SysError::new("read", "a pipe", errno)))
+        }
+    };
+    outcome.or_else(|error| {
+        // It has said its last word, or nothing: it may hang only where the kernel does.
+        pidfd::send_signal(child.as_fd(), rustix::process::Signal::KILL.as_raw())
+            .map_err(Error::sys("end a failed process"))?;
+        let ended = pidfd::wait(child.as_fd()).map_err(Error::sys("reap a failed process"))?;
+        Err(match error {
+            Error::InitDied { .. } => Error::InitDied { ended: Some(ended) },
+            other => other,
+        })
+    })
+}
+
+/// Reads what a first process sent until its pipe closed.
+pub(crate) fn read_report(report: &[u8]) -> Result<()> {
+    let said = report.strip_prefix(&[READY]).unwrap_or(report);
+    match said.split_first() {
+        None if report.is_empty() => Err(Error::InitDied { ended: None }),
+        None => Ok(()),
+        Some((&FAILED, json)) => match serde_json::from_slice::<InitError>(json) {
+            Ok(error) => Err(error.into()),
+            Err(_) => Err(Error::InitReport { report: String::from_utf8_lossy(json).into_owned() }),
+        },
+        Some(_) => Err(Error::InitReport { report: String::from_utf8_lossy(said).into_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_told_apart() {
+        assert!(matches!(read_report(b""), Err(Error::InitDied { .. })));
+        assert!(read_report(b"+").is_ok());
+        let error = InitError::NotExecutable { command: "x".into(), reason: "y".into() };
+        let mut report = vec![READY, FAILED];
+        report.extend(serde_json::to_vec(&error).unwrap());
+        assert!(matches!(read_report(&report), Err(Error::Init(found)) if found == error));
+        assert!(matches!(read_report(&report[1..]), Err(Error::Init(found)) if found == error));
+        assert!(matches!(read_report(b"-{"), Err(Error::InitReport { .. })));
+        assert!(matches!(read_report(b"what"), Err(Error::InitReport { .. })));
+    }
+
+    #[test]
+    fn a_process_is_told_from_its_successors() {
+        let own = ProcessRecord::of_caller().unwrap();
+        assert!(own.is_alive().unwrap() && own.open().unwrap().is_some());
+        let earlier = ProcessRecord { start_time: own.start_time - 1, ..own.clone() };
+        assert!(!earlier.is_alive().unwrap() && earlier.open().unwrap().is_none());
+        let before_reboot = ProcessRecord { boot_id: "another".into(), ..own };
+        assert!(!before_reboot.is_alive().unwrap());
+        assert_eq!(ProcessRecord::of(i32::MAX).unwrap(), None);
+    }
+}

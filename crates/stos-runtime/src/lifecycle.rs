@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Create, start, state, kill, delete and list: a bundle's life, as runc has it.
+//!
+//! Each operation is one short-lived process; what they share is ROOT ([`crate::state`]). [`kill`], [`state`] and [`delete`]
+//! work for containers of image mode too; the record says whose a container is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stos_sys::process::pidfd;
+
+use crate::cgroup::{CgroupRecord, CgroupRequest, mounted_hierarchies};
+use crate::config::RuntimeConfig;
+use crate::error::{Error, Result};
+use crate::gate;
+use crate::id::ContainerId;
+use crate::launch::{Gate, Identity, Launch, ProcessRecord, RootSource, Stdio, cgroup_path, launch};
+use crate::state::{Mode, OciState, RunState, STATE_VERSION, StateDirectory, Status};
+use crate::tombstones;
+
+/// How long a killed process may take to end before `delete --force` gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+
+/// What `create` is asked for.
+#[derive(Debug)]
+pub struct CreateOptions<'a> {
+    /// The bundle.
+    pub bundle: &'a Path,
+    /// Where the first process's number goes.
+    pub pid_file: Option<&'a Path>,
+    /// The container's standard streams.
+    pub stdio: Stdio,
+}
+
+/// Creates a container from a bundle: afterwards its first process waits for [`start`].
+///
+/// On any error nothing is left of it. The process is the caller's child, left to the caller's parent when the caller ends.
+pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_>) -> Result<OciState> {
+    let bundle = canonical(options.bundle)?;
+    let config = RuntimeConfig::load(&bundle)?;
+    let rootfs = rootfs(&bundle, &config)?;
+    let mut state = new_state(id, &bundle, &rootfs, &config)?;
+    let directory = root.claim(&state)?;
+    let created = (|| {
+        let init = launch(Launch {
+            id,
+            bundle: &bundle,
+            config: &config,
+            root: RootSource::Directory(rootfs.clone()),
+            stdio: options.stdio,
+            identity: Identity::FromSpec,
+            cgroup: CgroupRequest::default(),
+            gate: Gate::Held(&directory),
+        })?;
+        state.init = Some(init.process.clone());
+        state.cgroup = init.cgroup;
+        let recorded = root.update(&state).and_then(|()| match options.pid_file {
+            Some(path) => write_pid_file(path, init.process.pid),
+            None => Ok(()),
+        });
+        recorded.inspect_err(|_| {
+            // The cause counts; without a record nobody would find the process.
+            drop(end(&state.cgroup, Some(&init.process)));
+        })
+    })();
+    match created {
+        Ok(()) => Ok(state.to_oci(Status::Created)),
+        Err(error) => {
+            // The cause counts; a directory that cannot be removed keeps the id taken, and `delete --force` frees it.
+            drop(root.release(id));
+            Err(error)
+        }
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path)
+        .map_err(|source| crate::config::ConfigError::Read { path: path.join("config.json"), source }.into())
+}
+
+fn rootfs(bundle: &Path, config: &RuntimeConfig) -> Result<PathBuf> {
+    let settings = config.settings();
+    let Some(path) = &settings.root_path else {
+        return Err(crate::config::ConfigError::invalid("root", "an object with a path", Option::<&str>::None).into());
+    };
+    let joined = bundle.join(path);
+    match fs::canonicalize(&joined) {
+        Ok(rootfs) if rootfs.is_dir() => Ok(rootfs),
+        Ok(_) | Err(_) => Err(crate::config::ConfigError::invalid("root.path", "a directory", joined).into()),
+    }
+}
+
+fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeConfig) -> Result<RunState> {
+    let annotations: BTreeMap<_, _> =
+        config.spec().annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    Ok(RunState {
+        version: STATE_VERSION,
+        oci_version: config.spec().version().clone(),
+        id: id.clone(),
+        mode: Mode::Bundle,
+        creator: ProcessRecord::of_caller()?,
+        init: None,
+        bundle: bundle.to_owned(),
+        rootfs: rootfs.to_owned(),
+        created: Timestamp::now(),
+        annotations,
+        cgroup: CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_path(id, config, &CgroupRequest::default())),
+        owner: String::new(),
+    })
+}
+
+/// Writes a pid file whole: a reader sees no part of the number.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let failed = |call, path: &Path, error: &std::io::Error| {
+        let errno = rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO);
+        Error::sys("write the pid file")(stos_sys::SysError::new(call, path.display().to_string(), errno))
+    };
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let staged = path.with_file_name(name);
+    fs::write(&staged, pid.to_string()).map_err(|error| failed("write", &staged, &error))?;
+    fs::rename(&staged, path).map_err(|error| failed("rename", path, &error))
+}
+
+/// Lets a created container run its command, and returns when it does, or why it cannot.
+pub fn start(root: &StateDirectory, id: &ContainerId) -> Result<()> {
+    let state = root.read(id)?;
+    let directory = root.container(id);
+    let wrong = |found| Error::WrongStatus { id: id.to_string(), operation: "start", expected: "created", found };
+    match state.status(&directory)? {
+        Status::Created => {}
+        other => return Err(wrong(other)),
+    }
+    // Between the look and this another start may have come first.
+    if gate::open_gate(&directory)? { Ok(()) } else { Err(wrong(state.status(&directory)?)) }
+}
+
+/// The state of a container, as runc prints it.
+pub fn state(root: &StateDirectory, id: &ContainerId) -> Result<OciState> {
+    let state = root.read(id)?;
+    let status = state.status(&root.container(id))?;
+    Ok(state.to_oci(status))
+}
+
+/// The states of all containers with a run state, of both modes, by id. One that goes meanwhile is left out.
+pub fn list(root: &StateDirectory) -> Result<Vec<OciState>> {
+    let mut states = Vec::new();
+    for id in root.ids()? {
+        match state(root, &id) {
+            Ok(found) => states.push(found),
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(states)
+}
+
+/// Sends a signal to the container's first process, or to `all` of its processes.
+pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
+    let state = root.read(id)?;
+    let wrong = |found| Error::WrongStatus {
+        id: id.to_string(),
+        operation: "kill",
+        expected: "created, running or paused",
+        found,
+    };
+    let status = state.status(&root.container(id))?;
+    if all {
+        // Without a pid namespace of its own a container's processes outlive the first.
+        return state.cgroup.signal_all(signal);
+    }
+    let process = match (&state.init, status) {
+        (Some(init), Status::Created | Status::Running | Status::Paused) => init.open()?,
+        _ => return Err(wrong(status)),
+    };
+    let Some(process) = process else { return Err(wrong(Status::Stopped)) };
+    match pidfd::send_signal(process.as_fd(), signal).map_err(Error::sys("signal the container"))? {
+        true => Ok(()),
+        false => Err(wrong(Status::Stopped)),
+    }
+}
+
+/// Deletes a container that has ended: its cgroups, what is left in them, and its state.
+///
+/// `force` kills one that has not, and succeeds for one that does not exist. The id of a bundle's container is remembered
+/// ([`tombstones`]).
+pub fn delete(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()> {
+    let state = match root.read(id) {
+        Ok(state) => state,
+        Err(Error::NotFound { .. }) if force => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let status = state.status(&root.container(id))?;
+    if !force && status != Status::Stopped {
+        return Err(Error::WrongStatus { id: id.to_string(), operation: "delete", expected: "stopped", found: status });
+    }
+    if status == Status::Creating {
+        // Its creator cleans up after itself when it is gone.
+        if let Some(creator) = state.creator.open()? {
+            pidfd::send_signal(creator.as_fd(), KILL).map_err(Error::sys("end the container's creator"))?;
+            pidfd::wait_end(creator.as_fd(), PATIENCE).map_err(Error::sys("end the container's creator"))?;
+        }
+    }
+    match &state.init {
+        Some(init) => end(&state.cgroup, Some(init))?,
+        // Its first process died with the creator. What else may live at that path is not ours to kill.
+        None => state.cgroup.remove()?,
+    }
+    if state.mode == Mode::Bundle {
+        tombstones::add(root, id)?;
+    }
+    root.release(id)
+}
+
+/// Kills what is left of a container, its first process first, and removes its cgroups.
+pub fn end(cgroup: &CgroupRecord, init: Option<&ProcessRecord>) -> Result<()> {
+    if let Some(process) = init.map(ProcessRecord::open).transpose()?.flatten() {
+        pidfd::send_signal(process.as_fd(), KILL).map_err(Error::sys("end the container"))?;
+        cgroup.thaw()?;
+        if !pidfd::wait_end(process.as_fd(), PATIENCE).map_err(Error::sys("wait for the container's end"))? {
+            let found = cgroup.processes()?;
+            return Err(Error::CgroupBusy { path: cgroup.path.clone(), found });
+        }
+    }
+    cgroup.kill_all()?;
+    cgroup.remove()
+}
