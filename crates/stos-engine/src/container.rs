@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use stos_runtime::{CgroupRecord, ProcessRecord};
+use stos_runtime::{RunState, StateDirectory};
 use stos_spec::{BlobDigest, ChainId, DiffId, UserSpec};
 use stos_store::{ContainerId, ContainerName, files};
 
@@ -51,19 +51,6 @@ pub struct ContainerRecord {
 /// The version of `container.json` that this version of stos writes.
 pub const RECORD_VERSION: u32 = 1;
 
-/// The contents of ROOT's `state.json` while a container of image mode runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunRecord {
-    /// The container's first process.
-    pub init: ProcessRecord,
-    /// The monitor that stands beside it.
-    pub monitor: ProcessRecord,
-    /// Its cgroups.
-    pub cgroup: CgroupRecord,
-    /// When it was started (RFC 3339).
-    pub started: String,
-}
-
 /// The contents of `exit.json`: how a container's process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
@@ -85,7 +72,7 @@ pub enum ContainerState {
     /// It was never started.
     Created,
     /// It runs.
-    Running(RunRecord),
+    Running(Box<RunState>),
     /// It has ended.
     Exited(ExitRecord),
     /// It does not run, and nobody saw how it ended: its monitor was killed, or the machine went down.
@@ -117,13 +104,22 @@ impl Engine {
         self.store.container_dir(id).join("exit.json")
     }
 
-    /// Gives the directory in ROOT of a running container.
-    pub(crate) fn run_dir(&self, id: &ContainerId) -> PathBuf {
-        self.root.join("containers").join(id.as_str())
+    pub(crate) fn log_path(&self, id: &ContainerId) -> PathBuf {
+        self.store.container_dir(id).join("log")
     }
 
-    pub(crate) fn run_record_path(&self, id: &ContainerId) -> PathBuf {
-        self.run_dir(id).join("image-state.json")
+    /// Gives the run states of ROOT, where running containers of both modes stand.
+    pub fn run_states(&self) -> StateDirectory {
+        StateDirectory::new(&self.root)
+    }
+
+    /// Reads the run state of a container; `None` where it does not run, as far as ROOT knows.
+    pub(crate) fn run_state(&self, id: &ContainerId) -> Result<Option<RunState>> {
+        match self.run_states().read(&run_id(id)) {
+            Ok(state) => Ok(Some(state)),
+            Err(stos_runtime::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -141,22 +137,34 @@ pub fn records(engine: &Engine) -> Result<Vec<ContainerRecord>> {
     Ok(records)
 }
 
+/// Gives the id under which the runtime knows the container.
+pub(crate) fn run_id(id: &ContainerId) -> stos_runtime::ContainerId {
+    id.as_str().parse().unwrap_or_else(|_| unreachable!("64 hexadecimal digits are an id for the runtime too"))
+}
+
 /// Tells what a container does, from what processes there really are.
 pub fn state(engine: &Engine, id: &ContainerId) -> Result<ContainerState> {
-    let run: Option<RunRecord> = files::read_json(&engine.run_record_path(id))?;
-    if let Some(run) = run.clone().filter(|run| run.init.is_alive().unwrap_or(false)) {
-        return Ok(ContainerState::Running(run));
+    let run = engine.run_state(id)?;
+    if let Some(run) = &run {
+        // Between the end of its process and its exit record the monitor still lives: not ended yet.
+        let process = run.init.as_ref().unwrap_or(&run.creator);
+        if process.is_alive()? || (run.creator.is_alive()? && read_exit(engine, id)?.is_none()) {
+            return Ok(ContainerState::Running(Box::new(run.clone())));
+        }
     }
-    // `run --rm` makes an empty file beforehand, for those who wait.
-    let exit = match files::read_json::<ExitRecord>(&engine.exit_path(id)) {
-        Ok(exit) => exit,
-        Err(stos_store::Error::Damaged { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    match exit {
+    match read_exit(engine, id)? {
         Some(exit) => Ok(ContainerState::Exited(exit)),
-        None if run.is_some() || engine.store.container_dir(id).join("started").exists() => Ok(ContainerState::Stopped),
+        // The monitor opens the log before it starts anything.
+        None if engine.log_path(id).exists() => Ok(ContainerState::Stopped),
         None => Ok(ContainerState::Created),
+    }
+}
+
+fn read_exit(engine: &Engine, id: &ContainerId) -> Result<Option<ExitRecord>> {
+    match files::read_json::<ExitRecord>(&engine.exit_path(id)) {
+        // `run --rm` makes an empty file beforehand, for those who wait.
+        Err(stos_store::Error::Damaged { .. }) => Ok(None),
+        other => Ok(other?),
     }
 }
 

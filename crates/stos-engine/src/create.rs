@@ -195,7 +195,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
     };
     let root = Root::open(&draft.image_root())?;
     let ids = look_up_user(&root, &user);
-    let covers_accounts = options.mounts.iter().any(|mount| mount.target.starts_with("/etc") || mount.target == Path::new("/"));
+    let covers_accounts =
+        options.mounts.iter().any(|mount| mount.target.starts_with("/etc") || mount.target == Path::new("/"));
     let ids = match ids {
         Err(_) if covers_accounts => (0, 0, Vec::new()),
         other => other?,

@@ -163,7 +163,10 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
     let images = engine.store.images()?;
     let same: Vec<_> = images.iter().filter(|image| image.image_id == record.image_id).collect();
     let by_id = name.parse::<stos_spec::ImageRef>().map_or(true, |reference| {
-        record.reference.as_ref().is_none_or(|own| !own.name().ends_with(reference.repository().trim_start_matches("library/")))
+        record
+            .reference
+            .as_ref()
+            .is_none_or(|own| !own.name().ends_with(reference.repository().trim_start_matches("library/")))
     });
     let goes_whole = same.len() == 1 || by_id;
     if by_id && same.len() > 1 && !force {
@@ -176,13 +179,15 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
             return Err(Error::ImageInUse { image: name.to_owned(), container: user.name.to_string() });
         }
     }
-    let is_gone = |image: &ImageRecord| {
-        image.image_id == record.image_id && (goes_whole || image.reference == record.reference)
-    };
+    let is_gone =
+        |image: &ImageRecord| image.image_id == record.image_id && (goes_whole || image.reference == record.reference);
     let mut removed = Removed::default();
-    removed.untagged.extend(images.iter().filter(|image| is_gone(image)).filter_map(|image| {
-        image.reference.as_ref().map(ToString::to_string)
-    }));
+    removed.untagged.extend(
+        images
+            .iter()
+            .filter(|image| is_gone(image))
+            .filter_map(|image| image.reference.as_ref().map(ToString::to_string)),
+    );
     if goes_whole {
         removed.deleted.push(record.image_id);
     }

@@ -35,7 +35,9 @@ pub fn check_command(root: &Root, command: &str, cwd: &str, env: &[String]) -> R
             Ok(()) => return Ok(()),
             // Found, and it cannot be run: what a shell tells, if no later directory has a better one.
             Err(error @ Error::CommandNotExecutable { .. }) => denied = denied.or(Some(error)),
-            Err(error @ Error::CommandNotFound { .. }) if error.to_string().contains("interpreter") => return Err(error),
+            Err(error @ Error::CommandNotFound { .. }) if error.to_string().contains("interpreter") => {
+                return Err(error);
+            }
             Err(_) => {}
         }
     }
@@ -99,9 +101,12 @@ mod tests {
         let bin = dir.path().join("bin");
         std::fs::create_dir_all(dir.path().join("etc")).unwrap();
         std::fs::create_dir(&bin).unwrap();
-        for (name, text, mode) in
-            [("good", "x", 0o755), ("plain", "x", 0o644), ("script", "#! /bin/good -x\n", 0o755), ("lost", "#!/no/sh", 0o755)]
-        {
+        for (name, text, mode) in [
+            ("good", "x", 0o755),
+            ("plain", "x", 0o644),
+            ("script", "#! /bin/good -x\n", 0o755),
+            ("lost", "#!/no/sh", 0o755),
+        ] {
             std::fs::write(bin.join(name), text).unwrap();
             std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }

@@ -90,12 +90,7 @@ pub fn pull_image_from_registry(
     pulled
 }
 
-fn resolve(
-    engine: &Engine,
-    registry: &Registry,
-    reference: &ImageRef,
-    options: &PullOptions,
-) -> Result<ResolvedImage> {
+fn resolve(engine: &Engine, registry: &Registry, reference: &ImageRef, options: &PullOptions) -> Result<ResolvedImage> {
     let repository = reference.repository();
     let mut fetched = registry.fetch_manifest(repository, &reference.target(), None)?;
     let mut index = None;

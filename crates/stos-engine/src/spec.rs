@@ -132,13 +132,16 @@ pub fn runtime_config(
 }
 
 fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": source, "options": options})
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -219,12 +222,14 @@ mod tests {
     fn a_user_without_root_has_no_capabilities_and_mounts_go_by_depth() {
         let process = ProcessPlan { args: strings(&["x"]), env: vec![], cwd: "/".into(), ids: (1000, 1000, vec![]) };
         let deep = MountOption { source: "/a".into(), target: "/v/deep".into(), read_only: true, recursive: true };
-        let hosts = MountOption { source: "/h".into(), target: "/etc/hosts".into(), read_only: false, recursive: false };
+        let hosts =
+            MountOption { source: "/h".into(), target: "/etc/hosts".into(), read_only: false, recursive: false };
         let options = CreateOptions { mounts: vec![deep, hosts], ..CreateOptions::default() };
         let volumes = [AnonymousVolume { target: "/v".into(), source: "volumes/0".into() }];
         let config = runtime_config(&process, &options, &volumes, "id", "host");
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
-        let targets: Vec<_> = config["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
+        let targets: Vec<_> =
+            config["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
         let place = |target: &str| targets.iter().position(|other| *other == target).unwrap();
         assert!(place("/v") < place("/v/deep"));
         assert_eq!(targets.iter().filter(|target| **target == "/etc/hosts").count(), 1);

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The words of the command line. podman's where an image is meant, runc's where a bundle is.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stos_spec::Platform;
+use stos_store::ContainerName;
+
+/// From an image reference to a running container
+#[derive(Debug, Parser)]
+#[command(name = "stos", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Example:\n  stos run --rm registry.example/app:1 echo hello")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that stand before the command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// What lasts: images, layers, containers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/stos", env = "STOS_DATA_ROOT")]
+    pub data_root: PathBuf,
+    /// What a reboot may lose: mounts and the state of running containers
+    #[arg(long, value_name = "DIR", default_value = "/run/stos", env = "STOS_ROOT")]
+    pub root: PathBuf,
+    /// Write the log to FILE instead of stderr
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Log more
+    #[arg(long)]
+    pub debug: bool,
+    /// Called by another name: always bundle mode.
+    #[arg(skip)]
+    pub bundle_mode: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// How a result looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch an image from its registry, verified
+    Pull(Pull),
+    /// List images
+    Images(Images),
+    /// Show everything about an image or a container, as JSON
+    Inspect(Inspect),
+    /// Remove images
+    Rmi(Rmi),
+    /// Create a container from an image, or from a bundle with --bundle
+    Create(Create),
+    /// Start a container that was created
+    Start(Start),
+    /// Create a container and start it
+    Run(Run),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(Containers),
+    /// Print what a container wrote
+    Logs(Logs),
+    /// Show a container's state, as JSON
+    State(OneContainer),
+    /// List containers
+    #[command(visible_alias = "ps")]
+    List(List),
+    /// Send a signal to a container
+    Kill(Kill),
+    /// Ask containers to end; kill those that do not
+    Stop(Stop),
+    /// Delete containers
+    #[command(visible_alias = "rm")]
+    Delete(Delete),
+    /// About this host and this installation
+    #[command(subcommand)]
+    System(System),
+}
+
+/// How to reach a registry.
+#[derive(Debug, Clone, Args)]
+pub struct RegistryOptions {
+    /// Verify certificates and refuse plain HTTP
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// The platform of the image, such as linux/arm64
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+}
+
+/// stos pull
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos pull --tls-verify=false 127.0.0.1:5000/debian:12")]
+pub struct Pull {
+    /// Print nothing but the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryOptions,
+    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(value_name = "REF")]
+    pub reference: String,
+}
+
+/// stos images
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos images --format json")]
+pub struct Images {
+    /// Print only IDs
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How the list looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// stos inspect
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos inspect web")]
+pub struct Inspect {
+    /// Images and containers
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// stos rmi
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos rmi debian:12")]
+pub struct Rmi {
+    /// Remove it although it has several names, or a container uses it
+    #[arg(short, long)]
+    pub force: bool,
+    /// Images
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+/// When to ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PullWhen {
+    /// When the store lacks the image
+    Missing,
+    /// Each time
+    Always,
+    /// Not at all
+    Never,
+}
+
+/// How closely to look at the image's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verify {
+    /// By size and times; hash what has changed
+    Sealed,
+    /// Hash every byte
+    Full,
+    /// Not at all
+    None,
+}
+
+/// The network of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetworkMode {
+    /// A loopback interface of its own
+    None,
+    /// The host's
+    Host,
+}
+
+/// What image mode's create and run share.
+#[derive(Debug, Clone, Args)]
+pub struct ImageOptions {
+    /// Give the container a name
+    #[arg(long, conflicts_with = "bundle")]
+    pub name: Option<ContainerName>,
+    /// When to ask the registry
+    #[arg(long, value_enum, default_value = "missing")]
+    pub pull: PullWhen,
+    /// How closely to look at the image's files
+    #[arg(long, value_enum, default_value = "sealed")]
+    pub verify: Verify,
+    #[command(flatten)]
+    pub registry: RegistryOptions,
+    /// Set NAME=VALUE, or pass NAME on from here
+    #[arg(short, long, value_name = "NAME[=VALUE]", conflicts_with = "bundle")]
+    pub env: Vec<String>,
+    /// Read NAME=VALUE lines from FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
+    pub env_file: Vec<PathBuf>,
+    /// Where the command runs
+    #[arg(short, long, value_name = "DIR", conflicts_with = "bundle")]
+    pub workdir: Option<String>,
+    /// Whom the command runs as
+    #[arg(short, long, value_name = "USER[:GROUP]", conflicts_with = "bundle")]
+    pub user: Option<String>,
+    /// What runs instead of the image's entrypoint: a word, or a JSON array
+    #[arg(long, value_name = "COMMAND", conflicts_with = "bundle")]
+    pub entrypoint: Option<String>,
+    /// The container's hostname
+    #[arg(long, value_name = "NAME", conflicts_with = "bundle")]
+    pub hostname: Option<String>,
+    /// Make the root filesystem read-only
+    #[arg(long, conflicts_with = "bundle")]
+    pub read_only: bool,
+    /// The network
+    #[arg(long, value_enum, default_value = "none")]
+    pub network: NetworkMode,
+    /// Mount: type=bind,src=PATH,dst=PATH[,ro]
+    #[arg(long, value_name = "OPTIONS", conflicts_with = "bundle")]
+    pub mount: Vec<String>,
+    /// Mount a path of the host
+    #[arg(short, long, value_name = "PATH:PATH[:ro|rw]", conflicts_with = "bundle")]
+    pub volume: Vec<String>,
+    /// Set a label
+    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "bundle")]
+    pub label: Vec<String>,
+}
+
+/// What bundle mode's create and run share.
+#[derive(Debug, Clone, Args)]
+pub struct BundleOptions {
+    /// Bundle mode: the directory with config.json
+    #[arg(short, long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Bundle mode: write the container's pid to FILE
+    #[arg(long, value_name = "FILE", requires = "bundle")]
+    pub pid_file: Option<PathBuf>,
+}
+
+/// stos create
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos create --name web registry.example/web:1\n  stos create --bundle ./bundle ID"
+)]
+pub struct Create {
+    #[command(flatten)]
+    pub image_options: ImageOptions,
+    #[command(flatten)]
+    pub bundle: BundleOptions,
+    /// Go when the process has ended
+    #[arg(long, conflicts_with = "bundle")]
+    pub rm: bool,
+    /// Print nothing but the id
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The image; with --bundle the new container's id
+    #[arg(value_name = "IMAGE|ID")]
+    pub subject: String,
+    /// The command and its arguments, instead of the image's
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true, conflicts_with = "bundle")]
+    pub command: Vec<String>,
+}
+
+/// stos run
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos run --rm debian:12 echo hello\n  stos run -d --name web registry.example/web:1"
+)]
+pub struct Run {
+    #[command(flatten)]
+    pub image_options: ImageOptions,
+    #[command(flatten)]
+    pub bundle: BundleOptions,
+    /// Run in the background, and print the id
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Give the container this command's standard input
+    #[arg(short, long, conflicts_with_all = ["detach", "bundle"])]
+    pub interactive: bool,
+    /// Delete the container when its process has ended
+    #[arg(long, conflicts_with = "bundle")]
+    pub rm: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The image; with --bundle the new container's id
+    #[arg(value_name = "IMAGE|ID")]
+    pub subject: String,
+    /// The command and its arguments, instead of the image's
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true, conflicts_with = "bundle")]
+    pub command: Vec<String>,
+}
+
+/// stos start
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos start -a web")]
+pub struct Start {
+    /// Stay with it: its output comes here, signals go there, its exit code is ours
+    #[arg(short, long)]
+    pub attach: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// One container.
+#[derive(Debug, Args)]
+pub struct OneContainer {
+    /// The container: id, name, or the beginning of its id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// Several containers.
+#[derive(Debug, Args)]
+pub struct Containers {
+    /// The containers: ids, names, or beginnings of ids
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// stos logs
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos logs -f web")]
+pub struct Logs {
+    /// Go on while the container writes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// stos list
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos list --format json")]
+pub struct List {
+    /// Print only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How the list looks
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// stos kill
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos kill -s HUP web")]
+pub struct Kill {
+    /// The signal, as a name or a number
+    #[arg(short, long, value_name = "SIGNAL", conflicts_with = "runc_signal")]
+    pub signal: Option<String>,
+    /// Bundle mode: signal every process of the container
+    #[arg(short, long)]
+    pub all: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// The signal, as runc has it [default: TERM]
+    #[arg(value_name = "SIGNAL")]
+    pub runc_signal: Option<String>,
+}
+
+/// stos stop
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos stop -t 3 web")]
+pub struct Stop {
+    /// Seconds to wait before it is killed
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub time: u64,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// stos delete
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos delete -f web")]
+pub struct Delete {
+    /// Kill one that runs; succeed for one that is gone
+    #[arg(short, long)]
+    pub force: bool,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// stos system
+#[derive(Debug, Subcommand)]
+pub enum System {
+    /// Show what the kernel can do and what was chosen
+    Info(SystemInfo),
+}
+
+/// stos system info
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system info --format json")]
+pub struct SystemInfo {
+    /// How it looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_belongs_to_an_image_is_refused_for_a_bundle() {
+        let parse = |words: &[&str]| Cli::try_parse_from(["stos"].iter().chain(words));
+        assert!(parse(&["create", "--bundle", "b", "id"]).is_ok());
+        assert!(parse(&["create", "--bundle", "b", "--name", "x", "id"]).is_err());
+        assert!(parse(&["create", "--bundle", "b", "id", "command"]).is_err());
+        assert!(parse(&["create", "--pid-file", "p", "image"]).is_err());
+        assert!(parse(&["run", "image", "ls", "-l", "--rm"]).is_ok());
+        assert!(parse(&["create", "--name", "a/b", "image"]).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! create, run, start.
+
+use stos_engine::container::ContainerRecord;
+use stos_engine::create::create_container_from_image;
+use stos_engine::lifecycle::start_detached;
+use stos_engine::monitor::{Attachment, run_container};
+use stos_engine::{CreateOptions, Engine};
+
+use super::bundle;
+use crate::cli::{Create, Global, ImageOptions, Run, Start};
+use crate::failure::Failure;
+use crate::target::{self, Target};
+use crate::{options, progress, table};
+
+/// Creates a container, from a bundle where one is given or stos is called as a runtime.
+pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
+    if let Some(dir) = bundle::directory(global, &args.bundle) {
+        return bundle::create(global, &args.subject, &dir, args.bundle.pid_file.as_deref());
+    }
+    let engine = target::engine(global).map_err(as_container_failure)?;
+    let options = read_options(&args.image_options, &args.command, args.rm)?;
+    let record = create_from_image(&engine, &args.subject, &options, args.quiet)?;
+    table::print_line(&record.id)?;
+    Ok(0)
+}
+
+fn read_options(options: &ImageOptions, command: &[String], auto_remove: bool) -> Result<CreateOptions, Failure> {
+    options::create_options(options, command, auto_remove).map_err(|error| Failure::message(format!("{error:#}"), 125))
+}
+
+/// Whatever fails before a container's process runs is 125.
+fn as_container_failure(failure: Failure) -> Failure {
+    failure.with_exit_code(125)
+}
+
+fn create_from_image(
+    engine: &Engine,
+    image: &str,
+    options: &CreateOptions,
+    quiet: bool,
+) -> Result<ContainerRecord, Failure> {
+    let reporter = progress::reporter(quiet);
+    create_container_from_image(engine, image, options, &*reporter).map_err(Failure::of_container)
+}
+
+/// Creates a container and starts it: attached, or in the background with `--detach`.
+pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
+    if let Some(dir) = bundle::directory(global, &args.bundle) {
+        return bundle::run(global, &args.subject, &dir, args.bundle.pid_file.as_deref(), args.detach);
+    }
+    let engine = target::engine(global).map_err(as_container_failure)?;
+    let options = read_options(&args.image_options, &args.command, args.rm)?;
+    let record = create_from_image(&engine, &args.subject, &options, args.quiet)?;
+    if args.detach {
+        start_detached(&engine, &record).map_err(Failure::of_container)?;
+        table::print_line(&record.id)?;
+        return Ok(0);
+    }
+    attached(&engine, &record, args.interactive)
+}
+
+fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool) -> Result<u8, Failure> {
+    let exit = run_container(engine, record, Attachment::Attached { stdin }, |_| {});
+    let exit = exit.map_err(Failure::of_container)?;
+    // 0 to 255 by waitid(2), or 128 and a signal of at most 64.
+    Ok(u8::try_from(exit.exit_code).unwrap_or(255))
+}
+
+/// Starts a container that was created, in either mode.
+pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
+    match target::find(global, &args.container).map_err(as_container_failure_in_image_mode(global))? {
+        Target::Bundle(_, id) if args.attach => {
+            Err(Failure::message(format!("container {id} is a bundle's: its streams were given to create"), 1))
+        }
+        Target::Bundle(states, id) => {
+            stos_runtime::lifecycle::start(&states, &id)?;
+            Ok(0)
+        }
+        Target::Image(engine, record) if args.attach => attached(&engine, &record, false),
+        Target::Image(engine, record) => {
+            start_detached(&engine, &record).map_err(Failure::of_container)?;
+            table::print_line(&args.container)?;
+            Ok(0)
+        }
+    }
+}
+
+fn as_container_failure_in_image_mode(global: &Global) -> impl Fn(Failure) -> Failure {
+    let code = if global.bundle_mode { 1 } else { 125 };
+    move |failure| failure.with_exit_code(code)
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! pull, images, inspect, rmi.
+
+use serde_json::{Value, json};
+use stos_engine::image::{self, ImageSummary, LoadedImage};
+use stos_engine::pull::pull_image_from_registry;
+use stos_engine::{Engine, container};
+use stos_spec::ImageRef;
+
+use crate::cli::{Format, Global, Images, Inspect, Pull, Rmi};
+use crate::failure::Failure;
+use crate::{options, progress, table, target};
+
+/// Pulls an image and prints its manifest's digest.
+pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
+    let reference: ImageRef = args.reference.parse()?;
+    let engine = target::engine(global)?;
+    let reporter = progress::reporter(args.quiet);
+    let pulled = pull_image_from_registry(&engine, &reference, &options::pull_options(&args.registry), &*reporter)?;
+    table::print_line(pulled.image.manifest.digest)?;
+    Ok(0)
+}
+
+/// Lists the images.
+pub fn list(global: &Global, args: &Images) -> Result<u8, Failure> {
+    let images = image::list_images(&target::engine(global)?)?;
+    match args.format {
+        Format::Json => table::print_json(&images)?,
+        Format::Table if args.quiet => images.iter().try_for_each(|image| table::print_line(image.id.short()))?,
+        Format::Table => {
+            let rows: Vec<_> = images.iter().map(row).collect();
+            table::print(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)?;
+        }
+    }
+    Ok(0)
+}
+
+fn row(image: &ImageSummary) -> Vec<String> {
+    let none = || "<none>".to_owned();
+    vec![
+        image.repository.clone().unwrap_or_else(none),
+        image.tag.clone().unwrap_or_else(none),
+        image.id.short(),
+        image.created.as_deref().map_or_else(|| "-".to_owned(), table::ago),
+        table::size(image.size),
+    ]
+}
+
+/// Prints all that is known of images and containers, as a JSON array.
+pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
+    let engine = target::engine(global)?;
+    let found: Vec<Value> = args.names.iter().map(|name| inspect_one(&engine, name)).collect::<Result<_, Failure>>()?;
+    table::print_json(&found)?;
+    Ok(0)
+}
+
+fn inspect_one(engine: &Engine, name: &str) -> Result<Value, Failure> {
+    match container::find(engine, name) {
+        Ok(record) => inspect_container(engine, &record),
+        Err(stos_engine::Error::NoSuchContainer(_)) => match image::find_image(engine, name) {
+            Ok(image) => inspect_image(engine, &image),
+            Err(stos_engine::Error::Store(stos_store::Error::NoSuchImage(_))) => {
+                Err(Failure::message(format!("no such image or container: {name:?}"), 1))
+            }
+            Err(error) => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Result<Value, Failure> {
+    let state = container::state(engine, &record.id)?;
+    let dir = engine.store().container_dir(&record.id);
+    let config: Option<Value> = stos_store::files::read_json(&dir.join("config.json"))?;
+    let (pid, exit) = match &state {
+        container::ContainerState::Running(run) => (run.init.as_ref().map(|init| init.pid), None),
+        container::ContainerState::Exited(exit) => (None, Some(exit)),
+        _ => (None, None),
+    };
+    let mut value = serde_json::to_value(record)?;
+    value["state"] = json!({"status": state.status(), "pid": pid, "exit": exit});
+    value["config"] = config.unwrap_or_default();
+    value["log_path"] = json!(dir.join("log"));
+    Ok(value)
+}
+
+fn inspect_image(engine: &Engine, image: &LoadedImage) -> Result<Value, Failure> {
+    let layers = image.config.diff_ids.iter().zip(&image.manifest.layers).map(|(diff_id, layer)| {
+        let size = std::fs::metadata(engine.store().layer_dir(*diff_id).join("layer.tar")).map(|tar| tar.len()).ok();
+        json!({
+            "diff_id": diff_id,
+            "blob": layer.descriptor.digest,
+            "media_type": layer.descriptor.media_type,
+            "compressed_size": layer.descriptor.size,
+            "size": size,
+        })
+    });
+    let layers: Vec<Value> = layers.collect();
+    Ok(json!({
+        "id": image.record.image_id,
+        "name": image.record.reference,
+        "digest": image.record.manifest.digest,
+        "index_digest": image.record.index_digest,
+        "media_type": image.record.manifest.media_type,
+        "chain_id": image.chain_id()?,
+        "pulled": image.record.pulled,
+        "platform": image.config.platform,
+        "layers": layers,
+        "config": serde_json::from_slice::<Value>(&image.config_bytes)?,
+    }))
+}
+
+/// Removes images.
+pub fn remove(global: &Global, args: &Rmi) -> Result<u8, Failure> {
+    let engine = target::engine(global)?;
+    for name in &args.images {
+        let removed = image::remove_image(&engine, name, args.force)?;
+        removed.untagged.iter().try_for_each(|name| table::print_line(format!("Untagged: {name}")))?;
+        removed.deleted.iter().try_for_each(|id| table::print_line(format!("Deleted: {id}")))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! list: containers of both modes.
+
+use serde::Serialize;
+use stos_engine::container::{self, ContainerState};
+use stos_runtime::state::OciState;
+
+use crate::cli::{Format, Global, List};
+use crate::failure::Failure;
+use crate::{table, target};
+
+/// A line of the list.
+#[derive(Serialize)]
+struct Line {
+    id: String,
+    name: Option<String>,
+    mode: &'static str,
+    image: Option<String>,
+    bundle: String,
+    command: Vec<String>,
+    pid: i32,
+    status: String,
+    exit_code: Option<i32>,
+    created: String,
+}
+
+/// Lists the containers of image mode, then those of bundle mode. In bundle mode only the latter, as runc.
+pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
+    let bundles = stos_runtime::lifecycle::list(&target::run_states(global))?;
+    if global.bundle_mode {
+        match args.format {
+            Format::Json => table::print_json(&bundles)?,
+            Format::Table if args.quiet => bundles.iter().try_for_each(|state| table::print_line(&state.id))?,
+            Format::Table => {
+                let rows: Vec<_> = bundles.iter().map(bundle_row).collect();
+                table::print(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], &rows)?;
+            }
+        }
+        return Ok(0);
+    }
+    let mut lines = if global.data_root.is_dir() { image_lines(global)? } else { Vec::new() };
+    let known: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
+    lines.extend(bundles.into_iter().filter(|state| !known.contains(&state.id)).map(bundle_line));
+    match args.format {
+        Format::Json => table::print_json(&lines)?,
+        Format::Table if args.quiet => lines.iter().try_for_each(|line| table::print_line(&line.id))?,
+        Format::Table => {
+            let rows: Vec<_> = lines.iter().map(row).collect();
+            table::print(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PID", "NAME"], &rows)?;
+        }
+    }
+    Ok(0)
+}
+
+fn image_lines(global: &Global) -> Result<Vec<Line>, Failure> {
+    let engine = target::engine(global)?;
+    let mut lines = Vec::new();
+    for record in container::records(&engine)? {
+        let state = container::state(&engine, &record.id)?;
+        let (pid, exit_code) = match &state {
+            ContainerState::Running(run) => (run.init.as_ref().map_or(0, |init| init.pid), None),
+            ContainerState::Exited(exit) => (0, Some(exit.exit_code)),
+            _ => (0, None),
+        };
+        lines.push(Line {
+            bundle: engine.store().container_dir(&record.id).display().to_string(),
+            id: record.id.to_string(),
+            name: Some(record.name.to_string()),
+            mode: "image",
+            image: Some(record.image),
+            command: record.command,
+            pid,
+            status: state.status().to_owned(),
+            exit_code,
+            created: record.created,
+        });
+    }
+    Ok(lines)
+}
+
+fn bundle_line(state: OciState) -> Line {
+    Line {
+        id: state.id,
+        name: None,
+        mode: "bundle",
+        image: None,
+        bundle: state.bundle.display().to_string(),
+        command: Vec::new(),
+        pid: state.pid,
+        status: state.status.to_string(),
+        exit_code: None,
+        created: state.created.to_string(),
+    }
+}
+
+fn row(line: &Line) -> Vec<String> {
+    let id = if line.mode == "image" { line.id[..12].to_owned() } else { line.id.clone() };
+    let mut command: String = line.command.join(" ").chars().take(24).collect();
+    if command.len() < line.command.join(" ").len() {
+        command.push('…');
+    }
+    let status = match line.exit_code {
+        Some(code) => format!("{} ({code})", line.status),
+        None => line.status.clone(),
+    };
+    vec![
+        id,
+        line.image.clone().unwrap_or_else(|| line.bundle.clone()),
+        command,
+        table::ago(&line.created),
+        status,
+        line.pid.to_string(),
+        line.name.clone().unwrap_or_default(),
+    ]
+}
+
+fn bundle_row(state: &OciState) -> Vec<String> {
+    let owner = if state.owner.is_empty() { "root" } else { &state.owner };
+    vec![
+        state.id.clone(),
+        state.pid.to_string(),
+        state.status.to_string(),
+        state.bundle.display().to_string(),
+        state.created.to_string(),
+        owner.to_owned(),
+    ]
+}

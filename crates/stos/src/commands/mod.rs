@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What each command does. A command gives its exit code; a failure carries one of its own.
+
+mod bundle;
+mod create;
+mod images;
+mod life;
+mod list;
+mod system;
+
+use crate::cli::{Cli, Command, System};
+use crate::failure::Failure;
+
+/// Runs the command.
+pub fn run(cli: Cli) -> Result<u8, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Pull(args) => images::pull(global, &args),
+        Command::Images(args) => images::list(global, &args),
+        Command::Inspect(args) => images::inspect(global, &args),
+        Command::Rmi(args) => images::remove(global, &args),
+        Command::Create(args) => create::create(global, &args),
+        Command::Run(args) => create::run(global, &args),
+        Command::Start(args) => create::start(global, &args),
+        Command::Wait(args) => life::wait(global, &args),
+        Command::Logs(args) => life::logs(global, &args),
+        Command::State(args) => life::state(global, &args),
+        Command::List(args) => list::list(global, &args),
+        Command::Kill(args) => life::kill(global, &args),
+        Command::Stop(args) => life::stop(global, &args),
+        Command::Delete(args) => life::delete(global, &args),
+        Command::System(System::Info(args)) => system::info(global, &args),
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How a command fails: what is said, a hint where there is one, and the exit code.
+
+use std::fmt;
+use std::io::Write;
+
+use stos_engine::Error as EngineError;
+use stos_layerfs::Error as LayerError;
+use stos_spec::ManifestError;
+use stos_store::Error as StoreError;
+
+/// A command that has failed.
+#[derive(Debug)]
+pub struct Failure {
+    error: anyhow::Error,
+    exit_code: u8,
+}
+
+impl Failure {
+    /// A failure that is nothing but its message.
+    pub fn message(text: impl Into<String>, exit_code: u8) -> Self {
+        Self { error: anyhow::Error::msg(text.into()), exit_code }
+    }
+
+    /// Takes the engine's exit code: for image mode's create, start and run.
+    pub fn of_container(error: EngineError) -> Self {
+        let exit_code = u8::try_from(error.exit_code()).unwrap_or(125);
+        Self { error: error.into(), exit_code }
+    }
+
+    /// The same failure with another exit code.
+    #[must_use]
+    pub fn with_exit_code(self, exit_code: u8) -> Self {
+        Self { exit_code, ..self }
+    }
+
+    /// Gives the exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+
+    /// Says on stderr what failed, why, and what to do.
+    pub fn print(&self) {
+        let mut stderr = std::io::stderr().lock();
+        // With stderr closed there is nobody to tell.
+        let _ = writeln!(stderr, "Error: {self}");
+        if let Some(hint) = self.hint() {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+    }
+
+    /// Tells whether it only says that there is no such container.
+    pub fn is_missing_container(&self) -> bool {
+        let engine = matches!(self.error.downcast_ref::<EngineError>(), Some(EngineError::NoSuchContainer(_)));
+        let runtime = self.error.downcast_ref::<stos_runtime::Error>();
+        engine || matches!(runtime, Some(stos_runtime::Error::NotFound { .. }))
+    }
+
+    fn hint(&self) -> Option<String> {
+        let engine = self.error.chain().find_map(|error| error.downcast_ref::<EngineError>()).map(EngineError::root)?;
+        let text = match engine {
+            EngineError::Registry(error) => error.hint()?,
+            EngineError::NotPulled { .. } => "pull it first, or use --pull=missing",
+            EngineError::Manifest { source: ManifestError::NoPlatform { .. }, .. } => {
+                "choose one of these with --platform"
+            }
+            EngineError::Store(StoreError::NameTaken { .. }) => "choose another --name, or delete that container first",
+            EngineError::Store(StoreError::NoSuchImage(_)) => "`stos images` lists the images, `stos pull` fetches one",
+            EngineError::Store(error) if error.is_full() => "the disk is full: `stos rmi` removes images",
+            EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
+            EngineError::ImageInUse { .. } => "delete that container first, or use --force",
+            EngineError::ImageHasNames { .. } => "name one of them, or use --force to remove all",
+            EngineError::Layers(LayerError::DamagedLayer { .. } | LayerError::NoSuchLayer(_)) => {
+                "`stos pull` fetches damaged and missing layers again"
+            }
+            EngineError::Layers(LayerError::NoBackend { .. }) => {
+                "Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE is needed; `stos system info` says what is missing"
+            }
+            EngineError::ContainerState { action: "delete", .. } => "stop it first, or use --force",
+            EngineError::NoCommand => "give a command after the image",
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+impl fmt::Display for Failure {
+    /// The error and its causes, each once: many of our errors name their cause already.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.error.to_string();
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            if !said.contains(&cause) {
+                said = format!("{said}: {cause}");
+            }
+        }
+        f.write_str(&said)
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), exit_code: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once_with_a_hint() {
+        let error = EngineError::Create {
+            image: "x".into(),
+            stage: stos_engine::Stage::Pull,
+            source: Box::new(EngineError::NotPulled { image: "x".into() }),
+            cleanup: None,
+        };
+        let failure = Failure::of_container(error);
+        assert_eq!(failure.exit_code(), 125);
+        let said = failure.to_string();
+        assert_eq!(said.matches("no such image").count(), 1, "{said}");
+        assert!(failure.hint().unwrap().contains("--pull=missing"));
+        assert!(Failure::message("x", 1).hint().is_none());
+    }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Options of a container, read into the engine's types.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
+use stos_layerfs::Integrity;
+
+use crate::cli::{ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
+
+/// Reads how to reach the registry.
+pub fn pull_options(options: &RegistryOptions) -> PullOptions {
+    let mut pull = PullOptions::default();
+    pull.client.tls_verify = options.tls_verify;
+    if let Some(platform) = &options.platform {
+        pull.platform = platform.clone();
+    }
+    pull
+}
+
+/// Reads what is asked of a new container.
+pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: bool) -> anyhow::Result<CreateOptions> {
+    let mut mounts = Vec::new();
+    for text in &options.volume {
+        mounts.push(parse_volume(text)?);
+    }
+    for text in &options.mount {
+        mounts.push(parse_mount(text)?);
+    }
+    Ok(CreateOptions {
+        name: options.name.clone(),
+        pull_policy: match options.pull {
+            PullWhen::Missing => PullPolicy::Missing,
+            PullWhen::Always => PullPolicy::Always,
+            PullWhen::Never => PullPolicy::Never,
+        },
+        pull: pull_options(&options.registry),
+        integrity: match options.verify {
+            Verify::Sealed => Integrity::Sealed,
+            Verify::Full => Integrity::Full,
+            Verify::None => Integrity::None,
+        },
+        env: environment(options)?,
+        working_dir: options.workdir.as_deref().map(|dir| absolute("--workdir", dir)).transpose()?,
+        user: options.user.clone(),
+        entrypoint: options.entrypoint.as_deref().map(parse_entrypoint).transpose()?,
+        command: command.to_vec(),
+        hostname: options.hostname.as_deref().map(parse_hostname).transpose()?,
+        read_only: options.read_only,
+        network: match options.network {
+            NetworkMode::None => Network::None,
+            NetworkMode::Host => Network::Host,
+        },
+        mounts,
+        labels: options.label.iter().map(|text| parse_label(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
+        auto_remove,
+    })
+}
+
+fn absolute(option: &str, path: &str) -> anyhow::Result<String> {
+    if path.starts_with('/') && !path.contains('\0') {
+        return Ok(path.to_owned());
+    }
+    bail!("{option} {path:?}: expected an absolute path")
+}
+
+/// Reads files first, then options, so that an option counts more. `NAME` alone takes its value from our environment, and
+/// is left out where there is none (podman's rule).
+fn environment(options: &ImageOptions) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for path in &options.env_file {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read --env-file {}", path.display()))?;
+        let is_entry = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        lines.extend(text.lines().filter(is_entry).map(|line| line.trim_start().to_owned()));
+    }
+    lines.extend(options.env.iter().cloned());
+    let mut entries = Vec::new();
+    for line in lines {
+        match line.split_once('=') {
+            Some(("", _)) => bail!("--env {line:?}: expected NAME=VALUE or NAME"),
+            Some(_) if line.contains('\0') => bail!("--env {line:?}: it holds a NUL byte"),
+            Some(_) => entries.push(line),
+            None => entries.extend(std::env::var(&line).ok().map(|value| format!("{line}={value}"))),
+        }
+    }
+    Ok(entries)
+}
+
+/// A JSON array is taken as it is, an empty text means no entrypoint, anything else is one word (podman's rule).
+fn parse_entrypoint(text: &str) -> anyhow::Result<Vec<String>> {
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(text).with_context(|| format!("--entrypoint {text:?}: not an array of strings"));
+    }
+    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()).into_iter().collect())
+}
+
+/// The kernel's limit is 64 bytes (`__NEW_UTS_LEN`).
+fn parse_hostname(text: &str) -> anyhow::Result<String> {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_good) {
+        return Ok(text.to_owned());
+    }
+    bail!("--hostname {text:?}: expected 1 to 64 letters, digits, '-', '.' and '_'")
+}
+
+fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
+    match text.split_once('=') {
+        Some(("", _)) => bail!("--label {text:?}: expected KEY=VALUE"),
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Ok((text.to_owned(), String::new())),
+    }
+}
+
+/// Reads `SOURCE:TARGET[:OPTIONS]`.
+fn parse_volume(text: &str) -> anyhow::Result<MountOption> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        [target] if target.starts_with('/') => {
+            bail!(
+                "--volume {text:?}: anonymous volumes come from the image alone; name a path of the host: PATH:{text}"
+            )
+        }
+        _ => bail!("--volume {text:?}: expected PATH:PATH[:ro|rw]"),
+    };
+    let mut mount = bind("--volume", text, source, target)?;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => mount.read_only = true,
+            "rw" => mount.read_only = false,
+            "rbind" => mount.recursive = true,
+            "bind" => mount.recursive = false,
+            other => bail!("--volume {text:?}: option {other:?} is not supported: expected ro, rw, bind or rbind"),
+        }
+    }
+    Ok(mount)
+}
+
+/// Reads `type=bind,src=PATH,dst=PATH[,ro]`.
+fn parse_mount(text: &str) -> anyhow::Result<MountOption> {
+    let (mut kind, mut source, mut target) = (None, None, None);
+    let (mut read_only, mut recursive) = (false, true);
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
+        let is_true = match value {
+            None | Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(anyhow!("--mount {text:?}: {key}={other}: expected true or false")),
+        };
+        match key {
+            "type" => kind = value,
+            "src" | "source" => source = value,
+            "dst" | "destination" | "target" => target = value,
+            "ro" | "readonly" => read_only = is_true?,
+            "rw" => read_only = !is_true?,
+            "bind-nonrecursive" => recursive = !is_true?,
+            other => bail!("--mount {text:?}: field {other:?} is not supported"),
+        }
+    }
+    match kind {
+        Some("bind") => {}
+        Some(other) => bail!("--mount {text:?}: type {other:?} is not supported yet: expected bind"),
+        None => bail!("--mount {text:?}: expected type=bind"),
+    }
+    let missing = |field: &str| anyhow!("--mount {text:?}: {field} is missing");
+    let (source, target) = (source.ok_or_else(|| missing("src"))?, target.ok_or_else(|| missing("dst"))?);
+    Ok(MountOption { read_only, recursive, ..bind("--mount", text, source, target)? })
+}
+
+fn bind(option: &str, text: &str, source: &str, target: &str) -> anyhow::Result<MountOption> {
+    if !source.starts_with(['/', '.']) {
+        bail!(
+            "{option} {text:?}: named volumes are not supported yet\nhint: give a path of the host: {option} \
+             /path/on/host:{target}"
+        );
+    }
+    if !target.starts_with('/') || target.split('/').any(|part| part == "..") || target.trim_matches('/').is_empty() {
+        bail!("{option} {text:?}: the target {target:?} must be an absolute path below / without \"..\"");
+    }
+    let source = std::path::absolute(Path::new(source)).with_context(|| format!("{option} {text:?}"))?;
+    Ok(MountOption { source, target: PathBuf::from(target.trim_end_matches('/')), read_only: false, recursive: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_read_as_podman_reads_them() {
+        let mount = parse_volume("/a:/b/:ro").unwrap();
+        assert_eq!((mount.source, mount.target, mount.read_only), ("/a".into(), "/b".into(), true));
+        assert!(parse_volume("./a:/b").unwrap().source.is_absolute());
+        for text in ["name:/b", "/a:b", "/a:/../b", "/a:/", "/a:/b:Z", "/b", "a", "/a:/b:ro:x"] {
+            assert!(parse_volume(text).is_err(), "{text}");
+        }
+        assert!(parse_volume("name:/b").unwrap_err().to_string().contains("hint:"));
+    }
+
+    #[test]
+    fn mounts_are_read_field_by_field() {
+        let mount = parse_mount("type=bind,source=/a,target=/b,readonly").unwrap();
+        assert!(mount.read_only && mount.recursive);
+        assert!(!parse_mount("type=bind,src=/a,dst=/b,ro=false").unwrap().read_only);
+        for text in [
+            "type=tmpfs,dst=/b",
+            "src=/a,dst=/b",
+            "type=bind,dst=/b",
+            "type=bind,src=/a,dst=/b,z",
+            "type=bind,src=v,dst=/b",
+        ] {
+            assert!(parse_mount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn words_are_checked() {
+        assert_eq!(parse_entrypoint("[\"a\", \"b\"]").unwrap(), ["a", "b"]);
+        assert_eq!(parse_entrypoint("/bin/sh -c").unwrap(), ["/bin/sh -c"]);
+        assert!(parse_entrypoint("").unwrap().is_empty());
+        assert!(parse_entrypoint("[1]").is_err());
+        assert!(parse_hostname("a b").is_err() && parse_hostname("").is_err() && parse_hostname("web-1.x").is_ok());
+        assert_eq!(parse_label("a=b=c").unwrap(), ("a".into(), "b=c".into()));
+        assert!(parse_label("=x").is_err() && absolute("--workdir", "x").is_err());
+    }
+}

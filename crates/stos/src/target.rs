@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which container an argument means: id in ROOT, id in DATA-ROOT, name, unique beginning of an id.
+
+use stos_engine::Engine;
+use stos_engine::container::{self, ContainerRecord};
+use stos_runtime::{ContainerId, Mode, StateDirectory};
+
+use crate::cli::Global;
+use crate::failure::Failure;
+
+/// A container, and whose it is.
+pub enum Target {
+    /// Bundle mode's: all about it is in ROOT.
+    Bundle(StateDirectory, ContainerId),
+    /// Image mode's.
+    Image(Engine, Box<ContainerRecord>),
+}
+
+/// Opens DATA-ROOT and ROOT.
+pub fn engine(global: &Global) -> Result<Engine, Failure> {
+    Ok(Engine::open(&global.data_root, &global.root)?)
+}
+
+/// Gives ROOT as the runtime uses it.
+pub fn run_states(global: &Global) -> StateDirectory {
+    StateDirectory::new(&global.root)
+}
+
+/// Finds the container that `query` means. In bundle mode only ROOT is looked at.
+pub fn find(global: &Global, query: &str) -> Result<Target, Failure> {
+    let states = run_states(global);
+    if global.bundle_mode {
+        let id: ContainerId = query.parse().map_err(stos_runtime::Error::from)?;
+        states.read(&id)?;
+        return Ok(Target::Bundle(states, id));
+    }
+    if let Ok(id) = query.parse::<ContainerId>() {
+        match states.read(&id) {
+            Ok(state) if state.mode == Mode::Bundle => return Ok(Target::Bundle(states, id)),
+            Ok(_) | Err(stos_runtime::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !global.data_root.is_dir() {
+        return Err(stos_engine::Error::NoSuchContainer(query.to_owned()).into());
+    }
+    let engine = engine(global)?;
+    let record = container::find(&engine, query)?;
+    Ok(Target::Image(engine, Box::new(record)))
+}
