@@ -7,13 +7,14 @@
 //! layer.tar ─► TarIndexer ─► layer.index ─┘
 //! ```
 //!
-//! - [`TarIndexer`] (module `tarball`) takes the bytes of one uncompressed layer as they arrive and writes one record per
-//!   entry; file data are passed over, never copied. Its documentation is the list of tar rules.
+//! - [`TarIndexer`] (module `tarball`) takes the bytes of one uncompressed layer as they arrive and writes one record
+//!   per entry; file data are passed over, never copied. Its documentation is the list of tar rules.
 //! - [`IndexReader`] (module `index`) reads such an index again and proves it by its checksum.
 //! - [`Merger`] (module `merge`) applies indexes, the lowest layer first, to a tree in memory: whiteouts, opaque
 //!   directories, hard links, implied parents, parents that are symbolic links.
-//! - [`Merger::write`] (module `image`) writes the tree as one EROFS image of 512-byte blocks whose file data are extents of the
-//!   layers' tars, each tar one device; [`ImageHeader`] reads the header back, so that devices can be checked before mounting.
+//! - [`Merger::write`] (module `image`) writes the tree as one EROFS image of 512-byte blocks whose file data are
+//!   extents of the layers' tars, each tar one device; [`ImageHeader`] reads the header back, so that devices can be
+//!   checked before mounting.
 //!
 //! The crate knows no paths of the host and makes no system calls. The same input gives the same bytes.
 

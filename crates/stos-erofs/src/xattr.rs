@@ -60,9 +60,9 @@ pub(crate) enum Holder {
 
 /// Decides about one attribute of a tar: `None` where it is dropped.
 ///
-/// Dropped are other namespaces than user, trusted, security and the two ACLs; `trusted.overlay.*` and `user.overlay.*`,
-/// which overlayfs would obey; `security.selinux`, a label of the machine that made the tar; a default ACL of
-/// something else than a directory, any ACL of a symbolic link: the kernel has none there.
+/// Dropped are other namespaces than user, trusted, security and the two ACLs; `trusted.overlay.*` and
+/// `user.overlay.*`, which overlayfs would obey; `security.selinux`, a label of the machine that made the tar; a
+/// default ACL of something else than a directory, any ACL of a symbolic link: the kernel has none there.
 pub(crate) fn admit(full: &[u8], value: &[u8], holder: Holder) -> Result<Option<Xattr>, TarProblem> {
     let Some((namespace, name)) = split_name(full) else { return Ok(None) };
     let dropped = match namespace {

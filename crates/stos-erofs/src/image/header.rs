@@ -39,8 +39,8 @@ pub struct ImageHeader {
 }
 
 impl ImageHeader {
-    /// Reads the first blocks of an image and checks what can be checked of them: the magic number, the checksum (it covers the
-    /// superblock and the first three devices), features and block size as our writer sets them.
+    /// Reads the first blocks of an image and checks what can be checked of them: the magic number, the checksum (it
+    /// covers the superblock and the first three devices), features and block size as our writer sets them.
     ///
     /// **A mount with the devices in a wrong order serves wrong data and no error**, so compare the devices with
     /// [`check_devices`](Self::check_devices) before each mount.

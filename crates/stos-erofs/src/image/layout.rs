@@ -50,8 +50,8 @@ pub(super) struct Place {
     pub(super) tail: u64,
 }
 
-/// Where the next inode and the next block of data go. Placing the same files in the same order gives the same places, so
-/// they are not kept, but found again when the image is written.
+/// Where the next inode and the next block of data go. Placing the same files in the same order gives the same
+/// places, so they are not kept, but found again when the image is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
     pub(super) at: u64,
@@ -143,7 +143,8 @@ impl Layout {
         u64::from(self.nids[tree.inode_id(dentry) as usize])
     }
 
-    /// Orders the inodes by breadth, so that what one `readdir` gives stands together; marks the layers that are in use.
+    /// Orders the inodes by breadth, so that what one `readdir` gives stands together; marks the layers that are in
+    /// use.
     fn visit(&mut self, tree: &mut Tree) {
         self.nids[tree.inode_id(ROOT) as usize] = 0;
         let mut next = 0;

@@ -9,8 +9,9 @@
 //! …       full blocks of directories and long symbolic links
 //! ```
 //!
-//! Blocks are of 512 bytes like a tar's, so that any file's data start at one. All numbers are little-endian. The format is
-//! that of Linux's `fs/erofs/erofs_fs.h`; of it we use extended inodes, plain and inline-tail data, and chunks.
+//! Blocks are of 512 bytes like a tar's, so that any file's data start at one. All numbers are little-endian. The
+//! format is that of Linux's `fs/erofs/erofs_fs.h`; of it we use extended inodes, plain and inline-tail data, and
+//! chunks.
 
 mod directory;
 mod header;
@@ -55,8 +56,8 @@ pub struct DeviceRef {
 /// What a written image holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSummary {
-    /// The layers that some file's data lie in, in the order of the device table, which is that of the `device=` options and
-    /// of the layers. There may be none.
+    /// The layers that some file's data lie in, in the order of the device table, which is that of the `device=`
+    /// options and of the layers. There may be none.
     pub devices: Vec<DeviceRef>,
     /// The number of inodes.
     pub inodes: u64,

@@ -9,8 +9,9 @@
 //! CRC-32C of everything before it (u32, little-endian)
 //! ```
 //!
-//! A record starts with a byte: the kind in its low nibble, 0x80 where extended attributes follow. Then the path: how many of
-//! its first bytes are the previous record's (varint), the number of the others (varint), the others. Then, by kind:
+//! A record starts with a byte: the kind in its low nibble, 0x80 where extended attributes follow. Then the path: how
+//! many of its first bytes are the previous record's (varint), the number of the others (varint), the others. Then,
+//! by kind:
 //!
 //! | kind | | what follows |
 //! |---|---|---|
@@ -23,9 +24,10 @@
 //! | 8 | whiteout | |
 //! | 9 | opaque directory | |
 //!
-//! Metadata are mode (permission bits), uid, gid, mtime in seconds (zigzag) and nanoseconds; then the attributes: their number,
-//! and of each the EROFS name index, length of the name's rest, rest, length of the value, value. All numbers are
-//! LEB128 varints of at most 64 bits. There is nothing in it but what the tar says, so the same tar gives the same bytes.
+//! Metadata are mode (permission bits), uid, gid, mtime in seconds (zigzag) and nanoseconds; then the attributes:
+//! their number, and of each the EROFS name index, length of the name's rest, rest, length of the value, value. All
+//! numbers are LEB128 varints of at most 64 bits. There is nothing in it but what the tar says, so the same tar gives
+//! the same bytes.
 
 mod reader;
 #[cfg(test)]
@@ -86,8 +88,8 @@ pub struct Metadata {
 /// One entry of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The path without leading, trailing or double slashes, `.` or `..`; empty for the root. Of a whiteout the path that
-    /// goes, of an opaque marker the directory.
+    /// The path without leading, trailing or double slashes, `.` or `..`; empty for the root. Of a whiteout the path
+    /// that goes, of an opaque marker the directory.
     pub path: Vec<u8>,
     /// What stands there.
     pub kind: EntryKind,

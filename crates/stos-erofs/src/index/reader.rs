@@ -20,9 +20,10 @@ pub struct IndexTotals {
 
 /// Reads a `layer.index` record by record.
 ///
-/// **The records are proved only once [`next_entry`](Self::next_entry) has returned `None`**: then the checksum matched, the
-/// count was right and nothing followed. What was built from earlier records must be thrown away on an error. Every
-/// record by itself is well-formed (path normal, lengths within their limits), so that a damaged index cannot do harm.
+/// **The records are proved only once [`next_entry`](Self::next_entry) has returned `None`**: then the checksum
+/// matched, the count was right and nothing followed. What was built from earlier records must be thrown away on an
+/// error. Every record by itself is well-formed (path normal, lengths within their limits), so that a damaged index
+/// cannot do harm.
 #[derive(Debug)]
 pub struct IndexReader<R> {
     source: Source<R>,

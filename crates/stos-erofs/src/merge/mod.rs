@@ -32,10 +32,12 @@ pub struct LayerInput {
 ///
 /// - Whiteouts and opaque markers act on lower layers only, wherever in their layer they stand. A directory that
 ///   is whited out and merely implied in the same layer is a new one. A whiteout of nothing is fine.
-/// - Of two entries of the same name the later holds. A directory over a directory keeps its content and takes the new metadata, attributes
-///   included; anything else replaces what was there, with all below it. Other names of a replaced file stay.
-/// - Parents that are symbolic links are followed within the image's root, the last component never. A parent that is missing, or
-///   to which a link points in vain, is made: 0755, root:root, at the epoch; it never overrides a lower directory's metadata.
+/// - Of two entries of the same name the later holds. A directory over a directory keeps its content and takes the
+///   new metadata, attributes included; anything else replaces what was there, with all below it. Other names of a
+///   replaced file stay.
+/// - Parents that are symbolic links are followed within the image's root, the last component never. A parent that is
+///   missing, or to which a link points in vain, is made: 0755, root:root, at the epoch; it never overrides a lower
+///   directory's metadata.
 /// - A hard link's target is looked up in the tree as it is at that moment, lower layers included; the link entry's own
 ///   metadata are ignored. A link to itself changes nothing.
 /// - A root without an entry is implied likewise.
@@ -65,8 +67,8 @@ impl Merger {
     /// Applies the next layer, of which `index` is the whole index; the reader needs no buffer of its own.
     ///
     /// # Errors
-    /// [`Error::Index`] where the index is damaged, [`Error::Merge`] where it does not belong to the tar or an entry cannot be
-    /// applied, the reader's error. After an error the merger is unusable.
+    /// [`Error::Index`] where the index is damaged, [`Error::Merge`] where it does not belong to the tar or an entry
+    /// cannot be applied, the reader's error. After an error the merger is unusable.
     pub fn add_layer(&mut self, layer: LayerInput, index: impl Read) -> Result<()> {
         if std::mem::replace(&mut self.failed, true) {
             return Err(Error::UsedAfterError { object: "Merger" });

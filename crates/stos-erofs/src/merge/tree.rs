@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The merged tree in memory: names (dentries) and inodes in arenas, numbered by `u32`.
 //!
-//! An entry takes 32 bytes for its name, 56 for its inode, the name's own bytes, and 5 to 10 in the look-up table. Nothing here
-//! recurses: trees may be as deep as a hostile image makes them.
+//! An entry takes 32 bytes for its name, 56 for its inode, the name's own bytes, and 5 to 10 in the look-up table.
+//! Nothing here recurses: trees may be as deep as a hostile image makes them.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -160,7 +160,7 @@ impl Tree {
         })
     }
 
-    /// The path for an error message, the first 64 components of a deeper one left out.
+    /// The path for an error message; of one deeper than 64 components the last 64.
     pub(crate) fn path(&self, mut dentry: DentryId) -> Vec<u8> {
         let mut names = Vec::new();
         while dentry != ROOT && names.len() < 64 {
@@ -253,7 +253,8 @@ impl Tree {
 
     /// Removes what the layers below have in this directory.
     ///
-    /// A directory is walked once per layer: afterwards it holds nothing of the lower layers, nor will it before the next.
+    /// A directory is walked once per layer: afterwards it holds nothing of the lower layers, nor will it before the
+    /// next.
     pub(crate) fn clear_lower(&mut self, directory: DentryId, layer: LayerId) {
         let mut pending = vec![directory];
         let mut gone = Vec::new();
@@ -276,7 +277,7 @@ impl Tree {
         self.remove_all(gone);
     }
 
-    /// Gives the name a new inode, or the same one new metadata where both are directories.
+    /// Gives an inode a layer's metadata, attributes included.
     pub(crate) fn set_metadata(
         &mut self,
         inode: InodeId,

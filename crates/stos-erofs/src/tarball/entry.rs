@@ -44,8 +44,8 @@ impl<'a> Member<'a> {
 
     /// The length of the data that follow the header.
     ///
-    /// PAX wins over the header (CVE-2025-62518: who believes the header takes a file's data for further entries). Links,
-    /// devices, directories and FIFOs have no data whatever their header says, as in Go's archive/tar.
+    /// PAX wins over the header (CVE-2025-62518: who believes the header takes a file's data for further entries).
+    /// Links, devices, directories and FIFOs have no data whatever their header says, as in Go's archive/tar.
     pub(super) fn data_len(&self) -> Result<u64, TarProblem> {
         if matches!(self.header.type_flag(), b'1'..=b'6') {
             return Ok(0);

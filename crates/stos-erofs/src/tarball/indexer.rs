@@ -28,26 +28,29 @@ pub struct IndexSummary {
 
 /// Indexes a tar while it passes by.
 ///
-/// [`push`](Self::push) takes the tar in pieces of any size; file data cost nothing. Records go to the writer when the entry's header
-/// is complete, so memory is bounded by [`MAX_EXTENDED_HEADER`], whatever the tar. **The index is complete only
-/// after [`finish`](Self::finish)**; what stands in the writer before has no trailer and is refused by every reader.
+/// [`push`](Self::push) takes the tar in pieces of any size; file data cost nothing. Records go to the writer when
+/// the entry's header is complete, so memory is bounded by [`MAX_EXTENDED_HEADER`], whatever the tar. **The index is
+/// complete only after [`finish`](Self::finish)**; what stands in the writer before has no trailer and is refused by
+/// every reader.
 ///
 /// The rules are those of Go's archive/tar, which every image builder goes through, where nothing else is said:
 ///
-/// - Formats: v7, ustar, star, GNU (long names and links, base-256 numbers), PAX. Checksums are verified, unsigned or signed. Global PAX
-///   headers (`g`) and volume labels (`V`) are passed over. PAX wins over the header, GNU long names win over both.
+/// - Formats: v7, ustar, star, GNU (long names and links, base-256 numbers), PAX. Checksums are verified, unsigned or
+///   signed. Global PAX headers (`g`) and volume labels (`V`) are passed over. PAX wins over the header, GNU long
+///   names win over both.
 /// - The data's length is PAX's where it says one (CVE-2025-62518). Links, devices, directories and FIFOs have no data.
 /// - A regular file whose name ends in `/` is a directory. Type `7` is a regular file.
-/// - The archive ends with two zero blocks, or with the stream at an entry's boundary; what follows is counted and ignored. One zero
-///   block followed by other bytes, a cut header, cut data, an extended header without an entry: errors.
-/// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory; any `..` component,
-///   an empty name, a component above 255 bytes or a path above 4096 bytes is an error. The same holds for hard link
-///   targets. Bytes need not be UTF-8.
-/// - `.wh.NAME` is a whiteout, `.wh..wh..opq` an opaque marker, whatever their type; other `.wh..wh.*` is aufs's own and is
-///   passed over, with what lies below it; `.wh.`, `.wh..` and `.wh...` are errors. A character device 0:0, overlayfs's own
-///   whiteout, is a whiteout of its name.
-/// - Extended attributes come from `SCHILY.xattr.*`: `user.`, `trusted.`, `security.` and the two POSIX ACLs, which must be
-///   binary. Dropped are all others, `trusted.overlay.*`, `user.overlay.*` and `security.selinux`.
+/// - The archive ends with two zero blocks, or with the stream at an entry's boundary; what follows is counted and
+///   ignored. One zero block followed by other bytes, a cut header, cut data, an extended header without an entry:
+///   errors.
+/// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory;
+///   any `..` component, an empty name, a component above 255 bytes or a path above 4096 bytes is an error. The same
+///   holds for hard link targets. Bytes need not be UTF-8.
+/// - `.wh.NAME` is a whiteout, `.wh..wh..opq` an opaque marker, whatever their type; other `.wh..wh.*` is aufs's own
+///   and is passed over, with what lies below it; `.wh.`, `.wh..` and `.wh...` are errors. A character device 0:0,
+///   overlayfs's own whiteout, is a whiteout of its name.
+/// - Extended attributes come from `SCHILY.xattr.*`: `user.`, `trusted.`, `security.` and the two POSIX ACLs, which
+///   must be binary. Dropped are all others, `trusted.overlay.*`, `user.overlay.*` and `security.selinux`.
 /// - Sparse members are [`TarProblem::SparseMember`], unknown types [`TarProblem::UnknownType`].
 #[derive(Debug)]
 pub struct TarIndexer<W: Write> {
@@ -125,8 +128,8 @@ impl<W: Write> TarIndexer<W> {
     /// Ends the tar and writes the index's trailer; gives the writer back, flushed, but not synced.
     ///
     /// # Errors
-    /// [`TarProblem::Truncated`] or [`TarProblem::DanglingExtendedHeader`] where the tar ends within an entry; the writer's
-    /// error.
+    /// [`TarProblem::Truncated`] or [`TarProblem::DanglingExtendedHeader`] where the tar ends within an entry; the
+    /// writer's error.
     pub fn finish(mut self) -> Result<(W, IndexSummary)> {
         let truncated = |part, expected, found| TarProblem::Truncated { part, expected, found };
         let mut ended_at = self.position;

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use crate::error::{TarProblem, printable};
 use crate::index::Timestamp;
 
-/// The overrides that one extended header brings. An empty value of a standard keyword means that the header's field holds.
+/// The overrides that one extended header brings. An empty value of a standard keyword means that the header's field
+/// holds.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
