@@ -11,7 +11,7 @@ pub(crate) fn stage<T, E>(
     bytes: impl FnOnce(&T) -> u64,
     run: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
-    let span = tracing::info_span!("stage", name);
+    let span = tracing::info_span!("stage", stage = name);
     let _entered = span.enter();
     let started = Instant::now();
     let result = run()?;
