@@ -29,6 +29,8 @@ const RESULT: &str = "exec.result";
 /// init's side of a gate.
 #[derive(Debug)]
 pub(crate) struct GateEnd {
+    /// One byte from the creator says that init is recorded; its end, that the creator is gone.
+    confirmed: OwnedFd,
     start: OwnedFd,
     /// Where errors after the gate go; its closing is success.
     pub(crate) result: OwnedFd,
@@ -41,7 +43,7 @@ fn open(path: PathBuf, flags: OFlags) -> std::result::Result<OwnedFd, SysError> 
 
 impl GateEnd {
     /// Makes a closed gate in `directory`.
-    pub(crate) fn create(directory: &Path) -> Result<Self> {
+    pub(crate) fn create(directory: &Path, confirmed: OwnedFd) -> Result<Self> {
         let stage = "make the start gate";
         for name in [START, RESULT] {
             let path = directory.join(name);
@@ -49,20 +51,32 @@ impl GateEnd {
                 .map_err(|errno| Error::sys(stage)(SysError::new("mkfifo", path.display().to_string(), errno)))?;
         }
         Ok(Self {
+            confirmed,
             start: open(directory.join(START), OFlags::RDWR).map_err(Error::sys(stage))?,
             result: open(directory.join(RESULT), OFlags::RDWR).map_err(Error::sys(stage))?,
         })
     }
 
-    /// Waits until somebody opens the gate.
+    /// Waits until the creator has recorded the container. `false` where it ended first.
+    pub(crate) fn wait_for_confirmation(&self) -> std::result::Result<bool, SysError> {
+        read_byte(&self.confirmed, "the creator's pipe")
+    }
+
+    /// Waits until somebody opens the gate, and gives what tells that one how it went on.
     pub(crate) fn wait(self) -> std::result::Result<OwnedFd, SysError> {
-        let mut byte = [0_u8];
-        loop {
-            match rustix::io::read(&self.start, &mut byte) {
-                Ok(1) => return Ok(self.result),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(SysError::new("read", START, errno)),
-            }
+        // Held open for writing by init itself, so it never ends.
+        while !read_byte(&self.start, START)? {}
+        Ok(self.result)
+    }
+}
+
+fn read_byte(fd: &OwnedFd, name: &str) -> std::result::Result<bool, SysError> {
+    let mut byte = [0_u8];
+    loop {
+        match rustix::io::read(fd, &mut byte) {
+            Ok(count) => return Ok(count == 1),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("read", name, errno)),
         }
     }
 }

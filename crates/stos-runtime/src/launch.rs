@@ -88,11 +88,12 @@ pub enum Identity<'a> {
 pub enum Gate<'a> {
     /// At once: [`launch`] returns when it does, or why it cannot.
     Open,
-    /// When [`crate::gate::open_gate`] is called on this directory: [`launch`] returns when all is set up.
+    /// When [`crate::gate::open_gate`] is called on this directory: [`launch`] returns when all is set up, and the process
+    /// stays once [`Init::confirm`] is called.
     Held(&'a Path),
 }
 
-/// A container's first process. Dropping it changes nothing.
+/// A container's first process. Dropping it changes nothing, but for one behind a gate that was not confirmed.
 #[derive(Debug)]
 pub struct Init {
     /// Its number and how it is known again.
@@ -101,6 +102,19 @@ pub struct Init {
     pub pidfd: OwnedFd,
     /// Its cgroups.
     pub cgroup: CgroupRecord,
+    /// For one behind a gate: where it is told to stay.
+    confirmation: Option<OwnedFd>,
+}
+
+impl Init {
+    /// Lets a process behind a gate outlive the caller. Until then it ends when the caller does, or when this is dropped:
+    /// a process that nobody has recorded could not be found again.
+    pub fn confirm(&mut self) -> Result<()> {
+        let Some(pipe) = self.confirmation.take() else { return Ok(()) };
+        rustix::io::write(&pipe, b"+").map(drop).map_err(|errno| {
+            Error::sys("confirm the container's first process")(SysError::new("write", "a pipe", errno))
+        })
+    }
 }
 
 /// A process, so recorded that a later one of the same number, or after a reboot, is not mistaken for it.
@@ -165,7 +179,7 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
     }
     let cgroup = create_cgroup(&launch)?;
     match clone_init(&launch, &cgroup) {
-        Ok((process, pidfd)) => Ok(Init { process, pidfd, cgroup }),
+        Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup, confirmation }),
         Err(error) => {
             // The cause counts. What a failed first process leaves behind is killed, for it may have been cloned already.
             drop(cgroup.kill_all().and_then(|()| cgroup.remove()));
@@ -212,14 +226,21 @@ fn create_cgroup(launch: &Launch<'_>) -> Result<CgroupRecord> {
     CgroupRecord::create(&mounted_hierarchies()?, &path, &rules)
 }
 
-fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<(ProcessRecord, OwnedFd)> {
+/// The first process, and for one behind a gate where it is told to stay.
+type Cloning = (ProcessRecord, OwnedFd, Option<OwnedFd>);
+
+fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<Cloning> {
     let stage = "start the container's first process";
-    let gate = match launch.gate {
-        Gate::Open => None,
-        Gate::Held(directory) => Some(GateEnd::create(directory)?),
+    let pipe =
+        || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys(stage)(SysError::new("pipe2", "O_CLOEXEC", errno)));
+    let (read_end, write_end) = pipe()?;
+    let (gate, confirmation) = match launch.gate {
+        Gate::Open => (None, None),
+        Gate::Held(directory) => {
+            let (confirmed, confirm) = pipe()?;
+            (Some(GateEnd::create(directory, confirmed)?), Some(confirm))
+        }
     };
-    let (read_end, write_end) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys(stage)(SysError::new("pipe2", "O_CLOEXEC", errno)))?;
     let settings = launch.config.settings();
     let v2 = cgroup.open_v2()?;
     let own_pids = join_pid_namespace(launch)?;
@@ -230,7 +251,7 @@ fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<(ProcessReco
     }
     match cloned? {
         Cloned::Child => {
-            drop(read_end);
+            drop((read_end, confirmation));
             init::run(launch, cgroup, gate, write_end)
         }
         Cloned::Parent { pid, pidfd } => {
@@ -240,7 +261,7 @@ fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<(ProcessReco
             let process = ProcessRecord::of(pid.as_raw_nonzero().get())?;
             // Its start time can be read even when it has ended: nobody but us can reap it.
             let process = process.ok_or(Error::InitDied { ended: None })?;
-            Ok((process, pidfd))
+            Ok((process, pidfd, confirmation))
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | [`launch`] | from a checked configuration to a container's first process |
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
+//! | [`accounts`] | users and groups of the container's own files |
 //! | [`gate`] | where a created container waits for `start` |
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines |
 //! | [`state`] | the run state of a container, and where it lies |
@@ -18,6 +19,7 @@
 //! It stands on `stos-sys` alone (and on `stos-spec` for the form of a user) and never sees an image, a layer or a
 //! registry: a root is a directory or a mount plan. Nothing here starts a thread, and no process with threads is cloned.
 
+pub mod accounts;
 pub mod cgroup;
 pub mod config;
 pub mod error;
@@ -32,11 +34,11 @@ pub mod signal;
 pub mod state;
 pub mod tombstones;
 
+pub use accounts::{Account, look_up_account};
 pub use cgroup::{CgroupRecord, CgroupRequest};
 pub use config::{ConfigError, RuntimeConfig};
 pub use error::{Error, Result};
 pub use id::ContainerId;
-pub use init::accounts::{Account, look_up as look_up_account};
 pub use init_error::InitError;
 pub use launch::{Gate, Identity, Init, Launch, ProcessRecord, RootSource, Stdio, launch, protect_binary};
 pub use signal::{parse_signal, signal_name};

@@ -48,7 +48,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
     let mut state = new_state(id, &bundle, &rootfs, &config)?;
     let directory = root.claim(&state)?;
     let created = (|| {
-        let init = launch(Launch {
+        let mut init = launch(Launch {
             id,
             bundle: &bundle,
             config: &config,
@@ -59,11 +59,12 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             gate: Gate::Held(&directory),
         })?;
         state.init = Some(init.process.clone());
-        state.cgroup = init.cgroup;
+        state.cgroup = init.cgroup.clone();
         let recorded = root.update(&state).and_then(|()| match options.pid_file {
             Some(path) => write_pid_file(path, init.process.pid),
             None => Ok(()),
         });
+        let recorded = recorded.and_then(|()| init.confirm());
         recorded.inspect_err(|_| {
             // The cause counts; without a record nobody would find the process.
             drop(end(&state.cgroup, Some(&init.process)));

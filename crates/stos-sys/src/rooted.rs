@@ -223,7 +223,7 @@ fn keeping_mtime(dir: BorrowedFd<'_>, change: impl FnOnce() -> Result<()>) -> Re
         return Ok(());
     };
     let mtime = Timespec { tv_sec: before.stx_mtime.tv_sec, tv_nsec: before.stx_mtime.tv_nsec.into() };
-    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() };
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     match futimens(writable, &Timestamps { last_access: omit, last_modification: mtime }) {
         Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::ROFS) => Ok(()),
         Err(errno) => Err(SysError::new("futimens", format!("{dir:?}"), errno)),

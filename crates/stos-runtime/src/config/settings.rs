@@ -122,13 +122,13 @@ impl Settings {
         let linux = spec.linux().as_ref().unwrap_or(&absent);
         let (new_namespaces, new_cgroup_namespace, joined_namespaces) = namespaces(spec.linux().as_ref())?;
         let has = |flag: u64| new_namespaces & flag != 0 || joined_namespaces.iter().any(|ns| ns.flag as u64 == flag);
-        let in_uts = |name: &str, value: &Option<String>| match value {
+        let in_uts = |name: &str, value: &Option<String>| match value.as_ref().filter(|value| !value.is_empty()) {
             Some(value) if !has(namespace::UTS) => {
                 Err(ConfigError::invalid(name, "a namespace of type uts, or the host's name would change", value))
             }
             // 64 bytes is the kernel's limit (__NEW_UTS_LEN).
             Some(value) if value.len() > 64 => Err(ConfigError::invalid(name, "at most 64 bytes", value)),
-            other => Ok(other.clone().filter(|value| !value.is_empty())),
+            other => Ok(other.cloned()),
         };
         let from_linux = spec.linux().is_some();
         let paths = |name: &str, list: &Option<Vec<String>>| match list {
@@ -231,10 +231,10 @@ fn mount_request(at: usize, mount: &oci_spec::runtime::Mount) -> Result<MountReq
     if fstype == "bind" && !options.remount && source.as_os_str().is_empty() {
         return Err(ConfigError::invalid(name("source"), "a path to bind", source));
     }
-    if matches!(fstype.as_str(), "cgroup" | "cgroup2") {
-        if let Some(parameter) = options.parameters.first() {
-            return Err(ConfigError::unsupported(format!("{} {parameter}", name("options"))));
-        }
+    if matches!(fstype.as_str(), "cgroup" | "cgroup2")
+        && let Some(parameter) = options.parameters.first()
+    {
+        return Err(ConfigError::unsupported(format!("{} {parameter}", name("options"))));
     }
     // runc and crun take a relative destination as seen from the root, as did version 1.0 of the specification.
     let destination = Path::new("/").join(mount.destination());
@@ -348,8 +348,9 @@ fn sysctl(linux: &Linux, has: &dyn Fn(u64) -> bool) -> Result<Vec<(PathBuf, Stri
                 .collect(),
             _ => key.clone(),
         };
+        let empty_part = path.split('/').any(str::is_empty);
         let path = PathBuf::from(path);
-        if path.components().any(|part| !matches!(part, Component::Normal(_))) {
+        if empty_part || path.components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(ConfigError::invalid(name, "a setting below /proc/sys", key));
         }
         let needed = match path.to_str().and_then(|path| path.split_once('/')) {

@@ -15,7 +15,7 @@ use stos_sys::SysError;
 use stos_sys::process::exec::execute;
 
 use super::Step;
-use super::accounts::Account;
+use crate::accounts::Account;
 use crate::config::ProcessSettings;
 use crate::init_error::InitError;
 

@@ -14,7 +14,7 @@ use stos_sys::process::credentials::{
 use stos_sys::rooted::Root;
 
 use super::Step;
-use super::accounts::Account;
+use crate::accounts::Account;
 use crate::config::ProcessSettings;
 use crate::init_error::InitError;
 

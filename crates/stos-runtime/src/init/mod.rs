@@ -8,14 +8,12 @@
 //! | `cgroup_view` | `/sys/fs/cgroup` as the container sees it |
 //! | `devices` | `/dev` |
 //! | `protect` | read-only and masked paths |
-//! | `accounts` | users and groups of the container's own files |
 //! | `credentials` | working directory, limits, ids, capabilities |
 //! | `command` | finding and executing the command |
 //!
 //! It is single-threaded and cloned from a single-threaded process, so it may allocate. It never returns into its caller's
 //! code.
 
-pub(crate) mod accounts;
 mod cgroup_view;
 mod command;
 mod credentials;
@@ -33,6 +31,7 @@ use stos_sys::SysError;
 use stos_sys::process::clone::{close_on_exec_from, exit_now, join_new_session_keyring, reset_signals};
 use stos_sys::process::credentials::{set_dumpable, set_parent_death_signal};
 
+use crate::accounts;
 use crate::cgroup::CgroupRecord;
 use crate::gate::GateEnd;
 use crate::init_error::InitError;
@@ -102,7 +101,7 @@ fn set_up(
     devices::create(&root, settings)?;
     protect::paths(&root, settings)?;
     rootfs::pivot(&root)?;
-    let account = accounts::resolve(&root, launch)?;
+    let account = accounts::resolve(&root, launch.identity, &settings.process)?;
     credentials::enter_working_directory(&root, &settings.process.cwd)?;
     if settings.root_readonly {
         rootfs::make_read_only(&root)?;
@@ -130,7 +129,7 @@ fn detach_from_caller(channel: &mut Channel) -> Step {
         channel.pipe = Some(above_stdio(pipe.as_fd()).map_err(step())?);
     }
     rustix::process::setsid().map_err(|errno| step()(SysError::new("setsid", "", errno)))?;
-    match join_new_session_keyring(c"stos") {
+    match join_new_session_keyring() {
         // A kernel without keyrings has none to leak.
         Err(error) if error.errno == rustix::io::Errno::NOSYS => Ok(()),
         other => other.map_err(step()),
@@ -179,6 +178,9 @@ fn wait_for_start(gate: Option<GateEnd>, channel: &mut Channel) -> Step {
     channel.write(&[READY]).map_err(step())?;
     if let Some(gate) = gate {
         channel.pipe = None;
+        if !gate.wait_for_confirmation().map_err(step())? {
+            exit_now(1);
+        }
         channel.pipe = Some(gate.wait().map_err(step())?);
         channel.write(&[READY]).map_err(step())?;
     }

@@ -110,12 +110,14 @@ pub fn clone_process(options: CloneOptions<'_>) -> std::result::Result<Cloned, C
 ///
 /// Rust ignores SIGPIPE and a caller under nohup(1) ignores SIGHUP; both would survive execve(2).
 pub fn reset_signals() {
+    // The kernel's `struct sigaction`, whose size differs a little between machines: a null handler is SIG_DFL, without
+    // flags and mask. libc's own call would refuse signals 32 and 33, which a caller may have ignored all the same.
+    let default_action = [0_u64; 8];
     for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP || signal == 32 || signal == 33 {
-            continue;
-        }
-        // SAFETY: SIG_DFL is a valid action for every signal. Errors (signals that do not exist) change nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let no_old = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the action is larger than the kernel reads and outlives the call; the old one is not asked for. Errors
+        // (SIGKILL, SIGSTOP) change nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default_action.as_ptr(), no_old, 8_usize) };
     }
     // SAFETY: `sigset_t` is plain data, initialised by sigemptyset before its use; the old mask is not asked for.
     unsafe {
@@ -162,14 +164,17 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Gives the calling process a session keyring of its own, named `name`, so that it cannot read its caller's.
-pub fn join_new_session_keyring(name: &std::ffi::CStr) -> Result<()> {
+/// Gives the calling process an anonymous session keyring, so that it cannot read its caller's.
+///
+/// A name would be no protection: a process that asks for the name of a keyring it may search joins that one.
+pub fn join_new_session_keyring() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
-    // SAFETY: the name is NUL-terminated and outlives the call.
-    let answer = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let no_name = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for an anonymous keyring; nothing else points anywhere.
+    let answer = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, no_name) };
     match answer {
         0.. => Ok(()),
-        _ => Err(SysError::new("keyctl", format!("JOIN_SESSION_KEYRING, {name:?}"), last_errno())),
+        _ => Err(SysError::new("keyctl", "JOIN_SESSION_KEYRING, NULL", last_errno())),
     }
 }
 

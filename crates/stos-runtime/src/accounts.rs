@@ -15,9 +15,11 @@ use stos_spec::UserSpec;
 use stos_spec::user::{ID_MAX, Principal};
 use stos_sys::rooted::{Root, file_type};
 
-use super::Step;
+use crate::config::ProcessSettings;
 use crate::init_error::InitError;
-use crate::launch::{Identity, Launch};
+use crate::launch::Identity;
+
+type Step<T = ()> = Result<T, InitError>;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -47,27 +49,28 @@ struct User {
     home: Vec<u8>,
 }
 
-/// Finds out whom the command runs as.
-pub(super) fn resolve(root: &Root, launch: &Launch<'_>) -> Step<Account> {
-    let process = &launch.config.settings().process;
+/// Finds out whom the command runs as. `home` is what HOME becomes, where the environment gives none.
+pub(crate) fn resolve(root: &Root, identity: Identity<'_>, process: &ProcessSettings) -> Result<Account, InitError> {
     let needs_home = !process.env.iter().any(|variable| variable.as_bytes().starts_with(b"HOME="));
-    let mut account = match launch.identity {
+    let mut account = match identity {
         Identity::FromSpec => {
             let groups = process.additional_gids.clone();
-            let home =
-                if needs_home { find_user(root, &Principal::Id(process.uid))?.map(|user| user.home) } else { None };
-            Account { uid: process.uid, gid: process.gid, groups, home }
+            // Nobody asked for the file: where it cannot be read (masked, say), home is what it is without an entry.
+            let entry = if needs_home { find_user(root, &Principal::Id(process.uid)).ok().flatten() } else { None };
+            Account { uid: process.uid, gid: process.gid, groups, home: entry.map(|user| user.home) }
         }
-        Identity::LookUp(user) => look_up(root, user)?,
+        Identity::LookUp(user) => look_up_account(root, user)?,
     };
-    account.home =
-        needs_home.then(|| account.home.take().filter(|home| !home.is_empty()).unwrap_or_else(|| b"/".to_vec()));
+    let home = account.home.take().filter(|home| !home.is_empty());
+    account.home = needs_home.then(|| home.unwrap_or_else(|| b"/".to_vec()));
     Ok(account)
 }
 
+/// Looks a user up in the account files inside `root`.
+///
 /// The rules of docker and podman: a number needs no entry, a name does; groups from `/etc/group` come with a user that
 /// has an entry and for whom no group is given.
-pub fn look_up(root: &Root, asked: &UserSpec) -> Step<Account> {
+pub fn look_up_account(root: &Root, asked: &UserSpec) -> Result<Account, InitError> {
     let user = find_user(root, &asked.user)?;
     let uid = match (&asked.user, &user) {
         (_, Some(user)) => user.uid,
@@ -113,10 +116,11 @@ fn find_group(root: &Root, asked: &str) -> Step<u32> {
 fn groups_of(root: &Root, user: &[u8]) -> Step<Vec<u32>> {
     let mut groups = Vec::new();
     each_line(root, GROUP, |line| {
-        if let Some((_, gid, members)) = parse_group(line) {
-            if members.split(|byte| *byte == b',').any(|member| member == user) && !groups.contains(&gid) {
-                groups.push(gid);
-            }
+        if let Some((_, gid, members)) = parse_group(line)
+            && members.split(|byte| *byte == b',').any(|member| member == user)
+            && !groups.contains(&gid)
+        {
+            groups.push(gid);
         }
         true
     })?;
@@ -206,7 +210,7 @@ mod tests {
     fn users_and_groups_are_found() {
         let passwd = format!("{ROOT_LINE}# no user\nweb:x:1000:1001::/srv/web:/bin/sh\n");
         let (_dir, root) = root(&passwd, "web:x:1001:\nadm:x:4:root,web\nlog:x:9:web\nwebs:x:10:webster\n");
-        let look = |text: &str| look_up(&root, &text.parse().unwrap());
+        let look = |text: &str| look_up_account(&root, &text.parse().unwrap());
         let account = look("web").unwrap();
         assert_eq!((account.uid, account.gid, account.groups), (1000, 1001, vec![4, 9]));
         assert_eq!(account.home.as_deref(), Some(&b"/srv/web"[..]));
@@ -222,14 +226,17 @@ mod tests {
     fn numbers_that_overflow_are_nobody() {
         let (_dir, root) = root("a:x:4294967296:0::/:\nb:x:4294967295:0::/:\nc:x:-1:0::/:\nd:x: 0:0::/:\n", "");
         for name in ["a", "b", "c", "d"] {
-            assert!(matches!(look_up(&root, &name.parse().unwrap()), Err(InitError::NoSuchPrincipal { .. })), "{name}");
+            assert!(
+                matches!(look_up_account(&root, &name.parse().unwrap()), Err(InitError::NoSuchPrincipal { .. })),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn malformed_lines_are_skipped() {
         let (_dir, root) = root("\n:::\nweb\nweb:x\nweb:x:5\nweb:x:5:6\nweb:x:7:8::/h:\n", "\0\nweb:x:\n");
-        assert_eq!(look_up(&root, &"web".parse().unwrap()).unwrap().uid, 5);
+        assert_eq!(look_up_account(&root, &"web".parse().unwrap()).unwrap().uid, 5);
     }
 
     #[test]
@@ -238,18 +245,18 @@ mod tests {
         let passwd = dir.path().join("etc/passwd");
         fs::remove_file(&passwd).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &passwd, FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
-        assert!(matches!(look_up(&root, &"web".parse().unwrap()), Err(InitError::AccountFile { .. })));
+        assert!(matches!(look_up_account(&root, &"web".parse().unwrap()), Err(InitError::AccountFile { .. })));
         fs::remove_file(&passwd).unwrap();
         fs::create_dir(&passwd).unwrap();
-        assert!(matches!(look_up(&root, &"0".parse().unwrap()), Err(InitError::AccountFile { .. })));
+        assert!(matches!(look_up_account(&root, &"0".parse().unwrap()), Err(InitError::AccountFile { .. })));
         fs::remove_dir(&passwd).unwrap();
         // A symlink is followed, inside: the host's own file is out of reach.
         symlink("/../../../../../../../../etc/shadow", &passwd).unwrap();
-        assert_eq!(look_up(&root, &"0".parse().unwrap()).unwrap().home, None);
+        assert_eq!(look_up_account(&root, &"0".parse().unwrap()).unwrap().home, None);
         fs::write(dir.path().join("etc/other"), "web:x:12:12::/:\n").unwrap();
         fs::remove_file(&passwd).unwrap();
         symlink("/etc/other", &passwd).unwrap();
-        assert_eq!(look_up(&root, &"web".parse().unwrap()).unwrap().uid, 12);
+        assert_eq!(look_up_account(&root, &"web".parse().unwrap()).unwrap().uid, 12);
     }
 
     #[test]
@@ -257,6 +264,6 @@ mod tests {
         let (dir, root) = root("", "");
         let file = fs::File::create(dir.path().join("etc/passwd")).unwrap();
         file.set_len(FILE_MAX + 4096).unwrap();
-        assert!(matches!(look_up(&root, &"web".parse().unwrap()), Err(InitError::AccountFile { .. })));
+        assert!(matches!(look_up_account(&root, &"web".parse().unwrap()), Err(InitError::AccountFile { .. })));
     }
 }
