@@ -6,6 +6,7 @@
 //! | [`demo`] | from an image reference to a running container, stage by stage, on this machine alone |
 //! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
 //! | [`mod@test`] | setup, the release build, every test |
+//! | [`bench`] | stos beside the other engines: cold pulls, creates |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!
@@ -14,6 +15,7 @@
 // A command for people: its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod check;
 mod check_layers;
 mod demo;
@@ -56,6 +58,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure stos beside the engines that `setup --peers` installed: medians and ratios of one run (root)
+    Bench {
+        /// How many cold pulls of each engine
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Formatting, lints, floors, documentation; licences where cargo-deny is installed
     Check,
     /// Fail where a crate depends on one that it must not see
@@ -68,6 +76,7 @@ fn main() -> ExitCode {
         Task::Setup { peers } => setup::run(peers),
         Task::InPeers { command } => setup::peers::enter(&command),
         Task::Test { arguments } => test::run(&arguments),
+        Task::Bench { rounds } => bench::run(rounds),
         Task::Check => check::run(),
         Task::CheckLayers => check_layers::run(),
     };

@@ -62,7 +62,8 @@ pub fn enter(arguments: &[String]) -> anyhow::Result<()> {
     Err(command(arguments).exec()).context("running unshare")
 }
 
-fn command(arguments: &[String]) -> Command {
+/// Gives the command that runs `arguments` inside the peers' root.
+pub fn command(arguments: &[String]) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]).args(arguments);
     command.env("ROOT", environment::cache().join("peers/sid")).env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");

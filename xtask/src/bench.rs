@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask bench`: stos beside the other engines, in turn, in one run; medians and ratios.
+//!
+//! Times vary with the machine and the hour, ratios of one run do not: quote those.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use stos_testkit::docker_registry::DockerRegistry;
+use stos_testkit::environment;
+
+use crate::process::output;
+use crate::setup;
+use crate::workspace::build_release;
+
+/// How often a container is created for a median.
+const CREATES: usize = 41;
+
+/// Pulls `image` with containerd; prints nanoseconds. The daemon's start is not charged.
+const CONTAINERD: &str = r#"dir=$1 ref=$2
+mkdir -p "$dir"
+printf 'version = 3\nroot = "%s/root"\nstate = "%s/state"\ndisabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' "$dir" "$dir" "$dir" >"$dir/config.toml"
+containerd --config "$dir/config.toml" >"$dir/log" 2>&1 &
+daemon=$!
+trap 'kill $daemon; wait $daemon 2>/dev/null || true' EXIT
+for i in $(seq 100); do ctr -a "$dir/sock" version >/dev/null 2>&1 && break; sleep 0.1; done
+start=$(date +%s%N)
+ctr -a "$dir/sock" image pull --plain-http "$ref" >"$dir/pull.log" 2>&1 || { cat "$dir/pull.log" >&2; exit 1; }
+end=$(date +%s%N)
+echo $((end - start))"#;
+
+/// Pulls `image` with podman; prints nanoseconds.
+const PODMAN: &str = r#"dir=$1 ref=$2
+mkdir -p "$dir"
+start=$(date +%s%N)
+podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay pull -q --tls-verify=false "$ref" >/dev/null
+end=$(date +%s%N)
+podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay rmi -a -f >/dev/null 2>&1 || true
+echo $((end - start))"#;
+
+/// Measures cold pulls of sci:2 and creates from deb:12 and many:100.
+pub fn run(rounds: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(rounds > 0, "expected at least one round");
+    setup::run(false)?;
+    let binary = build_release()?;
+    let registry = DockerRegistry::start_over_cache()?;
+    let directory = tempfile::Builder::new().prefix("stos-bench-").tempdir_in("/var/tmp")?;
+    let bench = Bench { binary, directory, address: registry.address().to_owned() };
+    bench.versions()?;
+    bench.pulls(rounds)?;
+    bench.creates()
+}
+
+struct Bench {
+    binary: PathBuf,
+    directory: tempfile::TempDir,
+    address: String,
+}
+
+impl Bench {
+    fn versions(&self) -> anyhow::Result<()> {
+        println!("kernel {}", output(uname())?.trim());
+        if has_peers() {
+            let script = "podman --version; containerd --version | cut -d' ' -f1-3";
+            print!("{}", output(setup::peers::command(&["sh".into(), "-c".into(), script.into()]))?);
+        } else {
+            println!("no peers: `cargo xtask setup --peers` installs them");
+        }
+        Ok(())
+    }
+
+    fn stos(&self, place: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg("--data-root").arg(place.join("data")).arg("--root").arg(place.join("run"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Each round pulls with every engine once, into nothing.
+    fn pulls(&self, rounds: usize) -> anyhow::Result<()> {
+        let reference = format!("{}/sci:2", self.address);
+        let mut times: [(&str, Vec<Duration>); 3] = [("stos", vec![]), ("containerd", vec![]), ("podman", vec![])];
+        for round in 0..rounds {
+            for (name, taken) in &mut times {
+                if *name != "stos" && !has_peers() {
+                    continue;
+                }
+                let place = self.directory.path().join(format!("{name}-{round}"));
+                write_back();
+                taken.push(match *name {
+                    "stos" => self.pull_with_stos(&place, &reference)?,
+                    "containerd" => pull_with_peer(CONTAINERD, &place, &reference)?,
+                    _ => pull_with_peer(PODMAN, &place, &reference)?,
+                });
+                fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
+            }
+        }
+        println!("\ncold pull of sci:2 from docker-registry on loopback, {rounds} rounds in turn");
+        let own = median(&times[0].1);
+        for (name, taken) in times.iter().filter(|(_, taken)| !taken.is_empty()) {
+            let middle = median(taken);
+            let ratio = middle.as_secs_f64() / own.as_secs_f64();
+            println!("  {name:<12} {:>8.2} s   {ratio:>6.2} × stos", middle.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    fn pull_with_stos(&self, place: &Path, reference: &str) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        output(self.stos(place, &["pull", "--quiet", "--tls-verify=false", reference]))?;
+        Ok(start.elapsed())
+    }
+
+    /// Creates from both images in turn; the time is that of the whole process.
+    fn creates(&self) -> anyhow::Result<()> {
+        let place = self.directory.path().join("create");
+        let images = ["deb:12", "many:100"];
+        for image in images {
+            let reference = format!("{}/{image}", self.address);
+            output(self.stos(&place, &["pull", "--quiet", "--tls-verify=false", &reference]))?;
+            output(self.stos(&place, &["create", "--pull", "never", &reference]))?;
+        }
+        let mut times: [Vec<Duration>; 3] = Default::default();
+        for _ in 0..CREATES {
+            for (image, taken) in images.iter().zip(&mut times) {
+                let start = Instant::now();
+                output(self.stos(&place, &["create", "--pull", "never", image]))?;
+                taken.push(start.elapsed());
+            }
+            let start = Instant::now();
+            output(Command::new("/bin/true"))?;
+            times[2].push(start.elapsed());
+        }
+        let base = median(&times[0]);
+        println!("\ncreate from a local image, {CREATES} times in turn, whole process, durable");
+        for (name, taken) in images.into_iter().chain(["/bin/true"]).zip(&times) {
+            let middle = median(taken);
+            let ratio = middle.as_secs_f64() / base.as_secs_f64();
+            println!("  {name:<12} {:>8.2} ms  {ratio:>6.2} × deb:12", middle.as_secs_f64() * 1000.0);
+        }
+        let list = output(self.stos(&place, &["list", "--quiet"]))?;
+        let mut delete = self.stos(&place, &["delete", "--force"]);
+        delete.args(list.split_whitespace());
+        output(delete)?;
+        for image in images {
+            // With its image the mount of its layers goes too.
+            output(self.stos(&place, &["rmi", &format!("{}/{image}", self.address)]))?;
+        }
+        Ok(())
+    }
+}
+
+fn pull_with_peer(script: &str, place: &Path, reference: &str) -> anyhow::Result<Duration> {
+    let inside = format!("/host{}", place.display());
+    let words = ["bash", "-euc", script, "bench", &inside, reference].map(str::to_owned);
+    let nanoseconds = output(setup::peers::command(&words))?;
+    Ok(Duration::from_nanos(nanoseconds.trim().parse().with_context(|| format!("the peer printed {nanoseconds:?}"))?))
+}
+
+fn has_peers() -> bool {
+    environment::cache().join("peers/ready").exists()
+}
+
+fn uname() -> Command {
+    let mut command = Command::new("uname");
+    command.arg("-rm");
+    command
+}
+
+/// Writes back what is dirty, so that no engine pays for the one before it.
+fn write_back() {
+    // A benchmark without it is only noisier.
+    let _ = Command::new("sync").status();
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let times = [3, 1, 2].map(Duration::from_secs);
+        assert_eq!(median(&times), Duration::from_secs(2));
+        assert_eq!(median(&[]), Duration::ZERO);
+    }
+}
