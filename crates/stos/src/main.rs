@@ -54,7 +54,13 @@ fn is_called_by_another_name() -> bool {
 }
 
 fn prepare(cli: &Cli) -> Result<(), Failure> {
-    if matches!(cli.command, Command::Create(_) | Command::Run(_) | Command::Start(_)) {
+    let launches = match &cli.command {
+        // From an image nothing runs before `start`.
+        Command::Create(create) => cli.global.bundle_mode || create.bundle.bundle.is_some(),
+        Command::Run(_) | Command::Start(_) => true,
+        _ => false,
+    };
+    if launches {
         // Before any thread or file: the program begins again from a view that no container can write.
         stos_runtime::protect_binary()?;
     }
