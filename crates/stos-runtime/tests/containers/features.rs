@@ -385,9 +385,8 @@ fn capabilities_are_what_is_asked() {
         drop(config["process"].as_object_mut().unwrap().remove("capabilities"))
     });
     assert_eq!(sets(&none.run().ok()), [0; 5]);
-    let lacking: u64 = !sets(
-        &fs::read_to_string("/proc/self/status").unwrap().lines().find(|l| l.starts_with("CapPrm")).unwrap(),
-    )[0];
+    let lacking: u64 =
+        !sets(fs::read_to_string("/proc/self/status").unwrap().lines().find(|l| l.starts_with("CapPrm")).unwrap())[0];
     if lacking & 1 << 24 != 0 {
         let wish = json!(["CAP_SYS_RESOURCE"]);
         let more = Bundle::with("true", |config| {
