@@ -199,7 +199,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn visit(&mut self, path: &Path) -> io::Result<()> {
-        let full = if path.as_os_str().is_empty() { fs::canonicalize(self.root)? } else { self.root.join(path) };
+        // With a dot a link is followed by the kernel: /proc/PID/root leads to another place than what it reads as.
+        let full = self.root.join(if path.as_os_str().is_empty() { Path::new(".") } else { path });
         let metadata = fs::symlink_metadata(&full).map_err(|error| named(&full, error))?;
         let node = self.node(&full, &metadata).map_err(|error| named(&full, error))?;
         let name = path.as_os_str().as_bytes().to_vec();

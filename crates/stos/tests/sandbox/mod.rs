@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A DATA-ROOT and a ROOT of a test's own, and the binary that works on them.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use stos_testkit::environment;
+use stos_testkit::tree::{Options, Tree};
+
+/// What a command gave.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code; -1 where a signal ended it.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said besides.
+    pub stderr: String,
+}
+
+/// Both roots in one temporary directory. When it is dropped its containers and mounts go.
+pub struct Sandbox {
+    dir: tempfile::TempDir,
+}
+
+impl Sandbox {
+    /// Makes an empty one.
+    pub fn new() -> Self {
+        Self { dir: tempfile::Builder::new().prefix("stos-test-").tempdir().unwrap() }
+    }
+
+    /// A directory for whatever else the test needs.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What lasts.
+    pub fn data_root(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// What a reboot may lose.
+    pub fn root(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    /// The binary with the options that lead it here.
+    pub fn command(&self) -> Command {
+        self.command_on(&self.data_root())
+    }
+
+    /// The same on another DATA-ROOT.
+    pub fn command_on(&self, data_root: &Path) -> Command {
+        let mut command = Command::new(environment::stos());
+        command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").stdin(Stdio::null());
+        command.arg("--data-root").arg(data_root).arg("--root").arg(self.root());
+        command
+    }
+
+    /// Runs it.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Output {
+        output(self.command().args(arguments))
+    }
+
+    /// Runs it and gives what it printed.
+    ///
+    /// # Panics
+    /// Where it fails.
+    #[track_caller]
+    pub fn ok<A: AsRef<OsStr> + std::fmt::Debug>(&self, arguments: &[A]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.code, 0, "{arguments:?}: {}", output.stderr);
+        output.stdout
+    }
+
+    /// Runs it and gives the JSON that it printed.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(arguments)).unwrap()
+    }
+
+    /// Pulls from a registry on loopback and gives the digest that it printed.
+    #[track_caller]
+    pub fn pull(&self, reference: &str) -> String {
+        self.ok(&["pull", "--tls-verify=false", reference]).trim().to_owned()
+    }
+
+    /// The directory of a layer.
+    pub fn layer_dir(&self, diff_id: &str) -> PathBuf {
+        self.data_root().join("layers/sha256").join(diff_id.trim_start_matches("sha256:"))
+    }
+
+    /// The directory of a chain.
+    pub fn chain_dir(&self, chain_id: &str) -> PathBuf {
+        self.data_root().join("chains/sha256").join(chain_id.trim_start_matches("sha256:"))
+    }
+
+    /// The names in a directory of DATA-ROOT, sorted.
+    pub fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.data_root().join(directory)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The mount points of a filesystem type below ROOT, as the host sees them.
+    pub fn mounts(&self, fstype: &str) -> Vec<PathBuf> {
+        let root = fs::canonicalize(self.root()).unwrap_or_else(|_| self.root());
+        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let mine = fields.filter(|fields| Path::new(fields[1]).starts_with(&root));
+        mine.filter(|fields| fstype.is_empty() || fields[2] == fstype).map(|fields| fields[1].into()).collect()
+    }
+
+    /// All of DATA-ROOT, to be compared later; see [`stable`].
+    pub fn listing(&self) -> Tree {
+        stable(&self.data_root())
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // What a failed test leaves must not outlive it; there is nobody to tell if it does.
+        if let Ok(containers) = fs::read_dir(self.data_root().join("containers")) {
+            let ids: Vec<_> = containers.flatten().map(|entry| entry.file_name()).collect();
+            for id in ids {
+                self.run(&[OsStr::new("delete"), OsStr::new("--force"), &id]);
+            }
+        }
+        for mount in self.mounts("").iter().rev() {
+            drop(stos_sys::mount::detach(mount));
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub fn output(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs a tool and gives what it printed.
+///
+/// # Panics
+/// Where it fails.
+#[track_caller]
+pub fn tool<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> String {
+    let program = environment::tool(name).unwrap_or_else(|| panic!("{name} is not installed"));
+    let output = output(Command::new(program).args(arguments));
+    assert_eq!(output.code, 0, "{name}: {}{}", output.stdout, output.stderr);
+    output.stdout
+}
+
+/// A tree but for what no command can leave alone: a directory's mtime tells that something was made in it and is gone
+/// again. Everything else of it counts: names, contents, modes, owners, and the mtimes of files.
+pub fn stable(root: &Path) -> Tree {
+    let mut tree = Tree::read(root, &Options::default()).unwrap();
+    for node in tree.nodes.values_mut().filter(|node| node.kind == "directory") {
+        node.mtime = (0, 0);
+    }
+    tree
+}
