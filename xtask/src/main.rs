@@ -6,7 +6,7 @@
 //! | [`demo`] | from an image reference to a running container, stage by stage, on this machine alone |
 //! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
 //! | [`mod@test`] | setup, the release build, every test |
-//! | [`bench`] | stos beside the other engines: cold pulls, creates |
+//! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!

@@ -111,10 +111,10 @@ impl LogReader {
 
     /// Hands everything that is there and was not handed before to `take`, without the log's own prefix.
     pub fn read_available(&mut self, take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>) -> io::Result<()> {
-        if std::mem::take(&mut self.older_is_next) {
-            if let Some(mut older) = open_if_there(&older(&self.path))? {
-                self.drain(&mut older, take)?;
-            }
+        if std::mem::take(&mut self.older_is_next)
+            && let Some(mut older) = open_if_there(&older(&self.path))?
+        {
+            self.drain(&mut older, take)?;
         }
         loop {
             let mut file = match self.current.take() {

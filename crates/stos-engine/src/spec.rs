@@ -233,6 +233,6 @@ mod tests {
         let place = |target: &str| targets.iter().position(|other| *other == target).unwrap();
         assert!(place("/v") < place("/v/deep"));
         assert_eq!(targets.iter().filter(|target| **target == "/etc/hosts").count(), 1);
-        stos_runtime::RuntimeConfig::parse(config.to_string().as_bytes()).unwrap();
+        stos_runtime::RuntimeConfig::from_json(config.to_string().as_bytes()).unwrap();
     }
 }

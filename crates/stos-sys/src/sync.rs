@@ -20,8 +20,8 @@ pub fn start_write_behind(file: impl AsFd, offset: u64, length: u64) {
 /// Makes the entries of the directory at `path` durable.
 pub fn sync_directory(path: &Path) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(SysError::at("open", || path.display().to_string()))?;
+    let dir =
+        rustix::fs::open(path, flags, Mode::empty()).map_err(SysError::at("open", || path.display().to_string()))?;
     rustix::fs::fsync(&dir).map_err(SysError::at("fsync", || path.display().to_string()))
 }
 
