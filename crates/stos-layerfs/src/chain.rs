@@ -125,7 +125,7 @@ impl LayerFs {
             devices: summary.devices.iter().map(|device| DiffId::from_bytes(device.tag)).collect(),
             layers: sealed,
         };
-        files::write_new(&staged.path().join("chain.json"), &files::to_json(&record), Durability::Durable)?;
+        files::write_new(&staged.path().join("chain.json"), &files::to_json_line(&record), Durability::Durable)?;
         let target = self.store.chain_dir(chain);
         if target.exists() {
             // Whatever is there has no usable record or no image: it can only be replaced.
@@ -196,7 +196,7 @@ impl LayerFs {
             }
         }
         let path = self.chain_record_path(record.chain_id);
-        Ok(files::replace(&path, &scratch, &files::to_json(record), Durability::Durable)?)
+        Ok(files::replace(&path, &scratch, &files::to_json_line(record), Durability::Durable)?)
     }
 
     /// Removes a chain that is not mounted. The caller holds the right to sweep.

@@ -90,6 +90,14 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     bytes
 }
 
+/// Gives a value as JSON on one line, for records that are long and read at each create.
+pub fn to_json_line<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    // As above: our records always have a JSON form.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_else(|error| format!("{error:?}").into_bytes());
+    bytes.push(b'\n');
+    bytes
+}
+
 /// Removes a tree. What is not there is removed already.
 pub fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
