@@ -34,8 +34,9 @@ const DEVICE_SLOT_LEN: usize = 128;
 const CHECKSUM_END: usize = 1536;
 const MAGIC: u32 = 0xE0F5_E1E2;
 const BLOCK_BITS: u8 = 9;
-/// Superblock checksum, own mtimes.
-const FEATURE_COMPAT: u32 = 0x1 | 0x2;
+/// Own mtimes. Not 0x1, the superblock's checksum, although there is one: `fsck.erofs` before 1.9 computes the length of
+/// what it covers as the block less 1024 and crashes where blocks are smaller. We check it ourselves before each mount.
+const FEATURE_COMPAT: u32 = 0x2;
 const FEATURE_CHUNKED_FILE: u32 = 0x4;
 const FEATURE_DEVICE_TABLE: u32 = 0x8;
 /// Inodes start at multiples of this, and their number (nid) counts in it.
