@@ -5,11 +5,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use stos_testkit::environment;
+use stos_testkit::image_builder::{Blob, Image};
+use stos_testkit::registry::{self, Registry};
 use stos_testkit::tree::{Options, Tree};
 
 /// What a command gave.
@@ -135,6 +138,44 @@ impl Drop for Sandbox {
         for mount in self.mounts("").iter().rev() {
             drop(stos_sys::mount::detach(mount));
         }
+    }
+}
+
+/// A registry of the test's own, and the files that it serves.
+pub struct Hub {
+    /// The registry.
+    pub registry: Registry,
+    layouts: tempfile::TempDir,
+}
+
+impl Hub {
+    /// Starts one that speaks plain HTTP with everyone.
+    pub fn new() -> Self {
+        Self { registry: Registry::start(registry::Options::default()), layouts: tempfile::tempdir().unwrap() }
+    }
+
+    /// Serves an image, faults included, and gives the reference.
+    pub fn serve(&self, image: &Image, repository: &str, tag: &str) -> String {
+        self.serve_layout(repository, tag, |layout| image.write_layout(layout, tag))
+    }
+
+    /// Serves an index over images.
+    pub fn serve_index(&self, index: &Blob, images: &[&Image], repository: &str, tag: &str) -> String {
+        self.serve_layout(repository, tag, |layout| Image::write_index_layout(index, images, layout, tag))
+    }
+
+    fn serve_layout(&self, repository: &str, tag: &str, write: impl Fn(&Path) -> io::Result<()>) -> String {
+        let layout = tempfile::tempdir_in(self.layouts.path()).unwrap().keep();
+        write(&layout).unwrap();
+        self.registry.serve_layout(&layout, repository).unwrap();
+        format!("{}/{repository}:{tag}", self.registry.address())
+    }
+
+    /// How often blobs were asked for since the last time, by digest.
+    pub fn take_blob_requests(&self) -> Vec<String> {
+        let requests = self.registry.take_requests();
+        let blobs = requests.iter().filter(|request| request.starts_with("GET "));
+        blobs.filter_map(|request| Some(request.split_once("/blobs/")?.1.to_owned())).collect()
     }
 }
 
