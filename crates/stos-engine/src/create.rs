@@ -39,7 +39,7 @@ pub fn create_container_from_image(
         move |source: Error| Error::Create { image: image.to_owned(), stage, source: Box::new(source), cleanup: None }
     };
     if let Some(name) = &options.name {
-        engine.store.check_name_is_free(name).map_err(Error::from).map_err(at(Stage::Finalize))?;
+        check_name_is_free(engine, name).map_err(at(Stage::Finalize))?;
     }
     let found = find_or_pull(engine, image, options, progress).map_err(at(Stage::Pull))?;
     // Held until the container exists and keeps the image itself.
@@ -53,6 +53,17 @@ pub fn create_container_from_image(
     let record =
         stage("metadata", no_bytes, || setup_container_metadata(&draft, &volumes)).map_err(at(Stage::Metadata))?;
     stage("finalize", no_bytes, || finalize_container_creation(draft, record)).map_err(at(Stage::Finalize))
+}
+
+/// Refuses a name that a container of either mode goes by: what a person types must mean one of them.
+fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Result<()> {
+    engine.store.check_name_is_free(name)?;
+    let Ok(id) = name.as_str().parse::<stos_runtime::ContainerId>() else { return Ok(()) };
+    match engine.run_states().read(&id) {
+        Ok(state) => Err(stos_runtime::Error::Exists { id: state.id.to_string() }.into()),
+        Err(stos_runtime::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Gives the image of the store, or pulls it, as the policy says.
