@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`config`] | a checked `config.json`: honoured, or refused by name |
 //! | [`mount_options`] | the option strings of mounts |
-//! | [`launch`] | from a checked configuration to a container's first process |
+//! | [`mod@launch`] | from a checked configuration to a container's first process |
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
