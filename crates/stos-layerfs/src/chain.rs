@@ -88,12 +88,13 @@ impl LayerFs {
             return Ok(record);
         }
         let lock = self.store.lock(&format!("chain-{}", chain.hex()))?;
-        let record = match self.chain_record(chain)?.filter(|_| self.chain_image_path(chain).exists()) {
-            Some(record) => record,
-            None => self.merge_chain(chain, layers)?,
+        let record = match self.chain_record(chain) {
+            Ok(Some(record)) if self.chain_image_path(chain).exists() => Ok(record),
+            Ok(_) => self.merge_chain(chain, layers),
+            Err(error) => Err(error),
         };
         lock.remove()?;
-        Ok(record)
+        record
     }
 
     #[tracing::instrument(name = "merge", level = "debug", skip_all, fields(chain = %chain, layers = layers.len()))]

@@ -104,8 +104,20 @@ impl LayerFs {
             return Ok(LayerOutcome::Present);
         }
         let lock = self.store.lock(&format!("layer-{}", request.diff_id.hex())).map_err(Error::from)?;
+        let fetched = self.fetch_layer(request, open, progress);
+        // Also after a failure: else every layer that could not be fetched would leave a file in locks/.
+        lock.remove().map_err(Error::from)?;
+        fetched
+    }
+
+    /// Fetches the layer, unless another process has done so meanwhile. The caller holds its lock.
+    fn fetch_layer<R: Read, E: From<Error>>(
+        &self,
+        request: LayerRequest<'_>,
+        open: impl FnOnce() -> std::result::Result<R, E>,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> std::result::Result<LayerOutcome, E> {
         if self.has_layer(request.diff_id)? {
-            lock.remove().map_err(Error::from)?;
             return Ok(LayerOutcome::Present);
         }
         let staged = self.store.stage().map_err(Error::from)?;
@@ -118,7 +130,6 @@ impl LayerFs {
         let report = ingest_layer(ingest, open()?, staged.path(), progress)?;
         let times = report.times;
         self.commit_layer(request, report, staged)?;
-        lock.remove().map_err(Error::from)?;
         Ok(LayerOutcome::Fetched(times))
     }
 

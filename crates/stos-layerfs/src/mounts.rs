@@ -56,11 +56,13 @@ impl LayerFs {
             return Ok(point);
         }
         let lock = self.store.lock(&format!("chain-{}", record.chain_id.hex()))?;
-        if !self.is_mounted_from(record, &point)? {
-            self.mount_chain(record, &point)?;
-        }
+        let mounted = match self.is_mounted_from(record, &point) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.mount_chain(record, &point),
+            Err(error) => Err(error),
+        };
         lock.remove()?;
-        Ok(point)
+        mounted.map(|()| point)
     }
 
     fn is_mounted_from(&self, record: &ChainRecord, point: &Path) -> Result<bool> {
