@@ -4,7 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`digest`] | SHA-256 digests under the names that say what they prove: [`BlobDigest`], [`DiffId`], [`ChainId`]; [`Verified`] |
-//! | [`reference`] | [`ImageRef`]: registry, repository, tag and digest |
+//! | [`mod@reference`] | [`ImageRef`]: registry, repository, tag and digest |
 //! | [`platform`] | [`Platform`], its spellings, and which one fits a host |
 //! | [`media_type`] | the media types of OCI and Docker that stos knows, and what each means |
 //! | [`manifest`] | manifests and indexes, read with suspicion |

@@ -8,7 +8,7 @@
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
 //! | [`signals`] | signals as something to read |
-//! | [`sync`] | write-behind and durability |
+//! | [`mod@sync`] | write-behind and durability |
 //! | [`probe`] | what this kernel can do, found by trying |
 //! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
 //! | [`cgroup_bpf`] | the device rules of cgroup v2 |
