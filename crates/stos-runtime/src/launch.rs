@@ -257,10 +257,10 @@ fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<Cloning> {
         Cloned::Parent { pid, pidfd } => {
             drop(write_end);
             drop(gate);
+            // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
+            let process = ProcessRecord::of(pid.as_raw_nonzero().get());
             await_report(read_end, &pidfd)?;
-            let process = ProcessRecord::of(pid.as_raw_nonzero().get())?;
-            // Its start time can be read even when it has ended: nobody but us can reap it.
-            let process = process.ok_or(Error::InitDied { ended: None })?;
+            let process = process?.ok_or(Error::InitDied { ended: None })?;
             Ok((process, pidfd, confirmation))
         }
     }
@@ -306,9 +306,10 @@ fn await_report(pipe: OwnedFd, child: &OwnedFd) -> Result<()> {
         // It has said its last word, or nothing: it may hang only where the kernel does.
         pidfd::send_signal(child.as_fd(), rustix::process::Signal::KILL.as_raw())
             .map_err(Error::sys("end a failed process"))?;
-        let ended = pidfd::wait(child.as_fd()).map_err(Error::sys("reap a failed process"))?;
+        // Where the caller ignores SIGCHLD there is nothing to reap, and how it ended is unknown.
+        let ended = pidfd::wait(child.as_fd()).ok();
         Err(match error {
-            Error::InitDied { .. } => Error::InitDied { ended: Some(ended) },
+            Error::InitDied { .. } => Error::InitDied { ended },
             other => other,
         })
     })

@@ -214,6 +214,10 @@ pub fn attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::io::Errno;
+
     use super::*;
 
     /// What a cgroup is asked: kind, major, minor, access bits.
@@ -297,8 +301,40 @@ mod tests {
         match load(&assemble(&rules)) {
             Ok(_) => {}
             // A kernel or a sandbox without bpf(2) is no fault of the program.
-            Err(error) if matches!(error.errno, rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => {}
+            Err(error) if matches!(error.errno, Errno::PERM | Errno::NOSYS) => {}
             Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A cgroup v2 directory of this test's own; `None` where there is no v2 tree, or no right to it.
+    fn own_cgroup() -> Option<std::path::PathBuf> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+        let tree = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?.split(' ').nth(1)?.to_owned();
+        let path = std::path::Path::new(&tree).join(format!("stos-sys-test-{}", std::process::id()));
+        std::fs::create_dir(&path).ok()?;
+        Some(path)
+    }
+
+    #[test]
+    fn an_attached_program_holds() {
+        let Some(path) = own_cgroup() else { return };
+        let cgroup = std::fs::File::open(&path).unwrap();
+        let null = rule(true, DeviceKind::Character, Some(1), Some(3), DeviceAccess::ALL);
+        let attached = load(&assemble(&[null])).and_then(|program| attach(program.as_fd(), cgroup.as_fd()));
+        let script =
+            format!(": >/dev/null; echo 0 >{}/cgroup.procs; : </dev/null && echo null; : </dev/zero", path.display());
+        let output = std::process::Command::new("sh").arg("-c").arg(script).output();
+        std::fs::remove_dir(&path).unwrap();
+        match attached {
+            Ok(()) => {
+                let output = output.unwrap();
+                assert_eq!(output.stdout, b"null\n");
+                assert!(String::from_utf8_lossy(&output.stderr).contains("Operation not permitted"), "{output:?}");
+            }
+            // A kernel without CONFIG_CGROUP_BPF, or a sandbox without bpf(2).
+            Err(error) => {
+                assert!(matches!(error.errno, Errno::PERM | Errno::NOSYS | Errno::INVAL), "{error}");
+            }
         }
     }
 }

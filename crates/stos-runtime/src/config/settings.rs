@@ -118,9 +118,10 @@ impl Settings {
     /// Checks `spec` and takes from it what is honoured.
     pub(super) fn of(spec: &Spec) -> Result<Self, ConfigError> {
         check_version(spec.version())?;
-        let absent = Linux::rootless(0, 0);
-        let linux = spec.linux().as_ref().unwrap_or(&absent);
-        let (new_namespaces, new_cgroup_namespace, joined_namespaces) = namespaces(spec.linux().as_ref())?;
+        let Some(linux) = spec.linux() else {
+            return Err(ConfigError::invalid("linux", "an object with namespaces", Option::<&str>::None));
+        };
+        let (new_namespaces, new_cgroup_namespace, joined_namespaces) = namespaces(linux)?;
         let has = |flag: u64| new_namespaces & flag != 0 || joined_namespaces.iter().any(|ns| ns.flag as u64 == flag);
         let in_uts = |name: &str, value: &Option<String>| match value.as_ref().filter(|value| !value.is_empty()) {
             Some(value) if !has(namespace::UTS) => {
@@ -130,10 +131,9 @@ impl Settings {
             Some(value) if value.len() > 64 => Err(ConfigError::invalid(name, "at most 64 bytes", value)),
             other => Ok(other.cloned()),
         };
-        let from_linux = spec.linux().is_some();
         let paths = |name: &str, list: &Option<Vec<String>>| match list {
-            Some(list) if from_linux => list.iter().map(|path| absolute(name, Path::new(path))).collect(),
-            _ => Ok(Vec::new()),
+            Some(list) => list.iter().map(|path| absolute(name, Path::new(path))).collect(),
+            None => Ok(Vec::new()),
         };
         Ok(Self {
             root_path: spec.root().as_ref().map(|root| root.path().clone()),
@@ -170,9 +170,9 @@ fn absolute(name: &str, path: &Path) -> Result<PathBuf, ConfigError> {
 
 type Namespaces = (u64, bool, Vec<JoinedNamespace>);
 
-fn namespaces(linux: Option<&Linux>) -> Result<Namespaces, ConfigError> {
+fn namespaces(linux: &Linux) -> Result<Namespaces, ConfigError> {
     let (mut new, mut new_cgroup, mut joined, mut seen) = (0, false, Vec::new(), Vec::new());
-    let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let list = linux.namespaces().as_deref().unwrap_or_default();
     for (at, asked) in list.iter().enumerate() {
         let name = format!("linux.namespaces[{at}]");
         let kind = asked.typ();
@@ -384,4 +384,86 @@ fn cgroups_path(linux: &Linux) -> Result<Option<PathBuf>, ConfigError> {
         return Err(ConfigError::invalid("linux.cgroupsPath", "a cgroup of the container's own", path));
     }
     Ok(Some(relative))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::config::RuntimeConfig;
+
+    fn config(change: impl FnOnce(&mut Value)) -> Result<RuntimeConfig, String> {
+        let mut config = json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"},
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}]}
+        });
+        change(&mut config);
+        RuntimeConfig::from_json(config.to_string().as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        let cases: [(&str, &str, Value); 17] = [
+            ("/ociVersion", "ociVersion", json!("2.0.0")),
+            ("/ociVersion", "ociVersion", json!("one")),
+            ("/linux", "linux: expected an object", json!(null)),
+            ("/linux/namespaces", "a namespace of type mount", json!([{"type": "pid"}])),
+            ("/linux/namespaces/1", "linux.namespaces[1].type user is not supported", json!({"type": "user"})),
+            ("/linux/namespaces/1", "linux.namespaces[1].type time is not supported", json!({"type": "time"})),
+            ("/linux/namespaces/1", "linux.namespaces[1]: expected each type once", json!({"type": "mount"})),
+            ("/linux/namespaces/1", "an absolute path", json!({"type": "pid", "path": "ns/pid"})),
+            ("/linux/namespaces/1", "unknown variant", json!({"type": "dream"})),
+            ("/linux/cgroupsPath", "without ..", json!("/a/../../b")),
+            ("/linux/cgroupsPath", "of the container's own", json!("/")),
+            ("/linux/rootfsPropagation", "rootfsPropagation shared is not supported", json!("shared")),
+            (
+                "/linux/devices",
+                "linux.devices[0].major",
+                json!([{"path": "/dev/x", "type": "c", "major": -1, "minor": 0}]),
+            ),
+            ("/process/args", "process.args", json!([])),
+            ("/process/cwd", "process.cwd", json!("relative")),
+            ("/process/user/umask", "process.user.umask", json!(0o1000)),
+            ("/hostname", "hostname: expected a namespace of type uts", json!("box")),
+        ];
+        for (pointer, part, value) in cases {
+            let error = config(|config| {
+                let (parent, key) = pointer.rsplit_once('/').unwrap();
+                match config.pointer_mut(parent).unwrap() {
+                    Value::Array(items) => items[key.parse::<usize>().unwrap()] = value,
+                    object => object[key] = value,
+                }
+            });
+            let error = error.map(|_| ()).unwrap_err();
+            assert!(error.contains(part), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_split_into_new_and_joined() {
+        let config = config(|config| {
+            config["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"type": "network", "path": "/run/netns/x"}));
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "uts", "path": ""}));
+        })
+        .unwrap();
+        let settings = config.settings();
+        assert_eq!(settings.new_namespaces, super::namespace::MOUNT | super::namespace::PID | super::namespace::UTS);
+        assert!(settings.new_cgroup_namespace);
+        assert_eq!(settings.joined_namespaces.len(), 1);
+        assert_eq!(settings.joined_namespaces[0].path.to_str(), Some("/run/netns/x"));
+    }
+
+    #[test]
+    fn device_rules_take_their_defaults() {
+        let rules = json!([{"allow": false}, {"allow": true, "type": "c", "major": 5, "minor": -1, "access": "rw"}]);
+        let config = config(|config| config["linux"]["resources"] = json!({"devices": rules})).unwrap();
+        let [all, terminals] = config.settings().device_rules[..] else { panic!("two rules") };
+        assert_eq!((all.allow, all.kind, all.access), (false, super::DeviceKind::Any, super::DeviceAccess::ALL));
+        assert_eq!((terminals.major, terminals.minor, terminals.access.mknod), (Some(5), None, false));
+    }
 }

@@ -17,7 +17,6 @@ use super::Step;
 use crate::cgroup::CgroupRecord;
 use crate::config::Settings;
 use crate::config::settings::namespace;
-use crate::id::ContainerId;
 use crate::init_error::InitError;
 use crate::launch::pid_flag;
 
@@ -58,7 +57,7 @@ pub(super) fn join_namespaces(settings: &Settings) -> Step {
 }
 
 /// Sets what belongs to the new namespaces and to the process itself.
-pub(super) fn separate(_id: &ContainerId, settings: &Settings) -> Step {
+pub(super) fn separate(settings: &Settings) -> Step {
     if settings.new_namespaces & namespace::NETWORK != 0 {
         bring_loopback_up().map_err(InitError::step("bring the loopback up"))?;
     }

@@ -96,7 +96,7 @@ fn set_up(
     isolation::enter_cgroups(cgroup, settings)?;
     isolation::join_namespaces(settings)?;
     take_stdio(&launch.stdio)?;
-    isolation::separate(launch.id, settings)?;
+    isolation::separate(settings)?;
     let root = rootfs::mount_all(launch, cgroup)?;
     devices::create(&root, settings)?;
     protect::paths(&root, settings)?;

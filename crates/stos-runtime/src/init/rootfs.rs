@@ -125,9 +125,8 @@ fn set_propagation(mount: BorrowedFd<'_>, request: &MountRequest) -> Result<(), 
 fn remount(root: &Root, request: &MountRequest) -> Result<(), SysError> {
     let target = root.resolve(&request.destination)?;
     let Attributes { set, clear } = request.options.attributes;
-    let change = MountChange { set, clear: (clear | REPLACED_BY_REMOUNT) & !set, propagation: None, recursive: false };
-    let atime_too = MountChange { clear: change.clear | (clear & set), ..change };
-    change_mount(target.as_fd(), atime_too)?;
+    let change = MountChange { set, clear: clear | (REPLACED_BY_REMOUNT & !set), propagation: None, recursive: false };
+    change_mount(target.as_fd(), change)?;
     set_propagation(target.as_fd(), request)
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A minimal runtime command line over the library, as the test binary runs it for each step of a test.
 //!
-//! It speaks the part of runc's that the tests need, so that the same tests can run another runtime.
+//! It speaks the part of runc's that the tests need, and `launch`, which is what the engine does.
 
 use std::io::Write;
 use std::os::fd::AsFd;

@@ -110,16 +110,10 @@ impl Bundle {
         });
     }
 
-    /// A command of the runtime under test: this binary, or what `STOS_TEST_RUNTIME` names.
+    /// A command of the runtime: this binary.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = match std::env::var_os("STOS_TEST_RUNTIME") {
-            Some(runtime) => Command::new(runtime),
-            None => {
-                let mut command = Command::new(std::env::current_exe().expect("our own binary"));
-                command.arg(MARKER);
-                command
-            }
-        };
+        let mut command = Command::new(std::env::current_exe().expect("our own binary"));
+        command.arg(MARKER);
         command.arg("--root").arg(self.root()).args(arguments).current_dir(self.path()).stdin(Stdio::null());
         command
     }
