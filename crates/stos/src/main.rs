@@ -28,18 +28,26 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, LogFormat};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.global.bundle_mode = is_called_by_another_name();
+    // Without a log of its own stderr would have each failure twice.
+    let has_log = cli.global.log.is_some() || cli.global.log_format == LogFormat::Json;
+    // On stderr as text the failure itself says all.
+    let log_failures = cli.global.log.is_some() || cli.global.log_format == cli::LogFormat::Json;
     let result = prepare(&cli).and_then(|()| commands::run(cli));
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            tracing::error!(error = %failure, "failed");
+            if has_log {
+                if log_failures {
+                tracing::error!(error = %failure, "failed");
+            }
+            }
             failure.print();
             ExitCode::from(failure.exit_code())
         }

@@ -71,6 +71,7 @@ impl Scene {
             let arguments = [&[command, "--tls-verify=false"], options, &[reference]].concat();
             let output = self.sandbox.run(&arguments);
             assert_eq!((output.code, &*output.stdout), (code, ""), "{case}: {command}: {}", output.stderr);
+            assert!(output.stderr.starts_with("Error: "), "{case}: {command}: {}", output.stderr);
             for word in words {
                 assert!(output.stderr.contains(word), "{case}: {command} does not say {word}: {}", output.stderr);
             }
