@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Containers from images, from create to delete: what they see, how they end, and that nothing of them stays.
+
+mod sandbox;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sandbox::{Hub, Output, Sandbox, output, stable};
+use serde_json::json;
+use stos_testkit::guard::Need;
+use stos_testkit::image_builder::{ImageBuilder, Layer};
+use stos_testkit::rootfs;
+use stos_testkit::tar_builder::{Entry, TarBuilder};
+
+/// podman's default capabilities as the kernel's mask (capability.h).
+const DEFAULT_CAPABILITIES: u64 =
+    1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18 | 1 << 31;
+
+/// A sandbox with an image of this machine's shell in its store, called `shell`.
+struct Shell {
+    sandbox: Sandbox,
+    _hub: Hub,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self::of(&ImageBuilder::new())
+    }
+
+    fn of(builder: &ImageBuilder) -> Self {
+        let odd = TarBuilder::new()
+            .entry(Entry::directory("srv"))
+            .entry(Entry::file("srv/data", "from the image\n").owner(1000, 1000))
+            .entry(Entry::file("bin/plain", "no program\n").mode(0o644))
+            .entry(Entry::file("bin/lost", "#!/no/interpreter\n").mode(0o755))
+            .entry(Entry::symlink("escape", "../../../../../tmp"))
+            .finish();
+        let builder = builder.clone().layer(Layer::gzip(rootfs::host_shell().unwrap())).layer(Layer::plain(odd));
+        let (sandbox, hub) = (Sandbox::new(), Hub::new());
+        sandbox.pull(&hub.serve(&builder.command(&["/bin/sh"]).build(), "shell", "1"));
+        Self { sandbox, _hub: hub }
+    }
+
+    /// `run --rm OPTIONS shell:1 sh -c SCRIPT`.
+    fn run(&self, options: &[&str], script: &str) -> Output {
+        self.sandbox.run(&[&["run", "--rm"], options, &["shell:1", "sh", "-c", script]].concat())
+    }
+
+    #[track_caller]
+    fn says(&self, options: &[&str], script: &str) -> String {
+        let output = self.run(options, script);
+        assert_eq!(output.code, 0, "{options:?} {script:?}: {}", output.stderr);
+        output.stdout
+    }
+
+    fn status(&self, container: &str) -> String {
+        self.sandbox.json(&["state", container])["status"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Waits until `condition` holds; an upper bound, not a pace.
+#[track_caller]
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Directories of all cgroup hierarchies whose name has `id` in it.
+fn cgroups_of(id: &str) -> Vec<String> {
+    let found = output(Command::new("find").args([
+        "/sys/fs/cgroup",
+        "-maxdepth",
+        "3",
+        "-type",
+        "d",
+        "-name",
+        &format!("*{id}*"),
+    ]));
+    found.stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_life_from_create_to_delete_leaves_only_the_image_s_mount() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    // Once, so that what stays for good (locks, the image's mount) is there before.
+    sandbox.ok(&["run", "--rm", "shell:1", "sh", "-c", ":"]);
+    let (before, mounts) = (sandbox.listing(), fs::read_to_string("/proc/self/mountinfo").unwrap());
+    let run_before = stable(&sandbox.root());
+    let id = sandbox.ok(&["create", "--name", "life", "shell:1", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let id = id.trim();
+    assert_eq!((id.len(), shell.status("life").as_str()), (64, "created"));
+    assert_eq!(sandbox.ok(&["start", "life"]), "life\n");
+    assert_eq!(sandbox.ok(&["wait", "life"]), "7\n");
+    assert_eq!(shell.status(&id[..12]), "stopped");
+    let logs = sandbox.run(&["logs", "life"]);
+    assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("out\n", "err\n"));
+    let list = sandbox.json(&["list", "--format", "json"]);
+    assert_eq!((&list[0]["name"], &list[0]["exit_code"]), (&json!("life"), &json!(7)));
+    sandbox.ok(&["delete", "life"]);
+    assert_eq!(sandbox.run(&["state", "life"]).code, 1);
+    before.assert_same(&sandbox.listing());
+    run_before.assert_same(&stable(&sandbox.root()));
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    assert_eq!(sandbox.mounts("erofs").len(), 1);
+    assert_eq!(cgroups_of(id), Vec::<String>::new());
+}
+
+#[test]
+fn exit_codes_say_what_went_wrong() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    shell.says(&[], ":");
+    let before = shell.sandbox.listing();
+    let code = |arguments: &[&str]| {
+        let output = shell.sandbox.run(&[&["run", "--rm"], arguments].concat());
+        (output.code, output.stderr)
+    };
+    assert_eq!(code(&["shell:1", "sh", "-c", "exit 42"]).0, 42);
+    assert_eq!(
+        code(&["shell:1", "sh", "-c", "kill -9 $$; sleep 9"]).0,
+        0,
+        "a first process is deaf to its own signals"
+    );
+    for (arguments, expected, said) in [
+        (&["--pull", "never", "no-such:1"][..], 125, "no-such"),
+        (&["--name", "a/b", "shell:1"][..], 2, "a/b"),
+        (&["-u", "nobody-here", "shell:1", "id"][..], 125, "nobody-here"),
+        (&["-u", "4294967296", "shell:1", "id"][..], 125, "4294967296"),
+        (&["-v", "/no/such:/x", "shell:1", "id"][..], 125, "/no/such"),
+        (&["-v", "named:/x", "shell:1", "id"][..], 125, "hint:"),
+        (&["--platform", "linux/s390x", "--pull", "never", "shell:1", "id"][..], 125, "linux/s390x"),
+        (&["shell:1", "plain"][..], 126, "plain"),
+        (&["shell:1", "/bin"][..], 126, "/bin"),
+        (&["shell:1", "no-such"][..], 127, "PATH"),
+        (&["shell:1", "/no/such/command"][..], 127, "/no"),
+        (&["shell:1", "lost"][..], 127, "/no/interpreter"),
+    ] {
+        let (found, stderr) = code(arguments);
+        assert_eq!(found, expected, "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+    // What the image cannot tell is found at the start: /proc covers nothing, a bind mount does.
+    assert_eq!(code(&["-v", "/tmp:/mnt", "shell:1", "/mnt/no-such-command"]).0, 127);
+    assert_eq!(shell.sandbox.run(&["start", "no-such"]).code, 125);
+    assert_eq!(shell.sandbox.run(&["kill", "no-such"]).code, 1);
+    before.assert_same(&shell.sandbox.listing());
+}
+
+#[test]
+fn options_reach_the_container() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell =
+        Shell::of(&ImageBuilder::new().environment(&["FROM=image", "BOTH=image"]).working_dir("/srv").user("user"));
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("file"), "from the host\n").unwrap();
+    let list = host.path().join("list");
+    fs::write(&list, "# a comment\nBOTH=file\nTHIRD=file\n").unwrap();
+    let says = |options: &[&str], script: &str| shell.says(options, script);
+    assert_eq!(says(&[], "id -u; id -g; pwd; echo $HOME $FROM"), "1000\n1000\n/srv\n/home/user image\n");
+    assert_eq!(says(&["-u", "0", "-w", "/new/dir"], "id -u; pwd"), "0\n/new/dir\n");
+    assert_eq!(says(&["-u", "1234:5678"], "id -u; id -g"), "1234\n5678\n");
+    let env = ["--env-file", list.to_str().unwrap(), "-e", "THIRD=option"];
+    assert_eq!(says(&env, "echo $FROM $BOTH $THIRD"), "image file option\n");
+    assert_eq!(says(&["--hostname", "named"], "hostname; echo $HOSTNAME; cat /etc/hostname"), "named\nnamed\nnamed\n");
+    assert_ne!(shell.run(&["--read-only", "-u", "0"], "touch /x").code, 0);
+    assert_eq!(says(&["-u", "0"], "touch /x && echo written"), "written\n");
+    let source = host.path().display();
+    let (ro, rw) = (format!("{source}:/mnt/deep:ro"), format!("type=bind,src={source},dst=/mnt/deep"));
+    assert_eq!(
+        says(&["-u", "0", "-v", &ro], "cat /mnt/deep/file; touch /mnt/deep/x || echo refused"),
+        "from the host\nrefused\n"
+    );
+    says(&["-u", "0", "--mount", &rw], "touch /mnt/deep/new");
+    assert!(host.path().join("new").exists());
+    // A mount point below a symlink that leads out stays inside.
+    let escape = format!("{source}:/escape/stos-test-inside");
+    assert_eq!(says(&["-u", "0", "-v", &escape], "cat /tmp/stos-test-inside/file"), "from the host\n");
+    assert!(!std::path::Path::new("/tmp/stos-test-inside").exists());
+    assert_eq!(says(&["--entrypoint", "[\"echo\", \"one\"]"], ""), "one sh -c \n");
+    assert_eq!(says(&["-u", "0"], "ls /sys/class/net").trim(), "lo");
+    let interfaces = says(&["-u", "0", "--network", "host"], "ls /sys/class/net");
+    let ours = fs::read_dir("/sys/class/net").unwrap().count();
+    assert_eq!(interfaces.lines().count(), ours);
+    assert!(shell.run(&[], "cat /etc/resolv.conf").code != 0);
+    assert_eq!(says(&[], "cat; echo end"), "end\n", "standard input is empty");
+}
+
+#[test]
+fn a_container_may_do_what_podman_s_may() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let mask = |options: &[&str], field: &str| {
+        let status = shell.says(options, "cat /proc/self/status");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")).map(str::trim)).unwrap().to_owned();
+        u64::from_str_radix(&line, 16).unwrap()
+    };
+    for (field, expected) in
+        [("CapEff", DEFAULT_CAPABILITIES), ("CapPrm", DEFAULT_CAPABILITIES), ("CapBnd", DEFAULT_CAPABILITIES)]
+    {
+        assert_eq!(mask(&[], field), expected, "{field}");
+    }
+    assert_eq!((mask(&["-u", "1000"], "CapEff"), mask(&["-u", "1000"], "CapBnd")), (0, DEFAULT_CAPABILITIES));
+    assert_eq!(mask(&[], "NoNewPrivs"), 0);
+    assert_eq!(shell.says(&[], "head -c 1 /proc/kcore; echo; ls /sys/firmware"), "\n", "masked");
+    assert_ne!(shell.run(&[], "echo x > /proc/sys/kernel/domainname").code, 0, "read-only");
+    let devices = shell.says(&[], "ls /dev");
+    for device in ["full", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero", "fd", "stdin", "mqueue"] {
+        assert!(devices.lines().any(|name| name == device), "{device} is missing: {devices}");
+    }
+    assert_eq!(shell.says(&[], "echo $$; ls /proc/self/fd | cat").lines().next(), Some("1"));
+}
+
+#[test]
+fn volumes_hold_the_image_s_files_and_go_with_the_container() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::of(&ImageBuilder::new().set("/config/Volumes", json!({"/srv": {}})));
+    let sandbox = &shell.sandbox;
+    let id = sandbox.ok(&["create", "--name", "v", "shell:1", "sh", "-c", "cat /srv/data && echo more >> /srv/data"]);
+    assert_eq!(sandbox.run(&["start", "-a", "v"]).stdout, "from the image\n");
+    assert_eq!(sandbox.run(&["start", "-a", "v"]).stdout, "from the image\nmore\n");
+    let dir = sandbox.data_root().join("containers").join(id.trim());
+    assert!(dir.join("volumes/0/data").exists());
+    assert!(!dir.join("upper/srv/data").exists());
+    sandbox.ok(&["rm", "v"]);
+    assert!(!dir.exists());
+}
+
+#[test]
+fn a_container_is_stopped_killed_and_started_again() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::of(&ImageBuilder::new().set("/config/StopSignal", json!("SIGUSR1")));
+    let sandbox = &shell.sandbox;
+    let polite = "trap 'exit 3' USR1; echo up; while :; do sleep 0.05; done";
+    let id = sandbox.ok(&["run", "-d", "--name", "polite", "shell:1", "sh", "-c", polite]);
+    eventually("it is up", || sandbox.ok(&["logs", "polite"]) == "up\n");
+    assert_eq!(sandbox.run(&["start", "polite"]).code, 125, "it runs already");
+    assert_eq!(sandbox.run(&["delete", "polite"]).code, 1, "it runs");
+    sandbox.ok(&["stop", "polite"]);
+    assert_eq!(sandbox.ok(&["wait", "polite"]), "3\n");
+    sandbox.ok(&["start", "polite"]);
+    eventually("it is up again", || sandbox.ok(&["logs", "polite"]) == "up\nup\n");
+    sandbox.ok(&["kill", "-s", "KILL", "polite"]);
+    assert_eq!(sandbox.ok(&["wait", "polite"]), "137\n");
+    sandbox.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "deaf",
+        "shell:1",
+        "sh",
+        "-c",
+        "trap '' USR1; echo up; while :; do sleep 0.05; done",
+    ]);
+    eventually("it is up", || sandbox.ok(&["logs", "deaf"]) == "up\n");
+    sandbox.ok(&["stop", "-t", "0", "deaf"]);
+    assert_eq!(sandbox.ok(&["wait", "deaf"]), "137\n");
+    sandbox.ok(&["delete", "-f", "polite", "deaf", "gone-already"]);
+    assert_eq!(cgroups_of(id.trim()), Vec::<String>::new());
+    assert_eq!(sandbox.names("containers"), Vec::<String>::new());
+    assert_eq!(sandbox.names("names"), Vec::<String>::new());
+}
+
+#[test]
+fn signals_to_an_attached_stos_reach_the_process() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "trap 'echo got it; exit 9' TERM; echo up; while :; do sleep 0.05; done";
+    let mut stos = shell.sandbox.command();
+    let mut stos = stos.args(["run", "--rm", "shell:1", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(stos.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(stos.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "got it");
+    assert_eq!(stos.wait().unwrap().code(), Some(9));
+    assert_eq!(shell.sandbox.names("containers"), Vec::<String>::new());
+}
+
+#[test]
+fn who_waits_learns_the_code_of_a_container_that_is_gone() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    sandbox.ok(&[
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        "brief",
+        "shell:1",
+        "sh",
+        "-c",
+        "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done",
+    ]);
+    let waiter = sandbox.command().args(["wait", "brief"]).stdout(Stdio::piped()).spawn().unwrap();
+    eventually("it is up", || sandbox.ok(&["logs", "brief"]) == "up\n");
+    // The waiter holds the exit record open before it sleeps.
+    let exit = format!("/proc/{}/fd", waiter.id());
+    let holds = || {
+        fs::read_dir(&exit)
+            .unwrap()
+            .flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.ends_with("exit.json")))
+    };
+    eventually("the waiter waits", holds);
+    sandbox.ok(&["kill", "brief"]);
+    let output = waiter.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "5\n");
+    assert_eq!(sandbox.names("containers"), Vec::<String>::new());
+}
+
+#[test]
+fn a_killed_monitor_leaves_the_container_and_says_so() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let id = sandbox.ok(&["run", "-d", "--name", "orphan", "shell:1", "sleep", "1000"]);
+    let state = sandbox.root().join("containers").join(id.trim()).join("state.json");
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
+    let monitor = i32::try_from(state["creator"]["pid"].as_i64().unwrap()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(monitor).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    assert_eq!(shell.status("orphan"), "running");
+    sandbox.ok(&["kill", "-s", "KILL", "orphan"]);
+    let waited = sandbox.run(&["wait", "orphan"]);
+    assert_eq!(waited.code, 1);
+    assert!(waited.stderr.contains("unknown"), "{}", waited.stderr);
+    assert_eq!(shell.status("orphan"), "stopped");
+    sandbox.ok(&["start", "orphan"]);
+    assert_eq!(shell.status("orphan"), "running");
+    sandbox.ok(&["delete", "-f", "orphan"]);
+    assert_eq!(cgroups_of(id.trim()), Vec::<String>::new());
+}
+
+#[test]
+fn of_two_at_once_one_wins() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let at_once = |arguments: &[&str]| {
+        let spawn = || sandbox.command().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let children: Vec<_> = (0..4).map(|_| spawn()).collect();
+        children.into_iter().map(|mut child| child.wait().unwrap()).filter(|status| status.success()).count()
+    };
+    assert_eq!(at_once(&["create", "--name", "one", "shell:1", "sleep", "1000"]), 1);
+    assert_eq!(sandbox.names("containers").len(), 1);
+    assert_eq!(sandbox.names("staging"), Vec::<String>::new());
+    assert_eq!(at_once(&["start", "one"]), 1);
+    assert_eq!(shell.status("one"), "running");
+    sandbox.ok(&["delete", "-f", "one"]);
+}
+
+#[test]
+fn output_is_whole_and_in_order_and_can_be_followed() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; printf 'no end'";
+    sandbox.ok(&["run", "-d", "--name", "loud", "shell:1", "sh", "-c", script]);
+    let followed = sandbox.ok(&["logs", "-f", "loud"]);
+    let expected: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
+    assert!(followed == format!("{expected}no end"), "{} bytes", followed.len());
+    assert_eq!(sandbox.ok(&["wait", "loud"]), "0\n");
+    let attached = shell.says(&[], script);
+    assert!(attached == format!("{expected}no end"), "{} bytes", attached.len());
+}
+
+#[test]
+fn users_are_looked_up_again_at_each_start() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let id = sandbox.ok(&["create", "--name", "who", "-u", "user", "shell:1", "id", "-u"]);
+    assert_eq!(sandbox.run(&["start", "-a", "who"]).stdout, "1000\n");
+    let upper = sandbox.data_root().join("containers").join(id.trim()).join("upper/etc");
+    fs::create_dir_all(&upper).unwrap();
+    fs::write(upper.join("passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:2000:2000::/:/bin/sh\n").unwrap();
+    assert_eq!(sandbox.run(&["start", "-a", "who"]).stdout, "2000\n");
+    fs::write(upper.join("passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+    let gone = sandbox.run(&["start", "-a", "who"]);
+    assert_eq!(gone.code, 125);
+    assert!(gone.stderr.contains("user"), "{}", gone.stderr);
+}
+
+#[test]
+fn mount_points_leave_their_parents_as_they_were() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let stat = "stat -c '%a %u %g %Y' / /etc /srv";
+    let plain = shell.says(&[], stat);
+    let mounted =
+        shell.says(&["-v", "/tmp:/srv/made/here", "-v", "/etc/hostname:/etc/made-file", "-v", "/tmp:/made-too"], stat);
+    assert_eq!(plain, mounted);
+}
+
+#[test]
+fn each_stage_of_create_is_told_with_its_time() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let created = output(shell.sandbox.command().args(["--log-format", "json", "create", "shell:1"]));
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    let events = created.stderr.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let stages: Vec<_> = events
+        .filter(|event| event["fields"]["ms"].is_f64())
+        .map(|event| event["fields"]["stage"].as_str().unwrap().to_owned())
+        .collect();
+    let expected =
+        ["validate.manifest", "validate.config", "validate.layers", "layers", "filesystem", "metadata", "finalize"];
+    assert_eq!(stages, expected);
+}
