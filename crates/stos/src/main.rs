@@ -37,16 +37,14 @@ fn main() -> ExitCode {
     cli.global.bundle_mode = is_called_by_another_name();
     // Without a log of its own stderr would have each failure twice.
     let has_log = cli.global.log.is_some() || cli.global.log_format == LogFormat::Json;
-    // On stderr as text the failure itself says all.
-    let log_failures = cli.global.log.is_some() || cli.global.log_format == cli::LogFormat::Json;
     let result = prepare(&cli).and_then(|()| commands::run(cli));
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if has_log {
                 if log_failures {
-                tracing::error!(error = %failure, "failed");
-            }
+                    tracing::error!(error = %failure, "failed");
+                }
             }
             failure.print();
             ExitCode::from(failure.exit_code())

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Bundles made by `crun spec` and `runc spec`, through the command line: runc's habits, and DATA-ROOT never opened.
+
+mod sandbox;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sandbox::{Output, Sandbox, output, tool};
+use serde_json::{Value, json};
+use stos_testkit::environment;
+use stos_testkit::guard::Need;
+use stos_testkit::rootfs;
+
+/// A bundle as `MAKER spec` writes it, with this machine's shell as its root.
+struct Bundle {
+    sandbox: Sandbox,
+    dir: PathBuf,
+}
+
+impl Bundle {
+    fn new(maker: &str, args: &[&str]) -> Self {
+        let sandbox = Sandbox::new();
+        let dir = sandbox.path("bundle");
+        fs::create_dir_all(dir.join("rootfs")).unwrap();
+        fs::write(dir.join("root.tar"), rootfs::host_shell().unwrap()).unwrap();
+        let (archive, root) = (dir.join("root.tar"), dir.join("rootfs"));
+        tool("tar", &["-xf".as_ref(), archive.as_os_str(), "-C".as_ref(), root.as_os_str()]);
+        let made = output(Command::new(environment::tool(maker).unwrap()).arg("spec").current_dir(&dir));
+        assert_eq!(made.code, 0, "{maker}: {}", made.stderr);
+        let bundle = Self { sandbox, dir };
+        bundle.set("/process/terminal", json!(false));
+        bundle.set("/process/args", json!(args));
+        bundle
+    }
+
+    /// Changes one value of config.json; its parent must be there.
+    fn set(&self, pointer: &str, value: Value) {
+        let path = self.dir.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[key] = value;
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    fn create(&self, id: &str) -> Output {
+        let mut create = self.sandbox.command();
+        create.args(["create", "--bundle"]).arg(&self.dir).arg(id);
+        // Its streams go to the container, which outlives it: nobody may wait for their end here.
+        let log = fs::File::options().create(true).append(true).open(self.sandbox.path("output")).unwrap();
+        let errors = self.sandbox.path("errors");
+        create.stdout(log).stderr(fs::File::create(&errors).unwrap()).stdin(Stdio::null());
+        let status = create.status().unwrap();
+        Output { code: status.code().unwrap_or(-1), stdout: String::new(), stderr: fs::read_to_string(errors).unwrap() }
+    }
+
+    fn status(&self, id: &str) -> String {
+        self.sandbox.json(&["state", id])["status"].as_str().unwrap().to_owned()
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.sandbox.path("output")).unwrap_or_default()
+    }
+
+    /// What bundle mode leaves in ROOT, without the list of deleted ids.
+    fn left(&self) -> Vec<String> {
+        let names = |dir: &str| fs::read_dir(self.sandbox.root().join(dir)).map(|entries| entries.count()).unwrap_or(0);
+        ["containers", "staging"].into_iter().filter(|dir| names(dir) > 0).map(str::to_owned).collect()
+    }
+}
+
+fn wait_until_stopped(bundle: &Bundle, id: &str) {
+    let start = std::time::Instant::now();
+    while bundle.status(id) != "stopped" {
+        assert!(start.elapsed().as_secs() < 20, "{id} does not end");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn a_life(maker: &str) {
+    let bundle = Bundle::new(maker, &["sh", "-c", "echo in the bundle; hostname; touch /x || echo read-only"]);
+    let sandbox = &bundle.sandbox;
+    let created = bundle.create("c1");
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    let state = sandbox.json(&["state", "c1"]);
+    assert_eq!((&state["status"], &state["id"]), (&json!("created"), &json!("c1")));
+    assert!(state["pid"].as_i64().unwrap() > 0);
+    assert_eq!(bundle.output(), "", "nothing runs before the start");
+    assert_ne!(bundle.create("c1").code, 0, "the id is taken");
+    sandbox.ok(&["start", "c1"]);
+    wait_until_stopped(&bundle, "c1");
+    let said = bundle.output();
+    assert!(said.starts_with("in the bundle\n") && said.contains("read-only"), "{said}");
+    assert_eq!(sandbox.ok(&["list", "-q"]), "c1\n");
+    sandbox.ok(&["delete", "c1"]);
+    assert_ne!(sandbox.run(&["delete", "c1"]).code, 0);
+    sandbox.ok(&["delete", "--force", "c1"]);
+    assert_eq!(bundle.left(), Vec::<String>::new());
+    assert!(!sandbox.data_root().exists(), "bundle mode has opened DATA-ROOT");
+}
+
+#[test]
+fn a_bundle_of_crun_lives() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("crun"));
+    a_life("crun");
+}
+
+#[test]
+fn a_bundle_of_runc_lives() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
+    a_life("runc");
+}
+
+#[test]
+fn run_passes_the_exit_code_and_kill_the_signal() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
+    let bundle = Bundle::new("runc", &["sh", "-c", "exit 11"]);
+    let dir = bundle.dir.to_str().unwrap();
+    assert_eq!(bundle.sandbox.run(&["run", "--bundle", dir, "r1"]).code, 11);
+    bundle.set("/process/args", json!(["sleep", "1000"]));
+    assert_eq!(bundle.create("k1").code, 0);
+    bundle.sandbox.ok(&["start", "k1"]);
+    assert_ne!(bundle.sandbox.run(&["delete", "k1"]).code, 0, "it runs");
+    bundle.sandbox.ok(&["kill", "k1", "KILL"]);
+    wait_until_stopped(&bundle, "k1");
+    bundle.sandbox.ok(&["delete", "k1"]);
+    assert_eq!(bundle.left(), Vec::<String>::new());
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
+    for (pointer, value, said) in [
+        ("/process/terminal", json!(true), "terminal"),
+        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "seccomp"),
+        ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks"),
+        ("/linux/resources/memory", json!({"limit": 1_000_000}), "memory"),
+        ("/linux/no_such_key", json!(1), "no_such_key"),
+        ("/process/args", json!(["no-such-command"]), "no-such-command"),
+    ] {
+        let bundle = Bundle::new("runc", &["sh"]);
+        bundle.set(pointer, value);
+        let created = bundle.create("x");
+        let refused = if created.code == 0 { bundle.sandbox.run(&["start", "x"]) } else { created };
+        assert_ne!(refused.code, 0, "{pointer}");
+        assert!(refused.stderr.contains(said), "{pointer}: {}", refused.stderr);
+        bundle.sandbox.ok(&["delete", "--force", "x"]);
+        assert_eq!(bundle.left(), Vec::<String>::new(), "{pointer}");
+    }
+    let bundle = Bundle::new("runc", &["sh"]);
+    for id in ["", "..", ".", "a/b", "../x", &"x".repeat(1025)] {
+        assert_ne!(bundle.create(id).code, 0, "{id}");
+        assert_eq!(bundle.left(), Vec::<String>::new(), "{id}");
+    }
+}
+
+#[test]
+fn called_by_another_name_it_is_a_runtime() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
+    let bundle = Bundle::new("runc", &["sh", "-c", "echo as runc"]);
+    let link = bundle.sandbox.path("runc");
+    symlink(environment::stos(), &link).unwrap();
+    let runc = |arguments: &[&str], dir: &Path| {
+        let mut command = Command::new(&link);
+        command.arg("--root").arg(bundle.sandbox.root()).args(arguments).current_dir(dir).env_remove("STOS_DATA_ROOT");
+        output(&mut command)
+    };
+    let ran = runc(&["run", "named"], &bundle.dir);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "as runc\n"), "{}", ran.stderr);
+    assert_eq!(runc(&["state", "named"], &bundle.dir).code, 1);
+    assert_eq!(runc(&["delete", "--force", "named"], &bundle.dir).code, 0);
+    assert_eq!(bundle.left(), Vec::<String>::new());
+}
