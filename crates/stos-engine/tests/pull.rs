@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `pull_image_from_registry`: everything verified is in the store, or nothing is; and which promise was broken, by kind.
+
+mod fixture;
+
+use std::sync::Mutex;
+
+use fixture::{Fixture, blob, builder, diff_id, layer, options};
+use stos_engine::Error;
+use stos_engine::pull::{PullProgress, pull_image_from_registry};
+use stos_layerfs::Error as LayerError;
+use stos_registry::Error as RegistryError;
+use stos_spec::{BlobDigest, ConfigError, DiffId, ManifestError, Platform};
+use stos_testkit::guard::Need;
+use stos_testkit::image_builder::{Dialect, Fault, Image, ImageBuilder, digest};
+use stos_testkit::registry::{self, Rule};
+
+/// Pulls what must fail, looks that the store is as empty as before, and gives the error.
+#[track_caller]
+fn refused(fixture: &Fixture, reference: &str) -> Error {
+    let error = fixture.pull(reference).unwrap_err();
+    fixture.assert_empty();
+    error
+}
+
+#[test]
+fn a_pull_stores_every_document_and_layer() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    let pulled = fixture.pull(&fixture.serve(&image, "1")).unwrap();
+    assert_eq!(pulled.image.manifest.digest, blob(&image.manifest.digest));
+    assert_eq!(pulled.image.image_id, blob(&image.config.digest));
+    assert_eq!(pulled.fetched_bytes, image.layers.iter().map(|layer| layer.size).sum::<u64>());
+    assert_eq!(pulled.present_layers, 0);
+    let store = fixture.engine.store();
+    for document in [&image.manifest, &image.config] {
+        assert_eq!(store.read_blob(blob(&document.digest)).unwrap().get(), document.bytes.as_ref().unwrap());
+    }
+    let mut layers: Vec<DiffId> = image.diff_ids.iter().map(|id| diff_id(id)).collect();
+    layers.sort();
+    assert_eq!(store.layers().unwrap(), layers);
+    assert_eq!(store.chains().unwrap().len(), 1, "the merged index is there when pull returns");
+
+    let again = fixture.pull(&fixture.reference("1")).unwrap();
+    assert_eq!((again.fetched_bytes, again.present_layers), (0, 2));
+    assert_eq!(store.images().unwrap().len(), 1);
+}
+
+#[test]
+fn each_fault_of_a_layer_has_its_kind() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let good = builder().build();
+    let serve = |fault| {
+        let image = builder().fault(fault).build();
+        (fixture.serve(&image, "1"), image)
+    };
+    let at = blob(&good.layers[1].digest);
+    let size = good.layers[1].size;
+
+    let (reference, image) = serve(Fault::LayerBytes(1));
+    let actual = BlobDigest::of(image.layers[1].bytes.as_ref().unwrap());
+    let error = refused(&fixture, &reference);
+    let Error::Layers(LayerError::BlobDigest { blob, found }) = error else { panic!("{error}") };
+    assert_eq!((blob, found), (at, actual));
+
+    let (reference, _) = serve(Fault::LayerSize(1));
+    let error = refused(&fixture, &reference);
+    let Error::Registry(RegistryError::SizeMismatch { expected, found, .. }) = error else { panic!("{error}") };
+    assert_eq!((expected, found), (size + 1, size));
+
+    let (reference, _) = serve(Fault::DiffId(0));
+    let error = refused(&fixture, &reference);
+    let Error::Layers(LayerError::DiffId { expected, found, .. }) = error else { panic!("{error}") };
+    assert_eq!((expected, found), (DiffId::of(b"another tar"), diff_id(&good.diff_ids[0])));
+}
+
+#[test]
+fn each_fault_of_a_document_has_its_kind() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    for (fault, count) in [(Fault::DiffIdExtra, 3), (Fault::DiffIdLost, 1)] {
+        let image = builder().fault(fault).build();
+        let error = refused(&fixture, &fixture.serve(&image, "1"));
+        let Error::Config { digest, source: ConfigError::DiffIdCount { expected: 2, found } } = error else {
+            panic!("{error}")
+        };
+        assert_eq!((digest, found), (blob(&image.config.digest), count));
+    }
+    let image = builder().fault(Fault::ConfigBytes).build();
+    let error = refused(&fixture, &fixture.serve(&image, "1"));
+    assert!(error.to_string().contains(&image.config.digest), "{error}");
+    assert!(matches!(error, Error::Registry(RegistryError::DigestMismatch { .. })), "{error:?}");
+
+    let foreign = builder().platform("linux", "riscv64", "").build();
+    let error = refused(&fixture, &fixture.serve(&foreign, "1"));
+    let Error::Config { source: ConfigError::Platform { expected, found }, .. } = error else { panic!("{error}") };
+    assert_eq!((expected, found), (Platform::host(), Platform::new("linux", "riscv64", None)));
+
+    let index = Image::index(Dialect::Oci, &[&foreign]);
+    let bytes = index.bytes.as_ref().unwrap();
+    fixture.registry.put_manifest("app", Some("list"), &index.media_type, bytes);
+    let error = refused(&fixture, &fixture.reference("list"));
+    let Error::Manifest { digest, source: ManifestError::NoPlatform { wanted, found } } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((digest, wanted), (blob(&index.digest), Platform::host()));
+    assert!(found.contains("linux/riscv64"), "{found}");
+}
+
+#[test]
+fn what_a_registry_does_wrong_is_told_as_its_error() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    let reference = fixture.serve(&image, "1");
+    let layer = format!("/blobs/{}", image.layers[0].digest);
+    let hurt = |fault| {
+        fixture.registry.clear_rules();
+        fixture.registry.add_rule(Rule::on(layer.clone()).fault(fault));
+        refused(&fixture, &reference)
+    };
+    let error = hurt(registry::Fault::status(404));
+    assert!(matches!(error, Error::Registry(RegistryError::NotFound { .. })), "{error:?}");
+    let error = hurt(registry::Fault::status(503));
+    assert!(matches!(error, Error::Registry(RegistryError::Server { status: 503, .. })), "{error:?}");
+    let error = hurt(registry::Fault::Truncate(20));
+    assert!(matches!(error, Error::Registry(RegistryError::Truncated { found: 20, .. })), "{error:?}");
+    let error = hurt(registry::Fault::Endless);
+    assert!(matches!(error, Error::Registry(RegistryError::TooLong { .. })), "{error:?}");
+    let error = hurt(registry::Fault::Corrupt);
+    assert!(matches!(error, Error::Layers(LayerError::BlobDigest { .. })), "{error:?}");
+    fixture.registry.clear_rules();
+    let error = refused(&fixture, &fixture.reference("404"));
+    assert!(matches!(error, Error::Registry(RegistryError::NotFound { .. })), "{error:?}");
+    // Whatever happened, the next pull is whole.
+    fixture.pull(&reference).unwrap();
+}
+
+#[test]
+fn indexes_lead_to_an_image_or_nowhere() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    fixture.serve(&image, "1");
+    let (mut target, mut kind) = (image.manifest.digest, Dialect::Oci.manifest());
+    for depth in 1..=4 {
+        let size = fixture.registry.manifest("app", &target).unwrap().1.len();
+        let platform = serde_json::json!({"os": "linux", "architecture": stos_testkit::image_builder::architecture()});
+        let entry = serde_json::json!({"mediaType": kind, "digest": target, "size": size, "platform": platform});
+        kind = Dialect::Oci.index();
+        let index = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}).to_string();
+        target = fixture.registry.put_manifest("app", Some(&format!("depth{depth}")), kind, index.as_bytes());
+    }
+    let error = refused(&fixture, &fixture.reference("depth4"));
+    assert!(matches!(error, Error::NestedIndex { depth: 3, .. }), "{error:?}");
+    let pulled = fixture.pull(&fixture.reference("depth3")).unwrap();
+    assert!(pulled.image.index_digest.is_some());
+}
+
+#[test]
+fn a_layer_that_is_there_stays_when_another_pull_fails() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let good = ImageBuilder::new().layer(layer("low")).command(&["/f"]).build();
+    fixture.pull(&fixture.serve(&good, "good")).unwrap();
+    let before = (fixture.names("layers/sha256"), fixture.names("chains/sha256"), fixture.names("images/blobs/sha256"));
+    let bad = builder().layer(layer("top")).fault(Fault::LayerBytes(2)).build();
+    fixture.pull(&fixture.serve(&bad, "bad")).unwrap_err();
+    let after = (fixture.names("layers/sha256"), fixture.names("chains/sha256"), fixture.names("images/blobs/sha256"));
+    assert_eq!(after, before);
+    assert_eq!(fixture.names("staging"), Vec::<String>::new());
+}
+
+#[test]
+fn two_pulls_at_once_share_one_download() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    let reference = fixture.serve(&image, "1");
+    // The first to come holds the layer's lock while its bytes trickle.
+    let pause = std::time::Duration::from_millis(20);
+    fixture.registry.add_rule(Rule::on("/blobs/").fault(registry::Fault::Trickle(16, pause)));
+    std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| fixture.pull(&reference).unwrap())).collect();
+        let fetched: u64 = pulls.into_iter().map(|pull| pull.join().unwrap().fetched_bytes).sum();
+        assert_eq!(fetched, image.layers.iter().map(|layer| layer.size).sum::<u64>());
+    });
+    let requests = fixture.registry.take_requests();
+    for layer in &image.layers {
+        let count = requests.iter().filter(|request| request.starts_with("GET") && request.contains(&layer.digest));
+        assert_eq!(count.count(), 1, "{}", layer.digest);
+    }
+    assert_eq!(fixture.engine.store().images().unwrap().len(), 1);
+    assert_eq!(fixture.names("locks"), ["images", "lease"]);
+}
+
+#[test]
+fn progress_counts_every_byte() {
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>, Mutex<u64>);
+    impl PullProgress for Told {
+        fn resolved(&self, manifest: BlobDigest, layers: usize) {
+            self.0.lock().unwrap().push(format!("{manifest} {layers}"));
+        }
+        fn layer_advanced(&self, _: BlobDigest, count: u64) {
+            *self.1.lock().unwrap() += count;
+        }
+        fn layer_done(&self, blob: BlobDigest, was_present: bool) {
+            self.0.lock().unwrap().push(format!("{blob} {was_present}"));
+        }
+    }
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    let reference = fixture.serve(&image, "1").parse().unwrap();
+    for was_present in [false, true] {
+        let told = Told::default();
+        pull_image_from_registry(&fixture.engine, &reference, &options(), &told).unwrap();
+        let mut lines = told.0.into_inner().unwrap();
+        lines[1..].sort();
+        let mut expected = vec![format!("{} 2", image.manifest.digest)];
+        expected.extend(image.layers.iter().map(|layer| format!("{} {was_present}", layer.digest)));
+        expected[1..].sort();
+        assert_eq!(lines, expected);
+        let bytes = if was_present { 0 } else { image.layers.iter().map(|layer| layer.size).sum() };
+        assert_eq!(*told.1.lock().unwrap(), bytes);
+    }
+    assert_ne!(image.manifest.digest, digest(b""));
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `validate_image_before_create`: what has been damaged on disk is found, named, and healed where it can be.
+
+mod fixture;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fixture::{Fixture, blob, builder, diff_id};
+use stos_engine::validate::{ValidatedImage, validate_image_before_create};
+use stos_engine::{Error, Result};
+use stos_layerfs::{Error as LayerError, Integrity};
+use stos_spec::{ChainId, ConfigError, DiffId, Platform};
+use stos_store::{Error as StoreError, ImageRecord};
+use stos_testkit::guard::Need;
+use stos_testkit::image_builder::Image;
+
+struct Scene {
+    fixture: Fixture,
+    image: Image,
+    record: ImageRecord,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::of(builder().build())
+    }
+
+    fn of(image: Image) -> Self {
+        let fixture = Fixture::new();
+        let record = fixture.pull(&fixture.serve(&image, "1")).unwrap().image;
+        Self { fixture, image, record }
+    }
+
+    fn validate(&self, integrity: Integrity) -> Result<ValidatedImage> {
+        validate_image_before_create(&self.fixture.engine, self.record.clone(), &Platform::host(), integrity)
+    }
+
+    fn layer(&self, number: usize) -> DiffId {
+        diff_id(&self.image.diff_ids[number])
+    }
+
+    fn layer_file(&self, number: usize, name: &str) -> PathBuf {
+        self.fixture.engine.store().layer_dir(self.layer(number)).join(name)
+    }
+
+    fn chain_file(&self, name: &str) -> PathBuf {
+        let layers: Vec<_> = (0..self.image.diff_ids.len()).map(|number| self.layer(number)).collect();
+        self.fixture.engine.store().chain_dir(ChainId::of_layers(&layers).unwrap()).join(name)
+    }
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_whole_image_is_valid_however_closely_one_looks() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    for integrity in [Integrity::Sealed, Integrity::Full, Integrity::None] {
+        let valid = scene.validate(integrity).unwrap();
+        assert_eq!(
+            valid.chain.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(),
+            [scene.layer(0), scene.layer(1)]
+        );
+        assert_eq!(valid.image.config_bytes, *scene.image.config.bytes.as_ref().unwrap());
+    }
+}
+
+#[test]
+fn a_damaged_document_is_named_and_comes_back_with_a_pull() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    for document in [&scene.image.manifest, &scene.image.config] {
+        let path = scene.fixture.engine.store().blob_path(blob(&document.digest));
+        flip(&path, 20);
+        let error = scene.validate(Integrity::None).unwrap_err();
+        let Error::Store(StoreError::DamagedBlob { path: named, .. }) = &error else { panic!("{error}") };
+        assert_eq!(*named, path);
+        assert!(error.to_string().contains(&document.digest), "{error}");
+        fs::remove_file(&path).unwrap();
+        let error = scene.validate(Integrity::None).unwrap_err();
+        assert!(matches!(error, Error::Store(StoreError::NoSuchBlob(digest)) if digest == blob(&document.digest)));
+        scene.fixture.pull(&scene.fixture.reference("1")).unwrap();
+        scene.validate(Integrity::Full).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_layer_is_found_named_and_healed_by_a_pull() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let damages: [(&str, &dyn Fn(&Path)); 3] = [
+        ("a flipped byte", &|tar| flip(tar, 600)),
+        ("a byte too few", &|tar| fs::write(tar, &fs::read(tar).unwrap()[1..]).unwrap()),
+        ("no file", &|tar| fs::remove_file(tar).unwrap()),
+    ];
+    for (case, damage) in damages {
+        let tar = scene.layer_file(1, "layer.tar");
+        damage(&tar);
+        for integrity in [Integrity::Sealed, Integrity::Full] {
+            let error = scene.validate(integrity).unwrap_err();
+            let Error::Layers(LayerError::DamagedLayer { layer, path, .. }) = &error else { panic!("{case}: {error}") };
+            assert_eq!((*layer, path), (scene.layer(1), &tar), "{case}");
+        }
+        scene.fixture.registry.take_requests();
+        scene.fixture.pull(&scene.fixture.reference("1")).unwrap();
+        let requests = scene.fixture.registry.take_requests();
+        let fetched: Vec<_> = requests.iter().filter(|request| request.contains("/blobs/")).collect();
+        assert!(fetched.len() == 1 && fetched[0].ends_with(&scene.image.layers[1].digest), "{case}: {fetched:?}");
+        scene.validate(Integrity::Full).unwrap();
+    }
+}
+
+#[test]
+fn the_merged_index_is_made_again_where_it_is_damaged_or_gone() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let image = scene.chain_file("image.erofs");
+    let good = fs::read(&image).unwrap();
+    let damages: [(&str, &dyn Fn()); 5] = [
+        ("a flipped byte", &|| flip(&image, 1700)),
+        ("cut short", &|| fs::write(&image, &good[..1024]).unwrap()),
+        ("no image", &|| fs::remove_file(&image).unwrap()),
+        ("a record that is none", &|| fs::write(scene.chain_file("chain.json"), "{").unwrap()),
+        ("no chain", &|| fs::remove_dir_all(image.parent().unwrap()).unwrap()),
+    ];
+    for (case, damage) in damages {
+        damage();
+        let valid = scene.validate(Integrity::Sealed).unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert_eq!(fs::read(&image).unwrap(), good, "{case}: the same layers give the same bytes");
+        assert_eq!(scene.validate(Integrity::Full).unwrap().chain, valid.chain, "{case}");
+        assert_eq!(scene.fixture.names("staging"), Vec::<String>::new(), "{case}");
+    }
+}
+
+#[test]
+fn a_missing_index_is_no_matter_until_it_is_needed() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let index = scene.layer_file(0, "layer.index");
+    fs::remove_file(&index).unwrap();
+    scene.validate(Integrity::Sealed).unwrap();
+    let error = scene.validate(Integrity::Full).unwrap_err();
+    let Error::Layers(LayerError::DamagedLayer { layer, path, .. }) = &error else { panic!("{error}") };
+    assert_eq!((*layer, path), (scene.layer(0), &index));
+    // The merge needs it: an error that names the file, and a pull heals both.
+    fs::remove_dir_all(scene.chain_file("")).unwrap();
+    let error = scene.validate(Integrity::Sealed).unwrap_err();
+    assert!(error.to_string().contains(index.to_str().unwrap()), "{error}");
+    scene.fixture.pull(&scene.fixture.reference("1")).unwrap();
+    scene.validate(Integrity::Full).unwrap();
+}
+
+#[test]
+fn an_image_of_another_platform_is_not_for_here() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let wanted = Platform::new("linux", "riscv64", None);
+    let engine = &scene.fixture.engine;
+    let error = validate_image_before_create(engine, scene.record.clone(), &wanted, Integrity::Sealed).unwrap_err();
+    let Error::Config { digest, source: ConfigError::Platform { expected, found } } = error else { panic!("{error}") };
+    assert_eq!((digest, expected, found), (blob(&scene.image.config.digest), wanted, Platform::host()));
+}
+
+#[test]
+fn a_stop_signal_that_is_none_is_refused() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::of(builder().set("/config/StopSignal", "SIGNONE".into()).build());
+    let error = scene.validate(Integrity::Sealed).unwrap_err();
+    assert!(matches!(error, Error::Runtime(_)) && error.to_string().contains("SIGNONE"), "{error}");
+}
