@@ -42,9 +42,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if has_log {
-                if log_failures {
-                    tracing::error!(error = %failure, "failed");
-                }
+                tracing::error!(error = %failure, "failed");
             }
             failure.print();
             ExitCode::from(failure.exit_code())

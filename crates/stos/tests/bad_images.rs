@@ -419,3 +419,60 @@ fn a_failed_pull_takes_back_the_layers_that_had_come() {
     // The name still means the good image, and it still runs.
     assert!(scene.sandbox.ok(&["start", "-a", "keeper"]).contains("root:"));
 }
+
+#[test]
+fn damage_on_disk_is_found_before_anything_runs_and_healed_by_a_pull() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let scene = Scene::new();
+    let sandbox = &scene.sandbox;
+    let reference = format!("{}/good:1", scene.hub.registry.address());
+    let inspected = sandbox.json(&["inspect", "good:1"])[0].clone();
+    let layer = inspected["layers"][0]["diff_id"].as_str().unwrap();
+    let tar = sandbox.layer_dir(layer).join("layer.tar");
+    let flip = |path: &PathBuf, at: usize| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    flip(&tar, 600);
+    let found = format!("sha256:{}", stos_testkit::tree::sha256_of_file(&tar).unwrap());
+    let before = sandbox.listing();
+    for arguments in [&["run", "--rm"][..], &["create"], &["create", "--verify", "full"]] {
+        let output = sandbox.run(&[arguments, &["good:1"]].concat());
+        assert_eq!((output.code, &*output.stdout), (125, ""), "{arguments:?}: {}", output.stderr);
+        for word in [layer, tar.to_str().unwrap(), &*found, "stos pull"] {
+            assert!(output.stderr.contains(word), "{arguments:?} does not say {word}: {}", output.stderr);
+        }
+        before.assert_same(&sandbox.listing());
+    }
+    sandbox.pull(&reference);
+    assert!(sandbox.ok(&["run", "--rm", "--verify", "full", "good:1"]).contains("root:"));
+
+    // The merged index needs no registry: it is made again.
+    let image = sandbox.chain_dir(inspected["chain_id"].as_str().unwrap()).join("image.erofs");
+    let good = fs::read(&image).unwrap();
+    flip(&image, 1700);
+    assert!(sandbox.ok(&["run", "--rm", "--pull", "never", "good:1"]).contains("root:"));
+    assert_eq!(fs::read(&image).unwrap(), good);
+}
+
+#[test]
+fn a_copy_of_the_data_root_runs() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("cp"));
+    let scene = Scene::new();
+    let copy = scene.sandbox.path("copy");
+    let [from, to] = [scene.sandbox.data_root(), copy.clone()].map(|path| path.to_str().unwrap().to_owned());
+    sandbox::tool("cp", &["-a", &from, &to]);
+    let chain = scene.sandbox.names("chains/sha256")[0].clone();
+    let seal = |root: &PathBuf| -> Value {
+        serde_json::from_slice(&fs::read(root.join("chains/sha256").join(&chain).join("chain.json")).unwrap()).unwrap()
+    };
+    let on_copy = |arguments: &[&str]| sandbox::output(scene.sandbox.command_on(&copy).args(arguments));
+    let output = on_copy(&["run", "--rm", "--pull", "never", "good:1"]);
+    assert!(output.code == 0 && output.stdout.contains("root:"), "{}", output.stderr);
+    let (old, new) = (seal(&scene.sandbox.data_root()), seal(&copy));
+    assert_eq!(old["image"]["sha256"], new["image"]["sha256"]);
+    assert_ne!(old["image"]["inode"], new["image"]["inode"], "the copy is sealed as it is");
+    let output = on_copy(&["run", "--rm", "--pull", "never", "--verify", "full", "good:1"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+}
