@@ -15,6 +15,9 @@ use stos_store::{Error as StoreError, ImageRecord};
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::Image;
 
+/// Does something to a file.
+type Damage = fn(&Path);
+
 struct Scene {
     fixture: Fixture,
     image: Image,
@@ -93,10 +96,10 @@ fn a_damaged_document_is_named_and_comes_back_with_a_pull() {
 fn a_damaged_layer_is_found_named_and_healed_by_a_pull() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
-    let damages: [(&str, &dyn Fn(&Path)); 3] = [
-        ("a flipped byte", &|tar| flip(tar, 600)),
-        ("a byte too few", &|tar| fs::write(tar, &fs::read(tar).unwrap()[1..]).unwrap()),
-        ("no file", &|tar| fs::remove_file(tar).unwrap()),
+    let damages: [(&str, Damage); 3] = [
+        ("a flipped byte", |tar| flip(tar, 600)),
+        ("a byte too few", |tar| fs::write(tar, &fs::read(tar).unwrap()[1..]).unwrap()),
+        ("no file", |tar| fs::remove_file(tar).unwrap()),
     ];
     for (case, damage) in damages {
         let tar = scene.layer_file(1, "layer.tar");
