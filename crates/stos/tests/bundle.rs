@@ -71,6 +71,11 @@ impl Bundle {
     }
 }
 
+/// An id that no other test has: ids name cgroups, which all tests share.
+fn unique(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
 fn wait_until_stopped(bundle: &Bundle, id: &str) {
     let start = std::time::Instant::now();
     while bundle.status(id) != "stopped" {
@@ -82,21 +87,23 @@ fn wait_until_stopped(bundle: &Bundle, id: &str) {
 fn a_life(maker: &str) {
     let bundle = Bundle::new(maker, &["sh", "-c", "echo in the bundle; hostname; touch /x || echo read-only"]);
     let sandbox = &bundle.sandbox;
-    let created = bundle.create("c1");
+    let id = unique(maker);
+    let id = id.as_str();
+    let created = bundle.create(id);
     assert_eq!(created.code, 0, "{}", created.stderr);
-    let state = sandbox.json(&["state", "c1"]);
-    assert_eq!((&state["status"], &state["id"]), (&json!("created"), &json!("c1")));
+    let state = sandbox.json(&["state", id]);
+    assert_eq!((&state["status"], &state["id"]), (&json!("created"), &json!(id)));
     assert!(state["pid"].as_i64().unwrap() > 0);
     assert_eq!(bundle.output(), "", "nothing runs before the start");
-    assert_ne!(bundle.create("c1").code, 0, "the id is taken");
-    sandbox.ok(&["start", "c1"]);
-    wait_until_stopped(&bundle, "c1");
+    assert_ne!(bundle.create(id).code, 0, "the id is taken");
+    sandbox.ok(&["start", id]);
+    wait_until_stopped(&bundle, id);
     let said = bundle.output();
     assert!(said.starts_with("in the bundle\n") && said.contains("read-only"), "{said}");
-    assert_eq!(sandbox.ok(&["list", "-q"]), "c1\n");
-    sandbox.ok(&["delete", "c1"]);
-    assert_ne!(sandbox.run(&["delete", "c1"]).code, 0);
-    sandbox.ok(&["delete", "--force", "c1"]);
+    assert_eq!(sandbox.ok(&["list", "-q"]), format!("{id}\n"));
+    sandbox.ok(&["delete", id]);
+    assert_ne!(sandbox.run(&["delete", id]).code, 0);
+    sandbox.ok(&["delete", "--force", id]);
     assert_eq!(bundle.left(), Vec::<String>::new());
     assert!(!sandbox.data_root().exists(), "bundle mode has opened DATA-ROOT");
 }
@@ -118,14 +125,15 @@ fn run_passes_the_exit_code_and_kill_the_signal() {
     stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
     let bundle = Bundle::new("runc", &["sh", "-c", "exit 11"]);
     let dir = bundle.dir.to_str().unwrap();
-    assert_eq!(bundle.sandbox.run(&["run", "--bundle", dir, "r1"]).code, 11);
+    assert_eq!(bundle.sandbox.run(&["run", "--bundle", dir, &unique("r")]).code, 11);
     bundle.set("/process/args", json!(["sleep", "1000"]));
-    assert_eq!(bundle.create("k1").code, 0);
-    bundle.sandbox.ok(&["start", "k1"]);
-    assert_ne!(bundle.sandbox.run(&["delete", "k1"]).code, 0, "it runs");
-    bundle.sandbox.ok(&["kill", "k1", "KILL"]);
-    wait_until_stopped(&bundle, "k1");
-    bundle.sandbox.ok(&["delete", "k1"]);
+    let id = unique("k");
+    assert_eq!(bundle.create(&id).code, 0);
+    bundle.sandbox.ok(&["start", &id]);
+    assert_ne!(bundle.sandbox.run(&["delete", &id]).code, 0, "it runs");
+    bundle.sandbox.ok(&["kill", &id, "KILL"]);
+    wait_until_stopped(&bundle, &id);
+    bundle.sandbox.ok(&["delete", &id]);
     assert_eq!(bundle.left(), Vec::<String>::new());
 }
 
@@ -142,11 +150,12 @@ fn what_cannot_be_done_is_refused_by_name() {
     ] {
         let bundle = Bundle::new("runc", &["sh"]);
         bundle.set(pointer, value);
-        let created = bundle.create("x");
-        let refused = if created.code == 0 { bundle.sandbox.run(&["start", "x"]) } else { created };
+        let id = unique("x");
+        let created = bundle.create(&id);
+        let refused = if created.code == 0 { bundle.sandbox.run(&["start", &id]) } else { created };
         assert_ne!(refused.code, 0, "{pointer}");
         assert!(refused.stderr.contains(said), "{pointer}: {}", refused.stderr);
-        bundle.sandbox.ok(&["delete", "--force", "x"]);
+        bundle.sandbox.ok(&["delete", "--force", &id]);
         assert_eq!(bundle.left(), Vec::<String>::new(), "{pointer}");
     }
     let bundle = Bundle::new("runc", &["sh"]);
@@ -167,9 +176,9 @@ fn called_by_another_name_it_is_a_runtime() {
         command.arg("--root").arg(bundle.sandbox.root()).args(arguments).current_dir(dir).env_remove("STOS_DATA_ROOT");
         output(&mut command)
     };
-    let ran = runc(&["run", "named"], &bundle.dir);
+    let ran = runc(&["run", &unique("named")], &bundle.dir);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "as runc\n"), "{}", ran.stderr);
-    assert_eq!(runc(&["state", "named"], &bundle.dir).code, 1);
-    assert_eq!(runc(&["delete", "--force", "named"], &bundle.dir).code, 0);
+    assert_eq!(runc(&["state", &unique("named")], &bundle.dir).code, 1);
+    assert_eq!(runc(&["delete", "--force", &unique("named")], &bundle.dir).code, 0);
     assert_eq!(bundle.left(), Vec::<String>::new());
 }
