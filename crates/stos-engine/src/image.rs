@@ -202,7 +202,14 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
         tracing::info!("another command is at work: unused layers stay until the next sweep");
         return Ok(());
     };
-    let used = used_objects(engine)?;
+    let used = match used_objects(engine) {
+        Ok(used) => used,
+        Err(error) => {
+            // What a damaged image reaches is unknown: nothing is removed until it is healed or gone.
+            tracing::warn!(%error, "an image is damaged: unused layers stay");
+            return Ok(());
+        }
+    };
     for chain in engine.store.chains()?.into_iter().filter(|chain| !used.chains.contains(chain)) {
         engine.layerfs.unmount_chain(chain)?;
         engine.layerfs.remove_chain(chain)?;

@@ -98,12 +98,41 @@ pub fn to_json_line<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// Removes a tree. What is not there is removed already.
+/// How many levels of a tree are removed by path before what lies deeper is moved up: 12 names of 255 bytes stay well
+/// below `PATH_MAX`.
+const REMOVE_DEPTH: usize = 12;
+
+/// Removes a tree that nobody else changes. What is not there is removed already.
+///
+/// A container may have left directories nested thousands deep: what lies deeper than [`REMOVE_DEPTH`] levels is moved up
+/// to the top first, so neither the stack, nor descriptors, nor the length of a path can run out.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Ok(metadata) if !metadata.is_dir() => return remove_file(path),
+        _ => {}
     }
+    while empty_directory(path, path, 0)? {}
+    fs::remove_dir(path).map_err(Error::io("remove", path))
+}
+
+/// Empties `directory`; `true` says that something was moved to `top` and is still to be removed.
+fn empty_directory(directory: &Path, top: &Path, depth: usize) -> Result<bool> {
+    let mut moved = false;
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let entry = entry.map_err(Error::io("list", directory))?;
+        let path = entry.path();
+        if !entry.file_type().map_err(Error::io("stat", &path))?.is_dir() {
+            remove_file(&path)?;
+        } else if depth == REMOVE_DEPTH {
+            fs::rename(&path, top.join(unique_name())).map_err(Error::io("move up", &path))?;
+            moved = true;
+        } else {
+            moved |= empty_directory(&path, top, depth + 1)?;
+            fs::remove_dir(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(moved)
 }
 
 /// Removes a file. What is not there is removed already.
@@ -188,6 +217,27 @@ mod tests {
         remove_file(&dir.path().join("none")).unwrap();
         assert!(remove_file(dir.path()).is_err());
         assert_eq!(list_names(&dir.path().join("none")).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_tree_of_any_depth_is_removed_and_symlinks_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("kept");
+        fs::write(&kept, b"x").unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        std::os::unix::fs::symlink(dir.path(), tree.join("link")).unwrap();
+        // Longer than any path may be: built from the inside out.
+        let name = "n".repeat(255);
+        fs::create_dir(dir.path().join("inner")).unwrap();
+        for _ in 0..3000 {
+            fs::create_dir(dir.path().join("outer")).unwrap();
+            fs::rename(dir.path().join("inner"), dir.path().join("outer").join(&name)).unwrap();
+            fs::rename(dir.path().join("outer"), dir.path().join("inner")).unwrap();
+        }
+        fs::rename(dir.path().join("inner"), tree.join("deep")).unwrap();
+        remove_tree(&tree).unwrap();
+        assert_eq!(list_names(dir.path()).unwrap(), ["kept"]);
     }
 
     #[test]
