@@ -243,7 +243,8 @@ impl MountPlan {
             return Ok(view);
         }
         let mut held = Vec::new();
-        let mut parameters = Vec::new();
+        // What mount tables name the filesystem by; without it they say "none".
+        let mut parameters = vec![FsParameter::String("source".into(), "overlay".into())];
         for lower in &self.lowers {
             parameters.push(FsParameter::String("lowerdir+".into(), option_path(lower, &mut held)?));
         }

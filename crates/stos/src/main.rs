@@ -32,8 +32,11 @@ use crate::cli::{Cli, Command, LogFormat};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let mut cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     cli.global.bundle_mode = is_called_by_another_name();
     // Without a log of its own stderr would have each failure twice.
     let has_log = cli.global.log.is_some() || cli.global.log_format == LogFormat::Json;
@@ -47,6 +50,36 @@ fn main() -> ExitCode {
             failure.print();
             ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+/// Says what is wrong with the command line, or shows the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // With the stream closed there is nobody to tell.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    ExitCode::from(if is_called_by_another_name() { 1 } else { usage_exit_code(&arguments) })
+}
+
+/// The exit code of a command line that cannot be read: 125 where image mode's create, run or start was meant, whose other
+/// codes are the process's; 1 for everything else.
+fn usage_exit_code(arguments: &[String]) -> u8 {
+    let takes_value = |word: &str| matches!(word, "--data-root" | "--root" | "--log" | "--log-format");
+    let mut words = arguments.iter().map(String::as_str);
+    let command = loop {
+        match words.next() {
+            Some(word) if takes_value(word) => drop(words.next()),
+            Some(word) if word.starts_with('-') => {}
+            word => break word,
+        }
+    };
+    let is_bundle = |word: &str| word == "-b" || word.split('=').next() == Some("--bundle");
+    match command {
+        Some("create" | "run" | "start") if !words.any(is_bundle) => 125,
+        _ => 1,
     }
 }
 
@@ -74,4 +107,24 @@ fn prepare(cli: &Cli) -> Result<(), Failure> {
         return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_that_cannot_be_read_has_the_exit_code_of_its_command() {
+        for (line, expected) in [
+            ("run --no-such x", 125),
+            ("--root create --debug --log-format=json start", 125),
+            ("create --bundle=x --name y id", 1),
+            ("run -b x --rm id", 1),
+            ("--root /x pull", 1),
+            ("", 1),
+        ] {
+            let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(usage_exit_code(&words), expected, "{line:?}");
+        }
+    }
 }

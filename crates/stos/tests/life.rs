@@ -5,85 +5,17 @@ mod sandbox;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-use sandbox::{Hub, Output, Sandbox, output, stable};
+use sandbox::shell::{Shell, cgroups_of, eventually};
+use sandbox::{output, stable};
 use serde_json::json;
 use stos_testkit::guard::Need;
-use stos_testkit::image_builder::{ImageBuilder, Layer};
-use stos_testkit::rootfs;
-use stos_testkit::tar_builder::{Entry, TarBuilder};
+use stos_testkit::image_builder::ImageBuilder;
 
 /// podman's default capabilities as the kernel's mask (capability.h).
 const DEFAULT_CAPABILITIES: u64 =
     1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18 | 1 << 31;
-
-/// A sandbox with an image of this machine's shell in its store, called `shell`.
-struct Shell {
-    sandbox: Sandbox,
-    _hub: Hub,
-}
-
-impl Shell {
-    fn new() -> Self {
-        Self::of(&ImageBuilder::new())
-    }
-
-    fn of(builder: &ImageBuilder) -> Self {
-        let odd = TarBuilder::new()
-            .entry(Entry::directory("srv"))
-            .entry(Entry::file("srv/data", "from the image\n").owner(1000, 1000))
-            .entry(Entry::file("bin/plain", "no program\n").mode(0o644))
-            .entry(Entry::file("bin/lost", "#!/no/interpreter\n").mode(0o755))
-            .entry(Entry::symlink("escape", "../../../../../tmp"))
-            .finish();
-        let builder = builder.clone().layer(Layer::gzip(rootfs::host_shell().unwrap())).layer(Layer::plain(odd));
-        let (sandbox, hub) = (Sandbox::new(), Hub::new());
-        sandbox.pull(&hub.serve(&builder.command(&["/bin/sh"]).build(), "shell", "1"));
-        Self { sandbox, _hub: hub }
-    }
-
-    /// `run --rm OPTIONS shell:1 sh -c SCRIPT`.
-    fn run(&self, options: &[&str], script: &str) -> Output {
-        self.sandbox.run(&[&["run", "--rm"], options, &["shell:1", "sh", "-c", script]].concat())
-    }
-
-    #[track_caller]
-    fn says(&self, options: &[&str], script: &str) -> String {
-        let output = self.run(options, script);
-        assert_eq!(output.code, 0, "{options:?} {script:?}: {}", output.stderr);
-        output.stdout
-    }
-
-    fn status(&self, container: &str) -> String {
-        self.sandbox.json(&["state", container])["status"].as_str().unwrap().to_owned()
-    }
-}
-
-/// Waits until `condition` holds; an upper bound, not a pace.
-#[track_caller]
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never came to this: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Directories of all cgroup hierarchies whose name has `id` in it.
-fn cgroups_of(id: &str) -> Vec<String> {
-    let found = output(Command::new("find").args([
-        "/sys/fs/cgroup",
-        "-maxdepth",
-        "3",
-        "-type",
-        "d",
-        "-name",
-        &format!("*{id}*"),
-    ]));
-    found.stdout.lines().map(str::to_owned).collect()
-}
 
 #[test]
 fn a_life_from_create_to_delete_leaves_only_the_image_s_mount() {
@@ -131,7 +63,7 @@ fn exit_codes_say_what_went_wrong() {
     );
     for (arguments, expected, said) in [
         (&["--pull", "never", "no-such:1"][..], 125, "no-such"),
-        (&["--name", "a/b", "shell:1"][..], 2, "a/b"),
+        (&["--name", "a/b", "shell:1"][..], 125, "a/b"),
         (&["-u", "nobody-here", "shell:1", "id"][..], 125, "nobody-here"),
         (&["-u", "4294967296", "shell:1", "id"][..], 125, "4294967296"),
         (&["-v", "/no/such:/x", "shell:1", "id"][..], 125, "/no/such"),

@@ -49,10 +49,11 @@ fn bind(
 
 fn mount_all(root: &Root, request: &MountRequest, cgroup: &CgroupRecord) -> Result<(), SysError> {
     let target = root.ensure_mount_point(&request.destination, MountPoint::Directory)?;
-    let mode = FsParameter::String("mode".into(), "755".into());
+    let parameters = [("source", "cgroup"), ("mode", "755")];
+    let parameters = parameters.map(|(key, value)| FsParameter::String(key.into(), value.into()));
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let tmpfs = new_filesystem("tmpfs", &[mode], attributes)?;
+    let tmpfs = new_filesystem("tmpfs", &parameters, attributes)?;
     attach_at(tmpfs.as_fd(), target.as_fd())?;
     // A tmpfs of our own, empty: names in it are ours.
     let view = Root::new(tmpfs);

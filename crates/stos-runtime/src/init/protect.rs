@@ -84,7 +84,7 @@ impl Covers {
             let cover = open_tree_clone_at(attached.as_fd(), Path::new(""), false, true)?;
             return attach_at(cover.as_fd(), target);
         }
-        let parameters = [("mode", "555"), ("nr_blocks", "1"), ("nr_inodes", "1")];
+        let parameters = [("source", "tmpfs"), ("mode", "555"), ("nr_blocks", "1"), ("nr_inodes", "1")];
         let parameters = parameters.map(|(key, value)| FsParameter::String(key.into(), value.into()));
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -12,7 +12,10 @@ use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use stos_sys::SysError;
-use stos_sys::mount::{MountChange, attach, attach_at, change_mount, change_mount_at, new_filesystem, open_tree_clone};
+use stos_sys::mount::{
+    FSCONFIG_STRING_MAX, FsParameter, MountChange, attach, attach_at, change_mount, change_mount_at, new_filesystem,
+    open_tree_clone,
+};
 use stos_sys::rooted::{MountPoint, PROC_MAGIC, Root, file_type, filesystem_magic};
 
 use super::Step;
@@ -67,16 +70,24 @@ fn mount_one(root: &Root, bundle: &Path, request: &MountRequest, cgroup: &Cgroup
             mount
         }
         fstype => {
-            let parameters = request.options.parameters.as_slice();
+            let parameters = with_source(request);
             let target = filesystem_target(root, request).map_err(failed)?;
             check_inside_proc(request, target.as_fd(), None)?;
-            let mount = new_filesystem(fstype, parameters, MountAttrFlags::empty()).map_err(failed)?;
+            let mount = new_filesystem(fstype, &parameters, MountAttrFlags::empty()).map_err(failed)?;
             apply_attributes(mount.as_fd(), request).map_err(failed)?;
             attach_at(mount.as_fd(), target.as_fd()).map_err(failed)?;
             mount
         }
     };
     set_propagation(target.as_fd(), request).map_err(failed)
+}
+
+/// The options of a new filesystem and its source: mount tables name it by that, and say "none" without.
+fn with_source(request: &MountRequest) -> Vec<FsParameter> {
+    let source = request.source.to_str().filter(|source| (1..=FSCONFIG_STRING_MAX).contains(&source.len()));
+    let source = source.unwrap_or(&request.fstype).to_owned();
+    let source = [FsParameter::String("source".into(), source)];
+    source.into_iter().chain(request.options.parameters.iter().cloned()).collect()
 }
 
 /// The mount point of a new filesystem. procfs and sysfs must be where they are asked for: through a symlink of the image

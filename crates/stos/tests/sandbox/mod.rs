@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod shell;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
