@@ -67,6 +67,13 @@ fn parse_sha256(text: &str) -> Result<[u8; 32], DigestError> {
     parse_hex(hex).ok_or_else(malformed)
 }
 
+/// Digests are printed and made paths of by the hundred in one create: no formatting machinery here.
+fn to_hex(bytes: &[u8; 32]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
+}
+
 fn parse_hex(hex: &str) -> Option<[u8; 32]> {
     let nibble = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -105,7 +112,7 @@ macro_rules! id_type {
 
             /// Gives the 64 hexadecimal digits, without the algorithm: a safe file name.
             pub fn hex(&self) -> String {
-                self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+                to_hex(&self.0)
             }
 
             /// Reads the 64 hexadecimal digits that [`hex`](Self::hex) gives; `None` where it is anything else.
