@@ -61,6 +61,16 @@ impl Seal {
         Ok(if now == *self { SealState::Intact } else { SealState::Changed })
     }
 
+    /// Looks at the file `name` below the open directory `dir` without reading it.
+    pub(crate) fn look_at(&self, dir: &File, name: &str) -> rustix::io::Result<SealState> {
+        let stat = rustix::fs::statat(dir, name, rustix::fs::AtFlags::empty())?;
+        let is_same = u64::try_from(stat.st_size) == Ok(self.size)
+            && stat.st_ino == self.inode
+            && (stat.st_mtime, i64::try_from(stat.st_mtime_nsec)) == (self.mtime.0, Ok(self.mtime.1))
+            && (stat.st_ctime, i64::try_from(stat.st_ctime_nsec)) == (self.ctime.0, Ok(self.ctime.1));
+        Ok(if is_same { SealState::Intact } else { SealState::Changed })
+    }
+
     /// Hashes the file: `Ok(Some)` is its new seal where the bytes are the sealed ones, `Ok(None)` says that they are not.
     pub fn prove(&self, path: &Path) -> Result<std::result::Result<Self, BlobDigest>> {
         let mut file = stos_store::files::open(path)?;
@@ -123,10 +133,14 @@ mod tests {
         std::fs::write(&path, b"abc").unwrap();
         let seal = Seal::of(&File::open(&path).unwrap(), BlobDigest::of(b"abc"), &path).unwrap();
         assert_eq!(seal.look(&path).unwrap(), SealState::Intact);
+        let open_dir = File::open(dir.path()).unwrap();
+        assert_eq!(seal.look_at(&open_dir, "x").unwrap(), SealState::Intact);
+        assert!(seal.look_at(&open_dir, "none").is_err());
         // A copy has other times and another inode, but the same bytes.
         let copy = dir.path().join("copy");
         std::fs::copy(&path, &copy).unwrap();
         assert_eq!(seal.look(&copy).unwrap(), SealState::Changed);
+        assert_eq!(seal.look_at(&open_dir, "copy").unwrap(), SealState::Changed);
         let renewed = seal.prove(&copy).unwrap().unwrap();
         assert_eq!(renewed.look(&copy).unwrap(), SealState::Intact);
         std::fs::write(&path, b"abd").unwrap();

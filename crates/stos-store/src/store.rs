@@ -52,9 +52,14 @@ impl Store {
         self.root.join("images")
     }
 
+    /// Gives the directory of all layers.
+    pub fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers/sha256")
+    }
+
     /// Gives the directory of a layer, there or not.
     pub fn layer_dir(&self, layer: DiffId) -> PathBuf {
-        self.root.join("layers/sha256").join(layer.hex())
+        self.layers_dir().join(layer.hex())
     }
 
     /// Gives the directory of a chain, there or not.
@@ -104,7 +109,7 @@ impl Store {
 
     /// Lists the layers that the store holds, sorted.
     pub fn layers(&self) -> Result<Vec<DiffId>> {
-        let names = files::list_names(&self.root.join("layers/sha256"))?;
+        let names = files::list_names(&self.layers_dir())?;
         Ok(names.iter().filter_map(|name| DiffId::from_hex(name)).collect())
     }
 

@@ -250,6 +250,26 @@ pub struct BundleOptions {
     pub pid_file: Option<PathBuf>,
 }
 
+/// What a container is made of. One list, for whatever follows the image belongs to the command, `--rm` too.
+#[derive(Debug, Clone, Args)]
+pub struct What {
+    /// The image, and maybe a command with its arguments instead of the image's; with --bundle the new container's id
+    #[arg(value_names = ["IMAGE|ID", "COMMAND"], required = true, num_args = 1.., trailing_var_arg = true)]
+    words: Vec<String>,
+}
+
+impl What {
+    /// Gives the image, or the id of a bundle's container.
+    pub fn subject(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// Gives the command and its arguments; empty for the image's own.
+    pub fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+}
+
 /// stos create
 #[derive(Debug, Args)]
 #[command(
@@ -266,12 +286,8 @@ pub struct Create {
     /// Print nothing but the id
     #[arg(short, long)]
     pub quiet: bool,
-    /// The image; with --bundle the new container's id
-    #[arg(value_name = "IMAGE|ID")]
-    pub subject: String,
-    /// The command and its arguments, instead of the image's
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true, conflicts_with = "bundle")]
-    pub command: Vec<String>,
+    #[command(flatten)]
+    pub what: What,
 }
 
 /// stos run
@@ -296,12 +312,8 @@ pub struct Run {
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
-    /// The image; with --bundle the new container's id
-    #[arg(value_name = "IMAGE|ID")]
-    pub subject: String,
-    /// The command and its arguments, instead of the image's
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true, conflicts_with = "bundle")]
-    pub command: Vec<String>,
+    #[command(flatten)]
+    pub what: What,
 }
 
 /// stos start
@@ -429,9 +441,21 @@ mod tests {
         let parse = |words: &[&str]| Cli::try_parse_from(["stos"].iter().chain(words));
         assert!(parse(&["create", "--bundle", "b", "id"]).is_ok());
         assert!(parse(&["create", "--bundle", "b", "--name", "x", "id"]).is_err());
-        assert!(parse(&["create", "--bundle", "b", "id", "command"]).is_err());
         assert!(parse(&["create", "--pid-file", "p", "image"]).is_err());
-        assert!(parse(&["run", "image", "ls", "-l", "--rm"]).is_ok());
         assert!(parse(&["create", "--name", "a/b", "image"]).is_err());
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_command() {
+        let parse = |words: &[&str]| Cli::try_parse_from(["stos", "run"].iter().chain(words)).map(|cli| cli.command);
+        for command in [&[][..], &["ls", "-l", "--rm"], &["--rm", "-d"], &["-c", "--", "x"], &["--no-such"]] {
+            let Ok(Command::Run(run)) = parse(&[&["image"], command].concat()) else { panic!("{command:?}") };
+            assert_eq!(
+                (run.what.subject(), run.what.command()),
+                ("image", &command.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()[..])
+            );
+            assert!(!run.rm && !run.detach);
+        }
+        assert!(parse(&["--no-such", "image"]).is_err() && parse(&[]).is_err());
     }
 }

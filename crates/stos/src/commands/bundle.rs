@@ -10,7 +10,7 @@ use stos_runtime::{ContainerId, ProcessRecord, Stdio};
 use stos_sys::process::pidfd;
 use stos_sys::signals::SignalFd;
 
-use crate::cli::{BundleOptions, Global};
+use crate::cli::{BundleOptions, Global, What};
 use crate::failure::Failure;
 use crate::target;
 
@@ -19,20 +19,28 @@ pub fn directory(global: &Global, options: &BundleOptions) -> Option<PathBuf> {
     options.bundle.clone().or_else(|| global.bundle_mode.then(|| PathBuf::from(".")))
 }
 
-fn parse_id(text: &str) -> Result<ContainerId, Failure> {
-    Ok(text.parse::<ContainerId>().map_err(stos_runtime::Error::from)?)
+/// A bundle says itself what runs: nothing may follow the id.
+fn parse_id(what: &What) -> Result<ContainerId, Failure> {
+    if let Some(word) = what.command().first() {
+        let id = what.subject();
+        return Err(Failure::message(
+            format!("unexpected {word:?} after the id {id:?}: a bundle has its own command"),
+            1,
+        ));
+    }
+    Ok(what.subject().parse::<ContainerId>().map_err(stos_runtime::Error::from)?)
 }
 
 /// Creates a container whose first process waits for `start`.
-pub fn create(global: &Global, id: &str, bundle: &Path, pid_file: Option<&Path>) -> Result<u8, Failure> {
+pub fn create(global: &Global, what: &What, bundle: &Path, pid_file: Option<&Path>) -> Result<u8, Failure> {
     let options = CreateOptions { bundle, pid_file, stdio: Stdio::Inherit };
-    lifecycle::create(&target::run_states(global), &parse_id(id)?, options)?;
+    lifecycle::create(&target::run_states(global), &parse_id(what)?, options)?;
     Ok(0)
 }
 
 /// Creates and starts a container; unless detached, stays until it has ended, passes signals on, and deletes it.
-pub fn run(global: &Global, id: &str, bundle: &Path, pid_file: Option<&Path>, detach: bool) -> Result<u8, Failure> {
-    let id = parse_id(id)?;
+pub fn run(global: &Global, what: &What, bundle: &Path, pid_file: Option<&Path>, detach: bool) -> Result<u8, Failure> {
+    let id = parse_id(what)?;
     let states = target::run_states(global);
     // Blocked before anything runs, so that a signal during the start is passed on after it.
     let signals = if detach { None } else { Some(SignalFd::new(&[1, 2, 3, 10, 12, 15])?) };

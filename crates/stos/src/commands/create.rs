@@ -16,11 +16,11 @@ use crate::{options, progress, table};
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
-        return bundle::create(global, &args.subject, &dir, args.bundle.pid_file.as_deref());
+        return bundle::create(global, &args.what, &dir, args.bundle.pid_file.as_deref());
     }
     let engine = target::engine(global).map_err(as_container_failure)?;
-    let options = read_options(&args.image_options, &args.command, args.rm)?;
-    let record = create_from_image(&engine, &args.subject, &options, args.quiet)?;
+    let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+    let record = create_from_image(&engine, args.what.subject(), &options, args.quiet)?;
     table::print_line(&record.id)?;
     Ok(0)
 }
@@ -47,11 +47,11 @@ fn create_from_image(
 /// Creates a container and starts it: attached, or in the background with `--detach`.
 pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
-        return bundle::run(global, &args.subject, &dir, args.bundle.pid_file.as_deref(), args.detach);
+        return bundle::run(global, &args.what, &dir, args.bundle.pid_file.as_deref(), args.detach);
     }
     let engine = target::engine(global).map_err(as_container_failure)?;
-    let options = read_options(&args.image_options, &args.command, args.rm)?;
-    let record = create_from_image(&engine, &args.subject, &options, args.quiet)?;
+    let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+    let record = create_from_image(&engine, args.what.subject(), &options, args.quiet)?;
     if args.detach {
         start_detached(&engine, &record).map_err(Failure::of_container)?;
         table::print_line(&record.id)?;
