@@ -11,6 +11,7 @@ use stos_store::{ContainerId, ContainerName, files};
 
 use crate::Engine;
 use crate::error::{Error, Result};
+use crate::lifecycle::{clear_run_state, with_life_lock};
 use crate::options::Network;
 
 /// The contents of `container.json`: all that is decided when a container is created, and never changes.
@@ -128,13 +129,53 @@ pub fn record(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecor
     Ok(files::read_json(&engine.record_path(id))?)
 }
 
+/// The same; but what a power cut left of a container that goes with its process is removed, and then there is none.
+pub(crate) fn record_or_remove(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecord>> {
+    match record(engine, id) {
+        Err(Error::Store(stos_store::Error::Damaged { .. })) if remove_gone(engine, id)? => Ok(None),
+        other => other,
+    }
+}
+
 /// Reads the records of all containers, sorted by id.
 pub fn records(engine: &Engine) -> Result<Vec<ContainerRecord>> {
     let mut records = Vec::new();
     for id in engine.store.containers()? {
-        records.extend(record(engine, &id)?);
+        records.extend(record_or_remove(engine, &id)?);
     }
     Ok(records)
+}
+
+/// Removes a container that should have gone with its process (`--rm`) and has not, because its monitor was killed or the
+/// machine went down. Tells whether it was one.
+///
+/// Nothing of such a container is synced, so after a power cut its record may be empty. It is still told from others by its
+/// exit record, which was made beforehand for those who wait: no other container ever has one that is not whole.
+pub(crate) fn remove_gone(engine: &Engine, id: &ContainerId) -> Result<bool> {
+    with_life_lock(engine, id, || {
+        let name = match record(engine, id) {
+            Ok(Some(record)) if record.auto_remove => Some(record.name),
+            Err(Error::Store(stos_store::Error::Damaged { .. }))
+                if engine.exit_path(id).exists() && read_exit(engine, id)?.is_none() =>
+            {
+                None
+            }
+            _ => return Ok(false),
+        };
+        match state(engine, id)? {
+            // Made and not started yet.
+            ContainerState::Created if name.is_some() => return Ok(false),
+            ContainerState::Running(_) => return Ok(false),
+            _ => {}
+        }
+        tracing::info!(container = %id, "it should have gone with its process: removed");
+        clear_run_state(engine, id)?;
+        engine.store.remove_object(&engine.store.container_dir(id))?;
+        if let Some(name) = name {
+            engine.store.release_name(&name, id)?;
+        }
+        Ok(true)
+    })
 }
 
 /// Gives the id under which the runtime knows the container.
@@ -178,7 +219,7 @@ pub fn find(engine: &Engine, query: &str) -> Result<ContainerRecord> {
             None => find_by_prefix_or_lost_name(engine, query)?,
         },
     };
-    record(engine, &id.ok_or_else(missing)?)?.ok_or_else(missing)
+    record_or_remove(engine, &id.ok_or_else(missing)?)?.ok_or_else(missing)
 }
 
 fn find_by_prefix_or_lost_name(engine: &Engine, query: &str) -> Result<Option<ContainerId>> {

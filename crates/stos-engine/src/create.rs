@@ -14,7 +14,7 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
 use crate::Engine;
-use crate::container::{ContainerRecord, RECORD_VERSION, now};
+use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
 use crate::lookup::{check_command, look_up_user};
@@ -57,7 +57,11 @@ pub fn create_container_from_image(
 
 /// Refuses a name that a container of either mode goes by: what a person types must mean one of them.
 fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Result<()> {
-    engine.store.check_name_is_free(name)?;
+    match engine.store.container_named(name.as_str())? {
+        // One that should have gone with its process holds no name.
+        Some(id) if !remove_gone(engine, &id)? => engine.store.check_name_is_free(name)?,
+        _ => {}
+    }
     let Ok(id) = name.as_str().parse::<stos_runtime::ContainerId>() else { return Ok(()) };
     match engine.run_states().read(&id) {
         Ok(state) => Err(stos_runtime::Error::Exists { id: state.id.to_string() }.into()),
@@ -85,12 +89,12 @@ fn find_or_pull(
         (PullPolicy::Missing, Some(record)) if fits(&record) => Ok(record),
         (PullPolicy::Never, Some(record)) => Ok(record),
         (PullPolicy::Never, None) => Err(Error::NotPulled { image: image.to_owned() }),
-        (PullPolicy::Always, Some(record)) => {
+        (PullPolicy::Missing | PullPolicy::Always, Some(record)) => {
             // A short name means what it meant when the image came.
             let reference = record.reference.clone().map_or_else(|| image.parse::<ImageRef>(), Ok)?;
             pull(engine, &reference, options, progress)
         }
-        (PullPolicy::Missing | PullPolicy::Always, _) => pull(engine, &image.parse()?, options, progress),
+        (PullPolicy::Missing | PullPolicy::Always, None) => pull(engine, &image.parse()?, options, progress),
     }
 }
 

@@ -163,10 +163,7 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
     let images = engine.store.images()?;
     let same: Vec<_> = images.iter().filter(|image| image.image_id == record.image_id).collect();
     let by_id = name.parse::<stos_spec::ImageRef>().map_or(true, |reference| {
-        record
-            .reference
-            .as_ref()
-            .is_none_or(|own| !own.name().ends_with(reference.repository().trim_start_matches("library/")))
+        record.reference.as_ref().is_none_or(|own| own.name() != reference.name() && !reference.may_mean(own))
     });
     let goes_whole = same.len() == 1 || by_id;
     if by_id && same.len() > 1 && !force {
@@ -202,6 +199,9 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
         tracing::info!("another command is at work: unused layers stay until the next sweep");
         return Ok(());
     };
+    for id in engine.store.containers()? {
+        crate::container::remove_gone(engine, &id)?;
+    }
     let used = match used_objects(engine) {
         Ok(used) => used,
         Err(error) => {

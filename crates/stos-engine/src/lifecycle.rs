@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
-use stos_runtime::ProcessRecord;
+use stos_runtime::{ProcessRecord, RunState};
+use stos_store::ContainerId;
 use stos_sys::SysError;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
 use stos_sys::process::pidfd;
@@ -21,6 +22,8 @@ use crate::monitor::{Attachment, run_container};
 const KILL: i32 = 9;
 /// How long a process may take to go after SIGKILL: longer only in an uninterruptible wait.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait between two looks at a container that is being started.
+const START_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a detached monitor tells the command that started it.
 #[derive(Serialize, Deserialize)]
@@ -104,7 +107,12 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
                 }
             }
             ContainerState::Exited(exit) => return Ok(exit),
-            ContainerState::Created if record.auto_remove && held.is_some() => break,
+            ContainerState::Created if crate::container::record(engine, &record.id)?.is_none() => {
+                if record.auto_remove {
+                    break;
+                }
+                return Err(Error::NoSuchContainer(record.name.to_string()));
+            }
             ContainerState::Created => {
                 return Err(Error::ContainerState {
                     action: "wait for",
@@ -130,9 +138,22 @@ fn wait_for_end(process: &ProcessRecord) -> Result<()> {
     Ok(())
 }
 
+/// Gives the run state of a container that runs, once its first process is known; `None` where it does not run.
+///
+/// A start that is under way is waited for: it ends in milliseconds, well or not, and until then there is nothing to signal.
+fn running(engine: &Engine, record: &ContainerRecord) -> Result<Option<RunState>> {
+    loop {
+        match state(engine, &record.id)? {
+            ContainerState::Running(run) if run.init.is_some() => return Ok(Some(*run)),
+            ContainerState::Running(_) => std::thread::sleep(START_INTERVAL),
+            _ => return Ok(None),
+        }
+    }
+}
+
 /// Sends a signal to a container's first process.
 pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()> {
-    let ContainerState::Running(run) = state(engine, &record.id)? else {
+    let Some(run) = running(engine, record)? else {
         return Err(not_running("kill", engine, record)?);
     };
     let init = run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten();
@@ -150,7 +171,7 @@ fn not_running(action: &'static str, engine: &Engine, record: &ContainerRecord) 
 /// Asks a container to end by its stop signal, and kills it when it has not within `patience`. One that does not run is
 /// stopped already.
 pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
-    let ContainerState::Running(run) = state(engine, &record.id)? else { return Ok(()) };
+    let Some(run) = running(engine, record)? else { return Ok(()) };
     let Some(init) = run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten() else { return Ok(()) };
     pidfd::send_signal(init.as_fd(), record.stop_signal)?;
     if !pidfd::wait_end(init.as_fd(), patience)? {
@@ -167,15 +188,7 @@ pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Re
 
 /// Removes a container. One that runs is refused, or with `force` killed first.
 pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<()> {
-    if let ContainerState::Running(run) = state(engine, &record.id)? {
-        if !force {
-            return Err(Error::ContainerState {
-                action: "delete",
-                container: record.name.to_string(),
-                state: "running".to_owned(),
-                expected: "stopped",
-            });
-        }
+    if force && let Some(run) = running(engine, record)? {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
         wait_for_end(&run.creator)?;
         if record.auto_remove && crate::container::record(engine, &record.id)?.is_none() {
@@ -186,19 +199,42 @@ pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<
 }
 
 /// Removes what is left of a container that does not run: first its run state, then it is gone by one rename, then its
-/// name is free.
+/// name is free. One that runs, by now or again, is refused.
 pub(crate) fn remove_stopped(engine: &Engine, record: &ContainerRecord) -> Result<()> {
-    clear_run_state(engine, record)?;
-    engine.store.remove_object(&engine.store.container_dir(&record.id))?;
-    engine.store.release_name(&record.name, &record.id)?;
-    Ok(())
+    with_life_lock(engine, &record.id, || {
+        if let ContainerState::Running(_) = state(engine, &record.id)? {
+            return Err(Error::ContainerState {
+                action: "delete",
+                container: record.name.to_string(),
+                state: "running".to_owned(),
+                expected: "stopped",
+            });
+        }
+        clear_run_state(engine, &record.id)?;
+        engine.store.remove_object(&engine.store.container_dir(&record.id))?;
+        engine.store.release_name(&record.name, &record.id)?;
+        Ok(())
+    })
 }
 
-/// Removes a run state whose processes have ended, with its cgroups.
-pub(crate) fn clear_run_state(engine: &Engine, record: &ContainerRecord) -> Result<()> {
-    if let Some(run) = engine.run_state(&record.id)? {
+/// Does what decides between a start and another start or a delete: of those at once each sees what the others did.
+pub(crate) fn with_life_lock<T>(
+    engine: &Engine,
+    id: &ContainerId,
+    decide: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let lock = engine.store.lock(&format!("container-{id}"))?;
+    let decided = decide();
+    // Also after a failure, so that locks/ does not grow.
+    lock.remove()?;
+    decided
+}
+
+/// Removes a run state whose processes have ended, with its cgroups. The caller holds the container's lock.
+pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId) -> Result<()> {
+    if let Some(run) = engine.run_state(id)? {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
-        engine.run_states().release(&run_id(&record.id))?;
+        engine.run_states().release(&run_id(id))?;
     }
     Ok(())
 }

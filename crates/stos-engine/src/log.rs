@@ -77,6 +77,14 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Removes a log that nothing was ever written to: the container's process never ran.
+    pub fn discard_empty(&self) -> Result<()> {
+        if self.size == 0 && !older(&self.path).exists() {
+            stos_store::files::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
+
     fn rotate(&mut self) -> io::Result<()> {
         std::fs::rename(&self.path, older(&self.path))?;
         self.file = open_to_append(&self.path)?;

@@ -26,6 +26,7 @@ use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, ExitRecord, now, run_id, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
+use crate::lifecycle::{clear_run_state, with_life_lock};
 use crate::log::{LOG_MAX, LogWriter, Stream, read_once};
 
 /// What the monitor is connected to.
@@ -86,41 +87,13 @@ struct Monitor<'a> {
 }
 
 impl<'a> Monitor<'a> {
-    /// Claims the container's place in ROOT, so that of two starts one wins, and makes sure of its layers.
+    /// Claims the container's place in ROOT, and makes sure of its layers.
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
-        if let ContainerState::Running(_) = state(engine, &record.id)? {
-            return Err(already_running(record));
-        }
-        // What is still in ROOT is of a monitor that was killed, and its process has ended.
-        crate::lifecycle::clear_run_state(engine, record)?;
-        let dir = engine.store.container_dir(&record.id);
-        let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
-        let run = RunState {
-            version: stos_runtime::state::STATE_VERSION,
-            oci_version: config.spec().version().clone(),
-            id: run_id(&record.id),
-            mode: OwnerMode::Image,
-            creator: ProcessRecord::of_caller()?,
-            init: None,
-            rootfs: dir.join("rootfs"),
-            bundle: dir,
-            created: jiff::Timestamp::now(),
-            annotations: record.labels.clone(),
-            cgroup: CgroupRecord::default(),
-            owner: String::new(),
-        };
-        match engine.run_states().claim(&run) {
-            Err(stos_runtime::Error::Exists { .. }) => return Err(already_running(record)),
-            other => other?,
-        };
+        let (config, run) = with_life_lock(engine, &record.id, || claim(engine, record))?;
         let prepared = (|| {
             let chain = engine.layerfs.ensure_chain(&record.layers)?;
             let chain = engine.layerfs.verify_chain(&chain, Integrity::Sealed)?;
             engine.layerfs.ensure_chain_mounted(&chain)?;
-            let exit = engine.exit_path(&record.id);
-            if !record.auto_remove {
-                files::remove_file(&exit)?;
-            }
             LogWriter::open(&engine.log_path(&record.id), LOG_MAX)
         })();
         match prepared {
@@ -131,23 +104,26 @@ impl<'a> Monitor<'a> {
             }
         }
     }
-
     fn start(mut self, started: impl FnOnce(&ProcessRecord)) -> Result<Running<'a>> {
         let launched = self.launch();
         let (init, signals, stdout, stderr) = match launched {
             Ok(launched) => launched,
             Err(error) => {
+                // Nothing ran: the container is what it was before, created or ended as it did the last time.
+                if let Err(left) = self.log.discard_empty() {
+                    tracing::warn!(error = %left, "cannot remove the empty log");
+                }
                 self.engine.run_states().release(&self.run.id)?;
                 return Err(error);
             }
         };
         self.run.init = Some(init.process.clone());
         self.run.cgroup = init.cgroup.clone();
-        if let Err(error) = self.engine.run_states().update(&self.run) {
+        if let Err(error) = self.record_start() {
             // Without its record nobody would find the process again.
             stos_runtime::lifecycle::end(&init.cgroup, Some(&init.process))?;
             self.engine.run_states().release(&self.run.id)?;
-            return Err(error.into());
+            return Err(error);
         }
         started(&init.process);
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
@@ -158,6 +134,15 @@ impl<'a> Monitor<'a> {
             pipes: [Some((Stream::Stdout, stdout)), Some((Stream::Stderr, stderr))],
             started: now(),
         })
+    }
+
+    /// Forgets how the container ended the last time, then records its process: in this order, so that a short life is never
+    /// taken for the last one's end.
+    fn record_start(&self) -> Result<()> {
+        if !self.record.auto_remove {
+            files::remove_file(&self.engine.exit_path(&self.record.id))?;
+        }
+        Ok(self.engine.run_states().update(&self.run)?)
     }
 
     fn launch(&self) -> Result<(Init, SignalFd, File, File)> {
@@ -188,6 +173,39 @@ impl<'a> Monitor<'a> {
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         Ok(null.map_err(failed("/dev/null"))?)
+    }
+}
+
+/// Takes the container's place in ROOT. The caller holds the container's lock, so of two starts one wins.
+fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
+    if crate::container::record(engine, &record.id)?.is_none() {
+        return Err(Error::NoSuchContainer(record.name.to_string()));
+    }
+    if let ContainerState::Running(_) = state(engine, &record.id)? {
+        return Err(already_running(record));
+    }
+    // What is still in ROOT is of a monitor that was killed, and its process has ended.
+    clear_run_state(engine, &record.id)?;
+    let dir = engine.store.container_dir(&record.id);
+    let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
+    let run = RunState {
+        version: stos_runtime::state::STATE_VERSION,
+        oci_version: config.spec().version().clone(),
+        id: run_id(&record.id),
+        mode: OwnerMode::Image,
+        creator: ProcessRecord::of_caller()?,
+        init: None,
+        rootfs: dir.join("rootfs"),
+        bundle: dir,
+        created: jiff::Timestamp::now(),
+        annotations: record.labels.clone(),
+        cgroup: CgroupRecord::default(),
+        owner: String::new(),
+    };
+    match engine.run_states().claim(&run) {
+        Err(stos_runtime::Error::Exists { .. }) => Err(already_running(record)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok((config, run)),
     }
 }
 
@@ -302,14 +320,16 @@ impl Running<'_> {
         };
         let path = engine.exit_path(&record.id);
         let json = files::to_json(&exit);
-        if record.auto_remove {
+        let recorded = if record.auto_remove {
             // In place: who waits holds the file open, and its name goes in a moment.
-            std::fs::write(&path, &json).map_err(stos_store::Error::io("write", &path))?;
+            std::fs::write(&path, &json).map_err(stos_store::Error::io("write", &path))
         } else {
-            files::replace(&path, &engine.store.staging_area(), &json, Durability::Durable)?;
-        }
+            files::replace(&path, &engine.store.staging_area(), &json, Durability::Durable)
+        };
+        // Also where the disk was full: what has ended must not look as if it ran.
         stos_runtime::lifecycle::end(&self.init.cgroup, None)?;
         engine.run_states().release(&run.id)?;
+        recorded?;
         tracing::info!(container = %record.id, exit_code = exit.exit_code, "ended");
         Ok(exit)
     }

@@ -47,10 +47,8 @@ pub struct ChainRecord {
 pub struct SealedLayer {
     /// The layer.
     pub diff_id: DiffId,
-    /// The seal of `layer.tar`.
+    /// The seal of `layer.tar`. That of `layer.index`, which no mount reads, is in `layer.json` alone.
     pub tar: Seal,
-    /// The seal of `layer.index`.
-    pub index: Seal,
 }
 
 /// What looking at a chain's files found.
@@ -108,7 +106,7 @@ impl LayerFs {
             let input = LayerInput { tag: *layer.as_bytes(), tar_bytes: record.tar.size };
             let index = files::open(&self.store.layer_dir(layer).join("layer.index"))?;
             merger.add_layer(input, BufReader::with_capacity(64 << 10, index)).map_err(refuse)?;
-            sealed.push(SealedLayer { diff_id: layer, tar: record.tar, index: record.index });
+            sealed.push(SealedLayer { diff_id: layer, tar: record.tar });
         }
         let staged = self.store.stage()?;
         let path = staged.path().join("image.erofs");
@@ -167,23 +165,38 @@ impl LayerFs {
             found,
         })?;
         for layer in &mut renewed.layers {
-            let dir = self.store.layer_dir(layer.diff_id);
             let id = layer.diff_id;
-            for (name, seal) in [("layer.tar", &mut layer.tar), ("layer.index", &mut layer.index)] {
-                // A mount reads no index: the tars alone decide what a container sees.
-                if integrity == Integrity::Sealed && name == "layer.index" {
-                    continue;
-                }
-                let path = dir.join(name);
-                check_file(&path, seal, integrity, &mut changed, |expected, found| Error::DamagedLayer {
-                    layer: id,
-                    path: path.clone(),
-                    expected,
-                    found,
-                })?;
+            let path = self.store.layer_dir(id).join("layer.tar");
+            check_file(&path, &mut layer.tar, integrity, &mut changed, |expected, found| Error::DamagedLayer {
+                layer: id,
+                path: path.clone(),
+                expected,
+                found,
+            })?;
+            // A mount reads no index: the tars alone decide what a container sees.
+            if integrity == Integrity::Full {
+                self.check_index(id)?;
             }
         }
         Ok(if changed { Looked::Resealed(Box::new(renewed)) } else { Looked::Intact })
+    }
+
+    /// Hashes a layer's index, and seals it again where only its times have changed.
+    fn check_index(&self, layer: DiffId) -> Result<()> {
+        let mut record = self.layer_record(layer)?.ok_or(Error::NoSuchLayer(layer))?;
+        let path = self.store.layer_dir(layer).join("layer.index");
+        let mut changed = false;
+        let damaged = |expected, found| Error::DamagedLayer { layer, path: path.clone(), expected, found };
+        check_file(&path, &mut record.index, Integrity::Full, &mut changed, damaged)?;
+        if changed {
+            self.replace_layer_record(&record)?;
+        }
+        Ok(())
+    }
+
+    fn replace_layer_record(&self, record: &LayerRecord) -> Result<()> {
+        let path = self.layer_record_path(record.diff_id);
+        Ok(files::replace(&path, &self.store.staging_area(), &files::to_json(record), Durability::Durable)?)
     }
 
     /// Tells by one stat a file whether everything that the chain's mount reads is as it was sealed: the way of nearly every
@@ -205,10 +218,9 @@ impl LayerFs {
         let scratch = self.store.staging_area();
         for layer in &record.layers {
             let Some(old) = self.layer_record(layer.diff_id)? else { continue };
-            let new = LayerRecord { tar: layer.tar.clone(), index: layer.index.clone(), ..old.clone() };
+            let new = LayerRecord { tar: layer.tar.clone(), ..old.clone() };
             if new != old {
-                let path = self.layer_record_path(layer.diff_id);
-                files::replace(&path, &scratch, &files::to_json(&new), Durability::Durable)?;
+                self.replace_layer_record(&new)?;
             }
         }
         let path = self.chain_record_path(record.chain_id);

@@ -194,6 +194,18 @@ impl RawDescriptor {
     }
 }
 
+/// Which fields a document has, before it is read as what they make it. `null` is as good as missing.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    schema_version: Option<Value>,
+    media_type: Option<Value>,
+    manifests: Option<serde::de::IgnoredAny>,
+    config: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+    fs_layers: Option<serde::de::IgnoredAny>,
+}
+
 #[derive(Deserialize)]
 struct RawManifest {
     config: RawDescriptor,
@@ -215,35 +227,35 @@ impl ManifestDocument {
             return Err(ManifestError::TooLarge { found: bytes.len() as u64 });
         }
         let json = |source| ManifestError::Json { document: "manifest", source };
-        let value: Value = serde_json::from_slice(bytes).map_err(json)?;
-        let own_type = value.get("mediaType").and_then(Value::as_str);
-        match value.get("schemaVersion") {
+        let outline: Outline = serde_json::from_slice(bytes).map_err(json)?;
+        let own_type = outline.media_type.as_ref().and_then(Value::as_str);
+        match &outline.schema_version {
             Some(version) if version.as_u64() == Some(2) => {}
             version => {
-                let found = version.map_or_else(|| "missing".to_owned(), Value::to_string);
+                let found = version.as_ref().map_or_else(|| "missing".to_owned(), Value::to_string);
                 return Err(ManifestError::SchemaVersion { found });
             }
         }
-        let is_index = Self::kind_of(&value, own_type, content_type)?;
+        let is_index = Self::kind_of(&outline, own_type, content_type)?;
         let media_type = own_type.or(content_type).unwrap_or_default().to_owned();
         if is_index {
-            let raw =
-                RawIndex::deserialize(&value).map_err(|source| ManifestError::Json { document: "index", source })?;
+            let raw: RawIndex =
+                serde_json::from_slice(bytes).map_err(|source| ManifestError::Json { document: "index", source })?;
             return ImageIndex::check(raw).map(Self::Index);
         }
-        let raw = RawManifest::deserialize(&value).map_err(json)?;
+        let raw: RawManifest = serde_json::from_slice(bytes).map_err(json)?;
         ImageManifest::check(raw, media_type).map(Self::Image)
     }
 
     /// Tells an index (`true`) from a manifest (`false`) by its fields, and refuses what contradicts itself.
-    fn kind_of(value: &Value, own: Option<&str>, header: Option<&str>) -> Result<bool, ManifestError> {
-        let has = |key: &str| value.get(key).is_some_and(|field| !field.is_null());
-        let is_index = has("manifests");
-        if is_index && (has("layers") || has("config") || has("fsLayers")) {
+    fn kind_of(outline: &Outline, own: Option<&str>, header: Option<&str>) -> Result<bool, ManifestError> {
+        let is_index = outline.manifests.is_some();
+        let (has_config, has_layers) = (outline.config.is_some(), outline.layers.is_some());
+        if is_index && (has_layers || has_config || outline.fs_layers.is_some()) {
             let reason = "it has \"manifests\" beside \"config\" or \"layers\"".to_owned();
             return Err(ManifestError::Ambiguous { reason });
         }
-        let is_manifest = has("config") && has("layers");
+        let is_manifest = has_config && has_layers;
         if !is_index && !is_manifest {
             let reason = "it has neither \"manifests\" nor both \"config\" and \"layers\"".to_owned();
             return Err(ManifestError::Ambiguous { reason });

@@ -113,9 +113,9 @@ impl Sandbox {
         names
     }
 
-    /// The mount points of a filesystem type below ROOT, as the host sees them.
+    /// The mount points of a filesystem type below both roots, as the host sees them: other tests mount at the same time.
     pub fn mounts(&self, fstype: &str) -> Vec<PathBuf> {
-        let root = fs::canonicalize(self.root()).unwrap_or_else(|_| self.root());
+        let root = fs::canonicalize(self.dir.path()).unwrap();
         let table = fs::read_to_string("/proc/self/mounts").unwrap();
         let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let mine = fields.filter(|fields| Path::new(fields[1]).starts_with(&root));
