@@ -245,13 +245,9 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
     })
 }
 
+/// Writes a record into staging; [`finalize_container_creation`] makes it durable.
 fn write_record(draft: &Draft<'_>, name: &str, value: &impl serde::Serialize) -> Result<()> {
-    Ok(files::write_new(&draft.staged.path().join(name), &files::to_json(value), durability(draft.options))?)
-}
-
-/// A container that goes with its process needs to outlast nothing.
-fn durability(options: &CreateOptions) -> Durability {
-    if options.auto_remove { Durability::Volatile } else { Durability::Durable }
+    Ok(files::write_new(&draft.staged.path().join(name), &files::to_json(value), Durability::Volatile)?)
 }
 
 /// Gives a container without a name one that people can type: the first digits of its id.
@@ -272,11 +268,17 @@ fn default_name(id: &ContainerId) -> ContainerName {
 /// Claims the name and makes the container exist by one rename, durably; or neither.
 pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) -> Result<ContainerRecord> {
     write_record(&draft, "container.json", &record)?;
+    let dir = draft.staged.path();
+    // A container that goes with its process needs to outlast nothing.
+    let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
     if record.auto_remove {
         // Who waits for a container that goes opens this beforehand, and reads it when its name is gone.
-        files::write_new(&draft.staged.path().join("exit.json"), b"", Durability::Volatile)?;
+        files::write_new(&dir.join("exit.json"), b"", Durability::Volatile)?;
+    } else if dir.join("volumes").exists() {
+        files::sync_filesystem_of(dir)?;
+    } else {
+        files::sync_files_in(dir)?;
     }
-    let durability = durability(draft.options);
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
     Ok(record)
 }

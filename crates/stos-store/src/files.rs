@@ -71,6 +71,28 @@ pub fn sync_directory(path: &Path) -> Result<()> {
     stos_sys::sync::sync_directory(path).map_err(Error::io("sync the directory", path))
 }
 
+/// Makes the files that lie in `directory` durable, those in directories below it not.
+///
+/// Writing all of them begins before any is waited for: then a filesystem with a journal commits once, not once a file.
+pub fn sync_files_in(directory: &Path) -> Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let entry = entry.map_err(Error::io("list", directory))?;
+        let path = entry.path();
+        if entry.file_type().map_err(Error::io("stat", &path))?.is_file() {
+            let file = open(&path)?;
+            stos_sys::sync::start_write_behind(&file, 0, 0);
+            files.push((path, file));
+        }
+    }
+    files.iter().try_for_each(|(path, file)| file.sync_all().map_err(Error::io("sync", path)))
+}
+
+/// Makes everything durable that is on the filesystem of `directory` (syncfs(2)): for whole trees.
+pub fn sync_filesystem_of(directory: &Path) -> Result<()> {
+    rustix::fs::syncfs(open(directory)?).map_err(Error::io("sync the filesystem of", directory))
+}
+
 /// Reads a JSON file. `None` where there is none; what is not the JSON that it should be is damage.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
@@ -238,6 +260,20 @@ mod tests {
         fs::rename(dir.path().join("inner"), tree.join("deep")).unwrap();
         remove_tree(&tree).unwrap();
         assert_eq!(list_names(dir.path()).unwrap(), ["kept"]);
+    }
+
+    #[test]
+    fn what_is_to_last_is_there_or_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        ensure_directory(&dir.path().join("directory")).unwrap();
+        std::os::unix::fs::symlink("/no/where", dir.path().join("link")).unwrap();
+        sync_files_in(dir.path()).unwrap();
+        sync_filesystem_of(dir.path()).unwrap();
+        let none = dir.path().join("none");
+        for error in [sync_files_in(&none).unwrap_err(), sync_filesystem_of(&none).unwrap_err()] {
+            assert!(error.to_string().contains("none"), "{error}");
+        }
     }
 
     #[test]

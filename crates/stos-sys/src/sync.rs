@@ -8,7 +8,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Result, SysError};
 
-/// Starts writing `length` bytes of `file` from `offset` to disk and returns at once (sync_file_range(2)).
+/// Starts writing `length` bytes of `file` from `offset` to disk and returns at once (sync_file_range(2)); a length of 0
+/// means all that follows.
 ///
 /// A hint: it makes a later fsync short and promises nothing, so its failure is of no consequence and not told.
 pub fn start_write_behind(file: impl AsFd, offset: u64, length: u64) {
