@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask bench`: stos beside the other engines, in turn, in one run; medians and ratios.
 //!
-//! Times vary with the machine and the hour, ratios of one run do not: quote those.
+//! Times vary with the machine and the hour, ratios of one run do not: quote those. All engines work on one new ext4 with a
+//! journal, in a file of the host's: on the host's own filesystem the times hang on its history (ext4 without a journal
+//! steps over every inode freed in the last minutes).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +21,8 @@ use crate::workspace::build_release;
 
 /// How often a container is created for a median.
 const CREATES: usize = 41;
+/// The bytes of the filesystem that all engines work on; its file is sparse.
+const DISK_SIZE: u64 = 16 << 30;
 
 /// Pulls `image` with containerd; prints nanoseconds. The daemon's start is not charged.
 const CONTAINERD: &str = r#"dir=$1 ref=$2
@@ -47,16 +52,51 @@ pub fn run(rounds: usize) -> anyhow::Result<()> {
     setup::run(false)?;
     let binary = build_release()?;
     let registry = DockerRegistry::start_over_cache()?;
-    let directory = tempfile::Builder::new().prefix("stos-bench-").tempdir_in("/var/tmp")?;
-    let bench = Bench { binary, directory, address: registry.address().to_owned() };
+    let disk = Disk::new()?;
+    let bench = Bench { binary, disk, address: registry.address().to_owned() };
     bench.versions()?;
     bench.pulls(rounds)?;
     bench.creates()
 }
 
+/// A filesystem of the benchmark's own, gone when dropped.
+struct Disk {
+    directory: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("stos-bench-").tempdir_in("/var/tmp")?;
+        let (image, place) = (directory.path().join("image"), directory.path().join("disk"));
+        fs::File::create(&image)?.set_len(DISK_SIZE)?;
+        fs::create_dir(&place)?;
+        run_tool("mkfs.ext4", &[OsStr::new("-q"), image.as_os_str()])?;
+        run_tool("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), place.as_os_str()])?;
+        Ok(Self { directory })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("disk").join(name)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = run_tool("umount", &[self.path("").as_os_str()]) {
+            eprintln!("the benchmark's filesystem stays mounted: {error:#}");
+        }
+    }
+}
+
+fn run_tool(program: &str, arguments: &[&OsStr]) -> anyhow::Result<()> {
+    let mut command = Command::new(environment::tool(program).with_context(|| format!("{program} is not there"))?);
+    command.args(arguments);
+    output(command).map(drop)
+}
+
 struct Bench {
     binary: PathBuf,
-    directory: tempfile::TempDir,
+    disk: Disk,
     address: String,
 }
 
@@ -88,7 +128,7 @@ impl Bench {
                 if *name != "stos" && !has_peers() {
                     continue;
                 }
-                let place = self.directory.path().join(format!("{name}-{round}"));
+                let place = self.disk.path(&format!("{name}-{round}"));
                 write_back();
                 taken.push(match *name {
                     "stos" => self.pull_with_stos(&place, &reference)?,
@@ -116,7 +156,7 @@ impl Bench {
 
     /// Creates from both images in turn; the time is that of the whole process.
     fn creates(&self) -> anyhow::Result<()> {
-        let place = self.directory.path().join("create");
+        let place = self.disk.path("create");
         let images = ["deb:12", "many:100"];
         for image in images {
             let reference = format!("{}/{image}", self.address);
