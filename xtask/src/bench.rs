@@ -5,8 +5,8 @@
 //! journal, in a file of the host's: on the host's own filesystem the times hang on its history (ext4 without a journal
 //! steps over every inode freed in the last minutes).
 
-use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,10 +21,11 @@ use crate::workspace::build_release;
 
 /// How often a container is created for a median.
 const CREATES: usize = 41;
-/// The bytes of the filesystem that all engines work on; its file is sparse.
-const DISK_SIZE: u64 = 16 << 30;
+/// The bytes of the filesystem that all engines work on: several times what any of them needs.
+const DISK_SIZE: u64 = 8 << 30;
 
-/// Pulls `image` with containerd; prints nanoseconds. The daemon's start is not charged.
+/// Pulls `image` with containerd; prints nanoseconds until it says so and until all is on disk. The daemon's start is not
+/// charged.
 const CONTAINERD: &str = r#"dir=$1 ref=$2
 mkdir -p "$dir"
 printf 'version = 3\nroot = "%s/root"\nstate = "%s/state"\ndisabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' "$dir" "$dir" "$dir" >"$dir/config.toml"
@@ -35,16 +36,18 @@ for i in $(seq 100); do ctr -a "$dir/sock" version >/dev/null 2>&1 && break; sle
 start=$(date +%s%N)
 ctr -a "$dir/sock" image pull --plain-http "$ref" >"$dir/pull.log" 2>&1 || { cat "$dir/pull.log" >&2; exit 1; }
 end=$(date +%s%N)
-echo $((end - start))"#;
+sync -f "$dir"
+echo $((end - start)) $(($(date +%s%N) - start))"#;
 
-/// Pulls `image` with podman; prints nanoseconds.
+/// Pulls `image` with podman; prints the same.
 const PODMAN: &str = r#"dir=$1 ref=$2
 mkdir -p "$dir"
 start=$(date +%s%N)
 podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay pull -q --tls-verify=false "$ref" >/dev/null
 end=$(date +%s%N)
-podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay rmi -a -f >/dev/null 2>&1 || true
-echo $((end - start))"#;
+sync -f "$dir"
+echo $((end - start)) $(($(date +%s%N) - start))
+podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay rmi -a -f >/dev/null 2>&1 || true"#;
 
 /// Measures cold pulls of sci:2 and creates from deb:12 and many:100.
 pub fn run(rounds: usize) -> anyhow::Result<()> {
@@ -62,17 +65,24 @@ pub fn run(rounds: usize) -> anyhow::Result<()> {
 /// A filesystem of the benchmark's own, gone when dropped.
 struct Disk {
     directory: tempfile::TempDir,
+    device: String,
 }
 
 impl Disk {
     fn new() -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("stos-bench-").tempdir_in("/var/tmp")?;
         let (image, place) = (directory.path().join("image"), directory.path().join("disk"));
-        fs::File::create(&image)?.set_len(DISK_SIZE)?;
+        // Written once: the first write to a hole or to preallocated blocks costs several times the second.
+        let mut file = fs::File::create(&image)?;
+        std::io::copy(&mut std::io::repeat(0).take(DISK_SIZE), &mut file)
+            .with_context(|| image.display().to_string())?;
+        file.sync_all()?;
         fs::create_dir(&place)?;
-        run_tool("mkfs.ext4", &[OsStr::new("-q"), image.as_os_str()])?;
-        run_tool("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), place.as_os_str()])?;
-        Ok(Self { directory })
+        output(tool("mkfs.ext4")?.args(["-q", "-E", "nodiscard"]).arg(&image))?;
+        let device = output(tool("losetup")?.args(["--direct-io=on", "--find", "--show"]).arg(&image))?;
+        let disk = Self { directory, device: device.trim().to_owned() };
+        output(tool("mount")?.arg(&disk.device).arg(&place))?;
+        Ok(disk)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -82,16 +92,24 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Err(error) = run_tool("umount", &[self.path("").as_os_str()]) {
-            eprintln!("the benchmark's filesystem stays mounted: {error:#}");
+        let unmounted = tool("umount").and_then(|mut umount| output(umount.arg(self.path(""))));
+        let detached = tool("losetup").and_then(|mut losetup| output(losetup.arg("--detach").arg(&self.device)));
+        if let Err(error) = unmounted.and(detached) {
+            eprintln!("the benchmark's filesystem stays: {error:#}");
         }
     }
 }
 
-fn run_tool(program: &str, arguments: &[&OsStr]) -> anyhow::Result<()> {
-    let mut command = Command::new(environment::tool(program).with_context(|| format!("{program} is not there"))?);
-    command.args(arguments);
-    output(command).map(drop)
+fn tool(name: &str) -> anyhow::Result<Command> {
+    environment::tool(name).map(Command::new).with_context(|| format!("{name} is not there"))
+}
+
+/// How long a pull took.
+struct Pull {
+    /// Until the engine said that it had the image.
+    done: Duration,
+    /// Until the image would have outlasted a power cut: stos says so only then, the others say nothing of it.
+    durable: Duration,
 }
 
 struct Bench {
@@ -122,9 +140,9 @@ impl Bench {
     /// Each round pulls with every engine once, into nothing.
     fn pulls(&self, rounds: usize) -> anyhow::Result<()> {
         let reference = format!("{}/sci:2", self.address);
-        let mut times: [(&str, Vec<Duration>); 3] = [("stos", vec![]), ("containerd", vec![]), ("podman", vec![])];
+        let mut engines: [(&str, Vec<Pull>); 3] = [("stos", vec![]), ("containerd", vec![]), ("podman", vec![])];
         for round in 0..rounds {
-            for (name, taken) in &mut times {
+            for (name, taken) in &mut engines {
                 if *name != "stos" && !has_peers() {
                     continue;
                 }
@@ -139,19 +157,30 @@ impl Bench {
             }
         }
         println!("\ncold pull of sci:2 from docker-registry on loopback, {rounds} rounds in turn");
-        let own = median(&times[0].1);
-        for (name, taken) in times.iter().filter(|(_, taken)| !taken.is_empty()) {
-            let middle = median(taken);
-            let ratio = middle.as_secs_f64() / own.as_secs_f64();
-            println!("  {name:<12} {:>8.2} s   {ratio:>6.2} × stos", middle.as_secs_f64());
+        println!("  {:<12} {:>10} {:>17}   {:>10}", "", "done", "", "on disk");
+        let middle = |taken: &[Pull], of: fn(&Pull) -> Duration| median(&taken.iter().map(of).collect::<Vec<_>>());
+        let seconds = |taken: &[Pull]| {
+            [middle(taken, |pull| pull.done), middle(taken, |pull| pull.durable)].map(|time| time.as_secs_f64())
+        };
+        let own = seconds(&engines[0].1);
+        for (name, taken) in engines.iter().filter(|(_, taken)| !taken.is_empty()) {
+            let [done, durable] = seconds(taken);
+            let ratios = [done / own[0], durable / own[1]];
+            println!(
+                "  {name:<12} {done:>8.2} s {:>9.2} × stos   {durable:>8.2} s {:>9.2} × stos",
+                ratios[0], ratios[1]
+            );
         }
         Ok(())
     }
 
-    fn pull_with_stos(&self, place: &Path, reference: &str) -> anyhow::Result<Duration> {
+    fn pull_with_stos(&self, place: &Path, reference: &str) -> anyhow::Result<Pull> {
         let start = Instant::now();
         output(self.stos(place, &["pull", "--quiet", "--tls-verify=false", reference]))?;
-        Ok(start.elapsed())
+        let done = start.elapsed();
+        let mut sync = tool("sync")?;
+        output(sync.arg("-f").arg(place))?;
+        Ok(Pull { done, durable: start.elapsed() })
     }
 
     /// Creates from both images in turn; the time is that of the whole process.
@@ -193,11 +222,15 @@ impl Bench {
     }
 }
 
-fn pull_with_peer(script: &str, place: &Path, reference: &str) -> anyhow::Result<Duration> {
+fn pull_with_peer(script: &str, place: &Path, reference: &str) -> anyhow::Result<Pull> {
     let inside = format!("/host{}", place.display());
     let words = ["bash", "-euc", script, "bench", &inside, reference].map(str::to_owned);
-    let nanoseconds = output(setup::peers::command(&words))?;
-    Ok(Duration::from_nanos(nanoseconds.trim().parse().with_context(|| format!("the peer printed {nanoseconds:?}"))?))
+    let printed = output(setup::peers::command(&words))?;
+    let times = printed.split_whitespace().map(|word| word.parse().map(Duration::from_nanos));
+    match times.collect::<Result<Vec<_>, _>>().as_deref() {
+        Ok([done, durable]) => Ok(Pull { done: *done, durable: *durable }),
+        _ => anyhow::bail!("the peer printed {printed:?}"),
+    }
 }
 
 fn has_peers() -> bool {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Runs programs, names the one that failed with its last lines, and times steps.
 
+use std::borrow::BorrowMut;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -33,10 +34,11 @@ impl Run for Command {
 }
 
 /// Runs a command and gives its stdout; where it fails, the error carries its stderr.
-pub fn output(mut command: Command) -> anyhow::Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {}", shown(&command)))?;
-    check(&command, output.status, &last_lines(&String::from_utf8_lossy(&output.stderr), 15))?;
-    String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", shown(&command)))
+pub fn output(mut command: impl BorrowMut<Command>) -> anyhow::Result<String> {
+    let command = command.borrow_mut();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {}", shown(command)))?;
+    check(command, output.status, &last_lines(&String::from_utf8_lossy(&output.stderr), 15))?;
+    String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", shown(command)))
 }
 
 /// Does one step and prints its name with the time it took.

@@ -218,11 +218,7 @@ pub(crate) fn remove_stopped(engine: &Engine, record: &ContainerRecord) -> Resul
 }
 
 /// Does what decides between a start and another start or a delete: of those at once each sees what the others did.
-pub(crate) fn with_life_lock<T>(
-    engine: &Engine,
-    id: &ContainerId,
-    decide: impl FnOnce() -> Result<T>,
-) -> Result<T> {
+pub(crate) fn with_life_lock<T>(engine: &Engine, id: &ContainerId, decide: impl FnOnce() -> Result<T>) -> Result<T> {
     let lock = engine.store.lock(&format!("container-{id}"))?;
     let decided = decide();
     // Also after a failure, so that locks/ does not grow.
