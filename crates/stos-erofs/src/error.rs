@@ -256,6 +256,12 @@ pub enum MergeProblem {
         /// The limit.
         limit: u32,
     },
+    /// The targets of those links are too long to be followed for one entry.
+    #[error("symbolic links among its parents with targets of more than {limit} bytes altogether")]
+    LinksTooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// A hard link's target does not exist in the tree as merged so far.
     #[error("hard link to {target:?}, which does not exist")]
     LinkTargetMissing {
@@ -268,7 +274,7 @@ pub enum MergeProblem {
         /// The target as the tar gives it.
         target: String,
     },
-    /// More layers, entries or bytes of names than the merger can number.
+    /// More layers or entries than the merger can number, or a tree that takes more memory than its entries account for.
     #[error("too many {what}: expected at most {limit}")]
     TooMany {
         /// What there is too much of.

@@ -10,12 +10,20 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use self::resolve::{ensure_directory, find_directory};
-use self::tree::{Content, DentryId, InodeId, LayerId, MAX_LAYERS, ROOT, Tree};
+use self::tree::{Content, DentryId, FILE_MEMORY, InodeId, LayerId, MAX_LAYERS, ROOT, Tree};
 use crate::error::{MergeProblem, printable};
 use crate::image::{self, ImageSummary};
 use crate::index::{Entry, EntryKind, IndexReader, Metadata};
-use crate::path::split;
+use crate::path::{MAX_COMPONENT, split};
 use crate::{BLOCK, Error, Result};
+
+/// What a merged tree may take in bytes, whatever its layers, for what a few entries can ask for without end: parents
+/// that are merely implied, attributes, link targets.
+const MEMORY_BASE: u64 = 32 << 20;
+/// What it may take beyond that for each entry of all layers so far.
+const MEMORY_PER_ENTRY: u64 = 384;
+/// A file by itself never draws on the base, however long its name.
+const _: () = assert!((FILE_MEMORY + MAX_COMPONENT) as u64 <= MEMORY_PER_ENTRY);
 
 /// A layer's tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +50,16 @@ pub struct LayerInput {
 ///   metadata are ignored. A link to itself changes nothing.
 /// - A root without an entry is implied likewise.
 ///
-/// Memory is about 150 bytes an entry, names included; nothing recurses.
+/// Memory is bounded by 32 MiB and 384 bytes an entry; entries of ordinary images take about 130 bytes and
+/// their names; nothing recurses.
 #[derive(Debug)]
 pub struct Merger {
     tree: Tree,
     layers: Vec<LayerInput>,
     /// The first layer of each tag: the same tar twice is one device.
     by_tag: HashMap<[u8; 32], LayerId>,
+    /// How many entries all layers so far have.
+    entries: u64,
     failed: bool,
 }
 
@@ -61,7 +72,7 @@ impl Default for Merger {
 impl Merger {
     /// Starts with an empty root.
     pub fn new() -> Self {
-        Self { tree: Tree::new(), layers: Vec::new(), by_tag: HashMap::new(), failed: false }
+        Self { tree: Tree::new(), layers: Vec::new(), by_tag: HashMap::new(), entries: 0, failed: false }
     }
 
     /// Applies the next layer, of which `index` is the whole index; the reader needs no buffer of its own.
@@ -82,8 +93,10 @@ impl Merger {
         let device = *self.by_tag.entry(layer.tag).or_insert(number as LayerId);
         let mut reader = IndexReader::new(index)?;
         while let Some(entry) = reader.next_entry()? {
+            self.entries += 1;
             Apply { tree: &mut self.tree, layer: number as LayerId, device, tar_bytes: layer.tar_bytes }
                 .entry(&entry)
+                .and_then(|()| self.check_memory())
                 .map_err(|problem| Error::Merge { layer: number, entry: printable(&entry.path), problem })?;
         }
         match reader.totals() {
@@ -94,6 +107,15 @@ impl Merger {
                 self.failed = false;
                 Ok(())
             }
+        }
+    }
+
+    /// One entry can exceed the bound by what its own path, links and attributes ask for, less than 2 MiB.
+    fn check_memory(&self) -> Result<(), MergeProblem> {
+        let limit = MEMORY_BASE + MEMORY_PER_ENTRY * self.entries;
+        match self.tree.memory() as u64 > limit {
+            true => Err(MergeProblem::TooMany { what: "bytes of names, attributes and implied parents", limit }),
+            false => Ok(()),
         }
     }
 

@@ -3,10 +3,13 @@
 
 use super::tree::{Content, DentryId, LayerId, ROOT, Tree};
 use crate::error::{MergeProblem, printable};
-use crate::path::MAX_COMPONENT;
+use crate::path::{MAX_COMPONENT, MAX_PATH};
 
 /// How many symbolic links Linux follows in one path (`MAXSYMLINKS`).
 const MAX_LINKS: u32 = 40;
+/// How long all their targets together may be. Linux has no such bound, but without it every entry of a few bytes can
+/// ask for a walk of 40 full targets.
+const MAX_FOLLOWED: usize = 4 * MAX_PATH;
 
 /// Where a parent path leads.
 #[derive(Debug)]
@@ -20,7 +23,7 @@ enum Resolved {
 /// Resolves a path to a directory, if there is one.
 ///
 /// # Errors
-/// [`MergeProblem::ParentNotDirectory`], [`MergeProblem::TooManyLinks`].
+/// [`MergeProblem::ParentNotDirectory`], [`MergeProblem::TooManyLinks`], [`MergeProblem::LinksTooLong`].
 pub(super) fn find_directory(tree: &Tree, path: &[u8]) -> Result<Option<DentryId>, MergeProblem> {
     match resolve(tree, path)? {
         Resolved::Directory(dentry) => Ok(Some(dentry)),
@@ -50,70 +53,82 @@ pub(super) fn ensure_directory(tree: &mut Tree, path: &[u8], layer: LayerId) -> 
 /// Below a missing component the rest is taken by its text, so `..` steps back out of it.
 fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem> {
     let mut at = ROOT;
-    let mut missing: Vec<Vec<u8>> = Vec::new();
-    let mut links = 0;
+    let mut missing: Vec<&[u8]> = Vec::new();
     let mut rest = Rest::new(path);
     while let Some(name) = rest.next() {
-        match name.as_slice() {
+        match name {
             b"" | b"." => {}
             b".." if missing.pop().is_none() => at = tree.parent(at),
             b".." => {}
             _ if !missing.is_empty() => missing.push(checked(name)?),
-            _ => match tree.find(at, &name) {
+            _ => match tree.find(at, name) {
                 None => missing.push(checked(name)?),
                 Some(found) => match tree.inode(found).content {
                     Content::Directory => at = found,
                     Content::Symlink { at: target, len } => {
-                        links += 1;
-                        if links > MAX_LINKS {
-                            return Err(MergeProblem::TooManyLinks { limit: MAX_LINKS });
-                        }
                         let target = tree.symlink_target(target, len);
                         if target.starts_with(b"/") {
                             at = ROOT;
                         }
-                        rest.follow(target);
+                        rest.follow(target)?;
                     }
                     _ => return Err(MergeProblem::ParentNotDirectory { parent: printable(&tree.path(found)) }),
                 },
             },
         }
     }
-    Ok(if missing.is_empty() { Resolved::Directory(at) } else { Resolved::Missing(at, missing) })
+    if missing.is_empty() {
+        return Ok(Resolved::Directory(at));
+    }
+    // Owned, because to make them changes the tree that the targets stand in.
+    Ok(Resolved::Missing(at, missing.into_iter().map(<[u8]>::to_vec).collect()))
 }
 
 /// A link's target may hold names that no directory can.
-fn checked(name: Vec<u8>) -> Result<Vec<u8>, MergeProblem> {
+fn checked(name: &[u8]) -> Result<&[u8], MergeProblem> {
     if name.len() > MAX_COMPONENT {
-        return Err(MergeProblem::ParentNotDirectory { parent: printable(&name) });
+        return Err(MergeProblem::ParentNotDirectory { parent: printable(name) });
     }
     Ok(name)
 }
 
-/// What is still to be walked: link targets before the path that led to them.
-struct Rest {
-    path: Vec<u8>,
-    at: usize,
+/// What is still to be walked: the last link's target, then what each earlier target, and the path, had left.
+struct Rest<'a> {
+    current: &'a [u8],
+    outer: Vec<&'a [u8]>,
+    links: u32,
+    followed: usize,
 }
 
-impl Rest {
-    fn new(path: &[u8]) -> Self {
-        Self { path: path.to_vec(), at: 0 }
+impl<'a> Rest<'a> {
+    fn new(path: &'a [u8]) -> Self {
+        Self { current: path, outer: Vec::new(), links: 0, followed: 0 }
     }
 
-    fn next(&mut self) -> Option<Vec<u8>> {
-        let rest = &self.path[self.at..];
-        if rest.is_empty() {
-            return None;
+    /// Takes the next component; an empty one where slashes follow each other.
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while self.current.is_empty() {
+            self.current = self.outer.pop()?;
         }
-        let len = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
-        let name = rest[..len].to_vec();
-        self.at += (len + 1).min(rest.len());
+        let (name, rest) = match self.current.iter().position(|&byte| byte == b'/') {
+            Some(slash) => (&self.current[..slash], &self.current[slash + 1..]),
+            None => (self.current, &[][..]),
+        };
+        self.current = rest;
         Some(name)
     }
 
-    fn follow(&mut self, target: &[u8]) {
-        self.path = [target, b"/", &self.path[self.at..]].concat();
-        self.at = 0;
+    /// Goes on with a link's target.
+    fn follow(&mut self, target: &'a [u8]) -> Result<(), MergeProblem> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(MergeProblem::TooManyLinks { limit: MAX_LINKS });
+        }
+        self.followed += target.len();
+        if self.followed > MAX_FOLLOWED {
+            return Err(MergeProblem::LinksTooLong { limit: MAX_FOLLOWED });
+        }
+        self.outer.push(std::mem::replace(&mut self.current, target));
+        Ok(())
     }
 }

@@ -256,21 +256,73 @@ fn an_index_must_belong_to_its_tar() {
     assert!(matches!(merger.write(Vec::new()), Err(Error::UsedAfterError { .. })));
 }
 
+/// `l0` to the root, and each further link to so many bytes of `d/` below the one before.
+fn chain_of_long_links(links: usize, len: usize) -> Tar {
+    let step = "d/".repeat(len / 2);
+    (1..=links).fold(tar().symlink("l0", "."), |tar, link| {
+        let target = format!("l{}/{step}", link - 1);
+        tar.pax(&[("linkpath", target.as_bytes())]).symlink(&format!("l{link}"), "long")
+    })
+}
+
+#[test]
+fn links_are_followed_through_16_kib_of_targets() {
+    // `l0` is one byte, each further target three more than its step.
+    assert!(merge(&[chain_of_long_links(4, 4092).file("l4/n", "")]).is_ok());
+    let (_, entry, found) = problem(&[chain_of_long_links(5, 3274).file("l5/n", "")]);
+    assert_eq!((entry.as_str(), found), ("l5/n", MergeProblem::LinksTooLong { limit: 16_384 }));
+}
+
+/// The limit that the merge of a layer of so many entries runs into.
+fn memory_limit(tar: &Tar) -> u64 {
+    match problem(std::slice::from_ref(tar)) {
+        (0, _, MergeProblem::TooMany { what: "bytes of names, attributes and implied parents", limit }) => limit,
+        (_, entry, other) => panic!("{entry}: {other}"),
+    }
+}
+
+#[test]
+fn few_entries_cannot_imply_parents_without_end() {
+    // Two entries make 6,000 directories, and the next two elsewhere.
+    let implied = |times: u64| {
+        let target = format!("s/{}", "d/".repeat(2000));
+        let chain = chain_of_long_links(2, 4000).pax(&[("linkpath", target.as_bytes())]).symlink("l0", "long");
+        (0..times).fold(chain, |tar, time| tar.symlink("s", &format!("r{time}")).file("l2/n", ""))
+    };
+    assert_eq!(merge(&[implied(10)]).unwrap().summary.inodes, 1 + 3 + 1 + 10 * (1 + 6000 + 1));
+    let limit = memory_limit(&implied(100));
+    assert!((32 << 20..33 << 20).contains(&limit), "{limit}");
+    // No links at all, a path of 2,048 components an entry.
+    let long = (0..200).fold(tar(), |tar, number| {
+        let path = format!("{number:04}/{}n", "d/".repeat(2045));
+        tar.pax(&[("path", path.as_bytes())]).file("long", "")
+    });
+    memory_limit(&long);
+}
+
+#[test]
+fn few_entries_cannot_bring_attributes_without_end() {
+    let with = |count: u8, distinct: bool| {
+        (0..count).fold(tar(), |tar, number| {
+            let value = vec![if distinct { number } else { 0 }; 65_000];
+            let names = ["a", "b", "c", "d"].map(|name| format!("SCHILY.xattr.user.{name}"));
+            let records: Vec<_> = names.iter().map(|name| (name.as_str(), value.as_slice())).collect();
+            tar.pax(&records).file(&format!("f{number}"), "")
+        })
+    };
+    assert_eq!(merge(&[with(140, false)]).unwrap().summary.inodes, 141, "equal ones are kept once");
+    memory_limit(&with(140, true));
+}
+
 #[test]
 fn deep_and_wide_trees() {
-    // Far deeper than any path, by way of links; nothing may recurse.
-    let step = "d/".repeat(2000);
-    let mut deep = tar().symlink("l0", ".");
-    for link in 1..40 {
-        let target = format!("l{}/{step}", link - 1);
-        deep = deep.pax(&[("linkpath", target.as_bytes())]).symlink(&format!("l{link}"), "long");
-    }
-    deep = deep.file("l39/n", "");
-    assert_eq!(merge(&[deep.clone()]).unwrap().summary.inodes, 1 + 40 + 39 * 2000 + 1);
+    // Deeper than any path, by way of links; nothing may recurse.
+    let deep = chain_of_long_links(4, 4000).file("l4/n", "");
+    assert_eq!(merge(&[deep.clone()]).unwrap().summary.inodes, 1 + 5 + 4 * 2000 + 1);
     let removed = merge(&[deep.clone(), tar().file(".wh.d", "")]).unwrap();
-    assert_eq!(removed.summary.inodes, 1 + 40);
-    let opaque = merge(&[deep, tar().file("l39/m", "").file(".wh..wh..opq", "")]).unwrap();
-    assert_eq!(opaque.summary.inodes, 1 + 39 * 2000 + 1);
+    assert_eq!(removed.summary.inodes, 1 + 5);
+    let opaque = merge(&[deep, tar().file("l4/m", "").file(".wh..wh..opq", "")]).unwrap();
+    assert_eq!(opaque.summary.inodes, 1 + 4 * 2000 + 1);
     let mut wide = tar();
     for name in 0..20_000 {
         wide = wide.header(&format!("w/{name}"), b'6', 0, |_| {});

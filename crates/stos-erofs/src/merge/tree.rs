@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The merged tree in memory: names (dentries) and inodes in arenas, numbered by `u32`.
 //!
-//! An entry takes 32 bytes for its name, 56 for its inode, the name's own bytes, and 5 to 10 in the look-up table.
-//! Nothing here recurses: trees may be as deep as a hostile image makes them.
+//! [`Tree::memory`] says what it costs. Nothing here recurses: trees may be as deep as a hostile image makes them.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -26,6 +25,12 @@ const NO_LAYER: LayerId = LayerId::MAX;
 /// How many names, inodes or layers there may be.
 pub(crate) const MAX_IDS: u64 = u32::MAX as u64 - 1;
 pub(crate) const MAX_LAYERS: u64 = NO_LAYER as u64 - 1;
+/// What a name takes: itself, and at most 12 bytes in the look-up table.
+const DENTRY_MEMORY: usize = size_of::<Dentry>() + 12;
+/// What an inode takes: itself, its place and its number while an image is written, a directory's shape.
+const INODE_MEMORY: usize = size_of::<Inode>() + 24;
+/// What a file of one name takes, the name's own bytes aside.
+pub(crate) const FILE_MEMORY: usize = DENTRY_MEMORY + INODE_MEMORY;
 
 #[derive(Debug)]
 struct Dentry {
@@ -128,6 +133,15 @@ impl Tree {
 
     pub(crate) fn inode(&self, dentry: DentryId) -> &Inode {
         &self.inodes[self.inode_id(dentry) as usize]
+    }
+
+    /// How many bytes the tree takes, and the writing of its image. What has been replaced or removed counts as long as
+    /// its place is not used again, and strings and attributes for ever: they are not freed.
+    pub(crate) fn memory(&self) -> usize {
+        self.dentries.len() * DENTRY_MEMORY
+            + self.inodes.len() * INODE_MEMORY
+            + self.strings.len()
+            + self.xattrs.memory()
     }
 
     /// One more than the largest inode number in use.
@@ -422,9 +436,16 @@ struct XattrSets {
     lookup: HashTable<u32>,
 }
 
+/// What a set takes beside its body: its end, and at most 12 bytes in the look-up table.
+const SET_MEMORY: usize = size_of::<usize>() + 12;
+
 impl XattrSets {
     fn new() -> Self {
         Self { ends: vec![0], bodies: Vec::new(), lookup: HashTable::new() }
+    }
+
+    fn memory(&self) -> usize {
+        self.bodies.len() + self.ends.len() * SET_MEMORY
     }
 
     fn body(&self, set: u32) -> &[u8] {
