@@ -19,7 +19,7 @@ pub enum Error {
     /// The tar stream breaks a rule of its format, or holds something that an image cannot.
     #[error("tar entry {entry:?} at byte {offset}: {problem}")]
     Tar {
-        /// The entry's name as the tar gives it; empty where no name has been read yet.
+        /// The entry's name as the tar gives it, cut after 256 bytes; empty where no name has been read yet.
         entry: String,
         /// Where in the tar the entry's header starts.
         offset: u64,
@@ -39,7 +39,7 @@ pub enum Error {
     Merge {
         /// The layer's number, the lowest is 0.
         layer: usize,
-        /// The entry's path; empty for the root and for the layer as a whole.
+        /// The entry's path, cut after 256 bytes; empty for the root and for the layer as a whole.
         entry: String,
         /// What is wrong with it.
         problem: MergeProblem,
@@ -84,7 +84,7 @@ pub enum TarProblem {
         field: &'static str,
         /// The range or form that was expected.
         expected: &'static str,
-        /// The field's bytes, escaped.
+        /// The field's bytes, escaped and cut after 256 bytes.
         found: String,
     },
     /// One zero block, which would begin the end of the archive, is followed by something else.
@@ -117,7 +117,7 @@ pub enum TarProblem {
     ParentComponent {
         /// `name` or `hard link target`.
         what: &'static str,
-        /// The whole path.
+        /// The path, cut after 256 bytes.
         found: String,
     },
     /// A path component is longer than Linux allows.
@@ -163,13 +163,13 @@ pub enum TarProblem {
     /// A GNU or PAX sparse member: its data are not one run in the tar.
     #[error("sparse file ({form}): cannot be indexed as one run of the tar")]
     SparseMember {
-        /// `GNU type S` or the PAX keyword that says so.
+        /// `GNU type S` or the PAX keyword that says so, escaped.
         form: String,
     },
     /// An extended attribute cannot be kept in an image.
     #[error("extended attribute {name:?}: {reason}")]
     Xattr {
-        /// The attribute's full name, escaped.
+        /// The attribute's full name.
         name: String,
         /// Why.
         reason: &'static str,
@@ -359,7 +359,37 @@ impl Error {
     }
 }
 
-/// Makes a path printable: lossy where it is not UTF-8.
+/// How much of a name or value a message repeats, in bytes: a hostile one may be a mebibyte long.
+const MAX_SHOWN: usize = 256;
+
+/// Gives a path for a message: lossy where it is not UTF-8, cut after 256 bytes. Control characters stay, so it must
+/// be printed as `{:?}`.
 pub(crate) fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+    shown(path, |bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Gives a value for a message: escaped where it is not printable ASCII, cut after 256 bytes.
+pub(crate) fn escaped(value: &[u8]) -> String {
+    shown(value, |bytes| bytes.escape_ascii().to_string())
+}
+
+fn shown(bytes: &[u8], format: impl Fn(&[u8]) -> String) -> String {
+    match bytes.get(..MAX_SHOWN) {
+        Some(start) if bytes.len() > MAX_SHOWN => format(start) + "…",
+        _ => format(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_message_repeats_is_cut_and_harmless() {
+        assert_eq!(printable(b"a\xff"), "a\u{fffd}");
+        assert_eq!(printable(&[b'x'; 256]), "x".repeat(256));
+        assert_eq!(printable(&[b'x'; 257]), "x".repeat(256) + "…");
+        assert_eq!(escaped(b"\x1b[31m\n"), "\\x1b[31m\\n");
+        assert_eq!(escaped(&[b'x'; 1 << 20]), "x".repeat(256) + "…");
+    }
 }

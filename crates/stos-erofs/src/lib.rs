@@ -18,6 +18,7 @@
 //!
 //! The crate knows no paths of the host and makes no system calls. The same input gives the same bytes.
 
+mod acl;
 mod error;
 mod image;
 mod index;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Extended attributes: which ones a layer may bring, and how an image stores them.
 
+use crate::acl;
 use crate::error::{TarProblem, printable};
 
 /// The longest attribute name in bytes (`XATTR_NAME_MAX`).
@@ -54,22 +55,28 @@ pub struct Xattr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
     Directory,
+    Regular,
     Symlink,
-    Other,
+    /// A device or FIFO.
+    Special,
 }
 
 /// Decides about one attribute of a tar: `None` where it is dropped.
 ///
 /// Dropped are other namespaces than user, trusted, security and the two ACLs; `trusted.overlay.*` and
-/// `user.overlay.*`, which overlayfs would obey; `security.selinux`, a label of the machine that made the tar; a
-/// default ACL of something else than a directory, any ACL of a symbolic link: the kernel has none there.
+/// `user.overlay.*`, which overlayfs would obey; `security.selinux`, a label of the machine that made the tar; an
+/// empty ACL, which is none; and what the kernel knows on some types of files only: `user.` of others than regular
+/// files and directories (overlayfs could not copy such a file up), a default ACL of something else than a directory,
+/// any ACL of a symbolic link.
 pub(crate) fn admit(full: &[u8], value: &[u8], holder: Holder) -> Result<Option<Xattr>, TarProblem> {
     let Some((namespace, name)) = split_name(full) else { return Ok(None) };
+    let overlay = name.starts_with(b"overlay.");
     let dropped = match namespace {
-        Namespace::User | Namespace::Trusted => name.starts_with(b"overlay."),
+        Namespace::User => overlay || !matches!(holder, Holder::Directory | Holder::Regular),
+        Namespace::Trusted => overlay,
         Namespace::Security => name == b"selinux",
-        Namespace::AccessAcl => holder == Holder::Symlink,
-        Namespace::DefaultAcl => holder != Holder::Directory,
+        Namespace::AccessAcl => holder == Holder::Symlink || acl::is_empty(value),
+        Namespace::DefaultAcl => holder != Holder::Directory || acl::is_empty(value),
     };
     if dropped {
         return Ok(None);
@@ -84,8 +91,16 @@ pub(crate) fn admit(full: &[u8], value: &[u8], holder: Holder) -> Result<Option<
     if value.len() > MAX_VALUE {
         return refuse("value longer than 65,535 bytes");
     }
-    if matches!(namespace, Namespace::AccessAcl | Namespace::DefaultAcl) && !is_binary_acl(value) {
-        return refuse("not a POSIX ACL in binary form, version 2");
+    match namespace {
+        Namespace::AccessAcl | Namespace::DefaultAcl => {
+            if let Err(reason) = acl::check(value) {
+                return refuse(reason);
+            }
+        }
+        Namespace::Security if name == b"capability" && !is_file_capability(value) => {
+            return refuse("neither 12, 20 nor 24 bytes of file capabilities of revision 1, 2 or 3");
+        }
+        _ => {}
     }
     Ok(Some(Xattr { namespace, name: name.to_vec(), value: value.to_vec() }))
 }
@@ -114,13 +129,10 @@ fn split_name(full: &[u8]) -> Option<(Namespace, &[u8])> {
         .filter(|(_, rest)| !rest.is_empty())
 }
 
-/// The kernel's `posix_acl_from_xattr`: a little-endian version 2, then entries of tag u16, permissions u16, id u32.
-/// A file whose stored ACL breaks this cannot be opened at all.
-fn is_binary_acl(value: &[u8]) -> bool {
-    const TAGS: [u16; 6] = [0x01, 0x02, 0x04, 0x08, 0x10, 0x20];
-    let Some(entries) = value.strip_prefix(&2u32.to_le_bytes()) else { return false };
-    entries.len().is_multiple_of(8)
-        && entries.chunks_exact(8).all(|entry| TAGS.contains(&u16::from_le_bytes([entry[0], entry[1]])))
+/// The kernel's `get_vfs_caps_from_disk`: the revision is the first little-endian word's upper byte, and says the length.
+/// A file whose capabilities break this cannot be executed at all.
+fn is_file_capability(value: &[u8]) -> bool {
+    matches!((value.get(3), value.len()), (Some(1), 12) | (Some(2), 20) | (Some(3), 24))
 }
 
 /// The bytes that the attributes take after their inode; 0 for none.
@@ -152,10 +164,6 @@ pub(crate) fn encode_body(xattrs: &[Xattr], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn acl() -> Vec<u8> {
-        [&2u32.to_le_bytes()[..], &[1, 0, 7, 0, 0xff, 0xff, 0xff, 0xff]].concat()
-    }
-
     #[test]
     fn namespaces_are_kept_or_dropped() {
         use Namespace::*;
@@ -165,7 +173,7 @@ mod tests {
             ("user.overlayish", Some((User, "overlayish"))),
             ("trusted.x", Some((Trusted, "x"))),
             ("trusted.overlay.redirect", None),
-            ("security.capability", Some((Security, "capability"))),
+            ("security.ima", Some((Security, "ima"))),
             ("security.selinux", None),
             ("security.selinux2", Some((Security, "selinux2"))),
             ("system.nfs4_acl", None),
@@ -174,7 +182,7 @@ mod tests {
             ("user", None),
         ];
         for (name, expected) in cases {
-            let found = admit(name.as_bytes(), b"v", Holder::Other).unwrap();
+            let found = admit(name.as_bytes(), b"v", Holder::Regular).unwrap();
             let expected =
                 expected.map(|(namespace, name)| Xattr { namespace, name: name.into(), value: b"v".to_vec() });
             assert_eq!(found, expected, "{name}");
@@ -182,28 +190,49 @@ mod tests {
     }
 
     #[test]
-    fn acls_must_be_binary_version_2_and_where_the_kernel_has_them() {
-        let access = b"system.posix_acl_access";
-        let default = b"system.posix_acl_default";
-        assert!(admit(access, &acl(), Holder::Other).unwrap().is_some());
-        assert!(admit(access, &acl(), Holder::Symlink).unwrap().is_none());
-        assert!(admit(default, &acl(), Holder::Directory).unwrap().is_some());
-        assert!(admit(default, &acl(), Holder::Other).unwrap().is_none());
-        let mut cut = acl();
-        cut.pop();
-        for bad in [&b"user::rwx,group::r-x"[..], &[], &[1, 0, 0, 0], &cut, &[2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]] {
-            let error = admit(access, bad, Holder::Other).unwrap_err();
-            assert!(matches!(error, TarProblem::Xattr { reason, .. } if reason.contains("version 2")), "{bad:?}");
+    fn attributes_are_kept_where_the_kernel_has_them() {
+        use Holder::*;
+        let acl = acl::MINIMAL;
+        let cases: &[(&str, &[u8], &[Holder])] = &[
+            ("user.x", b"v", &[Directory, Regular]),
+            ("trusted.x", b"v", &[Directory, Regular, Symlink, Special]),
+            ("security.x", b"v", &[Directory, Regular, Symlink, Special]),
+            ("system.posix_acl_access", acl, &[Directory, Regular, Special]),
+            ("system.posix_acl_default", acl, &[Directory]),
+            ("system.posix_acl_access", b"", &[]),
+            ("system.posix_acl_default", &acl[..4], &[]),
+        ];
+        for (name, value, expected) in cases {
+            let mut kept = vec![Directory, Regular, Symlink, Special];
+            kept.retain(|holder| admit(name.as_bytes(), value, *holder).unwrap().is_some());
+            assert_eq!(kept, *expected, "{name}");
         }
+        let refused = admit(b"system.posix_acl_access", b"user::rwx,group::r-x", Regular).unwrap_err();
+        assert!(matches!(refused, TarProblem::Xattr { .. }), "{refused}");
+    }
+
+    #[test]
+    fn file_capabilities_have_the_length_of_their_revision() {
+        for len in 0..32 {
+            for revision in 0..5 {
+                let mut value = vec![0; len];
+                if let Some(byte) = value.get_mut(3) {
+                    *byte = revision;
+                }
+                let valid = matches!((revision, len), (1, 12) | (2, 20) | (3, 24));
+                assert_eq!(admit(b"security.capability", &value, Holder::Regular).is_ok(), valid, "{revision} {len}");
+            }
+        }
+        assert!(admit(b"security.capability2", b"v", Holder::Regular).is_ok());
     }
 
     #[test]
     fn lengths_are_bounded() {
         let name = |len: usize| [&b"user."[..], &vec![b'n'; len - 5]].concat();
-        assert!(admit(&name(255), &[0; 65_535], Holder::Other).unwrap().is_some());
-        assert!(admit(&name(256), b"", Holder::Other).is_err());
-        assert!(admit(b"user.a", &[0; 65_536], Holder::Other).is_err());
-        assert!(admit(b"user.a\0b", b"", Holder::Other).is_err());
+        assert!(admit(&name(255), &[0; 65_535], Holder::Regular).unwrap().is_some());
+        assert!(admit(&name(256), b"", Holder::Regular).is_err());
+        assert!(admit(b"user.a", &[0; 65_536], Holder::Regular).is_err());
+        assert!(admit(b"user.a\0b", b"", Holder::Regular).is_err());
         let large = |tail: u8| Xattr { namespace: Namespace::User, name: vec![tail], value: vec![0; 65_535] };
         assert!(finish(&mut [large(1), large(2), large(3)]).is_ok());
         assert!(finish(&mut [large(1), large(2), large(3), large(4)]).is_err());

@@ -9,6 +9,9 @@ use crate::index::{Entry, EntryKind, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp};
 use crate::path::{MAX_SYMLINK, Named, classify, normalise};
 use crate::xattr::{self, Holder};
 
+/// The largest user or group id: 2³² − 1 is `(uid_t)-1`, which to Linux is no id.
+const MAX_ID: u32 = u32::MAX - 1;
+
 /// What stands before a header and belongs to it.
 #[derive(Debug, Default)]
 pub(super) struct Extended {
@@ -63,10 +66,12 @@ impl<'a> Member<'a> {
             return Ok(None);
         }
         self.refuse_sparse(type_flag)?;
-        if !matches!(type_flag, 0 | b'0'..=b'7') {
+        if !matches!(type_flag, 0 | b'0'..=b'7' | b'D') {
             return Err(TarProblem::UnknownType { found: char::from(type_flag) });
         }
-        let path = match classify(&self.name)? {
+        // A directory without a name is the root, as in Go's archive/tar and umoci.
+        let name = if type_flag == b'5' && self.name.is_empty() { b"." } else { self.name.as_slice() };
+        let path = match classify(name)? {
             Named::Path(path) => path,
             Named::Whiteout(path) => return Ok(Some(Entry { path, kind: EntryKind::Whiteout })),
             Named::Opaque(path) => return Ok(Some(Entry { path, kind: EntryKind::Opaque })),
@@ -96,7 +101,8 @@ impl<'a> Member<'a> {
             b'1' => EntryKind::HardLink { target: self.hard_link_target()? },
             b'2' => EntryKind::Symlink { metadata: self.metadata(Holder::Symlink)?, target: self.symlink_target()? },
             b'3' | b'4' => self.device(type_flag)?,
-            b'6' => EntryKind::Fifo(self.metadata(Holder::Other)?),
+            b'6' => EntryKind::Fifo(self.metadata(Holder::Special)?),
+            // `5`, a file whose name ends in a slash, and GNU's `D`, whose data are the names that were there.
             _ => EntryKind::Directory(self.metadata(Holder::Directory)?),
         })
     }
@@ -104,7 +110,7 @@ impl<'a> Member<'a> {
     fn regular(&mut self, data_at: u64) -> Result<EntryKind, TarProblem> {
         let size = self.data_len()?;
         let block = if size == 0 { 0 } else { data_at / BLOCK };
-        Ok(EntryKind::Regular { metadata: self.metadata(Holder::Other)?, size, block })
+        Ok(EntryKind::Regular { metadata: self.metadata(Holder::Regular)?, size, block })
     }
 
     /// A character device 0:0 is how overlayfs itself writes a whiteout; as a file it would act as one there.
@@ -115,7 +121,7 @@ impl<'a> Member<'a> {
         if type_flag == b'3' && (major, minor) == (0, 0) {
             return Ok(EntryKind::Whiteout);
         }
-        let metadata = self.metadata(Holder::Other)?;
+        let metadata = self.metadata(Holder::Special)?;
         Ok(match type_flag {
             b'3' => EntryKind::CharacterDevice { metadata, major, minor },
             _ => EntryKind::BlockDevice { metadata, major, minor },
@@ -140,8 +146,8 @@ impl<'a> Member<'a> {
     fn metadata(&mut self, holder: Holder) -> Result<Metadata, TarProblem> {
         let id = |field, pax: Option<u64>, header: Result<i64, TarProblem>| match pax {
             // A PAX id is at most 63 bits.
-            Some(id) => bounded(field, id as i64, u32::MAX, "0 to 4294967295"),
-            None => bounded(field, header?, u32::MAX, "0 to 4294967295"),
+            Some(id) => bounded(field, id as i64, MAX_ID, "0 to 4294967294"),
+            None => bounded(field, header?, MAX_ID, "0 to 4294967294"),
         };
         let mut xattrs = Vec::new();
         for (name, value) in std::mem::take(&mut self.pax.xattrs) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One 512-byte header block: POSIX.1-1988 ustar, GNU, star and v7.
 
-use crate::error::TarProblem;
+use crate::error::{TarProblem, escaped};
 
 /// A header block.
 pub(super) type Block = [u8; 512];
@@ -72,10 +72,15 @@ impl<'a> Header<'a> {
         self.number("mtime", 136..148)
     }
 
-    /// Major and minor; v7 has no such fields.
+    /// Major and minor. v7 has no such fields, nor devices: to take its bytes, or zeros, for numbers would make some
+    /// other device of it, or a whiteout.
     pub(super) fn device(&self) -> Result<(i64, i64), TarProblem> {
         if !self.is_ustar() && !self.is_gnu() {
-            return Ok((0, 0));
+            return Err(TarProblem::Number {
+                field: "devmajor",
+                expected: "a ustar or GNU header, which has device numbers",
+                found: "a v7 header".to_owned(),
+            });
         }
         Ok((self.number("devmajor", 329..337)?, self.number("devminor", 337..345)?))
     }
@@ -109,7 +114,7 @@ impl<'a> Header<'a> {
         numeric(bytes).ok_or_else(|| TarProblem::Number {
             field,
             expected: "an octal or base-256 number of at most 63 bits",
-            found: bytes.escape_ascii().to_string(),
+            found: escaped(bytes),
         })
     }
 }

@@ -28,10 +28,10 @@ pub struct IndexSummary {
 
 /// Indexes a tar while it passes by.
 ///
-/// [`push`](Self::push) takes the tar in pieces of any size; file data cost nothing. Records go to the writer when
-/// the entry's header is complete, so memory is bounded by [`MAX_EXTENDED_HEADER`], whatever the tar. **The index is
-/// complete only after [`finish`](Self::finish)**; what stands in the writer before has no trailer and is refused by
-/// every reader.
+/// [`push`](Self::push) takes the tar in pieces of any size; file data cost nothing. No entry is kept longer than its
+/// record takes to be written, so memory is bounded by a small multiple of [`MAX_EXTENDED_HEADER`], whatever the tar.
+/// **The index is complete only after [`finish`](Self::finish)**; what stands in the writer before has no trailer and
+/// is refused by every reader.
 ///
 /// The rules are those of Go's archive/tar, which every image builder goes through, where nothing else is said:
 ///
@@ -39,18 +39,21 @@ pub struct IndexSummary {
 ///   signed. Global PAX headers (`g`) and volume labels (`V`) are passed over. PAX wins over the header, GNU long
 ///   names win over both.
 /// - The data's length is PAX's where it says one (CVE-2025-62518). Links, devices, directories and FIFOs have no data.
-/// - A regular file whose name ends in `/` is a directory. Type `7` is a regular file.
+/// - A regular file whose name ends in `/` is a directory, and so is GNU's `D`. Type `7` is a regular file. A device
+///   needs a ustar or GNU header.
 /// - The archive ends with two zero blocks, or with the stream at an entry's boundary; what follows is counted and
 ///   ignored. One zero block followed by other bytes, a cut header, cut data, an extended header without an entry:
 ///   errors.
-/// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory;
-///   any `..` component, an empty name, a component above 255 bytes or a path above 4096 bytes is an error. The same
+/// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory,
+///   whose name may be empty; any `..` component, an empty name, a component above 255 bytes or a path above 4096 bytes is an error. The same
 ///   holds for hard link targets. Bytes need not be UTF-8.
 /// - `.wh.NAME` is a whiteout, `.wh..wh..opq` an opaque marker, whatever their type; other `.wh..wh.*` is aufs's own
 ///   and is passed over, with what lies below it; `.wh.`, `.wh..` and `.wh...` are errors. A character device 0:0,
 ///   overlayfs's own whiteout, is a whiteout of its name.
-/// - Extended attributes come from `SCHILY.xattr.*`: `user.`, `trusted.`, `security.` and the two POSIX ACLs, which
-///   must be binary. Dropped are all others, `trusted.overlay.*`, `user.overlay.*` and `security.selinux`.
+/// - Extended attributes come from `SCHILY.xattr.*`: `user.` of regular files and directories, `trusted.`, `security.`
+///   and the two POSIX ACLs, which must be binary. Dropped are all others, empty ACLs, `trusted.overlay.*`,
+///   `user.overlay.*` and `security.selinux`. ACLs and file capabilities that Linux takes for invalid are errors.
+/// - User and group ids are 0 to 2³² − 2.
 /// - Sparse members are [`TarProblem::SparseMember`], unknown types [`TarProblem::UnknownType`].
 #[derive(Debug)]
 pub struct TarIndexer<W: Write> {
@@ -87,7 +90,7 @@ enum ExtendedKind {
 }
 
 impl<W: Write> TarIndexer<W> {
-    /// Starts an index; nothing is written before the first entries are there.
+    /// Starts an index; the writer gets it in pieces of about 64 KiB, and what is left in the end.
     pub fn new(out: W) -> Self {
         Self {
             out: IndexWriter::new(out),
@@ -211,7 +214,7 @@ impl<W: Write> TarIndexer<W> {
         if self.zero_block_seen {
             return Err(self.tar_error(TarProblem::LoneZeroBlock));
         }
-        let block = self.header.clone();
+        let block = *self.header;
         let header = Header::new(&block).map_err(|problem| self.tar_error(problem))?;
         self.read_member(&header)
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{TarProblem, printable};
+use crate::error::{TarProblem, escaped};
 use crate::index::Timestamp;
 
 /// The overrides that one extended header brings. An empty value of a standard keyword means that the header's field
@@ -18,7 +18,7 @@ pub(super) struct Pax {
     pub(super) mtime: Option<Timestamp>,
     /// By full name; from `SCHILY.xattr.*`.
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The first keyword of `GNU.sparse.*`.
+    /// The first keyword of `GNU.sparse.*`, escaped.
     pub(super) sparse: Option<String>,
 }
 
@@ -51,8 +51,10 @@ impl Pax {
             b"uid" => self.uid = text.map(|text| decimal("PAX uid", text)).transpose()?,
             b"gid" => self.gid = text.map(|text| decimal("PAX gid", text)).transpose()?,
             b"mtime" => self.mtime = text.map(time).transpose()?,
+            // A name by itself makes nothing sparse; Go's archive/tar ignores it too.
+            b"GNU.sparse.name" => {}
             _ if key.starts_with(b"GNU.sparse.") => {
-                self.sparse.get_or_insert_with(|| printable(key));
+                self.sparse.get_or_insert_with(|| escaped(key));
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
@@ -96,7 +98,7 @@ fn decimal(field: &'static str, text: &[u8]) -> Result<u64, TarProblem> {
     digits(text).filter(|&value| i64::try_from(value).is_ok()).ok_or_else(|| TarProblem::Number {
         field,
         expected: "a decimal number of at most 63 bits",
-        found: text.escape_ascii().to_string(),
+        found: escaped(text),
     })
 }
 
@@ -105,14 +107,15 @@ fn time(text: &[u8]) -> Result<Timestamp, TarProblem> {
     parse_time(text).ok_or_else(|| TarProblem::Number {
         field: "PAX mtime",
         expected: "decimal seconds of at most 63 bits",
-        found: text.escape_ascii().to_string(),
+        found: escaped(text),
     })
 }
 
 fn parse_time(text: &[u8]) -> Option<Timestamp> {
-    let (negative, text) = match text.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, text),
+    let (negative, text) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
     };
     let (whole, fraction) = match text.iter().position(|&byte| byte == b'.') {
         Some(dot) => (&text[..dot], &text[dot + 1..]),
@@ -159,8 +162,10 @@ mod tests {
             (".5", None),
             ("1.5x", None),
             ("1.0000000000x", None),
+            ("+5.5", Some((5, 500_000_000))),
             ("--1", None),
-            ("+1", None),
+            ("+-1", None),
+            ("+", None),
             ("1e9", None),
         ];
         for (text, expected) in cases {
@@ -222,7 +227,13 @@ mod tests {
 
     #[test]
     fn sparse_keywords_are_noticed() {
-        let pax = Pax::parse(b"22 GNU.sparse.major=1\n").unwrap();
-        assert_eq!(pax.sparse.as_deref(), Some("GNU.sparse.major"));
+        let sparse = |keys: &[&str]| {
+            let records: Vec<u8> = keys.iter().flat_map(|key| pax_record(key, b"1")).collect();
+            Pax::parse(&records).unwrap().sparse
+        };
+        assert_eq!(sparse(&["GNU.sparse.name"]), None);
+        assert_eq!(sparse(&["GNU.sparse.name", "GNU.sparse.major", "GNU.sparse.minor"]).unwrap(), "GNU.sparse.major");
+        assert_eq!(sparse(&["GNU.sparse.\x1b[31m\n"]).unwrap(), "GNU.sparse.\\x1b[31m\\n", "nothing for a terminal");
+        assert!(sparse(&[&format!("GNU.sparse.{}", "x".repeat(1 << 18))]).unwrap().len() < 300);
     }
 }

@@ -86,6 +86,14 @@ fn a_regular_file_that_ends_in_a_slash_is_a_directory_and_its_data_are_skipped()
 }
 
 #[test]
+fn directories_of_other_tars() {
+    // GNU's incremental dumps list in a directory's data what was there.
+    let tar = Tar::new().header("d/", b'D', 9, |_| {}).data(b"Yfile\0\0\0\0").file("d/file", "");
+    assert_eq!(tar.entries().unwrap(), [entry("d", EntryKind::Directory(metadata())), regular("d/file", 0, 0)]);
+    assert_eq!(only(&Tar::new().header("", b'5', 0, |_| {})), entry("", EntryKind::Directory(metadata())));
+}
+
+#[test]
 fn types_without_data_have_none_whatever_their_size_says() {
     for type_flag in b'1'..=b'6' {
         let tar = Tar::new()
@@ -162,10 +170,10 @@ fn names_of_the_header_formats() {
 fn ids_times_and_modes() {
     let with = |edit: fn(&mut tar::Header)| only_metadata(&Tar::new().header("a", b'0', 0, edit));
     let pax = |key, value: &str| only_metadata(&Tar::new().pax(&[(key, value.as_bytes())]).file("a", ""));
-    assert_eq!(with(|header| header.set_uid(u64::from(u32::MAX))).uid, u32::MAX);
+    assert_eq!(with(|header| header.set_uid(0xffff_fffe)).uid, 0xffff_fffe);
     assert_eq!(with(|header| header.set_gid(0o7777777)).gid, 0o7777777);
     assert_eq!(with(|header| header.set_mode(0o104755)).mode, 0o4755);
-    assert_eq!(pax("uid", "4294967295").uid, u32::MAX);
+    assert_eq!(pax("uid", "4294967294").uid, 0xffff_fffe);
     assert_eq!(pax("gid", "70000").gid, 70_000);
     let negative = with(|header| header.as_old_mut().mtime = [0xff; 12]);
     assert_eq!(negative.mtime, Timestamp { seconds: -1, nanoseconds: 0 });
@@ -196,16 +204,17 @@ fn sizes_in_base_256_and_beyond_a_tebibyte() {
 
 #[test]
 fn xattrs_are_kept_sorted_and_filtered() {
-    let acl = [&2u32.to_le_bytes()[..], &[1, 0, 7, 0, 0xff, 0xff, 0xff, 0xff]].concat();
+    let acl = crate::acl::MINIMAL;
+    let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let records: &[(&str, &[u8])] = &[
         ("SCHILY.xattr.user.b", b"\0binary\xff="),
         ("SCHILY.xattr.user.a", b""),
-        ("SCHILY.xattr.security.capability", b"\x01\0\0\x02"),
+        ("SCHILY.xattr.security.capability", capability),
         ("SCHILY.xattr.security.selinux", b"label"),
         ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
         ("SCHILY.xattr.user.overlay.redirect", b"/etc"),
-        ("SCHILY.xattr.system.posix_acl_access", &acl),
-        ("SCHILY.xattr.system.posix_acl_default", &acl),
+        ("SCHILY.xattr.system.posix_acl_access", acl),
+        ("SCHILY.xattr.system.posix_acl_default", acl),
         ("LIBARCHIVE.xattr.user.c", b"Yw=="),
         ("SCHILY.xattr.user.b", b"twice"),
     ];
@@ -213,11 +222,11 @@ fn xattrs_are_kept_sorted_and_filtered() {
     let mut expected = vec![
         xattr(Namespace::User, "a", b""),
         xattr(Namespace::User, "b", b"twice"),
-        xattr(Namespace::AccessAcl, "", &acl),
-        xattr(Namespace::Security, "capability", b"\x01\0\0\x02"),
+        xattr(Namespace::AccessAcl, "", acl),
+        xattr(Namespace::Security, "capability", capability),
     ];
     assert_eq!(only_metadata(&Tar::new().pax(records).file("a", "")).xattrs, expected);
-    expected.insert(3, xattr(Namespace::DefaultAcl, "", &acl));
+    expected.insert(3, xattr(Namespace::DefaultAcl, "", acl));
     assert_eq!(only_metadata(&Tar::new().pax(records).directory("a", 0o755)).xattrs, expected);
 }
 
@@ -228,6 +237,7 @@ fn refused_entries_are_named() {
     let deep = b"x/".repeat(2049);
     let target = vec![b't'; 4096];
     let bad_acl: &[(&str, &[u8])] = &[("SCHILY.xattr.system.posix_acl_access", b"user::rwx")];
+    let v7 = |header: &mut tar::Header| header.as_mut_bytes()[257..265].fill(0);
     type Check = fn(&TarProblem) -> bool;
     let cases: Vec<(Tar, &str, Check)> = vec![
         (Tar::new().file("../a", ""), "../a", |p| matches!(p, ParentComponent { what: "name", .. })),
@@ -251,6 +261,9 @@ fn refused_entries_are_named() {
         (Tar::new().header("s", b'S', 0, |_| {}), "s", |p| matches!(p, SparseMember { .. })),
         (Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), "s", |p| matches!(p, SparseMember { .. })),
         (Tar::new().pax(&[("GNU.sparse.map", b"0,1")]).file("s", ""), "s", |p| matches!(p, SparseMember { .. })),
+        (Tar::new().header("u", b'0', 0, |h| h.set_uid(u64::from(u32::MAX))), "u", |p| {
+            matches!(p, Number { field: "uid", expected: "0 to 4294967294", .. })
+        }),
         (Tar::new().header("u", b'0', 0, |h| h.set_uid(1 << 32)), "u", |p| matches!(p, Number { field: "uid", .. })),
         (
             Tar::new().header("u", b'0', 0, |h| h.as_old_mut().uid = [0xff; 8]),
@@ -258,11 +271,14 @@ fn refused_entries_are_named() {
             |p| matches!(p, Number { field: "uid", found, .. } if found == "-1"),
         ),
         (Tar::new().pax(&[("gid", b"4294967296")]).file("g", ""), "g", |p| matches!(p, Number { field: "gid", .. })),
+        (Tar::new().pax(&[("gid", b"4294967295")]).file("g", ""), "g", |p| matches!(p, Number { field: "gid", .. })),
         (Tar::new().header("m", b'0', 0, |h| h.as_old_mut().mode = *b"0000999\0"), "m", |p| {
             matches!(p, Number { field: "mode", .. })
         }),
         (Tar::new().device("c", b'3', 4096, 0), "c", |p| matches!(p, Number { field: "devmajor", .. })),
         (Tar::new().device("c", b'4', 0, 1_048_576), "c", |p| matches!(p, Number { field: "devminor", .. })),
+        (Tar::new().header("v7", b'3', 0, v7), "v7", |p| matches!(p, Number { field: "devmajor", .. })),
+        (Tar::new().header("v7", b'4', 0, v7), "v7", |p| matches!(p, Number { field: "devmajor", .. })),
         (Tar::new().pax(bad_acl).file("acl", ""), "acl", |p| matches!(p, Xattr { .. })),
         (Tar::new().pax(&[("path", b"a\0b")]).file("n", ""), "", |p| matches!(p, PaxRecord { .. })),
         (Tar::new().pax(&[("linkpath", b"a\0b")]).symlink("n", "t"), "", |p| matches!(p, PaxRecord { .. })),

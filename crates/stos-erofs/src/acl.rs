@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! POSIX ACLs in the kernel's binary form: a little-endian version 2, then entries of tag u16, permissions u16, id u32.
+
+const VERSION: [u8; 4] = 2u32.to_le_bytes();
+const ENTRY_LEN: usize = 8;
+/// What stands for the id where the tag has none, and so is none (`ACL_UNDEFINED_ID`).
+const NO_ID: u32 = u32::MAX;
+
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// An ACL of mode 0754, for tests.
+#[cfg(test)]
+pub(crate) const MINIMAL: &[u8] =
+    b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+
+/// Tells whether it has no entries, which to the kernel is no ACL.
+pub(crate) fn is_empty(value: &[u8]) -> bool {
+    value.is_empty() || value == VERSION
+}
+
+/// Checks an ACL as the kernel does when a file is opened (`posix_acl_from_xattr`) and when overlayfs copies it up
+/// (`posix_acl_valid`); a file whose stored ACL breaks the first cannot be opened at all.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(value: &[u8]) -> Result<(), &'static str> {
+    let entries = value.strip_prefix(&VERSION).filter(|entries| entries.len().is_multiple_of(ENTRY_LEN));
+    let entries = entries.ok_or("not a POSIX ACL in binary form, version 2")?;
+    let (mut last, mut named) = (0, false);
+    for entry in entries.chunks_exact(ENTRY_LEN) {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        let permissions = u16::from_le_bytes([entry[2], entry[3]]);
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        let follows = match tag {
+            USER_OBJ => last == 0,
+            USER => matches!(last, USER_OBJ | USER),
+            GROUP_OBJ => matches!(last, USER_OBJ | USER),
+            GROUP => matches!(last, GROUP_OBJ | GROUP),
+            MASK => matches!(last, GROUP_OBJ | GROUP),
+            OTHER => last == MASK || (!named && last == GROUP_OBJ),
+            _ => return Err("an ACL entry of an unknown tag"),
+        };
+        if !follows {
+            return Err(
+                "ACL entries other than the owner's, users', the group's, groups', mask, others', in that order",
+            );
+        }
+        if permissions > 7 {
+            return Err("an ACL entry with permissions above 7");
+        }
+        if matches!(tag, USER | GROUP) {
+            named = true;
+            if id == NO_ID {
+                return Err("an ACL entry of a user or group without id");
+            }
+        }
+        last = tag;
+    }
+    if last == OTHER { Ok(()) } else { Err("an ACL without an entry for others") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut value = VERSION.to_vec();
+        for (tag, permissions, id) in entries {
+            value.extend_from_slice(&tag.to_le_bytes());
+            value.extend_from_slice(&permissions.to_le_bytes());
+            value.extend_from_slice(&id.to_le_bytes());
+        }
+        value
+    }
+
+    #[test]
+    fn what_the_kernel_takes_is_accepted_and_nothing_else() {
+        const OWNER: (u16, u16, u32) = (USER_OBJ, 7, NO_ID);
+        const TEAM: (u16, u16, u32) = (GROUP_OBJ, 5, NO_ID);
+        const LIMIT: (u16, u16, u32) = (MASK, 5, NO_ID);
+        const REST: (u16, u16, u32) = (OTHER, 4, NO_ID);
+        const U: (u16, u16, u32) = (USER, 6, 7);
+        const G: (u16, u16, u32) = (GROUP, 6, 7);
+        let good: &[&[(u16, u16, u32)]] = &[
+            &[OWNER, TEAM, REST],
+            &[OWNER, TEAM, LIMIT, REST],
+            &[OWNER, U, TEAM, LIMIT, REST],
+            &[OWNER, TEAM, G, LIMIT, REST],
+            &[OWNER, U, (USER, 0, 0), TEAM, G, G, LIMIT, REST],
+        ];
+        for entries in good {
+            assert_eq!(check(&acl(entries)), Ok(()), "{entries:?}");
+        }
+        assert_eq!(MINIMAL, acl(good[0]));
+        let order = "in that order";
+        let bad: &[(&[(u16, u16, u32)], &str)] = &[
+            (&[], "others"),
+            (&[OWNER], "others"),
+            (&[OWNER, TEAM], "others"),
+            (&[OWNER, TEAM, LIMIT], "others"),
+            (&[OWNER, TEAM, REST, REST], order),
+            (&[TEAM, OWNER, REST], order),
+            (&[OWNER, OWNER, TEAM, REST], order),
+            (&[OWNER, REST], order),
+            (&[OWNER, TEAM, U, LIMIT, REST], order),
+            (&[OWNER, G, TEAM, LIMIT, REST], order),
+            (&[OWNER, TEAM, LIMIT, G, REST], order),
+            // Without a mask named entries would have no limit.
+            (&[OWNER, U, TEAM, REST], order),
+            (&[OWNER, TEAM, G, REST], order),
+            (&[OWNER, TEAM, (OTHER, 8, NO_ID)], "above 7"),
+            (&[OWNER, (USER, 7, NO_ID), TEAM, LIMIT, REST], "without id"),
+            (&[OWNER, TEAM, (GROUP, 7, NO_ID), LIMIT, REST], "without id"),
+            (&[OWNER, (3, 7, 7), TEAM, REST], "unknown tag"),
+        ];
+        for (entries, expected) in bad {
+            let reason = check(&acl(entries)).unwrap_err();
+            assert!(reason.contains(expected), "{entries:?}: {reason}");
+        }
+        for bytes in
+            [&b"user::rwx,group::r-x"[..], &[1, 0, 0, 0], &MINIMAL[..MINIMAL.len() - 1], &[MINIMAL, b"x"].concat()]
+        {
+            assert_eq!(check(bytes), Err("not a POSIX ACL in binary form, version 2"), "{bytes:?}");
+        }
+    }
+}
