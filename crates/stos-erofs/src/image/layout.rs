@@ -20,6 +20,10 @@ const MAX_BLOCKS: u64 = u32::MAX as u64 - 1;
 pub(super) struct Layout {
     /// One name of each inode, in the order of the inodes; the root first.
     pub(super) order: Vec<DentryId>,
+    /// Of each directory, in that order.
+    pub(super) shapes: Vec<Shape>,
+    /// The files that have blocks after the inodes, and how many, in that order.
+    pub(super) with_blocks: Vec<(DentryId, u64)>,
     /// By inode number.
     nids: Vec<u32>,
     /// The layers that are devices, in table order.
@@ -123,6 +127,8 @@ impl Layout {
     pub(super) fn new(tree: &mut Tree, layers: &[LayerInput]) -> Result<Self> {
         let mut layout = Self {
             order: vec![ROOT],
+            shapes: Vec::new(),
+            with_blocks: Vec::new(),
             nids: vec![u32::MAX; tree.inode_limit()],
             devices: Vec::new(),
             device_of: vec![0; layers.len()],
@@ -143,15 +149,18 @@ impl Layout {
         u64::from(self.nids[tree.inode_id(dentry) as usize])
     }
 
-    /// Orders the inodes by breadth, so that what one `readdir` gives stands together; marks the layers that are in
-    /// use.
+    /// Orders the inodes by breadth, so that what one `readdir` gives stands together; measures the directories; marks
+    /// the layers that are in use.
     fn visit(&mut self, tree: &mut Tree) {
         self.nids[tree.inode_id(ROOT) as usize] = 0;
         let mut next = 0;
         while let Some(&dentry) = self.order.get(next) {
             next += 1;
             match tree.inode(dentry).content {
-                Content::Directory => tree.sort_children(dentry),
+                Content::Directory => {
+                    tree.sort_children(dentry);
+                    self.shapes.push(directory::shape(tree, dentry));
+                }
                 Content::Regular { size: 1.., layer, .. } => self.device_of[usize::from(layer)] = 1,
                 _ => {}
             }
@@ -187,10 +196,15 @@ impl Layout {
 
     fn place_all(&mut self, tree: &Tree) -> Result<()> {
         let mut cursor = Cursor::new(self.inodes_at);
+        let mut shapes = self.shapes.iter().copied();
         for &dentry in &self.order {
             let inode = tree.inode(dentry);
-            let shape = tree.is_directory(dentry).then(|| directory::shape(tree, dentry));
-            let nid = (cursor.place(tree, inode, shape).at - self.meta_block * BLOCK) / NID_UNIT;
+            let shape = if tree.is_directory(dentry) { shapes.next() } else { None };
+            let place = cursor.place(tree, inode, shape);
+            if place.blocks > 0 {
+                self.with_blocks.push((dentry, place.blocks));
+            }
+            let nid = (place.at - self.meta_block * BLOCK) / NID_UNIT;
             self.nids[tree.inode_id(dentry) as usize] = within("inode number", u64::from(u32::MAX), nid)? as u32;
         }
         self.data_block = cursor.at.div_ceil(BLOCK);

@@ -102,9 +102,10 @@ impl<W: Write> ImageWriter<'_, W> {
     /// Writes the inodes, each with its attributes and what follows them.
     fn inodes(&mut self) -> Result<()> {
         let mut cursor = Cursor::new(self.layout.inodes_at);
+        let mut shapes = self.layout.shapes.iter().copied();
         for &dentry in &self.layout.order {
             let inode = self.tree.inode(dentry);
-            let shape = self.shape(dentry);
+            let shape = if self.tree.is_directory(dentry) { shapes.next() } else { None };
             let place = cursor.place(self.tree, inode, shape);
             self.out.pad_to(place.at)?;
             self.out.put(&self.inode(inode, place, shape)?)?;
@@ -120,12 +121,7 @@ impl<W: Write> ImageWriter<'_, W> {
 
     /// Writes the blocks that do not follow their inodes.
     fn data_blocks(&mut self) -> Result<()> {
-        let mut cursor = Cursor::new(self.layout.inodes_at);
-        for &dentry in &self.layout.order {
-            let mut left = cursor.place(self.tree, self.tree.inode(dentry), self.shape(dentry)).blocks;
-            if left == 0 {
-                continue;
-            }
+        for &(dentry, mut left) in &self.layout.with_blocks {
             let Self { tree, layout, out } = self;
             for_each_block(tree, layout, dentry, |block| {
                 if left > 0 {
@@ -137,10 +133,6 @@ impl<W: Write> ImageWriter<'_, W> {
             })?;
         }
         self.out.pad_to(self.layout.blocks * BLOCK)
-    }
-
-    fn shape(&self, dentry: DentryId) -> Option<Shape> {
-        self.tree.is_directory(dentry).then(|| directory::shape(self.tree, dentry))
     }
 
     fn inode(&self, inode: &Inode, place: Place, shape: Option<Shape>) -> Result<[u8; INODE_LEN as usize]> {

@@ -27,7 +27,7 @@ pub(crate) const MAX_IDS: u64 = u32::MAX as u64 - 1;
 pub(crate) const MAX_LAYERS: u64 = NO_LAYER as u64 - 1;
 /// What a name takes: itself, and at most 12 bytes in the look-up table.
 const DENTRY_MEMORY: usize = size_of::<Dentry>() + 12;
-/// What an inode takes: itself, its place and its number while an image is written, a directory's shape.
+/// What an inode takes: itself, and while an image is written its place in the order, its number, a directory's shape.
 const INODE_MEMORY: usize = size_of::<Inode>() + 24;
 /// What a file of one name takes, the name's own bytes aside.
 pub(crate) const FILE_MEMORY: usize = DENTRY_MEMORY + INODE_MEMORY;
