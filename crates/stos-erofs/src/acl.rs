@@ -68,7 +68,10 @@ pub(crate) fn check(value: &[u8]) -> Result<(), &'static str> {
 mod tests {
     use super::*;
 
-    fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    /// Tag, permissions, id.
+    type Entry = (u16, u16, u32);
+
+    fn acl(entries: &[Entry]) -> Vec<u8> {
         let mut value = VERSION.to_vec();
         for (tag, permissions, id) in entries {
             value.extend_from_slice(&tag.to_le_bytes());
@@ -80,13 +83,13 @@ mod tests {
 
     #[test]
     fn what_the_kernel_takes_is_accepted_and_nothing_else() {
-        const OWNER: (u16, u16, u32) = (USER_OBJ, 7, NO_ID);
-        const TEAM: (u16, u16, u32) = (GROUP_OBJ, 5, NO_ID);
-        const LIMIT: (u16, u16, u32) = (MASK, 5, NO_ID);
-        const REST: (u16, u16, u32) = (OTHER, 4, NO_ID);
-        const U: (u16, u16, u32) = (USER, 6, 7);
-        const G: (u16, u16, u32) = (GROUP, 6, 7);
-        let good: &[&[(u16, u16, u32)]] = &[
+        const OWNER: Entry = (USER_OBJ, 7, NO_ID);
+        const TEAM: Entry = (GROUP_OBJ, 5, NO_ID);
+        const LIMIT: Entry = (MASK, 5, NO_ID);
+        const REST: Entry = (OTHER, 4, NO_ID);
+        const U: Entry = (USER, 6, 7);
+        const G: Entry = (GROUP, 6, 7);
+        let good: &[&[Entry]] = &[
             &[OWNER, TEAM, REST],
             &[OWNER, TEAM, LIMIT, REST],
             &[OWNER, U, TEAM, LIMIT, REST],
@@ -98,7 +101,7 @@ mod tests {
         }
         assert_eq!(MINIMAL, acl(good[0]));
         let order = "in that order";
-        let bad: &[(&[(u16, u16, u32)], &str)] = &[
+        let bad: &[(&[Entry], &str)] = &[
             (&[], "others"),
             (&[OWNER], "others"),
             (&[OWNER, TEAM], "others"),

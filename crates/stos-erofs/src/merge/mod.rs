@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Merges layers, the lowest first, into one tree.
 
+#[cfg(test)]
+mod model;
 mod resolve;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The merge rules, one test or table for each, and a random test against a simple model.
 
+use super::model;
 use crate::image::testing::merge;
 use crate::tarball::testing::Tar;
 use crate::{Error, LayerInput, MergeProblem, Merger};
@@ -318,7 +319,7 @@ fn few_entries_cannot_bring_attributes_without_end() {
 fn deep_and_wide_trees() {
     // Deeper than any path, by way of links; nothing may recurse.
     let deep = chain_of_long_links(4, 4000).file("l4/n", "");
-    assert_eq!(merge(&[deep.clone()]).unwrap().summary.inodes, 1 + 5 + 4 * 2000 + 1);
+    assert_eq!(merge(std::slice::from_ref(&deep)).unwrap().summary.inodes, 1 + 5 + 4 * 2000 + 1);
     let removed = merge(&[deep.clone(), tar().file(".wh.d", "")]).unwrap();
     assert_eq!(removed.summary.inodes, 1 + 5);
     let opaque = merge(&[deep, tar().file("l4/m", "").file(".wh..wh..opq", "")]).unwrap();
@@ -329,113 +330,6 @@ fn deep_and_wide_trees() {
     }
     assert_eq!(listed(&[wide.clone()]).len(), 20_001);
     assert_eq!(listed(&[wide, tar().file("w/.wh..wh..opq", "")]), ["d 755 w"]);
-}
-
-mod model {
-    //! The merge once more, as plainly as possible: whole paths in a map, a layer's deletions before its entries.
-
-    use std::collections::BTreeMap;
-    use std::rc::Rc;
-
-    use super::*;
-
-    #[derive(Clone)]
-    pub(super) enum File {
-        Directory(u32),
-        /// Content; the same `Rc` is the same inode.
-        Regular(Rc<String>),
-    }
-
-    pub(super) type Tree = BTreeMap<String, File>;
-
-    #[derive(Debug, Clone)]
-    pub(super) enum Step {
-        Directory(String, u32),
-        Regular(String, String),
-        HardLink(String, String),
-        Whiteout(String),
-        Opaque(String),
-    }
-
-    fn remove_below(tree: &mut Tree, path: &str) {
-        let below = format!("{path}/");
-        tree.retain(|other, _| !other.starts_with(&below));
-    }
-
-    fn parents(path: &str) -> impl Iterator<Item = &str> {
-        path.match_indices('/').map(|(slash, _)| &path[..slash])
-    }
-
-    fn put(tree: &mut Tree, path: &str, file: File) {
-        for parent in parents(path) {
-            tree.entry(parent.to_owned()).or_insert(File::Directory(0o755));
-        }
-        if !matches!((&file, tree.get(path)), (File::Directory(_), Some(File::Directory(_)))) {
-            remove_below(tree, path);
-        }
-        tree.insert(path.to_owned(), file);
-    }
-
-    /// Applies a layer; gives `None` where it is in error.
-    pub(super) fn apply(tree: &mut Tree, steps: &[Step]) -> Option<()> {
-        for step in steps {
-            match step {
-                Step::Whiteout(path) => {
-                    remove_below(tree, path);
-                    tree.remove(path);
-                }
-                Step::Opaque(path) if matches!(tree.get(path), Some(File::Directory(_))) => remove_below(tree, path),
-                _ => {}
-            }
-        }
-        for step in steps {
-            let (path, file) = match step {
-                Step::Directory(path, mode) => (path, File::Directory(*mode)),
-                Step::Regular(path, content) => (path, File::Regular(Rc::new(content.clone()))),
-                Step::HardLink(path, target) => match tree.get(target) {
-                    Some(File::Regular(_)) if path == target => continue,
-                    Some(file @ File::Regular(_)) if !target.starts_with(&format!("{path}/")) => (path, file.clone()),
-                    _ => return None,
-                },
-                Step::Whiteout(_) | Step::Opaque(_) => continue,
-            };
-            if parents(path).any(|parent| matches!(tree.get(parent), Some(File::Regular(_)))) {
-                return None;
-            }
-            put(tree, path, file);
-        }
-        Some(())
-    }
-
-    pub(super) fn list(tree: &Tree) -> Vec<String> {
-        let mut first: BTreeMap<*const String, &str> = BTreeMap::new();
-        let line = |(path, file): (&'_ String, &'_ File)| match file {
-            File::Directory(mode) => format!("d {mode:o} {path}"),
-            File::Regular(content) => format!("f 644 {path} {content}"),
-        };
-        let mut lines = Vec::new();
-        for (path, file) in tree {
-            let linked = match file {
-                File::Regular(content) => *first.entry(Rc::as_ptr(content)).or_insert(path),
-                File::Directory(_) => path,
-            };
-            lines.push(if linked == path { line((path, file)) } else { format!("= {path} {linked}") });
-        }
-        lines
-    }
-
-    pub(super) fn write(steps: &[Step]) -> Tar {
-        steps.iter().fold(Tar::new(), |tar, step| match step {
-            Step::Directory(path, mode) => tar.directory(path, *mode),
-            Step::Regular(path, content) => tar.file(path, content),
-            Step::HardLink(path, target) => tar.hard_link(path, target),
-            Step::Opaque(path) => tar.file(&format!("{path}/.wh..wh..opq"), ""),
-            Step::Whiteout(path) => match path.rsplit_once('/') {
-                Some((parent, name)) => tar.file(&format!("{parent}/.wh.{name}"), ""),
-                None => tar.file(&format!(".wh.{path}"), ""),
-            },
-        })
-    }
 }
 
 /// A small generator, so that a failure can be had again from its seed.
@@ -454,30 +348,33 @@ impl Random {
         names.join("/")
     }
 
-    fn step(&mut self, number: usize) -> model::Step {
+    fn step(&mut self, number: usize, links: bool) -> model::Step {
+        const TARGETS: [&str; 11] = ["a", "b", "/a", "/b/c", "..", "../b/", "c/./a", "c/b/../a", "../../a", ".", "/"];
         let path = self.path();
-        match self.below(10) {
+        match self.below(if links { 13 } else { 10 }) {
             0..=2 => model::Step::Directory(path, 0o700 + self.below(8) as u32),
             3..=5 => model::Step::Regular(path, format!("content {number}")),
             6..=7 => model::Step::HardLink(path, self.path()),
             8 => model::Step::Whiteout(path),
-            _ => model::Step::Opaque(path),
+            9 => model::Step::Opaque(path),
+            _ => model::Step::Symlink(path, TARGETS[self.below(11) as usize].to_owned()),
         }
     }
 }
 
 #[test]
 fn random_layers_merge_as_the_model_does() {
-    let (mut merged, mut also_in_order, mut refused) = (0, 0, 0);
+    let (mut merged, mut with_links, mut also_in_order, mut refused) = (0, 0, 0, 0);
     for seed in 1..4000u64 {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let links = seed % 2 == 0;
         let (mut tree, mut valid, mut number) = (model::Tree::new(), true, 0);
         let (mut in_order, mut deletions_first) = (Vec::new(), Vec::new());
         for _ in 0..3 {
             let mut steps = Vec::new();
             for _ in 0..random.below(9) {
                 number += 1;
-                steps.push(random.step(number));
+                steps.push(random.step(number, links));
                 // Most random steps after some others are in error: leave most of those out.
                 if model::apply(&mut tree.clone(), &steps).is_none() && random.below(20) != 0 {
                     steps.pop();
@@ -498,11 +395,17 @@ fn random_layers_merge_as_the_model_does() {
         }
         assert_eq!(listed(&deletions_first), model::list(&tree), "seed {seed}");
         merged += 1;
+        // What a deletion means is up to the links that are there at the time.
+        if links {
+            with_links += 1;
+            continue;
+        }
         // An entry below a lower file that only a later whiteout removes is in error.
         if let Ok(image) = merge(&in_order) {
             assert_eq!(image.list().split_off(1), model::list(&tree), "seed {seed}, in order");
             also_in_order += 1;
         }
     }
-    assert!(merged > 2000 && also_in_order > 1900 && refused > 100, "{merged} {also_in_order} {refused}");
+    let counts = [merged, with_links, also_in_order, refused];
+    assert!(counts.into_iter().zip([3000, 1500, 1400, 100]).all(|(found, least)| found > least), "{counts:?}");
 }
