@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! POSIX ACLs in the kernel's binary form: a little-endian version 2, then entries of tag u16, permissions u16, id u32.
+//! POSIX ACLs: the kernel's binary form, a little-endian version 2, then entries of tag u16, permissions u16, id u32;
+//! and the text that tars have.
 
 const VERSION: [u8; 4] = 2u32.to_le_bytes();
 const ENTRY_LEN: usize = 8;
@@ -62,6 +63,54 @@ pub(crate) fn check(value: &[u8]) -> Result<(), &'static str> {
         last = tag;
     }
     if last == OTHER { Ok(()) } else { Err("an ACL without an entry for others") }
+}
+
+/// Makes an ACL of the text that `tar --acls` (one entry a line), star and bsdtar (with commas, and with the id as a
+/// fourth field) write: `user::rwx,user:lp:r--:7,group::r-x,mask::r-x,other::r--`.
+///
+/// Gives `None` where the text is no valid ACL, or names a user or group without its number: whose number it is, only
+/// the machine that made the tar knew.
+pub(crate) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+    let mut entries = Vec::new();
+    for line in text.split(|byte| matches!(byte, b',' | b'\n')) {
+        let line = line.split(|&byte| byte == b'#').next().unwrap_or_default().trim_ascii();
+        if !line.is_empty() {
+            entries.push(text_entry(line)?);
+        }
+    }
+    // The tags are numbered in the order in which they must stand.
+    entries.sort_unstable();
+    let mut value = VERSION.to_vec();
+    for (tag, id, permissions) in entries {
+        value.extend_from_slice(&tag.to_le_bytes());
+        value.extend_from_slice(&permissions.to_le_bytes());
+        value.extend_from_slice(&id.to_le_bytes());
+    }
+    check(&value).ok().map(|()| value)
+}
+
+/// Reads `tag:qualifier:permissions` and perhaps `:id` into tag, id and permissions.
+fn text_entry(line: &[u8]) -> Option<(u16, u32, u16)> {
+    let mut fields = line.split(|&byte| byte == b':');
+    let (tag, qualifier, permissions) = (fields.next()?, fields.next()?, fields.next()?);
+    let number = fields.next().unwrap_or(qualifier);
+    let (tag, id) = match (tag, qualifier) {
+        (b"user" | b"u", b"") => (USER_OBJ, NO_ID),
+        (b"group" | b"g", b"") => (GROUP_OBJ, NO_ID),
+        (b"mask" | b"m", b"") => (MASK, NO_ID),
+        (b"other" | b"o", b"") => (OTHER, NO_ID),
+        (b"user" | b"u", _) => (USER, str::from_utf8(number).ok()?.parse().ok()?),
+        (b"group" | b"g", _) => (GROUP, str::from_utf8(number).ok()?.parse().ok()?),
+        _ => return None,
+    };
+    let permissions = permissions.iter().try_fold(0, |all, &letter| match letter {
+        b'r' => Some(all | 4),
+        b'w' => Some(all | 2),
+        b'x' => Some(all | 1),
+        b'-' => Some(all),
+        _ => None,
+    })?;
+    Some((tag, id, permissions))
 }
 
 #[cfg(test)]
@@ -129,6 +178,43 @@ mod tests {
             [&b"user::rwx,group::r-x"[..], &[1, 0, 0, 0], &MINIMAL[..MINIMAL.len() - 1], &[MINIMAL, b"x"].concat()]
         {
             assert_eq!(check(bytes), Err("not a POSIX ACL in binary form, version 2"), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn texts_of_all_tars_are_read_where_they_have_numbers() {
+        let expected = acl(&[
+            (USER_OBJ, 7, NO_ID),
+            (USER, 4, 7),
+            (USER, 0, 1234),
+            (GROUP_OBJ, 5, NO_ID),
+            (GROUP, 6, 8),
+            (MASK, 5, NO_ID),
+            (OTHER, 4, NO_ID),
+        ]);
+        let good = [
+            "user::rwx\nuser:7:r--\nuser:1234:---\ngroup::r-x\ngroup:8:rw-\nmask::r-x\nother::r--\n",
+            "user::rwx,user:lp:r--:7,user:x:---:1234,group::r-x,group:mail:rw-:8,mask::r-x,other::r--",
+            "group:8:rw-\t#effective:r--,o::r,m::rx,g::r-x,u:1234:,u:7:r, u::rwx",
+        ];
+        for text in good {
+            assert_eq!(from_text(text.as_bytes()).as_ref(), Some(&expected), "{text}");
+        }
+        assert_eq!(from_text(b"user::rwx,group::r-x,other::r--").as_deref(), Some(MINIMAL));
+        let bad = [
+            "",
+            "user::rwx",
+            "user::rwx,user:lp:r--,group::r-x,mask::r-x,other::r--",
+            "user::rwx,user:lp:r--:lp,group::r-x,mask::r-x,other::r--",
+            "user::rwx,user:4294967295:r--,group::r-x,mask::r-x,other::r--",
+            "user::rwx,user:7:r--,group::r-x,other::r--",
+            "user::rwx,group::r-x,other::r-q",
+            "user::rwx,group::r-x,other",
+            "user::rwx,group::r-x,other:7:r--",
+            "owner@:rwx::allow",
+        ];
+        for text in bad {
+            assert_eq!(from_text(text.as_bytes()), None, "{text}");
         }
     }
 }

@@ -4,10 +4,11 @@
 use super::header::Header;
 use super::pax::Pax;
 use crate::BLOCK;
+use crate::acl;
 use crate::error::TarProblem;
 use crate::index::{Entry, EntryKind, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp};
 use crate::path::{MAX_SYMLINK, Named, classify, normalise};
-use crate::xattr::{self, Holder};
+use crate::xattr::{self, Holder, Xattr};
 
 /// The largest user or group id: 2³² − 1 is `(uid_t)-1`, which to Linux is no id.
 const MAX_ID: u32 = u32::MAX - 1;
@@ -149,11 +150,6 @@ impl<'a> Member<'a> {
             Some(id) => bounded(field, id as i64, MAX_ID, "0 to 4294967294"),
             None => bounded(field, header?, MAX_ID, "0 to 4294967294"),
         };
-        let mut xattrs = Vec::new();
-        for (name, value) in std::mem::take(&mut self.pax.xattrs) {
-            xattrs.extend(xattr::admit(&name, &value, holder)?);
-        }
-        xattr::finish(&mut xattrs)?;
         Ok(Metadata {
             mode: (self.header.mode()? & 0o7777) as u16,
             uid: id("uid", self.pax.uid, self.header.uid())?,
@@ -162,8 +158,26 @@ impl<'a> Member<'a> {
                 Some(mtime) => mtime,
                 None => Timestamp { seconds: self.header.mtime()?, nanoseconds: 0 },
             },
-            xattrs,
+            xattrs: self.xattrs(holder)?,
         })
+    }
+
+    fn xattrs(&mut self, holder: Holder) -> Result<Vec<Xattr>, TarProblem> {
+        let mut all = std::mem::take(&mut self.pax.xattrs);
+        // GNU tar writes the text alone unless it is told `--xattrs` too; where both are there, they say the same.
+        for (name, text) in std::mem::take(&mut self.pax.text_acls) {
+            if !all.contains_key(name.as_bytes())
+                && let Some(value) = acl::from_text(&text)
+            {
+                all.insert(name.into(), value);
+            }
+        }
+        let mut xattrs = Vec::new();
+        for (name, value) in all {
+            xattrs.extend(xattr::admit(&name, &value, holder)?);
+        }
+        xattr::finish(&mut xattrs)?;
+        Ok(xattrs)
     }
 }
 

@@ -45,14 +45,15 @@ pub struct IndexSummary {
 ///   ignored. One zero block followed by other bytes, a cut header, cut data, an extended header without an entry:
 ///   errors.
 /// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory,
-///   whose name may be empty; any `..` component, an empty name, a component above 255 bytes or a path above 4096 bytes is an error. The same
-///   holds for hard link targets. Bytes need not be UTF-8.
+///   which needs no name; any `..` component, an empty name of anything else, a component above 255 bytes or a path
+///   above 4096 bytes is an error. The same holds for hard link targets. Bytes need not be UTF-8.
 /// - `.wh.NAME` is a whiteout, `.wh..wh..opq` an opaque marker, whatever their type; other `.wh..wh.*` is aufs's own
 ///   and is passed over, with what lies below it; `.wh.`, `.wh..` and `.wh...` are errors. A character device 0:0,
 ///   overlayfs's own whiteout, is a whiteout of its name.
 /// - Extended attributes come from `SCHILY.xattr.*`: `user.` of regular files and directories, `trusted.`, `security.`
-///   and the two POSIX ACLs, which must be binary. Dropped are all others, empty ACLs, `trusted.overlay.*`,
-///   `user.overlay.*` and `security.selinux`. ACLs and file capabilities that Linux takes for invalid are errors.
+///   and the two POSIX ACLs, which must be binary; an ACL that is there as text alone (`SCHILY.acl.*`) counts where it
+///   is valid and has a number for each user and group. Dropped are all others, empty ACLs, `trusted.overlay.*`,
+///   `user.overlay.*` and `security.selinux`. Binary ACLs and file capabilities that Linux takes for invalid are errors.
 /// - User and group ids are 0 to 2³² − 2.
 /// - Sparse members are [`TarProblem::SparseMember`], unknown types [`TarProblem::UnknownType`].
 #[derive(Debug)]

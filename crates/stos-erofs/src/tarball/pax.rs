@@ -18,6 +18,8 @@ pub(super) struct Pax {
     pub(super) mtime: Option<Timestamp>,
     /// By full name; from `SCHILY.xattr.*`.
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// ACLs as text, by the full names of their attributes; from `SCHILY.acl.access` and `SCHILY.acl.default`.
+    pub(super) text_acls: BTreeMap<&'static str, Vec<u8>>,
     /// The first keyword of `GNU.sparse.*`, escaped.
     pub(super) sparse: Option<String>,
 }
@@ -51,6 +53,8 @@ impl Pax {
             b"uid" => self.uid = text.map(|text| decimal("PAX uid", text)).transpose()?,
             b"gid" => self.gid = text.map(|text| decimal("PAX gid", text)).transpose()?,
             b"mtime" => self.mtime = text.map(time).transpose()?,
+            b"SCHILY.acl.access" => drop(self.text_acls.insert("system.posix_acl_access", value.to_vec())),
+            b"SCHILY.acl.default" => drop(self.text_acls.insert("system.posix_acl_default", value.to_vec())),
             // A name by itself makes nothing sparse; Go's archive/tar ignores it too.
             b"GNU.sparse.name" => {}
             _ if key.starts_with(b"GNU.sparse.") => {

@@ -231,6 +231,22 @@ fn xattrs_are_kept_sorted_and_filtered() {
 }
 
 #[test]
+fn acls_as_text_count_where_there_is_no_binary_one() {
+    let text: (&str, &[u8]) = ("SCHILY.acl.access", b"user::rwx\ngroup::r-x\nother::r--\n");
+    let default: (&str, &[u8]) = ("SCHILY.acl.default", text.1);
+    let binary: (&str, &[u8]) = ("SCHILY.xattr.system.posix_acl_access", b"");
+    let named: (&str, &[u8]) = ("SCHILY.acl.access", b"user::rwx,user:lp:r--,group::r-x,mask::r-x,other::r--");
+    let namespaces = |records: &[(&str, &[u8])]| {
+        let xattrs = only_metadata(&Tar::new().pax(records).directory("d", 0o754)).xattrs;
+        xattrs.into_iter().map(|xattr| (xattr.namespace, xattr.value)).collect::<Vec<_>>()
+    };
+    let acl = crate::acl::MINIMAL.to_vec();
+    assert_eq!(namespaces(&[default, text]), [(Namespace::AccessAcl, acl.clone()), (Namespace::DefaultAcl, acl)]);
+    assert_eq!(namespaces(&[text, binary]), []);
+    assert_eq!(namespaces(&[named]), []);
+}
+
+#[test]
 fn refused_entries_are_named() {
     use TarProblem::*;
     let long = vec![b'x'; 256];
