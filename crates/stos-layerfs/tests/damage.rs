@@ -172,7 +172,7 @@ fn a_copy_of_the_data_root_is_healthy_and_sealed_again() {
     let fixture = Fixture::new();
     let record = chain(&fixture);
     let original = fixture.mount(&record, Integrity::Sealed).unwrap();
-    let place = tempfile::tempdir().unwrap();
+    let place = environment::scratch();
     let data_root: PathBuf = place.path().join("copy");
     let copied = std::process::Command::new(environment::tool("cp").unwrap())
         .arg("-a")

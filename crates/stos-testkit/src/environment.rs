@@ -33,6 +33,18 @@ pub fn cache() -> PathBuf {
     })
 }
 
+/// A new directory for what a test mounts; it goes when dropped. Below `$TMPDIR`, else in `/var/tmp`.
+///
+/// Not in `/tmp`, which is a tmpfs on many systems (Debian since 13): EROFS cannot be mounted from a file on one.
+///
+/// # Panics
+/// Where it cannot be made.
+pub fn scratch() -> tempfile::TempDir {
+    let parent = env::var_os("TMPDIR").filter(|value| !value.is_empty()).unwrap_or_else(|| "/var/tmp".into());
+    let made = tempfile::Builder::new().prefix("stos-test-").tempdir_in(&parent);
+    made.unwrap_or_else(|error| panic!("no directory in {}: {error}", Path::new(&parent).display()))
+}
+
 /// The binary under test: `$STOS_BIN`, else `stos` beside the directory of the running test (`target/PROFILE/deps`).
 pub fn stos() -> PathBuf {
     if let Some(path) = env::var_os(BINARY) {
@@ -92,6 +104,13 @@ mod tests {
         assert!(tool("sh").is_some_and(|path| path.is_absolute()));
         assert_eq!(tool("no-such-tool"), None);
         assert_eq!(tool("../etc"), None);
+    }
+
+    #[test]
+    fn scratch_is_not_in_tmp_unasked() {
+        let directory = scratch();
+        let parent = env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        assert_eq!(directory.path().parent(), Some(Path::new(&parent)));
     }
 
     #[test]

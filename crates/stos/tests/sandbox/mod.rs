@@ -36,7 +36,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// Makes an empty one.
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("stos-test-").tempdir().unwrap() }
+        Self { dir: environment::scratch() }
     }
 
     /// A directory for whatever else the test needs.
