@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 
 use crate::process::Run;
-use crate::workspace::cargo;
+use crate::workspace::{cargo, is_ci};
 use crate::{check_layers, process};
 
 /// Runs every check, also after one has failed, and fails at the end where any has.
@@ -17,29 +17,43 @@ pub fn run() -> anyhow::Result<()> {
         }
     };
     check("layers", &check_layers::run);
-    check("formatting", &|| component("fmt", || cargo(["fmt", "--all", "--check"]).run()));
+    check("formatting", &|| component("fmt", is_ci(), || cargo(["fmt", "--all", "--check"]).run()));
     check("lints", &|| {
         let clippy = || cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]).run();
-        component("clippy", clippy)
+        component("clippy", is_ci(), clippy)
     });
     check("documentation", &|| {
         let mut doc = cargo(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
         doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links").run()
     });
     check("licences and sources", &|| {
-        component("deny", || cargo(["deny", "check", "licenses", "bans", "sources"]).run())
+        // Rust does not bring it, and CI may have no way to fetch it.
+        component("deny", false, || cargo(["deny", "check", "licenses", "bans", "sources"]).run())
     });
     anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// Does the work where cargo has the component, and says loudly that it did not where it has not.
-fn component(name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// Does the work where cargo has the component. Where it has not, that is a failure if it is required, and else said loudly.
+fn component(name: &str, required: bool, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut probe: Command = cargo([name, "--version"]);
     let there = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?.success();
     if there {
         return work();
     }
+    anyhow::ensure!(!required, "cargo {name} is not installed");
     eprintln!("NOT CHECKED: cargo {name} is not installed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_required_and_missing_fails() {
+        let work = || anyhow::bail!("there is no such component, so nothing is done");
+        assert!(component("no-such-component", true, work).unwrap_err().to_string().ends_with("not installed"));
+        component("no-such-component", false, work).unwrap();
+    }
 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask test`: sets up, builds the release binary, runs every test, and sums up.
 
-use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 use anyhow::Context;
 use stos_testkit::environment;
 
 use crate::setup;
-use crate::workspace::{build_release, cargo};
+use crate::workspace::{build_release, cargo, is_ci};
 
 /// Runs `cargo test --workspace` with `arguments` after it; fails where a test does.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
@@ -17,15 +16,16 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let binary = build_release()?;
     let mut test = cargo(["test", "--workspace", "--no-fail-fast"]);
     test.args(arguments).env(environment::BINARY, &binary).env(environment::CACHE, environment::cache());
-    if env::var("CI").is_ok_and(|value| value == "true") {
+    if is_ci() {
         test.env(environment::REQUIRED, "1");
     }
     let mut child = test.stdout(Stdio::piped()).spawn().context("running cargo test")?;
     let mut summary = Summary::default();
-    for line in BufReader::new(child.stdout.take().context("stdout is a pipe")?).lines() {
-        let line = line?;
-        println!("{line}");
-        summary.see(&line);
+    // A test may print any bytes.
+    for line in BufReader::new(child.stdout.take().context("stdout is a pipe")?).split(b'\n') {
+        let line = [line?, b"\n".to_vec()].concat();
+        std::io::stdout().write_all(&line)?;
+        summary.see(String::from_utf8_lossy(&line).trim_end());
     }
     let status = child.wait()?;
     summary.print();

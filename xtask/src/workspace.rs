@@ -68,6 +68,11 @@ pub fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     command
 }
 
+/// Tells whether this is CI, where nothing may be left out.
+pub fn is_ci() -> bool {
+    env::var("CI").is_ok_and(|value| value == "true")
+}
+
 /// Builds the release binary and gives its path.
 pub fn build_release() -> anyhow::Result<PathBuf> {
     cargo(["build", "--release", "--package", "stos"]).run()?;

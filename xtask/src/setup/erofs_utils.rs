@@ -72,7 +72,7 @@ fn install_from(cache: &Path, archive: &str, suite: &str) -> anyhow::Result<()> 
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
     fs::write(apt.join("sources.list"), format!("deb [signed-by={keyring}] {archive} {suite} main\n"))?;
     let log = cache.join("apt.log");
-    private_apt(&apt, &["update"]).run_logged(&log)?;
+    debian::update_with(&log, || private_apt(&apt, &[]))?;
     private_apt(&apt, &["install", "--download-only", "--yes", "--no-install-recommends", "erofs-utils"])
         .run_logged(&log)?;
     let mut count = 0;
@@ -93,7 +93,7 @@ fn install_from(cache: &Path, archive: &str, suite: &str) -> anyhow::Result<()> 
 }
 
 fn private_apt(apt: &Path, arguments: &[&str]) -> Command {
-    let mut command = debian::apt_get([]);
+    let mut command = debian::apt_get(debian::AS_ROOT);
     let places = [
         ("Dir::State", "state"),
         ("Dir::State::lists", "state/lists"),

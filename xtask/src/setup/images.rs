@@ -85,10 +85,10 @@ impl Workshop {
 
     fn make_science(&self) -> anyhow::Result<()> {
         let container = self.start_from_registry("deb:12")?;
-        let options = debian::APT_OPTIONS.join(" ");
+        let (update, options) = (debian::update_script(), debian::AS_ROOT.join(" "));
         let script = format!(
-            "apt-get {options} update --quiet && DEBIAN_FRONTEND=noninteractive apt-get {options} install --quiet --yes \
-             --no-install-recommends {SCIENCE} && rm -rf /var/lib/apt/lists/*"
+            "{update} && DEBIAN_FRONTEND=noninteractive apt-get {options} install --quiet --yes --no-install-recommends \
+             {SCIENCE} && rm -rf /var/lib/apt/lists/*"
         );
         self.buildah(["run", "--network", "host", &container, "--", "sh", "-c", &script])?;
         self.commit(&container, "sci:1")?;

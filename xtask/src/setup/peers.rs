@@ -41,9 +41,9 @@ pub fn ensure(cache: &Path) -> anyhow::Result<()> {
             bootstrap.args(["--variant=minbase", "sid"]).arg(&root).arg(debian::archive(cache)?).run_logged(&log)
         })?;
         step("installing the peers in it", || {
-            let options = debian::APT_OPTIONS.join(" ");
+            let (update, options) = (debian::update_script(), debian::AS_ROOT.join(" "));
             let install = format!("install --quiet --yes --no-install-recommends {PACKAGES}");
-            let script = format!("apt-get {options} --quiet update && apt-get {options} {install}");
+            let script = format!("{update} && apt-get {options} {install}");
             let mut chroot = Command::new("chroot");
             chroot.arg(&root).args(["sh", "-c", &script]).env("DEBIAN_FRONTEND", "noninteractive").run_logged(&log)
         })?;
