@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::{List, Map};
 use crate::digest::{DiffId, DigestError};
-use crate::platform::Platform;
+use crate::platform::{Platform, PlatformError};
+use crate::text::{cut, shown};
 use crate::user::{UserError, UserSpec};
 
 /// The largest configuration, in bytes: a bound for what a registry may make us hold.
@@ -17,8 +20,11 @@ pub const CONFIG_MAX: u64 = 8 << 20;
 #[non_exhaustive]
 pub enum ConfigError {
     /// It is not the JSON that it should be.
-    #[error("the image configuration is not valid: {0}")]
-    Json(#[source] serde_json::Error),
+    #[error("the image configuration is not valid: {reason}")]
+    Json {
+        /// What the parser says, with line and column. It quotes the document, so it is cut.
+        reason: String,
+    },
     /// Its `rootfs.type` is not `layers`.
     #[error("the image configuration has rootfs.type {found:?}, expected \"layers\"")]
     RootfsType {
@@ -41,6 +47,9 @@ pub enum ConfigError {
         /// The configuration's diffIDs.
         found: usize,
     },
+    /// Its platform cannot be one.
+    #[error("the image configuration: {0}")]
+    BadPlatform(#[source] PlatformError),
     /// The image is for another platform.
     #[error("the image is for platform {found}, expected {expected}")]
     Platform {
@@ -63,8 +72,8 @@ pub enum ConfigError {
         /// What stands there.
         found: String,
     },
-    /// A volume is not an absolute path inside the container.
-    #[error("config.Volumes has {found:?}, expected an absolute path without \"..\"")]
+    /// A volume is not a directory below the container's root.
+    #[error("config.Volumes has {found:?}, expected an absolute path below \"/\", without \"..\"")]
     Volume {
         /// What stands there.
         found: String,
@@ -85,7 +94,7 @@ pub enum ConfigError {
 /// An image configuration whose rules have been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// When the image was made, as written (RFC 3339).
+    /// When the image was made, as written (RFC 3339). What is no time is none.
     pub created: Option<String>,
     /// Who made it.
     pub author: Option<String>,
@@ -148,7 +157,7 @@ struct RawConfig {
     variant: Option<String>,
     rootfs: RawRootfs,
     #[serde(default)]
-    history: Option<Vec<History>>,
+    history: Option<List<History>>,
     #[serde(default)]
     config: Option<RawProcess>,
 }
@@ -157,7 +166,7 @@ struct RawConfig {
 struct RawRootfs {
     #[serde(rename = "type")]
     kind: String,
-    diff_ids: Vec<String>,
+    diff_ids: List<String>,
 }
 
 /// Docker writes `null` where the specification leaves a field out.
@@ -165,44 +174,46 @@ struct RawRootfs {
 #[serde(rename_all = "PascalCase")]
 struct RawProcess {
     user: Option<String>,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
+    env: Option<List<String>>,
+    entrypoint: Option<List<String>>,
+    cmd: Option<List<String>>,
     working_dir: Option<String>,
-    volumes: Option<BTreeMap<String, serde_json::Value>>,
-    exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    volumes: Option<Map<IgnoredAny>>,
+    exposed_ports: Option<Map<IgnoredAny>>,
     stop_signal: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<Map<String>>,
 }
 
 impl ImageConfig {
     /// Reads a configuration and checks every rule that needs no other document.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let raw: RawConfig = serde_json::from_slice(bytes).map_err(ConfigError::Json)?;
+        let raw: RawConfig =
+            serde_json::from_slice(bytes).map_err(|error| ConfigError::Json { reason: shown(&error.to_string()) })?;
         if raw.rootfs.kind != "layers" {
-            return Err(ConfigError::RootfsType { found: raw.rootfs.kind });
+            return Err(ConfigError::RootfsType { found: cut(&raw.rootfs.kind) });
         }
-        let diff_ids = raw.rootfs.diff_ids.iter().enumerate();
+        let diff_ids = raw.rootfs.diff_ids.0.iter().enumerate();
         let diff_ids =
             diff_ids.map(|(index, text)| text.parse().map_err(|source| ConfigError::DiffId { index, source }));
         let process = raw.config.unwrap_or_default();
         let user_text = process.user.unwrap_or_default();
         let config = Self {
-            created: raw.created,
+            created: raw.created.filter(|time| time.parse::<jiff::Timestamp>().is_ok()),
             author: raw.author,
-            platform: Platform::new(&raw.os, &raw.architecture, raw.variant.as_deref()),
+            platform: Platform::of_image(&raw.os, &raw.architecture, raw.variant.as_deref())
+                .map_err(ConfigError::BadPlatform)?,
             diff_ids: diff_ids.collect::<Result<_, _>>()?,
-            history: raw.history.unwrap_or_default(),
+            history: raw.history.unwrap_or_default().0,
             user: user_text.parse().map_err(ConfigError::User)?,
             user_text,
-            env: process.env.unwrap_or_default(),
-            entrypoint: process.entrypoint.unwrap_or_default(),
-            cmd: process.cmd.unwrap_or_default(),
+            env: process.env.unwrap_or_default().0,
+            entrypoint: process.entrypoint.unwrap_or_default().0,
+            cmd: process.cmd.unwrap_or_default().0,
             working_dir: process.working_dir.unwrap_or_default(),
-            volumes: process.volumes.unwrap_or_default().into_keys().collect(),
-            exposed_ports: process.exposed_ports.unwrap_or_default().into_keys().collect(),
+            volumes: process.volumes.unwrap_or_default().0.into_keys().collect(),
+            exposed_ports: process.exposed_ports.unwrap_or_default().0.into_keys().collect(),
             stop_signal: process.stop_signal.filter(|signal| !signal.is_empty()),
-            labels: process.labels.unwrap_or_default(),
+            labels: process.labels.unwrap_or_default().0,
         };
         config.check_process()?;
         Ok(config)
@@ -213,20 +224,23 @@ impl ImageConfig {
             [("Env", &self.env), ("Entrypoint", &self.entrypoint), ("Cmd", &self.cmd), ("Volumes", &self.volumes)];
         for (field, values) in fields {
             if let Some(found) = values.iter().find(|value| value.contains('\0')) {
-                return Err(ConfigError::Nul { field, found: found.clone() });
+                return Err(ConfigError::Nul { field, found: cut(found) });
             }
         }
         for (index, entry) in self.env.iter().enumerate() {
             if entry.find('=').is_none_or(|at| at == 0) {
-                return Err(ConfigError::Env { index, found: entry.clone() });
+                return Err(ConfigError::Env { index, found: cut(entry) });
             }
         }
         if !self.working_dir.is_empty() && (!self.working_dir.starts_with('/') || self.working_dir.contains('\0')) {
-            return Err(ConfigError::WorkingDir { found: self.working_dir.clone() });
+            return Err(ConfigError::WorkingDir { found: cut(&self.working_dir) });
         }
-        let is_bad = |path: &&String| !path.starts_with('/') || path.split('/').any(|part| part == "..");
+        let is_bad = |path: &&String| {
+            let is_root = path.split('/').all(|part| part.is_empty() || part == ".");
+            is_root || !path.starts_with('/') || path.split('/').any(|part| part == "..")
+        };
         match self.volumes.iter().find(is_bad) {
-            Some(found) => Err(ConfigError::Volume { found: found.clone() }),
+            Some(found) => Err(ConfigError::Volume { found: cut(found) }),
             None => Ok(()),
         }
     }
@@ -239,7 +253,8 @@ impl ImageConfig {
         Err(ConfigError::DiffIdCount { expected: layers, found: self.diff_ids.len() })
     }
 
-    /// Checks that the image runs on `wanted`.
+    /// Checks that the image runs on `wanted`. The variant counts only where the configuration writes one: many leave it to
+    /// the index that led here.
     pub fn check_platform(&self, wanted: &Platform) -> Result<(), ConfigError> {
         if wanted.fit(&self.platform).is_some() {
             return Ok(());
@@ -292,6 +307,64 @@ mod tests {
         assert!(matches!(broken("/config/Volumes", json!({"/a/../..": {}})), ConfigError::Volume { .. }));
         assert!(matches!(broken("/config/User", json!("4294967296")), ConfigError::User(_)));
         assert!(matches!(broken("/config/Entrypoint", json!(["a\u{0}b"])), ConfigError::Nul { .. }));
-        assert!(matches!(broken("/config/Env", json!("x")), ConfigError::Json(_)));
+        assert!(matches!(broken("/config/Env", json!("x")), ConfigError::Json { .. }));
+        assert!(matches!(broken("/os", json!("linux\u{1b}[2J")), ConfigError::BadPlatform(_)));
+        for root in ["/", "//", "/.", "/./"] {
+            assert!(matches!(broken("/config/Volumes", json!({ root: {} })), ConfigError::Volume { .. }), "{root}");
+        }
+    }
+
+    #[test]
+    fn errors_are_short_and_move_no_cursor() {
+        let long = format!("\u{1b}[2J{}", "x".repeat(1 << 20));
+        for (path, value) in [
+            ("/rootfs/type", json!(long)),
+            ("/rootfs/diff_ids/0", json!(long)),
+            ("/rootfs/diff_ids", json!(long)),
+            ("/os", json!(long)),
+            ("/config/Env", json!([long])),
+            ("/config/Cmd", json!([format!("{long}\0")])),
+            ("/config/WorkingDir", json!(long)),
+            ("/config/Volumes", json!({ &long: {} })),
+            ("/config/User", json!(long)),
+            ("/config/User", json!("9".repeat(1 << 20))),
+        ] {
+            let mut config = config();
+            *config.pointer_mut(path).unwrap() = value;
+            let error = std::error::Error::source(&parse(&config).unwrap_err())
+                .map_or(String::new(), ToString::to_string)
+                + &parse(&config).unwrap_err().to_string();
+            assert!(error.len() < 2000 && !error.contains('\u{1b}'), "{path}: {} bytes: {error}", error.len());
+        }
+    }
+
+    #[test]
+    fn a_time_is_one_or_none() {
+        let created = |time: &str| {
+            let mut config = config();
+            config["created"] = json!(time);
+            parse(&config).unwrap().created
+        };
+        for time in ["2024-05-01T10:00:00Z", "2024-05-01T10:00:00.123456789+02:00", "0001-01-01T00:00:00Z"] {
+            assert_eq!(created(time).as_deref(), Some(time));
+        }
+        for text in ["", "yesterday", "\u{1b}[2J", "2024-05-01T10:00:00Z\u{1b}[2J", "2024-05-01"] {
+            assert_eq!(created(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_variant_counts_where_it_is_written() {
+        let fits = |variant: Value, wanted: &str| {
+            let mut config = config();
+            config["architecture"] = json!("arm");
+            config["variant"] = variant;
+            parse(&config).unwrap().check_platform(&wanted.parse().unwrap()).is_ok()
+        };
+        for wanted in ["linux/arm/v5", "linux/arm/v6", "linux/arm", "linux/arm/v8"] {
+            assert!(fits(Value::Null, wanted) && fits(json!(""), wanted), "{wanted}");
+        }
+        assert!(fits(json!("v6"), "linux/arm/v6") && fits(json!("v6"), "linux/arm/v7"));
+        assert!(!fits(json!("v7"), "linux/arm/v6") && !fits(Value::Null, "linux/arm64"));
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::manifest::Descriptor;
+use crate::text::cut;
 
 /// A digest that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum DigestError {
     /// Not `sha256:` and 64 lower-case hexadecimal digits.
     #[error("digest {text:?}: expected \"sha256:\" and 64 lower-case hexadecimal digits")]
     Malformed {
-        /// The digest as given, cut to 200 characters.
+        /// The digest as given, cut.
         text: String,
     },
     /// The bytes are not those that the digest promised.
@@ -52,17 +53,14 @@ pub enum DigestError {
 }
 
 fn parse_sha256(text: &str) -> Result<[u8; 32], DigestError> {
-    let malformed = || DigestError::Malformed { text: text.chars().take(200).collect() };
+    let malformed = || DigestError::Malformed { text: cut(text) };
     let (algorithm, hex) = text.split_once(':').ok_or_else(malformed)?;
     if algorithm != "sha256" {
         let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+._-".contains(&byte);
         if algorithm.is_empty() || algorithm.len() > 40 || !algorithm.bytes().all(word) {
             return Err(malformed());
         }
-        return Err(DigestError::UnsupportedAlgorithm {
-            text: text.chars().take(200).collect(),
-            algorithm: algorithm.to_owned(),
-        });
+        return Err(DigestError::UnsupportedAlgorithm { text: cut(text), algorithm: algorithm.to_owned() });
     }
     parse_hex(hex).ok_or_else(malformed)
 }

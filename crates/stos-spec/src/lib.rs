@@ -9,16 +9,19 @@
 //! | [`media_type`] | the media types of OCI and Docker that stos knows, and what each means |
 //! | [`manifest`] | manifests and indexes, read with suspicion |
 //! | [`config`] | the image configuration and the rules it must keep |
+//! | [`text`] | what others have written, made fit to be shown |
 //! | [`user`] | the `User` of a configuration: numbers and names |
 //!
 //! It stands on nothing of ours. What has passed a check here has another type than what has not.
 
+mod bounded;
 pub mod config;
 pub mod digest;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;
 pub mod reference;
+pub mod text;
 pub mod user;
 
 pub use config::{ConfigError, ImageConfig};

@@ -4,14 +4,16 @@
 //! Reading gives a type that keeps the rules: what follows need not look again. The bytes themselves are kept by the
 //! caller, for their digest is the image's name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
+use crate::bounded::Map;
 use crate::digest::{BlobDigest, DigestError};
-use crate::media_type::{LayerCompression, MediaType};
-use crate::platform::Platform;
+use crate::media_type::{LayerCompression, MediaType, OCI_MANIFEST, essence};
+use crate::platform::{Platform, PlatformError};
+use crate::text::{cut, shown};
 
 /// The largest manifest or index, in bytes (distribution-spec, "Pushing Manifests": registries take at least 4 MB).
 pub const MANIFEST_MAX: u64 = 4 << 20;
@@ -30,12 +32,12 @@ pub enum ManifestError {
         found: u64,
     },
     /// It is not the JSON that it should be.
-    #[error("the {document} is not valid: {source}")]
+    #[error("the {document} is not valid: {reason}")]
     Json {
         /// What was read.
         document: &'static str,
-        /// What the parser says, with line and column.
-        source: serde_json::Error,
+        /// What the parser says, with line and column. It quotes the document, so it is cut.
+        reason: String,
     },
     /// Its `schemaVersion` is not 2.
     #[error("the manifest has schemaVersion {found}, expected 2")]
@@ -69,6 +71,14 @@ pub enum ManifestError {
         /// What is wrong with it.
         source: DigestError,
     },
+    /// A descriptor has a platform that cannot be one.
+    #[error("{what}: {source}")]
+    Platform {
+        /// The descriptor's place.
+        what: String,
+        /// What is wrong with it.
+        source: PlatformError,
+    },
     /// A layer cannot be used.
     #[error("layer {number} ({digest}) has media type {found:?}: {reason}")]
     Layer {
@@ -92,7 +102,7 @@ pub enum ManifestError {
     NoPlatform {
         /// The platform asked for.
         wanted: Platform,
-        /// The platforms of the index, joined by commas.
+        /// The platforms of the index, joined by commas: the first few.
         found: String,
     },
 }
@@ -134,7 +144,7 @@ pub struct LayerDescriptor {
 /// The manifest of one image; its media types and counts have been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageManifest {
-    /// The manifest's own media type.
+    /// The manifest's media type: its own, or else what it was called where that is one, or else OCI's.
     pub media_type: String,
     /// The image's configuration.
     pub config: Descriptor,
@@ -166,7 +176,7 @@ struct RawDescriptor {
     digest: String,
     size: u64,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Map<String>>,
     #[serde(default)]
     platform: Option<RawPlatform>,
 }
@@ -183,23 +193,32 @@ struct RawPlatform {
 
 impl RawDescriptor {
     fn check(self, what: impl FnOnce() -> String) -> Result<Descriptor, ManifestError> {
-        let digest = self.digest.parse().map_err(|source| ManifestError::Digest { what: what(), source })?;
+        let digest = match self.digest.parse() {
+            Ok(digest) => digest,
+            Err(source) => return Err(ManifestError::Digest { what: what(), source }),
+        };
+        let platform = self.platform.map(|raw| Platform::of_image(&raw.os, &raw.architecture, raw.variant.as_deref()));
+        let platform = platform.transpose().map_err(|source| ManifestError::Platform { what: what(), source })?;
         Ok(Descriptor {
             media_type: self.media_type,
             digest,
             size: self.size,
-            annotations: self.annotations.unwrap_or_default(),
-            platform: self.platform.map(|raw| Platform::new(&raw.os, &raw.architecture, raw.variant.as_deref())),
+            annotations: self.annotations.unwrap_or_default().0,
+            platform,
         })
     }
 }
 
 /// Which fields a document has, before it is read as what they make it. `null` is as good as missing.
+///
+/// Nothing is copied: a tree of values would take many times the document's size.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Outline {
-    schema_version: Option<Value>,
-    media_type: Option<Value>,
+struct Outline<'a> {
+    #[serde(borrow)]
+    schema_version: Option<&'a RawValue>,
+    #[serde(borrow)]
+    media_type: Option<&'a RawValue>,
     manifests: Option<serde::de::IgnoredAny>,
     config: Option<serde::de::IgnoredAny>,
     layers: Option<serde::de::IgnoredAny>,
@@ -217,6 +236,10 @@ struct RawIndex {
     manifests: Vec<RawDescriptor>,
 }
 
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8], document: &'static str) -> Result<T, ManifestError> {
+    serde_json::from_slice(bytes).map_err(|error| ManifestError::Json { document, reason: shown(&error.to_string()) })
+}
+
 impl ManifestDocument {
     /// Reads the manifest or index in `bytes`.
     ///
@@ -226,29 +249,27 @@ impl ManifestDocument {
         if bytes.len() as u64 > MANIFEST_MAX {
             return Err(ManifestError::TooLarge { found: bytes.len() as u64 });
         }
-        let json = |source| ManifestError::Json { document: "manifest", source };
-        let outline: Outline = serde_json::from_slice(bytes).map_err(json)?;
-        let own_type = outline.media_type.as_ref().and_then(Value::as_str);
-        match &outline.schema_version {
-            Some(version) if version.as_u64() == Some(2) => {}
-            version => {
-                let found = version.as_ref().map_or_else(|| "missing".to_owned(), Value::to_string);
-                return Err(ManifestError::SchemaVersion { found });
-            }
+        let outline: Outline<'_> = read(bytes, "manifest")?;
+        match outline.schema_version.map_or("missing", RawValue::get) {
+            "2" => {}
+            found => return Err(ManifestError::SchemaVersion { found: shown(found) }),
         }
-        let is_index = Self::kind_of(&outline, own_type, content_type)?;
-        let media_type = own_type.or(content_type).unwrap_or_default().to_owned();
-        if is_index {
-            let raw: RawIndex =
-                serde_json::from_slice(bytes).map_err(|source| ManifestError::Json { document: "index", source })?;
-            return ImageIndex::check(raw).map(Self::Index);
+        let own_type = outline.media_type.map(|raw| {
+            let text = serde_json::from_str::<String>(raw.get());
+            text.map_err(|_| ManifestError::UnknownMediaType { found: cut(raw.get()) })
+        });
+        let own_type = own_type.transpose()?;
+        if Self::kind_of(&outline, own_type.as_deref(), content_type)? {
+            return ImageIndex::check(read(bytes, "index")?).map(Self::Index);
         }
-        let raw: RawManifest = serde_json::from_slice(bytes).map_err(json)?;
-        ImageManifest::check(raw, media_type).map(Self::Image)
+        // A registry may call it anything: only a name of a manifest is kept.
+        let called = content_type.filter(|text| MediaType::of(text) == MediaType::ImageManifest);
+        let media_type = essence(own_type.as_deref().or(called).unwrap_or(OCI_MANIFEST)).to_owned();
+        ImageManifest::check(read(bytes, "manifest")?, media_type).map(Self::Image)
     }
 
     /// Tells an index (`true`) from a manifest (`false`) by its fields, and refuses what contradicts itself.
-    fn kind_of(outline: &Outline, own: Option<&str>, header: Option<&str>) -> Result<bool, ManifestError> {
+    fn kind_of(outline: &Outline<'_>, own: Option<&str>, header: Option<&str>) -> Result<bool, ManifestError> {
         let is_index = outline.manifests.is_some();
         let (has_config, has_layers) = (outline.config.is_some(), outline.layers.is_some());
         if is_index && (has_layers || has_config || outline.fs_layers.is_some()) {
@@ -267,12 +288,12 @@ impl ManifestDocument {
                 MediaType::ImageManifest if !is_index => {}
                 MediaType::ImageIndex | MediaType::ImageManifest | MediaType::SchemaOne => {
                     let kind = if is_index { "an index" } else { "a manifest" };
-                    let reason = format!("{whose} is {text:?}, but its fields are those of {kind}");
+                    let reason = format!("{whose} is {:?}, but its fields are those of {kind}", cut(text));
                     return Err(ManifestError::Ambiguous { reason });
                 }
                 // A generic Content-Type (application/json) says nothing; a mediaType of its own must be right.
                 _ if whose == "its mediaType" => {
-                    return Err(ManifestError::UnknownMediaType { found: text.to_owned() });
+                    return Err(ManifestError::UnknownMediaType { found: cut(text) });
                 }
                 _ => {}
             }
@@ -285,7 +306,7 @@ impl ImageManifest {
     fn check(raw: RawManifest, media_type: String) -> Result<Self, ManifestError> {
         let config = raw.config.check(|| "the configuration's descriptor".to_owned())?;
         if MediaType::of(&config.media_type) != MediaType::ImageConfig {
-            return Err(ManifestError::Artifact { found: config.media_type });
+            return Err(ManifestError::Artifact { found: cut(&config.media_type) });
         }
         if raw.layers.is_empty() || raw.layers.len() > LAYERS_MAX {
             return Err(ManifestError::LayerCount { found: raw.layers.len() });
@@ -296,7 +317,7 @@ impl ImageManifest {
             let refuse = |reason| ManifestError::Layer {
                 number,
                 digest: descriptor.digest,
-                found: descriptor.media_type.clone(),
+                found: cut(&descriptor.media_type),
                 reason,
             };
             let compression = match MediaType::of(&descriptor.media_type) {
@@ -326,36 +347,41 @@ impl ImageIndex {
 
     /// Picks the image that fits `wanted` best; of equals the first, as the specification asks.
     ///
-    /// Entries that are no images for a platform (attestations say `unknown/unknown`) never fit. An index of exactly one
-    /// image without a platform means that image.
+    /// Entries that are no images for a platform (attestations say `unknown/unknown`) never fit. An index whose one image has
+    /// no platform means that image.
     pub fn select(&self, wanted: &Platform) -> Result<&Descriptor, ManifestError> {
-        let is_image = |entry: &&Descriptor| {
-            matches!(MediaType::of(&entry.media_type), MediaType::ImageManifest | MediaType::ImageIndex)
-        };
-        let fitting = self.manifests.iter().filter(is_image);
-        let best = fitting.filter_map(|entry| Some((wanted.fit(entry.platform.as_ref()?)?, entry)));
-        if let Some((_, entry)) = best.min_by_key(|(fit, _)| *fit) {
+        let images: Vec<&Descriptor> = self.manifests.iter().filter(|entry| is_image(entry)).collect();
+        let fitting = images.iter().filter_map(|entry| Some((wanted.fit(entry.platform.as_ref()?)?, *entry)));
+        if let Some((_, entry)) = fitting.min_by_key(|(fit, _)| *fit) {
             return Ok(entry);
         }
-        match self.manifests.as_slice() {
-            [only] if only.platform.is_none() && is_image(&only) => Ok(only),
-            _ => {
-                let platforms = self.manifests.iter().filter_map(|entry| entry.platform.as_ref());
-                let mut names: Vec<String> = platforms.map(ToString::to_string).collect();
-                names.retain(|name| name != "unknown/unknown");
-                names.dedup();
-                let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                Err(ManifestError::NoPlatform { wanted: wanted.clone(), found })
-            }
+        match images.as_slice() {
+            [only] if only.platform.is_none() => Ok(only),
+            _ => Err(ManifestError::NoPlatform { wanted: wanted.clone(), found: platforms_of(&images) }),
         }
     }
+}
+
+fn is_image(entry: &Descriptor) -> bool {
+    let is_unknown = entry.platform.as_ref().is_some_and(|platform| platform.os == "unknown");
+    !is_unknown && matches!(MediaType::of(&entry.media_type), MediaType::ImageManifest | MediaType::ImageIndex)
+}
+
+/// Names the platforms of an index for people.
+fn platforms_of(images: &[&Descriptor]) -> String {
+    let platforms = images.iter().filter_map(|entry| entry.platform.as_ref());
+    let names: BTreeSet<String> = platforms.map(ToString::to_string).collect();
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    shown(&names.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::media_type::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn blob(media_type: &str) -> Value {
         json!({"mediaType": media_type, "digest": BlobDigest::of(b"x").to_string(), "size": 1})
@@ -396,6 +422,14 @@ mod tests {
         assert!(matches!(parse(&neither, None), Err(ManifestError::Ambiguous { .. })));
         let odd = with(manifest(), "mediaType", json!("text/plain"));
         assert!(matches!(parse(&odd, None), Err(ManifestError::UnknownMediaType { .. })));
+        for no_name in [json!(5), json!([]), json!({"a": 1})] {
+            let odd = with(manifest(), "mediaType", no_name.clone());
+            let error = parse(&odd, None).unwrap_err();
+            assert!(
+                matches!(&error, ManifestError::UnknownMediaType { found } if *found == no_name.to_string()),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -456,7 +490,54 @@ mod tests {
         assert_eq!(picked.digest, BlobDigest::of(b"pc"));
         let error = index.select(&Platform::new("linux", "s390x", None)).unwrap_err();
         assert!(error.to_string().contains("linux/s390x"), "{error}");
-        assert!(error.to_string().ends_with("linux/arm64, linux/amd64"), "{error}");
+        assert!(error.to_string().ends_with("linux/amd64, linux/arm64"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_is_recorded_under_a_type_of_manifests() {
+        let nameless = with(manifest(), "mediaType", Value::Null);
+        for (document, header, expected) in [
+            (manifest(), Some("text/plain"), OCI_MANIFEST),
+            (with(manifest(), "mediaType", json!(DOCKER_MANIFEST)), Some(OCI_MANIFEST), DOCKER_MANIFEST),
+            (
+                nameless.clone(),
+                Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8"),
+                DOCKER_MANIFEST,
+            ),
+            (nameless.clone(), Some("text/plain\u{1b}[2J"), OCI_MANIFEST),
+            (nameless, None, OCI_MANIFEST),
+        ] {
+            let ManifestDocument::Image(image) = parse(&document, header).unwrap() else { panic!() };
+            assert_eq!(image.media_type, expected, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn errors_are_short_and_move_no_cursor() {
+        let long = format!("\u{1b}[2J{}", "x".repeat(1 << 20));
+        let entry_of =
+            |platform: Value| json!({"schemaVersion": 2, "manifests": [with(entry("x", None), "platform", platform)]});
+        let mut layer = manifest();
+        layer["layers"][0]["mediaType"] = json!(long);
+        let mut size = manifest();
+        size["layers"][0]["size"] = json!(long);
+        for document in [
+            with(manifest(), "schemaVersion", json!(long)),
+            with(manifest(), "mediaType", json!(long)),
+            with(manifest(), "mediaType", json!([long])),
+            with(manifest(), "mediaType", json!(format!("{OCI_INDEX};{long}"))),
+            with(manifest(), "config", blob(&long)),
+            entry_of(json!({"os": "linux", "architecture": long})),
+            layer,
+            size,
+        ] {
+            let error = parse(&document, None).unwrap_err().to_string();
+            assert!(error.len() < 1500 && !error.contains('\u{1b}'), "{} bytes: {error}", error.len());
+        }
+        let many: Vec<Value> =
+            (0..1000).map(|number| entry("x", Some(("linux", format!("a{number}").as_str())))).collect();
+        let error = index(&many).select(&Platform::host()).unwrap_err().to_string();
+        assert!(error.len() < 600, "{error}");
     }
 
     #[test]
@@ -465,5 +546,7 @@ mod tests {
         assert!(index(&[entry("only", None)]).select(&host).is_ok());
         assert!(index(&[entry("one", None), entry("two", None)]).select(&host).is_err());
         assert!(index(&[]).select(&host).is_err());
+        let attested = index(&[entry("attestation", Some(("unknown", "unknown"))), entry("only", None)]);
+        assert_eq!(attested.select(&host).unwrap().digest, BlobDigest::of(b"only"));
     }
 }

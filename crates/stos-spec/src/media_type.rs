@@ -65,7 +65,7 @@ pub const ACCEPTED_MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST,
 impl MediaType {
     /// Reads a media type; parameters after a `;` do not count.
     pub fn of(text: &str) -> Self {
-        let text = text.split(';').next().unwrap_or_default().trim();
+        let text = essence(text);
         match text {
             OCI_MANIFEST | DOCKER_MANIFEST => Self::ImageManifest,
             OCI_INDEX | DOCKER_LIST => Self::ImageIndex,
@@ -84,6 +84,11 @@ impl MediaType {
             _ => Self::Unknown,
         }
     }
+}
+
+/// Gives a media type without its parameters.
+pub fn essence(text: &str) -> &str {
+    text.split(';').next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]

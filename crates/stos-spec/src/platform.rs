@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A platform that cannot be read.
+use crate::text::cut;
+
+/// A platform that cannot be read, cut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("platform {0:?}: expected OS/ARCH or OS/ARCH/VARIANT, such as linux/amd64 or linux/arm/v7")]
 pub struct PlatformError(pub String);
@@ -24,8 +26,29 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Makes a platform of these words, normalised: `x86_64` is `amd64`, `aarch64` is `arm64`, `armhf` is `arm/v7`.
+    /// Makes a platform of these words, normalised: `x86_64` is `amd64`, `aarch64` is `arm64`, `armhf` is `arm/v7`, and so is
+    /// `arm` alone.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let mut platform = Self::normalised(os, architecture, variant);
+        if platform.architecture == "arm" {
+            platform.variant.get_or_insert_with(|| "v7".to_owned());
+        }
+        platform
+    }
+
+    /// Makes a platform of what a configuration says: as [`new`](Self::new), but a variant that is not written is none.
+    ///
+    /// # Errors
+    /// Words are of letters, digits, `.`, `_` and `-`; `os` and `architecture` may be empty, and then fit nothing.
+    pub fn of_image(os: &str, architecture: &str, variant: Option<&str>) -> Result<Self, PlatformError> {
+        let words = [Some(os), Some(architecture), variant];
+        if words.iter().flatten().all(|word| is_word(word)) {
+            return Ok(Self::normalised(os, architecture, variant));
+        }
+        Err(PlatformError(words.into_iter().flatten().map(cut).collect::<Vec<_>>().join("/")))
+    }
+
+    fn normalised(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_ascii_lowercase);
         let architecture = architecture.to_ascii_lowercase();
         let (architecture, variant) = match (architecture.as_str(), variant) {
@@ -36,9 +59,8 @@ impl Platform {
             ("armhf" | "armv7l" | "armv7", _) => ("arm", Some("v7".to_owned())),
             ("armel" | "armv6l", _) => ("arm", Some("v6".to_owned())),
             ("arm", variant) => match variant.as_deref() {
-                None | Some("7") => ("arm", Some("v7".to_owned())),
-                Some("5" | "6" | "8") => ("arm", variant.map(|variant| format!("v{variant}"))),
-                Some(_) => ("arm", variant),
+                Some("5" | "6" | "7" | "8") => ("arm", variant.map(|variant| format!("v{variant}"))),
+                _ => ("arm", variant),
             },
             ("i386" | "i486" | "i586" | "i686" | "386", variant) => ("386", variant),
             (other, variant) => (other, variant),
@@ -48,7 +70,8 @@ impl Platform {
 
     /// Gives the platform that this binary was built for.
     pub fn host() -> Self {
-        Self::new(std::env::consts::OS, std::env::consts::ARCH, None)
+        let architecture = go_architecture(std::env::consts::ARCH, cfg!(target_endian = "little"));
+        Self::new(std::env::consts::OS, architecture, None)
     }
 
     /// Tells how well an image for `candidate` runs on `self`: `None` not at all, and the smaller the better.
@@ -86,14 +109,29 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let words: Vec<&str> = text.split('/').collect();
-        let good = |word: &&str| {
-            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        };
+        let good = |word: &&str| !word.is_empty() && is_word(word);
         match words.as_slice() {
             [os, architecture] if words.iter().all(good) => Ok(Self::new(os, architecture, None)),
             [os, architecture, variant] if words.iter().all(good) => Ok(Self::new(os, architecture, Some(variant))),
-            _ => Err(PlatformError(text.to_owned())),
+            _ => Err(PlatformError(cut(text))),
         }
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Gives Go's word for an architecture in Rust's words.
+fn go_architecture(rust: &str, is_little_endian: bool) -> &str {
+    match (rust, is_little_endian) {
+        ("x86", _) => "386",
+        ("powerpc64", true) => "ppc64le",
+        ("powerpc64", false) => "ppc64",
+        ("mips64", true) => "mips64le",
+        ("loongarch64", _) => "loong64",
+        // The rest have one word, or are spellings that are normalised.
+        (rust, _) => rust,
     }
 }
 
@@ -117,6 +155,36 @@ mod tests {
         }
         for text in ["", "linux", "linux/", "linux/amd64/v2/x", "linux/a b"] {
             assert_eq!(text.parse::<Platform>(), Err(PlatformError(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn an_image_says_what_it_says() {
+        let of = |os: &str, architecture: &str, variant| Platform::of_image(os, architecture, variant);
+        assert_eq!(of("linux", "arm", None).unwrap().variant, None);
+        assert_eq!(of("linux", "armhf", None).unwrap().to_string(), "linux/arm/v7");
+        assert_eq!(of("", "", Some("")).unwrap(), Platform { os: "".into(), architecture: "".into(), variant: None });
+        for (os, architecture, variant) in
+            [("linux\u{1b}[2J", "amd64", None), ("linux", "a/b", None), ("linux", "arm", Some("v7\n"))]
+        {
+            assert!(of(os, architecture, variant).is_err(), "{os:?} {architecture:?}");
+        }
+        assert!(of("linux", &"ä".repeat(1 << 20), None).unwrap_err().to_string().len() < 2000);
+    }
+
+    #[test]
+    fn the_host_is_named_in_the_words_of_go() {
+        for (rust, little, go) in [
+            ("x86", true, "386"),
+            ("x86_64", true, "amd64"),
+            ("aarch64", true, "arm64"),
+            ("powerpc64", true, "ppc64le"),
+            ("powerpc64", false, "ppc64"),
+            ("loongarch64", true, "loong64"),
+            ("s390x", false, "s390x"),
+            ("riscv64", true, "riscv64"),
+        ] {
+            assert_eq!(Platform::new("linux", go_architecture(rust, little), None).architecture, go, "{rust}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::{BlobDigest, DigestError};
+use crate::text::cut;
 
 /// The registry of a reference that names none, as in docker and podman.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
@@ -150,7 +151,7 @@ impl FromStr for ImageRef {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let reference = || text.chars().take(300).collect::<String>();
+        let reference = || cut(text);
         if text.is_empty() {
             return Err(ReferenceError::Empty);
         }
@@ -168,21 +169,21 @@ impl FromStr for ImageRef {
             _ => (rest, None),
         };
         if let Some(found) = tag.filter(|tag| !is_tag(tag)) {
-            return Err(ReferenceError::Tag { reference: reference(), found: found.to_owned() });
+            return Err(ReferenceError::Tag { reference: reference(), found: cut(found) });
         }
         let (registry, repository) = match name.split_once('/') {
             Some((first, rest)) if looks_like_host(first) => (Some(first), rest),
             _ => (None, name),
         };
         if let Some(found) = registry.filter(|registry| !is_host_and_port(registry)) {
-            return Err(ReferenceError::Registry { reference: reference(), found: found.to_owned() });
+            return Err(ReferenceError::Registry { reference: reference(), found: cut(found) });
         }
         let is_docker_hub = registry.is_none_or(|name| matches!(name, DEFAULT_REGISTRY | "index.docker.io"));
         let registry = if is_docker_hub { DEFAULT_REGISTRY } else { registry.unwrap_or(DEFAULT_REGISTRY) };
         let in_library = is_docker_hub && !repository.contains('/');
         let repository = if in_library { format!("library/{repository}") } else { repository.to_owned() };
         if !is_repository(&repository) || registry.len() + repository.len() > 255 {
-            return Err(ReferenceError::Repository { reference: reference(), found: repository });
+            return Err(ReferenceError::Repository { reference: reference(), found: cut(&repository) });
         }
         let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
         let is_short = !name.split_once('/').is_some_and(|(first, _)| looks_like_host(first));
@@ -192,17 +193,18 @@ impl FromStr for ImageRef {
 
 /// Drops skopeo's `docker://`, and refuses the transports of the field that are not registries.
 fn without_transport(text: &str) -> Result<&str, ReferenceError> {
-    const OTHERS: [&str; 6] = ["oci", "oci-archive", "docker-archive", "docker-daemon", "dir", "containers-storage"];
+    /// Words that are short names of Docker Hub as well: `oci:1.0`. A path has a slash, or a dot first.
+    const MAYBE_NAMES: [&str; 2] = ["oci", "dir"];
+    const OTHERS: [&str; 4] = ["oci-archive", "docker-archive", "docker-daemon", "containers-storage"];
     if let Some(rest) = text.strip_prefix("docker://") {
         return Ok(rest);
     }
     match text.split_once(':') {
-        // `oci:1.0` may be a short name with a tag; a path has a slash or a dot first.
-        Some((transport, rest)) if OTHERS.contains(&transport) && (rest.contains('/') || rest.starts_with('.')) => {
-            Err(ReferenceError::UnsupportedTransport {
-                reference: text.chars().take(300).collect(),
-                transport: transport.to_owned(),
-            })
+        Some((transport, rest))
+            if OTHERS.contains(&transport)
+                || MAYBE_NAMES.contains(&transport) && (rest.contains('/') || rest.starts_with('.')) =>
+        {
+            Err(ReferenceError::UnsupportedTransport { reference: cut(text), transport: transport.to_owned() })
         }
         _ => Ok(text),
     }
@@ -318,6 +320,9 @@ mod tests {
             ("", "empty"),
             ("oci:./dir", "transport"),
             ("docker-archive:/tmp/x.tar", "transport"),
+            ("docker-archive:x.tar", "transport"),
+            ("oci-archive:x", "transport"),
+            ("containers-storage:x", "transport"),
             ("registry.example:99999/a", "registry"),
             ("-bad.example/a", "registry"),
             ("a//b", "repository"),

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::text::cut;
+
 /// The largest user or group number: the kernel keeps 2³² − 1 for "none".
 pub const ID_MAX: u32 = u32::MAX - 1;
 
@@ -55,14 +57,14 @@ impl UserSpec {
 }
 
 fn principal(text: &str, whole: &str) -> Result<Principal, UserError> {
-    let malformed = || UserError::Malformed { text: whole.to_owned() };
+    let malformed = || UserError::Malformed { text: cut(whole) };
     if text.is_empty() || text.len() > 256 || text.contains(['\0', '\n', '/']) {
         return Err(malformed());
     }
     // Whatever looks like a number is one: a name that happens to be a large number is how an overflow becomes root.
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        let out_of_range = || UserError::OutOfRange { text: whole.to_owned(), number: text.to_owned() };
+        let out_of_range = || UserError::OutOfRange { text: cut(whole), number: cut(text) };
         return match text.parse::<u32>() {
             Ok(id) if id <= ID_MAX && text.len() == digits.len() => Ok(Principal::Id(id)),
             _ => Err(out_of_range()),
@@ -80,7 +82,7 @@ impl FromStr for UserSpec {
         }
         let (user, group) = match text.split_once(':') {
             Some((user, group)) if group.contains(':') || user.is_empty() => {
-                return Err(UserError::Malformed { text: text.to_owned() });
+                return Err(UserError::Malformed { text: cut(text) });
             }
             Some((user, "")) => (user, None),
             Some((user, group)) => (user, Some(group)),
