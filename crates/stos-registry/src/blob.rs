@@ -86,6 +86,8 @@ pub(crate) struct BoundedBody {
     pace: Pace,
     state: State,
     opened: Instant,
+    /// How long reading all of it at once may take.
+    document: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +115,8 @@ impl BoundedBody {
         }
         let pace = Pace::new(timeouts);
         let reader = response.into_body().into_reader();
-        Ok(Self { reader, url, bound, announced, received: 0, pace, state: State::Open, opened: Instant::now() })
+        let (state, opened, document) = (State::Open, Instant::now(), timeouts.document);
+        Ok(Self { reader, url, bound, announced, received: 0, pace, state, opened, document })
     }
 
     /// Gives where the body comes from.
@@ -121,7 +124,7 @@ impl BoundedBody {
         &self.url
     }
 
-    /// Reads all of it.
+    /// Reads all of it, within the time for a document.
     pub(crate) fn read_all(mut self) -> Result<Vec<u8>, Error> {
         // What a header announces is no reason to reserve that much.
         let capacity = self.announced.unwrap_or(0).min(self.bound.limit()).min(64 << 10);
@@ -131,6 +134,10 @@ impl BoundedBody {
             match self.read_some(&mut buffer)? {
                 0 => return Ok(bytes),
                 n => bytes.extend_from_slice(&buffer[..n]),
+            }
+            let waited = self.opened.elapsed();
+            if waited > self.document {
+                return Err(self.stalled(Slow { recent: self.received, waited }));
             }
         }
     }

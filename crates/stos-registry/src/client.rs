@@ -7,14 +7,14 @@ use std::sync::{Arc, LazyLock};
 
 use stos_spec::manifest::MANIFEST_MAX;
 use stos_spec::media_type::ACCEPTED_MANIFESTS;
+use stos_spec::text::cut;
 use stos_spec::{BlobDigest, Descriptor, DigestError, ImageRef, Verified};
 use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{HeaderMap, Method};
 
 use crate::blob::{BlobReader, Bound, BoundedBody};
 use crate::error::Error;
-use crate::exchange::{Answer, Ask, exchange, refuse_downgrade};
-use crate::message::shown;
+use crate::exchange::{Answer, Ask, exchange, follow, refuse_downgrade, send};
 use crate::options::ClientOptions;
 use crate::token::{ANSWER_MAX, Token, TokenCache, pull_scope, token_url};
 use crate::transport::Transport;
@@ -209,7 +209,7 @@ impl Registry {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
         let has_dots = repository.split('/').any(|part| part.is_empty() || part == "." || part == "..");
         if has_dots || !repository.bytes().all(is_word) {
-            return Err(Error::BadName { what: "the repository", found: shown(repository) });
+            return Err(Error::BadName { what: "the repository", found: cut(repository) });
         }
         Ok(Url::new(scheme, &self.inner.host, &format!("/v2/{repository}/{path}")))
     }
@@ -222,46 +222,14 @@ impl Registry {
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<Answer, Error> {
-        let url = self.url(self.scheme(), repository, path)?;
-        let first = self.get_from(&url, method.clone(), repository, headers);
-        if self.speaks() != Speaks::Unknown {
-            return first;
-        }
-        let error = match first {
-            Err(error) if is_no_https(&error) => error,
-            answered => {
-                self.inner.speaks.store(Speaks::Https as u8, Ordering::Relaxed);
-                return answered;
-            }
-        };
-        tracing::debug!(host = self.host(), %error, "no HTTPS, trying plain HTTP");
-        let url = self.url(Scheme::Http, repository, path)?;
-        match self.get_from(&url, method, repository, headers) {
-            // Both failed: the first tells more, unless all it says is that HTTP was to be tried.
-            Err(second) if is_no_https(&second) => {
-                let said_http = matches!(error, Error::HttpInsteadOfHttps { .. });
-                Err(if said_http { second } else { error })
-            }
-            answered => {
-                self.inner.speaks.store(Speaks::Http as u8, Ordering::Relaxed);
-                answered
-            }
-        }
-    }
-
-    fn get_from(
-        &self,
-        url: &Url,
-        method: Method,
-        repository: &str,
-        headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Answer, Error> {
         let scope = pull_scope(repository);
         let kept = self.inner.tokens.get(&scope);
         let ask = Ask { method, headers, token: kept.as_ref() };
-        let answer = exchange(self.transport(), url, &ask)?;
+        let first = self.first_answer(repository, path, &ask)?;
+        let url = first.url.clone();
+        let answer = follow(self.transport(), first, &ask)?;
         // Only the registry itself may ask for a token: not a host that it redirects to.
-        if answer.status() != 401 || !answer.url.is_same_origin(url) {
+        if answer.status() != 401 || !answer.url.is_same_origin(&url) {
             return Ok(answer);
         }
         let challenges = answer.headers().get_all(header::WWW_AUTHENTICATE);
@@ -272,7 +240,45 @@ impl Registry {
         answer.discard(self.transport());
         let token = self.fetch_token(&token_url)?;
         self.inner.tokens.put(&scope, token.clone());
-        exchange(self.transport(), url, &Ask { token: Some(&token), ..ask })
+        exchange(self.transport(), &url, &Ask { token: Some(&token), ..ask })
+    }
+
+    /// Gives what the registry's own host answers, redirects included.
+    ///
+    /// This alone tells which protocol it speaks: where a redirect leads, or a token server, may fail as it likes.
+    fn first_answer(&self, repository: &str, path: &str, ask: &Ask<'_>) -> Result<Answer, Error> {
+        let url = self.url(self.scheme(), repository, path)?;
+        let first = send(self.transport(), &url, &url, ask);
+        if self.speaks() != Speaks::Unknown {
+            return first;
+        }
+        let error = match first {
+            Err(error) if is_no_https(&error) => error,
+            answered => {
+                self.learn(Speaks::Https);
+                return answered;
+            }
+        };
+        tracing::debug!(host = self.host(), %error, "no HTTPS, trying plain HTTP");
+        let url = self.url(Scheme::Http, repository, path)?;
+        // Nobody has answered yet, so no token is this host's; none goes out in clear.
+        match send(self.transport(), &url, &url, &Ask { token: None, ..ask.clone() }) {
+            // Both failed: the first tells more, unless all it says is that HTTP was to be tried.
+            Err(second) if is_no_https(&second) => {
+                let said_http = matches!(error, Error::HttpInsteadOfHttps { .. });
+                Err(if said_http { second } else { error })
+            }
+            answered if self.learn(Speaks::Http) => answered,
+            // Meanwhile another thread has had an answer over TLS.
+            _ => Err(error),
+        }
+    }
+
+    /// Keeps which protocol the registry speaks; gives whether that is it, for the first word counts.
+    fn learn(&self, found: Speaks) -> bool {
+        let (unknown, found) = (Speaks::Unknown as u8, found as u8);
+        let known = self.inner.speaks.compare_exchange(unknown, found, Ordering::Relaxed, Ordering::Relaxed);
+        known.map_or_else(|known| known == found, |_| true)
     }
 
     fn fetch_token(&self, url: &Url) -> Result<Token, Error> {
@@ -309,7 +315,7 @@ fn content_digest(headers: &HeaderMap, url: &ShownUrl) -> Result<Option<BlobDige
         Err(DigestError::UnsupportedAlgorithm { .. }) => Ok(None),
         Err(_) => {
             let (name, expected) = ("Docker-Content-Digest", "a digest");
-            Err(Error::BadHeader { url: url.clone(), name, found: shown(&text), expected })
+            Err(Error::BadHeader { url: url.clone(), name, found: cut(&text), expected })
         }
     }
 }
@@ -339,7 +345,7 @@ impl<'a> Target<'a> {
         }
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let is_tag = (1..=128).contains(&text.len()) && text.bytes().all(is_word) && !text.starts_with(['.', '-']);
-        if is_tag { Ok(Self::Tag(text)) } else { Err(Error::BadName { what: "the tag or digest", found: shown(text) }) }
+        if is_tag { Ok(Self::Tag(text)) } else { Err(Error::BadName { what: "the tag or digest", found: cut(text) }) }
     }
 
     fn digest(&self) -> Option<BlobDigest> {

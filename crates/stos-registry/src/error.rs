@@ -149,7 +149,7 @@ pub enum Error {
     BadRedirect {
         /// What redirected.
         url: ShownUrl,
-        /// Its `Location`, without a query.
+        /// Its `Location`, without a user or a query.
         location: String,
         /// What is wrong with it.
         reason: &'static str,
@@ -167,7 +167,7 @@ pub enum Error {
     BadChallenge {
         /// What was asked for.
         url: ShownUrl,
-        /// The `WWW-Authenticate` header, cut.
+        /// Its scheme and realm, without a user or a query.
         challenge: String,
         /// What is wrong with it.
         reason: &'static str,
@@ -254,6 +254,13 @@ pub enum Error {
     },
 }
 
+/// Who has set a proxy expects it to be used, and wonders.
+fn proxy_hint(is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let text = "the environment names a proxy (HTTPS_PROXY or another), but stos connects directly: proxies are not supported yet";
+    names.into_iter().any(is_set).then_some(text)
+}
+
 fn retry_text(retry_after: Option<Duration>) -> String {
     retry_after.map(|time| format!(" (try again in {} s)", time.as_secs())).unwrap_or_default()
 }
@@ -276,6 +283,9 @@ impl Error {
             }
             Self::Tls { .. } => Some("add the registry's CA to the system's certificates, or use --tls-verify=false"),
             Self::NoRoots { .. } => Some("install the package ca-certificates"),
+            Self::Unreachable { .. } => {
+                proxy_hint(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+            }
             Self::Unauthorized { .. } | Self::Denied { .. } => {
                 Some("only public images can be pulled; registries also answer so where there is no such repository")
             }
@@ -321,5 +331,16 @@ impl From<Error> for io::Error {
         // A reader would simply try an interrupted read again.
         let kind = if kind == io::ErrorKind::Interrupted { io::ErrorKind::Other } else { kind };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_is_not_used_is_told() {
+        assert!(proxy_hint(|name| name == "https_proxy").unwrap().contains("proxies are not supported"));
+        assert_eq!(proxy_hint(|name| name == "NO_PROXY"), None);
     }
 }

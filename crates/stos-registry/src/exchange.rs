@@ -9,10 +9,10 @@ use ureq::http::{HeaderMap, Method, Response};
 
 use crate::blob::{Bound, BoundedBody};
 use crate::error::Error;
-use crate::message::{MESSAGE_MAX, RegistryMessage, shown};
+use crate::message::{MESSAGE_MAX, RegistryMessage};
 use crate::token::Token;
 use crate::transport::Transport;
-use crate::url::{Scheme, Url};
+use crate::url::{Scheme, Url, without_secrets};
 
 /// How many redirects are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -34,6 +34,10 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    fn is_redirect(&self) -> bool {
+        matches!(self.status(), 301 | 302 | 303 | 307 | 308)
     }
 
     pub(crate) fn headers(&self) -> &HeaderMap {
@@ -86,19 +90,27 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// Sends a request and follows its redirects. The token goes to the origin of `start` and to no other.
 pub(crate) fn exchange(transport: &Transport, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
-    let mut url = start.clone();
-    for _ in 0..=REDIRECTS_MAX {
-        let answer = send(transport, &url, start, ask)?;
-        if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
+    follow(transport, send(transport, start, start, ask)?, ask)
+}
+
+/// Follows the redirects of a first answer. The token goes to its origin and to no other.
+pub(crate) fn follow(transport: &Transport, first: Answer, ask: &Ask<'_>) -> Result<Answer, Error> {
+    let start = first.url.clone();
+    let mut answer = first;
+    for _ in 0..REDIRECTS_MAX {
+        if !answer.is_redirect() {
             return Ok(answer);
         }
         let next = redirect_target(&answer)?;
-        refuse_downgrade(transport, &url, &next)?;
-        tracing::debug!(from = %url.shown(), to = %next.shown(), "redirected");
+        refuse_downgrade(transport, &answer.url, &next)?;
+        tracing::debug!(from = %answer.url.shown(), to = %next.shown(), "redirected");
         answer.discard(transport);
-        url = next;
+        answer = send(transport, &next, &start, ask)?;
     }
-    Err(Error::TooManyRedirects { url: start.shown(), limit: REDIRECTS_MAX })
+    if answer.is_redirect() {
+        return Err(Error::TooManyRedirects { url: start.shown(), limit: REDIRECTS_MAX });
+    }
+    Ok(answer)
 }
 
 /// Refuses what would go from verified HTTPS to plain HTTP.
@@ -109,7 +121,8 @@ pub(crate) fn refuse_downgrade(transport: &Transport, url: &Url, next: &Url) -> 
     Ok(())
 }
 
-fn send(transport: &Transport, url: &Url, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
+/// Sends one request to `url`, with the token if that has the origin of `start`.
+pub(crate) fn send(transport: &Transport, url: &Url, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
     let mut headers = ask.headers.to_vec();
     if let Some(token) = ask.token.filter(|_| url.is_same_origin(start)) {
         headers.push((header::AUTHORIZATION, token.header()));
@@ -125,8 +138,9 @@ fn send(transport: &Transport, url: &Url, start: &Url, ask: &Ask<'_>) -> Result<
 fn redirect_target(answer: &Answer) -> Result<Url, Error> {
     let header = answer.headers().get(header::LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let location = String::from_utf8_lossy(header);
-    answer.url.join(&location).map_err(|reason| {
-        let without_query = location.split('?').next().unwrap_or_default();
-        Error::BadRedirect { url: answer.url.shown(), location: shown(without_query), reason }
+    answer.url.join(&location).map_err(|reason| Error::BadRedirect {
+        url: answer.url.shown(),
+        location: without_secrets(&location),
+        reason,
     })
 }

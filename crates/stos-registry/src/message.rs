@@ -4,12 +4,10 @@
 use std::fmt;
 
 use serde::Deserialize;
+use stos_spec::text::shown;
 
 /// The most of an error's body that is read, in bytes.
 pub(crate) const MESSAGE_MAX: u64 = 64 << 10;
-
-/// The most of it that is shown, in characters.
-const SHOWN_MAX: usize = 400;
 
 /// What a registry says about its own refusal: untrusted text, cut, its control characters escaped.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,26 +77,10 @@ impl Body {
     }
 }
 
-/// Cuts foreign text and escapes what could move a terminal's cursor or hide what follows.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars().take(SHOWN_MAX) {
-        // The format characters U+200B–U+200F, U+2028–U+202E and U+2066–U+2069 reorder or hide text.
-        let is_hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || is_hidden {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    if text.chars().nth(SHOWN_MAX).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
+    use stos_spec::text::SHOWN_MAX;
+
     use super::*;
 
     #[test]

@@ -29,7 +29,7 @@ impl Default for ClientOptions {
     }
 }
 
-/// How long to wait for what. None of them limits the whole of a download.
+/// How long to wait for what. None of them limits the whole of a blob that is read as it arrives.
 ///
 /// Looking up a host's name is bounded by the system's resolver alone (`resolv.conf`): a limit of ours would need a
 /// thread that could outlive the request.
@@ -44,6 +44,8 @@ pub struct Timeouts {
     pub stall: Duration,
     /// How many bytes must come within each [`stall`](Self::stall) spent waiting, so that a trickle ends too.
     pub stall_bytes: u64,
+    /// For the whole of a body that is read at once: a manifest, a configuration, a token.
+    pub document: Duration,
 }
 
 impl Default for Timeouts {
@@ -53,6 +55,7 @@ impl Default for Timeouts {
             response: Duration::from_secs(30),
             stall: Duration::from_secs(60),
             stall_bytes: 4096,
+            document: Duration::from_secs(300),
         }
     }
 }

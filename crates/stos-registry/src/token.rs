@@ -11,8 +11,7 @@ use ureq::http::HeaderValue;
 
 use crate::challenge::{Challenge, parse_challenges};
 use crate::error::Error;
-use crate::message::shown;
-use crate::url::{ShownUrl, Url};
+use crate::url::{ShownUrl, Url, without_secrets};
 
 /// The largest answer of a token server, in bytes.
 pub(crate) const ANSWER_MAX: u64 = 1 << 20;
@@ -109,7 +108,7 @@ pub(crate) fn token_url<'a>(
             match realm(challenge) {
                 Ok(realm) => return Ok(Some(with_parameters(realm, challenge, scope))),
                 Err(reason) => {
-                    let challenge = shown(&text);
+                    let challenge = shown_challenge(challenge);
                     rejected = rejected.or(Some(Error::BadChallenge { url: url.shown(), challenge, reason }));
                 }
             }
@@ -120,6 +119,12 @@ pub(crate) fn token_url<'a>(
 
 fn realm(challenge: &Challenge) -> Result<Url, &'static str> {
     Url::parse(challenge.parameter("realm").ok_or("a bearer challenge without a realm")?)
+}
+
+/// Shows where a challenge leads: of its parameters the realm alone, and that without secrets.
+fn shown_challenge(challenge: &Challenge) -> String {
+    let realm = challenge.parameter("realm").map(|realm| format!(" realm={}", without_secrets(realm)));
+    format!("{}{}", challenge.scheme, realm.unwrap_or_default())
 }
 
 fn with_parameters(realm: Url, challenge: &Challenge, scope: &str) -> Url {

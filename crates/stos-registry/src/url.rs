@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use stos_spec::text::cut;
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
@@ -192,6 +193,18 @@ impl fmt::Debug for ShownUrl {
     }
 }
 
+/// Gives an address that cannot be read, cut, as people may see it: without its query and its user.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    match text.rsplit_once('@') {
+        Some((before, after)) => {
+            let scheme = before.find("//").map_or("", |slashes| &before[..slashes + 2]);
+            cut(&format!("{scheme}…@{after}"))
+        }
+        None => cut(text),
+    }
+}
+
 /// Escapes all but RFC 3986's unreserved characters, and `:` and `/`, which scopes are full of.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -261,6 +274,20 @@ mod tests {
         assert!(base.is_same_origin(&url("https://R.example:443/b")));
         for other in ["http://r.example/a", "https://r.example:444/", "https://x.r.example/", "https://r.example.x/"] {
             assert!(!base.is_same_origin(&url(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_hides_its_secrets_too() {
+        for (text, expected) in [
+            ("https://user:s3cret@x/a?s3cret#s3cret", "https://…@x/a"),
+            ("//user:s3cret@x", "//…@x"),
+            ("user:s3cret/@x", "…@x"),
+            ("ftp://x/y@z", "ftp://…@z"),
+            ("file:///x", "file:///x"),
+            ("", ""),
+        ] {
+            assert_eq!(without_secrets(text), expected);
         }
     }
 

@@ -140,6 +140,17 @@ fn a_slow_body_that_moves_is_no_stall() {
 }
 
 #[test]
+fn a_document_has_a_time_in_all() {
+    let registry = plain();
+    registry.add_rule(Rule::on("/manifests/").fault(Fault::Trickle(1, Duration::from_millis(30))));
+    let options = set(quick_insecure(), |options| {
+        (options.timeouts.stall_bytes, options.timeouts.document) = (2, Duration::from_millis(200));
+    });
+    let error = client_at(&registry.address(), &options).fetch_manifest(REPOSITORY, "1", None).unwrap_err();
+    assert!(matches!(error, Error::Stalled { found, recent, .. } if found == recent && found < 20), "{error}");
+}
+
+#[test]
 fn a_header_that_does_not_come_is_given_up() {
     let error = layer_error_with(&[Fault::SlowHeader(Duration::from_millis(50))], &quick_insecure());
     assert!(matches!(error, Error::Timeout { .. }) && error.is_transient(), "{error}");

@@ -3,7 +3,9 @@
 
 mod common;
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -51,13 +53,60 @@ fn plain_http_is_remembered() {
     assert_eq!(connections, [1, 1, 1]);
 }
 
+/// Listens before `registry`, and keeps the first byte of each connection: 22 is a TLS handshake's, which is passed on.
+fn listen_before(registry: &Registry) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (behind, seen) = (registry.address(), Arc::<Mutex<Vec<u8>>>::default());
+    let first_bytes = seen.clone();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut byte = [0];
+            let Ok(1) = client.peek(&mut byte) else { continue };
+            first_bytes.lock().unwrap().push(byte[0]);
+            let Ok(server) = TcpStream::connect(&behind) else { return };
+            let ways = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+            for (mut from, mut to) in ways.into_iter().filter(|_| byte[0] == 22) {
+                thread::spawn(move || {
+                    drop(std::io::copy(&mut from, &mut to));
+                    drop(to.shutdown(Shutdown::Write));
+                });
+            }
+        }
+    });
+    (address, seen)
+}
+
+#[test]
+fn only_the_registry_itself_tells_that_it_speaks_http() {
+    // The registry answers over TLS, and sends us to hosts that do not.
+    let registry = registry(true, Auth::bearer());
+    let (address, first_bytes) = listen_before(&registry);
+    let closed = "https://127.0.0.1:1/x";
+    for fault in [Fault::redirect(closed), Fault::challenge(format!("Bearer realm={closed}"))] {
+        let client = client_at(&address, &insecure());
+        registry.add_rule(Rule::on("/blobs/").fault(fault));
+        let error = fetch_layer(&client).unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { host, .. } if host == "127.0.0.1:1"), "{error}");
+        // HTTPS it stays, and the token does not go out in clear.
+        registry.clear_rules();
+        assert_eq!(fetch_layer(&client).unwrap(), LAYER);
+        registry.add_rule(Rule::on("/blobs/").fault(Fault::redirect(closed)));
+        drop(fetch_layer(&client).unwrap_err());
+        registry.clear_rules();
+    }
+    let first_bytes = first_bytes.lock().unwrap();
+    assert!(!first_bytes.is_empty() && first_bytes.iter().all(|byte| *byte == 22), "{first_bytes:?}");
+}
+
 #[test]
 fn a_registry_that_is_not_there_is_unreachable() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // A port that is closed, and that nobody is given meanwhile.
+    let address = "127.0.0.1:1";
     for options in [strict(), insecure()] {
-        let error = fetch_layer(&client_at(&address, &options)).unwrap_err();
+        let error = fetch_layer(&client_at(address, &options)).unwrap_err();
         assert!(matches!(&error, Error::Unreachable { host, .. } if *host == address), "{error}");
-        assert!(error.is_transient() && error.to_string().contains(&address), "{error}");
+        assert!(error.is_transient() && error.to_string().contains(address), "{error}");
     }
 }
 
@@ -152,6 +201,7 @@ fn redirects_to_nowhere_are_refused() {
         registry.add_rule(Rule::on("/blobs/").fault(Fault::redirect(location)));
         let error = fetch_layer(&client(&registry)).unwrap_err();
         assert!(matches!(error, Error::BadRedirect { .. }), "{location}: {error}");
+        assert!(!all_text(&error).contains("u:p"), "{error}");
     }
     registry.clear_rules();
     registry.add_rule(Rule::on("/blobs/").fault(Fault::status(307)));
@@ -261,6 +311,7 @@ fn odd_challenges_are_followed_or_refused() {
             matches!(error, Error::Unauthorized { .. })
         };
         assert!(is_right, "{challenge}: {error}");
+        assert!(!all_text(&error).contains("password"), "{error}");
     }
 }
 
