@@ -124,9 +124,10 @@ fn fetch_described_manifest(
     repository: &str,
     descriptor: &Descriptor,
 ) -> Result<stos_registry::FetchedManifest> {
-    let fetched = registry.fetch_manifest(repository, &descriptor.digest.to_string(), Some(descriptor))?;
-    ManifestDocument::parse(fetched.bytes.get(), Some(&descriptor.media_type))
+    let mut fetched = registry.fetch_manifest(repository, &descriptor.digest.to_string(), Some(descriptor))?;
+    ManifestDocument::parse(fetched.bytes.get(), fetched.content_type.as_deref())
         .map_err(|source| Error::Manifest { digest: descriptor.digest, source })?;
+    fetched.content_type = Some(descriptor.media_type.clone());
     Ok(fetched)
 }
 

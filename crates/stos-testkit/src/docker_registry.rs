@@ -23,7 +23,7 @@ impl DockerRegistry {
     /// # Errors
     /// Where docker-registry is not installed, or ends before it listens; its last lines are in the error.
     pub fn start(storage: &Path) -> io::Result<Self> {
-        Self::launch(storage, false)
+        Self::serve(configuration(storage, false)?)
     }
 
     /// Serves the real images of the cache ([`environment::registry_storage`]), for reading only.
@@ -31,7 +31,7 @@ impl DockerRegistry {
     /// # Errors
     /// As [`DockerRegistry::start`].
     pub fn start_over_cache() -> io::Result<Self> {
-        Self::launch(&environment::registry_storage(), true)
+        Self::serve(configuration(&environment::registry_storage(), true)?)
     }
 
     /// `host:port`, to stand before a repository in a reference.
@@ -44,10 +44,9 @@ impl DockerRegistry {
         self.child.id()
     }
 
-    fn launch(storage: &Path, read_only: bool) -> io::Result<Self> {
+    fn serve(configuration: tempfile::NamedTempFile) -> io::Result<Self> {
         let program = environment::tool("docker-registry")
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "docker-registry is not installed"))?;
-        let configuration = configuration(storage, read_only)?;
         let mut child = Command::new(program)
             .arg("serve")
             .arg(configuration.path())
@@ -65,6 +64,8 @@ impl DockerRegistry {
                     None => seen.push(line),
                 },
                 _ => {
+                    // A server whose log has ended, or cannot be read, may be alive all the same.
+                    child.kill()?;
                     let status = child.wait()?;
                     let log = seen.join("\n");
                     return Err(io::Error::other(format!(
@@ -143,6 +144,15 @@ mod tests {
 
     #[test]
     fn a_registry_that_cannot_start_says_why() {
+        crate::require!(Need::Tool("docker-registry"));
+        let configuration = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&configuration, "version: 9.9\n").unwrap();
+        let error = DockerRegistry::serve(configuration).unwrap_err().to_string();
+        assert!(error.starts_with("docker-registry ended (exit status: 1)") && error.contains("version"), "{error}");
+    }
+
+    #[test]
+    fn a_registry_ends_when_it_is_dropped() {
         crate::require!(Need::Tool("docker-registry"));
         let directory = tempfile::tempdir().unwrap();
         let registry = DockerRegistry::start(directory.path()).unwrap();

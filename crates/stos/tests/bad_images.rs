@@ -7,7 +7,6 @@
 mod sandbox;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 
 use sandbox::{Hub, Sandbox, stable};
@@ -389,9 +388,8 @@ fn references_that_lead_nowhere() {
     scene.refused("a repository that is not there", &format!("{address}/none:1"), &["/none/manifests/1", "not found"]);
     let absent = digest(b"no manifest");
     scene.refused("a digest that is not there", &format!("{address}/good@{absent}"), &[&absent, "not found"]);
-    // A port that was free a moment ago, so nobody listens.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    scene.refused("nobody listens", &format!("{closed}/good:1"), &[&closed, "cannot reach"]);
+    // A port that is closed, and that nobody is given meanwhile.
+    scene.refused("nobody listens", "127.0.0.1:1/good:1", &["127.0.0.1:1", "cannot reach"]);
     for invalid in ["Upper:1", "a//b", "good@sha256:short", "good:../x", "good@md5:00", "", "a/../b"] {
         scene.refused("no reference", invalid, &[invalid]);
     }

@@ -101,6 +101,33 @@ fn a_second_pull_fetches_no_blob_and_a_shared_layer_comes_once() {
 }
 
 #[test]
+fn what_an_image_says_moves_no_cursor() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    let clear = "\u{1b}[2J";
+    let builder = ImageBuilder::new().layer(Layer::gzip(rootfs::host_shell().unwrap()));
+    let image = builder.clone().command(&["/bin/sh", clear]).set("/created", json!(clear)).build();
+    let reference = hub.serve(&image, "odd", "1");
+    sandbox.pull(&reference);
+    sandbox.ok(&["create", &reference]);
+    for table in [sandbox.ok(&["images"]), sandbox.ok(&["list"])] {
+        assert!(table.lines().count() == 2 && !table.contains('\u{1b}'), "{table:?}");
+    }
+    let other = builder.platform(clear, "amd64", "").build();
+    let refused = sandbox.run(&["pull", "--tls-verify=false", &hub.serve(&other, "odd", "2")]);
+    assert!(refused.code == 1 && !refused.stderr.contains('\u{1b}'), "{}", refused.stderr);
+}
+
+#[test]
+fn an_image_need_not_say_its_variant() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    let image = ImageBuilder::new().layer(Layer::gzip(tar("base", "")));
+    let reference = hub.serve(&image.platform("linux", "arm", "").build(), "arm", "6");
+    sandbox.ok(&["pull", "--tls-verify=false", "--platform", "linux/arm/v6", &reference]);
+}
+
+#[test]
 fn every_media_type_and_compression_gives_the_same_layer() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let (sandbox, hub) = (Sandbox::new(), Hub::new());
