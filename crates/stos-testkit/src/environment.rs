@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where tests find the binary, the tools and the real images that `cargo xtask setup` has made.
+//! Where tests find the binary, the tools and the real images that `cargo xtask setup` has made, and room for what they mount.
 //!
 //! ```text
 //! CACHE/                     $STOS_TEST_CACHE, else $XDG_CACHE_HOME/stos-test, else ~/.cache/stos-test
