@@ -422,13 +422,10 @@ mod tests {
         assert!(matches!(parse(&neither, None), Err(ManifestError::Ambiguous { .. })));
         let odd = with(manifest(), "mediaType", json!("text/plain"));
         assert!(matches!(parse(&odd, None), Err(ManifestError::UnknownMediaType { .. })));
-        for no_name in [json!(5), json!([]), json!({"a": 1})] {
-            let odd = with(manifest(), "mediaType", no_name.clone());
+        for no_name in ["5", "[]", "{\"a\":1}"] {
+            let odd = with(manifest(), "mediaType", serde_json::from_str(no_name).unwrap());
             let error = parse(&odd, None).unwrap_err();
-            assert!(
-                matches!(&error, ManifestError::UnknownMediaType { found } if *found == no_name.to_string()),
-                "{error}"
-            );
+            assert!(matches!(&error, ManifestError::UnknownMediaType { found } if found == no_name), "{error}");
         }
     }
 
