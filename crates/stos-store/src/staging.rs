@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::files::{self, Durability};
 pub struct Staging {
     path: PathBuf,
     /// Holds the lock that keeps the sweep away.
-    _lock: File,
+    lock: File,
     committed: bool,
 }
 
@@ -29,16 +29,33 @@ impl Staging {
         loop {
             let path = area.join(files::unique_name());
             fs::DirBuilder::new().mode(0o700).create(&path).map_err(Error::io("create the directory", &path))?;
-            let lock = match File::open(&path) {
-                Ok(lock) => lock,
+            match lock_directory(&path, FlockOperation::NonBlockingLockExclusive) {
                 // A sweep may take the directory before it is locked: then there is nothing to lose, and we begin anew.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(Error::io("open", &path)(error)),
-            };
-            let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if locked && is_named(&lock, &path) {
-                return Ok(Self { path, _lock: lock, committed: false });
+                Ok(lock) if !is_named(&lock, &path) => {}
+                Ok(lock) => return Ok(Self { path, lock, committed: false }),
+                Err(error) if error.is_not_found() || is_held(&error) => {}
+                Err(error) => {
+                    // Nothing is in it, and the error is what counts.
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    /// Moves the directory `object` into `area`, which takes neither a new inode nor a new block, so it works on a full
+    /// disk. `None` where there is no such object.
+    pub(crate) fn adopt(area: &Path, object: &Path) -> Result<Option<Self>> {
+        // Locked before it lies where a sweep looks. Only who commits it at this very moment could make us wait.
+        let lock = match lock_directory(object, FlockOperation::LockExclusive) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let path = area.join(files::unique_name());
+        match files::rename_new(object, &path) {
+            Ok(()) => Ok(Some(Self { path, lock, committed: false })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("remove", object)(errno)),
         }
     }
 
@@ -65,6 +82,43 @@ impl Staging {
         }
         Ok(true)
     }
+
+    /// Puts the directory at `target`, durably, in place of what is there: a reader finds the old or the new one and nothing
+    /// between, also after a power cut. The old one is removed then.
+    ///
+    /// Files inside must have been synced by who wrote them. The caller holds the lock of the object.
+    pub fn replace(mut self, target: &Path) -> Result<()> {
+        let refuse = |errno| Error::io("rename a staged directory to", target)(errno);
+        files::sync_directory(&self.path)?;
+        match files::rename_new(&self.path, target) {
+            Ok(()) => self.committed = true,
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                // What comes back into staging is ours from the first moment on, and goes when `self` does.
+                let old = lock_directory(target, FlockOperation::LockExclusive)?;
+                renameat_with(CWD, &self.path, CWD, target, RenameFlags::EXCHANGE).map_err(refuse)?;
+                self.lock = old;
+            }
+            Err(errno) => return Err(refuse(errno)),
+        }
+        files::sync_parent(target)
+    }
+}
+
+/// Opens a directory and locks it against the sweep.
+fn lock_directory(path: &Path, operation: FlockOperation) -> Result<File> {
+    let directory = files::open(path)?;
+    loop {
+        match flock(&directory, operation) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("lock", path)(errno)),
+        }
+    }
+}
+
+/// Tells whether a lock was not to be had because somebody else holds it.
+fn is_held(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 impl Drop for Staging {
@@ -87,26 +141,43 @@ fn is_named(file: &File, path: &Path) -> bool {
 }
 
 /// Removes from `area` what no process holds, and tells how many entries that were.
-pub(crate) fn sweep(area: &Path) -> Result<usize> {
+///
+/// What cannot be removed (an immutable file, a filesystem that is read-only now) takes room and harms nobody: it is told, and
+/// the next command tries again.
+pub(crate) fn sweep(area: &Path) -> usize {
+    let names = files::list_names(area).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot sweep what a crash may have left");
+        Vec::new()
+    });
     let mut swept = 0;
-    for name in files::list_names(area)? {
+    for name in names {
         let path = area.join(name);
-        let Ok(entry) = File::open(&path) else { continue };
-        let is_directory = entry.metadata().is_ok_and(|metadata| metadata.is_dir());
-        if flock(&entry, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
+        match sweep_entry(&path) {
+            Ok(true) => {
+                swept += 1;
+                tracing::debug!(path = %path.display(), "swept what a crash left in staging");
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "cannot sweep what a crash left in staging"),
         }
-        if is_directory {
-            files::remove_tree(&path)?;
-        } else if is_old(&entry) {
-            files::remove_file(&path)?;
-        } else {
-            continue;
-        }
-        swept += 1;
-        tracing::debug!(path = %path.display(), "swept what a crash left in staging");
     }
-    Ok(swept)
+    swept
+}
+
+/// Removes one entry; `false` says that it is in use, or gone.
+fn sweep_entry(path: &Path) -> Result<bool> {
+    let Ok(entry) = File::open(path) else { return Ok(false) };
+    if flock(&entry, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    if entry.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        files::remove_tree(path)?;
+    } else if is_old(&entry) {
+        files::remove_file(path)?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// Tells whether a plain file in staging is a crash's: they live for milliseconds between write and rename.
@@ -117,6 +188,8 @@ fn is_old(file: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{IFlags, ioctl_setflags};
+
     use super::*;
 
     #[test]
@@ -142,8 +215,62 @@ mod tests {
         let held = Staging::new(dir.path()).unwrap();
         files::ensure_directory(&dir.path().join("left/deep")).unwrap();
         fs::write(dir.path().join("fresh"), b"").unwrap();
-        assert_eq!(sweep(dir.path()).unwrap(), 1);
+        assert_eq!(sweep(dir.path()), 1);
         assert!(held.path().exists() && dir.path().join("fresh").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_swept_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let stubborn = dir.path().join("a");
+        fs::create_dir(&stubborn).unwrap();
+        let held = Staging::new(dir.path()).unwrap();
+        files::ensure_directory(&dir.path().join("z/deep")).unwrap();
+        let directory = File::open(&stubborn).unwrap();
+        // As `chattr +i` does; only root may, and not everywhere.
+        let is_immutable = ioctl_setflags(&directory, IFlags::IMMUTABLE).is_ok();
+        let swept = sweep(dir.path());
+        if is_immutable {
+            ioctl_setflags(&directory, IFlags::empty()).unwrap();
+        }
+        assert_eq!((swept, stubborn.exists()), if is_immutable { (1, true) } else { (2, false) });
+        assert!(held.path().exists() && !dir.path().join("z").exists());
+        assert_eq!(sweep(&dir.path().join("none")), 0);
+    }
+
+    #[test]
+    fn a_replacement_takes_the_place_at_once_and_the_old_one_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (area, target) = (dir.path().join("staging"), dir.path().join("target"));
+        files::ensure_directory(&area).unwrap();
+        for text in ["1", "2"] {
+            let staged = Staging::new(&area).unwrap();
+            files::write_new(&staged.path().join("x"), text.as_bytes(), Durability::Durable).unwrap();
+            staged.replace(&target).unwrap();
+            assert_eq!(fs::read_to_string(target.join("x")).unwrap(), text);
+            assert_eq!(files::list_names(&area).unwrap(), Vec::<String>::new());
+        }
+        // What cannot be replaced stays, and what was staged goes.
+        let staged = Staging::new(&area).unwrap();
+        let error = staged.replace(&dir.path().join("no/such")).unwrap_err();
+        assert!(error.to_string().contains("no/such"), "{error}");
+        assert_eq!(files::list_names(&area).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_object_that_is_adopted_goes_with_its_keeper_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (area, object) = (dir.path().join("staging"), dir.path().join("object"));
+        files::ensure_directory(&area).unwrap();
+        files::ensure_directory(&object.join("deep")).unwrap();
+        let inode = fs::metadata(&object).unwrap().ino();
+        let adopted = Staging::adopt(&area, &object).unwrap().unwrap();
+        assert_eq!(fs::metadata(adopted.path()).unwrap().ino(), inode, "moved, nothing made");
+        assert_eq!(sweep(&area), 0);
+        assert!(!object.exists() && adopted.path().join("deep").exists());
+        drop(adopted);
+        assert_eq!(files::list_names(&area).unwrap(), Vec::<String>::new());
+        assert!(Staging::adopt(&area, &object).unwrap().is_none());
     }
 
     #[test]

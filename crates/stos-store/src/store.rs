@@ -27,7 +27,8 @@ impl Store {
         let root = std::fs::canonicalize(root).map_err(Error::io("find", root))?;
         let store = Self { root };
         let format = store.root.join("stos.json");
-        if format.exists() {
+        let is_new = !format.exists();
+        if !is_new {
             format::ensure_format(&format, &store.staging_area())?;
         }
         for name in ["staging", "locks", "names", "containers", "layers/sha256", "chains/sha256", "images/blobs/sha256"]
@@ -37,8 +38,10 @@ impl Store {
                 files::ensure_directory(&path)?;
             }
         }
-        format::ensure_format(&format, &store.staging_area())?;
-        staging::sweep(&store.staging_area())?;
+        if is_new {
+            format::ensure_format(&format, &store.staging_area())?;
+        }
+        staging::sweep(&store.staging_area());
         Ok(store)
     }
 
@@ -126,13 +129,10 @@ impl Store {
     }
 
     /// Removes the object directory `path` so that it is there whole or not at all: renamed into staging first.
+    ///
+    /// The object is gone on success. What of it cannot be deleted stays in staging, is told, and is tried again by each sweep.
     pub fn remove_object(&self, path: &Path) -> Result<()> {
-        let staged = self.stage()?;
-        match files::rename_new(path, &staged.path().join("object")) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(Error::io("remove", path)(errno)),
-        }
-        files::remove_tree(staged.path())
+        Staging::adopt(&self.staging_area(), path).map(drop)
     }
 }
 
