@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Image references, as people write them and as registries need them.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -75,7 +77,9 @@ pub enum ReferenceError {
 ///
 /// A short name is completed as docker does: `alpine` is `docker.io/library/alpine:latest`. Where there is a digest it
 /// alone decides which image is meant, and the tag is only a note (as in podman).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// How it was written does not count: `alpine` equals `docker.io/library/alpine:latest`.
+#[derive(Debug, Clone)]
 pub struct ImageRef {
     registry: String,
     repository: String,
@@ -85,6 +89,11 @@ pub struct ImageRef {
 }
 
 impl ImageRef {
+    /// Gives what a reference is compared by.
+    fn key(&self) -> (&str, &str, Option<&str>, Option<BlobDigest>) {
+        (&self.registry, &self.repository, self.tag.as_deref(), self.digest)
+    }
+
     /// Gives the registry: a host, and maybe a port.
     pub fn registry(&self) -> &str {
         &self.registry
@@ -131,6 +140,32 @@ impl ImageRef {
         let wanted = self.repository.strip_prefix("library/").unwrap_or(&self.repository);
         let fits = full.repository == wanted || full.repository.ends_with(&format!("/{wanted}"));
         self.is_short && fits && self.tag == full.tag && (self.digest.is_none() || self.digest == full.digest)
+    }
+}
+
+impl PartialEq for ImageRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for ImageRef {}
+
+impl PartialOrd for ImageRef {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ImageRef {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Hash for ImageRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 
@@ -275,6 +310,18 @@ impl<'de> Deserialize<'de> for ImageRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_reference_was_written_does_not_count() {
+        let short: ImageRef = "alpine".parse().unwrap();
+        let full: ImageRef = "docker.io/library/alpine:latest".parse().unwrap();
+        assert!(short.is_short() && !full.is_short());
+        assert_eq!(short, full);
+        assert_eq!(short.cmp(&full), Ordering::Equal);
+        assert_eq!(std::collections::HashSet::from([short.clone(), full]).len(), 1);
+        assert_ne!(short, "alpine:3".parse().unwrap());
+        assert_ne!(short, "quay.io/library/alpine".parse().unwrap());
+    }
 
     #[test]
     fn references_are_normalised() {

@@ -95,6 +95,12 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Tells whether the disk could not give what it holds: `EIO`.
+    pub fn is_unreadable(&self) -> bool {
+        let eio = Some(rustix::io::Errno::IO.raw_os_error());
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == eio)
+    }
+
     /// Tells whether the filesystem had no room left: `ENOSPC`, `EDQUOT`.
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use stos_spec::media_type::OCI_INDEX;
 use stos_spec::{BlobDigest, Descriptor, ImageRef};
 
@@ -39,12 +40,38 @@ pub struct ImageRecord {
     pub pulled: String,
 }
 
+/// The file as it stands. What other tools wrote there (skopeo and umoci may) is kept word for word.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct IndexFile {
     schema_version: u32,
+    #[serde(default = "index_media_type")]
     media_type: String,
-    manifests: Vec<Descriptor>,
+    manifests: Vec<Value>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+fn index_media_type() -> String {
+    OCI_INDEX.to_owned()
+}
+
+impl IndexFile {
+    fn new() -> Self {
+        Self { schema_version: 2, media_type: index_media_type(), manifests: Vec::new(), other: Map::new() }
+    }
+
+    /// Takes the entries out: those that are ours, and those of other tools.
+    fn take_entries(&mut self) -> (Vec<ImageRecord>, Vec<Value>) {
+        let (mut own, mut foreign) = (Vec::new(), Vec::new());
+        for entry in self.manifests.drain(..) {
+            match Descriptor::deserialize(&entry).ok().and_then(ImageRecord::from_descriptor) {
+                Some(image) => own.push(image),
+                None => foreign.push(entry),
+            }
+        }
+        (own, foreign)
+    }
 }
 
 impl ImageRecord {
@@ -103,10 +130,19 @@ impl fmt::Display for ImageSelector {
 impl Store {
     /// Lists the images, in the order in which they came.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
-        let path = self.images_dir().join("index.json");
-        let Some(index) = files::read_json::<IndexFile>(&path)? else { return Ok(Vec::new()) };
         // Entries that another tool added have no ID of ours: they are left alone and not listed.
-        Ok(index.manifests.into_iter().filter_map(ImageRecord::from_descriptor).collect())
+        Ok(self.read_index()?.take_entries().0)
+    }
+
+    /// Lists what the entries that other tools have added to the index point at. A sweep keeps it.
+    pub fn foreign_manifests(&self) -> Result<Vec<BlobDigest>> {
+        let (_, foreign) = self.read_index()?.take_entries();
+        let digest = |entry: &Value| entry.get("digest")?.as_str()?.parse().ok();
+        Ok(foreign.iter().filter_map(digest).collect())
+    }
+
+    fn read_index(&self) -> Result<IndexFile> {
+        Ok(files::read_json(&self.images_dir().join("index.json"))?.unwrap_or_else(IndexFile::new))
     }
 
     /// Records an image under its name, durably. An image that had the name keeps an entry without one.
@@ -140,7 +176,8 @@ impl Store {
 
     fn change_images(&self, change: impl FnOnce(&mut Vec<ImageRecord>)) -> Result<()> {
         let _lock = self.lock("images")?;
-        let mut images = self.images()?;
+        let mut index = self.read_index()?;
+        let (mut images, foreign) = index.take_entries();
         let before = images.clone();
         change(&mut images);
         if images == before {
@@ -151,8 +188,8 @@ impl Store {
             let text = b"{\"imageLayoutVersion\": \"1.0.0\"}\n";
             files::replace(&layout, &self.staging_area(), text, Durability::Durable)?;
         }
-        let manifests = images.iter().map(ImageRecord::to_descriptor).collect();
-        let index = IndexFile { schema_version: 2, media_type: OCI_INDEX.to_owned(), manifests };
+        let own = images.iter().map(|image| serde_json::json!(image.to_descriptor()));
+        index.manifests = foreign.into_iter().chain(own).collect();
         let path = self.images_dir().join("index.json");
         files::replace(&path, &self.staging_area(), &files::to_json(&index), Durability::Durable)
     }
@@ -255,6 +292,45 @@ mod tests {
         assert_eq!(store.images().unwrap().len(), 2);
         store.remove_images(|image| image.reference.is_none()).unwrap();
         assert_eq!(store.images().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_image_pulled_by_its_short_and_by_its_full_name_is_one() {
+        let full = "docker.io/library/x:1";
+        for second in ["same", "moved"] {
+            let (_dir, store) = store_with(&[record("x:1", "same"), record(full, second), record("x:1", second)]);
+            let images = store.images().unwrap();
+            let named: Vec<_> = images.iter().filter(|image| image.reference.is_some()).collect();
+            assert_eq!(named.len(), 1, "{images:?}");
+            assert_eq!(named[0].manifest.digest, BlobDigest::of(second.as_bytes()));
+            assert_eq!(images.len(), if second == "same" { 1 } else { 2 }, "a moved tag leaves the old image");
+            assert_eq!(find(&store, "x:1").unwrap(), find(&store, full).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_other_tools_wrote_is_kept_word_for_word() {
+        let (dir, store) = store_with(&[record("a.example/x:1", "x")]);
+        let path = dir.path().join("images/index.json");
+        let digest = BlobDigest::of(b"theirs");
+        let theirs = serde_json::json!({"mediaType": "a/b", "digest": digest, "size": 6, "artifactType": "c/d",
+            "annotations": {"org.opencontainers.image.ref.name": "theirs"}});
+        let odd = serde_json::json!({"digest": "sha512:00"});
+        let mut index: Value = files::read_json(&path).unwrap().unwrap();
+        index["manifests"].as_array_mut().unwrap().extend([theirs.clone(), odd.clone()]);
+        index["annotations"] = serde_json::json!({"who": "they"});
+        std::fs::write(&path, index.to_string()).unwrap();
+        store.put_image(&record("a.example/y:1", "y")).unwrap();
+        store.remove_images(|image| image.manifest.digest == BlobDigest::of(b"x")).unwrap();
+        let index: Value = files::read_json(&path).unwrap().unwrap();
+        let entries = index["manifests"].as_array().unwrap();
+        assert!(entries.contains(&theirs) && entries.contains(&odd) && entries.len() == 3, "{index}");
+        assert_eq!(index["annotations"]["who"], "they");
+        assert_eq!(store.images().unwrap().len(), 1);
+        assert_eq!(store.foreign_manifests().unwrap(), [digest]);
+        // Not even a list of tools that write no media type is taken for damage.
+        std::fs::write(&path, r#"{"schemaVersion": 2, "manifests": []}"#).unwrap();
+        assert!(store.images().unwrap().is_empty());
     }
 
     #[test]

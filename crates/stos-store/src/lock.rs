@@ -43,6 +43,18 @@ impl Lock {
         }
     }
 
+    /// Waits for the exclusive lock on the directory `path` itself, which leaves no file behind.
+    pub fn wait_for_directory(path: &Path) -> Result<Self> {
+        loop {
+            let file = crate::files::open(path)?;
+            match flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) if is_current(&file, path)? => return Ok(Self { file, path: path.to_owned() }),
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io("lock", path)(errno)),
+            }
+        }
+    }
+
     /// Takes the lock at `path` if that needs no waiting.
     pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
         loop {
@@ -121,6 +133,17 @@ mod tests {
         assert!(path.exists());
         assert!(Lock::try_now(&path, LockMode::Shared).unwrap().is_none());
         drop(second);
+    }
+
+    #[test]
+    fn a_directory_is_its_own_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = Lock::wait_for_directory(dir.path()).unwrap();
+        let other = File::open(dir.path()).unwrap();
+        assert_eq!(flock(&other, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK));
+        drop(held);
+        flock(&other, FlockOperation::NonBlockingLockShared).unwrap();
+        assert!(Lock::wait_for_directory(&dir.path().join("none")).unwrap_err().is_not_found());
     }
 
     #[test]

@@ -95,6 +95,34 @@ impl Store {
         Staging::new(&self.staging_area())
     }
 
+    /// Does something to an object while nobody else does: under the lock called `name`, whose file goes afterwards.
+    ///
+    /// Waiting for another process is told in the log: it may take as long as a download.
+    pub fn with_lock<T, E: From<Error>>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let path = self.root.join("locks").join(name);
+        let lock = match Lock::try_now(&path, LockMode::Exclusive)? {
+            Some(lock) => lock,
+            None => {
+                tracing::info!(lock = name, "waiting for another stos that is at work on the same object");
+                Lock::wait(&path, LockMode::Exclusive)?
+            }
+        };
+        let done = work();
+        // Also after a failure, so that locks/ does not grow; then that failure is the one to tell.
+        match (done, lock.remove()) {
+            (Ok(value), removed) => removed.map(|()| value).map_err(E::from),
+            (Err(error), Ok(())) => Err(error),
+            (Err(error), Err(left)) => {
+                tracing::warn!(error = %left, "cannot remove a lock's file");
+                Err(error)
+            }
+        }
+    }
+
     /// Waits for the lock called `name`.
     pub fn lock(&self, name: &str) -> Result<Lock> {
         Lock::wait(&self.root.join("locks").join(name), LockMode::Exclusive)
@@ -177,6 +205,24 @@ mod tests {
         store.remove_object(&store.layer_dir(layer)).unwrap();
         assert!(store.layers().unwrap().is_empty());
         assert_eq!(files::list_names(&store.staging_area()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lock_goes_with_its_work_and_the_first_failure_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = dir.path().join("locks/x");
+        let inside = store.with_lock("x", || Ok::<_, Error>(Lock::try_now(&path, LockMode::Shared)?.is_none()));
+        assert!(inside.unwrap());
+        assert!(!path.exists());
+        let failed: Result<()> = store.with_lock("x", || {
+            // In the way of the lock's removal.
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir_all(path.join("deep")).unwrap();
+            Err(Error::NoSuchImage("the cause".to_owned()))
+        });
+        assert!(matches!(failed, Err(Error::NoSuchImage(cause)) if cause == "the cause"));
+        assert!(store.with_lock("x", || Ok::<_, Error>(())).is_err());
     }
 
     #[test]
