@@ -112,6 +112,25 @@ pub fn detach(path: &Path) -> Result<()> {
         .map_err(SysError::at("umount2", || format!("{}, MNT_DETACH", path.display())))
 }
 
+/// Attaches a detached mount at `target`, which is the root of another mount, in that one's place.
+///
+/// The new one goes beneath the old, then the old is detached lazily: at no instant is nothing mounted there. Where the
+/// kernel cannot do that (before Linux 6.5, and on some roots) the old one goes first, and only then does that not hold.
+pub fn replace(mount: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
+    match move_mount(mount, c"", CWD, target, beneath) {
+        Ok(()) => detach(target),
+        Err(Errno::INVAL) => {
+            detach(target)?;
+            attach(mount, target)
+        }
+        Err(errno) => {
+            let arguments = format!("{}, {}, MOVE_MOUNT_BENEATH", mount.as_raw_fd(), target.display());
+            Err(SysError::new("move_mount", arguments, errno))
+        }
+    }
+}
+
 /// How a mount passes mounts below it on to its copies (mount_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
@@ -307,7 +326,8 @@ pub fn mount_identity(path: &Path) -> Result<Option<MountIdentity>> {
 /// Makes sure that what is mounted below the directory `path` propagates nowhere.
 ///
 /// Where the mount that it lies on is shared (mount_namespaces(7)), as systemd makes `/`, it becomes a private mount of its
-/// own; elsewhere nothing is mounted.
+/// own; elsewhere nothing is mounted. The caller lets nobody else do so at the same time: a second mount would hide what has
+/// been mounted below the first.
 pub fn ensure_private_area(path: &Path) -> Result<()> {
     let Some(identity) = mount_identity(path)? else {
         return Err(SysError::new("statx", path.display().to_string(), Errno::NOENT));
@@ -317,8 +337,9 @@ pub fn ensure_private_area(path: &Path) -> Result<()> {
         return Ok(());
     }
     let own = open_tree_clone(path, false)?;
-    change_mount(own.as_fd(), MountChange { propagation: Some(Propagation::Private), ..MountChange::default() })?;
-    attach(own.as_fd(), path)
+    attach(own.as_fd(), path)?;
+    // Only now: attaching to a shared mount makes what is attached shared (`attach_recursive_mnt` in `fs/namespace.c`).
+    change_mount(own.as_fd(), MountChange { propagation: Some(Propagation::Private), ..MountChange::default() })
 }
 
 /// Reads from `/proc/self/mountinfo` whether a mount is in a peer group (proc_pid_mountinfo(5), the optional fields).
