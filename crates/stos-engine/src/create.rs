@@ -127,10 +127,10 @@ pub fn mount_image_layers(engine: &Engine, chain: &ChainRecord) -> Result<()> {
 }
 
 /// Gives the typed plan of a container's root: the chain's mount below, the container's own directories above.
-pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord) -> MountPlan {
+pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord) -> Result<MountPlan> {
     let dir = engine.store.container_dir(&record.id);
     let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.auto_remove };
-    engine.layerfs.container_plan(record.chain, upper)
+    Ok(engine.layerfs.container_plan(record.chain, upper)?)
 }
 
 /// A container in staging.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
-use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
+use serde::{Deserialize, Serialize};
+use stos_spec::{BlobDigest, ChainId, Descriptor, DiffId, ImageConfig, ImageManifest, ManifestDocument};
 use stos_store::{ImageRecord, ImageSelector};
 
 use crate::Engine;
@@ -137,12 +137,44 @@ pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
         used.chains.extend(ChainId::of_layers(&image.config.diff_ids));
         used.layers.extend(image.config.diff_ids);
     }
+    for manifest in engine.store.foreign_manifests()? {
+        mark_foreign(engine, manifest, &mut used.blobs)?;
+    }
     for container in crate::container::records(engine)? {
         used.chains.extend(ChainId::of_layers(&container.layers));
         used.layers.extend(container.layers);
         used.blobs.extend([container.manifest, container.image_id]);
     }
     Ok(used)
+}
+
+/// Marks what a document of another tool reaches: every blob that it or a document below it describes (image-spec,
+/// manifest.md and image-index.md).
+fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Document {
+        config: Option<Descriptor>,
+        layers: Vec<Descriptor>,
+        manifests: Vec<Descriptor>,
+        subject: Option<Descriptor>,
+    }
+    let mut waiting = vec![digest];
+    while let Some(digest) = waiting.pop() {
+        if !blobs.insert(digest) {
+            continue;
+        }
+        let bytes = match engine.store.read_blob(digest) {
+            Ok(bytes) => bytes,
+            Err(stos_store::Error::NoSuchBlob(_)) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // What is no such document describes nothing.
+        let document: Document = serde_json::from_slice(bytes.get()).unwrap_or_default();
+        blobs.extend(document.config.into_iter().chain(document.layers).map(|descriptor| descriptor.digest));
+        waiting.extend(document.manifests.into_iter().chain(document.subject).map(|descriptor| descriptor.digest));
+    }
+    Ok(())
 }
 
 /// What removing an image did.
@@ -220,5 +252,5 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
     for blob in engine.store.blobs()?.into_iter().filter(|blob| !used.blobs.contains(blob)) {
         engine.store.remove_blob(blob)?;
     }
-    Ok(())
+    Ok(engine.layerfs.sweep_mounts()?)
 }

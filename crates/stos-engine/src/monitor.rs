@@ -91,8 +91,7 @@ impl<'a> Monitor<'a> {
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
         let (config, run) = with_life_lock(engine, &record.id, || claim(engine, record))?;
         let prepared = (|| {
-            let chain = engine.layerfs.ensure_chain(&record.layers)?;
-            let chain = engine.layerfs.verify_chain(&chain, Integrity::Sealed)?;
+            let chain = engine.layerfs.ensure_sound_chain(&record.layers, Integrity::Sealed)?;
             engine.layerfs.ensure_chain_mounted(&chain)?;
             LogWriter::open(&engine.log_path(&record.id), LOG_MAX)
         })();
@@ -152,7 +151,7 @@ impl<'a> Monitor<'a> {
         let ((stdout, container_stdout), (stderr, container_stderr)) = (pipe()?, pipe()?);
         // Blocked before the clone, so that no signal is lost; the runtime unblocks them in the child.
         let signals = SignalFd::new(&FORWARDED)?;
-        let plan = container_mount_plan(self.engine, self.record);
+        let plan = container_mount_plan(self.engine, self.record)?;
         let init = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,

@@ -2,9 +2,11 @@
 //! A reference becomes an image in the store: the platform's manifest, its configuration and every layer, each verified, or
 //! nothing.
 
+use std::io::{self, Read};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use stos_layerfs::Integrity;
 use stos_layerfs::layer::{LayerOutcome, LayerRequest};
 use stos_registry::Registry;
 use stos_spec::config::CONFIG_MAX;
@@ -77,15 +79,23 @@ pub fn pull_image_from_registry(
         || resolve(engine, &registry, reference, options),
     )?;
     progress.resolved(resolved.manifest_bytes.digest(), resolved.manifest.layers.len());
-    let fetch = Fetch { engine, registry: &registry, reference, progress, added: Mutex::default() };
+    let fetch = Fetch {
+        engine,
+        registry: &registry,
+        reference,
+        progress,
+        added: Mutex::default(),
+        is_cancelled: AtomicBool::new(false),
+    };
     let pulled = fetch.run(&resolved, options.jobs).and_then(|(fetched_bytes, present_layers)| {
-        stage("index", no_bytes, || Ok::<_, Error>(engine.layerfs.ensure_chain(&resolved.config.diff_ids)?))?;
+        let layers = &resolved.config.diff_ids;
+        stage("index", no_bytes, || Ok::<_, Error>(engine.layerfs.ensure_sound_chain(layers, Integrity::Sealed)?))?;
         let image = stage("commit", no_bytes, || record(engine, reference, &resolved))?;
         Ok(Pulled { image, fetched_bytes, present_layers })
     });
     if pulled.is_err() {
         let added = fetch.added.into_inner().unwrap_or_default();
-        undo(engine, lease, &added, &resolved.config.diff_ids);
+        undo(engine, lease, &added, &resolved);
     }
     pulled
 }
@@ -152,6 +162,23 @@ struct Fetch<'a> {
     progress: &'a dyn PullProgress,
     /// The layers that this pull has added to the store.
     added: Mutex<Vec<DiffId>>,
+    /// One layer has failed: the others stop where they are.
+    is_cancelled: AtomicBool,
+}
+
+/// A blob on its way, which ends in an error once the pull has failed.
+struct Cancellable<'a, R> {
+    blob: R,
+    is_cancelled: &'a AtomicBool,
+}
+
+impl<R: Read> Read for Cancellable<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.is_cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::other("another layer of the image has failed"));
+        }
+        self.blob.read(into)
+    }
 }
 
 impl Fetch<'_> {
@@ -183,9 +210,10 @@ impl Fetch<'_> {
                         self.added.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(*diff_id);
                     }
                     Err(error) => {
-                        // The first failure ends the pull; the others stop at their next layer.
-                        next.store(queue.len(), Ordering::Relaxed);
+                        // The first failure is the one to tell: it is kept before the others learn of it.
                         failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+                        self.is_cancelled.store(true, Ordering::Relaxed);
+                        next.store(queue.len(), Ordering::Relaxed);
                     }
                 }
             }
@@ -209,7 +237,8 @@ impl Fetch<'_> {
         let request = LayerRequest { diff_id, blob, compression: layer.compression, source: &source };
         let open = || -> Result<_> {
             self.progress.layer_started(blob.digest, blob.size);
-            Ok(self.registry.open_blob(self.reference.repository(), blob)?)
+            let blob = self.registry.open_blob(self.reference.repository(), blob)?;
+            Ok(Cancellable { blob, is_cancelled: &self.is_cancelled })
         };
         let advance = |count| self.progress.layer_advanced(blob.digest, count);
         let outcome = self.engine.layerfs.ensure_layer(request, open, &advance).map_err(unwrap_registry_error)?;
@@ -260,21 +289,29 @@ fn record(engine: &Engine, reference: &ImageRef, resolved: &ResolvedImage) -> Re
 
 /// Removes what a failed pull has added. Where another command is at work it may rely on the layers already: then they
 /// stay for the next sweep.
-fn undo(engine: &Engine, lease: Lock, added: &[DiffId], layers: &[DiffId]) {
+fn undo(engine: &Engine, lease: Lock, added: &[DiffId], resolved: &ResolvedImage) {
     drop(lease);
     let removed = || -> Result<()> {
         let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
         let used = crate::image::used_objects(engine)?;
-        if let Some(chain) = ChainId::of_layers(layers).filter(|chain| !used.chains.contains(chain)) {
+        if let Some(chain) = ChainId::of_layers(&resolved.config.diff_ids).filter(|chain| !used.chains.contains(chain))
+        {
+            engine.layerfs.unmount_chain(chain)?;
             engine.layerfs.remove_chain(chain)?;
         }
         for layer in added.iter().filter(|layer| !used.layers.contains(layer)) {
             engine.layerfs.remove_layer(*layer)?;
         }
+        let documents = [Some(&resolved.manifest_bytes), Some(&resolved.config_bytes), resolved.index.as_ref()];
+        for digest in
+            documents.into_iter().flatten().map(Verified::digest).filter(|digest| !used.blobs.contains(digest))
+        {
+            engine.store.remove_blob(digest)?;
+        }
         Ok(())
     };
     if let Err(error) = removed() {
         // The pull's own error is the one to tell; what stays is garbage for the sweep.
-        tracing::warn!(%error, "cannot remove the layers of a failed pull");
+        tracing::warn!(%error, "cannot remove what a failed pull has added");
     }
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is proved of an image before anything is created from it.
 
-use stos_layerfs::chain::ChainRecord;
-use stos_layerfs::{Error as LayerError, Integrity};
+use stos_layerfs::{ChainRecord, Integrity};
 use stos_spec::Platform;
 
 use crate::Engine;
@@ -56,20 +55,7 @@ pub fn check_image_configuration(image: &LoadedImage, platform: &Platform) -> Re
 }
 
 /// Proves the layers: with [`Integrity::Sealed`] by their seals, one file to read; with [`Integrity::Full`] by hashing
-/// every byte; with [`Integrity::None`] not at all. A merged index that is missing is made.
+/// every byte; with [`Integrity::None`] not at all. A merged image that is missing or damaged is made again.
 pub fn verify_layer_integrity(engine: &Engine, image: &LoadedImage, integrity: Integrity) -> Result<ChainRecord> {
-    let layerfs = &engine.layerfs;
-    let chain = layerfs.ensure_chain(&image.config.diff_ids)?;
-    match layerfs.verify_chain(&chain, integrity) {
-        Ok(chain) => Ok(chain),
-        // The merged index can always be made again from the layers; a damaged layer cannot.
-        Err(LayerError::DamagedChain { chain: id, path, expected, found }) => {
-            tracing::warn!(chain = %id, path = %path.display(), expected, found, "the merged index is damaged: made again");
-            layerfs.unmount_chain(id)?;
-            layerfs.remove_chain(id)?;
-            let chain = layerfs.ensure_chain(&image.config.diff_ids)?;
-            Ok(layerfs.verify_chain(&chain, integrity)?)
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(engine.layerfs.ensure_sound_chain(&image.config.diff_ids, integrity)?)
 }

@@ -12,8 +12,9 @@ use stos_layerfs::Error as LayerError;
 use stos_registry::Error as RegistryError;
 use stos_spec::{BlobDigest, ConfigError, DiffId, ManifestError, Platform};
 use stos_testkit::guard::Need;
-use stos_testkit::image_builder::{Dialect, Fault, Image, ImageBuilder, digest};
+use stos_testkit::image_builder::{Dialect, Fault, Image, ImageBuilder, Layer, digest};
 use stos_testkit::registry::{self, Rule};
+use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 /// Pulls what must fail, looks that the store is as empty as before, and gives the error.
 #[track_caller]
@@ -136,6 +137,66 @@ fn what_a_registry_does_wrong_is_told_as_its_error() {
     assert!(matches!(error, Error::Registry(RegistryError::NotFound { .. })), "{error:?}");
     // Whatever happened, the next pull is whole.
     fixture.pull(&reference).unwrap();
+}
+
+#[test]
+fn the_first_failure_ends_the_other_layers_where_they_are() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = ImageBuilder::new().layer(noise_layer()).layer(layer("small")).command(&["/f"]).build();
+    let reference = fixture.serve(&image, "1");
+    // The large one would take minutes.
+    let pause = std::time::Duration::from_millis(100);
+    let large = format!("/blobs/{}", image.layers[0].digest);
+    fixture.registry.add_rule(Rule::on(large).fault(registry::Fault::Trickle(100, pause)));
+    let small = format!("/blobs/{}", image.layers[1].digest);
+    fixture.registry.add_rule(Rule::on(small).fault(registry::Fault::status(404)));
+    let started = std::time::Instant::now();
+    let error = refused(&fixture, &reference);
+    assert!(matches!(error, Error::Registry(RegistryError::NotFound { .. })), "{error:?}");
+    let minutes = image.layers[0].size / 100 / 10 / 60;
+    assert!(minutes > 2 && started.elapsed().as_secs() < 60, "{:?} of {minutes} minutes", started.elapsed());
+}
+
+/// A layer that stays large when compressed.
+fn noise_layer() -> Layer {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let noise: Vec<u8> = (0..300_000).map(|_| next()).collect();
+    Layer::gzip(TarBuilder::new().entry(Entry::file("noise", noise)).finish())
+}
+
+#[test]
+fn what_other_tools_have_added_stays_when_an_image_goes() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    fixture.pull(&fixture.serve(&image, "1")).unwrap();
+    let store = fixture.engine.store();
+    let put = |bytes: Vec<u8>| {
+        let blob = stos_spec::Verified::trust(bytes);
+        store.put_blob(&blob).unwrap();
+        serde_json::json!({"mediaType": "a/b", "digest": blob.digest(), "size": blob.get().len()})
+    };
+    let (config, layer) = (put(b"{}".to_vec()), put(b"a layer".to_vec()));
+    let manifest = put(serde_json::json!({"config": config, "layers": [layer]}).to_string().into_bytes());
+    let index = put(serde_json::json!({"manifests": [manifest]}).to_string().into_bytes());
+    put(b"garbage".to_vec());
+    let path = store.images_dir().join("index.json");
+    let mut layout: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    layout["manifests"].as_array_mut().unwrap().push(index.clone());
+    std::fs::write(&path, layout.to_string()).unwrap();
+
+    stos_engine::image::remove_image(&fixture.engine, &fixture.reference("1"), false).unwrap();
+    let mut kept: Vec<BlobDigest> =
+        [&config, &layer, &manifest, &index].map(|entry| blob(entry["digest"].as_str().unwrap())).to_vec();
+    kept.sort();
+    assert_eq!(store.blobs().unwrap(), kept);
+    let layout: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(layout["manifests"], serde_json::json!([index]));
 }
 
 #[test]

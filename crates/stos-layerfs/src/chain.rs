@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Chains: the layers of an image merged into one EROFS image, `chains/sha256/<chainID>/`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,20 +13,8 @@ use stos_store::files::{self, Durability};
 
 use crate::LayerFs;
 use crate::error::{Error, Result};
-use crate::layer::LayerRecord;
-use crate::seal::{HashingWriter, Seal, SealState};
-
-/// How closely an image is looked at before a container is made from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Integrity {
-    /// Each file has the size, times and inode that it had when it was proved; one that has not is hashed.
-    #[default]
-    Sealed,
-    /// Every byte is hashed.
-    Full,
-    /// Nothing is looked at.
-    None,
-}
+use crate::layer::{LayerRecord, check_layer_file};
+use crate::seal::{HashingWriter, Integrity, Seal, SealState};
 
 /// The contents of `chain.json`. It repeats the seals of its layers, so that create reads one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,24 +40,30 @@ pub struct SealedLayer {
     pub tar: Seal,
 }
 
-/// What looking at a chain's files found.
-enum Looked {
-    Intact,
-    /// The files are right, and have new seals.
-    Resealed(Box<ChainRecord>),
+impl ChainRecord {
+    /// Tells whether the record can be that of the chain of `layers`: one that contradicts itself is damaged.
+    fn is_of(&self, chain: ChainId, layers: &[DiffId]) -> bool {
+        self.chain_id == chain
+            && self.layers.iter().map(|layer| &layer.diff_id).eq(layers)
+            && self.layers.iter().all(|layer| layer.tar.sha256.as_bytes() == layer.diff_id.as_bytes())
+            && self.devices.iter().all(|device| layers.contains(device))
+    }
 }
 
 impl LayerFs {
-    /// Reads a chain's record; `None` where there is none, or it is damaged: it can be made again.
-    pub fn chain_record(&self, chain: ChainId) -> Result<Option<ChainRecord>> {
-        match files::read_json::<ChainRecord>(&self.chain_record_path(chain)) {
-            Ok(record) => Ok(record.filter(|record| record.chain_id == chain)),
-            Err(stos_store::Error::Damaged { path, reason }) => {
-                tracing::warn!(path = %path.display(), reason, "the chain's record is damaged: made again");
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+    /// Reads the record of the chain of `layers`; `None` where there is none, or it is damaged: it can be made again.
+    pub fn chain_record(&self, layers: &[DiffId]) -> Result<Option<ChainRecord>> {
+        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
+        let path = self.chain_record_path(chain);
+        let reason = match files::read_json::<ChainRecord>(&path) {
+            Ok(Some(record)) if record.is_of(chain, layers) => return Ok(Some(record)),
+            Ok(None) => return Ok(None),
+            Ok(Some(_)) => "it is that of another chain".to_owned(),
+            Err(stos_store::Error::Damaged { reason, .. }) => reason,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(path = %path.display(), reason, "the chain's record is damaged: made again");
+        Ok(None)
     }
 
     fn chain_record_path(&self, chain: ChainId) -> PathBuf {
@@ -79,61 +74,115 @@ impl LayerFs {
         self.store.chain_dir(chain).join("image.erofs")
     }
 
-    /// Makes sure that the chain of `layers`, the lowest first, is merged, durable and sealed. All layers must be present.
-    pub fn ensure_chain(&self, layers: &[DiffId]) -> Result<ChainRecord> {
-        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
-        if let Some(record) = self.chain_record(chain)?.filter(|_| self.chain_image_path(chain).exists()) {
-            return Ok(record);
+    /// Makes sure that the chain of `layers`, the lowest first, is merged, durable and sealed, and that every file which its
+    /// mount reads is what was proved, as closely as `integrity` says. All layers must be present.
+    ///
+    /// A damaged image is merged again. A damaged layer cannot be made again from what is here: the error names it, and the
+    /// next pull fetches it. This is the way of pull, create and start.
+    pub fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<ChainRecord> {
+        let record = self.ensure_chain(layers)?;
+        match self.verify_chain(&record, integrity) {
+            Err(Error::DamagedChain { chain, path, expected, found }) => {
+                let path = path.display();
+                tracing::warn!(%chain, %path, expected, found, "the merged image is damaged: made again");
+                let record = self.replace_chain(layers, &record)?;
+                self.verify_chain(&record, integrity)
+            }
+            other => other,
         }
-        let lock = self.store.lock(&format!("chain-{}", chain.hex()))?;
-        let record = match self.chain_record(chain) {
-            Ok(Some(record)) if self.chain_image_path(chain).exists() => Ok(record),
-            Ok(_) => self.merge_chain(chain, layers),
-            Err(error) => Err(error),
-        };
-        lock.remove()?;
-        record
     }
 
+    /// Gives the chain's record, and merges the chain where there is none. Whether its files are there is not looked at.
+    pub fn ensure_chain(&self, layers: &[DiffId]) -> Result<ChainRecord> {
+        if let Some(record) = self.chain_record(layers)? {
+            return Ok(record);
+        }
+        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
+        self.store.with_lock(&chain_lock(chain), || match self.chain_record(layers)? {
+            Some(record) => Ok(record),
+            None => self.merge_chain(chain, layers),
+        })
+    }
+
+    /// Merges a chain anew whose image was found damaged as `seen` describes it; where another process has done so meanwhile,
+    /// its record is the answer.
+    fn replace_chain(&self, layers: &[DiffId], seen: &ChainRecord) -> Result<ChainRecord> {
+        self.store.with_lock(&chain_lock(seen.chain_id), || match self.chain_record(layers)? {
+            Some(record) if record.image != seen.image => Ok(record),
+            _ => self.merge_chain(seen.chain_id, layers),
+        })
+    }
+
+    /// Merges the chain and puts it in place of what is there. The caller holds the chain's lock.
     #[tracing::instrument(name = "merge", level = "debug", skip_all, fields(chain = %chain, layers = layers.len()))]
     fn merge_chain(&self, chain: ChainId, layers: &[DiffId]) -> Result<ChainRecord> {
         let started = std::time::Instant::now();
-        let refuse = |source| Error::Merge { chain, source };
-        let mut merger = Merger::new();
-        let mut sealed = Vec::with_capacity(layers.len());
-        for &layer in layers {
-            let record = self.layer_record(layer)?.ok_or(Error::NoSuchLayer(layer))?;
-            let input = LayerInput { tag: *layer.as_bytes(), tar_bytes: record.tar.size };
-            let index = files::open(&self.store.layer_dir(layer).join("layer.index"))?;
-            merger.add_layer(input, BufReader::with_capacity(64 << 10, index)).map_err(refuse)?;
-            sealed.push(SealedLayer { diff_id: layer, tar: record.tar });
-        }
+        let (merger, sealed) = self.merge_indexes(chain, layers)?;
         let staged = self.store.stage()?;
         let path = staged.path().join("image.erofs");
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         let mut writer = HashingWriter::new(BufWriter::with_capacity(256 << 10, file));
-        let summary = merger.write(&mut writer).map_err(refuse)?;
+        let summary = merger.write(&mut writer).map_err(|source| Error::Merge { chain, source })?;
         let (mut file, digest) = writer.finish();
         file.flush().map_err(Error::io("write", &path))?;
-        let file = file.get_ref();
-        file.sync_all().map_err(Error::io("sync", &path))?;
         let record = ChainRecord {
             chain_id: chain,
-            image: Seal::of(file, digest, &path)?,
+            image: Seal::of(file.get_ref(), digest, &path)?,
             inodes: summary.inodes,
             devices: summary.devices.iter().map(|device| DiffId::from_bytes(device.tag)).collect(),
             layers: sealed,
         };
-        files::write_new(&staged.path().join("chain.json"), &files::to_json_line(&record), Durability::Durable)?;
-        let target = self.store.chain_dir(chain);
-        if target.exists() {
-            // Whatever is there has no usable record or no image: it can only be replaced.
-            self.store.remove_object(&target)?;
-        }
-        staged.commit(&target, Durability::Durable)?;
+        files::write_new(&staged.path().join("chain.json"), &files::to_json_line(&record), Durability::Volatile)?;
+        files::sync_files_in(staged.path())?;
+        staged.replace(&self.store.chain_dir(chain))?;
         let elapsed = started.elapsed().as_secs_f64() * 1000.0;
         tracing::debug!(bytes = record.image.size, inodes = record.inodes, ms = elapsed, "chain merged");
         Ok(record)
+    }
+
+    /// Reads the index of each layer. One that cannot be read is made again from its tar, once, and all are read anew.
+    fn merge_indexes(&self, chain: ChainId, layers: &[DiffId]) -> Result<(Merger, Vec<SealedLayer>)> {
+        let mut rebuilt = BTreeSet::new();
+        loop {
+            let mut merger = Merger::new();
+            let mut sealed = Vec::with_capacity(layers.len());
+            let mut damaged = None;
+            for &layer in layers {
+                let record = self.need_layer(layer)?;
+                if let Err(error) = self.add_index(&mut merger, &record, chain) {
+                    damaged = Some((layer, error));
+                    break;
+                }
+                sealed.push(SealedLayer { diff_id: layer, tar: record.tar });
+            }
+            let Some((layer, error)) = damaged else { return Ok((merger, sealed)) };
+            if !self.is_index_damaged(layer, &error)? || !rebuilt.insert(layer) {
+                return Err(error);
+            }
+            tracing::warn!(%layer, %error, "the layer's index is damaged: made again from its tar");
+            self.store.with_lock(&Self::layer_lock(layer), || self.rebuild_index(layer))?;
+        }
+    }
+
+    fn add_index(&self, merger: &mut Merger, record: &LayerRecord, chain: ChainId) -> Result<()> {
+        let input = LayerInput { tag: *record.diff_id.as_bytes(), tar_bytes: record.tar.size };
+        let index = files::open(&self.store.layer_dir(record.diff_id).join("layer.index"))?;
+        let index = BufReader::with_capacity(64 << 10, index);
+        merger.add_layer(input, index).map_err(|source| Error::Merge { chain, source })
+    }
+
+    /// Tells whether a merge failed because a layer's index is not what was written: then its tar can tell what it should be.
+    fn is_index_damaged(&self, layer: DiffId, error: &Error) -> Result<bool> {
+        Ok(match error {
+            Error::Store(error) => error.is_not_found() || error.is_unreadable(),
+            Error::Merge { source: stos_erofs::Error::Index { .. } | stos_erofs::Error::Io { .. }, .. } => true,
+            // A conflict of layers, or an index that is whole and another layer's.
+            Error::Merge { .. } => {
+                let path = self.store.layer_dir(layer).join("layer.index");
+                self.need_layer(layer)?.index.prove(&path)?.is_err()
+            }
+            _ => false,
+        })
     }
 
     /// Looks at every file that the chain's mount reads, as closely as `integrity` says.
@@ -141,62 +190,46 @@ impl LayerFs {
     /// A file whose seal does not match is hashed: right, it is sealed again (a restored backup is healthy); wrong, the
     /// error names its layer, what was expected and what was found.
     pub fn verify_chain(&self, record: &ChainRecord, integrity: Integrity) -> Result<ChainRecord> {
-        match self.look_at_chain(record, integrity)? {
-            Looked::Intact => Ok(record.clone()),
-            Looked::Resealed(renewed) => {
-                tracing::info!(chain = %record.chain_id, "files were moved or copied; their bytes are right: sealed again");
-                self.write_seals(&renewed)?;
-                Ok(*renewed)
-            }
+        if integrity == Integrity::Sealed && self.is_intact(record)? {
+            return Ok(record.clone());
         }
+        let renewed = self.look_at_chain(record, integrity)?;
+        if renewed != *record {
+            tracing::info!(chain = %record.chain_id, "files were replaced, moved or copied; their bytes are right: sealed again");
+            self.write_seals(record, &renewed)?;
+        }
+        Ok(renewed)
     }
 
-    fn look_at_chain(&self, record: &ChainRecord, integrity: Integrity) -> Result<Looked> {
-        if integrity == Integrity::None || (integrity == Integrity::Sealed && self.is_intact(record)?) {
-            return Ok(Looked::Intact);
-        }
+    /// Looks at each file, and gives the record with the seals that they have now.
+    fn look_at_chain(&self, record: &ChainRecord, integrity: Integrity) -> Result<ChainRecord> {
         let mut renewed = record.clone();
-        let mut changed = false;
-        let image = self.chain_image_path(record.chain_id);
-        check_file(&image, &mut renewed.image, integrity, &mut changed, |expected, found| Error::DamagedChain {
-            chain: record.chain_id,
-            path: image.clone(),
-            expected,
-            found,
-        })?;
+        let chain = record.chain_id;
+        let image = self.chain_image_path(chain);
+        let damaged = |expected, found| Error::DamagedChain { chain, path: image.clone(), expected, found };
+        renewed.image.check(&image, integrity, damaged)?;
+        if integrity == Integrity::None {
+            return Ok(renewed);
+        }
         for layer in &mut renewed.layers {
-            let id = layer.diff_id;
-            let path = self.store.layer_dir(id).join("layer.tar");
-            check_file(&path, &mut layer.tar, integrity, &mut changed, |expected, found| Error::DamagedLayer {
-                layer: id,
-                path: path.clone(),
-                expected,
-                found,
-            })?;
+            let dir = self.store.layer_dir(layer.diff_id);
+            let mut known = self.layer_record(layer.diff_id)?;
+            if let Some(known) = &known
+                && known.tar.look(&dir.join("layer.tar")).is_ok_and(|state| state == SealState::Intact)
+            {
+                // A pull has replaced the layer since the merge, and proved every byte of it.
+                layer.tar = known.tar.clone();
+            }
+            check_tar(&dir, layer, integrity)?;
             // A mount reads no index: the tars alone decide what a container sees.
             if integrity == Integrity::Full {
-                self.check_index(id)?;
+                let old = known.take().map_or_else(|| self.need_layer(layer.diff_id), Ok)?;
+                let mut new = old.clone();
+                check_layer_file(&dir, &mut new, "layer.index", Integrity::Full)?;
+                self.reseal_layer(&old, &new)?;
             }
         }
-        Ok(if changed { Looked::Resealed(Box::new(renewed)) } else { Looked::Intact })
-    }
-
-    /// Hashes a layer's index, and seals it again where only its times have changed.
-    fn check_index(&self, layer: DiffId) -> Result<()> {
-        let mut record = self.layer_record(layer)?.ok_or(Error::NoSuchLayer(layer))?;
-        let path = self.store.layer_dir(layer).join("layer.index");
-        let mut changed = false;
-        let damaged = |expected, found| Error::DamagedLayer { layer, path: path.clone(), expected, found };
-        check_file(&path, &mut record.index, Integrity::Full, &mut changed, damaged)?;
-        if changed {
-            self.replace_layer_record(&record)?;
-        }
-        Ok(())
-    }
-
-    fn replace_layer_record(&self, record: &LayerRecord) -> Result<()> {
-        let path = self.layer_record_path(record.diff_id);
-        Ok(files::replace(&path, &self.store.staging_area(), &files::to_json(record), Durability::Durable)?)
+        Ok(renewed)
     }
 
     /// Tells by one stat a file whether everything that the chain's mount reads is as it was sealed: the way of nearly every
@@ -214,17 +247,33 @@ impl LayerFs {
         Ok(record.layers.iter().all(is_intact))
     }
 
-    fn write_seals(&self, record: &ChainRecord) -> Result<()> {
-        let scratch = self.store.staging_area();
-        for layer in &record.layers {
-            let Some(old) = self.layer_record(layer.diff_id)? else { continue };
-            let new = LayerRecord { tar: layer.tar.clone(), ..old.clone() };
-            if new != old {
-                self.replace_layer_record(&new)?;
-            }
+    /// Writes the new seals of files that were found to be right, each where the record is still the one that was looked at.
+    fn write_seals(&self, old: &ChainRecord, new: &ChainRecord) -> Result<()> {
+        for layer in &new.layers {
+            let Some(known) = self.layer_record(layer.diff_id)? else { continue };
+            let renewed = LayerRecord { tar: layer.tar.clone(), ..known.clone() };
+            self.reseal_layer(&known, &renewed)?;
         }
-        let path = self.chain_record_path(record.chain_id);
-        Ok(files::replace(&path, &scratch, &files::to_json_line(record), Durability::Durable)?)
+        let layers: Vec<_> = old.layers.iter().map(|layer| layer.diff_id).collect();
+        self.store.with_lock(&chain_lock(old.chain_id), || {
+            if self.chain_record(&layers)?.as_ref() != Some(old) {
+                return Ok(());
+            }
+            let path = self.chain_record_path(old.chain_id);
+            let json = files::to_json_line(new);
+            Ok(files::replace(&path, &self.store.staging_area(), &json, Durability::Durable)?)
+        })
+    }
+
+    /// Writes the new seals of a layer, unless a pull has replaced it meanwhile.
+    fn reseal_layer(&self, old: &LayerRecord, new: &LayerRecord) -> Result<()> {
+        if new == old {
+            return Ok(());
+        }
+        self.store.with_lock(&Self::layer_lock(old.diff_id), || match self.layer_record(old.diff_id)? {
+            Some(known) if known == *old => self.replace_layer_record(new),
+            _ => Ok(()),
+        })
     }
 
     /// Removes a chain that is not mounted. The caller holds the right to sweep.
@@ -233,33 +282,12 @@ impl LayerFs {
     }
 }
 
-/// Looks at one sealed file; `damaged` makes the error from what was expected and what was found.
-fn check_file(
-    path: &Path,
-    seal: &mut Seal,
-    integrity: Integrity,
-    changed: &mut bool,
-    damaged: impl Fn(String, String) -> Error,
-) -> Result<()> {
-    let state = match seal.look(path) {
-        Err(Error::Store(error)) if error.is_not_found() => {
-            return Err(damaged("a file".to_owned(), "none".to_owned()));
-        }
-        other => other?,
-    };
-    if state == SealState::Intact && integrity != Integrity::Full {
-        return Ok(());
-    }
-    let size = std::fs::metadata(path).map_err(Error::io("stat", path))?.len();
-    if size != seal.size {
-        return Err(damaged(format!("{} bytes", seal.size), format!("{size} bytes")));
-    }
-    match seal.prove(path)? {
-        Ok(renewed) => {
-            *changed |= renewed != *seal;
-            *seal = renewed;
-            Ok(())
-        }
-        Err(found) => Err(damaged(seal.sha256.to_string(), found.to_string())),
-    }
+fn chain_lock(chain: ChainId) -> String {
+    format!("chain-{}", chain.hex())
+}
+
+fn check_tar(dir: &Path, layer: &mut SealedLayer, integrity: Integrity) -> Result<()> {
+    let (id, path) = (layer.diff_id, dir.join("layer.tar"));
+    let damaged = |expected, found| Error::DamagedLayer { layer: id, path: path.clone(), expected, found };
+    layer.tar.check(&path, integrity, damaged)
 }

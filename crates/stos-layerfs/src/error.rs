@@ -66,6 +66,28 @@ pub enum Error {
         /// The bound, in bytes.
         limit: u64,
     },
+    /// The disk is nearly full while the layer is being written; what is left is not the layer's to take.
+    #[error(
+        "layer {blob}: the disk is nearly full: {free} bytes are free after {written} of it, and {reserve} must stay"
+    )]
+    NoRoom {
+        /// The blob.
+        blob: BlobDigest,
+        /// How many bytes of the layer had been written.
+        written: u64,
+        /// How many bytes the disk had free then.
+        free: u64,
+        /// How many must stay free.
+        reserve: u64,
+    },
+    /// The layer could not be written to disk.
+    #[error("layer {blob}: {source}")]
+    Write {
+        /// The blob.
+        blob: BlobDigest,
+        /// What the disk refused.
+        source: stos_store::Error,
+    },
     /// The layer's tar cannot be used.
     #[error("layer {blob}: {source}")]
     Tar {
@@ -117,6 +139,14 @@ pub enum Error {
         /// The system call.
         source: SysError,
     },
+    /// Something has unmounted the chain between its check and its use.
+    #[error("chain {chain} is not mounted at {}: expected its image there, found none", path.display())]
+    NotMounted {
+        /// The chain.
+        chain: ChainId,
+        /// Its mount point.
+        path: PathBuf,
+    },
     /// This host cannot mount EROFS images from files.
     #[error("this host cannot mount EROFS images from files in {}: {source}", path.display())]
     NoBackend {
@@ -143,5 +173,13 @@ impl Error {
         path: impl AsRef<std::path::Path>,
     ) -> impl FnOnce(E) -> Self {
         move |source| Self::Store(stos_store::Error::io(action, path)(source))
+    }
+
+    /// Says of which layer a file is that could not be written.
+    pub(crate) fn while_writing(self, blob: BlobDigest) -> Self {
+        match self {
+            Self::Store(source) => Self::Write { blob, source },
+            other => other,
+        }
     }
 }

@@ -8,12 +8,14 @@
 //! ```
 //!
 //! Memory is a fixed number of 256 KiB buffers. Hostile bytes are indexed before their digests are known: they stay in
-//! staging, and the result is a success only when size, blob digest and diffID have all matched.
+//! staging, and the result is a success only when size, blob digest and diffID have all matched. Whoever makes them visible
+//! makes them durable first.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stos_erofs::{IndexSummary, TarIndexer};
@@ -39,6 +41,8 @@ pub struct IngestRequest<'a> {
     pub diff_id: DiffId,
     /// The bound on the uncompressed layer, in bytes.
     pub max_size: u64,
+    /// How many bytes of the disk must stay free, whoever else fills it meanwhile.
+    pub reserve: u64,
 }
 
 /// What an ingest wrote.
@@ -61,13 +65,11 @@ pub struct StageTimes {
     pub receive: Duration,
     /// Hashing, indexing and writing the layer, without waiting.
     pub write: Duration,
-    /// The fsyncs at the end.
-    pub sync: Duration,
     /// The whole.
     pub total: Duration,
 }
 
-/// Reads the blob of `request` from `source` and writes `layer.tar` and `layer.index` into `dir`, durably.
+/// Reads the blob of `request` from `source` and writes `layer.tar` and `layer.index` into `dir`. Neither is synced yet.
 ///
 /// `progress` is told of each count of blob bytes as they come.
 pub fn ingest_layer(
@@ -79,21 +81,33 @@ pub fn ingest_layer(
     let started = Instant::now();
     let (blob_writer, blob_reader) = pipe::pipe();
     let (layer_writer, layer_reader) = pipe::pipe();
+    let is_hopeless = AtomicBool::new(false);
     let (received, inflated, written) = std::thread::scope(|scope| {
         let inflater = scope.spawn(move || inflate(blob_reader, request.compression, &layer_writer));
-        let writer = scope.spawn(move || write_layer(request, layer_reader, dir));
-        let received = receive(request.blob, source, blob_writer, progress);
+        let writer = scope.spawn(|| {
+            let written = write_layer(request, &layer_reader, dir);
+            // Told before the pipe closes: no digest of the blob explains a disk that is full.
+            is_hopeless.store(!matches!(written, Ok(_) | Err(Error::Tar { .. })), Ordering::Release);
+            drop(layer_reader);
+            written
+        });
+        let received = receive(request.blob, source, blob_writer, &is_hopeless, progress);
         (received, join(inflater), join(writer))
     });
     let receive_time = received?;
-    // The writer fails first where the disk or the tar is at fault; the inflater then only sees that nobody reads.
-    let mut written = written?;
-    inflated.map_err(|source| Error::Decompress { blob: request.blob.digest, source })?;
+    let mut written = match (inflated, written) {
+        // A stream that stops inflating looks like a tar that ends early.
+        (Err(source), Ok(_) | Err(Error::Tar { .. })) => {
+            return Err(Error::Decompress { blob: request.blob.digest, source });
+        }
+        // Where the disk or the tar is at fault the inflater only sees that nobody reads.
+        (_, written) => written?,
+    };
     let found = written.hasher.take().map_or(DiffId::of(b""), |hasher| DiffId::from_bytes(hasher.finish()));
     if found != request.diff_id {
         return Err(Error::DiffId { blob: request.blob.digest, expected: request.diff_id, found });
     }
-    written.finish(found, receive_time, started)
+    written.finish(found, receive_time, started).map_err(|error| error.while_writing(request.blob.digest))
 }
 
 /// A thread that panicked has a bug of ours to tell: the panic goes on.
@@ -106,6 +120,7 @@ fn receive(
     blob: &Descriptor,
     mut source: impl Read,
     to: PipeWriter,
+    is_hopeless: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Duration> {
     let started = Instant::now();
@@ -128,7 +143,7 @@ fn receive(
             somebody_reads = to.send(buffer);
         } else {
             drained += count;
-            if drained > DRAIN_MAX {
+            if drained > DRAIN_MAX || is_hopeless.load(Ordering::Acquire) {
                 return Ok(started.elapsed());
             }
         }
@@ -149,7 +164,10 @@ fn receive(
 /// Decompresses what comes and hands it on.
 fn inflate(from: PipeReader, compression: LayerCompression, to: &PipeWriter) -> io::Result<()> {
     match compression {
-        LayerCompression::None => pump(from, to),
+        LayerCompression::None => {
+            pipe::forward(from, to);
+            Ok(())
+        }
         // Several members are one stream (RFC 1952 §2.2); whatever else follows the last one is an error.
         LayerCompression::Gzip => pump(flate2::bufread::MultiGzDecoder::new(from), to),
         LayerCompression::Zstd => Err(io::Error::new(io::ErrorKind::Unsupported, "zstd is not supported yet")),
@@ -178,32 +196,48 @@ struct LayerFiles<'a> {
     blob: &'a Descriptor,
 }
 
-fn write_layer<'a>(request: IngestRequest<'a>, mut from: PipeReader, dir: &Path) -> Result<LayerFiles<'a>> {
+fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) -> Result<LayerFiles<'a>> {
+    let blob = request.blob.digest;
     let (tar_path, index_path) = (dir.join("layer.tar"), dir.join("layer.index"));
-    let mut tar = create(&tar_path)?;
-    let refuse = |source| Error::Tar { blob: request.blob.digest, source };
-    let index = HashingWriter::new(BufWriter::with_capacity(64 << 10, create(&index_path)?));
-    let mut indexer = TarIndexer::new(index);
+    let on_disk = |error: Error| error.while_writing(blob);
+    let refuse = |error| match error {
+        stos_erofs::Error::Io { source, .. } => on_disk(Error::io("write", &index_path)(source)),
+        source => Error::Tar { blob, source },
+    };
+    let mut tar = create(&tar_path).map_err(on_disk)?;
+    let index = create(&index_path).map_err(on_disk)?;
+    let mut indexer = TarIndexer::new(HashingWriter::new(BufWriter::with_capacity(64 << 10, index)));
     let mut hasher = DigestHasher::default();
     let (mut written, mut flushed, mut busy) = (0_u64, 0_u64, Duration::ZERO);
     while let Some(buffer) = from.next_buffer() {
         let started = Instant::now();
         if written + buffer.len() as u64 > request.max_size {
-            return Err(Error::TooLarge { blob: request.blob.digest, limit: request.max_size });
+            return Err(Error::TooLarge { blob, limit: request.max_size });
         }
         indexer.push(&buffer).map_err(refuse)?;
         hasher.update(&buffer);
-        tar.write_all(&buffer).map_err(Error::io("write", &tar_path))?;
+        tar.write_all(&buffer).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
         written += buffer.len() as u64;
         from.give_back(buffer);
         if written - flushed >= WRITE_BEHIND {
             stos_sys::sync::start_write_behind(&tar, flushed, written - flushed);
             flushed = written;
+            check_room(request, &tar, &tar_path, written)?;
         }
         busy += started.elapsed();
     }
     let (index, summary) = indexer.finish().map_err(refuse)?;
     Ok(LayerFiles { tar_path, index_path, tar, index, summary, hasher: Some(hasher), busy, blob: request.blob })
+}
+
+/// Stops a layer before the disk is full: others write to it as well, other layers of the same image first of all.
+fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, written: u64) -> Result<()> {
+    let disk = rustix::fs::fstatvfs(tar).map_err(Error::io("measure the disk of", path))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= request.reserve {
+        return Ok(());
+    }
+    Err(Error::NoRoom { blob: request.blob.digest, written, free, reserve: request.reserve })
 }
 
 fn create(path: &Path) -> Result<File> {
@@ -212,20 +246,16 @@ fn create(path: &Path) -> Result<File> {
 }
 
 impl LayerFiles<'_> {
-    /// Makes both files durable and seals them.
+    /// Writes what is left of the index, and seals both files.
     fn finish(self, diff_id: DiffId, receive: Duration, started: Instant) -> Result<IngestReport> {
-        let sync_started = Instant::now();
         let (index, index_digest) = self.index.finish();
         let index = index.into_inner().map_err(|error| Error::io("write", &self.index_path)(error.into_error()))?;
-        index.sync_all().map_err(Error::io("sync", &self.index_path))?;
-        self.tar.sync_all().map_err(Error::io("sync", &self.tar_path))?;
         let tar = Seal::of(&self.tar, BlobDigest::from_bytes(*diff_id.as_bytes()), &self.tar_path)?;
         let index = Seal::of(&index, index_digest, &self.index_path)?;
-        let sync = sync_started.elapsed();
-        let times = StageTimes { receive, write: self.busy, sync, total: started.elapsed() };
+        let times = StageTimes { receive, write: self.busy, total: started.elapsed() };
         tracing::debug!(
             blob = %self.blob.digest, blob_bytes = self.blob.size, tar_bytes = tar.size, index_bytes = index.size,
-            receive_ms = ms(times.receive), write_ms = ms(times.write), sync_ms = ms(times.sync), total_ms = ms(times.total),
+            receive_ms = ms(times.receive), write_ms = ms(times.write), total_ms = ms(times.total),
             "layer ingested"
         );
         Ok(IngestReport { tar, index, summary: self.summary, times })

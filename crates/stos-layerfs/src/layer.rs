@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Layers in the store: `layers/sha256/<diffID>/`.
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Read};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stos_spec::{BlobDigest, Descriptor, DiffId, LayerCompression};
@@ -11,7 +12,7 @@ use stos_store::files::{self, Durability};
 use crate::LayerFs;
 use crate::error::{Error, Result};
 use crate::ingest::{IngestReport, IngestRequest, StageTimes, ingest_layer};
-use crate::seal::{Seal, SealState};
+use crate::seal::{HashingWriter, Integrity, Seal, SealState};
 
 /// The contents of `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,58 +57,105 @@ pub enum LayerOutcome {
     Fetched(StageTimes),
 }
 
+/// How much of the disk a layer leaves to others where there is plenty, in bytes.
+const RESERVE_MAX: u64 = 1 << 30;
+
 impl LayerFs {
-    /// Tells whether the store has the layer and its files look as they did when they were proved.
+    /// Tells whether the store has the layer and its files are what was proved when they came.
+    ///
+    /// A file whose seal does not hold is hashed; where its bytes are right (a restored backup) it is sealed again. The caller
+    /// holds the layer's lock.
     pub fn has_layer(&self, layer: DiffId) -> Result<bool> {
         let Some(record) = self.layer_record(layer)? else { return Ok(false) };
-        let dir = self.store.layer_dir(layer);
-        for (name, seal) in [("layer.tar", &record.tar), ("layer.index", &record.index)] {
-            let path = dir.join(name);
-            match seal.look(&path) {
-                Ok(SealState::Intact) => {}
-                Ok(SealState::Changed) if seal.prove(&path)?.is_ok() => {}
-                Ok(SealState::Changed) => return Ok(false),
-                Err(Error::Store(error)) if error.is_not_found() => return Ok(false),
+        let mut renewed = record.clone();
+        for (name, seal) in [("layer.tar", &mut renewed.tar), ("layer.index", &mut renewed.index)] {
+            let path = self.store.layer_dir(layer).join(name);
+            let proved = match seal.look(&path) {
+                Ok(SealState::Intact) => continue,
+                Ok(SealState::Changed) => seal.prove(&path),
+                Err(error) => Err(error),
+            };
+            match proved {
+                Ok(Ok(proved)) => *seal = proved,
+                Ok(Err(_)) => return Ok(false),
+                Err(Error::Store(error)) if error.is_not_found() || error.is_unreadable() => return Ok(false),
                 Err(error) => return Err(error),
             }
+        }
+        if renewed != record {
+            tracing::info!(%layer, "files were moved or copied; their bytes are right: sealed again");
+            self.replace_layer_record(&renewed)?;
         }
         Ok(true)
     }
 
-    /// Reads a layer's record; `None` where the store does not have the layer, or its record is damaged.
-    pub fn layer_record(&self, layer: DiffId) -> Result<Option<LayerRecord>> {
-        match files::read_json::<LayerRecord>(&self.layer_record_path(layer)) {
-            Ok(record) => Ok(record.filter(|record| record.diff_id == layer)),
-            Err(stos_store::Error::Damaged { path, reason }) => {
-                tracing::warn!(path = %path.display(), reason, "the layer's record is damaged: taken as missing");
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+    /// Tells by one stat a file whether the layer is there and as it was when it was proved.
+    fn is_layer_intact(&self, layer: DiffId) -> Result<bool> {
+        let Some(record) = self.layer_record(layer)? else { return Ok(false) };
+        let dir = self.store.layer_dir(layer);
+        let is_intact = |(name, seal): (&str, &Seal)| matches!(seal.look(&dir.join(name)), Ok(SealState::Intact));
+        Ok([("layer.tar", &record.tar), ("layer.index", &record.index)].into_iter().all(is_intact))
     }
 
-    pub(crate) fn layer_record_path(&self, layer: DiffId) -> PathBuf {
+    /// Reads a layer's record; `None` where the store does not have the layer, or its record is damaged: not JSON, or of
+    /// another layer or tar than the directory's.
+    pub fn layer_record(&self, layer: DiffId) -> Result<Option<LayerRecord>> {
+        let path = self.layer_record_path(layer);
+        let reason = match files::read_json::<LayerRecord>(&path) {
+            Ok(Some(record)) if record.diff_id == layer && record.tar.sha256.as_bytes() == layer.as_bytes() => {
+                return Ok(Some(record));
+            }
+            Ok(None) => return Ok(None),
+            Ok(Some(_)) => "it is that of another layer".to_owned(),
+            Err(stos_store::Error::Damaged { reason, .. }) => reason,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(path = %path.display(), reason, "the layer's record is damaged: taken as missing");
+        Ok(None)
+    }
+
+    /// Reads the record of a layer that is needed. One that is not there is told from one whose record is damaged.
+    pub(crate) fn need_layer(&self, layer: DiffId) -> Result<LayerRecord> {
+        if let Some(record) = self.layer_record(layer)? {
+            return Ok(record);
+        }
+        if !self.store.layer_dir(layer).exists() {
+            return Err(Error::NoSuchLayer(layer));
+        }
+        let path = self.layer_record_path(layer);
+        let found = if path.exists() { "something else" } else { "none" };
+        Err(Error::DamagedLayer { layer, path, expected: "the layer's record".to_owned(), found: found.to_owned() })
+    }
+
+    fn layer_record_path(&self, layer: DiffId) -> PathBuf {
         self.store.layer_dir(layer).join("layer.json")
+    }
+
+    pub(crate) fn layer_lock(layer: DiffId) -> String {
+        format!("layer-{}", layer.hex())
+    }
+
+    /// Writes a layer's record anew. The caller holds the layer's lock.
+    pub(crate) fn replace_layer_record(&self, record: &LayerRecord) -> Result<()> {
+        let path = self.layer_record_path(record.diff_id);
+        Ok(files::replace(&path, &self.store.staging_area(), &files::to_json(record), Durability::Durable)?)
     }
 
     /// Makes sure that the store has the layer, and fetches it through `open` if it does not.
     ///
     /// Of several processes that want the same layer one fetches and the others wait for it. A layer directory that is
     /// damaged is replaced. `E` is the error of the source.
-    pub fn ensure_layer<R: Read, E: From<Error>>(
+    pub fn ensure_layer<R: Read, E: From<Error> + From<stos_store::Error>>(
         &self,
         request: LayerRequest<'_>,
         open: impl FnOnce() -> std::result::Result<R, E>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> std::result::Result<LayerOutcome, E> {
-        if self.has_layer(request.diff_id)? {
+        if self.is_layer_intact(request.diff_id)? {
             return Ok(LayerOutcome::Present);
         }
-        let lock = self.store.lock(&format!("layer-{}", request.diff_id.hex())).map_err(Error::from)?;
-        let fetched = self.fetch_layer(request, open, progress);
-        // Also after a failure: else every layer that could not be fetched would leave a file in locks/.
-        lock.remove().map_err(Error::from)?;
-        fetched
+        let lock = Self::layer_lock(request.diff_id);
+        self.store.with_lock(&lock, || self.fetch_layer(request, open, progress))
     }
 
     /// Fetches the layer, unless another process has done so meanwhile. The caller holds its lock.
@@ -121,15 +169,18 @@ impl LayerFs {
             return Ok(LayerOutcome::Present);
         }
         let staged = self.store.stage().map_err(Error::from)?;
+        let free = self.free_bytes()?;
+        let reserve = RESERVE_MAX.min(free / 10);
         let ingest = IngestRequest {
             blob: request.blob,
             compression: request.compression,
             diff_id: request.diff_id,
-            max_size: self.room()?,
+            max_size: free - reserve,
+            reserve,
         };
         let report = ingest_layer(ingest, open()?, staged.path(), progress)?;
         let times = report.times;
-        self.commit_layer(request, report, staged)?;
+        self.commit_layer(request, report, staged).map_err(|error| error.while_writing(request.blob.digest))?;
         Ok(LayerOutcome::Fetched(times))
     }
 
@@ -144,26 +195,59 @@ impl LayerFs {
             tar: report.tar,
             index: report.index,
         };
-        let json = files::to_json(&record);
-        files::write_new(&staged.path().join("layer.json"), &json, Durability::Durable)?;
-        let target = self.store.layer_dir(request.diff_id);
-        if target.exists() {
-            // Only a damaged layer gets here: its place is needed.
-            self.store.remove_object(&target)?;
-        }
-        staged.commit(&target, Durability::Durable)?;
+        let started = std::time::Instant::now();
+        files::write_new(&staged.path().join("layer.json"), &files::to_json(&record), Durability::Volatile)?;
+        files::sync_files_in(staged.path())?;
+        staged.replace(&self.store.layer_dir(request.diff_id))?;
+        let sync_ms = started.elapsed().as_secs_f64() * 1000.0;
+        tracing::debug!(layer = %request.diff_id, sync_ms, "layer durable");
         Ok(())
     }
 
-    /// Gives the bytes that a layer may take: nine tenths of what the disk has free.
-    fn room(&self) -> Result<u64> {
+    /// Gives how many bytes the disk has free for us.
+    fn free_bytes(&self) -> Result<u64> {
         let root = self.store.root();
         let disk = rustix::fs::statvfs(root).map_err(Error::io("measure the disk of", root))?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 10 * 9)
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Makes a layer's index again from its tar, which is proved first. The caller holds the layer's lock.
+    pub(crate) fn rebuild_index(&self, layer: DiffId) -> Result<()> {
+        let mut record = self.need_layer(layer)?;
+        let dir = self.store.layer_dir(layer);
+        check_layer_file(&dir, &mut record, "layer.tar", Integrity::Full)?;
+        let staged = self.store.stage()?;
+        let (tar_path, path) = (dir.join("layer.tar"), staged.path().join("layer.index"));
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, file));
+        let refuse = |source| Error::Tar { blob: record.blob, source };
+        let (out, _) = stos_erofs::index_tar(files::open(&tar_path)?, out).map_err(refuse)?;
+        let (file, digest) = out.finish();
+        let file = file.into_inner().map_err(|error| Error::io("write", &path)(error.into_error()))?;
+        file.sync_all().map_err(Error::io("sync", &path))?;
+        let target = dir.join("layer.index");
+        std::fs::rename(&path, &target).map_err(Error::io("rename a file to", &target))?;
+        // After the rename, which changes an inode's times on some filesystems.
+        record.index = Seal::of(&file, digest, &target)?;
+        files::sync_directory(&dir)?;
+        self.replace_layer_record(&record)
     }
 
     /// Removes a layer. The caller holds the right to sweep.
     pub fn remove_layer(&self, layer: DiffId) -> Result<()> {
         Ok(self.store.remove_object(&self.store.layer_dir(layer))?)
     }
+}
+
+/// Looks at `layer.tar` or `layer.index` in `dir`, as closely as `integrity` says, and renews its seal in the record.
+pub(crate) fn check_layer_file(
+    dir: &Path,
+    record: &mut LayerRecord,
+    name: &'static str,
+    integrity: Integrity,
+) -> Result<()> {
+    let (layer, path) = (record.diff_id, dir.join(name));
+    let seal = if name == "layer.tar" { &mut record.tar } else { &mut record.index };
+    let damaged = |expected, found| Error::DamagedLayer { layer, path: path.clone(), expected, found };
+    seal.check(&path, integrity, damaged)
 }

@@ -16,8 +16,9 @@
 //!
 //! **Promises.** A layer directory exists only when blob digest, size and diffID matched and its files are durable. Nothing
 //! staged is ever mounted. A [`seal`] says that a file is the one that was proved; where its size or times have changed it
-//! is hashed again before it is used.
-//! **Locks.** `locks/layer-<diffID>` while a layer is fetched, `locks/chain-<chainID>` while a chain is merged or mounted.
+//! is hashed again before it is used. What can be made again is: an index from its tar, a chain from its indexes.
+//! **Locks.** `locks/layer-<diffID>` while a layer is fetched or its record changes, `locks/chain-<chainID>` while a chain is
+//! merged or its record changes (then perhaps a layer's too, in this order), and `ROOT/chains` itself while a mount changes.
 //!
 //! It stands on `stos-spec`, `stos-sys`, `stos-erofs` and `stos-store`, and never speaks to a registry: it reads what it is
 //! handed.
@@ -32,10 +33,11 @@ mod pipe;
 pub mod seal;
 
 pub use backend::BackendReport;
-pub use chain::{ChainRecord, Integrity};
+pub use chain::ChainRecord;
 pub use error::{Error, Result};
 pub use ingest::{IngestReport, IngestRequest};
 pub use layer::{LayerOutcome, LayerRecord};
+pub use seal::Integrity;
 
 use std::path::{Path, PathBuf};
 

@@ -2,8 +2,10 @@
 //! One mount per chain and machine, at `ROOT/chains/<chainID>`, shared by all containers of the image and with it one page
 //! cache.
 //!
-//! `ROOT/chains/<chainID>.json` says which inodes the mount was made of. Where repair or pull has replaced one, the next
-//! user detaches the mount lazily and mounts anew; containers that run keep the old one.
+//! `ROOT/chains/<chainID>.json` says which inodes of which store the mount was made of. Where repair or pull has replaced one,
+//! the next user mounts anew and detaches the old mount lazily; containers that run keep it.
+//!
+//! Data-roots may share a ROOT: whoever changes a mount holds the lock on the directory `ROOT/chains` itself.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use stos_erofs::ImageHeader;
 use stos_spec::ChainId;
+use stos_store::Lock;
 use stos_store::files::{self, Durability};
 use stos_sys::mount::{self, MountPlan, UpperDirs};
 
@@ -19,15 +22,17 @@ use crate::LayerFs;
 use crate::chain::ChainRecord;
 use crate::error::{Error, Result};
 
-/// Which inodes a mount reads.
+/// Which files a mount reads.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MountedFrom {
+    store: PathBuf,
+    /// Inode numbers, as those of the devices.
     image: u64,
     devices: Vec<u64>,
 }
 
 impl MountedFrom {
-    fn of(record: &ChainRecord) -> Self {
+    fn of(record: &ChainRecord, store: &Path) -> Self {
         let inode = |device: &stos_spec::DiffId| {
             record
                 .layers
@@ -35,7 +40,7 @@ impl MountedFrom {
                 .find(|layer| layer.diff_id == *device)
                 .map_or(0, |layer: &crate::chain::SealedLayer| layer.tar.inode)
         };
-        Self { image: record.image.inode, devices: record.devices.iter().map(inode).collect() }
+        Self { store: store.to_owned(), image: record.image.inode, devices: record.devices.iter().map(inode).collect() }
     }
 }
 
@@ -55,44 +60,55 @@ impl LayerFs {
         if self.is_mounted_from(record, &point)? {
             return Ok(point);
         }
-        let lock = self.store.lock(&format!("chain-{}", record.chain_id.hex()))?;
-        let mounted = match self.is_mounted_from(record, &point) {
-            Ok(true) => Ok(()),
-            Ok(false) => self.mount_chain(record, &point),
-            Err(error) => Err(error),
-        };
-        lock.remove()?;
-        mounted.map(|()| point)
+        let _lock = self.lock_mounts()?;
+        if !self.is_mounted_from(record, &point)? {
+            self.mount_chain(record, &point)?;
+        }
+        Ok(point)
+    }
+
+    /// Waits for the right to change mounts. It is the directory's own lock, which is the same through a mount of it on itself.
+    fn lock_mounts(&self) -> Result<Lock> {
+        let dir = self.mounts_dir();
+        files::ensure_directory(&dir)?;
+        Ok(Lock::wait_for_directory(&dir)?)
     }
 
     fn is_mounted_from(&self, record: &ChainRecord, point: &Path) -> Result<bool> {
-        let is_mounted = mount::mount_identity(point)?.is_some_and(|identity| identity.is_mount_root);
-        if !is_mounted {
+        if !is_mount_root(point)? {
             return Ok(false);
         }
-        let made_from = files::read_json::<MountedFrom>(&self.mount_record_path(record.chain_id)).ok().flatten();
-        Ok(made_from.is_some_and(|inodes| inodes == MountedFrom::of(record)))
+        let made_from = self.mounted_from(record.chain_id);
+        Ok(made_from.is_some_and(|files| files == MountedFrom::of(record, self.store.root())))
+    }
+
+    /// Gives what a chain was mounted from; `None` where nobody has written that, or not whole.
+    fn mounted_from(&self, chain: ChainId) -> Option<MountedFrom> {
+        files::read_json(&self.mount_record_path(chain)).ok().flatten()
     }
 
     fn mount_record_path(&self, chain: ChainId) -> PathBuf {
         self.mounts_dir().join(format!("{}.json", chain.hex()))
     }
 
+    /// Mounts the chain; what is mounted there stays until the new mount can take its place. The caller holds the lock.
     #[tracing::instrument(name = "mount", level = "debug", skip_all, fields(chain = %record.chain_id))]
     fn mount_chain(&self, record: &ChainRecord, point: &Path) -> Result<()> {
         let refuse = |source| Error::Mount { chain: record.chain_id, source };
-        files::ensure_directory(point)?;
-        if mount::mount_identity(point)?.is_some_and(|identity| identity.is_mount_root) {
-            mount::detach(point).map_err(refuse)?;
-        }
         mount::ensure_private_area(&self.mounts_dir()).map_err(refuse)?;
+        files::ensure_directory(point)?;
         let image_path = self.chain_image_path(record.chain_id);
         let image = files::open(&image_path)?;
         let devices = self.open_devices(record, &image, &image_path)?;
         let detached = mount::mount_erofs(image.as_fd(), &devices).map_err(refuse)?;
-        let json = files::to_json(&MountedFrom::of(record));
-        files::replace(&self.mount_record_path(record.chain_id), &self.mounts_dir(), &json, Durability::Volatile)?;
-        mount::attach(detached.as_fd(), point).map_err(refuse)
+        if is_mount_root(point)? {
+            mount::replace(detached.as_fd(), point).map_err(refuse)?;
+        } else {
+            mount::attach(detached.as_fd(), point).map_err(refuse)?;
+        }
+        // Last: a crash before it leaves a mount that nobody knows, and the next user mounts anew.
+        let json = files::to_json(&MountedFrom::of(record, self.store.root()));
+        Ok(files::replace(&self.mount_record_path(record.chain_id), &self.mounts_dir(), &json, Durability::Volatile)?)
     }
 
     /// Opens the tars that the image's device table names, in its order, and checks that they are those.
@@ -130,8 +146,15 @@ impl LayerFs {
 
     /// Detaches a chain's mount, if there is one. Containers that run keep theirs.
     pub fn unmount_chain(&self, chain: ChainId) -> Result<()> {
+        let _lock = self.lock_mounts()?;
+        self.remove_mount(chain)
+    }
+
+    /// The same for who holds the lock.
+    fn remove_mount(&self, chain: ChainId) -> Result<()> {
         let point = self.chain_mount_point(chain);
-        if mount::mount_identity(&point)?.is_some_and(|identity| identity.is_mount_root) {
+        // More than one, where a crash has stopped a replacement.
+        while is_mount_root(&point)? {
             mount::detach(&point).map_err(|source| Error::Mount { chain, source })?;
         }
         files::remove_file(&self.mount_record_path(chain))?;
@@ -141,8 +164,36 @@ impl LayerFs {
         }
     }
 
-    /// Gives the plan of a container's root: the chain below, the container's own directories above.
-    pub fn container_plan(&self, chain: ChainId, upper: UpperDirs) -> MountPlan {
-        MountPlan { lowers: vec![self.chain_mount_point(chain)], upper: Some(upper) }
+    /// Detaches the mounts of this store's chains that the store does not hold any more, and removes what mounts have left.
+    /// Those of other stores are not touched. The caller holds the right to sweep.
+    pub fn sweep_mounts(&self) -> Result<()> {
+        let _lock = self.lock_mounts()?;
+        for name in files::list_names(&self.mounts_dir())? {
+            let Some(chain) = ChainId::from_hex(name.strip_suffix(".json").unwrap_or(&name)) else { continue };
+            let is_stray = match self.mounted_from(chain) {
+                Some(from) => from.store == self.store.root() && !self.store.chain_dir(chain).exists(),
+                // Only a mount could be somebody's.
+                None => !is_mount_root(&self.chain_mount_point(chain))?,
+            };
+            if is_stray {
+                self.remove_mount(chain)?;
+            }
+        }
+        Ok(())
     }
+
+    /// Gives the plan of a container's root: the chain below, the container's own directories above.
+    ///
+    /// The chain must be mounted ([`Self::ensure_chain_mounted`]): a container must not run on the empty directory below.
+    pub fn container_plan(&self, chain: ChainId, upper: UpperDirs) -> Result<MountPlan> {
+        let point = self.chain_mount_point(chain);
+        if !is_mount_root(&point)? {
+            return Err(Error::NotMounted { chain, path: point });
+        }
+        Ok(MountPlan { lowers: vec![point], upper: Some(upper) })
+    }
+}
+
+fn is_mount_root(path: &Path) -> Result<bool> {
+    Ok(mount::mount_identity(path)?.is_some_and(|identity| identity.is_mount_root))
 }

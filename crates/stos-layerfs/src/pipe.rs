@@ -33,9 +33,14 @@ pub(crate) fn pipe() -> (PipeWriter, PipeReader) {
 }
 
 impl PipeWriter {
-    /// Gives an empty buffer: a used one where there is one. Its length is 0, its capacity [`BUFFER_SIZE`].
+    /// Gives a buffer for [`fill`]: a used one, with what it held, where there is one. Its capacity is [`BUFFER_SIZE`].
     pub(crate) fn buffer(&self) -> Vec<u8> {
-        self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER_SIZE))
+        self.used_buffer().unwrap_or_else(|| Vec::with_capacity(BUFFER_SIZE))
+    }
+
+    /// Gives a buffer that has come back, if one has.
+    pub(crate) fn used_buffer(&self) -> Option<Vec<u8>> {
+        self.empty.try_recv().ok()
     }
 
     /// Hands a buffer on, waiting for room. `false` says that nobody reads any more.
@@ -46,13 +51,12 @@ impl PipeWriter {
 
 impl PipeReader {
     /// Takes the next buffer whole; `None` at the end.
-    pub(crate) fn next_buffer(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn next_buffer(&self) -> Option<Vec<u8>> {
         self.full.recv().ok()
     }
 
-    /// Gives a buffer back for reuse.
-    pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
+    /// Gives a buffer back for reuse. Not cleared: [`fill`] would write zeros over every byte of it before the next ones.
+    pub(crate) fn give_back(&self, buffer: Vec<u8>) {
         // A writer that has gone needs no buffers.
         let _ = self.empty.send(buffer);
     }
@@ -86,7 +90,21 @@ impl Read for PipeReader {
     }
 }
 
-/// Fills `buffer` up to [`BUFFER_SIZE`] or the end of `source`; tells whether the source may have more.
+/// Hands every buffer on as it is: for bytes that need no work.
+pub(crate) fn forward(from: PipeReader, to: &PipeWriter) {
+    while let Some(buffer) = from.next_buffer() {
+        // What comes back goes all the way back, so that nobody makes more buffers than both pipes hold.
+        while let Some(used) = to.used_buffer() {
+            from.give_back(used);
+        }
+        if !to.send(buffer) {
+            return;
+        }
+    }
+}
+
+/// Fills `buffer` from its start up to [`BUFFER_SIZE`] or the end of `source`, and cuts it there; tells whether the source may
+/// have more. What it held is gone.
 pub(crate) fn fill(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let mut filled = 0;
     buffer.resize(BUFFER_SIZE, 0);
@@ -109,28 +127,52 @@ pub(crate) fn fill(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<b
 mod tests {
     use super::*;
 
+    /// Writes `text` into a pipe, and gives the number of buffers that this took.
+    fn write_all(writer: &PipeWriter, mut text: &[u8]) -> usize {
+        let mut made = 0;
+        loop {
+            let mut buffer = writer.used_buffer().unwrap_or_else(|| {
+                made += 1;
+                writer.buffer()
+            });
+            let more = fill(&mut text, &mut buffer).unwrap();
+            assert!(writer.send(buffer));
+            if !more {
+                return made;
+            }
+        }
+    }
+
     #[test]
     fn bytes_come_out_in_order_and_buffers_come_back() {
-        let (writer, mut reader) = pipe();
-        let text: Vec<u8> = (0..3_000_000_u32).map(|number| number as u8).collect();
-        let received = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut source = text.as_slice();
-                let writer = writer;
-                loop {
-                    let mut buffer = writer.buffer();
-                    let more = fill(&mut source, &mut buffer).unwrap();
-                    assert!(writer.send(buffer));
-                    if !more {
-                        break;
-                    }
+        let text: Vec<u8> = (0..9_000_000_u32).map(|number| (number / 7) as u8).collect();
+        for forwarded in [false, true] {
+            let (writer, mut reader) = pipe();
+            let (received, made) = std::thread::scope(|scope| {
+                let made = scope.spawn(|| {
+                    let writer = writer;
+                    write_all(&writer, &text)
+                });
+                if forwarded {
+                    let (second, last) = pipe();
+                    let first = std::mem::replace(&mut reader, last);
+                    scope.spawn(move || forward(first, &second));
                 }
+                let mut received = Vec::new();
+                reader.read_to_end(&mut received).unwrap();
+                (received, made.join().unwrap())
             });
-            let mut received = Vec::new();
-            reader.read_to_end(&mut received).unwrap();
-            received
-        });
-        assert!(received == text);
+            assert!(received == text);
+            // What two pipes hold, and one in each hand; the text takes 35.
+            assert!(made <= 2 * DEPTH + 4, "{made} buffers");
+        }
+    }
+
+    #[test]
+    fn a_used_buffer_is_cut_to_what_it_holds_now() {
+        let mut buffer = vec![7; BUFFER_SIZE];
+        assert!(!fill(&mut &b"abc"[..], &mut buffer).unwrap());
+        assert_eq!(buffer, b"abc");
     }
 
     #[test]

@@ -11,6 +11,18 @@ use stos_spec::{BlobDigest, DigestHasher};
 
 use crate::error::{Error, Result};
 
+/// How closely an image is looked at before a container is made from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Integrity {
+    /// Each file has the size, times and inode that it had when it was proved; one that has not is hashed.
+    #[default]
+    Sealed,
+    /// Every byte is hashed.
+    Full,
+    /// Nothing is looked at, but that the image is there.
+    None,
+}
+
 /// What a file was when its bytes were hashed.
 ///
 /// Any write changes the times, any replacement the inode. Bits that rot silently change neither: only hashing every byte finds those.
@@ -71,14 +83,65 @@ impl Seal {
         Ok(if is_same { SealState::Intact } else { SealState::Changed })
     }
 
-    /// Hashes the file: `Ok(Some)` is its new seal where the bytes are the sealed ones, `Ok(None)` says that they are not.
+    /// Looks at the file as closely as `integrity` says, and renews the seal where it does not hold and the bytes are right.
+    ///
+    /// `damaged` makes the error from what was expected and what was found. Damage under an intact seal breaks the seal.
+    pub(crate) fn check(
+        &mut self,
+        path: &Path,
+        integrity: Integrity,
+        damaged: impl Fn(String, String) -> Error,
+    ) -> Result<()> {
+        let state = match self.look(path) {
+            Err(Error::Store(error)) if error.is_not_found() => {
+                return Err(damaged("a file".to_owned(), "none".to_owned()));
+            }
+            other => other?,
+        };
+        match integrity {
+            Integrity::None => return Ok(()),
+            Integrity::Sealed if state == SealState::Intact => return Ok(()),
+            Integrity::Sealed | Integrity::Full => {}
+        }
+        let size = std::fs::metadata(path).map_err(Error::io("stat", path))?.len();
+        if size != self.size {
+            return Err(damaged(format!("{} bytes", self.size), format!("{size} bytes")));
+        }
+        let found = match self.prove(path) {
+            Ok(Ok(renewed)) => {
+                *self = renewed;
+                return Ok(());
+            }
+            Ok(Err(found)) => found.to_string(),
+            Err(Error::Store(error)) if error.is_unreadable() => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        if state == SealState::Intact {
+            break_seal(path);
+        }
+        Err(damaged(self.sha256.to_string(), found))
+    }
+
+    /// Hashes the file: its new seal where the bytes are the sealed ones, else what they hash to.
     pub fn prove(&self, path: &Path) -> Result<std::result::Result<Self, BlobDigest>> {
         let mut file = stos_store::files::open(path)?;
+        // Looked at before it is read: what is written to it meanwhile breaks the new seal.
+        let before = file.metadata().map_err(Error::io("stat", path))?;
         let found = hash(&mut file, path)?;
-        if found != self.sha256 {
-            return Ok(Err(found));
-        }
-        Self::of(&file, found, path).map(Ok)
+        Ok(if found == self.sha256 { Ok(Self::from_metadata(&before, found)) } else { Err(found) })
+    }
+}
+
+/// Breaks every seal of a file whose bytes have turned out wrong under an intact one, by giving it new times, durably: who
+/// looks at it hashes it from now on, so no container runs from it and a pull fetches it again.
+fn break_seal(path: &Path) {
+    let broken = File::open(path).and_then(|file| {
+        file.set_modified(std::time::SystemTime::now())?;
+        file.sync_all()
+    });
+    if let Err(error) = broken {
+        // The damage itself is what the caller tells.
+        tracing::warn!(path = %path.display(), %error, "cannot mark the damaged file");
     }
 }
 
@@ -147,6 +210,9 @@ mod tests {
         assert_eq!(seal.look(&path).unwrap(), SealState::Changed);
         assert_eq!(seal.prove(&path).unwrap(), Err(BlobDigest::of(b"abd")));
         assert!(seal.look(&dir.path().join("none")).is_err());
+        let before = renewed.look(&copy).unwrap();
+        break_seal(&copy);
+        assert_eq!((before, renewed.look(&copy).unwrap()), (SealState::Intact, SealState::Changed));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod fixture;
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fixture::Fixture;
 use flate2::Compression;
@@ -14,6 +16,8 @@ use stos_layerfs::layer::LayerOutcome;
 use stos_layerfs::{Error, IngestRequest};
 use stos_spec::media_type::OCI_LAYER;
 use stos_spec::{BlobDigest, Descriptor, DiffId, LayerCompression};
+use stos_sys::mount::{FsParameter, new_filesystem};
+use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 fn sample() -> Vec<u8> {
@@ -37,6 +41,16 @@ fn refused(descriptor: &Descriptor, blob: &[u8], compression: LayerCompression, 
     }
     assert!(error.to_string().contains(&descriptor.digest.to_string()), "{error}");
     error
+}
+
+/// Bytes that do not compress.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..count).map(|_| next()).collect()
 }
 
 fn descriptor(blob: &[u8]) -> Descriptor {
@@ -85,9 +99,13 @@ fn what_does_not_inflate_is_refused() {
     let mut wrong_checksum = zipped.clone();
     let at = wrong_checksum.len() - 8;
     wrong_checksum[at] ^= 1;
+    // More than a buffer comes out before it breaks: what has come looks like a tar that ends early.
+    let long = gzip(&TarBuilder::new().entry(Entry::file("f", noise(2 << 20))).finish());
+    let cut_late = long[..long.len() / 2].to_vec();
     let cases = [
         ("cut in its trailer", zipped[..zipped.len() - 3].to_vec()),
         ("cut in its data", zipped[..zipped.len() / 2].to_vec()),
+        ("cut after the writer has begun", cut_late),
         ("a wrong checksum", wrong_checksum),
         ("garbage after it", [&zipped[..], b"garbage that is no member"].concat()),
         ("no gzip", tar.clone()),
@@ -143,13 +161,68 @@ fn a_bomb_stops_at_its_bound() {
     assert!(bomb.len() < 1 << 20);
     let blob = descriptor(&bomb);
     let limit = 4 << 20;
-    let request =
-        IngestRequest { blob: &blob, compression: LayerCompression::Gzip, diff_id: DiffId::of(b""), max_size: limit };
+    let request = IngestRequest {
+        blob: &blob,
+        compression: LayerCompression::Gzip,
+        diff_id: DiffId::of(b""),
+        max_size: limit,
+        reserve: 0,
+    };
     let dir = tempfile::tempdir().unwrap();
     let error = ingest_layer(request, &bomb[..], dir.path(), &|_| {}).unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit: found, .. } if found == limit), "{error}");
     let written = std::fs::metadata(dir.path().join("layer.tar")).unwrap().len();
     assert!(written <= limit, "{written} bytes are on disk");
+}
+
+/// Counts what is read of it.
+struct Counted<'a, R>(R, &'a AtomicU64);
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.0.read(into)?;
+        self.1.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_layer_leaves_room_on_the_disk_and_is_named_where_there_is_none() {
+    stos_testkit::require!(Need::Root);
+    let tar = TarBuilder::new().entry(Entry::file("f", vec![1; 48 << 20])).finish();
+    let blob = descriptor(&tar);
+    let request = |reserve| IngestRequest {
+        blob: &blob,
+        compression: LayerCompression::None,
+        diff_id: DiffId::of(&tar),
+        max_size: u64::MAX,
+        reserve,
+    };
+    let ingest = |reserve, dir: &std::path::Path| {
+        let count = AtomicU64::new(0);
+        let error = ingest_layer(request(reserve), Counted(&tar[..], &count), dir, &|_| {}).unwrap_err();
+        // Nothing explains a full disk: what has not come yet need not come.
+        assert!(count.into_inner() < 32 << 20, "{error}");
+        error
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let error = ingest(u64::MAX, dir.path());
+    let fits = |written| (16 << 20..17 << 20).contains(&written);
+    assert!(
+        matches!(error, Error::NoRoom { blob: named, written, reserve: u64::MAX, .. } if named == blob.digest && fits(written)),
+        "{error}"
+    );
+
+    // A filesystem of a megabyte, which nothing but its descriptor names.
+    let size = FsParameter::String("size".into(), "1m".into());
+    let small = new_filesystem("tmpfs", &[size], rustix::mount::MountAttrFlags::empty()).unwrap();
+    let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", small.as_raw_fd()));
+    let error = ingest(0, &path);
+    assert!(
+        matches!(&error, Error::Write { blob: named, source } if *named == blob.digest && source.is_full()),
+        "{error}"
+    );
+    assert!(error.to_string().contains(&blob.digest.to_string()), "{error}");
 }
 
 #[test]
@@ -167,6 +240,7 @@ fn a_source_that_fails_is_told_as_such() {
         compression: LayerCompression::None,
         diff_id: DiffId::of(&tar),
         max_size: 1 << 20,
+        reserve: 0,
     };
     let source = (&tar[..600]).chain(Broken);
     let error = ingest_layer(request, source, tempfile::tempdir().unwrap().path(), &|_| {}).unwrap_err();

@@ -66,7 +66,11 @@ impl Failure {
             }
             EngineError::Store(StoreError::NameTaken { .. }) => "choose another --name, or delete that container first",
             EngineError::Store(StoreError::NoSuchImage(_)) => "`stos images` lists the images, `stos pull` fetches one",
-            EngineError::Store(error) if error.is_full() => "the disk is full: `stos rmi` removes images",
+            EngineError::Store(error) | EngineError::Layers(LayerError::Write { source: error, .. })
+                if error.is_full() =>
+            {
+                "the disk is full: `stos rmi` removes images"
+            }
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",
             EngineError::ImageHasNames { .. } => "name one of them, or use --force to remove all",
