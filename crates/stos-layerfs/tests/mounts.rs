@@ -117,7 +117,7 @@ fn a_plan_needs_the_mount() {
     let record = chain(&fixture, "x");
     let upper = || UpperDirs { upper: "/u".into(), work: "/w".into(), volatile: false };
     let point = fixture.mount(&record, Integrity::Sealed).unwrap();
-    assert_eq!(fixture.layerfs.container_plan(record.chain_id, upper()).unwrap().lowers, [point.clone()]);
+    assert_eq!(fixture.layerfs.container_plan(record.chain_id, upper()).unwrap().lowers, std::slice::from_ref(&point));
     stos_sys::mount::detach(&point).unwrap();
     let error = fixture.layerfs.container_plan(record.chain_id, upper()).unwrap_err();
     assert!(matches!(&error, Error::NotMounted { path, .. } if *path == point), "{error}");

@@ -127,8 +127,8 @@ impl Drop for Staging {
             return;
         }
         if let Err(error) = files::remove_tree(&self.path) {
-            // The next command's sweep tries again: our lock goes with us.
-            tracing::warn!(%error, "cannot remove what was staged");
+            // Our lock goes with us.
+            tracing::warn!(%error, "cannot remove what lies in staging: the next command tries again");
         }
     }
 }
@@ -146,7 +146,7 @@ fn is_named(file: &File, path: &Path) -> bool {
 /// the next command tries again.
 pub(crate) fn sweep(area: &Path) -> usize {
     let names = files::list_names(area).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot sweep what a crash may have left");
+        tracing::warn!(%error, "cannot look for what a crash may have left");
         Vec::new()
     });
     let mut swept = 0;
@@ -158,7 +158,7 @@ pub(crate) fn sweep(area: &Path) -> usize {
                 tracing::debug!(path = %path.display(), "swept what a crash left in staging");
             }
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "cannot sweep what a crash left in staging"),
+            Err(error) => tracing::warn!(%error, "cannot remove what lies in staging: the next command tries again"),
         }
     }
     swept
