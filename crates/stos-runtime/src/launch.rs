@@ -214,9 +214,15 @@ pub fn protect_binary() -> Result<()> {
 }
 
 /// Where a container's cgroups go, below the root of each hierarchy: as requested, as its configuration says, or `stos-<id>`.
-pub(crate) fn cgroup_path(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> PathBuf {
+fn cgroup_path(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> PathBuf {
     let asked = request.path.clone().or_else(|| config.settings().cgroups_path.clone());
     asked.unwrap_or_else(|| PathBuf::from(format!("stos-{id}")))
+}
+
+/// The cgroups that a launch is about to make, for a record that is written before it: should the caller be killed between
+/// the two, the container's processes are found all the same.
+pub fn planned_cgroup(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> Result<CgroupRecord> {
+    Ok(CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_path(id, config, request)))
 }
 
 fn create_cgroup(launch: &Launch<'_>) -> Result<CgroupRecord> {

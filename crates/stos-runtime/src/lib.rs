@@ -40,6 +40,8 @@ pub use config::{ConfigError, RuntimeConfig};
 pub use error::{Error, Result};
 pub use id::ContainerId;
 pub use init_error::InitError;
-pub use launch::{Gate, Identity, Init, Launch, ProcessRecord, RootSource, Stdio, launch, protect_binary};
+pub use launch::{
+    Gate, Identity, Init, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup, protect_binary,
+};
 pub use signal::{parse_signal, signal_name};
 pub use state::{Mode, RunState, StateDirectory, Status};

@@ -13,12 +13,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stos_sys::process::pidfd;
 
-use crate::cgroup::{CgroupRecord, CgroupRequest, mounted_hierarchies};
+use crate::cgroup::{CgroupRecord, CgroupRequest};
 use crate::config::RuntimeConfig;
 use crate::error::{Error, Result};
 use crate::gate;
 use crate::id::ContainerId;
-use crate::launch::{Gate, Identity, Launch, ProcessRecord, RootSource, Stdio, cgroup_path, launch};
+use crate::launch::{Gate, Identity, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup};
 use crate::state::{Mode, OciState, RunState, STATE_VERSION, StateDirectory, Status};
 use crate::tombstones;
 
@@ -111,7 +111,7 @@ fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeCon
         rootfs: rootfs.to_owned(),
         created: Timestamp::now(),
         annotations,
-        cgroup: CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_path(id, config, &CgroupRequest::default())),
+        cgroup: planned_cgroup(id, config, &CgroupRequest::default())?,
         owner: String::new(),
     })
 }

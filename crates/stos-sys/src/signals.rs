@@ -59,6 +59,15 @@ impl AsFd for SignalFd {
     }
 }
 
+/// Gives `signal` its default action again in the calling process, which its caller may have ignored for it.
+pub fn set_default_action(signal: i32) -> Result<()> {
+    // SAFETY: the default action runs no code of ours.
+    if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(SysError::new("signal", format!("{signal}, SIG_DFL"), last_errno()));
+    }
+    Ok(())
+}
+
 fn last_errno() -> Errno {
     std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }

@@ -139,6 +139,29 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     Err(SysError::new("close_range", format!("{first}, ~0, CLOSE_RANGE_CLOEXEC"), last_errno()))
 }
 
+/// Closes every descriptor from `first` on that is not close-on-exec.
+///
+/// Those are the caller's caller's: whatever we open ourselves is close-on-exec. A process that stays behind would keep its
+/// locks and its pipes from ending.
+pub fn close_inherited_from(first: i32) -> Result<()> {
+    let path = "/proc/self/fd";
+    let failed =
+        |error: std::io::Error| SysError::new("readdir", path, Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd >= first) else {
+            continue;
+        };
+        // SAFETY: fcntl asks for the flags of a number; one that is no descriptor is an error.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            // SAFETY: nothing of ours owns it, for what we open is close-on-exec.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}
+
 /// Moves the calling process into new namespaces (unshare(2)); `flags` are `CLONE_NEW*` bits only.
 pub fn unshare(flags: libc::c_int) -> Result<()> {
     // SAFETY: namespaces share no memory; CLONE_FILES, CLONE_VM and the like are not among the documented bits, and the
