@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use stos_runtime::{RunState, StateDirectory};
+use stos_runtime::{CgroupRecord, ProcessRecord, RunState, StateDirectory};
 use stos_spec::{BlobDigest, ChainId, DiffId, UserSpec};
 use stos_store::{ContainerId, ContainerName, files};
 
 use crate::Engine;
 use crate::error::{Error, Result};
-use crate::lifecycle::{clear_run_state, with_life_lock};
+use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::options::Network;
 
 /// The contents of `container.json`: all that is decided when a container is created, and never changes.
@@ -47,6 +47,9 @@ pub struct ContainerRecord {
     pub network: Network,
     /// Whether it goes when its process has ended.
     pub auto_remove: bool,
+    /// The `run` that made it and is to start it, where it goes with its process: should that be killed before, it goes too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_by: Option<ProcessRecord>,
 }
 
 /// The version of `container.json` that this version of stos writes.
@@ -125,25 +128,69 @@ impl Engine {
 }
 
 /// Reads a container's record; `None` where there is no such container.
+///
+/// # Errors
+/// [`Error::RecordVersion`] for a record of another version of stos, which may have any form;
+/// [`stos_store::Error::Damaged`] for one that has no form, or is missing from a container's directory.
 pub fn record(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecord>> {
-    Ok(files::read_json(&engine.record_path(id))?)
-}
-
-/// The same; but what a power cut left of a container that goes with its process is removed, and then there is none.
-pub(crate) fn record_or_remove(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecord>> {
-    match record(engine, id) {
-        Err(Error::Store(stos_store::Error::Damaged { .. })) if remove_gone(engine, id)? => Ok(None),
-        other => other,
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
     }
+    let path = engine.record_path(id);
+    let damaged = |reason: String| stos_store::Error::Damaged { path: path.clone(), reason };
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Directory and record come and go together, by one rename.
+            let is_left = engine.store.container_dir(id).exists();
+            return if is_left { Err(damaged("it is missing".to_owned()).into()) } else { Ok(None) };
+        }
+        Err(error) => return Err(stos_store::Error::io("read", &path)(error).into()),
+    };
+    let Versioned { version } = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if version != u64::from(RECORD_VERSION) {
+        return Err(Error::RecordVersion { path, expected: RECORD_VERSION, found: version });
+    }
+    Ok(Some(serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?))
 }
 
-/// Reads the records of all containers, sorted by id.
+/// The same; but what is left of a container that goes with its process is removed, and then there is none.
+fn record_or_remove(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecord>> {
+    let found = record(engine, id);
+    let may_be_gone = match &found {
+        Ok(Some(record)) => record.auto_remove && is_gone(engine, record)?,
+        Err(Error::Store(stos_store::Error::Damaged { .. })) => true,
+        _ => false,
+    };
+    if may_be_gone && remove_gone(engine, id)? { Ok(None) } else { found }
+}
+
+/// Lists all containers, sorted by id, each with its record, or with why that cannot be read.
+pub fn list(engine: &Engine) -> Result<Vec<(ContainerId, Result<ContainerRecord>)>> {
+    let ids = engine.store.containers()?.into_iter();
+    Ok(ids.filter_map(|id| Some((id.clone(), record_or_remove(engine, &id).transpose()?))).collect())
+}
+
+/// Reads the records of all containers, sorted by id, or fails: for those who must not overlook one.
 pub fn records(engine: &Engine) -> Result<Vec<ContainerRecord>> {
-    let mut records = Vec::new();
-    for id in engine.store.containers()? {
-        records.extend(record_or_remove(engine, &id)?);
+    list(engine)?.into_iter().map(|(_, record)| record).collect()
+}
+
+/// Tells whether a container that goes with its process should have gone: it has ended, or who was starting it was killed.
+pub(crate) fn is_gone(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
+    match state(engine, &record.id)? {
+        ContainerState::Running(_) => Ok(false),
+        ContainerState::Exited(_) | ContainerState::Stopped => Ok(true),
+        ContainerState::Created => {
+            let run = engine.run_state(&record.id)?;
+            match run.as_ref().map(|run| &run.creator).or(record.run_by.as_ref()) {
+                Some(starter) => Ok(!starter.is_alive()?),
+                // `create --rm`: it waits for its first start.
+                None => Ok(false),
+            }
+        }
     }
-    Ok(records)
 }
 
 /// Removes a container that should have gone with its process (`--rm`) and has not, because its monitor was killed or the
@@ -154,26 +201,18 @@ pub fn records(engine: &Engine) -> Result<Vec<ContainerRecord>> {
 pub(crate) fn remove_gone(engine: &Engine, id: &ContainerId) -> Result<bool> {
     with_life_lock(engine, id, || {
         let name = match record(engine, id) {
-            Ok(Some(record)) if record.auto_remove => Some(record.name),
+            Ok(Some(record)) if record.auto_remove && is_gone(engine, &record)? => Some(record.name),
             Err(Error::Store(stos_store::Error::Damaged { .. }))
-                if engine.exit_path(id).exists() && read_exit(engine, id)?.is_none() =>
+                if engine.exit_path(id).exists()
+                    && read_exit(engine, id)?.is_none()
+                    && !matches!(state(engine, id)?, ContainerState::Running(_)) =>
             {
                 None
             }
             _ => return Ok(false),
         };
-        match state(engine, id)? {
-            // Made and not started yet.
-            ContainerState::Created if name.is_some() => return Ok(false),
-            ContainerState::Running(_) => return Ok(false),
-            _ => {}
-        }
         tracing::info!(container = %id, "it should have gone with its process: removed");
-        clear_run_state(engine, id)?;
-        engine.store.remove_object(&engine.store.container_dir(id))?;
-        if let Some(name) = name {
-            engine.store.release_name(&name, id)?;
-        }
+        remove_locked(engine, id, name.as_ref())?;
         Ok(true)
     })
 }
@@ -185,20 +224,55 @@ pub(crate) fn run_id(id: &ContainerId) -> stos_runtime::ContainerId {
 
 /// Tells what a container does, from what processes there really are.
 pub fn state(engine: &Engine, id: &ContainerId) -> Result<ContainerState> {
-    let run = engine.run_state(id)?;
-    if let Some(run) = &run {
-        // Between the end of its process and its exit record the monitor still lives: not ended yet.
-        let process = run.init.as_ref().unwrap_or(&run.creator);
-        if process.is_alive()? || (run.creator.is_alive()? && read_exit(engine, id)?.is_none()) {
-            return Ok(ContainerState::Running(Box::new(run.clone())));
+    loop {
+        let run = engine.run_state(id)?;
+        if let Some(run) = &run
+            && let Some(living) = living(engine, id, run)?
+        {
+            return Ok(ContainerState::Running(Box::new(living)));
+        }
+        if let Some(exit) = read_exit(engine, id)? {
+            return Ok(ContainerState::Exited(exit));
+        }
+        // The monitor opens the log before it starts anything.
+        let was_started = engine.log_path(id).exists();
+        // A start between the two looks removes the last life's exit record: then this was neither the old state nor the new.
+        if engine.run_state(id)? == run {
+            return Ok(if was_started { ContainerState::Stopped } else { ContainerState::Created });
         }
     }
-    match read_exit(engine, id)? {
-        Some(exit) => Ok(ContainerState::Exited(exit)),
-        // The monitor opens the log before it starts anything.
-        None if engine.log_path(id).exists() => Ok(ContainerState::Stopped),
-        None => Ok(ContainerState::Created),
+}
+
+/// Gives the run state of a container of which a process lives, the monitor among them; `None` where none does.
+fn living(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<Option<RunState>> {
+    let has_monitor = run.creator.is_alive()?;
+    let lives = match &run.init {
+        // Between the end of its process and its exit record the monitor still lives: not ended yet.
+        Some(init) => init.is_alive()? || (has_monitor && read_exit(engine, id)?.is_none()),
+        None => has_monitor,
+    };
+    if lives {
+        return Ok(Some(run.clone()));
     }
+    if run.init.is_some() {
+        return Ok(None);
+    }
+    // The monitor was killed before it wrote the process down.
+    let init = oldest_process(&run.cgroup)?;
+    Ok(init.map(|init| RunState { init: Some(init), ..run.clone() }))
+}
+
+/// Gives the oldest process in a container's cgroups: all others descend from it.
+fn oldest_process(cgroup: &CgroupRecord) -> Result<Option<ProcessRecord>> {
+    let mut oldest: Option<ProcessRecord> = None;
+    for pid in cgroup.processes()? {
+        let Some(found) = ProcessRecord::of(pid)? else { continue };
+        let is_older = oldest.as_ref().is_none_or(|other| (found.start_time, pid) < (other.start_time, other.pid));
+        if is_older && found.is_alive()? {
+            oldest = Some(found);
+        }
+    }
+    Ok(oldest)
 }
 
 fn read_exit(engine: &Engine, id: &ContainerId) -> Result<Option<ExitRecord>> {
@@ -211,7 +285,12 @@ fn read_exit(engine: &Engine, id: &ContainerId) -> Result<Option<ExitRecord>> {
 
 /// Finds a container by its id, its name, or the start of its id where only one begins so.
 pub fn find(engine: &Engine, query: &str) -> Result<ContainerRecord> {
-    let missing = || Error::NoSuchContainer(query.to_owned());
+    let id = find_id(engine, query)?;
+    record_or_remove(engine, &id)?.ok_or_else(|| Error::NoSuchContainer(query.to_owned()))
+}
+
+/// The same for the id alone: it is known also where the record cannot be read.
+pub(crate) fn find_id(engine: &Engine, query: &str) -> Result<ContainerId> {
     let id = match query.parse::<ContainerId>() {
         Ok(id) => Some(id),
         Err(_) => match engine.store.container_named(query)? {
@@ -219,7 +298,7 @@ pub fn find(engine: &Engine, query: &str) -> Result<ContainerRecord> {
             None => find_by_prefix_or_lost_name(engine, query)?,
         },
     };
-    record_or_remove(engine, &id.ok_or_else(missing)?)?.ok_or_else(missing)
+    id.ok_or_else(|| Error::NoSuchContainer(query.to_owned()))
 }
 
 fn find_by_prefix_or_lost_name(engine: &Engine, query: &str) -> Result<Option<ContainerId>> {
@@ -234,11 +313,8 @@ fn find_by_prefix_or_lost_name(engine: &Engine, query: &str) -> Result<Option<Co
         }
     }
     // A power cut may have kept a container and lost the symlink of its name: the record knows it still.
-    for record in records(engine)? {
-        if record.name.as_str() == query {
-            engine.store.ensure_name(&record.name, &record.id)?;
-            return Ok(Some(record.id));
-        }
-    }
-    Ok(None)
+    let mut records = list(engine)?.into_iter().filter_map(|(_, record)| record.ok());
+    let Some(record) = records.find(|record| record.name.as_str() == query) else { return Ok(None) };
+    engine.store.ensure_name(&record.name, &record.id)?;
+    Ok(Some(record.id))
 }

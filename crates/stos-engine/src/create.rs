@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use stos_layerfs::chain::ChainRecord;
+use stos_runtime::ProcessRecord;
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};
 use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Staging};
@@ -35,9 +36,8 @@ pub fn create_container_from_image(
     options: &CreateOptions,
     progress: &dyn PullProgress,
 ) -> Result<ContainerRecord> {
-    let at = |stage: Stage| {
-        move |source: Error| Error::Create { image: image.to_owned(), stage, source: Box::new(source), cleanup: None }
-    };
+    let at =
+        |stage: Stage| move |source: Error| Error::Create { image: image.to_owned(), stage, source: Box::new(source) };
     if let Some(name) = &options.name {
         check_name_is_free(engine, name).map_err(at(Stage::Finalize))?;
     }
@@ -242,6 +242,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         stop_signal,
         network: options.network,
         auto_remove: options.auto_remove,
+        run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
 }
 

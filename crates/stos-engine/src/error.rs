@@ -2,6 +2,7 @@
 //! What the engine could not do, and what that means for an exit code.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use stos_spec::{BlobDigest, ConfigError, DigestError, ManifestError, PlatformError, ReferenceError, UserError};
 
@@ -39,8 +40,8 @@ impl fmt::Display for Stage {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A container could not be created; every trace of it is gone, or the second error says what is not.
-    #[error("cannot create a container from {image}: cannot {stage}: {source}{}", cleanup_note(cleanup))]
+    /// A container could not be created; every trace of it is gone.
+    #[error("cannot create a container from {image}: cannot {stage}: {source}")]
     Create {
         /// The image as it was named.
         image: String,
@@ -48,8 +49,6 @@ pub enum Error {
         stage: Stage,
         /// Why.
         source: Box<Error>,
-        /// What went wrong while the traces were removed.
-        cleanup: Option<Box<Error>>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -140,8 +139,16 @@ pub enum Error {
     CommandNotFound {
         /// As asked for.
         command: String,
-        /// Which part of the path, or which interpreter, is missing.
+        /// Which part of the path is missing.
         reason: String,
+    },
+    /// The command is in the image, and what should interpret it is not.
+    #[error("command {command:?} cannot run: its interpreter {} does not exist in the image", interpreter.display())]
+    InterpreterMissing {
+        /// As asked for.
+        command: String,
+        /// What the script names.
+        interpreter: PathBuf,
     },
     /// The command is there and cannot be run.
     #[error("command {command:?} cannot be run: {reason}")]
@@ -160,6 +167,16 @@ pub enum Error {
         value: String,
         /// What was expected.
         reason: String,
+    },
+    /// A container's record was written by another version of stos: it is not read, and nothing of it is garbage.
+    #[error("{}: expected version {expected}, found {found}: another version of stos wrote it", path.display())]
+    RecordVersion {
+        /// The record.
+        path: PathBuf,
+        /// The version that this one reads.
+        expected: u32,
+        /// The version it has.
+        found: u64,
     },
     /// No container fits what was typed.
     #[error("no such container: {0:?}")]
@@ -198,6 +215,19 @@ pub enum Error {
         /// The container's name.
         container: String,
     },
+    /// A container's process has ended, and its monitor does not write that down.
+    #[error(
+        "container {container}: its monitor (process {pid}) has not written down the end within {seconds} s: it is suspended \
+         or hangs"
+    )]
+    MonitorHangs {
+        /// The container's name.
+        container: String,
+        /// The monitor.
+        pid: i32,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A container did not end though it was killed.
     #[error("container {container} did not end within {seconds} s of SIGKILL")]
     WontDie {
@@ -206,10 +236,6 @@ pub enum Error {
         /// How long it was waited for.
         seconds: u64,
     },
-}
-
-fn cleanup_note(cleanup: &Option<Box<Error>>) -> String {
-    cleanup.as_ref().map_or_else(String::new, |error| format!("; and cleaning up failed: {error}"))
 }
 
 /// The result of an operation of the engine.
@@ -221,7 +247,7 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Create { source, .. } => source.exit_code(),
-            Self::CommandNotFound { .. } => 127,
+            Self::CommandNotFound { .. } | Self::InterpreterMissing { .. } => 127,
             Self::CommandNotExecutable { .. } => 126,
             Self::Monitor { exit_code, .. } => *exit_code,
             Self::Runtime(error) => error.exit_code().unwrap_or(125),

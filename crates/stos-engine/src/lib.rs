@@ -12,6 +12,7 @@
 //! | [`lookup`] | users and commands, looked up inside an image |
 //! | [`container`] | containers of the store: records, states, finding one by what a person types |
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
+//! | `relay` | output on its way to the log and to the caller's streams |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
 //!
@@ -28,6 +29,7 @@ pub mod lookup;
 pub mod monitor;
 pub mod options;
 pub mod pull;
+mod relay;
 pub mod spec;
 mod stage;
 pub mod validate;

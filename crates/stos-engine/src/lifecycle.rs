@@ -4,26 +4,33 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 use stos_runtime::{ProcessRecord, RunState};
-use stos_store::ContainerId;
+use stos_store::{ContainerId, ContainerName, Lock, files};
 use stos_sys::SysError;
-use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
+use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, close_inherited_from, exit_now};
 use stos_sys::process::pidfd;
 
 use crate::Engine;
-use crate::container::{ContainerRecord, ContainerState, ExitRecord, run_id, state};
+use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, run_id, state};
 use crate::error::{Error, Result};
 use crate::monitor::{Attachment, run_container};
 
 const KILL: i32 = 9;
 /// How long a process may take to go after SIGKILL: longer only in an uninterruptible wait.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait between two looks at a container that is being started.
-const START_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a monitor may take to write down that its container has ended, and a start to get as far as a process: longer
+/// only where it is suspended or the disk hangs.
+pub(crate) const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a monitor that has written everything down is waited for before that is enough: its caller may not read.
+const MONITOR_GRACE: Duration = Duration::from_secs(1);
+/// How long to wait between two looks at a container that is being started or is ending.
+pub(crate) const START_INTERVAL: Duration = Duration::from_millis(5);
+/// How long to wait between two looks at a container that `wait` waits for.
+const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a detached monitor tells the command that started it.
 #[derive(Serialize, Deserialize)]
@@ -32,7 +39,8 @@ enum Report {
     Failed { message: String, exit_code: i32 },
 }
 
-/// Starts a container and leaves it with a monitor of its own. Returns when its command has been executed.
+/// Starts a container and leaves it with a monitor of its own. Returns when its command has been executed; for one that runs
+/// already that has been done.
 ///
 /// The caller must be single-threaded and run from a protected binary.
 pub fn start_detached(engine: &Engine, record: &ContainerRecord) -> Result<()> {
@@ -69,6 +77,11 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, report: File) -> i
     let result = detach().and_then(|()| run_container(engine, record, Attachment::Detached, |_| tell(Report::Started)));
     match result {
         Ok(_) => 0,
+        // Somebody else has started it meanwhile: it runs, as was asked for.
+        Err(Error::ContainerState { action: "start", .. }) => {
+            tell(Report::Started);
+            0
+        }
         Err(error) => {
             tracing::error!(container = %record.id, %error, "the monitor failed");
             tell(Report::Failed { message: error.to_string(), exit_code: error.exit_code() });
@@ -77,10 +90,11 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, report: File) -> i
     }
 }
 
-/// Leaves the caller's session, directory and streams.
+/// Leaves the caller's session, directory, streams, and whatever else it had open.
 fn detach() -> Result<()> {
     rustix::process::setsid().map_err(SysError::at("setsid", String::new))?;
     rustix::process::chdir("/").map_err(SysError::at("chdir", || "/".to_owned()))?;
+    close_inherited_from(3)?;
     let null =
         File::options().read(true).write(true).open("/dev/null").map_err(stos_store::Error::io("open", "/dev/null"))?;
     let failed = || SysError::at("dup2", || "/dev/null".to_owned());
@@ -90,20 +104,23 @@ fn detach() -> Result<()> {
     Ok(())
 }
 
-/// Waits until a container has ended, and tells how. One that does not run tells at once.
+/// Waits until a container has ended, and tells how. One that was never started is waited for too; one that has ended tells at
+/// once.
 ///
 /// # Errors
-/// [`Error::ExitCodeUnknown`] where nobody saw the end; [`Error::ContainerState`] where it was never started.
+/// [`Error::ExitCodeUnknown`] where nobody saw the end.
 pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
     // Opened before the wait: a container that goes with its process leaves its exit record to those who hold it.
     let held = File::open(engine.exit_path(&record.id)).ok();
     loop {
         match state(engine, &record.id)? {
             ContainerState::Running(run) => {
-                wait_for_end(&run.creator)?;
-                if let Some(init) = &run.init {
-                    // Without its monitor the container may live on.
-                    wait_for_end(init)?;
+                // Not for long: the monitor writes the end down before it ends itself, and may wait for its reader then. And
+                // without its monitor the container may live on.
+                for process in [Some(&run.creator), run.init.as_ref()].into_iter().flatten() {
+                    if let Some(fd) = process.open()? {
+                        pidfd::wait_end(fd.as_fd(), WAIT_INTERVAL)?;
+                    }
                 }
             }
             ContainerState::Exited(exit) => return Ok(exit),
@@ -113,14 +130,7 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
                 }
                 return Err(Error::NoSuchContainer(record.name.to_string()));
             }
-            ContainerState::Created => {
-                return Err(Error::ContainerState {
-                    action: "wait for",
-                    container: record.name.to_string(),
-                    state: "created".to_owned(),
-                    expected: "started",
-                });
-            }
+            ContainerState::Created => std::thread::sleep(WAIT_INTERVAL),
             ContainerState::Stopped => break,
         }
     }
@@ -131,20 +141,15 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
     serde_json::from_str(&text).map_err(|_| Error::ExitCodeUnknown { container: record.name.to_string() })
 }
 
-fn wait_for_end(process: &ProcessRecord) -> Result<()> {
-    if let Some(fd) = process.open()? {
-        while !pidfd::wait_end(fd.as_fd(), Duration::from_secs(3600))? {}
-    }
-    Ok(())
-}
-
-/// Gives the run state of a container that runs, once its first process is known; `None` where it does not run.
+/// Gives the run state of a container that runs; `None` where it does not.
 ///
-/// A start that is under way is waited for: it ends in milliseconds, well or not, and until then there is nothing to signal.
-fn running(engine: &Engine, record: &ContainerRecord) -> Result<Option<RunState>> {
+/// A start that is under way is waited for until there is a process to signal: that takes milliseconds. Where it takes
+/// longer than [`MONITOR_PATIENCE`], what comes back has no `init`.
+fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunState>> {
+    let deadline = Instant::now() + MONITOR_PATIENCE;
     loop {
-        match state(engine, &record.id)? {
-            ContainerState::Running(run) if run.init.is_some() => return Ok(Some(*run)),
+        match state(engine, id)? {
+            ContainerState::Running(run) if run.init.is_some() || Instant::now() >= deadline => return Ok(Some(*run)),
             ContainerState::Running(_) => std::thread::sleep(START_INTERVAL),
             _ => return Ok(None),
         }
@@ -153,10 +158,8 @@ fn running(engine: &Engine, record: &ContainerRecord) -> Result<Option<RunState>
 
 /// Sends a signal to a container's first process.
 pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()> {
-    let Some(run) = running(engine, record)? else {
-        return Err(not_running("kill", engine, record)?);
-    };
-    let init = run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten();
+    let run = running(engine, &record.id)?;
+    let init = run.as_ref().and_then(|run| run.init.as_ref()).map(ProcessRecord::open).transpose()?.flatten();
     match init {
         Some(fd) if pidfd::send_signal(fd.as_fd(), signal)? => Ok(()),
         _ => Err(not_running("kill", engine, record)?),
@@ -164,66 +167,158 @@ pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()
 }
 
 fn not_running(action: &'static str, engine: &Engine, record: &ContainerRecord) -> Result<Error> {
-    let state = state(engine, &record.id)?.status().to_owned();
-    Ok(Error::ContainerState { action, container: record.name.to_string(), state, expected: "running" })
+    let state = match state(engine, &record.id)? {
+        ContainerState::Running(run) if run.init.is_none() => "being started",
+        ContainerState::Running(_) => "ending",
+        other => other.status(),
+    };
+    Ok(Error::ContainerState {
+        action,
+        container: record.name.to_string(),
+        state: state.to_owned(),
+        expected: "running",
+    })
 }
 
 /// Asks a container to end by its stop signal, and kills it when it has not within `patience`. One that does not run is
 /// stopped already.
+///
+/// # Errors
+/// [`Error::MonitorHangs`] where its process has ended and nobody writes that down; [`Error::WontDie`] where it has not.
 pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
-    let Some(run) = running(engine, record)? else { return Ok(()) };
-    let Some(init) = run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten() else { return Ok(()) };
-    pidfd::send_signal(init.as_fd(), record.stop_signal)?;
-    if !pidfd::wait_end(init.as_fd(), patience)? {
-        tracing::warn!(container = %record.name, seconds = patience.as_secs(), "it did not stop: killed");
-        pidfd::send_signal(init.as_fd(), KILL)?;
-        run.cgroup.thaw()?;
-        if !pidfd::wait_end(init.as_fd(), KILL_PATIENCE)? {
-            return Err(Error::WontDie { container: record.name.to_string(), seconds: KILL_PATIENCE.as_secs() });
+    let Some(run) = running(engine, &record.id)? else { return Ok(()) };
+    let Some(init) = &run.init else { return Err(not_running("stop", engine, record)?) };
+    if let Some(init) = init.open()? {
+        pidfd::send_signal(init.as_fd(), record.stop_signal)?;
+        if !pidfd::wait_end(init.as_fd(), patience)? {
+            tracing::warn!(container = %record.name, seconds = patience.as_secs(), "it did not stop: killed");
+            pidfd::send_signal(init.as_fd(), KILL)?;
+            run.cgroup.thaw()?;
+            if !pidfd::wait_end(init.as_fd(), KILL_PATIENCE)? {
+                return Err(Error::WontDie { container: record.name.to_string(), seconds: KILL_PATIENCE.as_secs() });
+            }
         }
     }
-    // The monitor writes down how it ended; then it is over.
-    wait_for_end(&run.creator)
+    if monitor_is_done(engine, &record.id, &run)? {
+        return Ok(());
+    }
+    let (container, seconds) = (record.name.to_string(), MONITOR_PATIENCE.as_secs());
+    Err(Error::MonitorHangs { container, pid: run.creator.pid, seconds })
+}
+
+/// Waits until the monitor of a container whose process has ended is done with it; `false` where that takes longer than
+/// [`MONITOR_PATIENCE`].
+fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<bool> {
+    let Some(monitor) = run.creator.open()? else { return Ok(true) };
+    if pidfd::wait_end(monitor.as_fd(), MONITOR_GRACE)? {
+        return Ok(true);
+    }
+    let deadline = Instant::now() + (MONITOR_PATIENCE - MONITOR_GRACE);
+    loop {
+        match state(engine, id)? {
+            ContainerState::Running(now) if now.creator == run.creator => {}
+            _ => return Ok(true),
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        if pidfd::wait_end(monitor.as_fd(), START_INTERVAL)? {
+            return Ok(true);
+        }
+    }
 }
 
 /// Removes a container. One that runs is refused, or with `force` killed first.
 pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<()> {
-    if force && let Some(run) = running(engine, record)? {
-        stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
-        wait_for_end(&run.creator)?;
-        if record.auto_remove && crate::container::record(engine, &record.id)?.is_none() {
-            return Ok(());
-        }
+    if force {
+        end_now(engine, &record.id)?;
     }
-    remove_stopped(engine, record)
+    remove(engine, &record.id, Some(&record.name), force)
 }
 
-/// Removes what is left of a container that does not run: first its run state, then it is gone by one rename, then its
-/// name is free. One that runs, by now or again, is refused.
+/// Removes, by force, a container whose record is damaged, and gives its id. `query` finds it by id, name or the beginning of
+/// its id.
+///
+/// # Errors
+/// What [`crate::container::find`] says where the record is not damaged: one of another version is no damage.
+pub fn delete_damaged(engine: &Engine, query: &str) -> Result<ContainerId> {
+    let id = find_id(engine, query)?;
+    match crate::container::record(engine, &id) {
+        Err(Error::Store(stos_store::Error::Damaged { .. })) => {}
+        Ok(Some(record)) => return delete(engine, &record, true).map(|()| id),
+        Ok(None) => return Err(Error::NoSuchContainer(query.to_owned())),
+        Err(error) => return Err(error),
+    }
+    end_now(engine, &id)?;
+    remove(engine, &id, None, true)?;
+    Ok(id)
+}
+
+/// Kills a container that runs or is being started; and its monitor, where that does not end by itself then.
+fn end_now(engine: &Engine, id: &ContainerId) -> Result<()> {
+    let Some(run) = running(engine, id)? else { return Ok(()) };
+    if run.init.is_some() {
+        stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
+    }
+    if run.init.is_some() && monitor_is_done(engine, id, &run)? {
+        return Ok(());
+    }
+    if let Some(monitor) = run.creator.open()? {
+        pidfd::send_signal(monitor.as_fd(), KILL)?;
+        if !pidfd::wait_end(monitor.as_fd(), KILL_PATIENCE)? {
+            return Err(Error::WontDie { container: id.short().to_owned(), seconds: KILL_PATIENCE.as_secs() });
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is left of a container that does not run.
 pub(crate) fn remove_stopped(engine: &Engine, record: &ContainerRecord) -> Result<()> {
-    with_life_lock(engine, &record.id, || {
-        if let ContainerState::Running(_) = state(engine, &record.id)? {
+    remove(engine, &record.id, Some(&record.name), false)
+}
+
+/// One that runs, by now or again, is refused; but with `force` not one that has lost its monitor.
+fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force: bool) -> Result<()> {
+    with_life_lock(engine, id, || {
+        if let ContainerState::Running(run) = state(engine, id)?
+            && !(force && !run.creator.is_alive()?)
+        {
             return Err(Error::ContainerState {
                 action: "delete",
-                container: record.name.to_string(),
+                container: name.map_or_else(|| id.short().to_owned(), ToString::to_string),
                 state: "running".to_owned(),
                 expected: "stopped",
             });
         }
-        clear_run_state(engine, &record.id)?;
-        engine.store.remove_object(&engine.store.container_dir(&record.id))?;
-        engine.store.release_name(&record.name, &record.id)?;
-        Ok(())
+        remove_locked(engine, id, name)
     })
 }
 
-/// Does what decides between a start and another start or a delete: of those at once each sees what the others did.
+/// Removes a container: first its run state, then it is gone by one rename, then its name is free. The caller holds its lock.
+///
+/// Without a `name`, for a damaged record told none, every name that leads to it goes.
+pub(crate) fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>) -> Result<()> {
+    clear_run_state(engine, id)?;
+    engine.store.remove_object(&engine.store.container_dir(id))?;
+    let names = match name {
+        Some(name) => vec![name.clone()],
+        None => files::list_names(&engine.store.names_dir())?.iter().filter_map(|name| name.parse().ok()).collect(),
+    };
+    names.iter().try_for_each(|name| Ok(engine.store.release_name(name, id)?))
+}
+
+/// Does what decides between a start and another start, an end or a delete: of those at once each sees what the others did.
 pub(crate) fn with_life_lock<T>(engine: &Engine, id: &ContainerId, decide: impl FnOnce() -> Result<T>) -> Result<T> {
-    let lock = engine.store.lock(&format!("container-{id}"))?;
+    let lock = life_lock(engine, id)?;
     let decided = decide();
     // Also after a failure, so that locks/ does not grow.
     lock.remove()?;
     decided
+}
+
+/// Waits for the lock of [`with_life_lock`].
+pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Lock> {
+    Ok(engine.store.lock(&format!("container-{id}"))?)
 }
 
 /// Removes a run state whose processes have ended, with its cgroups. The caller holds the container's lock.

@@ -35,9 +35,8 @@ pub fn check_command(root: &Root, command: &str, cwd: &str, env: &[String]) -> R
             Ok(()) => return Ok(()),
             // Found, and it cannot be run: what a shell tells, if no later directory has a better one.
             Err(error @ Error::CommandNotExecutable { .. }) => denied = denied.or(Some(error)),
-            Err(error @ Error::CommandNotFound { .. }) if error.to_string().contains("interpreter") => {
-                return Err(error);
-            }
+            // The start would take this file too, and fail.
+            Err(error @ Error::InterpreterMissing { .. }) => return Err(error),
             Err(_) => {}
         }
     }
@@ -63,7 +62,7 @@ fn check_file(root: &Root, command: &str, path: &Path) -> Result<()> {
     }
     match script_interpreter(root, path) {
         Some(interpreter) if root.resolve(&interpreter).is_err() => {
-            Err(not_found(format!("its interpreter {} does not exist in the image", interpreter.display())))
+            Err(Error::InterpreterMissing { command: command.to_owned(), interpreter })
         }
         _ => Ok(()),
     }
@@ -129,7 +128,13 @@ mod tests {
         let told = |command: &str| check(command).unwrap_err().to_string();
         assert!(told("none").contains("no directory of PATH=/sbin:/bin"));
         assert!(told("/bin/no/deeper").contains("/bin/no does not exist"));
-        assert!(told("lost").contains("interpreter /no/sh"));
+        let lost = check("lost").unwrap_err();
+        assert!(
+            matches!(&lost, Error::InterpreterMissing { interpreter, .. } if interpreter == Path::new("/no/sh")),
+            "{lost}"
+        );
+        // A directory of that name is like any other.
+        check_command(&root, "good", "/", &["PATH=/opt/interpreter:/bin".to_owned()]).unwrap();
         // A symlink cannot lead out of the image to the host's shell.
         assert!(matches!(check("/bin/out"), Err(Error::CommandNotFound { .. })));
         for command in ["plain", "/bin"] {

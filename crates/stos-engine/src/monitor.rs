@@ -6,16 +6,16 @@
 //! killed the container lives on, and its exit code is unknown.
 
 use std::fs::File;
-use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use stos_layerfs::Integrity;
 use stos_runtime::{
-    CgroupRecord, CgroupRequest, Gate, Identity, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
-    RuntimeConfig, Stdio, launch,
+    CgroupRequest, Gate, Identity, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState, RuntimeConfig,
+    Stdio, launch, planned_cgroup,
 };
 use stos_store::files::{self, Durability};
 use stos_sys::SysError;
@@ -23,11 +23,14 @@ use stos_sys::process::pidfd::{self, Ended};
 use stos_sys::signals::SignalFd;
 
 use crate::Engine;
-use crate::container::{ContainerRecord, ContainerState, ExitRecord, now, run_id, state};
+use crate::container::{ContainerRecord, ContainerState, ExitRecord, is_gone, now, run_id, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
-use crate::lifecycle::{clear_run_state, with_life_lock};
-use crate::log::{LOG_MAX, LogWriter, Stream, read_once};
+use crate::lifecycle::{
+    MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
+};
+use crate::log::{LOG_MAX, LogWriter, Stream};
+use crate::relay::{Relay, is_ready, send_rest, wait};
 
 /// What the monitor is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +62,8 @@ mod libc_signal {
 ///
 /// `started` is called when the command has been executed. The caller must be single-threaded and run from a protected
 /// binary ([`stos_runtime::protect_binary`]). On an error before the start nothing of it is left running; a container that
-/// goes with its process is gone then too.
+/// goes with its process is gone then too. Once the process has run, how it ended is the result: what could not be written
+/// down or removed then is a warning.
 pub fn run_container(
     engine: &Engine,
     record: &ContainerRecord,
@@ -70,11 +74,18 @@ pub fn run_container(
     let running = prepared.and_then(|monitor| monitor.start(started));
     let ended = running.and_then(Running::watch);
     if record.auto_remove {
-        // Whatever happened, it goes with its process. The cause is told first.
-        let removed = crate::lifecycle::remove_stopped(engine, record);
-        return ended.and_then(|exit| removed.map(|()| exit));
+        // Whatever happened, it goes with its process; but for one that somebody else has started.
+        match remove_stopped(engine, record) {
+            Ok(()) | Err(Error::ContainerState { .. }) => {}
+            Err(error) => tracing::warn!(container = %record.name, %error, "the container could not be removed"),
+        }
     }
-    ended
+    let ended = ended?;
+    // At the very end: who does not read must not keep the container from its own.
+    if let Err(error) = send_rest(ended.relays, &ended.signals) {
+        tracing::warn!(container = %record.name, %error, "the last output could not be passed on");
+    }
+    Ok(ended.exit)
 }
 
 struct Monitor<'a> {
@@ -89,7 +100,7 @@ struct Monitor<'a> {
 impl<'a> Monitor<'a> {
     /// Claims the container's place in ROOT, and makes sure of its layers.
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
-        let (config, run) = with_life_lock(engine, &record.id, || claim(engine, record))?;
+        let (config, run) = claim_when_ended(engine, record)?;
         let prepared = (|| {
             let chain = engine.layerfs.ensure_sound_chain(&record.layers, Integrity::Sealed)?;
             engine.layerfs.ensure_chain_mounted(&chain)?;
@@ -126,11 +137,12 @@ impl<'a> Monitor<'a> {
         }
         started(&init.process);
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
+        let forwards = self.attachment != Attachment::Detached;
         Ok(Running {
             monitor: self,
             init,
             signals,
-            pipes: [Some((Stream::Stdout, stdout)), Some((Stream::Stderr, stderr))],
+            relays: [Relay::new(Stream::Stdout, stdout, forwards), Relay::new(Stream::Stderr, stderr, forwards)],
             started: now(),
         })
     }
@@ -175,7 +187,30 @@ impl<'a> Monitor<'a> {
     }
 }
 
-/// Takes the container's place in ROOT. The caller holds the container's lock, so of two starts one wins.
+/// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down.
+fn claim_when_ended(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
+    let deadline = Instant::now() + MONITOR_PATIENCE;
+    loop {
+        match with_life_lock(engine, &record.id, || claim(engine, record)) {
+            Err(error @ Error::ContainerState { .. }) => {
+                let is_ending = match state(engine, &record.id)? {
+                    ContainerState::Running(run) => match &run.init {
+                        Some(init) => !init.is_alive()?,
+                        None => false,
+                    },
+                    _ => true,
+                };
+                if !is_ending || Instant::now() >= deadline {
+                    return Err(error);
+                }
+                std::thread::sleep(START_INTERVAL);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The caller holds the container's lock, so of two starts one wins.
 fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
     if crate::container::record(engine, &record.id)?.is_none() {
         return Err(Error::NoSuchContainer(record.name.to_string()));
@@ -183,14 +218,21 @@ fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, Ru
     if let ContainerState::Running(_) = state(engine, &record.id)? {
         return Err(already_running(record));
     }
+    if record.auto_remove && is_gone(engine, record)? {
+        remove_locked(engine, &record.id, Some(&record.name))?;
+        return Err(Error::NoSuchContainer(record.name.to_string()));
+    }
     // What is still in ROOT is of a monitor that was killed, and its process has ended.
     clear_run_state(engine, &record.id)?;
     let dir = engine.store.container_dir(&record.id);
     let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
+    let id = run_id(&record.id);
     let run = RunState {
         version: stos_runtime::state::STATE_VERSION,
         oci_version: config.spec().version().clone(),
-        id: run_id(&record.id),
+        // Before there is a process: should we be killed right after, it is found by its cgroups.
+        cgroup: planned_cgroup(&id, &config, &CgroupRequest::default())?,
+        id,
         mode: OwnerMode::Image,
         creator: ProcessRecord::of_caller()?,
         init: None,
@@ -198,7 +240,6 @@ fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, Ru
         bundle: dir,
         created: jiff::Timestamp::now(),
         annotations: record.labels.clone(),
-        cgroup: CgroupRecord::default(),
         owner: String::new(),
     };
     match engine.run_states().claim(&run) {
@@ -222,20 +263,26 @@ struct Running<'a> {
     monitor: Monitor<'a>,
     init: Init,
     signals: SignalFd,
-    pipes: [Option<(Stream, File)>; 2],
+    relays: [Relay; 2],
     started: String,
 }
 
+/// A container that has run: how it ended, and what the caller has not read yet.
+struct EndedRun {
+    exit: ExitRecord,
+    relays: [Relay; 2],
+    signals: SignalFd,
+}
+
 impl Running<'_> {
-    /// Copies output and passes signals on until the process has ended and its output is at its end.
-    fn watch(mut self) -> Result<ExitRecord> {
+    /// Copies output and passes signals on until the process has ended, and writes that down.
+    fn watch(mut self) -> Result<EndedRun> {
         let mut buffer = vec![0; 64 << 10];
-        let mut ended = None;
-        while ended.is_none() || self.pipes.iter().any(Option::is_some) {
-            let ready = self.wait_for_something(ended.is_some())?;
-            for (index, is_ready) in ready.pipes.into_iter().enumerate() {
+        let ended = loop {
+            let ready = self.wait_for_something()?;
+            for (relay, is_ready) in self.relays.iter_mut().zip(ready.relays) {
                 if is_ready {
-                    self.copy_output(index, &mut buffer);
+                    relay.step(&mut self.monitor.log, &mut buffer);
                 }
             }
             while let Some(signal) = self.signals.next_signal()? {
@@ -243,70 +290,16 @@ impl Running<'_> {
                     pidfd::send_signal(self.init.pidfd.as_fd(), signal)?;
                 }
             }
-            if ended.is_none() && ready.init {
-                ended = pidfd::try_wait(self.init.pidfd.as_fd())?;
+            if ready.init
+                && let Some(ended) = pidfd::try_wait(self.init.pidfd.as_fd())?
+            {
+                break ended;
             }
-            if ended.is_some() && !ready.pipes.contains(&true) {
-                // Its processes are gone with it; only one that left its pid namespace could hold a pipe open.
-                break;
-            }
-        }
-        self.finish(ended.unwrap_or(Ended::Signaled(9)))
-    }
-
-    /// Waits until a pipe, a signal or the end of the process is there. After the end it only looks.
-    fn wait_for_something(&self, has_ended: bool) -> Result<Ready> {
-        let timeout = has_ended.then_some(rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 });
-        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        if !has_ended {
-            fds.push(PollFd::new(&self.init.pidfd, PollFlags::IN));
-        }
-        let first_pipe = fds.len();
-        fds.extend(self.pipes.iter().flatten().map(|(_, pipe)| PollFd::new(pipe, PollFlags::IN)));
-        loop {
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(_) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(SysError::new("poll", format!("{} descriptors", fds.len()), errno).into()),
-            }
-        }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let mut pipes = [false; 2];
-        let open = self.pipes.iter().enumerate().filter(|(_, pipe)| pipe.is_some());
-        for ((index, _), fd) in open.zip(&fds[first_pipe..]) {
-            pipes[index] = is_ready(fd);
-        }
-        Ok(Ready { init: !has_ended && is_ready(&fds[1]), pipes })
-    }
-
-    /// Copies what is there from one pipe to the log, and to our own stream where we are attached.
-    fn copy_output(&mut self, index: usize, buffer: &mut [u8]) {
-        let Some((stream, pipe)) = &self.pipes[index] else { return };
-        let count = match read_once(pipe, buffer) {
-            Ok(None) => return,
-            Ok(Some(0)) | Err(_) => {
-                self.pipes[index] = None;
-                return;
-            }
-            Ok(Some(count)) => count,
         };
-        let (stream, bytes) = (*stream, &buffer[..count]);
-        if self.monitor.attachment != Attachment::Detached {
-            // A reader that has gone does not stop the container, and its log goes on.
-            let _ = match stream {
-                Stream::Stdout => write_flushed(io::stdout().lock(), bytes),
-                Stream::Stderr => write_flushed(io::stderr().lock(), bytes),
-            };
+        // Its processes are gone with it: what they wrote is in the pipes.
+        for relay in &mut self.relays {
+            relay.drain(&mut self.monitor.log, &mut buffer);
         }
-        let time = log_time();
-        if let Err(error) = self.monitor.log.write(stream, bytes, &time) {
-            // A full disk must not stop the container: its output is lost, and that is said.
-            tracing::warn!(%error, "cannot write the container's log");
-        }
-    }
-
-    fn finish(self, ended: Ended) -> Result<ExitRecord> {
-        let Monitor { engine, record, run, .. } = self.monitor;
         let exit = ExitRecord {
             exit_code: ended.code(),
             signal: match ended {
@@ -317,37 +310,54 @@ impl Running<'_> {
             started: self.started,
             finished: now(),
         };
-        let path = engine.exit_path(&record.id);
-        let json = files::to_json(&exit);
-        let recorded = if record.auto_remove {
+        if let Err(error) = self.monitor.settle(&exit, &self.init) {
+            tracing::warn!(container = %self.monitor.record.name, %error, "its end could not be written down");
+        }
+        tracing::info!(container = %self.monitor.record.id, exit_code = exit.exit_code, "ended");
+        Ok(EndedRun { exit, relays: self.relays, signals: self.signals })
+    }
+
+    /// Waits until output, room for it, a signal or the end of the process is there.
+    fn wait_for_something(&self) -> Result<Ready> {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.init.pidfd, PollFlags::IN)];
+        let mut places = [None; 2];
+        for (place, relay) in places.iter_mut().zip(&self.relays) {
+            if let Some(fd) = relay.waits_for() {
+                *place = Some(fds.len());
+                fds.push(fd);
+            }
+        }
+        wait(&mut fds, None)?;
+        Ok(Ready { init: is_ready(&fds[1]), relays: places.map(|place| place.is_some_and(|at| is_ready(&fds[at]))) })
+    }
+}
+
+impl Monitor<'_> {
+    /// Writes down how the container ended and frees its place in ROOT, under its lock: whoever starts or deletes it finds
+    /// all of that done, or nothing.
+    fn settle(&self, exit: &ExitRecord, init: &Init) -> Result<()> {
+        // Where the disk is full there is no lock to be had; what has ended must not look as if it ran all the same.
+        let lock = life_lock(self.engine, &self.record.id);
+        let recorded = self.record_exit(exit);
+        let freed = stos_runtime::lifecycle::end(&init.cgroup, None)
+            .and_then(|()| self.engine.run_states().release(&self.run.id))
+            .map_err(Error::from);
+        let unlocked = lock.and_then(|lock| Ok(lock.remove()?));
+        recorded.and(freed).and(unlocked)
+    }
+
+    fn record_exit(&self, exit: &ExitRecord) -> Result<()> {
+        let path = self.engine.exit_path(&self.record.id);
+        let json = files::to_json(exit);
+        if self.record.auto_remove {
             // In place: who waits holds the file open, and its name goes in a moment.
-            std::fs::write(&path, &json).map_err(stos_store::Error::io("write", &path))
-        } else {
-            files::replace(&path, &engine.store.staging_area(), &json, Durability::Durable)
-        };
-        // Also where the disk was full: what has ended must not look as if it ran.
-        stos_runtime::lifecycle::end(&self.init.cgroup, None)?;
-        engine.run_states().release(&run.id)?;
-        recorded?;
-        tracing::info!(container = %record.id, exit_code = exit.exit_code, "ended");
-        Ok(exit)
+            return Ok(std::fs::write(&path, &json).map_err(stos_store::Error::io("write", &path))?);
+        }
+        Ok(files::replace(&path, &self.engine.store.staging_area(), &json, Durability::Durable)?)
     }
 }
 
 struct Ready {
     init: bool,
-    pipes: [bool; 2],
-}
-
-fn write_flushed(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
-    to.write_all(bytes)?;
-    to.flush()
-}
-
-/// The time in the form of podman's log lines.
-fn log_time() -> String {
-    let mut time = now();
-    time.truncate(time.len() - 1);
-    time.push_str("+00:00");
-    time
+    relays: [bool; 2],
 }

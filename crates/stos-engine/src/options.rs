@@ -96,4 +96,6 @@ pub struct CreateOptions {
     pub labels: BTreeMap<String, String>,
     /// Whether the container goes when its process has ended.
     pub auto_remove: bool,
+    /// Whether the caller is about to start it itself (`run`): with `auto_remove` it goes should the caller be killed before.
+    pub starts_at_once: bool,
 }

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's output on its way: from its pipe to the log, and to the caller's stream where the monitor is attached.
+//!
+//! Nothing here waits for a reader: the monitor polls, so a caller who does not read keeps neither signals from the container
+//! nor its end from being recorded. The container itself waits then, as at any pipe.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use stos_sys::SysError;
+use stos_sys::signals::SignalFd;
+
+use crate::container::now;
+use crate::error::Result;
+use crate::log::{LogWriter, Stream, read_once};
+
+/// How much one write takes: what a pipe has room for when poll(2) says so (`PIPE_BUF`, pipe(7)).
+const WRITE_MAX: usize = 4096;
+
+/// How much is read after the end, in bytes: more than a pipe holds (`/proc/sys/fs/pipe-max-size`). Only a process that left
+/// the container could write more.
+const REST_MAX: usize = 4 << 20;
+
+/// One stream of a container.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    stream: Stream,
+    /// `None` after its end.
+    pipe: Option<File>,
+    /// Whether the caller's stream takes what comes: not where the monitor is detached, nor when the reader has gone.
+    forwards: bool,
+    /// What the caller's stream has not taken yet, from `sent` on.
+    pending: Vec<u8>,
+    sent: usize,
+}
+
+impl Relay {
+    pub(crate) fn new(stream: Stream, pipe: File, forwards: bool) -> Self {
+        Self { stream, pipe: Some(pipe), forwards, pending: Vec::new(), sent: 0 }
+    }
+
+    /// What it waits for: room in the caller's stream while something is pending, else more output. `None` at its end.
+    pub(crate) fn waits_for(&self) -> Option<PollFd<'_>> {
+        if self.is_pending() {
+            return Some(PollFd::from_borrowed_fd(self.caller_stream(), PollFlags::OUT));
+        }
+        self.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN))
+    }
+
+    /// Does what [`waits_for`](Self::waits_for) waited for.
+    pub(crate) fn step(&mut self, log: &mut LogWriter, buffer: &mut [u8]) {
+        if self.is_pending() {
+            self.send();
+        } else {
+            self.receive(log, buffer);
+        }
+    }
+
+    /// Takes what is left in the pipe when the container's processes have ended.
+    pub(crate) fn drain(&mut self, log: &mut LogWriter, buffer: &mut [u8]) {
+        let mut taken = 0;
+        while taken < REST_MAX && self.pipe.as_ref().is_some_and(|pipe| is_readable(pipe.as_fd())) {
+            taken += self.receive(log, buffer);
+        }
+        self.pipe = None;
+    }
+
+    fn is_pending(&self) -> bool {
+        self.sent < self.pending.len()
+    }
+
+    fn caller_stream(&self) -> BorrowedFd<'static> {
+        match self.stream {
+            Stream::Stdout => rustix::stdio::stdout(),
+            Stream::Stderr => rustix::stdio::stderr(),
+        }
+    }
+
+    /// Logs what the pipe has, keeps it for the caller's stream, and tells how much that was.
+    fn receive(&mut self, log: &mut LogWriter, buffer: &mut [u8]) -> usize {
+        let Some(pipe) = &self.pipe else { return 0 };
+        let count = match read_once(pipe, buffer) {
+            Ok(None) => return 0,
+            Ok(Some(0)) | Err(_) => {
+                self.pipe = None;
+                return 0;
+            }
+            Ok(Some(count)) => count,
+        };
+        if let Err(error) = log.write(self.stream, &buffer[..count], &log_time()) {
+            // A full disk must not stop the container: its output is lost, and that is said.
+            tracing::warn!(%error, "cannot write the container's log");
+        }
+        if self.forwards {
+            self.pending.extend_from_slice(&buffer[..count]);
+        }
+        count
+    }
+
+    fn send(&mut self) {
+        let rest = &self.pending[self.sent..];
+        match rustix::io::write(self.caller_stream(), &rest[..rest.len().min(WRITE_MAX)]) {
+            Ok(count) => self.sent += count,
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => {
+                // A reader that has gone does not stop the container, and its log goes on.
+                self.forwards = false;
+                self.sent = self.pending.len();
+            }
+        }
+        if !self.is_pending() {
+            self.pending.clear();
+            self.sent = 0;
+        }
+    }
+}
+
+/// Hands the caller what its streams have not taken yet. A signal ends that: there is no process any more to pass it on to.
+pub(crate) fn send_rest(mut relays: [Relay; 2], signals: &SignalFd) -> Result<()> {
+    while relays.iter().any(Relay::is_pending) {
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        let waiting: Vec<usize> = (0..relays.len()).filter(|&index| relays[index].is_pending()).collect();
+        fds.extend(waiting.iter().filter_map(|&index| relays[index].waits_for()));
+        wait(&mut fds, None)?;
+        let ready: Vec<bool> = fds.iter().map(is_ready).collect();
+        if signals.next_signal()?.is_some() {
+            return Ok(());
+        }
+        for (index, _) in waiting.into_iter().zip(&ready[1..]).filter(|(_, is_ready)| **is_ready) {
+            relays[index].send();
+        }
+    }
+    Ok(())
+}
+
+/// Waits until one of `fds` is ready.
+pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<()> {
+    loop {
+        match poll(fds, timeout) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("poll", format!("{} descriptors", fds.len()), errno).into()),
+        }
+    }
+}
+
+/// Tells whether something has happened to `fd`; its end and an error count.
+pub(crate) fn is_ready(fd: &PollFd<'_>) -> bool {
+    !fd.revents().is_empty()
+}
+
+fn is_readable(pipe: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pipe, PollFlags::IN)];
+    wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && is_ready(&fds[0])
+}
+
+/// The time in the form of podman's log lines.
+fn log_time() -> String {
+    let mut time = now();
+    time.truncate(time.len() - 1);
+    time.push_str("+00:00");
+    time
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::log::LOG_MAX;
+
+    #[test]
+    fn what_the_pipe_holds_at_the_end_is_logged_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = LogWriter::open(&path, LOG_MAX).unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&b"line\n".repeat(10_000)).unwrap();
+        let mut relay = Relay::new(Stream::Stdout, File::from(std::os::fd::OwnedFd::from(reader)), false);
+        // The writer is still open: it must not be waited for.
+        relay.drain(&mut log, &mut [0; 4096]);
+        assert!(relay.waits_for().is_none());
+        let lines = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.lines().filter(|line| line.contains("stdout F line")).count(), 10_000 - splits(&lines));
+        drop(writer);
+    }
+
+    /// Lines that a read ended within are logged in two parts.
+    fn splits(lines: &str) -> usize {
+        lines.lines().filter(|line| line.contains("stdout P")).count()
+    }
+}
