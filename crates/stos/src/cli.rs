@@ -62,6 +62,13 @@ pub enum Format {
     Json,
 }
 
+/// How `inspect` prints: there is one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InspectFormat {
+    /// For programs
+    Json,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -75,16 +82,16 @@ pub enum Command {
     Rmi(Rmi),
     /// Create a container from an image, or from a bundle with --bundle
     Create(Create),
-    /// Start a container that was created
+    /// Start containers that were created
     Start(Start),
     /// Create a container and start it
     Run(Run),
     /// Wait until containers have ended, and print their exit codes
-    Wait(Containers),
+    Wait(Wait),
     /// Print what a container wrote
     Logs(Logs),
     /// Show a container's state, as JSON
-    State(OneContainer),
+    State(State),
     /// List containers
     #[command(visible_alias = "ps")]
     List(List),
@@ -142,6 +149,9 @@ pub struct Images {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos inspect web")]
 pub struct Inspect {
+    /// How it looks
+    #[arg(long, value_enum, default_value_t = InspectFormat::Json)]
+    pub format: InspectFormat,
     /// Images and containers
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
@@ -154,6 +164,9 @@ pub struct Rmi {
     /// Remove it although it has several names, or a container uses it
     #[arg(short, long)]
     pub force: bool,
+    /// How the result looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
     /// Images
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
@@ -194,7 +207,7 @@ pub enum NetworkMode {
 #[derive(Debug, Clone, Args)]
 pub struct ImageOptions {
     /// Give the container a name
-    #[arg(long, conflicts_with = "bundle")]
+    #[arg(long)]
     pub name: Option<ContainerName>,
     /// When to ask the registry
     #[arg(long, value_enum, default_value = "missing")]
@@ -205,37 +218,37 @@ pub struct ImageOptions {
     #[command(flatten)]
     pub registry: RegistryOptions,
     /// Set NAME=VALUE, or pass NAME on from here
-    #[arg(short, long, value_name = "NAME[=VALUE]", conflicts_with = "bundle")]
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// Read NAME=VALUE lines from FILE
-    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
+    #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
     /// Where the command runs
-    #[arg(short, long, value_name = "DIR", conflicts_with = "bundle")]
+    #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
     /// Whom the command runs as
-    #[arg(short, long, value_name = "USER[:GROUP]", conflicts_with = "bundle")]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// What runs instead of the image's entrypoint: a word, or a JSON array
-    #[arg(long, value_name = "COMMAND", conflicts_with = "bundle")]
+    #[arg(long, value_name = "COMMAND")]
     pub entrypoint: Option<String>,
     /// The container's hostname
-    #[arg(long, value_name = "NAME", conflicts_with = "bundle")]
+    #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Make the root filesystem read-only
-    #[arg(long, conflicts_with = "bundle")]
+    #[arg(long)]
     pub read_only: bool,
     /// The network
     #[arg(long, value_enum, default_value = "none")]
     pub network: NetworkMode,
     /// Mount: type=bind,src=PATH,dst=PATH[,ro]
-    #[arg(long, value_name = "OPTIONS", conflicts_with = "bundle")]
+    #[arg(long, value_name = "OPTIONS")]
     pub mount: Vec<String>,
     /// Mount a path of the host
-    #[arg(short, long, value_name = "PATH:PATH[:ro|rw]", conflicts_with = "bundle")]
+    #[arg(short, long, value_name = "PATH:PATH[:ro|rw]")]
     pub volume: Vec<String>,
     /// Set a label
-    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "bundle")]
+    #[arg(short, long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
 }
 
@@ -246,7 +259,7 @@ pub struct BundleOptions {
     #[arg(short, long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
     /// Bundle mode: write the container's pid to FILE
-    #[arg(long, value_name = "FILE", requires = "bundle")]
+    #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
 }
 
@@ -281,7 +294,7 @@ pub struct Create {
     #[command(flatten)]
     pub bundle: BundleOptions,
     /// Go when the process has ended
-    #[arg(long, conflicts_with = "bundle")]
+    #[arg(long)]
     pub rm: bool,
     /// Print nothing but the id
     #[arg(short, long)]
@@ -304,10 +317,10 @@ pub struct Run {
     #[arg(short, long)]
     pub detach: bool,
     /// Give the container this command's standard input
-    #[arg(short, long, conflicts_with_all = ["detach", "bundle"])]
+    #[arg(short, long, conflicts_with = "detach")]
     pub interactive: bool,
     /// Delete the container when its process has ended
-    #[arg(long, conflicts_with = "bundle")]
+    #[arg(long)]
     pub rm: bool,
     /// Show no progress
     #[arg(short, long)]
@@ -323,22 +336,24 @@ pub struct Start {
     /// Stay with it: its output comes here, signals go there, its exit code is ours
     #[arg(short, long)]
     pub attach: bool,
-    /// The container
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
 }
 
-/// One container.
+/// stos state
 #[derive(Debug, Args)]
-pub struct OneContainer {
+#[command(after_help = "Example:\n  stos state web")]
+pub struct State {
     /// The container: id, name, or the beginning of its id
     #[arg(value_name = "CONTAINER")]
     pub container: String,
 }
 
-/// Several containers.
+/// stos wait
 #[derive(Debug, Args)]
-pub struct Containers {
+#[command(after_help = "Example:\n  stos wait web")]
+pub struct Wait {
     /// The containers: ids, names, or beginnings of ids
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -373,17 +388,32 @@ pub struct List {
 #[command(after_help = "Example:\n  stos kill -s HUP web")]
 pub struct Kill {
     /// The signal, as a name or a number
-    #[arg(short, long, value_name = "SIGNAL", conflicts_with = "runc_signal")]
+    #[arg(short, long, value_name = "SIGNAL")]
     pub signal: Option<String>,
     /// Bundle mode: signal every process of the container
     #[arg(short, long)]
     pub all: bool,
-    /// The container
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
-    /// The signal, as runc has it [default: TERM]
-    #[arg(value_name = "SIGNAL")]
-    pub runc_signal: Option<String>,
+    /// The containers; or, as runc has it, one container and the signal [default: TERM]
+    #[arg(value_name = "CONTAINER", required = true)]
+    words: Vec<String>,
+}
+
+impl Kill {
+    /// Gives the containers, and the signal where one is given. The second of two words may be it, as runc has it: always in
+    /// bundle mode, elsewhere where it looks like one.
+    pub fn containers_and_signal(&self, bundle_mode: bool) -> (&[String], Option<&str>) {
+        match (self.words.as_slice(), &self.signal) {
+            ([container, word], None) if bundle_mode || looks_like_signal(word) => {
+                (std::slice::from_ref(container), Some(word))
+            }
+            (containers, signal) => (containers, signal.as_deref()),
+        }
+    }
+}
+
+fn looks_like_signal(word: &str) -> bool {
+    let starts_so = word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("SIG"));
+    starts_so || word.parse::<i64>().is_ok() || stos_runtime::parse_signal(word).is_ok()
 }
 
 /// stos stop
@@ -438,11 +468,52 @@ mod tests {
 
     #[test]
     fn what_belongs_to_an_image_is_refused_for_a_bundle() {
-        let parse = |words: &[&str]| Cli::try_parse_from(["stos"].iter().chain(words));
-        assert!(parse(&["create", "--bundle", "b", "id"]).is_ok());
-        assert!(parse(&["create", "--bundle", "b", "--name", "x", "id"]).is_err());
-        assert!(parse(&["create", "--pid-file", "p", "image"]).is_err());
-        assert!(parse(&["create", "--name", "a/b", "image"]).is_err());
+        let refused = |line: &str| {
+            let matches = Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+            crate::commands::bundle::refuse_image_options(&matches).err().map(|failure| failure.to_string())
+        };
+        for line in ["create --bundle b --pid-file p id", "create id", "run -d -q -b b id", "list --format json"] {
+            assert_eq!(refused(&format!("stos {line}")), None, "{line}");
+        }
+        for (options, named) in [
+            ("--name x", "--name"),
+            ("--network host", "--network"),
+            ("--pull never", "--pull"),
+            ("--verify none", "--verify"),
+            ("--platform linux/amd64", "--platform"),
+            ("--tls-verify=false", "--tls-verify"),
+            ("-e A=b", "--env"),
+            ("--env-file f", "--env-file"),
+            ("--read-only", "--read-only"),
+            ("--rm", "--rm"),
+            ("-i", "--interactive"),
+        ] {
+            let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));
+            assert!(said.starts_with(&format!("{named} ")), "{options}: {said}");
+        }
+        assert!(Cli::try_parse_from(["stos", "create", "--name", "a/b", "image"]).is_err());
+    }
+
+    #[test]
+    fn the_signal_of_kill_is_an_option_or_as_runc_has_it() {
+        let kill = |line: &str, bundle_mode| {
+            let cli = Cli::try_parse_from(["stos", "kill"].into_iter().chain(line.split(' '))).unwrap();
+            let Command::Kill(kill) = cli.command else { panic!("{line}") };
+            let (containers, signal) = kill.containers_and_signal(bundle_mode);
+            (containers.join(" "), signal.map(str::to_owned))
+        };
+        for (line, bundle_mode, containers, signal) in [
+            ("web", false, "web", None),
+            ("web HUP", false, "web", Some("HUP")),
+            ("web SIGNONE", false, "web", Some("SIGNONE")),
+            ("web 99", false, "web", Some("99")),
+            ("web none", true, "web", Some("none")),
+            ("web db", false, "web db", None),
+            ("-s HUP web TERM", false, "web TERM", Some("HUP")),
+            ("a b c", false, "a b c", None),
+        ] {
+            assert_eq!(kill(line, bundle_mode), (containers.to_owned(), signal.map(str::to_owned)), "{line}");
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use stos_layerfs::Error as LayerError;
 use stos_spec::ManifestError;
 use stos_store::Error as StoreError;
 
+use crate::cli::{Global, LogFormat};
+
 /// A command that has failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -39,8 +41,12 @@ impl Failure {
         self.exit_code
     }
 
-    /// Says on stderr what failed, why, and what to do.
-    pub fn print(&self) {
+    /// Says on stderr what failed, why, and what to do; and logs it where there is a log.
+    pub fn report(&self, global: &Global) {
+        // Without a log of its own stderr would have each failure twice.
+        if global.log.is_some() || global.log_format == LogFormat::Json {
+            tracing::error!(error = %self, "failed");
+        }
         let mut stderr = std::io::stderr().lock();
         // With stderr closed there is nobody to tell.
         let _ = writeln!(stderr, "Error: {self}");
@@ -54,6 +60,11 @@ impl Failure {
         let engine = matches!(self.error.downcast_ref::<EngineError>(), Some(EngineError::NoSuchContainer(_)));
         let runtime = self.error.downcast_ref::<stos_runtime::Error>();
         engine || matches!(runtime, Some(stos_runtime::Error::NotFound { .. }))
+    }
+
+    /// Tells whether it says that a container's record is damaged.
+    pub fn is_damaged_container(&self) -> bool {
+        self.error.downcast_ref::<EngineError>().is_some_and(is_damaged_container)
     }
 
     fn hint(&self) -> Option<String> {
@@ -71,6 +82,8 @@ impl Failure {
             {
                 "the disk is full: `stos rmi` removes images"
             }
+            error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
+            EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",
             EngineError::ImageHasNames { .. } => "name one of them, or use --force to remove all",
@@ -86,6 +99,10 @@ impl Failure {
         };
         Some(text.to_owned())
     }
+}
+
+fn is_damaged_container(error: &EngineError) -> bool {
+    matches!(error, EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("container.json"))
 }
 
 impl fmt::Display for Failure {
@@ -118,7 +135,6 @@ mod tests {
             image: "x".into(),
             stage: stos_engine::Stage::Pull,
             source: Box::new(EngineError::NotPulled { image: "x".into() }),
-            cleanup: None,
         };
         let failure = Failure::of_container(error);
         assert_eq!(failure.exit_code(), 125);

@@ -26,28 +26,27 @@ mod target;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use stos_sys::signals::set_default_action;
 
-use crate::cli::{Cli, Command, LogFormat};
+use crate::cli::{BundleOptions, Cli, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    let mut cli = match parsed {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error),
+    };
+    let mut cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
     cli.global.bundle_mode = is_called_by_another_name();
-    // Without a log of its own stderr would have each failure twice.
-    let has_log = cli.global.log.is_some() || cli.global.log_format == LogFormat::Json;
-    let result = prepare(&cli).and_then(|()| commands::run(cli));
-    match result {
+    let global = cli.global.clone();
+    match prepare(&cli, &matches).and_then(|()| commands::run(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            if has_log {
-                tracing::error!(error = %failure, "failed");
-            }
-            failure.print();
+            failure.report(&global);
             ExitCode::from(failure.exit_code())
         }
     }
@@ -60,27 +59,53 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     ExitCode::from(if is_called_by_another_name() { 1 } else { usage_exit_code(&arguments) })
 }
 
 /// The exit code of a command line that cannot be read: 125 where image mode's create, run or start was meant, whose other
 /// codes are the process's; 1 for everything else.
 fn usage_exit_code(arguments: &[String]) -> u8 {
-    let takes_value = |word: &str| matches!(word, "--data-root" | "--root" | "--log" | "--log-format");
     let mut words = arguments.iter().map(String::as_str);
-    let command = loop {
-        match words.next() {
-            Some(word) if takes_value(word) => drop(words.next()),
-            Some(word) if word.starts_with('-') => {}
-            word => break word,
+    let cli = Cli::command();
+    let (_, name) = read_options(&cli, &mut words);
+    let Some(name @ ("create" | "run" | "start")) = name else { return 1 };
+    // What follows the image is its command's, `-b` too.
+    let options = cli.find_subcommand(name).map(|command| read_options(command, &mut words).0);
+    if options.unwrap_or_default().iter().any(|option| option == "bundle") { 1 } else { 125 }
+}
+
+/// Reads options of `command` up to the first word that is none: gives their long names, and that word.
+fn read_options<'a>(
+    command: &clap::Command,
+    words: &mut impl Iterator<Item = &'a str>,
+) -> (Vec<String>, Option<&'a str>) {
+    let mut names = Vec::new();
+    let find = |fits: &dyn Fn(&clap::Arg) -> bool| command.get_arguments().find(|argument| fits(argument));
+    let takes_next = |argument: &clap::Arg| argument.get_action().takes_values() && !argument.is_require_equals_set();
+    while let Some(word) = words.next() {
+        if let Some(long) = word.strip_prefix("--") {
+            let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+            names.push(name.to_owned());
+            if value.is_none() && find(&|argument| argument.get_long() == Some(name)).is_some_and(takes_next) {
+                words.next();
+            }
+        } else if let Some(cluster) = word.strip_prefix('-').filter(|cluster| !cluster.is_empty()) {
+            for (at, short) in cluster.char_indices() {
+                let Some(argument) = find(&|argument| argument.get_short() == Some(short)) else { continue };
+                names.extend(argument.get_long().map(str::to_owned));
+                if takes_next(argument) {
+                    if at + short.len_utf8() == cluster.len() {
+                        words.next();
+                    }
+                    break;
+                }
+            }
+        } else {
+            return (names, Some(word));
         }
-    };
-    let is_bundle = |word: &str| word == "-b" || word.split('=').next() == Some("--bundle");
-    match command {
-        Some("create" | "run" | "start") if !words.any(is_bundle) => 125,
-        _ => 1,
     }
+    (names, None)
 }
 
 /// Tells whether stos is called through a symlink of another name, as engines call a runtime.
@@ -90,23 +115,33 @@ fn is_called_by_another_name() -> bool {
     name.is_some_and(|name| !name.starts_with("stos"))
 }
 
-fn prepare(cli: &Cli) -> Result<(), Failure> {
-    let launches = match &cli.command {
+/// What comes before the command itself. It fails with the command's own exit code.
+fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
+    let is_bundle = |options: &BundleOptions| commands::bundle::directory(&cli.global, options).is_some();
+    // Whether a process is launched here, and whether it is an image's container.
+    let (launches, of_image) = match &cli.command {
         // From an image nothing runs before `start`.
-        Command::Create(create) => cli.global.bundle_mode || create.bundle.bundle.is_some(),
-        Command::Run(_) | Command::Start(_) => true,
-        _ => false,
+        Command::Create(create) => (is_bundle(&create.bundle), !is_bundle(&create.bundle)),
+        Command::Run(run) => (true, !is_bundle(&run.bundle)),
+        Command::Start(_) => (true, !cli.global.bundle_mode),
+        _ => (false, false),
     };
-    if launches {
-        // Before any thread or file: the program begins again from a view that no container can write.
-        stos_runtime::protect_binary()?;
-    }
-    logging::start(&cli.global)?;
-    let needs_root = !matches!(cli.command, Command::System(_));
-    if needs_root && !rustix::process::geteuid().is_root() {
-        return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));
-    }
-    Ok(())
+    let prepared = (|| {
+        if let (Command::Create(_) | Command::Run(_), false) = (&cli.command, of_image) {
+            commands::bundle::refuse_image_options(matches)?;
+        }
+        if !matches!(cli.command, Command::System(_)) && !rustix::process::geteuid().is_root() {
+            return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));
+        }
+        if launches {
+            // A caller that ignores it passes that on, and the kernel would forget how a container's process ended.
+            set_default_action(rustix::process::Signal::CHILD.as_raw())?;
+            // Before any thread or file: the program begins again from a view that no container can write.
+            stos_runtime::protect_binary()?;
+        }
+        logging::start(&cli.global)
+    })();
+    prepared.map_err(|failure: Failure| failure.with_exit_code(if of_image { 125 } else { 1 }))
 }
 
 #[cfg(test)]
@@ -120,6 +155,11 @@ mod tests {
             ("--root create --debug --log-format=json start", 125),
             ("create --bundle=x --name y id", 1),
             ("run -b x --rm id", 1),
+            ("run -qbx --rm id", 1),
+            ("run --no-such image ls -b", 125),
+            ("run --no-such -e -b image", 125),
+            ("create --name --bundle image", 125),
+            ("start --no-such -b", 125),
             ("--root /x pull", 1),
             ("", 1),
         ] {

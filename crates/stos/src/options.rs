@@ -56,6 +56,7 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         mounts,
         labels: options.label.iter().map(|text| parse_label(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
         auto_remove,
+        starts_at_once: false,
     })
 }
 

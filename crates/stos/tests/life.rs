@@ -174,7 +174,8 @@ fn a_container_is_stopped_killed_and_started_again() {
     let polite = "trap 'exit 3' USR1; echo up; while :; do sleep 0.05; done";
     let id = sandbox.ok(&["run", "-d", "--name", "polite", "shell:1", "sh", "-c", polite]);
     eventually("it is up", || sandbox.ok(&["logs", "polite"]) == "up\n");
-    assert_eq!(sandbox.run(&["start", "polite"]).code, 125, "it runs already");
+    sandbox.ok(&["start", "polite"]);
+    assert_eq!(sandbox.run(&["start", "-a", "polite"]).code, 125, "it runs already");
     assert_eq!(sandbox.run(&["delete", "polite"]).code, 1, "it runs");
     sandbox.ok(&["stop", "polite"]);
     assert_eq!(sandbox.ok(&["wait", "polite"]), "3\n");
@@ -286,8 +287,14 @@ fn of_two_at_once_one_wins() {
     assert_eq!(at_once(&["create", "--name", "one", "shell:1", "sleep", "1000"]), 1);
     assert_eq!(sandbox.names("containers").len(), 1);
     assert_eq!(sandbox.names("staging"), Vec::<String>::new());
-    assert_eq!(at_once(&["start", "one"]), 1);
+    assert_eq!(at_once(&["start", "one"]), 4, "it runs, as each of them wanted");
+    let pid = sandbox.json(&["state", "one"])["pid"].as_i64().unwrap();
     assert_eq!(shell.status("one"), "running");
+    let procs = cgroups_of(sandbox.json(&["state", "one"])["id"].as_str().unwrap());
+    for cgroup in procs {
+        let found = fs::read_to_string(format!("{cgroup}/cgroup.procs")).unwrap();
+        assert_eq!(found.trim(), pid.to_string(), "{cgroup}");
+    }
     sandbox.ok(&["delete", "-f", "one"]);
 }
 

@@ -4,19 +4,42 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use rustix::event::{PollFd, PollFlags, poll};
 use stos_runtime::lifecycle::{self, CreateOptions};
 use stos_runtime::{ContainerId, ProcessRecord, Stdio};
 use stos_sys::process::pidfd;
 use stos_sys::signals::SignalFd;
 
-use crate::cli::{BundleOptions, Global, What};
+use crate::cli::{BundleOptions, Global, ImageOptions, What};
 use crate::failure::Failure;
 use crate::target;
 
 /// Gives the bundle's directory, where bundle mode is meant.
 pub fn directory(global: &Global, options: &BundleOptions) -> Option<PathBuf> {
     options.bundle.clone().or_else(|| global.bundle_mode.then(|| PathBuf::from(".")))
+}
+
+/// Refuses, by name, options that are for containers from images: `matches` of a create or run that has a bundle.
+pub fn refuse_image_options(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((_, given)) = matches.subcommand() else { return Ok(()) };
+    let of_images = ImageOptions::augment_args(clap::Command::new("image"));
+    let of_images: Vec<_> = of_images.get_arguments().map(|option| option.get_id().as_str()).collect();
+    let is_refused = |id: &str| {
+        let is_of_image = of_images.contains(&id) || ["rm", "interactive"].contains(&id);
+        is_of_image && given.value_source(id) == Some(ValueSource::CommandLine)
+    };
+    match given.ids().find(|id| is_refused(id.as_str())) {
+        Some(id) => {
+            let option = id.as_str().replace('_', "-");
+            Err(Failure::message(
+                format!("--{option} is for containers from images: a bundle's config.json decides"),
+                1,
+            ))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A bundle says itself what runs: nothing may follow the id.

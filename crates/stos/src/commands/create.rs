@@ -7,8 +7,8 @@ use stos_engine::lifecycle::start_detached;
 use stos_engine::monitor::{Attachment, run_container};
 use stos_engine::{CreateOptions, Engine};
 
-use super::bundle;
-use crate::cli::{Create, Global, ImageOptions, Run, Start};
+use super::{bundle, each};
+use crate::cli::{BundleOptions, Create, Global, ImageOptions, Run, Start};
 use crate::failure::Failure;
 use crate::target::{self, Target};
 use crate::{options, progress, table};
@@ -18,11 +18,19 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
         return bundle::create(global, &args.what, &dir, args.bundle.pid_file.as_deref());
     }
+    refuse_pid_file(&args.bundle)?;
     let engine = target::engine(global).map_err(as_container_failure)?;
     let options = read_options(&args.image_options, args.what.command(), args.rm)?;
     let record = create_from_image(&engine, args.what.subject(), &options, args.quiet)?;
     table::print_line(&record.id)?;
     Ok(0)
+}
+
+fn refuse_pid_file(options: &BundleOptions) -> Result<(), Failure> {
+    match &options.pid_file {
+        Some(_) => Err(Failure::message("--pid-file is for bundle mode: give a --bundle too", 125)),
+        None => Ok(()),
+    }
 }
 
 fn read_options(options: &ImageOptions, command: &[String], auto_remove: bool) -> Result<CreateOptions, Failure> {
@@ -49,8 +57,10 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
         return bundle::run(global, &args.what, &dir, args.bundle.pid_file.as_deref(), args.detach);
     }
+    refuse_pid_file(&args.bundle)?;
     let engine = target::engine(global).map_err(as_container_failure)?;
     let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+    let options = CreateOptions { starts_at_once: true, ..options };
     let record = create_from_image(&engine, args.what.subject(), &options, args.quiet)?;
     if args.detach {
         start_detached(&engine, &record).map_err(Failure::of_container)?;
@@ -67,26 +77,37 @@ fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool) -> Result<u8
     Ok(u8::try_from(exit.exit_code).unwrap_or(255))
 }
 
-/// Starts a container that was created, in either mode.
+/// Starts containers that were created, in either mode.
 pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
-    match target::find(global, &args.container).map_err(as_container_failure_in_image_mode(global))? {
-        Target::Bundle(_, id) if args.attach => {
+    match args.containers.as_slice() {
+        [query] if args.attach => start_attached(global, query),
+        _ if args.attach => {
+            let failure = Failure::message("--attach is for one container: the streams of several would mix", 1);
+            Err(as_start_failure(global, failure))
+        }
+        containers => Ok(each(global, containers, |query| start_one(global, query))),
+    }
+}
+
+fn start_attached(global: &Global, query: &str) -> Result<u8, Failure> {
+    match target::find(global, query).map_err(|failure| as_start_failure(global, failure))? {
+        Target::Bundle(_, id) => {
             Err(Failure::message(format!("container {id} is a bundle's: its streams were given to create"), 1))
         }
-        Target::Bundle(states, id) => {
-            stos_runtime::lifecycle::start(&states, &id)?;
-            Ok(0)
-        }
-        Target::Image(engine, record) if args.attach => attached(&engine, &record, false),
+        Target::Image(engine, record) => attached(&engine, &record, false),
+    }
+}
+
+fn start_one(global: &Global, query: &str) -> Result<(), Failure> {
+    match target::find(global, query).map_err(|failure| as_start_failure(global, failure))? {
+        Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::start(&states, &id)?),
         Target::Image(engine, record) => {
             start_detached(&engine, &record).map_err(Failure::of_container)?;
-            table::print_line(&args.container)?;
-            Ok(0)
+            Ok(table::print_line(query)?)
         }
     }
 }
 
-fn as_container_failure_in_image_mode(global: &Global) -> impl Fn(Failure) -> Failure {
-    let code = if global.bundle_mode { 1 } else { 125 };
-    move |failure| failure.with_exit_code(code)
+fn as_start_failure(global: &Global, failure: Failure) -> Failure {
+    failure.with_exit_code(if global.bundle_mode { 1 } else { 125 })
 }

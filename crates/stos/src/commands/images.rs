@@ -7,6 +7,7 @@ use stos_engine::pull::pull_image_from_registry;
 use stos_engine::{Engine, container};
 use stos_spec::ImageRef;
 
+use super::each;
 use crate::cli::{Format, Global, Images, Inspect, Pull, Rmi};
 use crate::failure::Failure;
 use crate::{options, progress, table, target};
@@ -113,10 +114,18 @@ fn inspect_image(engine: &Engine, image: &LoadedImage) -> Result<Value, Failure>
 /// Removes images.
 pub fn remove(global: &Global, args: &Rmi) -> Result<u8, Failure> {
     let engine = target::engine(global)?;
-    for name in &args.images {
+    let mut all = Vec::new();
+    let code = each(global, &args.images, |name| {
         let removed = image::remove_image(&engine, name, args.force)?;
-        removed.untagged.iter().try_for_each(|name| table::print_line(format!("Untagged: {name}")))?;
-        removed.deleted.iter().try_for_each(|id| table::print_line(format!("Deleted: {id}")))?;
+        if args.format == Format::Table {
+            removed.untagged.iter().try_for_each(|name| table::print_line(format!("Untagged: {name}")))?;
+            removed.deleted.iter().try_for_each(|id| table::print_line(format!("Deleted: {id}")))?;
+        }
+        all.push(removed);
+        Ok(())
+    });
+    if args.format == Format::Json {
+        table::print_json(&all)?;
     }
-    Ok(0)
+    Ok(code)
 }

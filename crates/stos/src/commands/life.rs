@@ -10,24 +10,25 @@ use stos_engine::lifecycle;
 use stos_engine::log::{FOLLOW_INTERVAL, LogReader, Stream};
 use stos_runtime::tombstones;
 
-use crate::cli::{Containers, Delete, Global, Kill, Logs, OneContainer, Stop};
+use super::each;
+use crate::cli::{Delete, Global, Kill, Logs, State, Stop, Wait};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
+
+/// A hundred years, in seconds: longer than anybody waits, and a time that can be added to another.
+const FOREVER: u64 = 100 * 365 * 86400;
 
 fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Failure {
     Failure::message(format!("container {id} is a bundle's: {what} is for containers from images"), 1)
 }
 
 /// Waits for containers and prints their exit codes.
-pub fn wait(global: &Global, args: &Containers) -> Result<u8, Failure> {
-    for query in &args.containers {
-        match target::find(global, query)? {
-            Target::Image(engine, record) => table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?,
-            Target::Bundle(_, id) => return Err(only_image_mode("wait", &id)),
-        }
-    }
-    Ok(0)
+pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
+    Ok(each(global, &args.containers, |query| match target::find(global, query)? {
+        Target::Image(engine, record) => Ok(table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?),
+        Target::Bundle(_, id) => Err(only_image_mode("wait", &id)),
+    }))
 }
 
 /// Prints what a container wrote, each stream to its own.
@@ -61,7 +62,7 @@ pub fn logs(global: &Global, args: &Logs) -> Result<u8, Failure> {
 }
 
 /// Prints a container's state as the runtime specification has it.
-pub fn state(global: &Global, args: &OneContainer) -> Result<u8, Failure> {
+pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
     match target::find(global, &args.container)? {
         Target::Bundle(states, id) => table::print_json(&stos_runtime::lifecycle::state(&states, &id)?)?,
         Target::Image(engine, record) => {
@@ -89,55 +90,53 @@ pub fn state(global: &Global, args: &OneContainer) -> Result<u8, Failure> {
 
 /// Sends a signal.
 pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
-    let text = args.signal.as_deref().or(args.runc_signal.as_deref()).unwrap_or("TERM");
-    let signal = stos_runtime::parse_signal(text)?;
-    match target::find(global, &args.container)? {
-        Target::Bundle(states, id) => stos_runtime::lifecycle::kill(&states, &id, signal, args.all)?,
+    let (containers, signal) = args.containers_and_signal(global.bundle_mode);
+    let signal = stos_runtime::parse_signal(signal.unwrap_or("TERM"))?;
+    Ok(each(global, containers, |query| match target::find(global, query)? {
+        Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::kill(&states, &id, signal, args.all)?),
         Target::Image(_, record) if args.all => {
-            return Err(Failure::message(format!("container {}: --all is for bundle mode", record.name), 1));
+            Err(Failure::message(format!("container {}: --all is for bundle mode", record.name), 1))
         }
-        Target::Image(engine, record) => lifecycle::kill(&engine, &record, signal)?,
-    }
-    Ok(0)
+        Target::Image(engine, record) => Ok(lifecycle::kill(&engine, &record, signal)?),
+    }))
 }
 
 /// Stops containers one after the other.
 pub fn stop(global: &Global, args: &Stop) -> Result<u8, Failure> {
-    for query in &args.containers {
+    let patience = Duration::from_secs(args.time.min(FOREVER));
+    Ok(each(global, &args.containers, |query| {
         match target::find(global, query)? {
-            Target::Image(engine, record) => lifecycle::stop(&engine, &record, Duration::from_secs(args.time))?,
+            Target::Image(engine, record) => lifecycle::stop(&engine, &record, patience)?,
             Target::Bundle(_, id) => return Err(only_image_mode("stop", &id)),
         }
-        table::print_line(query)?;
-    }
-    Ok(0)
+        Ok(table::print_line(query)?)
+    }))
 }
 
 /// Deletes containers. With `--force` one that is gone is deleted already.
 pub fn delete(global: &Global, args: &Delete) -> Result<u8, Failure> {
-    for query in &args.containers {
-        match delete_one(global, query, args.force) {
-            Err(failure) if args.force && failure.is_missing_container() => {}
-            other => other?,
-        }
-    }
-    Ok(0)
+    Ok(each(global, &args.containers, |query| match delete_one(global, query, args.force) {
+        Err(failure) if args.force && failure.is_missing_container() => Ok(()),
+        other => other,
+    }))
 }
 
 fn delete_one(global: &Global, query: &str, force: bool) -> Result<(), Failure> {
     let states = target::run_states(global);
     if let Ok(id) = query.parse::<stos_runtime::ContainerId>() {
         // An engine may delete twice what bundle mode had: that must never hit an image's container of such a name.
-        if force && states.read(&id).is_err() && tombstones::contains(&states, &id)? {
+        let is_gone = matches!(states.read(&id), Err(stos_runtime::Error::NotFound { .. }));
+        if force && is_gone && tombstones::contains(&states, &id)? {
             return Ok(());
         }
     }
-    match target::find(global, query)? {
-        Target::Bundle(states, id) => stos_runtime::lifecycle::delete(&states, &id, force)?,
-        Target::Image(engine, record) => {
-            lifecycle::delete(&engine, &record, force)?;
-            table::print_line(query)?;
+    match target::find(global, query) {
+        Ok(Target::Bundle(states, id)) => return Ok(stos_runtime::lifecycle::delete(&states, &id, force)?),
+        Ok(Target::Image(engine, record)) => lifecycle::delete(&engine, &record, force)?,
+        Err(failure) if force && failure.is_damaged_container() => {
+            lifecycle::delete_damaged(&target::engine(global)?, query)?;
         }
+        Err(failure) => return Err(failure),
     }
-    Ok(())
+    Ok(table::print_line(query)?)
 }

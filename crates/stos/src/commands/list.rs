@@ -26,7 +26,7 @@ struct Line {
 
 /// Lists the containers of image mode, then those of bundle mode. In bundle mode only the latter, as runc.
 pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
-    let bundles = stos_runtime::lifecycle::list(&target::run_states(global))?;
+    let bundles = target::bundles(global)?;
     if global.bundle_mode {
         match args.format {
             Format::Json => table::print_json(&bundles)?,
@@ -39,8 +39,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
         return Ok(0);
     }
     let mut lines = if global.data_root.is_dir() { image_lines(global)? } else { Vec::new() };
-    let known: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
-    lines.extend(bundles.into_iter().filter(|state| !known.contains(&state.id)).map(bundle_line));
+    lines.extend(bundles.into_iter().map(bundle_line));
     match args.format {
         Format::Json => table::print_json(&lines)?,
         Format::Table if args.quiet => lines.iter().try_for_each(|line| table::print_line(&line.id))?,
@@ -55,16 +54,25 @@ pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
 fn image_lines(global: &Global) -> Result<Vec<Line>, Failure> {
     let engine = target::engine(global)?;
     let mut lines = Vec::new();
-    for record in container::records(&engine)? {
-        let state = container::state(&engine, &record.id)?;
+    for (id, record) in container::list(&engine)? {
+        let bundle = engine.store().container_dir(&id).display().to_string();
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "its record cannot be read");
+                lines.push(unreadable_line(id.to_string(), bundle));
+                continue;
+            }
+        };
+        let state = container::state(&engine, &id)?;
         let (pid, exit_code) = match &state {
             ContainerState::Running(run) => (run.init.as_ref().map_or(0, |init| init.pid), None),
             ContainerState::Exited(exit) => (0, Some(exit.exit_code)),
             _ => (0, None),
         };
         lines.push(Line {
-            bundle: engine.store().container_dir(&record.id).display().to_string(),
-            id: record.id.to_string(),
+            bundle,
+            id: id.to_string(),
             name: Some(record.name.to_string()),
             mode: "image",
             image: Some(record.image),
@@ -76,6 +84,22 @@ fn image_lines(global: &Global) -> Result<Vec<Line>, Failure> {
         });
     }
     Ok(lines)
+}
+
+/// A container of which nothing is known but that it is there.
+fn unreadable_line(id: String, bundle: String) -> Line {
+    Line {
+        id,
+        name: None,
+        mode: "image",
+        image: None,
+        bundle,
+        command: Vec::new(),
+        pid: 0,
+        status: "unreadable".to_owned(),
+        exit_code: None,
+        created: String::new(),
+    }
 }
 
 fn bundle_line(state: OciState) -> Line {

@@ -1,15 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What each command does. A command gives its exit code; a failure carries one of its own.
 
-mod bundle;
+pub mod bundle;
 mod create;
 mod images;
 mod life;
 mod list;
 mod system;
 
-use crate::cli::{Cli, Command, System};
+use crate::cli::{Cli, Command, Global, System};
 use crate::failure::Failure;
+
+/// Does it to each of `names`, and gives the exit code of the first failure. A failure is told, and keeps none of the rest from
+/// its turn.
+fn each(global: &Global, names: &[String], mut act: impl FnMut(&str) -> Result<(), Failure>) -> u8 {
+    let mut code = 0;
+    for name in names {
+        if let Err(failure) = act(name) {
+            failure.report(global);
+            code = if code == 0 { failure.exit_code() } else { code };
+        }
+    }
+    code
+}
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Result<u8, Failure> {
