@@ -106,28 +106,23 @@ fn older(path: &Path) -> PathBuf {
 pub struct LogReader {
     path: PathBuf,
     current: Option<BufReader<File>>,
-    /// The older file has not been read yet.
-    older_is_next: bool,
+    /// The file that was read to its end before; held open, so that no other gets its inode number.
+    done: Option<File>,
     line: Vec<u8>,
 }
 
 impl LogReader {
     /// Reads the log at `path`, and what was put aside of it before. A log that is not there yet is empty.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), current: None, older_is_next: true, line: Vec::new() }
+        Self { path: path.to_owned(), current: None, done: None, line: Vec::new() }
     }
 
     /// Hands everything that is there and was not handed before to `take`, without the log's own prefix.
     pub fn read_available(&mut self, take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>) -> io::Result<()> {
-        if std::mem::take(&mut self.older_is_next)
-            && let Some(mut older) = open_if_there(&older(&self.path))?
-        {
-            self.drain(&mut older, take)?;
-        }
         loop {
             let mut file = match self.current.take() {
                 Some(file) => file,
-                None => match open_if_there(&self.path)? {
+                None => match self.next_file(take)? {
                     Some(file) => file,
                     None => return Ok(()),
                 },
@@ -137,8 +132,29 @@ impl LogReader {
                 self.current = Some(file);
                 return Ok(());
             }
-            // It was put aside meanwhile; what was written to it before that has been read now.
+            // Put aside: it grows no more, but it may have since it was read.
+            self.drain(&mut file, take)?;
+            self.done = Some(file.into_inner());
         }
+    }
+
+    /// Opens `log`, then hands out what was put aside since the last file. In this order a file that is put aside meanwhile
+    /// is one of the two.
+    fn next_file(
+        &mut self,
+        take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> io::Result<Option<BufReader<File>>> {
+        let next = open_if_there(&self.path)?;
+        let Some(mut older) = open_if_there(&older(&self.path))? else { return Ok(next) };
+        let is_known = |known: Option<&File>| -> io::Result<bool> {
+            Ok(known.map(File::metadata).transpose()?.map(|known| known.ino())
+                == Some(older.get_ref().metadata()?.ino()))
+        };
+        if !is_known(self.done.as_ref())? && !is_known(next.as_ref().map(BufReader::get_ref))? {
+            self.drain(&mut older, take)?;
+            self.done = Some(older.into_inner());
+        }
+        Ok(next)
     }
 
     fn drain(
@@ -258,6 +274,67 @@ mod tests {
         assert!(std::fs::metadata(&path).unwrap().len() <= 200);
         assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_was_put_aside_is_read_whenever_that_happens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = LogWriter::open(&path, 45).unwrap();
+        let mut write =
+            |number: u32| writer.write(Stream::Stdout, format!("line {number:04}\n").as_bytes(), "T").unwrap();
+        // Two lines a file: two in `log.1`, one in `log`, which is put aside while the first is read.
+        write(0);
+        write(1);
+        write(2);
+        let mut reader = LogReader::new(&path);
+        let mut seen = Vec::new();
+        let mut take = |_, bytes: &[u8]| {
+            if seen.is_empty() {
+                write(3);
+                write(4);
+            }
+            seen.extend_from_slice(bytes);
+            Ok(())
+        };
+        reader.read_available(&mut take).unwrap();
+        // Two files later: the one between is `log.1`.
+        for number in 5..9 {
+            write(number);
+        }
+        seen.extend(read_all(&mut reader).0);
+        let expected: String = (0..9).map(|number| format!("line {number:04}\n")).collect();
+        assert_eq!(String::from_utf8(seen).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_reader_that_keeps_up_loses_nothing() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        const LINES: u32 = 5_000;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = LogWriter::open(&path, 200).unwrap();
+        let (seen, deadline) = (AtomicU32::new(0), std::time::Instant::now() + Duration::from_secs(60));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..LINES {
+                    // Never a whole file ahead of its reader: what is put aside twice is gone for good.
+                    while number > seen.load(Ordering::SeqCst) + 5 && std::time::Instant::now() < deadline {
+                        std::thread::yield_now();
+                    }
+                    writer.write(Stream::Stdout, format!("{number:06}\n").as_bytes(), "T").unwrap();
+                }
+            });
+            let mut reader = LogReader::new(&path);
+            while seen.load(Ordering::SeqCst) < LINES && std::time::Instant::now() < deadline {
+                let mut take = |_, bytes: &[u8]| {
+                    assert_eq!(bytes, format!("{:06}\n", seen.fetch_add(1, Ordering::SeqCst)).as_bytes());
+                    Ok(())
+                };
+                reader.read_available(&mut take).unwrap();
+            }
+        });
+        assert_eq!(seen.into_inner(), LINES);
     }
 
     #[test]
