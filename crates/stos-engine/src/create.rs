@@ -10,7 +10,7 @@ use stos_layerfs::chain::ChainRecord;
 use stos_runtime::ProcessRecord;
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};
-use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Staging};
+use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lock, Staging};
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
@@ -41,13 +41,15 @@ pub fn create_container_from_image(
     if let Some(name) = &options.name {
         check_name_is_free(engine, name).map_err(at(Stage::Finalize))?;
     }
-    let found = find_or_pull(engine, image, options, progress).map_err(at(Stage::Pull))?;
-    // Held until the container exists and keeps the image itself.
-    let _lease = engine.store.lease()?;
+    check_mounts(options).map_err(at(Stage::Filesystem))?;
+    let user = options.user.as_deref().map(str::parse::<UserSpec>).transpose();
+    user.map_err(Error::from).map_err(at(Stage::Metadata))?;
+    // The lease is held until the container exists and keeps the image itself.
+    let (found, _lease) = find_or_pull(engine, image, options, progress).map_err(at(Stage::Pull))?;
     let platform = &options.pull.platform;
     let validated =
         validate_image_before_create(engine, found, platform, options.integrity).map_err(at(Stage::Validate))?;
-    stage("layers", no_bytes, || setup_layerfs_for_container(engine, &validated.chain)).map_err(at(Stage::Layers))?;
+    stage("layerfs", no_bytes, || setup_layerfs_for_container(engine, &validated.chain)).map_err(at(Stage::Layers))?;
     let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?;
     let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
     let record =
@@ -70,13 +72,14 @@ fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Result<()> {
     }
 }
 
-/// Gives the image of the store, or pulls it, as the policy says.
+/// Gives the image of the store, or pulls it, as the policy says; with a lease under which nothing of it is removed.
 fn find_or_pull(
     engine: &Engine,
     image: &str,
     options: &CreateOptions,
     progress: &dyn PullProgress,
-) -> Result<ImageRecord> {
+) -> Result<(ImageRecord, Lock)> {
+    let lease = engine.store.lease()?;
     let local = match engine.store.find_image(&ImageSelector::new(image)) {
         Ok(record) => Some(record),
         Err(stos_store::Error::NoSuchImage(_)) => None,
@@ -85,26 +88,20 @@ fn find_or_pull(
     let fits = |record: &ImageRecord| {
         record.manifest.platform.as_ref().is_none_or(|own| options.pull.platform.fit(own).is_some())
     };
-    match (options.pull_policy, local) {
-        (PullPolicy::Missing, Some(record)) if fits(&record) => Ok(record),
-        (PullPolicy::Never, Some(record)) => Ok(record),
-        (PullPolicy::Never, None) => Err(Error::NotPulled { image: image.to_owned() }),
+    let reference = match (options.pull_policy, local) {
+        (PullPolicy::Missing, Some(record)) if fits(&record) => return Ok((record, lease)),
+        (PullPolicy::Never, Some(record)) => return Ok((record, lease)),
+        (PullPolicy::Never, None) => return Err(Error::NotPulled { image: image.to_owned() }),
         (PullPolicy::Missing | PullPolicy::Always, Some(record)) => {
             // A short name means what it meant when the image came.
-            let reference = record.reference.clone().map_or_else(|| image.parse::<ImageRef>(), Ok)?;
-            pull(engine, &reference, options, progress)
+            record.reference.clone().map_or_else(|| image.parse::<ImageRef>(), Ok)?
         }
-        (PullPolicy::Missing | PullPolicy::Always, None) => pull(engine, &image.parse()?, options, progress),
-    }
-}
-
-fn pull(
-    engine: &Engine,
-    reference: &ImageRef,
-    options: &CreateOptions,
-    progress: &dyn PullProgress,
-) -> Result<ImageRecord> {
-    Ok(pull_image_from_registry(engine, reference, &options.pull, progress)?.image)
+        (PullPolicy::Missing | PullPolicy::Always, None) => image.parse()?,
+    };
+    // A pull has its own, and sweeps what it leaves behind where nobody else holds one.
+    drop(lease);
+    let pulled = pull_image_from_registry(engine, &reference, &options.pull, progress)?;
+    Ok((pulled.image, engine.store.lease()?))
 }
 
 /// Makes sure that the image's layers can be seen: picks the chain's merged image and mounts it, once for all containers of
@@ -114,9 +111,11 @@ pub fn setup_layerfs_for_container(engine: &Engine, chain: &ChainRecord) -> Resu
     mount_image_layers(engine, chosen)
 }
 
-/// Picks what a container's root is stacked on. With EROFS that is the one merged image of the chain, whatever the number of
-/// its layers; directories would be ordered here.
+/// Picks what a container's root is stacked on, and says so: with EROFS the one merged image of the chain, whatever the number
+/// of its layers. Directories would be ordered here.
 pub fn optimize_layer_access(chain: &ChainRecord) -> &ChainRecord {
+    let (layers, bytes) = (chain.layers.len(), chain.image.size);
+    tracing::debug!(chain = %chain.chain_id, backend = "erofs", layers, bytes, "one lower: the chain's merged image");
     chain
 }
 
@@ -159,7 +158,6 @@ impl<'a> Draft<'a> {
             }
             (None, Network::None) => id.short().to_owned(),
         };
-        check_mounts(options)?;
         Ok(Self { engine, image, validated, options, hostname, staged: engine.store.stage()?, id })
     }
 
@@ -183,9 +181,13 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Refuses bind mounts whose source is not there: podman's rule, told before anything runs.
+/// Refuses bind mounts whose source is not there, and two at one place: podman's rules, told before anything is fetched.
 fn check_mounts(options: &CreateOptions) -> Result<()> {
-    for mount in &options.mounts {
+    for (number, mount) in options.mounts.iter().enumerate() {
+        if options.mounts[..number].iter().any(|earlier| earlier.target == mount.target) {
+            let value = mount.target.display().to_string();
+            return Err(Error::Option { option: "mount", value, reason: "duplicate mount destination".to_owned() });
+        }
         if let Err(error) = std::fs::metadata(&mount.source) {
             let value = mount.source.display().to_string();
             return Err(Error::Option { option: "mount source", value, reason: error.to_string() });
@@ -219,7 +221,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
     if options.mounts.is_empty() && volumes.is_empty() {
         check_command(&root, &args[0], &cwd, &env)?;
     }
-    let process = ProcessPlan { args: args.clone(), env, cwd, ids };
+    let process = ProcessPlan { args: args.clone(), env, cwd, ids, stop_signal: config.stop_signal.clone() };
     let json = runtime_config(&process, options, volumes, draft.id.as_str(), &draft.hostname);
     stos_runtime::RuntimeConfig::from_json(json.to_string().as_bytes()).map_err(stos_runtime::Error::from)?;
     write_record(draft, "config.json", &json)?;

@@ -361,3 +361,60 @@ struct Ready {
     init: bool,
     relays: [bool; 2],
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+    use stos_spec::{BlobDigest, ChainId};
+    use stos_store::ContainerId;
+
+    use super::*;
+
+    fn created(engine: &Engine, auto_remove: bool) -> ContainerRecord {
+        let id = ContainerId::random();
+        let record: ContainerRecord = serde_json::from_value(json!({
+            "version": 1, "id": id, "name": "test", "image": "x", "image_id": BlobDigest::of(b""),
+            "manifest": BlobDigest::of(b""), "layers": [], "chain": ChainId::of(b""), "created": now(), "command": ["x"],
+            "user": "0", "labels": {}, "stop_signal": 15, "network": "none", "auto_remove": auto_remove,
+        }))
+        .unwrap();
+        let config = json!({
+            "ociVersion": "1.2.0", "root": {"path": "rootfs"},
+            "process": {"args": ["x"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "linux": {"cgroupsPath": format!("/stos/{id}"), "namespaces": [{"type": "mount"}]},
+        });
+        let dir = engine.store.container_dir(&id);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("container.json"), files::to_json(&record)).unwrap();
+        std::fs::write(dir.join("config.json"), files::to_json(&config)).unwrap();
+        record
+    }
+
+    #[test]
+    fn a_claim_names_the_cgroups_before_there_is_a_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let record = created(&engine, false);
+        let (_, run) = claim(&engine, &record).unwrap();
+        let found = engine.run_states().read(&run.id).unwrap();
+        assert_eq!((&found.init, &found), (&None, &run));
+        assert_eq!(found.cgroup.path, Path::new("stos").join(record.id.as_str()));
+        let places = found.cgroup.directories.iter().map(|directory| &directory.path);
+        assert!(places.clone().count() > 0 && places.clone().all(|place| place.ends_with(&found.cgroup.path)));
+        // While the claimer lives it is being started.
+        assert!(matches!(claim(&engine, &record), Err(Error::ContainerState { .. })));
+    }
+
+    #[test]
+    fn a_container_that_goes_with_its_process_is_not_started_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let record = created(&engine, true);
+        // As its monitor left it that was killed.
+        std::fs::write(engine.log_path(&record.id), "").unwrap();
+        assert!(matches!(claim(&engine, &record), Err(Error::NoSuchContainer(_))));
+        assert!(!engine.store.container_dir(&record.id).exists());
+    }
+}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The OCI runtime configuration (runtime-spec, config.md) of a container from an image.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use stos_spec::ImageConfig;
 
@@ -58,6 +60,8 @@ pub struct ProcessPlan {
     pub cwd: String,
     /// uid, gid and further groups, as the image says now.
     pub ids: (u32, u32, Vec<u32>),
+    /// The signal that asks it to stop, where the image says one.
+    pub stop_signal: Option<String>,
 }
 
 /// Puts the command together as podman does: an entrypoint of the user's drops the image's Cmd.
@@ -102,6 +106,11 @@ pub fn runtime_config(
     if options.network == Network::None {
         namespaces.push("network");
     }
+    let mut annotations = json!({"dev.stos.container": id});
+    if let Some(signal) = &process.stop_signal {
+        // As the image specification has it (conversion.md).
+        annotations["org.opencontainers.image.stopSignal"] = json!(signal);
+    }
     let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
     json!({
         "ociVersion": OCI_VERSION,
@@ -120,7 +129,7 @@ pub fn runtime_config(
             },
         },
         "mounts": mounts(options, volumes),
-        "annotations": {"org.opencontainers.image.stopSignal": "", "dev.stos.container": id},
+        "annotations": annotations,
         "linux": {
             "namespaces": namespaces,
             "cgroupsPath": format!("/stos/{id}"),
@@ -147,22 +156,34 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ];
-    let file = |name: &str| mount(&format!("/etc/{name}"), "bind", name, &["bind", "rw", "nosuid", "nodev", "noexec"]);
-    let covered = |target: &str| options.mounts.iter().any(|mount| mount.target.as_os_str() == target);
+    let file = |name: &str| {
+        let target = format!("/etc/{name}");
+        let value = mount(&target, "bind", name, &["bind", "rw", "nosuid", "nodev", "noexec"]);
+        (target, value)
+    };
     let mut own = vec!["hosts", "hostname"];
     if options.network == Network::Host {
         own.push("resolv.conf");
     }
-    mounts.extend(own.into_iter().filter(|name| !covered(&format!("/etc/{name}"))).map(file));
+    let own = own.into_iter().filter(|name| !is_covered(options, Path::new("/etc").join(name).as_path())).map(file);
     let volume = |volume: &AnonymousVolume| {
         (volume.target.clone(), mount(&volume.target, "bind", &volume.source, &["rbind", "rw", "nosuid", "nodev"]))
     };
     let bind = |mount: &MountOption| (mount.target.display().to_string(), bind_mount(mount));
-    let mut theirs: Vec<_> = volumes.iter().map(volume).chain(options.mounts.iter().map(bind)).collect();
+    let mut more: Vec<_> = own.chain(volumes.iter().map(volume)).chain(options.mounts.iter().map(bind)).collect();
     // What lies deeper is mounted later, or it would be hidden.
-    theirs.sort_by_key(|(target, _)| target.trim_end_matches('/').matches('/').count());
-    mounts.extend(theirs.into_iter().map(|(_, mount)| mount));
+    more.sort_by_key(|(target, _)| target.trim_end_matches('/').matches('/').count());
+    mounts.extend(more.into_iter().map(|(_, mount)| mount));
     mounts
+}
+
+/// Tells whether one of the user's mounts takes the place of our file at `target`: one right there; or one above that has no
+/// such file, for nothing is made in a directory of the host's.
+fn is_covered(options: &CreateOptions, target: &Path) -> bool {
+    options.mounts.iter().any(|mount| match target.strip_prefix(&mount.target) {
+        Ok(rest) => rest.as_os_str().is_empty() || !mount.source.join(rest).is_file(),
+        Err(_) => false,
+    })
 }
 
 fn bind_mount(mount: &MountOption) -> Value {
@@ -220,7 +241,13 @@ mod tests {
 
     #[test]
     fn a_user_without_root_has_no_capabilities_and_mounts_go_by_depth() {
-        let process = ProcessPlan { args: strings(&["x"]), env: vec![], cwd: "/".into(), ids: (1000, 1000, vec![]) };
+        let process = ProcessPlan {
+            args: strings(&["x"]),
+            env: vec![],
+            cwd: "/".into(),
+            ids: (1000, 1000, vec![]),
+            stop_signal: Some("SIGUSR1".into()),
+        };
         let deep = MountOption { source: "/a".into(), target: "/v/deep".into(), read_only: true, recursive: true };
         let hosts =
             MountOption { source: "/h".into(), target: "/etc/hosts".into(), read_only: false, recursive: false };
@@ -228,6 +255,8 @@ mod tests {
         let volumes = [AnonymousVolume { target: "/v".into(), source: "volumes/0".into() }];
         let config = runtime_config(&process, &options, &volumes, "id", "host");
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
+        let signal = &config["annotations"]["org.opencontainers.image.stopSignal"];
+        assert_eq!(*signal, json!("SIGUSR1"));
         let targets: Vec<_> =
             config["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
         let place = |target: &str| targets.iter().position(|other| *other == target).unwrap();
