@@ -45,7 +45,7 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         env: environment(options)?,
         working_dir: options.workdir.as_deref().map(|dir| absolute("--workdir", dir)).transpose()?,
         user: options.user.clone(),
-        entrypoint: options.entrypoint.as_deref().map(parse_entrypoint).transpose()?,
+        entrypoint: options.entrypoint.as_deref().map(parse_entrypoint),
         command: command.to_vec(),
         hostname: options.hostname.as_deref().map(parse_hostname).transpose()?,
         read_only: options.read_only,
@@ -70,32 +70,43 @@ fn absolute(option: &str, path: &str) -> anyhow::Result<String> {
 /// Reads files first, then options, so that an option counts more. `NAME` alone takes its value from our environment, and
 /// is left out where there is none (podman's rule).
 fn environment(options: &ImageOptions) -> anyhow::Result<Vec<String>> {
-    let mut lines = Vec::new();
-    for path in &options.env_file {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read --env-file {}", path.display()))?;
-        let is_entry = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        lines.extend(text.lines().filter(is_entry).map(|line| line.trim_start().to_owned()));
-    }
-    lines.extend(options.env.iter().cloned());
     let mut entries = Vec::new();
-    for line in lines {
-        match line.split_once('=') {
-            Some(("", _)) => bail!("--env {line:?}: expected NAME=VALUE or NAME"),
-            Some(_) if line.contains('\0') => bail!("--env {line:?}: it holds a NUL byte"),
-            Some(_) => entries.push(line),
-            None => entries.extend(std::env::var(&line).ok().map(|value| format!("{line}={value}"))),
+    for path in &options.env_file {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read --env-file {}", path.display()))?;
+        for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+            let place = || format!("--env-file {} line {number}", path.display());
+            let line = std::str::from_utf8(line).with_context(place)?.trim_start().trim_end_matches('\r');
+            if !line.is_empty() && !line.starts_with('#') {
+                entries.extend(environment_entry(line).with_context(place)?);
+            }
         }
+    }
+    for entry in &options.env {
+        entries.extend(environment_entry(entry).with_context(|| format!("--env {entry:?}"))?);
     }
     Ok(entries)
 }
 
-/// A JSON array is taken as it is, an empty text means no entrypoint, anything else is one word (podman's rule).
-fn parse_entrypoint(text: &str) -> anyhow::Result<Vec<String>> {
-    if text.trim_start().starts_with('[') {
-        return serde_json::from_str(text).with_context(|| format!("--entrypoint {text:?}: not an array of strings"));
+fn environment_entry(text: &str) -> anyhow::Result<Option<String>> {
+    if text.contains('\0') {
+        bail!("it holds a NUL byte");
     }
-    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()).into_iter().collect())
+    match text.split_once('=') {
+        Some(("", _)) => bail!("expected NAME=VALUE or NAME"),
+        None if text.is_empty() => bail!("expected NAME=VALUE or NAME"),
+        Some(_) => Ok(Some(text.to_owned())),
+        None => match std::env::var(text) {
+            Ok(value) => Ok(Some(format!("{text}={value}"))),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(error @ std::env::VarError::NotUnicode(_)) => Err(error.into()),
+        },
+    }
+}
+
+/// A JSON array is taken as it is, an empty text means no entrypoint, anything else is one word (podman's rule).
+fn parse_entrypoint(text: &str) -> Vec<String> {
+    serde_json::from_str(text)
+        .unwrap_or_else(|_| Some(text.to_owned()).filter(|text| !text.is_empty()).into_iter().collect())
 }
 
 /// The kernel's limit is 64 bytes (`__NEW_UTS_LEN`).
@@ -219,10 +230,11 @@ mod tests {
 
     #[test]
     fn words_are_checked() {
-        assert_eq!(parse_entrypoint("[\"a\", \"b\"]").unwrap(), ["a", "b"]);
-        assert_eq!(parse_entrypoint("/bin/sh -c").unwrap(), ["/bin/sh -c"]);
-        assert!(parse_entrypoint("").unwrap().is_empty());
-        assert!(parse_entrypoint("[1]").is_err());
+        assert_eq!(parse_entrypoint("[\"a\", \"b\"]"), ["a", "b"]);
+        for word in ["/bin/sh -c", "[", "[1]"] {
+            assert_eq!(parse_entrypoint(word), [word]);
+        }
+        assert!(parse_entrypoint("").is_empty());
         assert!(parse_hostname("a b").is_err() && parse_hostname("").is_err() && parse_hostname("web-1.x").is_ok());
         assert_eq!(parse_label("a=b=c").unwrap(), ("a".into(), "b=c".into()));
         assert!(parse_label("=x").is_err() && absolute("--workdir", "x").is_err());

@@ -166,6 +166,23 @@ fn what_cannot_be_done_is_refused_by_name() {
 }
 
 #[test]
+fn a_container_of_an_image_is_none_of_an_engine_s() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = sandbox::shell::Shell::new();
+    let id = shell.sandbox.ok(&["run", "-d", "shell:1", "sleep", "1000"]);
+    let link = shell.sandbox.path("runc");
+    symlink(environment::stos(), &link).unwrap();
+    let runc = |arguments: &[&str]| output(Command::new(&link).arg("--root").arg(shell.sandbox.root()).args(arguments));
+    assert_eq!(runc(&["list", "-q"]).stdout, "");
+    for command in ["state", "kill", "delete"] {
+        let refused = runc(&[command, id.trim()]);
+        assert_eq!(refused.code, 1);
+        assert!(refused.stderr.contains("does not exist"), "{}", refused.stderr);
+    }
+    assert_eq!(shell.status(id.trim()), "running");
+}
+
+#[test]
 fn called_by_another_name_it_is_a_runtime() {
     stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
     let bundle = Bundle::new("runc", &["sh", "-c", "echo as runc"]);
@@ -179,6 +196,22 @@ fn called_by_another_name_it_is_a_runtime() {
     let ran = runc(&["run", &unique("named")], &bundle.dir);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "as runc\n"), "{}", ran.stderr);
     assert_eq!(runc(&["state", &unique("named")], &bundle.dir).code, 1);
+    let refused = runc(&["create", "--network", "host", &unique("named")], &bundle.dir);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("--network"), "{}", refused.stderr);
+    let pid_file = bundle.sandbox.path("pid");
+    let detached = Command::new(&link)
+        .arg("--root")
+        .arg(bundle.sandbox.root())
+        .args(["create", "--pid-file"])
+        .arg(&pid_file)
+        .arg(unique("named"))
+        .current_dir(&bundle.dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(detached.unwrap().success(), "the bundle is the current directory");
+    assert!(fs::read_to_string(&pid_file).unwrap().parse::<i32>().unwrap() > 0);
     assert_eq!(runc(&["delete", "--force", &unique("named")], &bundle.dir).code, 0);
     assert_eq!(bundle.left(), Vec::<String>::new());
 }

@@ -4,6 +4,7 @@
 mod sandbox;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -196,7 +197,20 @@ fn the_environment_is_put_together() {
     );
     assert!(env(&["-e", "HOME=/elsewhere"]).contains(&"HOME=/elsewhere".to_owned()));
     refused_with_125(&shell, &["-e", "=x"], "=x");
+    refused_with_125(&shell, &["-e", ""], "expected NAME");
     refused_with_125(&shell, &["--env-file", "/no/such/file"], "/no/such/file");
+    let list = shell.sandbox.path("list");
+    for (bad, said) in [(&b"=x"[..], "expected NAME"), (b"A=\xff", "utf-8"), (b"A=\0", "NUL")] {
+        fs::write(&list, [b"GOOD=1\n# comment\n", bad].concat()).unwrap();
+        let refused = refused(&shell, &["--env-file", list.to_str().unwrap()]);
+        assert!(refused.stderr.contains(&format!("{} line 3: ", list.display())), "{}", refused.stderr);
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+    let mut odd = shell.sandbox.command();
+    odd.env("ODD", std::ffi::OsStr::from_bytes(b"\xff")).args(["create", "-e", "ODD", "shell:1"]);
+    let odd = output(&mut odd);
+    assert_eq!(odd.code, 125);
+    assert!(odd.stderr.contains("ODD") && odd.stderr.contains("unicode"), "{}", odd.stderr);
 }
 
 #[test]
@@ -249,7 +263,8 @@ fn the_entrypoint_is_replaced_as_podman_does() {
     assert_eq!(run(&["--entrypoint", "id"], &["-u"]), "0\n");
     assert_eq!(run(&["--entrypoint", "[\"echo\",\"a b\"]"], &["c"]), "a b c\n");
     assert_eq!(run(&["--entrypoint", ""], &["echo", "none"]), "none\n");
-    refused_with_125(&shell, &["--entrypoint", "[1]"], "--entrypoint");
+    let word = shell.sandbox.run(&["create", "--entrypoint", "[", "shell:1"]);
+    assert_eq!(word.code, 127, "one word, as podman has it: {}", word.stderr);
     let nothing = shell.sandbox.run(&["create", "--entrypoint", "", "shell:1"]);
     assert_eq!(nothing.code, 125);
     assert!(nothing.stderr.contains("hint:"), "{}", nothing.stderr);
@@ -325,6 +340,13 @@ fn bind_mounts_show_the_host_s_files_as_asked() {
         let mount = format!("type=bind,source={},target=/srv,{option}", at("dir"));
         assert_eq!(shell.run(&["--mount", &mount], "echo x > /srv/written").code == 0, writes, "--mount {option}");
     }
+    // Ours stays where /etc is the user's own, unless it would have to be made there.
+    fs::create_dir(host.path().join("etc")).unwrap();
+    fs::write(host.path().join("etc/hosts"), "host\n").unwrap();
+    let etc = format!("{}:/etc:ro", at("etc"));
+    let seen = shell.says(&["--hostname", "mine", "-v", &etc], "cat /etc/hosts; test -e /etc/hostname || echo none");
+    assert!(seen.contains("mine") && seen.ends_with("none\n"), "{seen}");
+    assert_eq!(fs::read_dir(host.path().join("etc")).unwrap().count(), 1);
     // /etc/hosts of one's own takes the place of ours.
     assert_eq!(shell.says(&["-v", &format!("{}:/etc/hosts", at("file"))], "cat /etc/hosts"), "host\n");
 }
@@ -362,14 +384,24 @@ fn mounts_that_cannot_be_are_refused() {
         ("-v", "/tmp:/", "target"),
         ("-v", "/tmp:/x:z", "\"z\""),
         ("-v", "/tmp:/x:ro:rw", "expected"),
+        ("--mount", "type=bind,src=/tmp,dst=/taken/,ro", "duplicate mount destination"),
         ("--mount", "type=bind,src=/no/such,dst=/x", "/no/such"),
         ("--mount", "type=volume,src=named,dst=/x", "volume"),
         ("--mount", "type=tmpfs,dst=/x", "tmpfs"),
         ("--mount", "type=bind,src=/tmp", "dst"),
         ("--mount", "type=bind,src=/tmp,dst=/x,colour=red", "colour"),
     ] {
-        refused_with_125(&shell, &[option, value], said);
+        refused_with_125(&shell, &["-v", "/tmp:/taken", option, value], said);
     }
+    // Before anything is fetched.
+    shell.hub.registry.take_requests();
+    let absent = format!("{}/absent:1", shell.hub.registry.address());
+    for options in [["-v", "/no/such:/x"], ["-u", "4294967296"]] {
+        let refused = shell.sandbox.run(&[&["create", "--tls-verify=false"], &options[..], &[&absent]].concat());
+        assert_eq!(refused.code, 125);
+        assert!(refused.stderr.contains(options[1].split(':').next().unwrap()), "{}", refused.stderr);
+    }
+    assert_eq!(shell.hub.registry.take_requests(), Vec::<String>::new());
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod sandbox;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ fn streams_stay_apart_and_codes_pass_through() {
     let shell = Shell::new();
     let ran = shell.run(&[], "echo out; echo err >&2; printf 'no end'; exit 200");
     assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (200, "out\nno end", "err\n"));
+    assert_eq!(shell.run(&[], "kill -9 $$; exit 7").code, 7, "a first process is deaf to its own signals");
     for code in [0, 1, 125, 126, 127, 128, 255] {
         assert_eq!(shell.run(&[], &format!("exit {code}")).code, code);
     }
@@ -134,6 +136,13 @@ fn a_command_line_that_cannot_be_read_is_125_or_1() {
         (&["run", "--pull", "sometimes", "x"], 125),
         (&["start", "no-such"], 125),
         (&["create", "--bundle", "x", "--name", "y", "id"], 1),
+        (&["run", "--no-such", "image", "ls", "-b"], 125),
+        (&["run", "--pid-file", "p", "image"], 125),
+        (&["--log", "/no/dir/x", "run", "x"], 125),
+        (&["--log", "/no/dir/x", "run", "--bundle", "x", "x"], 1),
+        (&["--log", "/no/dir/x", "list"], 1),
+        (&["start", "-a", "one", "two"], 125),
+        (&["start", "one", "two"], 125),
         (&["wait"], 1),
         (&["wait", "no-such"], 1),
         (&["logs", "no-such"], 1),
@@ -150,6 +159,66 @@ fn a_command_line_that_cannot_be_read_is_125_or_1() {
         assert_eq!(output.code, expected, "{words:?}: {}", output.stderr);
         assert_eq!(output.stderr.is_empty(), expected == 0, "{words:?}");
     }
+}
+
+#[test]
+fn another_user_is_told_in_one_line() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("setpriv"));
+    // Where anybody may execute it.
+    let dir = tempfile::Builder::new()
+        .prefix("stos-test-")
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir_in("/tmp")
+        .unwrap();
+    let binary = dir.path().join("stos");
+    fs::copy(stos_testkit::environment::stos(), &binary).unwrap();
+    for (words, expected) in [
+        (&["run", "x"][..], 125),
+        (&["create", "x"], 125),
+        (&["start", "x"], 125),
+        (&["run", "--bundle", "x", "x"], 1),
+        (&["list"], 1),
+    ] {
+        let mut stos = std::process::Command::new("setpriv");
+        stos.args(["--reuid=1000", "--regid=1000", "--clear-groups"]).arg(&binary);
+        let ran = output(stos.args(words));
+        assert_eq!((ran.code, ran.stderr.lines().count()), (expected, 1), "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("must run as root"), "{words:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn of_several_containers_each_has_its_turn() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    for name in ["one", "two"] {
+        shell.sandbox.ok(&["create", "--name", name, "shell:1", "sh", "-c", "sleep 1000"]);
+    }
+    let both = |words: &[&str], code: i32, stdout: &str| {
+        let ran = shell.sandbox.run(&[words, &["one", "none", "two"]].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, stdout), "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("\"none\"") && ran.stderr.contains("hint:"), "{words:?}: {}", ran.stderr);
+    };
+    both(&["start"], 125, "one\ntwo\n");
+    both(&["kill", "-s", "KILL"], 1, "");
+    both(&["wait"], 1, "137\n137\n");
+    both(&["stop", "-t", "18446744073709551615"], 1, "one\ntwo\n");
+    both(&["delete"], 1, "one\ntwo\n");
+    assert!(shell.sandbox.names("containers").is_empty());
+    let removed = shell.sandbox.run(&["rmi", "--format", "json", "none:1", "shell:1"]);
+    assert_eq!(removed.code, 1);
+    let json: serde_json::Value = serde_json::from_str(&removed.stdout).unwrap();
+    assert_eq!(json[0]["deleted"].as_array().unwrap().len(), 1, "{json}");
+}
+
+#[test]
+fn wait_waits_for_a_container_that_was_never_started() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    shell.sandbox.ok(&["create", "--name", "later", "shell:1", "sh", "-c", "exit 3"]);
+    let waiter = spawn(&shell, &["wait", "later"]);
+    shell.sandbox.ok(&["start", "later"]);
+    assert_eq!(waiter.wait_with_output().unwrap().stdout, b"3\n");
 }
 
 #[test]
