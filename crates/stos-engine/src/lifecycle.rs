@@ -281,7 +281,7 @@ pub(crate) fn remove_stopped(engine: &Engine, record: &ContainerRecord) -> Resul
 fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force: bool) -> Result<()> {
     with_life_lock(engine, id, || {
         if let ContainerState::Running(run) = state(engine, id)?
-            && !(force && !run.creator.is_alive()?)
+            && (!force || run.creator.is_alive()?)
         {
             return Err(Error::ContainerState {
                 action: "delete",
