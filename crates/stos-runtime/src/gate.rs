@@ -13,7 +13,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, mknodat};
@@ -33,7 +33,7 @@ pub(crate) struct GateEnd {
     confirmed: OwnedFd,
     start: OwnedFd,
     /// Where errors after the gate go; its closing is success.
-    pub(crate) result: OwnedFd,
+    result: OwnedFd,
 }
 
 fn open(path: PathBuf, flags: OFlags) -> std::result::Result<OwnedFd, SysError> {
@@ -55,6 +55,11 @@ impl GateEnd {
             start: open(directory.join(START), OFlags::RDWR).map_err(Error::sys(stage))?,
             result: open(directory.join(RESULT), OFlags::RDWR).map_err(Error::sys(stage))?,
         })
+    }
+
+    /// The descriptors that [`GateEnd::wait`] needs: pipes and FIFOs, no directory among them.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.confirmed.as_fd(), self.start.as_fd(), self.result.as_fd()]
     }
 
     /// Waits until the creator has recorded the container. `false` where it ended first.

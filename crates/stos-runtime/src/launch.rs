@@ -257,7 +257,8 @@ fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<Cloning> {
     }
     match cloned? {
         Cloned::Child => {
-            drop((read_end, confirmation));
+            // No directory and no namespace of the host may be in reach of what a container names as its command.
+            drop((read_end, confirmation, v2, own_pids));
             init::run(launch, cgroup, gate, write_end)
         }
         Cloned::Parent { pid, pidfd } => {

@@ -28,7 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use stos_sys::SysError;
-use stos_sys::process::clone::{close_on_exec_from, exit_now, join_new_session_keyring, reset_signals};
+use stos_sys::process::clone::{close_all_but, exit_now, join_new_session_keyring, reset_signals};
 use stos_sys::process::credentials::{set_dumpable, set_parent_death_signal};
 
 use crate::accounts;
@@ -107,11 +107,11 @@ fn set_up(
         rootfs::make_read_only(&root)?;
     }
     give_pipes_to(&launch.stdio, account.uid)?;
-    // From here on no path of the host can be reached, and nothing below needs one.
+    drop(root);
+    close_descriptors(gate.as_ref(), channel)?;
+    // From here on no path and no descriptor leads to the host, and nothing below needs one.
     credentials::become_user(&settings.process, &account)?;
     let command = command::find(&settings.process, &account)?;
-    drop(root);
-    close_on_exec_from(3).map_err(InitError::step("keep the caller's descriptors out"))?;
     wait_for_start(gate, channel)?;
     command.execute()
 }
@@ -168,6 +168,13 @@ fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
         }
     }
     Ok(())
+}
+
+/// Closes all descriptors but the standard streams, and the pipes that this process still talks over: those go on execve(2).
+fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel) -> Step {
+    let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().map(AsFd::as_fd).collect();
+    kept.extend(gate.iter().flat_map(|gate| gate.descriptors()));
+    close_all_but(&kept).map_err(InitError::step("keep the caller's descriptors out"))
 }
 
 /// Says that all is ready, and waits before the gate where there is one.

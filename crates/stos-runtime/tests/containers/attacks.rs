@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
 use crate::features::tests;
-use crate::fixture::{Bundle, MARKER};
+use crate::fixture::{Bundle, MARKER, Outcome};
 
 tests![
     mount_targets_do_not_leave_the_root,
@@ -20,6 +20,7 @@ tests![
     dev_null_of_the_image_is_no_mask,
     a_device_name_that_is_taken,
     descriptors_do_not_leak,
+    a_command_behind_a_descriptor,
     a_working_directory_outside,
     a_working_directory_by_descriptor,
     the_binary_cannot_be_written,
@@ -118,22 +119,67 @@ fn a_device_name_that_is_taken() {
     assert!(bundle.run().failed(1).contains("/dev/zero"));
 }
 
-/// CVE-2024-21626: descriptors of the runtime and of its caller.
-fn descriptors_do_not_leak() {
-    let bundle = Bundle::new("ls -l /proc/self/fd");
+/// Runs a command of the runtime from a shell that leaks descriptors of directories, as a careless engine does: they are not
+/// close-on-exec.
+fn with_leaked_descriptors(bundle: &Bundle, command: &str) -> Outcome {
     let path = bundle.path().display().to_string();
-    let command = bundle.command(&["run", "--bundle", &path, &bundle.id]);
-    // The shell between makes a descriptor that is not close-on-exec, as a careless engine does.
+    let command = bundle.command(&[command, "--bundle", &path, &bundle.id]);
     let program = command.get_program().to_owned();
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut shell = std::process::Command::new("sh");
     shell.arg("-c").arg("exec 7</ 9</etc \"$@\"").arg("sh").arg(program).args(arguments);
-    let output = shell.current_dir(bundle.path()).stdin(std::process::Stdio::null()).output().unwrap();
-    let listing = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    shell.current_dir(bundle.path()).stdin(Stdio::null()).output().unwrap().into()
+}
+
+/// CVE-2024-21626: descriptors of the runtime and of its caller.
+fn descriptors_do_not_leak() {
+    let listing = with_leaked_descriptors(&Bundle::new("ls -l /proc/self/fd"), "run").ok();
     let open: Vec<_> = listing.lines().filter_map(|line| line.split_once(" -> ")?.0.split(' ').next_back()).collect();
     // 3 is ls's own, of the directory that it lists.
     assert_eq!(open, ["0", "1", "2", "3"], "{listing}");
+}
+
+/// CVE-2024-21626, the variant of `process.args`: the command's path, or that of what interprets it, leads through a
+/// descriptor of a host's directory that is still open when it is resolved.
+fn a_command_behind_a_descriptor() {
+    let host = tempfile::tempdir().unwrap();
+    let program = host.path().join("program");
+    fs::write(&program, "#!/bin/sh\necho escaped\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let numbers = 3..64;
+    let link = |bundle: &Bundle, number: i32| {
+        let target = format!("/proc/self/fd/{number}/../../../../../../../../..{}", host.path().display());
+        symlink(target, bundle.rootfs().join(format!("out{number}"))).unwrap();
+    };
+    let search: Vec<_> = numbers.clone().map(|number| format!("/out{number}")).collect();
+    let by_path = Bundle::with("", |config| {
+        config["process"]["args"] = json!(["program"]);
+        config["process"]["env"] = json!([format!("PATH={}", search.join(":"))]);
+    });
+    numbers.clone().for_each(|number| link(&by_path, number));
+    for command in ["run", "launch"] {
+        for outcome in [with_leaked_descriptors(&by_path, command), by_path.launch(&[]), by_path.run()] {
+            assert_eq!(outcome.stdout, "");
+            assert!(outcome.failed(127).contains("\"program\" not found in PATH"));
+        }
+    }
+    let by_script = Bundle::with("", |config| config["process"]["args"] = json!(["/bin/script"]));
+    // The script's own interpreter is a script: then the kernel takes that one's.
+    let (script, inner) = (by_script.rootfs().join("bin/script"), by_script.rootfs().join("bin/inner"));
+    fs::write(&script, "#!/bin/inner\n").unwrap();
+    fs::write(&inner, "").unwrap();
+    for path in [&script, &inner] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for number in numbers {
+        link(&by_script, number);
+        fs::write(&inner, format!("#!/out{number}/program\n")).unwrap();
+        for outcome in [with_leaked_descriptors(&by_script, "run"), by_script.launch(&[])] {
+            assert_eq!(outcome.stdout, "", "{number}");
+            // 126 where it is the pipe to the launch, which has no parent.
+            assert!(matches!(outcome.code, 126 | 127), "{number}: {} {}", outcome.code, outcome.stderr);
+        }
+    }
 }
 
 /// CVE-2024-21626: a working directory that is reached through a descriptor of the runtime.

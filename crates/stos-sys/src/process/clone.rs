@@ -127,16 +127,30 @@ pub fn reset_signals() {
     }
 }
 
-/// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
+/// Closes every descriptor but 0, 1, 2 and those in `keep` (close_range(2), Linux 5.9).
 ///
-/// What the caller's caller leaked to us must not reach a container (CVE-2024-21626).
-pub fn close_on_exec_from(first: u32) -> Result<()> {
-    // SAFETY: marking descriptors close-on-exec takes no memory and closes nothing now.
-    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if answer == 0 {
+/// For a cloned child on its way to execve(2), which uses none of the others again. To mark them close-on-exec is not enough:
+/// execve(2) resolves the path of the program, of its `#!` line and of its dynamic linker while they are still open, and
+/// `/proc/self/fd/N/../..` leads out of the root through a directory of the host (CVE-2024-21626).
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: closing descriptors touches no memory; the caller's contract says that nobody uses them again.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return Ok(());
     }
-    Err(SysError::new("close_range", format!("{first}, ~0, CLOSE_RANGE_CLOEXEC"), last_errno()))
+    Err(SysError::new("close_range", format!("{first}, {last}, 0"), last_errno()))
 }
 
 /// Closes every descriptor from `first` on that is not close-on-exec.
