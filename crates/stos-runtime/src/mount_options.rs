@@ -55,8 +55,6 @@ pub struct MountOptions {
     pub propagation: Vec<(Propagation, bool)>,
     /// What the filesystem itself takes.
     pub parameters: Vec<FsParameter>,
-    /// Whether read-only was asked for, in either way.
-    pub read_only: bool,
 }
 
 /// An option that is known and not offered.
@@ -113,7 +111,6 @@ pub fn parse(options: &[String]) -> Result<MountOptions, Refused> {
             other(&mut parsed, name)?;
         }
     }
-    parsed.read_only = (parsed.attributes.set | parsed.recursive.set) & attr::RDONLY != 0;
     if parsed.bind.is_some() || parsed.remount {
         // mount(2) would drop these without a word.
         if let Some(parameter) = parsed.parameters.first() {
@@ -171,10 +168,10 @@ mod tests {
     #[test]
     fn binds_and_propagation() {
         let bind = of("rbind,ro,rprivate,slave").unwrap();
-        assert_eq!((bind.bind, bind.read_only), (Some(true), true));
+        assert_eq!((bind.bind, bind.attributes.set), (Some(true), attr::RDONLY));
         assert_eq!(bind.propagation, [(Propagation::Private, true), (Propagation::Slave, false)]);
         let recursive = of("rbind,rro,rnosuid").unwrap();
-        assert!(recursive.read_only && recursive.attributes.is_empty());
+        assert!(recursive.attributes.is_empty());
         assert_eq!(recursive.recursive.set, attr::RDONLY | attr::NOSUID);
         assert_eq!(of("bind,remount,ro").unwrap().bind, Some(false));
         assert_eq!(of("relatime").unwrap().recursive, Attributes::default());

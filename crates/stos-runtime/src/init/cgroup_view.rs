@@ -4,83 +4,99 @@
 //! A bind of the container's directory is the same view with and without a cgroup namespace. With v1 a small tmpfs holds
 //! one directory for each hierarchy and, as on a host, a symlink for each controller that shares one.
 
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use stos_sys::SysError;
-use stos_sys::mount::{FsParameter, MountChange, attach_at, change_mount, new_filesystem, open_tree_clone};
-use stos_sys::rooted::{MountPoint, Root};
+use stos_sys::mount::{FsParameter, attach_at, new_filesystem, open_tree_clone};
+use stos_sys::rooted::Root;
 
+use super::rootfs::apply_attributes;
 use crate::cgroup::{CgroupDirectory, CgroupRecord, Version};
 use crate::config::MountRequest;
 
-/// Mounts the view that `request` asks for.
-pub(super) fn mount(root: &Root, request: &MountRequest, cgroup: &CgroupRecord) -> Result<(), SysError> {
-    let unified = cgroup.directories.iter().find(|directory| directory.version == Version::V2);
-    let only_v2 = cgroup.directories.iter().all(|directory| directory.version == Version::V2);
-    match unified {
-        Some(directory) if only_v2 || request.fstype == "cgroup2" => {
-            let target = root.ensure_mount_point(&request.destination, MountPoint::Directory)?;
-            bind(directory, request, target.as_fd())
-        }
-        None if request.fstype == "cgroup2" => {
-            Err(SysError::new("mount", "cgroup2: no v2 hierarchy on this machine", Errno::NODEV))
-        }
-        _ => mount_all(root, request, cgroup),
-    }
+/// A view that is not attached yet. Nothing of the host is looked up to attach it.
+pub(super) enum View {
+    /// The directory of one hierarchy.
+    One(OwnedFd),
+    /// A tmpfs for the directories of all.
+    All { tmpfs: OwnedFd, directories: Vec<Entry> },
 }
 
-fn bind(
-    directory: &CgroupDirectory,
-    request: &MountRequest,
-    target: std::os::fd::BorrowedFd<'_>,
-) -> Result<(), SysError> {
-    let view = open_tree_clone(&directory.path, false)?;
-    let attributes = request.options.attributes;
-    if !attributes.is_empty() {
-        let change = MountChange { set: attributes.set, clear: attributes.clear, ..MountChange::default() };
-        change_mount(view.as_fd(), change)?;
-    }
-    attach_at(view.as_fd(), target)
+/// A directory in a view of all hierarchies.
+pub(super) struct Entry {
+    name: OsString,
+    aliases: Vec<String>,
+    mount: OwnedFd,
 }
 
-fn mount_all(root: &Root, request: &MountRequest, cgroup: &CgroupRecord) -> Result<(), SysError> {
-    let target = root.ensure_mount_point(&request.destination, MountPoint::Directory)?;
-    let parameters = [("source", "cgroup"), ("mode", "755")];
-    let parameters = parameters.map(|(key, value)| FsParameter::String(key.into(), value.into()));
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let tmpfs = new_filesystem("tmpfs", &parameters, attributes)?;
-    attach_at(tmpfs.as_fd(), target.as_fd())?;
-    // A tmpfs of our own, empty: names in it are ours.
-    let view = Root::new(tmpfs);
-    for directory in &cgroup.directories {
-        let Some(name) = directory.mount_point.file_name() else { continue };
-        let target = view.create_dir_all(Path::new(name), Mode::from_raw_mode(0o755))?;
-        bind(directory, request, target.as_fd())?;
-        for controller in &directory.controllers {
-            let alias = controller.strip_prefix("name=").unwrap_or(controller);
-            if Path::new(alias) != Path::new(name) {
-                link(&view, Path::new(name), alias)?;
+impl View {
+    /// Makes the view that `request` asks for, detached.
+    pub(super) fn open(request: &MountRequest, cgroup: &CgroupRecord) -> Result<Self, SysError> {
+        let unified = cgroup.directories.iter().find(|directory| directory.version == Version::V2);
+        let only_v2 = cgroup.directories.iter().all(|directory| directory.version == Version::V2);
+        match unified {
+            Some(directory) if only_v2 || request.fstype == "cgroup2" => clone(directory, request).map(Self::One),
+            None if request.fstype == "cgroup2" => {
+                Err(SysError::new("mount", "cgroup2: no v2 hierarchy on this machine", Errno::NODEV))
             }
+            _ => Self::of_all(request, cgroup),
         }
     }
-    if request.options.read_only {
-        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
-        change_mount(view.as_fd(), MountChange { set: read_only, ..MountChange::default() })?;
+
+    fn of_all(request: &MountRequest, cgroup: &CgroupRecord) -> Result<Self, SysError> {
+        let parameters = [("source", "cgroup"), ("mode", "755")];
+        let parameters = parameters.map(|(key, value)| FsParameter::String(key.into(), value.into()));
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let tmpfs = new_filesystem("tmpfs", &parameters, attributes)?;
+        let named =
+            cgroup.directories.iter().filter_map(|directory| Some((directory, directory.mount_point.file_name()?)));
+        let directories = named.map(|(directory, name)| {
+            let aliases =
+                directory.controllers.iter().map(|name| name.strip_prefix("name=").unwrap_or(name).to_owned());
+            let aliases = aliases.filter(|alias| name != alias.as_str()).collect();
+            Ok(Entry { name: name.to_owned(), aliases, mount: clone(directory, request)? })
+        });
+        Ok(Self::All { tmpfs, directories: directories.collect::<Result<_, SysError>>()? })
     }
-    Ok(())
+
+    /// Attaches the view to `target`, and gives its mount.
+    pub(super) fn attach(self, request: &MountRequest, target: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+        let (tmpfs, directories) = match self {
+            Self::One(mount) => {
+                attach_at(mount.as_fd(), target)?;
+                return Ok(mount);
+            }
+            Self::All { tmpfs, directories } => (tmpfs, directories),
+        };
+        // First, for older kernels attach nothing to a mount that is not attached itself.
+        attach_at(tmpfs.as_fd(), target)?;
+        // A tmpfs of our own, empty: names in it are ours.
+        let view = Root::new(tmpfs);
+        for Entry { name, aliases, mount } in directories {
+            let target = view.create_dir_all(Path::new(&name), Mode::from_raw_mode(0o755))?;
+            attach_at(mount.as_fd(), target.as_fd())?;
+            aliases.iter().try_for_each(|alias| link(&view, Path::new(&name), alias))?;
+        }
+        apply_attributes(view.as_fd(), request)?;
+        Ok(view.into())
+    }
+}
+
+fn clone(directory: &CgroupDirectory, request: &MountRequest) -> Result<OwnedFd, SysError> {
+    let mount = open_tree_clone(&directory.path, false)?;
+    apply_attributes(mount.as_fd(), request)?;
+    Ok(mount)
 }
 
 fn link(view: &Root, target: &Path, alias: &str) -> Result<(), SysError> {
     match symlinkat(target, view, alias) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => {
-            let shown: PathBuf = Path::new(alias).to_owned();
-            Err(SysError::new("symlinkat", format!("{} -> {}", shown.display(), target.display()), errno))
-        }
+        Err(errno) => Err(SysError::new("symlinkat", format!("{alias} -> {}", target.display()), errno)),
     }
 }

@@ -97,9 +97,10 @@ fn set_up(
     isolation::join_namespaces(settings)?;
     take_stdio(&launch.stdio)?;
     isolation::separate(settings)?;
+    let covers = protect::Covers::open(settings)?;
     let root = rootfs::mount_all(launch, cgroup)?;
     devices::create(&root, settings)?;
-    protect::paths(&root, settings)?;
+    protect::paths(&root, settings, covers)?;
     rootfs::pivot(&root)?;
     let account = accounts::resolve(&root, launch.identity, &settings.process)?;
     credentials::enter_working_directory(&root, &settings.process.cwd)?;

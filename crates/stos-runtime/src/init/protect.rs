@@ -21,13 +21,12 @@ use crate::config::Settings;
 use crate::init_error::InitError;
 
 /// Protects every path that the bundle names. One that does not exist needs no protection.
-pub(super) fn paths(root: &Root, settings: &Settings) -> Step {
+pub(super) fn paths(root: &Root, settings: &Settings, mut covers: Covers) -> Step {
     for path in &settings.readonly_paths {
         if let Some(target) = resolve(root, path, settings)? {
             make_read_only(target.as_fd()).map_err(InitError::step(format!("make {} read-only", path.display())))?;
         }
     }
-    let mut covers = Covers::default();
     for path in &settings.masked_paths {
         if let Some(target) = resolve(root, path, settings)? {
             covers.mask(target.as_fd()).map_err(InitError::step(format!("mask {}", path.display())))?;
@@ -66,18 +65,25 @@ fn make_read_only(target: BorrowedFd<'_>) -> Result<(), SysError> {
 }
 
 /// What masks are made of: the null device for files, one empty read-only tmpfs for directories.
-#[derive(Default)]
-struct Covers {
+pub(super) struct Covers {
+    /// The host's, and not what the container's `/dev/null` may be; `None` where nothing is masked.
     null: Option<OwnedFd>,
     /// Attached already; further directories get clones of it.
     directory: Option<OwnedFd>,
 }
 
 impl Covers {
+    /// Takes from the host what `settings` need. To be called before the root is attached.
+    pub(super) fn open(settings: &Settings) -> Step<Self> {
+        let null = if settings.masked_paths.is_empty() { None } else { Some(null_device()) };
+        let null = null.transpose().map_err(InitError::step("open the host's null device"))?;
+        Ok(Self { null, directory: None })
+    }
+
     fn mask(&mut self, target: BorrowedFd<'_>) -> Result<(), SysError> {
         if file_type(target)? != FileType::Directory {
-            let null = self.null()?;
-            let cover = open_tree_clone_at(null, Path::new(""), false, true)?;
+            let null = self.null.as_ref().ok_or_else(|| SysError::new("open", "/dev/null", Errno::NODEV))?;
+            let cover = open_tree_clone_at(null.as_fd(), Path::new(""), false, true)?;
             return attach_at(cover.as_fd(), target);
         }
         if let Some(attached) = &self.directory {
@@ -95,23 +101,17 @@ impl Covers {
         self.directory = Some(cover);
         Ok(())
     }
+}
 
-    /// The host's null device, and not what the container's `/dev/null` may be.
-    fn null(&mut self) -> Result<BorrowedFd<'_>, SysError> {
-        if self.null.is_none() {
-            let path = Path::new("/dev/null");
-            let null = open_host_path(path)?;
-            let found = fstat(&null).map_err(SysError::at("fstat", || path.display().to_string()))?;
-            let is_null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
-                && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3);
-            if !is_null {
-                return Err(SysError::new("open", "/dev/null: expected the character device 1:3", Errno::NODEV));
-            }
-            self.null = Some(null);
-        }
-        match &self.null {
-            Some(null) => Ok(null.as_fd()),
-            None => Err(SysError::new("open", "/dev/null", Errno::NODEV)),
-        }
+fn null_device() -> Result<OwnedFd, SysError> {
+    let path = Path::new("/dev/null");
+    let null = open_host_path(path)?;
+    let found = fstat(&null).map_err(SysError::at("fstat", || path.display().to_string()))?;
+    let is_null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+        && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3);
+    if is_null {
+        Ok(null)
+    } else {
+        Err(SysError::new("open", "/dev/null: expected the character device 1:3", Errno::NODEV))
     }
 }

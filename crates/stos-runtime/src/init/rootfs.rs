@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The root, its mounts, pivot_root.
 //!
-//! The new root is mounted over `/` of the new mount namespace and worked on through its descriptor, so the host's paths
-//! stay in view for bind sources until pivot_root(2). Each mount is made detached, given its attributes, and then attached to
-//! a descriptor that was resolved inside the root: no path is looked up twice.
+//! The order keeps the host and the container apart. First all that comes from the host is opened: the root, the source of
+//! each bind, the container's cgroups, and every new filesystem, for its parameters may be paths. Each is a detached mount with
+//! its attributes. Then the new root is attached over `/`, where a `..` of a host path would cross onto it and an image's symlinks
+//! decide what is mounted; so no path of the host is looked up any more. Last each mount is attached to a descriptor that was
+//! resolved inside the root: no path is looked up twice.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
@@ -19,7 +21,7 @@ use stos_sys::mount::{
 use stos_sys::rooted::{MountPoint, PROC_MAGIC, Root, file_type, filesystem_magic};
 
 use super::Step;
-use super::cgroup_view;
+use super::cgroup_view::View;
 use crate::cgroup::CgroupRecord;
 use crate::config::MountRequest;
 use crate::init_error::InitError;
@@ -32,54 +34,81 @@ pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Step<Root
     // The host's mounts never see ours: neither private nor slave mounts give anything back.
     let change = MountChange { propagation: Some(settings.propagation), recursive: true, ..MountChange::default() };
     change_mount_at(CWD, c"/", change).map_err(InitError::step("set the propagation of the host's mounts"))?;
-    let root = mount_root(&launch.root)?;
-    for request in &settings.mounts {
-        mount_one(&root, launch.bundle, request, cgroup)?;
+    let root = match &launch.root {
+        RootSource::Directory(path) => open_tree_clone(path, true),
+        RootSource::Plan(plan) => plan.mount_detached(),
+    };
+    let root = root.map_err(InitError::step("mount the root"))?;
+    let open = |request| Source::open(launch.bundle, request, cgroup).map_err(|error| mount_error(request, error));
+    let sources: Vec<Option<Source>> = settings.mounts.iter().map(open).collect::<Step<_>>()?;
+    attach(root.as_fd(), Path::new("/")).map_err(InitError::step("attach the root"))?;
+    let root = Root::new(root);
+    for (request, source) in settings.mounts.iter().zip(sources) {
+        mount_one(&root, request, source)?;
     }
     Ok(root)
 }
 
-fn mount_root(source: &RootSource<'_>) -> Step<Root> {
-    let mount = match source {
-        RootSource::Directory(path) => open_tree_clone(path, true),
-        RootSource::Plan(plan) => plan.mount_detached(),
-    };
-    let mount = mount.map_err(InitError::step("mount the root"))?;
-    attach(mount.as_fd(), Path::new("/")).map_err(InitError::step("attach the root"))?;
-    Ok(Root::new(mount))
+/// What a request mounts, detached, with its attributes.
+enum Source {
+    /// What a bind shows, and what kind of mount point it needs.
+    Bind(OwnedFd, MountPoint),
+    Filesystem(OwnedFd),
+    Cgroups(View),
 }
 
-fn mount_one(root: &Root, bundle: &Path, request: &MountRequest, cgroup: &CgroupRecord) -> Step {
-    let failed = |error: SysError| InitError::Mount {
+impl Source {
+    /// `None` where a mount that is there already is changed.
+    fn open(bundle: &Path, request: &MountRequest, cgroup: &CgroupRecord) -> Result<Option<Self>, SysError> {
+        if request.options.remount {
+            return Ok(None);
+        }
+        let source = match request.fstype.as_str() {
+            "cgroup" | "cgroup2" => Self::Cgroups(View::open(request, cgroup)?),
+            "bind" => {
+                // config.md, "mounts": a source that is not absolute is relative to the bundle.
+                let mount = open_tree_clone(&bundle.join(&request.source), request.options.bind == Some(true))?;
+                let is_directory = file_type(mount.as_fd())? == FileType::Directory;
+                apply_attributes(mount.as_fd(), request)?;
+                Self::Bind(mount, if is_directory { MountPoint::Directory } else { MountPoint::File })
+            }
+            fstype => {
+                let mount = new_filesystem(fstype, &with_source(request), MountAttrFlags::empty())?;
+                apply_attributes(mount.as_fd(), request)?;
+                Self::Filesystem(mount)
+            }
+        };
+        Ok(Some(source))
+    }
+}
+
+fn mount_error(request: &MountRequest, error: SysError) -> InitError {
+    InitError::Mount {
         destination: request.destination.clone(),
         mount_source: request.source.clone(),
         fstype: request.fstype.clone(),
         options: request.raw_options.clone(),
         reason: error.into(),
-    };
-    if request.options.remount {
-        return remount(root, request).map_err(failed);
     }
-    let target = match request.fstype.as_str() {
-        "cgroup" | "cgroup2" => return cgroup_view::mount(root, request, cgroup).map_err(failed),
-        "bind" => {
-            let (mount, kind) = bind(bundle, request).map_err(failed)?;
-            let target = root.ensure_mount_point(&request.destination, kind).map_err(failed)?;
-            check_inside_proc(request, target.as_fd(), Some(mount.as_fd()))?;
-            attach_at(mount.as_fd(), target.as_fd()).map_err(failed)?;
-            mount
-        }
-        fstype => {
-            let parameters = with_source(request);
-            let target = filesystem_target(root, request).map_err(failed)?;
-            check_inside_proc(request, target.as_fd(), None)?;
-            let mount = new_filesystem(fstype, &parameters, MountAttrFlags::empty()).map_err(failed)?;
-            apply_attributes(mount.as_fd(), request).map_err(failed)?;
+}
+
+fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Step {
+    let failed = |error| mount_error(request, error);
+    let Some(source) = source else { return remount(root, request).map_err(failed) };
+    let (kind, shown) = match &source {
+        Source::Bind(mount, kind) => (*kind, Some(mount.as_fd())),
+        Source::Filesystem(_) | Source::Cgroups(_) => (MountPoint::Directory, None),
+    };
+    let target = mount_point(root, request, kind).map_err(failed)?;
+    check_inside_proc(request, target.as_fd(), shown)?;
+    let mount = match source {
+        Source::Cgroups(view) => view.attach(request, target.as_fd()).map_err(failed)?,
+        Source::Bind(mount, _) | Source::Filesystem(mount) => {
             attach_at(mount.as_fd(), target.as_fd()).map_err(failed)?;
             mount
         }
     };
-    set_propagation(target.as_fd(), request).map_err(failed)
+    set_propagation(mount.as_fd(), request).map_err(failed)
 }
 
 /// The options of a new filesystem and its source: mount tables name it by that, and say "none" without.
@@ -90,38 +119,37 @@ fn with_source(request: &MountRequest) -> Vec<FsParameter> {
     source.into_iter().chain(request.options.parameters.iter().cloned()).collect()
 }
 
-/// The mount point of a new filesystem. procfs and sysfs must be where they are asked for: through a symlink of the image
-/// they would be elsewhere, and `/proc` and `/sys` what the image likes (CVE-2019-19921, CVE-2023-27561).
-fn filesystem_target(root: &Root, request: &MountRequest) -> Result<OwnedFd, SysError> {
-    if matches!(request.fstype.as_str(), "proc" | "sysfs") {
-        match root.resolve_without_symlinks(&request.destination) {
-            Err(error) if error.errno == Errno::NOENT => {}
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
+/// The mount point of a request, made where it is missing. procfs and sysfs must be where they are asked for: through a
+/// symlink of the image they would be elsewhere, and `/proc` and `/sys` what the image likes (CVE-2019-19921,
+/// CVE-2023-27561). What was resolved without symlinks is what is used.
+fn mount_point(root: &Root, request: &MountRequest, kind: MountPoint) -> Result<OwnedFd, SysError> {
+    let path = &request.destination;
+    if !matches!(request.fstype.as_str(), "proc" | "sysfs") {
+        return root.ensure_mount_point(path, kind);
     }
-    root.ensure_mount_point(&request.destination, MountPoint::Directory)
-}
-
-/// Clones what a bind shows, with its attributes, and says what kind of mount point it needs.
-fn bind(bundle: &Path, request: &MountRequest) -> Result<(OwnedFd, MountPoint), SysError> {
-    // config.md, "mounts": a source that is not absolute is relative to the bundle.
-    let source: PathBuf = bundle.join(&request.source);
-    let mount = open_tree_clone(&source, request.options.bind == Some(true))?;
-    let kind = if file_type(mount.as_fd())? == FileType::Directory { MountPoint::Directory } else { MountPoint::File };
-    apply_attributes(mount.as_fd(), request)?;
-    Ok((mount, kind))
+    match root.resolve_without_symlinks(path) {
+        Err(error) if error.errno == Errno::NOENT => {
+            root.ensure_mount_point(path, kind)?;
+            root.resolve_without_symlinks(path)
+        }
+        found => found,
+    }
 }
 
 /// Sets attributes. A bind keeps those of its source that the options do not name: nothing is made writable, or its
 /// devices usable, but by asking.
-fn apply_attributes(mount: BorrowedFd<'_>, request: &MountRequest) -> Result<(), SysError> {
-    let change = |Attributes { set, clear }: Attributes, recursive| match (set, clear) {
-        (0, 0) => Ok(()),
-        _ => change_mount(mount, MountChange { set, clear, propagation: None, recursive }),
-    };
-    change(request.options.recursive, true)?;
-    change(request.options.attributes, false)
+pub(super) fn apply_attributes(mount: BorrowedFd<'_>, request: &MountRequest) -> Result<(), SysError> {
+    change_attributes(mount, request.options.recursive, true)?;
+    change_attributes(mount, request.options.attributes, false)
+}
+
+fn change_attributes(mount: BorrowedFd<'_>, change: Attributes, recursive: bool) -> Result<(), SysError> {
+    let Attributes { set, clear } = change;
+    if change.is_empty() {
+        Ok(())
+    } else {
+        change_mount(mount, MountChange { set, clear, propagation: None, recursive })
+    }
 }
 
 fn set_propagation(mount: BorrowedFd<'_>, request: &MountRequest) -> Result<(), SysError> {
@@ -132,12 +160,14 @@ fn set_propagation(mount: BorrowedFd<'_>, request: &MountRequest) -> Result<(), 
     Ok(())
 }
 
-/// Changes the mount at the destination as mount(2) with MS_REMOUNT does: the attributes given replace the others.
+/// Changes the mount at the destination as mount(2) with MS_REMOUNT does: the attributes given replace the others. Recursive
+/// ones (`rro`) change what is mounted below too.
 fn remount(root: &Root, request: &MountRequest) -> Result<(), SysError> {
     let target = root.resolve(&request.destination)?;
-    let Attributes { set, clear } = request.options.attributes;
-    let change = MountChange { set, clear: clear | (REPLACED_BY_REMOUNT & !set), propagation: None, recursive: false };
-    change_mount(target.as_fd(), change)?;
+    let (own, recursive) = (request.options.attributes, request.options.recursive);
+    change_attributes(target.as_fd(), recursive, true)?;
+    let replaced = REPLACED_BY_REMOUNT & !(own.set | recursive.set);
+    change_attributes(target.as_fd(), Attributes { set: own.set, clear: own.clear | replaced }, false)?;
     set_propagation(target.as_fd(), request)
 }
 

@@ -14,6 +14,7 @@ use crate::fixture::{Bundle, MARKER, Outcome};
 
 tests![
     mount_targets_do_not_leave_the_root,
+    bind_sources_are_the_hosts,
     proc_is_not_a_symlink,
     procfs_is_not_covered,
     a_masked_path_that_is_a_symlink,
@@ -47,6 +48,30 @@ fn mount_targets_do_not_leave_the_root() {
     assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
 }
 
+/// A bind's source whose `..` reach the top, where the container's root lies by then: what is there must not count, nor where a
+/// symlink of the image points.
+fn bind_sources_are_the_hosts() {
+    let bundle = Bundle::new("cat /etc/hostname /seen/file /again");
+    let of_host = |name: &str| bundle.path().join(name);
+    for (dir, content) in [("data", "data\n"), ("secret", "secret\n")] {
+        fs::create_dir(of_host(dir)).unwrap();
+        fs::write(of_host(dir).join("file"), content).unwrap();
+    }
+    let relative = bundle.path().strip_prefix("/").unwrap();
+    let ups = "../".repeat(relative.components().count());
+    symlink(format!("{ups}{}/data", relative.display()), of_host("link")).unwrap();
+    // The image shows something else at the same places.
+    let decoy = bundle.rootfs().join(relative);
+    fs::create_dir_all(&decoy).unwrap();
+    symlink(of_host("secret"), decoy.join("data")).unwrap();
+    fs::write(bundle.rootfs().join("etc/hostname"), "the image's\n").unwrap();
+    bundle.mount("/etc/hostname", "bind", "/tmp/../etc/hostname", &["bind"]);
+    bundle.mount("/seen", "bind", "link", &["rbind"]);
+    bundle.mount("/again", "bind", &format!("{}/link/file", bundle.path().display()), &["bind"]);
+    let host = fs::read_to_string("/etc/hostname").unwrap();
+    assert_eq!(bundle.run().ok(), format!("{host}data\ndata"));
+}
+
 /// CVE-2019-19921, CVE-2023-27561: `/proc` of the image is a symlink, so masks cover something else.
 fn proc_is_not_a_symlink() {
     for name in ["proc", "sys"] {
@@ -67,6 +92,10 @@ fn procfs_is_not_covered() {
         let error = bundle.run().failed(1);
         assert!(error.contains("refused"), "{destination}: {error}");
     }
+    // The container's cgroups cover as much as anything else.
+    let cgroups = Bundle::new("true");
+    cgroups.mount("/proc/sys/kernel", "cgroup", "cgroup", &["ro"]);
+    assert!(cgroups.run().failed(1).contains("refused"));
     let through_link = Bundle::new("true");
     symlink("/proc/sys", through_link.rootfs().join("innocent")).unwrap();
     through_link.mount("/innocent", "tmpfs", "tmpfs", &[]);

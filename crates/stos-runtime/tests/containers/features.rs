@@ -27,6 +27,7 @@ tests![
     standard_mounts_have_their_options,
     binds_have_their_options,
     a_remount_changes_a_mount,
+    a_remount_changes_what_is_below,
     the_propagation_of_a_bind_is_set,
     the_cgroup_view_is_the_containers_own,
     cgroups_are_entered,
@@ -191,6 +192,16 @@ fn a_remount_changes_a_mount() {
     assert!(none.run().failed(1).contains("mount_setattr"));
 }
 
+fn a_remount_changes_what_is_below() {
+    let bundle = Bundle::new("cat /proc/self/mountinfo");
+    bundle.mount("/tmp", "tmpfs", "tmpfs", &["nosuid"]);
+    bundle.mount("/tmp/below", "tmpfs", "tmpfs", &["nodev"]);
+    bundle.mount("/tmp", "", "", &["remount", "rro", "noexec"]);
+    let output = bundle.run().ok();
+    assert_eq!(mount_line(&output, "/tmp").0, "ro,noexec,relatime");
+    assert_eq!(mount_line(&output, "/tmp/below").0, "ro,nodev,relatime");
+}
+
 fn the_propagation_of_a_bind_is_set() {
     let bundle = Bundle::new("cat /proc/self/mountinfo");
     fs::create_dir(bundle.path().join("data")).unwrap();
@@ -219,6 +230,17 @@ fn the_cgroup_view_is_the_containers_own() {
     if hybrid {
         assert!(views.len() > 2, "{views:?}");
         assert!(output.contains("cgroup.procs"), "{output}");
+    }
+    // Options for what is below count as those for the mount itself.
+    let recursive = Bundle::with("cat /proc/self/mountinfo", |config| {
+        config["mounts"][6]["options"] = json!(["rro", "rnosymfollow", "rshared"]);
+    });
+    let output = recursive.run().ok();
+    let mut views = output.lines().filter(|line| line.contains(" /sys/fs/cgroup")).peekable();
+    assert!(views.peek().is_some(), "{output}");
+    for line in views {
+        let options = line.split(' ').nth(5).unwrap();
+        assert!(options.starts_with("ro") && options.ends_with("nosymfollow") && line.contains("shared:"), "{line}");
     }
     // With a namespace the paths themselves are hidden.
     let namespaced = Bundle::with("cat /proc/self/cgroup", |config| {
