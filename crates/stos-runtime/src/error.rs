@@ -75,6 +75,15 @@ pub enum Error {
         "no cgroup hierarchy can hold the rules of linux.resources.devices: no v1 devices controller and no v2 tree"
     )]
     NoDeviceController,
+    /// A device rule that cgroup v1 would drop without a word: it keeps one list of exceptions, and a rule can take back a
+    /// whole one alone.
+    #[error("linux.resources.devices: cgroup v1 cannot punch the hole {rule:?} in {wider:?}")]
+    DeviceRuleHole {
+        /// The rule, as `devices.allow` and `devices.deny` take it.
+        rule: String,
+        /// The earlier one that it is a part of.
+        wider: String,
+    },
     /// The id is in use.
     #[error("container {id} exists already")]
     Exists {

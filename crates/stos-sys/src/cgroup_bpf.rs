@@ -50,6 +50,18 @@ impl DeviceAccess {
     /// Everything.
     pub const ALL: Self = Self { read: true, write: true, mknod: true };
 
+    /// What is in this or in `other`.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self { read: self.read | other.read, write: self.write | other.write, mknod: self.mknod | other.mknod }
+    }
+
+    /// What is in this and not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self { read: self.read & !other.read, write: self.write & !other.write, mknod: self.mknod & !other.mknod }
+    }
+
     /// `BPF_DEVCG_ACC_*` bits.
     fn bits(self) -> i32 {
         i32::from(self.mknod) | i32::from(self.read) << 1 | i32::from(self.write) << 2

@@ -57,6 +57,7 @@ pub(super) fn apply(record: &CgroupRecord, rules: &[DeviceRule]) -> Result<()> {
 }
 
 fn apply_v1(directory: &Path, rules: &[DeviceRule]) -> Result<()> {
+    let wanted = Exceptions::of(rules)?;
     let (allow, deny) = (directory.join("devices.allow"), directory.join("devices.deny"));
     let open = |path: &Path| {
         fs::OpenOptions::new()
@@ -73,10 +74,63 @@ fn apply_v1(directory: &Path, rules: &[DeviceRule]) -> Result<()> {
         })
     };
     write(false, "a")?;
-    // A denial of everything undoes what stands before it, so only what follows the last one is written.
-    let whole = |rule: &DeviceRule| rule.kind == DeviceKind::Any && !rule.allow;
-    let start = rules.iter().rposition(whole).map_or(0, |at| at + 1);
-    rules[start..].iter().try_for_each(|rule| write(rule.allow, &line(rule)))
+    if wanted.allow_others {
+        write(true, "a")?;
+    }
+    wanted.list.iter().try_for_each(|exception| write(exception.allow, &line(exception)))
+}
+
+/// What rules come to on v1, which knows but a default and exceptions to it (Documentation/admin-guide/cgroup-v1/devices.rst).
+#[derive(Debug, PartialEq, Eq)]
+struct Exceptions {
+    allow_others: bool,
+    /// Each says the opposite of the default.
+    list: Vec<DeviceRule>,
+}
+
+impl Exceptions {
+    /// Takes `rules` in their order, as a denial of everything comes first.
+    ///
+    /// The kernel takes an exception back where it is named exactly, and ignores a rule that is a part of one or reaches
+    /// over its edge; such a rule is refused.
+    fn of(rules: &[DeviceRule]) -> Result<Self> {
+        let mut wanted = Self { allow_others: false, list: Vec::new() };
+        for rule in rules {
+            if rule.kind == DeviceKind::Any {
+                wanted = Self { allow_others: rule.allow, list: Vec::new() };
+            } else if rule.allow == wanted.allow_others {
+                wanted.take_back(rule)?;
+            } else {
+                wanted.add(rule);
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn add(&mut self, rule: &DeviceRule) {
+        let device = |rule: &DeviceRule| (rule.kind, rule.major, rule.minor);
+        match self.list.iter_mut().find(|exception| device(exception) == device(rule)) {
+            Some(exception) => exception.access = exception.access.union(rule.access),
+            None => self.list.push(*rule),
+        }
+    }
+
+    fn take_back(&mut self, rule: &DeviceRule) -> Result<()> {
+        for exception in self.list.iter_mut().filter(|exception| exception.kind == rule.kind) {
+            let left = exception.access.without(rule.access);
+            let numbers = [(rule.major, exception.major), (rule.minor, exception.minor)];
+            let covered = numbers.iter().all(|(rule, exception)| rule.is_none() || rule == exception);
+            let apart =
+                numbers.iter().any(|(rule, exception)| matches!((rule, exception), (Some(a), Some(b)) if a != b));
+            if covered {
+                exception.access = left;
+            } else if !apart && left != exception.access {
+                return Err(Error::DeviceRuleHole { rule: line(rule), wider: line(exception) });
+            }
+        }
+        self.list.retain(|exception| exception.access != DeviceAccess::default());
+        Ok(())
+    }
 }
 
 /// A rule as `devices.allow` and `devices.deny` take it: `c 136:* rwm`.
@@ -105,6 +159,58 @@ mod tests {
         let all =
             DeviceRule { allow: true, kind: DeviceKind::Any, major: None, minor: None, access: DeviceAccess::ALL };
         assert_eq!(line(&all), "a");
+    }
+
+    /// Reads `deny a`, `allow c 10:* rwm`.
+    fn rules(text: &[&str]) -> Vec<DeviceRule> {
+        let number = |text: &str| if text == "*" { None } else { Some(text.parse().unwrap()) };
+        let rule = |text: &&str| {
+            let words: Vec<&str> = text.split(' ').collect();
+            let (allow, access) = (words[0] == "allow", words.get(3).unwrap_or(&"rwm"));
+            let kind = match words[1] {
+                "a" => DeviceKind::Any,
+                "b" => DeviceKind::Block,
+                _ => DeviceKind::Character,
+            };
+            let (major, minor) = words.get(2).unwrap_or(&"*:*").split_once(':').unwrap();
+            let [read, write, mknod] = ["r", "w", "m"].map(|letter| access.contains(letter));
+            let access = DeviceAccess { read, write, mknod };
+            DeviceRule { allow, kind, major: number(major), minor: number(minor), access }
+        };
+        text.iter().map(rule).collect()
+    }
+
+    #[test]
+    fn v1_rules_come_to_a_default_and_exceptions() {
+        let cases: [(&[&str], bool, &[&str]); 7] = [
+            (&["allow b *:* rwm", "deny a", "allow c *:* rwm"], false, &["c *:* rwm"]),
+            (&["allow c 1:3 r", "allow c 1:3 w", "allow c 1:5 r"], false, &["c 1:3 rw", "c 1:5 r"]),
+            (&["allow c 10:229 rw", "deny c 10:229 w", "deny b 10:229 r"], false, &["c 10:229 r"]),
+            (&["allow c 10:229 rw", "deny c 10:* rwm"], false, &[]),
+            (&["allow c 10:* r", "deny c 10:200 w", "deny c 11:200 r"], false, &["c 10:* r"]),
+            (&["allow a", "deny c 10:200 rwm", "allow c 1:3 rwm"], true, &["c 10:200 rwm"]),
+            (&["allow a", "deny c 10:200 rwm", "allow c *:* w"], true, &["c 10:200 rm"]),
+        ];
+        for (text, allow_others, expected) in cases {
+            let found = Exceptions::of(&rules(text)).unwrap();
+            let lines: Vec<_> = found.list.iter().map(line).collect();
+            assert_eq!((found.allow_others, lines), (allow_others, expected.iter().map(ToString::to_string).collect()));
+        }
+    }
+
+    #[test]
+    fn a_hole_that_v1_would_ignore_is_refused() {
+        let cases: [(&[&str], &str, &str); 4] = [
+            (&["deny a", "allow c 10:* rwm", "deny c 10:200 rwm"], "c 10:200 rwm", "c 10:* rwm"),
+            (&["allow c *:* r", "deny c 10:* r"], "c 10:* r", "c *:* r"),
+            (&["allow c 10:* r", "deny c *:200 r"], "c *:200 r", "c 10:* r"),
+            (&["allow a", "deny c 10:* rwm", "allow c 10:229 rw"], "c 10:229 rw", "c 10:* rwm"),
+        ];
+        for (text, expected_rule, expected_wider) in cases {
+            let refused = Exceptions::of(&rules(text)).unwrap_err();
+            let Error::DeviceRuleHole { rule, wider } = &refused else { panic!("{refused}") };
+            assert_eq!((rule.as_str(), wider.as_str()), (expected_rule, expected_wider));
+        }
     }
 
     #[test]

@@ -311,6 +311,19 @@ fn device_rules_hold() {
     let allowed = allowed.run();
     // Where the machine has no such driver the kernel says that, and not that it may not be used.
     assert!(allowed.stdout.starts_with("made\n") && !allowed.stdout.contains("not permitted"), "{}", allowed.stdout);
+    // A part of what is allowed is denied: v2 can, v1 would ignore it.
+    let hole = Bundle::with(script, with_mknod);
+    hole.configure(|config| {
+        let rules = config["linux"]["resources"]["devices"].as_array_mut().unwrap();
+        rules.push(json!({"allow": true, "type": "c", "major": 10, "access": "rw"}));
+        rules.push(json!({"allow": false, "type": "c", "major": 10, "minor": 229, "access": "rw"}));
+    });
+    let hole = hole.run();
+    if std::path::Path::new("/sys/fs/cgroup/devices").exists() {
+        assert!(hole.failed(1).contains("cannot punch the hole \"c 10:229 rw\" in \"c 10:* rw\""));
+    } else {
+        assert!(hole.stdout.contains("Operation not permitted"), "{}", hole.stdout);
+    }
     assert_eq!(Bundle::new("head -c2 /dev/zero | cat > /dev/null && echo used").run().ok(), "used");
     let half = Bundle::with("true", |config| {
         config["linux"]["resources"]["devices"] = json!([{"allow": false, "type": "a", "access": "w"}])
