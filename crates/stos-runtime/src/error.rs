@@ -108,6 +108,14 @@ pub enum Error {
         /// The status it has.
         found: Status,
     },
+    /// There is no process to signal. containerd looks for these words.
+    #[error("container {id}: cannot kill: container not running, found {found}")]
+    NotRunning {
+        /// The id.
+        id: String,
+        /// The status that it has.
+        found: Status,
+    },
     /// A record that cannot be read.
     #[error("{}: {reason}", path.display())]
     Record {

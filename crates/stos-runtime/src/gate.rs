@@ -9,14 +9,16 @@
 //! ```
 //!
 //! init opens both for reading and writing while it still sees the host, so it needs no path later, and a reader who opens
-//! too early or twice does not wake it. Whoever renames `exec.fifo` away has the right to start: one of two.
+//! too early or twice does not wake it. The gate is closed as long as init has `exec.fifo` open: it lets go of it when it has read
+//! its byte. Whoever holds the lock (flock(2)) of `exec.fifo` has the right to start, one of two; with a start that is killed
+//! the lock goes, and another start may follow whether or not the byte was written.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, mknodat};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, mknodat};
 use rustix::io::Errno;
 use stos_sys::SysError;
 
@@ -86,38 +88,45 @@ fn read_byte(fd: &OwnedFd, name: &str) -> std::result::Result<bool, SysError> {
     }
 }
 
-/// Whether the gate in `directory` is still closed: the container is created and not started.
+/// Whether the gate in `directory` is still closed: the container is created and not started. The caller knows that init is
+/// alive.
 pub fn is_closed(directory: &Path) -> bool {
-    directory.join(START).symlink_metadata().is_ok()
+    // ENXIO: nobody reads.
+    open(directory.join(START), OFlags::WRONLY | OFlags::NONBLOCK).is_ok()
 }
 
 /// Opens the gate in `directory`, and returns when the command has been executed, or why it could not.
 ///
-/// `false` where it has been opened before. The caller sees to it that init is alive; where it dies meanwhile, the error
-/// is [`Error::InitDied`].
+/// `false` where it is open already, or init is gone. Where init dies meanwhile, the error is [`Error::InitDied`].
 pub fn open_gate(directory: &Path) -> Result<bool> {
     let stage = "start the container";
-    let claimed = directory.join("exec.started");
-    match std::fs::rename(directory.join(START), &claimed) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            return Err(Error::sys(stage)(SysError::new("rename", claimed.display().to_string(), errno)));
-        }
+    let path = directory.join(START);
+    let start = match open(path.clone(), OFlags::WRONLY | OFlags::NONBLOCK) {
+        Ok(start) => start,
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NXIO) => return Ok(false),
+        Err(error) => return Err(Error::sys(stage)(error)),
+    };
+    let failed_at = |call: &'static str| {
+        let shown = path.display().to_string();
+        move |errno| Error::sys(stage)(SysError::new(call, shown, errno))
+    };
+    rustix::fs::flock(&start, FlockOperation::LockExclusive).map_err(failed_at("flock"))?;
+    if rustix::fs::fstat(&start).map_err(failed_at("fstat"))?.st_nlink == 0 {
+        // Another start had the lock before.
+        return Ok(false);
     }
     // Opened before the byte is written, so that the end of init's side is seen whenever it comes.
     let result = open(directory.join(RESULT), OFlags::RDONLY | OFlags::NONBLOCK).map_err(Error::sys(stage))?;
-    let start = match open(claimed.clone(), OFlags::WRONLY | OFlags::NONBLOCK) {
-        Ok(start) => start,
-        // Nobody reads: init is gone.
-        Err(error) if error.errno == Errno::NXIO => return Err(Error::InitDied { ended: None }),
-        Err(error) => return Err(Error::sys(stage)(error)),
-    };
+    match rustix::io::write(&start, b"+") {
+        Ok(_) => {}
+        Err(Errno::PIPE) => return Err(Error::InitDied { ended: None }),
+        Err(errno) => return Err(failed_at("write")(errno)),
+    }
+    rustix::fs::unlink(&path).map_err(failed_at("unlink"))?;
+    drop(start);
     let failed = |call, error: &std::io::Error| {
         Error::sys(stage)(SysError::new(call, RESULT, Errno::from_io_error(error).unwrap_or(Errno::IO)))
     };
-    File::from(start).write_all(b"+").map_err(|error| failed("write", &error))?;
     let flags =
         rustix::fs::fcntl_getfl(&result).map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
     rustix::fs::fcntl_setfl(&result, flags - OFlags::NONBLOCK)
@@ -125,8 +134,6 @@ pub fn open_gate(directory: &Path) -> Result<bool> {
     let mut report = Vec::new();
     File::from(result).read_to_end(&mut report).map_err(|error| failed("read", &error))?;
     read_report(&report)?;
-    for path in [claimed, directory.join(RESULT)] {
-        std::fs::remove_file(path).map_err(|error| failed("unlink", &error))?;
-    }
+    std::fs::remove_file(directory.join(RESULT)).map_err(|error| failed("unlink", &error))?;
     Ok(true)
 }

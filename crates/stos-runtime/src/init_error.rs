@@ -117,6 +117,14 @@ pub enum InitError {
         /// The rule that it breaks.
         rule: String,
     },
+    /// The bundle wants to change a namespace that is its caller's, given by path.
+    #[error("{key}: it would change the host, whose namespace {} is", path.display())]
+    HostNamespace {
+        /// The key of `config.json`.
+        key: String,
+        /// The namespace.
+        path: PathBuf,
+    },
     /// What should be masked, or made read-only, is not what it must be (CVE-2025-31133, CVE-2025-52565, CVE-2025-52881).
     #[error("{path:?} is not on {expected}: it cannot be protected")]
     NotProtected {

@@ -18,7 +18,7 @@ use stos_sys::mount::MountPlan;
 use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, set_namespace, thread_count};
 use stos_sys::process::{binary, identity, pidfd};
 
-use crate::cgroup::{CgroupRecord, CgroupRequest, default_rules, mounted_hierarchies};
+use crate::cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, default_rules, mounted_hierarchies};
 use crate::config::{RuntimeConfig, settings::namespace};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
@@ -213,23 +213,25 @@ pub fn protect_binary() -> Result<()> {
     }
 }
 
-/// Where a container's cgroups go, below the root of each hierarchy: as requested, as its configuration says, or `stos-<id>`.
-fn cgroup_path(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> PathBuf {
-    let asked = request.path.clone().or_else(|| config.settings().cgroups_path.clone());
-    asked.unwrap_or_else(|| PathBuf::from(format!("stos-{id}")))
+/// Where a container's cgroups go: as requested, as its configuration says, or `stos-<id>`.
+fn cgroup_place(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> CgroupPlace {
+    match request.path.clone().or_else(|| config.settings().cgroups_path.clone()) {
+        Some(path) => CgroupPlace { path, exclusive: false },
+        None => CgroupPlace { path: PathBuf::from(format!("stos-{id}")), exclusive: true },
+    }
 }
 
 /// The cgroups that a launch is about to make, for a record that is written before it: should the caller be killed between
 /// the two, the container's processes are found all the same.
 pub fn planned_cgroup(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> Result<CgroupRecord> {
-    Ok(CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_path(id, config, request)))
+    Ok(CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_place(id, config, request).path))
 }
 
 fn create_cgroup(launch: &Launch<'_>) -> Result<CgroupRecord> {
-    let path = cgroup_path(launch.id, launch.config, &launch.cgroup);
+    let place = cgroup_place(launch.id, launch.config, &launch.cgroup);
     let mut rules = launch.config.settings().device_rules.clone();
     rules.extend(default_rules());
-    CgroupRecord::create(&mounted_hierarchies()?, &path, &rules)
+    CgroupRecord::create(&mounted_hierarchies()?, &place, &rules)
 }
 
 /// The first process, and for one behind a gate where it is told to stay.

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,17 +118,22 @@ fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeCon
     })
 }
 
-/// Writes a pid file whole: a reader sees no part of the number.
+/// Writes a pid file whole: a reader sees no part of the number. What stands there is replaced, a symlink too.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let failed = |call, path: &Path, error: &std::io::Error| {
         let errno = rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO);
         Error::sys("write the pid file")(stos_sys::SysError::new(call, path.display().to_string(), errno))
     };
+    // The directory may be one where others write too: a name that nobody can know before, and nothing is opened that is there.
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{:016x}", RandomState::new().hash_one(pid)));
     let staged = path.with_file_name(name);
-    fs::write(&staged, pid.to_string()).map_err(|error| failed("write", &staged, &error))?;
-    fs::rename(&staged, path).map_err(|error| failed("rename", path, &error))
+    let mut file = fs::File::create_new(&staged).map_err(|error| failed("open", &staged, &error))?;
+    let written = file.write_all(pid.to_string().as_bytes()).map_err(|error| failed("write", &staged, &error));
+    let written = written.and_then(|()| fs::rename(&staged, path).map_err(|error| failed("rename", path, &error)));
+    // The cause counts.
+    written.inspect_err(|_| drop(fs::remove_file(&staged)))
 }
 
 /// Lets a created container run its command, and returns when it does, or why it cannot.
@@ -165,12 +172,7 @@ pub fn list(root: &StateDirectory) -> Result<Vec<OciState>> {
 /// Sends a signal to the container's first process, or to `all` of its processes.
 pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
     let state = root.read(id)?;
-    let wrong = |found| Error::WrongStatus {
-        id: id.to_string(),
-        operation: "kill",
-        expected: "created, running or paused",
-        found,
-    };
+    let not_running = |found| Error::NotRunning { id: id.to_string(), found };
     let status = state.status(&root.container(id))?;
     if all {
         // Without a pid namespace of its own a container's processes outlive the first.
@@ -178,34 +180,39 @@ pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> 
     }
     let process = match (&state.init, status) {
         (Some(init), Status::Created | Status::Running | Status::Paused) => init.open()?,
-        _ => return Err(wrong(status)),
+        _ => return Err(not_running(status)),
     };
-    let Some(process) = process else { return Err(wrong(Status::Stopped)) };
+    let Some(process) = process else { return Err(not_running(Status::Stopped)) };
     match pidfd::send_signal(process.as_fd(), signal).map_err(Error::sys("signal the container"))? {
         true => Ok(()),
-        false => Err(wrong(Status::Stopped)),
+        false => Err(not_running(Status::Stopped)),
     }
 }
 
-/// Deletes a container that has ended: its cgroups, what is left in them, and its state.
+/// Deletes a container that has ended, or was never started: its cgroups, what is left in them, and its state.
 ///
-/// `force` kills one that has not, and succeeds for one that does not exist. The id of a bundle's container is remembered
+/// `force` kills one that runs, and succeeds for one that does not exist. The id of a bundle's container is remembered
 /// ([`tombstones`]).
 pub fn delete(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()> {
-    let state = match root.read(id) {
-        Ok(state) => state,
-        Err(Error::NotFound { .. }) if force => return Ok(()),
-        Err(error) => return Err(error),
+    let read = || match root.read(id) {
+        Err(Error::NotFound { .. }) if force => Ok(None),
+        other => other.map(Some),
     };
+    let Some(mut state) = read()? else { return Ok(()) };
     let status = state.status(&root.container(id))?;
-    if !force && status != Status::Stopped {
-        return Err(Error::WrongStatus { id: id.to_string(), operation: "delete", expected: "stopped", found: status });
+    if !force && !matches!(status, Status::Created | Status::Stopped) {
+        let expected = "created or stopped";
+        return Err(Error::WrongStatus { id: id.to_string(), operation: "delete", expected, found: status });
     }
-    if status == Status::Creating {
-        // Its creator cleans up after itself when it is gone.
+    if state.init.is_none() {
         if let Some(creator) = state.creator.open()? {
             pidfd::send_signal(creator.as_fd(), KILL).map_err(Error::sys("end the container's creator"))?;
             pidfd::wait_end(creator.as_fd(), PATIENCE).map_err(Error::sys("end the container's creator"))?;
+        }
+        // Its last act may have been to record a first process, which then lives on, or to clean up after itself.
+        match read()? {
+            Some(last) => state = last,
+            None => return Ok(()),
         }
     }
     match &state.init {
@@ -220,6 +227,8 @@ pub fn delete(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()
 }
 
 /// Kills what is left of a container, its first process first, and removes its cgroups.
+///
+/// Of cgroups that are only planned ([`CgroupRecord::planned`]) whatever is in them is killed.
 pub fn end(cgroup: &CgroupRecord, init: Option<&ProcessRecord>) -> Result<()> {
     if let Some(process) = init.map(ProcessRecord::open).transpose()?.flatten() {
         pidfd::send_signal(process.as_fd(), KILL).map_err(Error::sys("end the container"))?;

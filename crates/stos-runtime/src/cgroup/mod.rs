@@ -8,6 +8,7 @@
 
 mod devices;
 mod hierarchy;
+mod make;
 
 use std::fs;
 use std::io;
@@ -39,6 +40,15 @@ pub struct CgroupRequest {
     pub path: Option<PathBuf>,
 }
 
+/// Where a container's cgroups go, below the root of each hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupPlace {
+    /// Without a leading slash.
+    pub path: PathBuf,
+    /// Whether nobody but us has a use for the path: `stos-<id>`, and none that a bundle names.
+    pub exclusive: bool,
+}
+
 /// A container's cgroups, as recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupRecord {
@@ -61,25 +71,42 @@ pub struct CgroupDirectory {
     pub path: PathBuf,
     /// How many directories were made for it: it, and this many less one above it.
     pub made: usize,
+    /// Which directory it is: where it is gone, another container may have one of the same path by now. `None` in a plan:
+    /// whatever is there counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<DirectoryIdentity>,
+}
+
+/// What tells a cgroup from a later one of the same path: the kernel uses no number twice (Linux 5.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryIdentity {
+    /// The hierarchy's device number.
+    pub device: u64,
+    /// The directory's inode number.
+    pub inode: u64,
 }
 
 impl CgroupRecord {
-    /// What [`CgroupRecord::create`] is about to make, for a record that is written first: should the creator be killed, its
-    /// directories are found.
-    pub(crate) fn planned(hierarchies: &[Hierarchy], path: &Path) -> Self {
-        let directories = hierarchies.iter().map(|hierarchy| CgroupDirectory::new(hierarchy, path, 1)).collect();
+    /// What a launch is about to make at `path` ([`crate::launch::cgroup_place`]) below each of `hierarchies`, for a record that
+    /// is written first: should the creator be killed, its directories and the processes in them are found.
+    pub fn planned(hierarchies: &[Hierarchy], path: &Path) -> Self {
+        let directories = hierarchies.iter().map(|hierarchy| CgroupDirectory::planned(hierarchy, path)).collect();
         Self { path: path.to_owned(), directories }
     }
 
     /// Makes the container's directory in each of `hierarchies`, and puts `rules` on it.
     ///
-    /// On failure what was made is removed. A directory that exists is taken only where it is empty.
-    pub(crate) fn create(hierarchies: &[Hierarchy], path: &Path, rules: &[DeviceRule]) -> Result<Self> {
+    /// On failure what was made is removed. A directory that exists is taken only where it is empty: as it is where the
+    /// bundle names it, and made anew where it is `stos-<id>`, so that no two containers of that id share one.
+    pub(crate) fn create(hierarchies: &[Hierarchy], place: &CgroupPlace, rules: &[DeviceRule]) -> Result<Self> {
         if hierarchies.is_empty() {
             return Err(Error::NoCgroups);
         }
-        let mut record = Self { path: path.to_owned(), directories: Vec::new() };
-        let made = hierarchies.iter().try_for_each(|hierarchy| record.add(hierarchy));
+        let mut record = Self { path: place.path.clone(), directories: Vec::new() };
+        let made = hierarchies.iter().try_for_each(|hierarchy| {
+            record.directories.push(make::directory(hierarchy, place)?);
+            Ok(())
+        });
         let ruled = made.and_then(|()| devices::apply(&record, rules));
         match ruled {
             Ok(()) => Ok(record),
@@ -91,37 +118,14 @@ impl CgroupRecord {
         }
     }
 
-    fn add(&mut self, hierarchy: &Hierarchy) -> Result<()> {
-        let mut path = hierarchy.mount_point.clone();
-        let mut made = 0;
-        for part in self.path.components() {
-            path.push(part);
-            match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
-                Ok(()) => made += 1,
-                Err(Errno::EXIST) => {}
-                Err(errno) => {
-                    remove_levels(path.parent().unwrap_or(&path), made + 1)?;
-                    return Err(Error::sys("make a cgroup")(SysError::new("mkdir", path.display().to_string(), errno)));
-                }
-            }
-            if hierarchy.controllers.iter().any(|controller| controller == "cpuset") {
-                inherit_cpuset(&path)?;
-            }
-        }
-        let directory = CgroupDirectory::new(hierarchy, &self.path, made);
-        let found = if made == 0 { directory.processes()? } else { Vec::new() };
-        if !found.is_empty() {
-            return Err(Error::CgroupInUse { path: directory.path, found });
-        }
-        self.directories.push(directory);
-        Ok(())
+    /// The directories that are still the container's.
+    fn own(&self) -> impl Iterator<Item = &CgroupDirectory> {
+        self.directories.iter().filter(|directory| directory.is_own())
     }
 
     /// The v2 directory, open, for a process to be cloned into.
     pub(crate) fn open_v2(&self) -> Result<Option<OwnedFd>> {
-        let Some(directory) = self.directories.iter().find(|directory| directory.version == Version::V2) else {
-            return Ok(None);
-        };
+        let Some(directory) = self.v2() else { return Ok(None) };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let failed = SysError::at("open", || directory.path.display().to_string());
         rustix::fs::open(&directory.path, flags, Mode::empty())
@@ -138,7 +142,7 @@ impl CgroupRecord {
     /// Every process of the container, as pids of the caller's namespace, each once.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let mut all = Vec::new();
-        for directory in &self.directories {
+        for directory in self.own() {
             all.extend(directory.processes()?);
         }
         all.sort_unstable();
@@ -147,11 +151,11 @@ impl CgroupRecord {
     }
 
     fn freezer(&self) -> Option<&CgroupDirectory> {
-        self.directories.iter().find(|directory| directory.controllers.iter().any(|controller| controller == "freezer"))
+        self.own().find(|directory| directory.controllers.iter().any(|controller| controller == "freezer"))
     }
 
     fn v2(&self) -> Option<&CgroupDirectory> {
-        self.directories.iter().find(|directory| directory.version == Version::V2)
+        self.own().find(|directory| directory.version == Version::V2)
     }
 
     /// How many processes of the container the kernel has killed for want of memory (v1 `memory.oom_control`, Linux 4.13;
@@ -165,7 +169,7 @@ impl CgroupRecord {
             let text = fs::read_to_string(directory.path.join(name)).ok()?;
             text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse::<u64>().ok()
         };
-        self.directories.iter().filter_map(count).max().unwrap_or(0)
+        self.own().filter_map(count).max().unwrap_or(0)
     }
 
     /// Whether the container is frozen, in v1's freezer or in v2.
@@ -177,24 +181,30 @@ impl CgroupRecord {
         v1 || self.v2().is_some_and(|directory| reads(directory.path.join("cgroup.events"), "frozen 1"))
     }
 
-    /// Lets a frozen container go on. One that is not frozen, or is gone, is left as it is.
+    /// Lets a frozen container go on, with what it has frozen itself further down. One that is not frozen, or is gone, is left
+    /// as it is.
     pub fn thaw(&self) -> Result<()> {
         if let Some(directory) = self.freezer() {
-            write_existing(&directory.path.join("freezer.state"), "THAWED")?;
+            write_tree(&directory.path, "freezer.state", "THAWED")?;
         }
         match self.v2() {
-            Some(directory) => write_existing(&directory.path.join("cgroup.freeze"), "0"),
+            Some(directory) => write_tree(&directory.path, "cgroup.freeze", "0"),
             None => Ok(()),
         }
     }
 
     /// Sends `signal` to every process of the container.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
+        let stage = "signal a container's process";
+        let mut opened = Vec::new();
         for pid in self.processes()? {
-            let Some(pid) = rustix::process::Pid::from_raw(pid) else { continue };
-            if let Some(process) = pidfd::open(pid).map_err(Error::sys("signal a container's process"))? {
-                pidfd::send_signal(process.as_fd(), signal).map_err(Error::sys("signal a container's process"))?;
-            }
+            let Some(process) = rustix::process::Pid::from_raw(pid) else { continue };
+            opened.extend(pidfd::open(process).map_err(Error::sys(stage))?.map(|process| (pid, process)));
+        }
+        // Looked at again: between the list and the descriptor a number may have gone to a process of the host.
+        let still = self.processes()?;
+        for (_, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+            pidfd::send_signal(process.as_fd(), signal).map_err(Error::sys(stage))?;
         }
         Ok(())
     }
@@ -227,10 +237,10 @@ impl CgroupRecord {
     /// Removes the container's directories, those that it made inside them, and parents that were made for it and are
     /// empty. Its processes must be gone. What is gone already is no error.
     pub fn remove(&self) -> Result<()> {
-        for directory in &self.directories {
+        for directory in self.own() {
             remove_tree(&directory.path)?;
             if let Some(parent) = directory.path.parent() {
-                remove_levels(parent, directory.made)?;
+                make::remove_levels(parent, directory.made.saturating_sub(1))?;
             }
         }
         Ok(())
@@ -238,14 +248,20 @@ impl CgroupRecord {
 }
 
 impl CgroupDirectory {
-    fn new(hierarchy: &Hierarchy, path: &Path, made: usize) -> Self {
+    fn planned(hierarchy: &Hierarchy, path: &Path) -> Self {
         Self {
             version: hierarchy.version,
             controllers: hierarchy.controllers.clone(),
             mount_point: hierarchy.mount_point.clone(),
             path: hierarchy.mount_point.join(path),
-            made,
+            made: 1,
+            identity: None,
         }
+    }
+
+    /// Whether what is at its path is this very directory.
+    fn is_own(&self) -> bool {
+        self.identity.is_none_or(|identity| DirectoryIdentity::of(&self.path) == Some(identity))
     }
 
     /// Processes in this directory and below, as this hierarchy knows them. None where it is gone.
@@ -253,6 +269,14 @@ impl CgroupDirectory {
         let mut found = Vec::new();
         collect_processes(&self.path, &mut found)?;
         Ok(found)
+    }
+}
+
+impl DirectoryIdentity {
+    /// `None` where there is no such directory.
+    fn of(path: &Path) -> Option<Self> {
+        let found = rustix::fs::stat(path).ok()?;
+        Some(Self { device: found.st_dev, inode: found.st_ino })
     }
 }
 
@@ -319,35 +343,10 @@ fn remove_tree(directory: &Path) -> Result<()> {
     }
 }
 
-/// Removes `path` and empty directories above it, `made - 1` in all.
-fn remove_levels(path: &Path, made: usize) -> Result<()> {
-    for parent in path.ancestors().take(made.saturating_sub(1)) {
-        match rustix::fs::rmdir(parent) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            // Another container lives there by now.
-            Err(Errno::BUSY | Errno::NOTEMPTY) => return Ok(()),
-            Err(errno) => {
-                return Err(Error::sys("remove a cgroup")(SysError::new("rmdir", parent.display().to_string(), errno)));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Gives a new v1 cpuset its parent's processors and memory nodes: an empty one takes no process.
-fn inherit_cpuset(path: &Path) -> Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = path.join(file);
-        let read =
-            |path: &Path| fs::read_to_string(path).map_err(|error| io_error("set up a cpuset", "read", path, &error));
-        if !read(&own)?.trim().is_empty() {
-            continue;
-        }
-        let parent = path.parent().unwrap_or(path).join(file);
-        let value = read(&parent)?;
-        fs::write(&own, value.trim()).map_err(|error| io_error("set up a cpuset", "write", &own, &error))?;
-    }
-    Ok(())
+/// Writes a control file of a cgroup and of all below it.
+fn write_tree(directory: &Path, file: &str, text: &str) -> Result<()> {
+    write_existing(&directory.join(file), text)?;
+    children(directory)?.iter().try_for_each(|child| write_tree(child, file, text))
 }
 
 /// Writes a control file; one that is not there (an older kernel, a cgroup that is gone) is no error.

@@ -36,8 +36,8 @@ pub struct Settings {
     pub masked_paths: Vec<PathBuf>,
     /// `linux.readonlyPaths`.
     pub readonly_paths: Vec<PathBuf>,
-    /// `linux.sysctl` as paths below `/proc/sys`, each of a namespace that the container has for itself.
-    pub sysctl: Vec<(PathBuf, String)>,
+    /// `linux.sysctl`, each of a namespace that the container has for itself.
+    pub sysctl: Vec<SysctlSetting>,
     /// `hostname`.
     pub hostname: Option<String>,
     /// `domainname`.
@@ -55,6 +55,17 @@ pub struct JoinedNamespace {
     pub flag: std::ffi::c_int,
     /// Where it is, on the host.
     pub path: PathBuf,
+}
+
+/// A setting of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SysctlSetting {
+    /// Below `/proc/sys`.
+    pub path: PathBuf,
+    /// What is written.
+    pub value: String,
+    /// The `CLONE_NEW*` bit of the namespace that it belongs to.
+    pub namespace: u64,
 }
 
 /// `CLONE_NEW*` of linux/sched.h.
@@ -115,6 +126,17 @@ pub enum NodeKind {
 }
 
 impl Settings {
+    /// The first key that changes the namespace of the kind `flag`, whosever that is: in the caller's it must not.
+    pub fn changes_namespace(&self, flag: u64) -> Option<String> {
+        let sysctl = self.sysctl.iter().find(|setting| setting.namespace == flag);
+        match flag {
+            namespace::MOUNT => Some("mounts".to_owned()),
+            namespace::UTS if self.hostname.is_some() => Some("hostname".to_owned()),
+            namespace::UTS if self.domainname.is_some() => Some("domainname".to_owned()),
+            _ => sysctl.map(|setting| format!("linux.sysctl {}", setting.path.display())),
+        }
+    }
+
     /// Checks `spec` and takes from it what is honoured.
     pub(super) fn of(spec: &Spec) -> Result<Self, ConfigError> {
         check_version(spec.version())?;
@@ -327,7 +349,7 @@ fn access(letters: &str) -> Option<DeviceAccess> {
 /// Names of IPC settings that a namespace has for itself, below `kernel.`.
 const IPC_SETTINGS: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
 
-fn sysctl(linux: &Linux, has: &dyn Fn(u64) -> bool) -> Result<Vec<(PathBuf, String)>, ConfigError> {
+fn sysctl(linux: &Linux, has: &dyn Fn(u64) -> bool) -> Result<Vec<SysctlSetting>, ConfigError> {
     let Some(asked) = linux.sysctl() else { return Ok(Vec::new()) };
     let mut settings = Vec::new();
     for (key, value) in asked {
@@ -365,7 +387,7 @@ fn sysctl(linux: &Linux, has: &dyn Fn(u64) -> bool) -> Result<Vec<(PathBuf, Stri
             Some(flag) if !has(flag) => {
                 return Err(ConfigError::invalid(name, "a namespace that the setting belongs to", value));
             }
-            Some(_) => settings.push((path, value.clone())),
+            Some(namespace) => settings.push(SysctlSetting { path, value: value.clone(), namespace }),
         }
     }
     Ok(settings)

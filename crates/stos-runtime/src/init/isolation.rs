@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2, stat};
 use rustix::io::Errno;
 use stos_sys::SysError;
 use stos_sys::process::clone::{set_namespace, unshare};
@@ -43,6 +43,9 @@ fn write_file(path: &Path, text: &str) -> Result<(), SysError> {
 
 /// Joins the namespaces that the bundle names, all opened before the first is entered. The pid namespace was joined by
 /// the caller; the mount namespace comes last.
+///
+/// A path may lead to the caller's own namespace: to the host's host name, network or mounts, which a container must not
+/// change. What the bundle wants changed there is refused.
 pub(super) fn join_namespaces(settings: &Settings) -> Step {
     let step = || InitError::step("join a namespace");
     let mount_flag = i32::try_from(namespace::MOUNT).unwrap_or_default();
@@ -50,10 +53,28 @@ pub(super) fn join_namespaces(settings: &Settings) -> Step {
     for asked in settings.joined_namespaces.iter().filter(|asked| asked.flag != pid_flag()) {
         let fd = rustix::fs::open(&asked.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| step()(SysError::new("open", asked.path.display().to_string(), errno)))?;
+        if let Some(key) = settings.changes_namespace(asked.flag as u64)
+            && is_own_namespace(fd.as_fd()).map_err(step())?
+        {
+            return Err(InitError::HostNamespace { key, path: asked.path.clone() });
+        }
         opened.push((asked.flag, fd));
     }
     opened.sort_by_key(|(flag, _)| *flag == mount_flag);
     opened.iter().try_for_each(|(flag, fd)| set_namespace(fd.as_fd(), *flag).map_err(step()))
+}
+
+/// Whether the calling process is in `namespace`, of whatever kind: those that the bundle does not make new are its caller's.
+fn is_own_namespace(namespace: BorrowedFd<'_>) -> Result<bool, SysError> {
+    let found = fstat(namespace).map_err(SysError::at("fstat", || "a namespace".to_owned()))?;
+    for kind in ["mnt", "uts", "ipc", "net"] {
+        let path = format!("/proc/self/ns/{kind}");
+        let own = stat(&path).map_err(SysError::at("stat", || path.clone()))?;
+        if (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Sets what belongs to the new namespaces and to the process itself.
@@ -69,8 +90,8 @@ pub(super) fn separate(settings: &Settings) -> Step {
         rustix::system::setdomainname(name.as_bytes())
             .map_err(|errno| InitError::step("set the domain name")(SysError::new("setdomainname", name, errno)))?;
     }
-    for (path, value) in &settings.sysctl {
-        set_sysctl(path, value)?;
+    for setting in &settings.sysctl {
+        set_sysctl(&setting.path, &setting.value)?;
     }
     match settings.process.oom_score_adj {
         Some(score) => write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())

@@ -21,6 +21,7 @@ tests![
     exit_codes_and_signals_pass_through,
     namespaces_are_new,
     namespaces_are_joined,
+    namespaces_of_the_host_are_not_changed,
     the_loopback_is_up,
     hostname_and_domainname_are_set,
     the_root_is_read_only_or_not,
@@ -106,6 +107,37 @@ fn namespaces_are_joined() {
         config["hostname"] = json!("");
     });
     assert!(wrong.run().failed(1).contains("setns"));
+}
+
+/// A path to the caller's own namespace is as good as none: what would change it is refused.
+fn namespaces_of_the_host_are_not_changed() {
+    let own = |kind: &str| format!("/proc/{}/ns/{kind}", std::process::id());
+    let joining = |kind: &str, file: &str| {
+        let bundle = Bundle::new("true");
+        bundle.configure(|config| {
+            let joined = json!({"type": kind, "path": own(file)});
+            config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}, joined]);
+            if kind != "uts" {
+                config["hostname"] = json!("");
+            }
+        });
+        bundle
+    };
+    let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let error = joining("uts", "uts").run().failed(1);
+    assert!(error.contains("hostname: it would change the host"), "{error}");
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), hostname);
+    let network = joining("network", "net");
+    network.run().ok();
+    network.configure(|config| config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"}));
+    let error = network.run().failed(1);
+    assert!(error.contains("linux.sysctl net/ipv4/ip_forward: it would change the host"), "{error}");
+    let mounts = Bundle::with("true", |config| {
+        config["linux"]["namespaces"] = json!([{"type": "uts"}, {"type": "mount", "path": own("mnt")}]);
+    });
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(mounts.run().failed(1).contains("mounts: it would change the host"));
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
 }
 
 fn the_loopback_is_up() {

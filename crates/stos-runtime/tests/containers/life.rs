@@ -17,6 +17,8 @@ tests![
     a_taken_id_is_refused,
     of_two_creates_one_wins,
     of_two_starts_one_wins,
+    a_killed_start_leaves_the_gate_to_the_next,
+    a_start_that_was_killed_after_its_word_has_started_it,
     a_failed_create_leaves_nothing,
     a_command_that_is_not_there_is_127,
     a_command_that_cannot_run_is_126,
@@ -25,6 +27,11 @@ tests![
     a_running_container_is_not_deleted,
     a_process_that_ignores_sigterm_is_killed,
     a_frozen_container_is_deleted,
+    what_is_frozen_further_down_is_deleted,
+    another_containers_cgroup_is_left_alone,
+    a_cgroup_of_the_same_id_is_not_shared,
+    parents_come_and_go_meanwhile,
+    the_pid_file_is_no_way_to_another_file,
     all_processes_are_signalled_and_gone,
     deleting_what_is_gone,
     a_killed_creator_leaves_nothing_that_stays,
@@ -48,7 +55,8 @@ fn a_container_is_created_started_killed_and_deleted() {
     bundle.call(&["kill", &bundle.id, "KILL"]).ok();
     bundle.await_status("stopped");
     assert_eq!(bundle.state()["pid"], 0);
-    assert!(bundle.call(&["kill", &bundle.id, "TERM"]).failed(1).contains("found stopped"));
+    let error = bundle.call(&["kill", &bundle.id, "TERM"]).failed(1);
+    assert!(error.contains("container not running, found stopped"), "{error}");
     bundle.delete(false).ok();
     assert!(bundle.call(&["state", &bundle.id]).failed(1).contains("does not exist"));
 }
@@ -114,6 +122,50 @@ fn of_two_starts_one_wins() {
         .collect();
     let won = starts.into_iter().map(|mut child| child.wait().unwrap().success()).filter(|won| *won).count();
     assert_eq!(won, 1);
+    wait_until("it has started", || bundle.output("stdout") == "once\n");
+    bundle.delete(true).ok();
+}
+
+/// Opens the gate's FIFO with the lock, as a start does before its word.
+fn open_gate_file(bundle: &Bundle) -> fs::File {
+    let path = StateDirectory::new(bundle.root()).container(&bundle.id.parse().unwrap()).join("exec.fifo");
+    let fifo = fs::OpenOptions::new().write(true).open(path).unwrap();
+    rustix::fs::flock(&fifo, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    fifo
+}
+
+fn a_killed_start_leaves_the_gate_to_the_next() {
+    let bundle = Bundle::new("echo once; sleep 1000");
+    bundle.create().ok();
+    let killed = open_gate_file(&bundle);
+    assert_eq!(bundle.state()["status"], "created");
+    drop(killed);
+    bundle.start().ok();
+    wait_until("it has started", || bundle.output("stdout") == "once\n");
+    bundle.delete(true).ok();
+    // Killed at many moments: each time it runs, or the next start makes it run.
+    for delay in (0..20).map(|step| std::time::Duration::from_micros(step * 500)) {
+        let bundle = Bundle::new("echo once; sleep 1000");
+        bundle.create().ok();
+        let start = bundle.command(&["start", &bundle.id]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(delay);
+        end(start);
+        if bundle.state()["status"] == "created" {
+            drop(bundle.start());
+        }
+        wait_until("it has started", || bundle.output("stdout") == "once\n");
+        bundle.delete(true).ok();
+    }
+}
+
+fn a_start_that_was_killed_after_its_word_has_started_it() {
+    let bundle = Bundle::new("echo once; sleep 1000");
+    bundle.create().ok();
+    let mut fifo = open_gate_file(&bundle);
+    std::io::Write::write_all(&mut fifo, b"+").unwrap();
+    drop(fifo);
+    bundle.await_status("running");
+    assert!(bundle.start().failed(1).contains("found running"));
     wait_until("it has started", || bundle.output("stdout") == "once\n");
     bundle.delete(true).ok();
 }
@@ -188,11 +240,15 @@ fn an_init_that_died_before_start() {
 fn a_running_container_is_not_deleted() {
     let bundle = Bundle::new("sleep 1000");
     bundle.create().ok();
-    assert!(bundle.delete(false).failed(1).contains("found created"));
     bundle.start().ok();
-    assert!(bundle.delete(false).failed(1).contains("expected status stopped, found running"));
+    assert!(bundle.delete(false).failed(1).contains("expected status created or stopped, found running"));
     assert_eq!(bundle.state()["status"], "running");
     bundle.delete(true).ok();
+    // One that was never started goes without force, as with runc.
+    bundle.create().ok();
+    let pid = bundle.state()["pid"].as_i64().unwrap();
+    bundle.delete(false).ok();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}/root")).exists());
 }
 
 fn a_process_that_ignores_sigterm_is_killed() {
@@ -224,6 +280,104 @@ fn a_frozen_container_is_deleted() {
     assert!(freeze(&bundle.id), "no freezer");
     bundle.await_status("paused");
     bundle.delete(true).ok();
+}
+
+fn what_is_frozen_further_down_is_deleted() {
+    let bundle = Bundle::new("while :; do sleep 0.01; done");
+    bundle.create().ok();
+    bundle.start().ok();
+    let pid = bundle.state()["pid"].to_string();
+    let (file, word) = [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")]
+        .into_iter()
+        .find(|(file, _)| cgroups_named(&bundle.id).iter().any(|dir| dir.join(file).exists()))
+        .expect("a freezer");
+    let own = cgroups_named(&bundle.id).into_iter().find(|dir| dir.join(file).exists()).unwrap();
+    let below = own.join("below");
+    fs::create_dir(&below).unwrap();
+    fs::write(below.join("cgroup.procs"), pid).unwrap();
+    fs::write(below.join(file), word).unwrap();
+    wait_until("it is frozen", || {
+        let read = |name: &str| fs::read_to_string(below.join(name)).unwrap_or_default();
+        read("freezer.state") == "FROZEN\n" || read("cgroup.events").contains("frozen 1")
+    });
+    bundle.delete(true).ok();
+}
+
+/// The cgroup of a container that has ended was removed, and another one has the same path by now.
+fn another_containers_cgroup_is_left_alone() {
+    let path = format!("/stos-shared-{}", std::process::id());
+    let at_path = || {
+        let bundle = Bundle::with("sleep 1000", |config| config["linux"]["cgroupsPath"] = json!(path));
+        bundle.create().ok();
+        bundle
+    };
+    let ended = at_path();
+    ended.call(&["kill", &ended.id, "KILL"]).ok();
+    ended.await_status("stopped");
+    StateDirectory::new(ended.root()).read(&ended.id.parse().unwrap()).unwrap().cgroup.remove().unwrap();
+    let other = at_path();
+    other.start().ok();
+    ended.call(&["kill", "--all", &ended.id, "KILL"]).ok();
+    ended.delete(true).ok();
+    assert_eq!(other.state()["status"], "running");
+    let record = StateDirectory::new(other.root()).read(&other.id.parse().unwrap()).unwrap();
+    assert!(!record.cgroup.processes().unwrap().is_empty());
+    other.delete(true).ok();
+    assert!(record.cgroup.directories.iter().all(|directory| !directory.path.exists()));
+}
+
+fn a_cgroup_of_the_same_id_is_not_shared() {
+    let (first, mut second) = (Bundle::new("sleep 1000"), Bundle::new("sleep 1000"));
+    // In another ROOT the id is free.
+    second.id.clone_from(&first.id);
+    first.create().ok();
+    assert!(second.create().failed(1).contains("expected none or an empty one"));
+    assert_eq!(first.state()["status"], "created");
+    first.delete(true).ok();
+    // What a crash left is made anew.
+    let record = stos_runtime::CgroupRecord::planned(
+        &stos_runtime::mounted_hierarchies().unwrap(),
+        format!("stos-{}", first.id).as_ref(),
+    );
+    record.directories.iter().for_each(|directory| fs::create_dir(&directory.path).unwrap());
+    first.configure(|config| config["process"]["args"] = json!(["/bin/sh", "-c", "true"]));
+    first.run().ok();
+}
+
+fn parents_come_and_go_meanwhile() {
+    let parent = format!("stos-parent-{}", std::process::id());
+    let lives: Vec<_> = (0..4)
+        .map(|number| {
+            let bundle = Bundle::with("true", |config| {
+                config["linux"]["cgroupsPath"] = json!(format!("/{parent}/{number}"));
+            });
+            std::thread::spawn(move || (0..6).for_each(|_| drop(bundle.run().ok())))
+        })
+        .collect();
+    lives.into_iter().for_each(|life| life.join().unwrap());
+    // Whoever found the parent there leaves it to its maker, who may have gone before.
+    for hierarchy in stos_runtime::mounted_hierarchies().unwrap() {
+        drop(fs::remove_dir(hierarchy.mount_point.join(&parent)));
+    }
+}
+
+/// A pid file in a directory where others write: nothing that they have put there is opened or followed.
+fn the_pid_file_is_no_way_to_another_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (victim, pid_file) = (dir.path().join("victim"), dir.path().join("pid"));
+    fs::write(&victim, "untouched").unwrap();
+    for name in [".pid", "pid"] {
+        std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
+    }
+    stos_runtime::lifecycle::write_pid_file(&pid_file, 42).unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    assert!(fs::symlink_metadata(&pid_file).unwrap().is_file());
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), "42");
+    // One that cannot be put in place leaves nothing.
+    let taken = dir.path().join("directory");
+    fs::create_dir(&taken).unwrap();
+    stos_runtime::lifecycle::write_pid_file(&taken, 42).unwrap_err();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
 }
 
 fn all_processes_are_signalled_and_gone() {

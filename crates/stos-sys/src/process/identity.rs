@@ -13,7 +13,8 @@ use crate::error::{Result, SysError};
 pub struct ProcessStat {
     /// When it started, in clock ticks since the boot (field 22).
     pub start_time: u64,
-    /// Whether it has ended and only waits to be reaped (states `Z` and `X`).
+    /// Whether it has ended and only waits to be reaped (states `Z` and `X`). One whose first thread alone has ended shows
+    /// `Z` too, and runs on.
     pub is_dead: bool,
 }
 
@@ -35,7 +36,9 @@ pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
 fn parse_stat(stat: &[u8]) -> Option<ProcessStat> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let state = *stat.get(name_end + 2)?;
-    Some(ProcessStat { start_time: stat_field(stat, 22)?, is_dead: matches!(state, b'Z' | b'X') })
+    // Field 20 counts the first thread until all others have ended.
+    let is_dead = state == b'X' || (state == b'Z' && stat_field(stat, 20)? <= 1);
+    Some(ProcessStat { start_time: stat_field(stat, 22)?, is_dead })
 }
 
 /// The id of this boot, new with each one.
@@ -62,5 +65,7 @@ mod tests {
     fn a_zombie_is_dead_whatever_its_name() {
         let stat = b"7 (x) S 1) Z 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
         assert_eq!(parse_stat(stat), Some(ProcessStat { start_time: 4711, is_dead: true }));
+        let with_threads = b"7 (x) Z 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 2 0 4711 0 0\n";
+        assert_eq!(parse_stat(with_threads), Some(ProcessStat { start_time: 4711, is_dead: false }));
     }
 }
