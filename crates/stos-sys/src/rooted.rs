@@ -5,7 +5,7 @@
 //! start there, and `/proc/PID/fd` links lead nowhere. Whoever swaps a component for a symlink meanwhile gains nothing,
 //! for what is checked is the descriptor that is then used (CVE-2021-30465).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -20,6 +20,9 @@ use crate::error::{Result, SysError};
 
 /// How often a lookup that raced with a rename is tried again: the kernel then answers EAGAIN.
 const RACES: usize = 128;
+
+/// How many symlinks that dangle one path may lead through: as many as the kernel follows (`MAXSYMLINKS`).
+const LINKS: usize = 40;
 
 /// A directory that no path leads out of.
 #[derive(Debug)]
@@ -107,50 +110,58 @@ impl Root {
 
     /// Makes the directory `path` and its missing parents with `mode` (less the umask), and gives an `O_PATH` descriptor.
     ///
-    /// Symlinks on the way are followed inside the root; one that dangles is an error, never created through. The
+    /// Symlinks on the way are followed inside the root, those that dangle too: what they point at is made. The
     /// modification times of directories that existed before are put back.
     pub fn create_dir_all(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
         match self.open_with(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::empty()) {
             Err(error) if error.errno == Errno::NOENT => {}
             other => return other,
         }
-        let (mut current, missing) = self.deepest_existing(path)?;
-        for (depth, name) in missing.iter().enumerate() {
-            let shown = || format!("{} of {}", Path::new(name).display(), path.display());
-            let make = || match mkdirat(&current, name.as_os_str(), mode) {
-                // Somebody else made it meanwhile; whether it is a directory is seen when it is opened.
-                Err(Errno::EXIST) => Ok(()),
-                other => other.map_err(SysError::at("mkdirat", shown)),
-            };
-            if depth == 0 {
-                keeping_mtime(current.as_fd(), make)?
-            } else {
-                make()?
-            };
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            current =
-                openat(&current, name.as_os_str(), flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
-        }
-        Ok(current)
+        let (deepest, missing) = self.deepest_existing(path)?;
+        make_directories(deepest, &missing, mode, path)
     }
 
-    /// Walks as far along `path` as it exists, and gives what is missing beyond.
-    fn deepest_existing(&self, path: &Path) -> Result<(OwnedFd, Vec<std::ffi::OsString>)> {
-        let parts: Vec<Component<'_>> =
-            path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect();
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
+    /// Walks as far along `path` as it exists, and gives what is missing beyond. A symlink that dangles stands for where it
+    /// points.
+    fn deepest_existing(&self, path: &Path) -> Result<(OwnedFd, Vec<OsString>)> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let parts: Vec<Component<'_>> =
+                path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect();
+            let (found, count) = self.deepest_of(&parts, &path)?;
+            let (prefix, beyond) = parts.split_at(count);
+            let Some(first) = beyond.first() else { break };
+            match readlinkat(&found, first.as_os_str(), Vec::new()) {
+                Ok(target) => {
+                    // `..` in it counts from where the prefix really leads, as the kernel has it.
+                    let mut followed: PathBuf = prefix.iter().collect();
+                    followed.push(OsStr::from_bytes(target.as_bytes()));
+                    followed.extend(&beyond[1..]);
+                    path = followed;
+                }
+                Err(Errno::NOENT | Errno::INVAL) => {
+                    let missing = beyond.iter().map(|part| match part {
+                        Component::Normal(name) => Ok((*name).to_owned()),
+                        // What does not exist has no parent to go back to.
+                        _ => Err(SysError::new("mkdirat", path.display().to_string(), Errno::NOENT)),
+                    });
+                    return Ok((found, missing.collect::<Result<_>>()?));
+                }
+                Err(errno) => return Err(SysError::new("readlinkat", path.display().to_string(), errno)),
+            }
+        }
+        Err(SysError::new("openat2", path.display().to_string(), Errno::LOOP))
+    }
+
+    /// Opens the longest part of a path that exists, less than all of it, and says how long it is.
+    fn deepest_of(&self, parts: &[Component<'_>], path: &Path) -> Result<(OwnedFd, usize)> {
         for count in (0..parts.len()).rev() {
             let prefix: PathBuf = parts[..count].iter().collect();
-            let found = match self.open_with(&prefix, flags, Mode::empty(), ResolveFlags::empty()) {
-                Err(error) if error.errno == Errno::NOENT => continue,
-                other => other?,
-            };
-            let missing = parts[count..].iter().map(|part| match part {
-                Component::Normal(name) => Ok((*name).to_owned()),
-                // What does not exist has no parent to go back to.
-                _ => Err(SysError::new("mkdirat", path.display().to_string(), Errno::NOENT)),
-            });
-            return Ok((found, missing.collect::<Result<_>>()?));
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            match self.open_with(&prefix, flags, Mode::empty(), ResolveFlags::empty()) {
+                Err(error) if error.errno == Errno::NOENT => {}
+                other => return Ok((other?, count)),
+            }
         }
         Err(SysError::new("openat2", path.display().to_string(), Errno::NOENT))
     }
@@ -181,22 +192,44 @@ impl Root {
 
     fn create_mount_file(&self, path: &Path) -> Result<OwnedFd> {
         let shown = || path.display().to_string();
-        let name = path.file_name().ok_or_else(|| SysError::new("openat", shown(), Errno::INVAL))?;
-        let parent = self.create_dir_all(path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(0o755))?;
+        let (deepest, missing) = self.deepest_existing(path)?;
+        let (name, parents) = missing.split_last().ok_or_else(|| SysError::new("openat", shown(), Errno::EXIST))?;
+        let parent = make_directories(deepest, parents, Mode::from_raw_mode(0o755), path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = || match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        let make = || match openat(&parent, name.as_os_str(), flags, Mode::from_raw_mode(0o644)) {
             Ok(_) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(SysError::new("openat", format!("{}, O_CREAT|O_EXCL", shown()), errno)),
         };
         keeping_mtime(parent.as_fd(), make)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = openat(&parent, name, flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
+        let made = openat(&parent, name.as_os_str(), flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
         match file_type(made.as_fd())? {
-            // A dangling symlink stood there: nothing is created through it.
+            // Somebody put a symlink there meanwhile: nothing is mounted through it.
             FileType::Symlink => Err(SysError::new("openat", shown(), Errno::LOOP)),
             _ => Ok(made),
         }
     }
+}
+
+/// Makes the directories `names` in `deepest`, one in the other, and opens the last. `path` is for errors alone.
+fn make_directories(deepest: OwnedFd, names: &[OsString], mode: Mode, path: &Path) -> Result<OwnedFd> {
+    let mut current = deepest;
+    for (depth, name) in names.iter().enumerate() {
+        let shown = || format!("{} of {}", Path::new(name).display(), path.display());
+        let make = || match mkdirat(&current, name.as_os_str(), mode) {
+            // Somebody else made it meanwhile; whether it is a directory is seen when it is opened.
+            Err(Errno::EXIST) => Ok(()),
+            other => other.map_err(SysError::at("mkdirat", shown)),
+        };
+        if depth == 0 {
+            keeping_mtime(current.as_fd(), make)?
+        } else {
+            make()?
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        current = openat(&current, name.as_os_str(), flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
+    }
+    Ok(current)
 }
 
 /// The type of what a descriptor refers to.
@@ -260,8 +293,33 @@ mod tests {
         assert_eq!(root.resolve(Path::new("/absolute")).unwrap_err().errno, Errno::NOENT);
         assert_eq!(root.resolve(Path::new("/etc/relative")).unwrap_err().errno, Errno::NOENT);
         assert_eq!(root.resolve(Path::new("../outside")).unwrap_err().errno, Errno::NOENT);
-        assert!(root.create_dir_all(Path::new("/absolute/new"), Mode::from_raw_mode(0o755)).is_err());
+        // What they point at is made, inside.
+        root.create_dir_all(Path::new("/absolute/new"), Mode::from_raw_mode(0o755)).unwrap();
+        root.ensure_mount_point(Path::new("/etc/relative"), MountPoint::Directory).unwrap();
+        assert!(dir.path().join("root/outside").is_dir());
+        assert!(dir.path().join("root").join(dir.path().strip_prefix("/").unwrap()).join("outside/new").is_dir());
         assert_eq!(fs::read_dir(dir.path().join("outside")).unwrap().count(), 0);
+    }
+
+    /// As images have it: `/etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf`, and `/var/run -> /run`.
+    #[test]
+    fn a_mount_point_behind_a_dangling_symlink_is_made() {
+        let (dir, root) = tree();
+        let at = |name: &str| dir.path().join("root").join(name);
+        symlink("../run/resolve/stub", at("etc/resolv.conf")).unwrap();
+        symlink("/run", at("var")).unwrap();
+        symlink("var/one", at("chain")).unwrap();
+        root.ensure_mount_point(Path::new("/etc/resolv.conf"), MountPoint::File).unwrap();
+        assert!(at("run/resolve/stub").is_file());
+        root.ensure_mount_point(Path::new("/chain/two"), MountPoint::Directory).unwrap();
+        assert!(at("run/one/two").is_dir());
+        for number in 0..50 {
+            symlink(format!("link{}", number + 1), at(&format!("link{number}"))).unwrap();
+        }
+        let long = root.ensure_mount_point(Path::new("/link0"), MountPoint::File).unwrap_err();
+        assert_eq!(long.errno, Errno::LOOP);
+        root.ensure_mount_point(Path::new("/link20"), MountPoint::File).unwrap();
+        assert!(at("link50").is_file());
     }
 
     #[test]
@@ -296,11 +354,9 @@ mod tests {
     fn a_mount_point_of_the_wrong_kind_is_refused() {
         let (dir, root) = tree();
         fs::write(dir.path().join("root/file"), "").unwrap();
-        symlink("/gone", dir.path().join("root/dangling")).unwrap();
         let errno = |path, kind| root.ensure_mount_point(Path::new(path), kind).unwrap_err().errno;
         assert_eq!(errno("/file", MountPoint::Directory), Errno::NOTDIR);
         assert_eq!(errno("/etc", MountPoint::File), Errno::ISDIR);
-        assert_eq!(errno("/dangling", MountPoint::File), Errno::LOOP);
         assert_eq!(errno("/missing/../up", MountPoint::Directory), Errno::NOENT);
     }
 
