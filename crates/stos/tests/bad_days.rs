@@ -262,3 +262,22 @@ fn a_caller_that_ignores_sigchld_learns_the_code() {
     assert_eq!(ran.code, 42, "{}", ran.stderr);
     assert!(shell.sandbox.names("containers").is_empty());
 }
+
+#[test]
+fn a_code_comes_back_though_it_cannot_be_written_down() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "echo up; while ! test -e /go; do sleep 0.01; done; exit 6";
+    let mut stos = attached(&shell, &["run", "--name", "unwritten", "shell:1", "sh", "-c", script]);
+    let mut line = String::new();
+    BufReader::new(stos.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let state = shell.sandbox.json(&["state", "unwritten"]);
+    let exit = container(&shell, state["id"].as_str().unwrap()).join("exit.json");
+    // No rename can replace it.
+    fs::create_dir_all(exit.join("x")).unwrap();
+    fs::write(format!("/proc/{}/root/go", state["pid"]), "").unwrap();
+    assert_eq!(stos.wait().unwrap().code(), Some(6));
+    fs::remove_dir_all(&exit).unwrap();
+    assert_eq!(shell.status("unwritten"), "stopped");
+    assert_eq!(cgroups_of(state["id"].as_str().unwrap()), Vec::<String>::new());
+}
