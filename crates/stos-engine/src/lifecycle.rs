@@ -309,16 +309,16 @@ pub(crate) fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&Con
 
 /// Does what decides between a start and another start, an end or a delete: of those at once each sees what the others did.
 pub(crate) fn with_life_lock<T>(engine: &Engine, id: &ContainerId, decide: impl FnOnce() -> Result<T>) -> Result<T> {
-    let lock = life_lock(engine, id)?;
-    let decided = decide();
-    // Also after a failure, so that locks/ does not grow.
-    lock.remove()?;
-    decided
+    engine.store.with_lock(&life_lock_name(id), decide)
 }
 
 /// Waits for the lock of [`with_life_lock`].
 pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Lock> {
-    Ok(engine.store.lock(&format!("container-{id}"))?)
+    Ok(engine.store.lock(&life_lock_name(id))?)
+}
+
+fn life_lock_name(id: &ContainerId) -> String {
+    format!("container-{id}")
 }
 
 /// Removes a run state whose processes have ended, with its cgroups. The caller holds the container's lock.

@@ -114,6 +114,7 @@ impl<'a> Monitor<'a> {
             }
         }
     }
+
     fn start(mut self, started: impl FnOnce(&ProcessRecord)) -> Result<Running<'a>> {
         let launched = self.launch();
         let (init, signals, stdout, stderr) = match launched {
