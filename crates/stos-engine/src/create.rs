@@ -132,7 +132,7 @@ pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord) -> Result
     Ok(engine.layerfs.container_plan(record.chain, upper)?)
 }
 
-/// A container in staging.
+/// A container in staging: what the last three stages work on. Dropped, every trace of it goes.
 pub struct Draft<'a> {
     engine: &'a Engine,
     image: &'a str,
@@ -144,7 +144,8 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(
+    /// Begins a container from a validated image whose layers are set up; `image` is what the user called it.
+    pub fn new(
         engine: &'a Engine,
         image: &'a str,
         validated: &'a ValidatedImage,
@@ -165,7 +166,8 @@ impl<'a> Draft<'a> {
         self.engine.layerfs.chain_mount_point(self.validated.chain.chain_id)
     }
 
-    fn filesystem(&self) -> Result<Vec<AnonymousVolume>> {
+    /// Makes its directories and files ([`create_container_filesystem`]), and gives the volumes that nothing is mounted over.
+    pub fn filesystem(&self) -> Result<Vec<AnonymousVolume>> {
         let is_covered = |volume: &&String| {
             self.options.mounts.iter().any(|mount| mount.target == Path::new(volume.trim_end_matches('/')))
         };
@@ -202,26 +204,11 @@ fn check_mounts(options: &CreateOptions) -> Result<()> {
 pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) -> Result<ContainerRecord> {
     let (options, image) = (draft.options, &draft.validated.image);
     let config = &image.config;
-    let args = command_line(config, options)?;
-    let env = environment(config, options, &draft.hostname);
-    let image_cwd = Some(config.working_dir.clone()).filter(|dir| !dir.is_empty());
-    let cwd = options.working_dir.clone().or(image_cwd).unwrap_or_else(|| "/".to_owned());
     let user = match &options.user {
         Some(user) => user.parse::<UserSpec>()?,
         None => config.user.clone(),
     };
-    let root = Root::open(&draft.image_root())?;
-    let ids = look_up_user(&root, &user);
-    let covers_accounts =
-        options.mounts.iter().any(|mount| mount.target.starts_with("/etc") || mount.target == Path::new("/"));
-    let ids = match ids {
-        Err(_) if covers_accounts => (0, 0, Vec::new()),
-        other => other?,
-    };
-    if options.mounts.is_empty() && volumes.is_empty() {
-        check_command(&root, &args[0], &cwd, &env)?;
-    }
-    let process = ProcessPlan { args: args.clone(), env, cwd, ids, stop_signal: config.stop_signal.clone() };
+    let process = plan_process(draft, &user, volumes)?;
     let json = runtime_config(&process, options, volumes, draft.id.as_str(), &draft.hostname);
     stos_runtime::RuntimeConfig::from_json(json.to_string().as_bytes()).map_err(stos_runtime::Error::from)?;
     write_record(draft, "config.json", &json)?;
@@ -238,7 +225,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         layers: config.diff_ids.clone(),
         chain: draft.validated.chain.chain_id,
         created: now(),
-        command: args,
+        command: process.args,
         user,
         labels,
         stop_signal,
@@ -246,6 +233,26 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         auto_remove: options.auto_remove,
         run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
+}
+
+/// Puts together what the container runs, where and as whom; refuses a user or a command that the image does not have.
+fn plan_process(draft: &Draft<'_>, user: &UserSpec, volumes: &[AnonymousVolume]) -> Result<ProcessPlan> {
+    let (options, config) = (draft.options, &draft.validated.image.config);
+    let args = command_line(config, options)?;
+    let env = environment(config, options, &draft.hostname);
+    let image_cwd = Some(config.working_dir.clone()).filter(|dir| !dir.is_empty());
+    let cwd = options.working_dir.clone().or(image_cwd).unwrap_or_else(|| "/".to_owned());
+    let root = Root::open(&draft.image_root())?;
+    let covers_accounts =
+        options.mounts.iter().any(|mount| mount.target.starts_with("/etc") || mount.target == Path::new("/"));
+    let ids = match look_up_user(&root, user) {
+        Err(_) if covers_accounts => (0, 0, Vec::new()),
+        other => other?,
+    };
+    if options.mounts.is_empty() && volumes.is_empty() {
+        check_command(&root, &args[0], &cwd, &env)?;
+    }
+    Ok(ProcessPlan { args, env, cwd, ids, stop_signal: config.stop_signal.clone() })
 }
 
 /// Writes a record into staging; [`finalize_container_creation`] makes it durable.
