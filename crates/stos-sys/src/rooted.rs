@@ -45,12 +45,6 @@ impl AsFd for Root {
     }
 }
 
-impl From<Root> for OwnedFd {
-    fn from(root: Root) -> Self {
-        root.fd
-    }
-}
-
 impl Root {
     /// Takes a descriptor of a directory as root. A descriptor of a detached mount stays good when it is attached.
     pub fn new(fd: OwnedFd) -> Self {

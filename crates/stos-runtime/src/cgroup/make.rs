@@ -20,7 +20,7 @@ pub(super) fn directory(hierarchy: &Hierarchy, place: &CgroupPlace) -> Result<Cg
     for _ in 0..RACES {
         match levels(hierarchy, place) {
             // A parent is removed with the last container in it, and that may be while we make ours.
-            Err(Error::Sys { source, .. }) if source.errno == Errno::NOENT => {}
+            Err(Error::Sys { source, .. }) if matches!(source.errno, Errno::NOENT | Errno::NODEV) => {}
             Err(error) => return Err(error),
             Ok(made) => {
                 let mut directory = CgroupDirectory::planned(hierarchy, &place.path);

@@ -32,6 +32,10 @@ use crate::error::{Error, Result};
 /// How long a killed process may take until it has left its cgroup.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The parent of the cgroups of image mode's containers. It is stos's own, so whoever leaves it empty removes it: its maker may
+/// have gone before.
+pub const SHARED_PARENT: &str = "stos";
+
 /// Where a container's cgroups should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CgroupRequest {
@@ -234,13 +238,16 @@ impl CgroupRecord {
         }
     }
 
-    /// Removes the container's directories, those that it made inside them, and parents that were made for it and are
-    /// empty. Its processes must be gone. What is gone already is no error.
+    /// Removes the container's directories, those that it made inside them, and parents that are empty and were made for it, or
+    /// are [`SHARED_PARENT`]. Its processes must be gone. What is gone already is no error.
     pub fn remove(&self) -> Result<()> {
-        for directory in self.own() {
-            remove_tree(&directory.path)?;
+        let in_shared = self.path.parent() == Some(Path::new(SHARED_PARENT));
+        for directory in &self.directories {
+            if directory.is_own() {
+                remove_tree(&directory.path)?;
+            }
             if let Some(parent) = directory.path.parent() {
-                make::remove_levels(parent, directory.made.saturating_sub(1))?;
+                make::remove_levels(parent, directory.made.saturating_sub(1).max(usize::from(in_shared)))?;
             }
         }
         Ok(())
@@ -359,5 +366,49 @@ fn write_existing(path: &Path, text: &str) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if is_gone(&error) => Ok(()),
         Err(error) => Err(io_error("control a cgroup", "write", path, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(root: &Path, path: &str) -> CgroupRecord {
+        let hierarchy = Hierarchy { version: Version::V2, controllers: Vec::new(), mount_point: root.to_owned() };
+        CgroupRecord::planned(&[hierarchy], Path::new(path))
+    }
+
+    #[test]
+    fn the_last_container_takes_the_shared_parent_along() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["stos/one", "stos/two", "other/one"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        let exists = |path: &str| dir.path().join(path).exists();
+        planned(dir.path(), "stos/one").remove().unwrap();
+        assert!(exists("stos/two"));
+        planned(dir.path(), "stos/two").remove().unwrap();
+        assert!(!exists("stos"));
+        // Somebody else's stays.
+        planned(dir.path(), "other/one").remove().unwrap();
+        assert!(exists("other") && !exists("other/one"));
+    }
+
+    #[test]
+    fn a_directory_of_the_same_path_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::create_dir(&path).unwrap();
+        let mut record = planned(dir.path(), "a");
+        record.directories[0].identity = DirectoryIdentity::of(&path);
+        // Kept, so that its number is not given again.
+        fs::rename(&path, dir.path().join("kept")).unwrap();
+        fs::create_dir(&path).unwrap();
+        record.remove().unwrap();
+        assert!(path.exists());
+        fs::remove_dir(&path).unwrap();
+        fs::rename(dir.path().join("kept"), &path).unwrap();
+        record.remove().unwrap();
+        assert!(!path.exists());
     }
 }

@@ -8,12 +8,11 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, symlinkat};
+use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use stos_sys::SysError;
 use stos_sys::mount::{FsParameter, attach_at, new_filesystem, open_tree_clone};
-use stos_sys::rooted::Root;
 
 use super::rootfs::apply_attributes;
 use crate::cgroup::{CgroupDirectory, CgroupRecord, Version};
@@ -77,14 +76,16 @@ impl View {
         // First, for older kernels attach nothing to a mount that is not attached itself.
         attach_at(tmpfs.as_fd(), target)?;
         // A tmpfs of our own, empty: names in it are ours.
-        let view = Root::new(tmpfs);
         for Entry { name, aliases, mount } in directories {
-            let target = view.create_dir_all(Path::new(&name), Mode::from_raw_mode(0o755))?;
-            attach_at(mount.as_fd(), target.as_fd())?;
-            aliases.iter().try_for_each(|alias| link(&view, Path::new(&name), alias))?;
+            let shown = || Path::new(&name).display().to_string();
+            mkdirat(&tmpfs, &name, Mode::from_raw_mode(0o755)).map_err(SysError::at("mkdirat", shown))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let place = openat(&tmpfs, &name, flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
+            attach_at(mount.as_fd(), place.as_fd())?;
+            aliases.iter().try_for_each(|alias| link(tmpfs.as_fd(), Path::new(&name), alias))?;
         }
-        apply_attributes(view.as_fd(), request)?;
-        Ok(view.into())
+        apply_attributes(tmpfs.as_fd(), request)?;
+        Ok(tmpfs)
     }
 }
 
@@ -94,7 +95,7 @@ fn clone(directory: &CgroupDirectory, request: &MountRequest) -> Result<OwnedFd,
     Ok(mount)
 }
 
-fn link(view: &Root, target: &Path, alias: &str) -> Result<(), SysError> {
+fn link(view: BorrowedFd<'_>, target: &Path, alias: &str) -> Result<(), SysError> {
     match symlinkat(target, view, alias) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(SysError::new("symlinkat", format!("{alias} -> {}", target.display()), errno)),
