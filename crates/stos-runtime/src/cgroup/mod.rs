@@ -154,26 +154,28 @@ impl CgroupRecord {
         Ok(all)
     }
 
-    fn freezer(&self) -> Option<&CgroupDirectory> {
-        self.own().find(|directory| directory.controllers.iter().any(|controller| controller == "freezer"))
+    /// The directory of a v1 controller.
+    fn v1(&self, controller: &str) -> Option<&CgroupDirectory> {
+        let has = |directory: &&CgroupDirectory| directory.controllers.iter().any(|name| name == controller);
+        self.directories.iter().find(has).filter(|directory| directory.is_own())
     }
 
     fn v2(&self) -> Option<&CgroupDirectory> {
-        self.own().find(|directory| directory.version == Version::V2)
+        self.directories
+            .iter()
+            .find(|directory| directory.version == Version::V2)
+            .filter(|directory| directory.is_own())
     }
 
     /// How many processes of the container the kernel has killed for want of memory (v1 `memory.oom_control`, Linux 4.13;
     /// v2 `memory.events`). 0 where it cannot be read.
     pub fn oom_kills(&self) -> u64 {
-        let count = |directory: &CgroupDirectory| {
-            let name = match directory.version {
-                Version::V1 => "memory.oom_control",
-                Version::V2 => "memory.events",
-            };
-            let text = fs::read_to_string(directory.path.join(name)).ok()?;
+        let count = |directory: &CgroupDirectory, file: &str| {
+            let text = fs::read_to_string(directory.path.join(file)).ok()?;
             text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse::<u64>().ok()
         };
-        self.own().filter_map(count).max().unwrap_or(0)
+        let v1 = self.v1("memory").and_then(|directory| count(directory, "memory.oom_control"));
+        v1.max(self.v2().and_then(|directory| count(directory, "memory.events"))).unwrap_or(0)
     }
 
     /// Whether the container is frozen, in v1's freezer or in v2.
@@ -181,14 +183,14 @@ impl CgroupRecord {
         let reads = |path: PathBuf, expected: &str| {
             fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == expected))
         };
-        let v1 = self.freezer().is_some_and(|directory| reads(directory.path.join("freezer.state"), "FROZEN"));
+        let v1 = self.v1("freezer").is_some_and(|directory| reads(directory.path.join("freezer.state"), "FROZEN"));
         v1 || self.v2().is_some_and(|directory| reads(directory.path.join("cgroup.events"), "frozen 1"))
     }
 
     /// Lets a frozen container go on, with what it has frozen itself further down. One that is not frozen, or is gone, is left
     /// as it is.
     pub fn thaw(&self) -> Result<()> {
-        if let Some(directory) = self.freezer() {
+        if let Some(directory) = self.v1("freezer") {
             write_tree(&directory.path, "freezer.state", "THAWED")?;
         }
         match self.v2() {
