@@ -35,7 +35,7 @@ pub mod state;
 pub mod tombstones;
 
 pub use accounts::{Account, look_up_account};
-pub use cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, mounted_hierarchies};
+pub use cgroup::{CgroupRecord, CgroupRequest, mounted_hierarchies};
 pub use config::{ConfigError, RuntimeConfig};
 pub use error::{Error, Result};
 pub use id::ContainerId;

@@ -46,7 +46,7 @@ pub struct CgroupRequest {
 
 /// Where a container's cgroups go, below the root of each hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CgroupPlace {
+pub(crate) struct CgroupPlace {
     /// Without a leading slash.
     pub path: PathBuf,
     /// Whether nobody but us has a use for the path: `stos-<id>`, and none that a bundle names.
@@ -91,7 +91,7 @@ pub struct DirectoryIdentity {
 }
 
 impl CgroupRecord {
-    /// What a launch is about to make at `path` ([`crate::launch::cgroup_place`]) below each of `hierarchies`, for a record that
+    /// What a launch is about to make at `path` ([`crate::launch::planned_cgroup`]) below each of `hierarchies`, for a record that
     /// is written first: should the creator be killed, its directories and the processes in them are found.
     pub fn planned(hierarchies: &[Hierarchy], path: &Path) -> Self {
         let directories = hierarchies.iter().map(|hierarchy| CgroupDirectory::planned(hierarchy, path)).collect();
