@@ -100,7 +100,7 @@ struct Monitor<'a> {
 impl<'a> Monitor<'a> {
     /// Claims the container's place in ROOT, and makes sure of its layers.
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
-        let (config, run) = claim_when_ended(engine, record)?;
+        let (config, run) = claim_when_settled(engine, record)?;
         let prepared = (|| {
             let chain = engine.layerfs.ensure_sound_chain(&record.layers, Integrity::Sealed)?;
             engine.layerfs.ensure_chain_mounted(&chain)?;
@@ -109,7 +109,7 @@ impl<'a> Monitor<'a> {
         match prepared {
             Ok(log) => Ok(Self { engine, record, attachment, config, run, log }),
             Err(error) => {
-                engine.run_states().release(&run.id)?;
+                give_up(engine, &run);
                 Err(error)
             }
         }
@@ -124,7 +124,7 @@ impl<'a> Monitor<'a> {
                 if let Err(left) = self.log.discard_empty() {
                     tracing::warn!(error = %left, "cannot remove the empty log");
                 }
-                self.engine.run_states().release(&self.run.id)?;
+                give_up(self.engine, &self.run);
                 return Err(error);
             }
         };
@@ -132,8 +132,10 @@ impl<'a> Monitor<'a> {
         self.run.cgroup = init.cgroup.clone();
         if let Err(error) = self.record_start() {
             // Without its record nobody would find the process again.
-            stos_runtime::lifecycle::end(&init.cgroup, Some(&init.process))?;
-            self.engine.run_states().release(&self.run.id)?;
+            if let Err(left) = stos_runtime::lifecycle::end(&init.cgroup, Some(&init.process)) {
+                tracing::warn!(container = %self.record.id, error = %left, "the process could not be ended again");
+            }
+            give_up(self.engine, &self.run);
             return Err(error);
         }
         started(&init.process);
@@ -188,20 +190,21 @@ impl<'a> Monitor<'a> {
     }
 }
 
-/// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down.
-fn claim_when_ended(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
+/// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down, and one
+/// that another start has taken until there is a process: that start may fail, and only then is it ours to try.
+fn claim_when_settled(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
     let deadline = Instant::now() + MONITOR_PATIENCE;
     loop {
         match with_life_lock(engine, &record.id, || claim(engine, record)) {
             Err(error @ Error::ContainerState { .. }) => {
-                let is_ending = match state(engine, &record.id)? {
+                let is_settled = match state(engine, &record.id)? {
                     ContainerState::Running(run) => match &run.init {
-                        Some(init) => !init.is_alive()?,
+                        Some(init) => init.is_alive()? || Instant::now() >= deadline,
                         None => false,
                     },
-                    _ => true,
+                    _ => Instant::now() >= deadline,
                 };
-                if !is_ending || Instant::now() >= deadline {
+                if is_settled {
                     return Err(error);
                 }
                 std::thread::sleep(START_INTERVAL);
@@ -247,6 +250,13 @@ fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, Ru
         Err(stos_runtime::Error::Exists { .. }) => Err(already_running(record)),
         Err(error) => Err(error.into()),
         Ok(_) => Ok((config, run)),
+    }
+}
+
+/// Frees a place in ROOT after a start that failed, whose cause is the one to tell.
+fn give_up(engine: &Engine, run: &RunState) {
+    if let Err(error) = engine.run_states().release(&run.id) {
+        tracing::warn!(container = %run.id, %error, "the state of a failed start stays");
     }
 }
 

@@ -5,15 +5,16 @@
 //! nor its end from being recorded. The container itself waits then, as at any pipe.
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use stos_sys::SysError;
 use stos_sys::signals::SignalFd;
 
 use crate::container::now;
-use crate::error::Result;
+use crate::error::Result as EngineResult;
 use crate::log::{LogWriter, Stream, read_once};
 
 /// How much one write takes: what a pipe has room for when poll(2) says so (`PIPE_BUF`, pipe(7)).
@@ -61,7 +62,7 @@ impl Relay {
     /// Takes what is left in the pipe when the container's processes have ended.
     pub(crate) fn drain(&mut self, log: &mut LogWriter, buffer: &mut [u8]) {
         let mut taken = 0;
-        while taken < REST_MAX && self.pipe.as_ref().is_some_and(|pipe| is_readable(pipe.as_fd())) {
+        while taken < REST_MAX && self.pipe.as_ref().is_some_and(|pipe| is_ready_now(pipe.as_fd(), PollFlags::IN)) {
             taken += self.receive(log, buffer);
         }
         self.pipe = None;
@@ -100,8 +101,7 @@ impl Relay {
     }
 
     fn send(&mut self) {
-        let rest = &self.pending[self.sent..];
-        match rustix::io::write(self.caller_stream(), &rest[..rest.len().min(WRITE_MAX)]) {
+        match write_now(self.caller_stream(), &self.pending[self.sent..]) {
             Ok(count) => self.sent += count,
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => {
@@ -117,8 +117,22 @@ impl Relay {
     }
 }
 
+/// Writes what `stream` takes without waiting. Both of the caller's streams may be one pipe, which the other or another
+/// process has filled since poll(2) said that there was room.
+fn write_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    // The offset -1 says: where the file stands (pwritev2(2)).
+    match pwritev2(stream, &[IoSlice::new(bytes)], u64::MAX, ReadWriteFlags::NOWAIT) {
+        // Terminals cannot say so, nor can pipes before Linux 6.4.
+        Err(Errno::OPNOTSUPP) if is_ready_now(stream, PollFlags::OUT) => {
+            rustix::io::write(stream, &bytes[..bytes.len().min(WRITE_MAX)])
+        }
+        Err(Errno::OPNOTSUPP) => Err(Errno::AGAIN),
+        other => other,
+    }
+}
+
 /// Hands the caller what its streams have not taken yet. A signal ends that: there is no process any more to pass it on to.
-pub(crate) fn send_rest(mut relays: [Relay; 2], signals: &SignalFd) -> Result<()> {
+pub(crate) fn send_rest(mut relays: [Relay; 2], signals: &SignalFd) -> EngineResult<()> {
     while relays.iter().any(Relay::is_pending) {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         let waiting: Vec<usize> = (0..relays.len()).filter(|&index| relays[index].is_pending()).collect();
@@ -136,7 +150,7 @@ pub(crate) fn send_rest(mut relays: [Relay; 2], signals: &SignalFd) -> Result<()
 }
 
 /// Waits until one of `fds` is ready.
-pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<()> {
+pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> EngineResult<()> {
     loop {
         match poll(fds, timeout) {
             Ok(_) => return Ok(()),
@@ -151,8 +165,8 @@ pub(crate) fn is_ready(fd: &PollFd<'_>) -> bool {
     !fd.revents().is_empty()
 }
 
-fn is_readable(pipe: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(pipe, PollFlags::IN)];
+fn is_ready_now(fd: BorrowedFd<'_>, for_what: PollFlags) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, for_what)];
     wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && is_ready(&fds[0])
 }
 

@@ -55,6 +55,12 @@ enum Speaks {
     Http = 2,
 }
 
+impl Speaks {
+    fn scheme(self) -> Scheme {
+        if self == Self::Http { Scheme::Http } else { Scheme::Https }
+    }
+}
+
 /// A manifest or an index as the registry keeps it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -167,7 +173,7 @@ impl Registry {
         max: u64,
     ) -> Result<Verified<Vec<u8>>, Error> {
         if descriptor.size > max {
-            let url = self.url(self.scheme(), repository, &blob_path(descriptor))?.shown();
+            let url = self.url(self.speaks().scheme(), repository, &blob_path(descriptor))?.shown();
             return Err(Error::TooLong { url, expected: max });
         }
         let body = self.open(repository, descriptor)?;
@@ -199,10 +205,6 @@ impl Registry {
             2 => Speaks::Http,
             _ => Speaks::Unknown,
         }
-    }
-
-    fn scheme(&self) -> Scheme {
-        if self.speaks() == Speaks::Http { Scheme::Http } else { Scheme::Https }
     }
 
     fn url(&self, scheme: Scheme, repository: &str, path: &str) -> Result<Url, Error> {
@@ -247,9 +249,11 @@ impl Registry {
     ///
     /// This alone tells which protocol it speaks: where a redirect leads, or a token server, may fail as it likes.
     fn first_answer(&self, repository: &str, path: &str, ask: &Ask<'_>) -> Result<Answer, Error> {
-        let url = self.url(self.scheme(), repository, path)?;
+        // Once: another thread may learn it meanwhile.
+        let speaks = self.speaks();
+        let url = self.url(speaks.scheme(), repository, path)?;
         let first = send(self.transport(), &url, &url, ask);
-        if self.speaks() != Speaks::Unknown {
+        if speaks != Speaks::Unknown {
             return first;
         }
         let error = match first {

@@ -22,7 +22,7 @@ pub const MANIFEST_MAX: u64 = 4 << 20;
 pub const LAYERS_MAX: usize = 1000;
 
 /// A manifest or an index that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
     /// It is larger than [`MANIFEST_MAX`].
@@ -155,8 +155,10 @@ pub struct ImageManifest {
 /// An index: manifests of one image for several platforms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageIndex {
-    /// What it lists, in its order.
+    /// What it lists, in its order; without the entries that cannot be read, which may be for platforms of the future.
     pub manifests: Vec<Descriptor>,
+    /// Why the first of those cannot be read.
+    pub unreadable: Option<ManifestError>,
 }
 
 /// What a registry gives for a reference.
@@ -260,7 +262,7 @@ impl ManifestDocument {
         });
         let own_type = own_type.transpose()?;
         if Self::kind_of(&outline, own_type.as_deref(), content_type)? {
-            return ImageIndex::check(read(bytes, "index")?).map(Self::Index);
+            return Ok(Self::Index(ImageIndex::of(read(bytes, "index")?)));
         }
         // A registry may call it anything: only a name of a manifest is kept.
         let called = content_type.filter(|text| MediaType::of(text) == MediaType::ImageManifest);
@@ -339,16 +341,21 @@ impl ImageManifest {
 }
 
 impl ImageIndex {
-    fn check(raw: RawIndex) -> Result<Self, ManifestError> {
-        let manifests = raw.manifests.into_iter().enumerate();
-        let checked = manifests.map(|(index, raw)| raw.check(|| format!("manifest {} of the index", index + 1)));
-        Ok(Self { manifests: checked.collect::<Result<_, _>>()? })
+    fn of(raw: RawIndex) -> Self {
+        let mut index = Self { manifests: Vec::new(), unreadable: None };
+        for (number, raw) in (1..).zip(raw.manifests) {
+            match raw.check(|| format!("manifest {number} of the index")) {
+                Ok(entry) => index.manifests.push(entry),
+                Err(error) => drop(index.unreadable.get_or_insert(error)),
+            }
+        }
+        index
     }
 
     /// Picks the image that fits `wanted` best; of equals the first, as the specification asks.
     ///
     /// Entries that are no images for a platform (attestations say `unknown/unknown`) never fit. An index whose one image has
-    /// no platform means that image.
+    /// no platform means that image. Where none fits, an entry that cannot be read is the reason, for it may be the one.
     pub fn select(&self, wanted: &Platform) -> Result<&Descriptor, ManifestError> {
         let images: Vec<&Descriptor> = self.manifests.iter().filter(|entry| is_image(entry)).collect();
         let fitting = images.iter().filter_map(|entry| Some((wanted.fit(entry.platform.as_ref()?)?, *entry)));
@@ -357,7 +364,10 @@ impl ImageIndex {
         }
         match images.as_slice() {
             [only] if only.platform.is_none() => Ok(only),
-            _ => Err(ManifestError::NoPlatform { wanted: wanted.clone(), found: platforms_of(&images) }),
+            _ => Err(self
+                .unreadable
+                .clone()
+                .unwrap_or_else(|| ManifestError::NoPlatform { wanted: wanted.clone(), found: platforms_of(&images) })),
         }
     }
 }
@@ -512,8 +522,6 @@ mod tests {
     #[test]
     fn errors_are_short_and_move_no_cursor() {
         let long = format!("\u{1b}[2J{}", "x".repeat(1 << 20));
-        let entry_of =
-            |platform: Value| json!({"schemaVersion": 2, "manifests": [with(entry("x", None), "platform", platform)]});
         let mut layer = manifest();
         layer["layers"][0]["mediaType"] = json!(long);
         let mut size = manifest();
@@ -524,17 +532,31 @@ mod tests {
             with(manifest(), "mediaType", json!([long])),
             with(manifest(), "mediaType", json!(format!("{OCI_INDEX};{long}"))),
             with(manifest(), "config", blob(&long)),
-            entry_of(json!({"os": "linux", "architecture": long})),
             layer,
             size,
         ] {
             let error = parse(&document, None).unwrap_err().to_string();
             assert!(error.len() < 1500 && !error.contains('\u{1b}'), "{} bytes: {error}", error.len());
         }
+        let odd = with(entry("x", None), "platform", json!({"os": "linux", "architecture": long}));
+        let error = index(&[odd]).select(&Platform::host()).unwrap_err().to_string();
+        assert!(error.len() < 1500 && !error.contains('\u{1b}'), "{} bytes: {error}", error.len());
         let many: Vec<Value> =
             (0..1000).map(|number| entry("x", Some(("linux", format!("a{number}").as_str())))).collect();
         let error = index(&many).select(&Platform::host()).unwrap_err().to_string();
         assert!(error.len() < 600, "{error}");
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_keeps_nobody_from_another() {
+        let odd_platform =
+            with(entry("x", None), "platform", json!({"os": "linux", "architecture": "rva22 (preview)"}));
+        let odd_digest = with(entry("x", Some(("linux", "arm64"))), "digest", json!("sha512:00"));
+        let index = index(&[odd_platform, odd_digest, entry("pc", Some(("linux", "amd64")))]);
+        let picked = index.select(&Platform::new("linux", "amd64", None)).unwrap();
+        assert_eq!(picked.digest, BlobDigest::of(b"pc"));
+        let error = index.select(&Platform::new("linux", "arm64", None)).unwrap_err();
+        assert!(matches!(&error, ManifestError::Platform { what, .. } if what == "manifest 1 of the index"), "{error}");
     }
 
     #[test]

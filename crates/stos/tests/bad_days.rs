@@ -4,7 +4,7 @@
 mod sandbox;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -131,6 +131,47 @@ fn who_does_not_read_keeps_neither_signals_nor_the_end() {
         assert_eq!(stos.wait().unwrap().code(), Some(5));
         shell.sandbox.ok(&["delete", "unread"]);
     }
+}
+
+#[test]
+fn one_pipe_for_both_streams_is_not_waited_for_either() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "trap 'exit 5' TERM; (while :; do echo out; done) & (while :; do echo err >&2; done) & wait";
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = shell.sandbox.command();
+    command.args(["run", "--name", "both", "shell:1", "sh", "-c", script]);
+    let mut stos = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    // It holds the writing end, too.
+    drop(command);
+    let mut page = [0; 4096];
+    for _ in 0..20 {
+        eventually("the pipe fills up", || rustix::io::ioctl_fionread(&reader).unwrap() >= 24 << 10);
+        // Room for one of the two.
+        reader.read_exact(&mut page).unwrap();
+    }
+    signal(i64::from(stos.id()), Signal::TERM);
+    assert_eq!(shell.sandbox.ok(&["wait", "both"]), "5\n");
+    std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+    assert_eq!(stos.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn of_two_starts_that_must_fail_none_succeeds() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let host = tempfile::tempdir().unwrap();
+    // Covered by a mount, so only the start can tell.
+    let volume = format!("{}:/mnt", host.path().display());
+    let id = shell.sandbox.ok(&["create", "-v", &volume, "shell:1", "/mnt/no-such-command"]);
+    for _ in 0..10 {
+        let start = || shell.sandbox.command().args(["start", id.trim()]).stderr(Stdio::null()).spawn().unwrap();
+        let both = [start(), start()];
+        for mut one in both {
+            assert_eq!(one.wait().unwrap().code(), Some(127));
+        }
+    }
+    assert_eq!(shell.status(id.trim()), "created");
 }
 
 #[test]

@@ -183,7 +183,7 @@ mod tests {
 
     /// What no package of [`TOOLS`] brings: Debian's essential packages, what comes with Rust's linker (`ldd`), and what
     /// [`super::super::erofs_utils`] installs.
-    const ELSEWHERE: [&str; 8] = ["chroot", "cp", "fsck.erofs", "ldd", "mount", "sh", "tar", "unshare"];
+    const ELSEWHERE: [&str; 9] = ["chroot", "cp", "fsck.erofs", "ldd", "mount", "setpriv", "sh", "tar", "unshare"];
 
     #[test]
     fn each_tool_that_a_test_needs_is_installed() {

@@ -50,9 +50,13 @@ fn row(image: &ImageSummary) -> Vec<String> {
 /// Prints all that is known of images and containers, as a JSON array.
 pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::engine(global)?;
-    let found: Vec<Value> = args.names.iter().map(|name| inspect_one(&engine, name)).collect::<Result<_, Failure>>()?;
+    let mut found = Vec::new();
+    let code = each(global, &args.names, |name| {
+        found.push(inspect_one(&engine, name)?);
+        Ok(())
+    });
     table::print_json(&found)?;
-    Ok(0)
+    Ok(code)
 }
 
 fn inspect_one(engine: &Engine, name: &str) -> Result<Value, Failure> {
