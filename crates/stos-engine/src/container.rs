@@ -294,11 +294,16 @@ pub(crate) fn find_id(engine: &Engine, query: &str) -> Result<ContainerId> {
     let id = match query.parse::<ContainerId>() {
         Ok(id) => Some(id),
         Err(_) => match engine.store.container_named(query)? {
-            Some(id) => Some(id),
-            None => find_by_prefix_or_lost_name(engine, query)?,
+            Some(id) if goes_by(engine, &id, query) => Some(id),
+            _ => find_by_prefix_or_lost_name(engine, query)?,
         },
     };
     id.ok_or_else(|| Error::NoSuchContainer(query.to_owned()))
+}
+
+/// Tells whether a container's own record agrees with the symlink of a name that leads to it. One that cannot be read has no say.
+fn goes_by(engine: &Engine, id: &ContainerId, name: &str) -> bool {
+    record(engine, id).ok().flatten().is_none_or(|record| record.name.as_str() == name)
 }
 
 fn find_by_prefix_or_lost_name(engine: &Engine, query: &str) -> Result<Option<ContainerId>> {

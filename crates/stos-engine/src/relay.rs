@@ -35,11 +35,13 @@ pub(crate) struct Relay {
     /// What the caller's stream has not taken yet, from `sent` on.
     pending: Vec<u8>,
     sent: usize,
+    /// Whether the log could not be written, which has been said.
+    loses_lines: bool,
 }
 
 impl Relay {
     pub(crate) fn new(stream: Stream, pipe: File, forwards: bool) -> Self {
-        Self { stream, pipe: Some(pipe), forwards, pending: Vec::new(), sent: 0 }
+        Self { stream, pipe: Some(pipe), forwards, pending: Vec::new(), sent: 0, loses_lines: false }
     }
 
     /// What it waits for: room in the caller's stream while something is pending, else more output. `None` at its end.
@@ -91,8 +93,10 @@ impl Relay {
             Ok(Some(count)) => count,
         };
         if let Err(error) = log.write(self.stream, &buffer[..count], &log_time()) {
-            // A full disk must not stop the container: its output is lost, and that is said.
-            tracing::warn!(%error, "cannot write the container's log");
+            // A full disk must not stop the container: its output is lost, and that is said, once.
+            if !std::mem::replace(&mut self.loses_lines, true) {
+                tracing::warn!(%error, "cannot write the container's log: its output is lost");
+            }
         }
         if self.forwards {
             self.pending.extend_from_slice(&buffer[..count]);

@@ -83,6 +83,12 @@ impl Failure {
                 "the disk is full: `stos rmi` removes images"
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
+            EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("images/index.json") => {
+                "remove that file and pull the images again: their layers are kept"
+            }
+            EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("stos.json") => {
+                "where this version of stos wrote the store, remove that file: it is made again"
+            }
             EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",

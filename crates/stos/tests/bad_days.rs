@@ -175,6 +175,38 @@ fn of_two_starts_that_must_fail_none_succeeds() {
 }
 
 #[test]
+fn a_name_that_leads_to_another_container_is_not_believed() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let [one, two] = ["one", "two"].map(|name| shell.sandbox.ok(&["create", "--name", name, "shell:1"]));
+    let link = shell.sandbox.data_root().join("names/two");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(one.trim(), &link).unwrap();
+    assert_eq!(shell.sandbox.json(&["state", "two"])["id"], two.trim());
+    shell.sandbox.ok(&["delete", "two"]);
+    assert_eq!(shell.sandbox.names("containers"), [one.trim()]);
+}
+
+#[test]
+fn what_cannot_be_read_of_the_store_is_named_with_a_way_out() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    for file in ["images/index.json", "stos.json"] {
+        let path = shell.sandbox.data_root().join(file);
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let output = shell.sandbox.run(&["images"]);
+        assert_eq!(output.code, 1, "{file}");
+        assert!(
+            output.stderr.contains(path.to_str().unwrap()) && output.stderr.contains("hint: "),
+            "{}",
+            output.stderr
+        );
+        fs::write(&path, good).unwrap();
+    }
+}
+
+#[test]
 fn a_suspended_stos_is_told_and_can_be_deleted() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();

@@ -50,7 +50,7 @@ pub fn info(global: &Global, args: &SystemInfo) -> Result<u8, Failure> {
     };
     if rustix::process::geteuid().is_root() {
         let engine = target::engine(global)?;
-        info.layerfs = Some(layerfs(&engine.layerfs().probe_backend()?));
+        info.layerfs = Some(layerfs(engine.layerfs().probe_backend()));
         info.images = Some(engine.store().images()?.len());
         info.layers = Some(engine.store().layers()?.len());
         info.containers = Some(engine.store().containers()?.len());
@@ -62,7 +62,16 @@ pub fn info(global: &Global, args: &SystemInfo) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn layerfs(report: &stos_layerfs::BackendReport) -> LayerFsInfo {
+fn layerfs(tried: stos_layerfs::Result<stos_layerfs::BackendReport>) -> LayerFsInfo {
+    let report = match tried {
+        Ok(report) => report,
+        // A data root on a read-only filesystem, say: that is what is to be told.
+        Err(error) => {
+            let unknown = || "not tried".to_owned();
+            let reason = format!("it cannot be tried: {error}");
+            return LayerFsInfo { backend: None, reason, file_backed_erofs: unknown(), overlay_upper: unknown() };
+        }
+    };
     let said = |result: &Result<(), SysError>| match result {
         Ok(()) => "yes".to_owned(),
         Err(error) => format!("no: {error}"),
