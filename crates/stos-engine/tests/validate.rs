@@ -142,20 +142,35 @@ fn the_merged_index_is_made_again_where_it_is_damaged_or_gone() {
 }
 
 #[test]
-fn a_missing_index_is_no_matter_until_it_is_needed() {
+fn a_missing_index_is_no_matter_until_it_is_needed_and_made_again_then() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
     let index = scene.layer_file(0, "layer.index");
+    let good = [fs::read(&index).unwrap(), fs::read(scene.chain_file("image.erofs")).unwrap()];
     fs::remove_file(&index).unwrap();
     scene.validate(Integrity::Sealed).unwrap();
-    let error = scene.validate(Integrity::Full).unwrap_err();
-    let Error::Layers(LayerError::DamagedLayer { layer, path, .. }) = &error else { panic!("{error}") };
-    assert_eq!((*layer, path), (scene.layer(0), &index));
-    // The merge needs it, and has it made again from the tar.
-    let good = fs::read(scene.chain_file("image.erofs")).unwrap();
-    fs::remove_dir_all(scene.chain_file("")).unwrap();
-    scene.validate(Integrity::Full).unwrap();
-    assert_eq!(fs::read(scene.chain_file("image.erofs")).unwrap(), good);
+    assert!(!index.exists());
+    let merge = || {
+        fs::remove_dir_all(scene.chain_file("")).unwrap();
+        scene.validate(Integrity::Sealed).unwrap();
+    };
+    let full = || drop(scene.validate(Integrity::Full).unwrap());
+    let pull = || {
+        scene.fixture.registry.take_requests();
+        assert_eq!(scene.fixture.pull(&scene.fixture.reference("1")).unwrap().fetched_bytes, 0);
+        let requests = scene.fixture.registry.take_requests();
+        assert!(!requests.iter().any(|request| request.contains("/blobs/")), "{requests:?}");
+    };
+    let needs: [(&str, &dyn Fn()); 3] = [("a merge", &merge), ("a look at every byte", &full), ("a pull", &pull)];
+    let damages: [Damage; 2] = [|index| flip(index, 20), |index| fs::remove_file(index).unwrap()];
+    for (case, need) in needs {
+        for damage in damages {
+            fs::write(&index, &good[0]).unwrap();
+            damage(&index);
+            need();
+            assert_eq!([fs::read(&index).unwrap(), fs::read(scene.chain_file("image.erofs")).unwrap()], good, "{case}");
+        }
+    }
 }
 
 #[test]

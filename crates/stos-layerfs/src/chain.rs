@@ -3,18 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stos_erofs::{LayerInput, Merger};
-use stos_spec::{ChainId, DiffId};
+use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_store::files::{self, Durability};
 
 use crate::LayerFs;
 use crate::error::{Error, Result};
 use crate::layer::{LayerRecord, check_layer_file};
-use crate::seal::{HashingWriter, Integrity, Seal, SealState};
+use crate::seal::{HashingReader, HashingWriter, Integrity, Seal, SealState};
 
 /// The contents of `chain.json`. It repeats the seals of its layers, so that create reads one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +36,16 @@ pub struct ChainRecord {
 pub struct SealedLayer {
     /// The layer.
     pub diff_id: DiffId,
-    /// The seal of `layer.tar`. That of `layer.index`, which no mount reads, is in `layer.json` alone.
+    /// The seal of `layer.tar`.
     pub tar: Seal,
+    /// What the `layer.index` hashed to of which the image was made. No mount reads it: its seal is in `layer.json` alone.
+    pub index: BlobDigest,
+}
+
+/// A layer's record as it was when its files were looked at, and with the seals that they have now.
+struct Reseal {
+    old: LayerRecord,
+    new: LayerRecord,
 }
 
 impl ChainRecord {
@@ -140,7 +148,8 @@ impl LayerFs {
         Ok(record)
     }
 
-    /// Reads the index of each layer. One that cannot be read is made again from its tar, once, and all are read anew.
+    /// Reads and proves the index of each layer. One that is not what was sealed, or cannot be read, is made again from its
+    /// tar, once, and all are read anew.
     fn merge_indexes(&self, chain: ChainId, layers: &[DiffId]) -> Result<(Merger, Vec<SealedLayer>)> {
         let mut rebuilt = BTreeSet::new();
         loop {
@@ -153,7 +162,7 @@ impl LayerFs {
                     damaged = Some((layer, error));
                     break;
                 }
-                sealed.push(SealedLayer { diff_id: layer, tar: record.tar });
+                sealed.push(SealedLayer { diff_id: layer, tar: record.tar, index: record.index.sha256 });
             }
             let Some((layer, error)) = damaged else { return Ok((merger, sealed)) };
             if !self.is_index_damaged(layer, &error)? || !rebuilt.insert(layer) {
@@ -164,17 +173,26 @@ impl LayerFs {
         }
     }
 
+    /// Merges a layer and proves its index while it goes by: a wrong one that is well formed would give wrong files.
     fn add_index(&self, merger: &mut Merger, record: &LayerRecord, chain: ChainId) -> Result<()> {
         let input = LayerInput { tag: *record.diff_id.as_bytes(), tar_bytes: record.tar.size };
-        let index = files::open(&self.store.layer_dir(record.diff_id).join("layer.index"))?;
-        let index = BufReader::with_capacity(64 << 10, index);
-        merger.add_layer(input, index).map_err(|source| Error::Merge { chain, source })
+        let path = self.store.layer_dir(record.diff_id).join("layer.index");
+        let mut index = HashingReader::new(BufReader::with_capacity(64 << 10, files::open(&path)?));
+        merger.add_layer(input, &mut index).map_err(|source| Error::Merge { chain, source })?;
+        io::copy(&mut index, &mut io::sink()).map_err(Error::io("read", &path))?;
+        let found = index.finish();
+        if found != record.index.sha256 {
+            let (expected, found) = (record.index.sha256.to_string(), found.to_string());
+            return Err(Error::DamagedLayer { layer: record.diff_id, path, expected, found });
+        }
+        Ok(())
     }
 
     /// Tells whether a merge failed because a layer's index is not what was written: then its tar can tell what it should be.
     fn is_index_damaged(&self, layer: DiffId, error: &Error) -> Result<bool> {
         Ok(match error {
             Error::Store(error) => error.is_not_found() || error.is_unreadable(),
+            Error::DamagedLayer { .. } => true,
             Error::Merge { source: stos_erofs::Error::Index { .. } | stos_erofs::Error::Io { .. }, .. } => true,
             // A conflict of layers, or an index that is whole and another layer's.
             Error::Merge { .. } => {
@@ -193,27 +211,25 @@ impl LayerFs {
         if integrity == Integrity::Sealed && self.is_intact(record)? {
             return Ok(record.clone());
         }
-        let renewed = self.look_at_chain(record, integrity)?;
-        if renewed != *record {
-            tracing::info!(chain = %record.chain_id, "files were replaced, moved or copied; their bytes are right: sealed again");
-            self.write_seals(record, &renewed)?;
-        }
+        let (renewed, layers) = self.look_at_chain(record, integrity)?;
+        self.write_seals(record, &renewed, &layers)?;
         Ok(renewed)
     }
 
-    /// Looks at each file, and gives the record with the seals that they have now.
-    fn look_at_chain(&self, record: &ChainRecord, integrity: Integrity) -> Result<ChainRecord> {
+    /// Looks at each file, and gives the record with the seals that they have now, and those of the layers.
+    fn look_at_chain(&self, record: &ChainRecord, integrity: Integrity) -> Result<(ChainRecord, Vec<Reseal>)> {
         let mut renewed = record.clone();
+        let mut layers = Vec::with_capacity(record.layers.len());
         let chain = record.chain_id;
         let image = self.chain_image_path(chain);
         let damaged = |expected, found| Error::DamagedChain { chain, path: image.clone(), expected, found };
         renewed.image.check(&image, integrity, damaged)?;
         if integrity == Integrity::None {
-            return Ok(renewed);
+            return Ok((renewed, layers));
         }
         for layer in &mut renewed.layers {
             let dir = self.store.layer_dir(layer.diff_id);
-            let mut known = self.layer_record(layer.diff_id)?;
+            let known = self.layer_record(layer.diff_id)?;
             if let Some(known) = &known
                 && known.tar.look(&dir.join("layer.tar")).is_ok_and(|state| state == SealState::Intact)
             {
@@ -221,15 +237,38 @@ impl LayerFs {
                 layer.tar = known.tar.clone();
             }
             check_tar(&dir, layer, integrity)?;
-            // A mount reads no index: the tars alone decide what a container sees.
-            if integrity == Integrity::Full {
-                let old = known.take().map_or_else(|| self.need_layer(layer.diff_id), Ok)?;
-                let mut new = old.clone();
-                check_layer_file(&dir, &mut new, "layer.index", Integrity::Full)?;
-                self.reseal_layer(&old, &new)?;
+            let mut old = match known {
+                Some(known) => known,
+                // A mount reads neither index nor record: the tars alone decide what a container sees.
+                None if integrity != Integrity::Full => continue,
+                None => self.need_layer(layer.diff_id)?,
+            };
+            let mut new = LayerRecord { tar: layer.tar.clone(), ..old.clone() };
+            if integrity == Integrity::Full && !self.is_index_right(&dir, &mut new)? {
+                self.store.with_lock(&Self::layer_lock(layer.diff_id), || self.rebuild_index(layer.diff_id))?;
+                new = self.need_layer(layer.diff_id)?;
+                old = new.clone();
+                layer.tar = new.tar.clone();
             }
+            if new.index.sha256 != layer.index {
+                let made_of = |index| format!("one made of the index {index} of layer {}", new.diff_id);
+                return Err(damaged(made_of(new.index.sha256), made_of(layer.index)));
+            }
+            layers.push(Reseal { old, new });
         }
-        Ok(renewed)
+        Ok((renewed, layers))
+    }
+
+    /// Hashes a layer's index; where it is right its seal in the record is renewed.
+    fn is_index_right(&self, dir: &Path, record: &mut LayerRecord) -> Result<bool> {
+        match check_layer_file(dir, record, "layer.index", Integrity::Full) {
+            Ok(()) => Ok(true),
+            Err(error @ Error::DamagedLayer { .. }) => {
+                tracing::warn!(layer = %record.diff_id, %error, "the layer's index is damaged: made again from its tar");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells by one stat a file whether everything that the chain's mount reads is as it was sealed: the way of nearly every
@@ -248,12 +287,12 @@ impl LayerFs {
     }
 
     /// Writes the new seals of files that were found to be right, each where the record is still the one that was looked at.
-    fn write_seals(&self, old: &ChainRecord, new: &ChainRecord) -> Result<()> {
-        for layer in &new.layers {
-            let Some(known) = self.layer_record(layer.diff_id)? else { continue };
-            let renewed = LayerRecord { tar: layer.tar.clone(), ..known.clone() };
-            self.reseal_layer(&known, &renewed)?;
+    fn write_seals(&self, old: &ChainRecord, new: &ChainRecord, layers: &[Reseal]) -> Result<()> {
+        layers.iter().try_for_each(|layer| self.reseal_layer(layer))?;
+        if new == old {
+            return Ok(());
         }
+        tracing::info!(chain = %old.chain_id, "files were replaced, moved or copied; their bytes are right: sealed again");
         let layers: Vec<_> = old.layers.iter().map(|layer| layer.diff_id).collect();
         self.store.with_lock(&chain_lock(old.chain_id), || {
             if self.chain_record(&layers)?.as_ref() != Some(old) {
@@ -266,7 +305,7 @@ impl LayerFs {
     }
 
     /// Writes the new seals of a layer, unless a pull has replaced it meanwhile.
-    fn reseal_layer(&self, old: &LayerRecord, new: &LayerRecord) -> Result<()> {
+    fn reseal_layer(&self, Reseal { old, new }: &Reseal) -> Result<()> {
         if new == old {
             return Ok(());
         }
@@ -290,4 +329,39 @@ fn check_tar(dir: &Path, layer: &mut SealedLayer, integrity: Integrity) -> Resul
     let (id, path) = (layer.diff_id, dir.join("layer.tar"));
     let damaged = |expected, found| Error::DamagedLayer { layer: id, path: path.clone(), expected, found };
     layer.tar.check(&path, integrity, damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use stos_spec::media_type::OCI_LAYER;
+    use stos_spec::{Descriptor, LayerCompression};
+    use stos_store::Store;
+    use stos_testkit::tar_builder::{Entry, TarBuilder};
+
+    use super::*;
+    use crate::layer::LayerRequest;
+
+    #[test]
+    fn a_layer_that_was_replaced_after_the_look_keeps_its_new_seal() {
+        let dir = tempfile::tempdir().unwrap();
+        let layerfs = LayerFs::new(Store::open(&dir.path().join("data")).unwrap(), &dir.path().join("run"));
+        let tar = TarBuilder::new().entry(Entry::file("x", "x")).finish();
+        let layer = DiffId::of(&tar);
+        let add = || {
+            let blob = Descriptor::new(OCI_LAYER, BlobDigest::of(&tar), tar.len() as u64);
+            let request =
+                LayerRequest { diff_id: layer, blob: &blob, compression: LayerCompression::None, source: "test" };
+            layerfs.ensure_layer(request, || Ok::<_, Error>(tar.as_slice()), &|_| {}).unwrap();
+            layerfs.layer_record(layer).unwrap().unwrap()
+        };
+        add();
+        let record = layerfs.ensure_chain(&[layer]).unwrap();
+        let path = layerfs.store.layer_dir(layer).join("layer.tar");
+        File::options().write(true).open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let (renewed, layers) = layerfs.look_at_chain(&record, Integrity::Sealed).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let replaced = add();
+        layerfs.write_seals(&record, &renewed, &layers).unwrap();
+        assert_eq!(layerfs.layer_record(layer).unwrap(), Some(replaced));
+    }
 }

@@ -63,24 +63,28 @@ const RESERVE_MAX: u64 = 1 << 30;
 impl LayerFs {
     /// Tells whether the store has the layer and its files are what was proved when they came.
     ///
-    /// A file whose seal does not hold is hashed; where its bytes are right (a restored backup) it is sealed again. The caller
-    /// holds the layer's lock.
+    /// A file whose seal does not hold is hashed; where its bytes are right (a restored backup) it is sealed again. An index
+    /// that is wrong or missing is made again from a tar that is right. The caller holds the layer's lock.
     pub fn has_layer(&self, layer: DiffId) -> Result<bool> {
         let Some(record) = self.layer_record(layer)? else { return Ok(false) };
         let mut renewed = record.clone();
-        for (name, seal) in [("layer.tar", &mut renewed.tar), ("layer.index", &mut renewed.index)] {
-            let path = self.store.layer_dir(layer).join(name);
-            let proved = match seal.look(&path) {
-                Ok(SealState::Intact) => continue,
-                Ok(SealState::Changed) => seal.prove(&path),
+        let dir = self.store.layer_dir(layer);
+        let mut is_right = |name| match check_layer_file(&dir, &mut renewed, name, Integrity::Sealed) {
+            Ok(()) => Ok(true),
+            Err(Error::DamagedLayer { .. }) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if !is_right("layer.tar")? {
+            return Ok(false);
+        }
+        if !is_right("layer.index")? {
+            tracing::warn!(%layer, "the layer's index is damaged: made again from its tar");
+            return match self.rebuild_index(layer) {
+                Ok(()) => Ok(true),
+                // Rot that its seal has hidden until now.
+                Err(Error::DamagedLayer { .. }) => Ok(false),
                 Err(error) => Err(error),
             };
-            match proved {
-                Ok(Ok(proved)) => *seal = proved,
-                Ok(Err(_)) => return Ok(false),
-                Err(Error::Store(error)) if error.is_not_found() || error.is_unreadable() => return Ok(false),
-                Err(error) => return Err(error),
-            }
         }
         if renewed != record {
             tracing::info!(%layer, "files were moved or copied; their bytes are right: sealed again");

@@ -185,6 +185,31 @@ impl<W: Write> Write for HashingWriter<W> {
     }
 }
 
+/// A reader that hashes what passes.
+pub(crate) struct HashingReader<R> {
+    inner: R,
+    hasher: DigestHasher,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, hasher: DigestHasher::default() }
+    }
+
+    /// Gives the digest of all that passed.
+    pub(crate) fn finish(self) -> BlobDigest {
+        BlobDigest::from_bytes(self.hasher.finish())
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(into)?;
+        self.hasher.update(&into[..count]);
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

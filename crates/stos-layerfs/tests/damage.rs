@@ -83,6 +83,7 @@ fn bits_that_rot_silently_are_found_by_hashing_alone() {
         let mut record = chain(&fixture);
         let layer = record.layers[0].diff_id;
         let path = fixture.layer_file(layer, name);
+        let good = fs::read(&path).unwrap();
         flip(&path, 10, true);
         if name == "layer.tar" {
             seal_as_it_stands(&path, &mut record.layers[0].tar);
@@ -92,8 +93,13 @@ fn bits_that_rot_silently_are_found_by_hashing_alone() {
             fs::write(fixture.layer_file(layer, "layer.json"), serde_json::to_vec(&sealed).unwrap()).unwrap();
         }
         assert_eq!(fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap(), record, "{name}");
-        let error = fixture.layerfs.verify_chain(&record, Integrity::Full).unwrap_err();
-        damaged_layer(error, layer, &path);
+        let full = fixture.layerfs.verify_chain(&record, Integrity::Full);
+        if name == "layer.tar" {
+            damaged_layer(full.unwrap_err(), layer, &path);
+        } else {
+            assert_eq!(full.unwrap(), record);
+            assert_eq!(fs::read(&path).unwrap(), good, "made again from its tar");
+        }
     }
     let fixture = Fixture::new();
     let mut record = chain(&fixture);
@@ -138,20 +144,17 @@ fn sizes_and_missing_files_are_told_without_hashing() {
     let error = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap_err();
     assert_eq!(damaged_layer(error, layer, &tar), ("a file".into(), "none".into()));
 
-    // No mount reads an index: only who looks at everything misses it, and a pull, which brings it back.
+    // No mount reads an index: only who looks at everything misses it, and brings it back.
     let layer = record.layers[1].diff_id;
-    let index = fixture.layer_file(layer, "layer.index");
+    let good = fs::read(fixture.layer_file(layer, "layer.index")).unwrap();
     let other = Fixture::new();
     let record = chain(&other);
-    fs::remove_file(other.layer_file(layer, "layer.index")).unwrap();
+    let index = other.layer_file(layer, "layer.index");
+    fs::remove_file(&index).unwrap();
     other.layerfs.verify_chain(&record, Integrity::Sealed).unwrap();
-    let error = other.layerfs.verify_chain(&record, Integrity::Full).unwrap_err();
-    damaged_layer(error, layer, &other.layer_file(layer, "layer.index"));
-    assert!(!other.layerfs.has_layer(layer).unwrap());
-    let tar = fs::read(other.layer_file(layer, "layer.tar")).unwrap();
-    other.add(&tar).unwrap();
-    assert_eq!(fs::read(other.layer_file(layer, "layer.index")).unwrap(), fs::read(index).unwrap());
+    assert!(!index.exists());
     other.layerfs.verify_chain(&record, Integrity::Full).unwrap();
+    assert_eq!(fs::read(&index).unwrap(), good);
 }
 
 #[test]
@@ -195,6 +198,8 @@ fn a_copy_of_the_data_root_is_healthy_and_sealed_again() {
     let copy = layerfs.ensure_chain_mounted(&renewed).unwrap();
     let (expected, found) = Tree::read_both(&original, &copy, &Options::default()).unwrap();
     layerfs.unmount_chain(record.chain_id).unwrap();
+    // Where `/` is shared it is a mount of itself; elsewhere there is nothing to detach.
+    drop(stos_sys::mount::detach(&place.path().join("run/chains")));
     expected.assert_same(&found);
     // One damaged byte in the copy is not covered up by the new seals.
     flip(&data_root.join("layers/sha256").join(record.layers[0].diff_id.hex()).join("layer.tar"), 600, false);

@@ -10,9 +10,10 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fixture::Fixture;
+use stos_layerfs::layer::LayerOutcome;
 use stos_layerfs::seal::Seal;
 use stos_layerfs::{ChainRecord, Error, Integrity, LayerRecord};
-use stos_spec::{BlobDigest, DiffId};
+use stos_spec::{BlobDigest, DiffId, LayerCompression};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 /// Does something to a file.
@@ -184,6 +185,66 @@ fn a_damaged_index_is_made_again_from_a_tar_that_proves_right() {
         scene.forget_chain();
         assert_damaged(scene.sound(Integrity::Sealed), scene.layers[0], "layer.tar");
         assert_eq!(stos_store::files::list_names(&scene.fixture.data_root().join("locks")).unwrap(), [""; 0], "{case}");
+    }
+}
+
+#[test]
+fn indexes_that_changed_places_make_no_image_of_wrong_files() {
+    let fixture = Fixture::new();
+    // As long as each other, so that each index fits the other's tar.
+    let layers = ["one", "two"].map(|name| fixture.add(&tar(name)).unwrap());
+    let record = fixture.layerfs.ensure_chain(&layers).unwrap();
+    let image = fixture.chain_file(&record, "image.erofs");
+    let good = fs::read(&image).unwrap();
+    let indexes = layers.map(|layer| fixture.layer_file(layer, "layer.index"));
+    let right = indexes.each_ref().map(|index| fs::read(index).unwrap());
+    for (index, bytes) in indexes.iter().zip(right.iter().rev()) {
+        fs::write(index, bytes).unwrap();
+    }
+    fs::remove_file(&image).unwrap();
+    fixture.layerfs.ensure_sound_chain(&layers, Integrity::Sealed).unwrap();
+    assert_eq!(fs::read(&image).unwrap(), good);
+    assert_eq!(indexes.map(|index| fs::read(index).unwrap()), right);
+}
+
+#[test]
+fn an_image_of_other_indexes_is_made_again() {
+    let mut scene = Scene::new();
+    scene.record.layers[1].index = BlobDigest::of(b"other");
+    scene.write_chain_record(&scene.record);
+    assert_eq!(scene.sound(Integrity::Sealed).unwrap(), scene.record, "one stat a file does not tell");
+    let again = scene.sound(Integrity::Full).unwrap();
+    assert_eq!(again.layers[1].index, scene.layer_record(scene.layers[1]).index.sha256);
+    assert_ne!(again.image.inode, scene.record.image.inode);
+
+    // As a version wrote it that did not record them.
+    let mut old = serde_json::to_value(&again).unwrap();
+    old["layers"][0].as_object_mut().unwrap().remove("index").unwrap();
+    fs::write(scene.fixture.chain_file(&again, "chain.json"), old.to_string()).unwrap();
+    assert_ne!(scene.sound(Integrity::Sealed).unwrap().image.inode, again.image.inode);
+}
+
+#[test]
+fn a_pull_makes_an_index_again_and_fetches_nothing() {
+    let damages: [Damage; 2] = [|index| flip(index, 20), |index| fs::remove_file(index).unwrap()];
+    for damage in damages {
+        let scene = Scene::new();
+        let layer = scene.layers[0];
+        let index = scene.fixture.layer_file(layer, "layer.index");
+        let good = fs::read(&index).unwrap();
+        damage(&index);
+        let outcome = scene.fixture.ingest(b"fetched", LayerCompression::None, layer).unwrap();
+        assert!(matches!(outcome, LayerOutcome::Present));
+        assert_eq!(fs::read(&index).unwrap(), good);
+
+        // A tar that has rotted unseen is no tar to make it from: the layer comes anew.
+        damage(&index);
+        let mut known = scene.layer_record(layer);
+        rot(&scene.fixture.layer_file(layer, "layer.tar"), 600, &mut known.tar);
+        scene.write_layer_record(&known);
+        let outcome = scene.fixture.ingest(&tar("low"), LayerCompression::None, layer).unwrap();
+        assert!(matches!(outcome, LayerOutcome::Fetched(_)));
+        assert_eq!(fs::read(&index).unwrap(), good);
     }
 }
 
