@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-use stos_spec::{BlobDigest, ChainId, Descriptor, DiffId, ImageConfig, ImageManifest, ManifestDocument};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
 use stos_store::{ImageRecord, ImageSelector};
 
 use crate::Engine;
@@ -127,7 +128,7 @@ pub struct UsedObjects {
 
 /// Marks what images and containers reach.
 ///
-/// An image whose documents cannot be read makes this fail: what it reaches is unknown, and nothing may be removed then.
+/// An image or a container that cannot be read makes this fail: what it reaches is unknown, and nothing may be removed then.
 pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
     let mut used = UsedObjects::default();
     for record in engine.store.images()? {
@@ -148,20 +149,18 @@ pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
     Ok(used)
 }
 
-/// Marks what a document of another tool reaches: every blob that it or a document below it describes (image-spec,
-/// manifest.md and image-index.md).
+/// Marks what a document of another tool reaches: every blob that it names, and what the documents name that it leads to
+/// (`manifests` and `subject`; image-spec, manifest.md and image-index.md).
+///
+/// It need not be a document that we could use: each text in it that is a digest counts, wherever it stands. Only where it
+/// looks like a document and cannot be read, this fails.
 fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Document {
-        config: Option<Descriptor>,
-        layers: Vec<Descriptor>,
-        manifests: Vec<Descriptor>,
-        subject: Option<Descriptor>,
-    }
+    // Not `blobs`: a document that is ours too still leads to layers of theirs.
+    let mut seen = BTreeSet::new();
     let mut waiting = vec![digest];
     while let Some(digest) = waiting.pop() {
-        if !blobs.insert(digest) {
+        blobs.insert(digest);
+        if !seen.insert(digest) {
             continue;
         }
         let bytes = match engine.store.read_blob(digest) {
@@ -169,12 +168,35 @@ fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDi
             Err(stos_store::Error::NoSuchBlob(_)) => continue,
             Err(error) => return Err(error.into()),
         };
-        // What is no such document describes nothing.
-        let document: Document = serde_json::from_slice(bytes.get()).unwrap_or_default();
-        blobs.extend(document.config.into_iter().chain(document.layers).map(|descriptor| descriptor.digest));
-        waiting.extend(document.manifests.into_iter().chain(document.subject).map(|descriptor| descriptor.digest));
+        // What is no JSON object is no document and leads nowhere.
+        if bytes.get().trim_ascii_start().first() != Some(&b'{') {
+            continue;
+        }
+        let unreadable = |error: serde_json::Error| stos_store::Error::Damaged {
+            path: engine.store.blob_path(digest),
+            reason: error.to_string(),
+        };
+        let document: Map<String, Value> = serde_json::from_slice(bytes.get()).map_err(unreadable)?;
+        for (key, value) in &document {
+            let mut named = Vec::new();
+            collect_digests(value, &mut named);
+            blobs.extend(&named);
+            if matches!(key.as_str(), "manifests" | "subject") {
+                waiting.extend(named);
+            }
+        }
     }
     Ok(())
+}
+
+/// Collects every text in a JSON value that is a digest. The value's depth is bounded by its parser.
+fn collect_digests(value: &Value, into: &mut Vec<BlobDigest>) {
+    match value {
+        Value::String(text) => into.extend(text.parse::<BlobDigest>()),
+        Value::Array(values) => values.iter().for_each(|value| collect_digests(value, into)),
+        Value::Object(members) => members.values().for_each(|value| collect_digests(value, into)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// What removing an image did.
@@ -221,7 +243,10 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
         removed.deleted.push(record.image_id);
     }
     engine.store.remove_images(is_gone)?;
-    sweep_unused(engine)?;
+    if let Err(error) = sweep_unused(engine) {
+        // The image is gone; what it alone reached goes with the next sweep.
+        tracing::warn!(%error, "not everything that is unused could be removed: the next `stos rmi` tries again");
+    }
     Ok(removed)
 }
 
@@ -237,8 +262,8 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
     let used = match used_objects(engine) {
         Ok(used) => used,
         Err(error) => {
-            // What a damaged image reaches is unknown: nothing is removed until it is healed or gone.
-            tracing::warn!(%error, "an image is damaged: unused layers stay");
+            // What a damaged image or container reaches is unknown: nothing is removed until it is healed or gone.
+            tracing::warn!(%error, "cannot tell what is unused: unused layers stay");
             return Ok(());
         }
     };

@@ -47,6 +47,8 @@ struct IndexFile {
     schema_version: u32,
     #[serde(default = "index_media_type")]
     media_type: String,
+    /// `null` is what a tool of another language may write for none.
+    #[serde(deserialize_with = "null_as_none")]
     manifests: Vec<Value>,
     #[serde(flatten)]
     other: Map<String, Value>,
@@ -54,6 +56,10 @@ struct IndexFile {
 
 fn index_media_type() -> String {
     OCI_INDEX.to_owned()
+}
+
+fn null_as_none<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<Value>, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 impl IndexFile {
@@ -328,9 +334,13 @@ mod tests {
         assert_eq!(index["annotations"]["who"], "they");
         assert_eq!(store.images().unwrap().len(), 1);
         assert_eq!(store.foreign_manifests().unwrap(), [digest]);
-        // Not even a list of tools that write no media type is taken for damage.
-        std::fs::write(&path, r#"{"schemaVersion": 2, "manifests": []}"#).unwrap();
-        assert!(store.images().unwrap().is_empty());
+        // Not even a list of tools that write no media type, or null for no entries, is taken for damage.
+        for none in ["[]", "null"] {
+            std::fs::write(&path, format!(r#"{{"schemaVersion": 2, "manifests": {none}}}"#)).unwrap();
+            assert!(store.images().unwrap().is_empty(), "{none}");
+            store.put_image(&record("a.example/z:1", "z")).unwrap();
+            assert_eq!(store.images().unwrap().len(), 1, "{none}");
+        }
     }
 
     #[test]
