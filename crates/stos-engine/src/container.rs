@@ -199,7 +199,7 @@ pub(crate) fn is_gone(engine: &Engine, record: &ContainerRecord) -> Result<bool>
 /// Nothing of such a container is synced, so after a power cut its record may be empty. It is still told from others by its
 /// exit record, which was made beforehand for those who wait: no other container ever has one that is not whole.
 pub(crate) fn remove_gone(engine: &Engine, id: &ContainerId) -> Result<bool> {
-    with_life_lock(engine, id, || {
+    with_life_lock(engine, id, |lock| {
         let name = match record(engine, id) {
             Ok(Some(record)) if record.auto_remove && is_gone(engine, &record)? => Some(record.name),
             Err(Error::Store(stos_store::Error::Damaged { .. }))
@@ -212,7 +212,7 @@ pub(crate) fn remove_gone(engine: &Engine, id: &ContainerId) -> Result<bool> {
             _ => return Ok(false),
         };
         tracing::info!(container = %id, "it should have gone with its process: removed");
-        remove_locked(engine, id, name.as_ref())?;
+        remove_locked(engine, id, name.as_ref(), lock)?;
         Ok(true)
     })
 }

@@ -279,7 +279,7 @@ pub(crate) fn remove_stopped(engine: &Engine, record: &ContainerRecord) -> Resul
 
 /// One that runs, by now or again, is refused; but with `force` not one that has lost its monitor.
 fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force: bool) -> Result<()> {
-    with_life_lock(engine, id, || {
+    with_life_lock(engine, id, |lock| {
         if let ContainerState::Running(run) = state(engine, id)?
             && (!force || run.creator.is_alive()?)
         {
@@ -290,16 +290,24 @@ fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force
                 expected: "stopped",
             });
         }
-        remove_locked(engine, id, name)
+        remove_locked(engine, id, name, lock)
     })
 }
 
-/// Removes a container: first its run state, then it is gone by one rename, then its name is free. The caller holds its lock.
+/// Removes a container: first its run state, then it is gone by one rename, then its name is free. The caller holds its
+/// lock, unless it is gone.
 ///
 /// Without a `name`, for a damaged record told none, every name that leads to it goes.
-pub(crate) fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>) -> Result<()> {
+pub(crate) fn remove_locked(
+    engine: &Engine,
+    id: &ContainerId,
+    name: Option<&ContainerName>,
+    lock: Option<&Lock>,
+) -> Result<()> {
     clear_run_state(engine, id)?;
-    engine.store.remove_object(&engine.store.container_dir(id))?;
+    if let Some(lock) = lock {
+        engine.store.remove_held_object(&engine.store.container_dir(id), lock)?;
+    }
     let names = match name {
         Some(name) => vec![name.clone()],
         None => files::list_names(&engine.store.names_dir())?.iter().filter_map(|name| name.parse().ok()).collect(),
@@ -308,17 +316,22 @@ pub(crate) fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&Con
 }
 
 /// Does what decides between a start and another start, an end or a delete: of those at once each sees what the others did.
-pub(crate) fn with_life_lock<T>(engine: &Engine, id: &ContainerId, decide: impl FnOnce() -> Result<T>) -> Result<T> {
-    engine.store.with_lock(&life_lock_name(id), decide)
+pub(crate) fn with_life_lock<T>(
+    engine: &Engine,
+    id: &ContainerId,
+    decide: impl FnOnce(Option<&Lock>) -> Result<T>,
+) -> Result<T> {
+    let lock = life_lock(engine, id)?;
+    decide(lock.as_ref())
 }
 
-/// Waits for the lock of [`with_life_lock`].
-pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Lock> {
-    Ok(engine.store.lock(&life_lock_name(id))?)
-}
-
-fn life_lock_name(id: &ContainerId) -> String {
-    format!("container-{id}")
+/// Waits for the lock of [`with_life_lock`]: that on the container's own directory, so a disk without room for any more file
+/// keeps nobody from it. `None` where the container is gone: its id does not come back, so there is nothing to decide.
+pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Option<Lock>> {
+    match Lock::wait_for_directory(&engine.store.container_dir(id)) {
+        Err(error) if error.is_not_found() => Ok(None),
+        other => Ok(Some(other?)),
+    }
 }
 
 /// Removes a run state whose processes have ended, with its cgroups. The caller holds the container's lock.
@@ -328,4 +341,39 @@ pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId) -> Result<()> {
         engine.run_states().release(&run_id(id))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delete_needs_no_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let id = ContainerId::random();
+        std::fs::create_dir(engine.store.container_dir(&id)).unwrap();
+        // No lock can be made, as on a disk without a free inode.
+        std::fs::remove_dir(dir.path().join("data/locks")).unwrap();
+        remove(&engine, &id, None, false).unwrap();
+        assert!(!engine.store.container_dir(&id).exists());
+        remove(&engine, &id, None, false).unwrap();
+    }
+
+    #[test]
+    fn who_waited_for_a_container_that_goes_finds_it_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let id = ContainerId::random();
+        std::fs::create_dir(engine.store.container_dir(&id)).unwrap();
+        let held = life_lock(&engine, &id).unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| with_life_lock(&engine, &id, |lock| Ok(lock.is_some())));
+            remove_locked(&engine, &id, None, Some(&held)).unwrap();
+            drop(held);
+            assert!(!waiter.join().unwrap().unwrap());
+        });
+        assert!(!engine.store.container_dir(&id).exists());
+        assert_eq!(files::list_names(&engine.store.staging_area()).unwrap(), [""; 0]);
+    }
 }

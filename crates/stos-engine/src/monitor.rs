@@ -17,6 +17,7 @@ use stos_runtime::{
     CgroupRequest, Gate, Identity, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState, RuntimeConfig,
     Stdio, launch, planned_cgroup,
 };
+use stos_store::Lock;
 use stos_store::files::{self, Durability};
 use stos_sys::SysError;
 use stos_sys::process::pidfd::{self, Ended};
@@ -195,7 +196,7 @@ impl<'a> Monitor<'a> {
 fn claim_when_settled(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
     let deadline = Instant::now() + MONITOR_PATIENCE;
     loop {
-        match with_life_lock(engine, &record.id, || claim(engine, record)) {
+        match with_life_lock(engine, &record.id, |lock| claim(engine, record, lock)) {
             Err(error @ Error::ContainerState { .. }) => {
                 let is_settled = match state(engine, &record.id)? {
                     ContainerState::Running(run) => match &run.init {
@@ -215,7 +216,7 @@ fn claim_when_settled(engine: &Engine, record: &ContainerRecord) -> Result<(Runt
 }
 
 /// The caller holds the container's lock, so of two starts one wins.
-fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
+fn claim(engine: &Engine, record: &ContainerRecord, lock: Option<&Lock>) -> Result<(RuntimeConfig, RunState)> {
     if crate::container::record(engine, &record.id)?.is_none() {
         return Err(Error::NoSuchContainer(record.name.to_string()));
     }
@@ -223,7 +224,7 @@ fn claim(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, Ru
         return Err(already_running(record));
     }
     if record.auto_remove && is_gone(engine, record)? {
-        remove_locked(engine, &record.id, Some(&record.name))?;
+        remove_locked(engine, &record.id, Some(&record.name), lock)?;
         return Err(Error::NoSuchContainer(record.name.to_string()));
     }
     // What is still in ROOT is of a monitor that was killed, and its process has ended.
@@ -347,14 +348,13 @@ impl Monitor<'_> {
     /// Writes down how the container ended and frees its place in ROOT, under its lock: whoever starts or deletes it finds
     /// all of that done, or nothing.
     fn settle(&self, exit: &ExitRecord, init: &Init) -> Result<()> {
-        // Where the disk is full there is no lock to be had; what has ended must not look as if it ran all the same.
+        // Even without it: what has ended must not look as if it ran.
         let lock = life_lock(self.engine, &self.record.id);
         let recorded = self.record_exit(exit);
         let freed = stos_runtime::lifecycle::end(&init.cgroup, None)
             .and_then(|()| self.engine.run_states().release(&self.run.id))
             .map_err(Error::from);
-        let unlocked = lock.and_then(|lock| Ok(lock.remove()?));
-        recorded.and(freed).and(unlocked)
+        recorded.and(freed).and(lock.map(drop))
     }
 
     fn record_exit(&self, exit: &ExitRecord) -> Result<()> {
@@ -408,14 +408,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
         let record = created(&engine, false);
-        let (_, run) = claim(&engine, &record).unwrap();
+        let (_, run) = claim(&engine, &record, None).unwrap();
         let found = engine.run_states().read(&run.id).unwrap();
         assert_eq!((&found.init, &found), (&None, &run));
         assert_eq!(found.cgroup.path, Path::new("stos").join(record.id.as_str()));
         let places = found.cgroup.directories.iter().map(|directory| &directory.path);
         assert!(places.clone().count() > 0 && places.clone().all(|place| place.ends_with(&found.cgroup.path)));
         // While the claimer lives it is being started.
-        assert!(matches!(claim(&engine, &record), Err(Error::ContainerState { .. })));
+        assert!(matches!(claim(&engine, &record, None), Err(Error::ContainerState { .. })));
     }
 
     #[test]
@@ -425,7 +425,8 @@ mod tests {
         let record = created(&engine, true);
         // As its monitor left it that was killed.
         std::fs::write(engine.log_path(&record.id), "").unwrap();
-        assert!(matches!(claim(&engine, &record), Err(Error::NoSuchContainer(_))));
+        let claimed = with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, lock));
+        assert!(matches!(claimed, Err(Error::NoSuchContainer(_))));
         assert!(!engine.store.container_dir(&record.id).exists());
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::files::{self, Durability};
+use crate::lock::Lock;
 
 /// A directory under construction: removed when dropped, unless it was committed.
 #[derive(Debug)]
@@ -45,9 +46,15 @@ impl Staging {
 
     /// Moves the directory `object` into `area`, which takes neither a new inode nor a new block, so it works on a full
     /// disk. `None` where there is no such object.
-    pub(crate) fn adopt(area: &Path, object: &Path) -> Result<Option<Self>> {
+    ///
+    /// `held` is the lock on the object itself, where the caller has it.
+    pub(crate) fn adopt(area: &Path, object: &Path, held: Option<&Lock>) -> Result<Option<Self>> {
         // Locked before it lies where a sweep looks. Only who commits it at this very moment could make us wait.
-        let lock = match lock_directory(object, FlockOperation::LockExclusive) {
+        let locked = match held {
+            Some(held) => held.file().try_clone().map_err(Error::io("hold", object)),
+            None => lock_directory(object, FlockOperation::LockExclusive),
+        };
+        let lock = match locked {
             Err(error) if error.is_not_found() => return Ok(None),
             other => other?,
         };
@@ -264,13 +271,13 @@ mod tests {
         files::ensure_directory(&area).unwrap();
         files::ensure_directory(&object.join("deep")).unwrap();
         let inode = fs::metadata(&object).unwrap().ino();
-        let adopted = Staging::adopt(&area, &object).unwrap().unwrap();
+        let adopted = Staging::adopt(&area, &object, None).unwrap().unwrap();
         assert_eq!(fs::metadata(adopted.path()).unwrap().ino(), inode, "moved, nothing made");
         assert_eq!(sweep(&area), 0);
         assert!(!object.exists() && adopted.path().join("deep").exists());
         drop(adopted);
         assert_eq!(files::list_names(&area).unwrap(), Vec::<String>::new());
-        assert!(Staging::adopt(&area, &object).unwrap().is_none());
+        assert!(Staging::adopt(&area, &object, None).unwrap().is_none());
     }
 
     #[test]

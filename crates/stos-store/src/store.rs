@@ -160,7 +160,12 @@ impl Store {
     ///
     /// The object is gone on success. What of it cannot be deleted stays in staging, is told, and is tried again by each sweep.
     pub fn remove_object(&self, path: &Path) -> Result<()> {
-        Staging::adopt(&self.staging_area(), path).map(drop)
+        Staging::adopt(&self.staging_area(), path, None).map(drop)
+    }
+
+    /// The same for who holds the lock on the directory itself ([`Lock::wait_for_directory`]).
+    pub fn remove_held_object(&self, path: &Path, held: &Lock) -> Result<()> {
+        Staging::adopt(&self.staging_area(), path, Some(held)).map(drop)
     }
 }
 
@@ -203,6 +208,11 @@ mod tests {
         assert!(store.try_sweep_right().unwrap().is_some());
         store.remove_object(&store.layer_dir(layer)).unwrap();
         store.remove_object(&store.layer_dir(layer)).unwrap();
+        assert!(store.layers().unwrap().is_empty());
+        // Who holds the object does not wait for himself.
+        files::ensure_directory(&store.layer_dir(layer)).unwrap();
+        let held = Lock::wait_for_directory(&store.layer_dir(layer)).unwrap();
+        store.remove_held_object(&store.layer_dir(layer), &held).unwrap();
         assert!(store.layers().unwrap().is_empty());
         assert_eq!(files::list_names(&store.staging_area()).unwrap(), Vec::<String>::new());
     }

@@ -84,8 +84,7 @@ fn an_end_and_a_start_are_never_at_once() {
     let shell = Shell::new();
     let id = shell.sandbox.ok(&["run", "-d", "--name", "again", "shell:1", "sleep", "1000"]);
     let state = read(&run_state(&shell, id.trim()));
-    let lock = shell.sandbox.data_root().join("locks").join(format!("container-{}", id.trim()));
-    let lock = fs::File::create(lock).unwrap();
+    let lock = fs::File::open(container(&shell, id.trim())).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     shell.sandbox.ok(&["kill", "-s", "KILL", "again"]);
     // While somebody decides about the container, its monitor waits with all that the end means.
