@@ -17,7 +17,7 @@
 //! **Roots**: `images/index.json` and `containers/`. A blob, layer or chain that neither reaches is garbage.
 //! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them; `locks/images` guards
 //! `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
-//! merge. A crash releases them all, for the kernel does.
+//! merge; a container's directory is itself the lock of its life. A crash releases them all, for the kernel does.
 //! **Durability**: data are fsynced, then renamed into place or exchanged with what stands there, then the parent directory is fsynced.
 //!
 //! It stands on `stos-spec` and `stos-sys`, and never speaks to a registry or mounts anything.

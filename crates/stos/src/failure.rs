@@ -16,18 +16,25 @@ use crate::cli::{Global, LogFormat};
 pub struct Failure {
     error: anyhow::Error,
     exit_code: u8,
+    /// It is `rmi` that has failed, so no hint may advise that.
+    is_of_rmi: bool,
 }
 
 impl Failure {
     /// A failure that is nothing but its message.
     pub fn message(text: impl Into<String>, exit_code: u8) -> Self {
-        Self { error: anyhow::Error::msg(text.into()), exit_code }
+        Self { exit_code, ..Self::from(anyhow::Error::msg(text.into())) }
     }
 
     /// Takes the engine's exit code: for image mode's create, start and run.
     pub fn of_container(error: EngineError) -> Self {
         let exit_code = u8::try_from(error.exit_code()).unwrap_or(125);
-        Self { error: error.into(), exit_code }
+        Self { exit_code, ..Self::from(error) }
+    }
+
+    /// A failure of `stos rmi`.
+    pub fn of_rmi(error: EngineError) -> Self {
+        Self { is_of_rmi: true, ..Self::from(error) }
     }
 
     /// The same failure with another exit code.
@@ -77,10 +84,12 @@ impl Failure {
             }
             EngineError::Store(StoreError::NameTaken { .. }) => "choose another --name, or delete that container first",
             EngineError::Store(StoreError::NoSuchImage(_)) => "`stos images` lists the images, `stos pull` fetches one",
-            EngineError::Store(error) | EngineError::Layers(LayerError::Write { source: error, .. })
-                if error.is_full() =>
-            {
-                "the disk is full: `stos rmi` removes images"
+            error if is_disk_full(error) && self.is_of_rmi => {
+                "the disk is full: free a little of it in another way first, then `stos rmi` can free the rest"
+            }
+            error if is_disk_full(error) => "the disk is full: `stos rmi` removes images",
+            EngineError::Layers(LayerError::NoRoom { .. } | LayerError::TooLarge { .. }) => {
+                "the disk has too little room for the image: `stos rmi` removes others"
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("images/index.json") => {
@@ -107,6 +116,14 @@ impl Failure {
     }
 }
 
+fn is_disk_full(error: &EngineError) -> bool {
+    match error {
+        EngineError::Store(error) | EngineError::Layers(LayerError::Store(error)) => error.is_full(),
+        EngineError::Layers(LayerError::Write { source, .. }) => source.is_full(),
+        _ => false,
+    }
+}
+
 fn is_damaged_container(error: &EngineError) -> bool {
     matches!(error, EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("container.json"))
 }
@@ -127,7 +144,7 @@ impl fmt::Display for Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), exit_code: 1 }
+        Self { error: error.into(), exit_code: 1, is_of_rmi: false }
     }
 }
 
@@ -148,5 +165,21 @@ mod tests {
         assert_eq!(said.matches("no such image").count(), 1, "{said}");
         assert!(failure.hint().unwrap().contains("--pull=missing"));
         assert!(Failure::message("x", 1).hint().is_none());
+    }
+
+    #[test]
+    fn rmi_is_advised_where_it_helps_and_not_to_itself() {
+        let full =
+            || EngineError::Store(StoreError::io("create", "x")(std::io::Error::from(std::io::ErrorKind::StorageFull)));
+        let hint = |failure: Failure| failure.hint().unwrap();
+        assert!(hint(full().into()).contains("`stos rmi` removes"));
+        assert!(!hint(Failure::of_rmi(full())).contains("`stos rmi` removes"));
+        let blob = stos_spec::BlobDigest::of(b"");
+        for error in
+            [LayerError::NoRoom { blob, written: 0, free: 0, reserve: 0 }, LayerError::TooLarge { blob, limit: 0 }]
+        {
+            assert!(hint(EngineError::Layers(error).into()).contains("`stos rmi` removes"));
+        }
+        assert!(Failure::of_rmi(EngineError::NoCommand).hint().is_some());
     }
 }

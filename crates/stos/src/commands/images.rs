@@ -120,7 +120,7 @@ pub fn remove(global: &Global, args: &Rmi) -> Result<u8, Failure> {
     let engine = target::engine(global)?;
     let mut all = Vec::new();
     let code = each(global, &args.images, |name| {
-        let removed = image::remove_image(&engine, name, args.force)?;
+        let removed = image::remove_image(&engine, name, args.force).map_err(Failure::of_rmi)?;
         if args.format == Format::Table {
             removed.untagged.iter().try_for_each(|name| table::print_line(format!("Untagged: {name}")))?;
             removed.deleted.iter().try_for_each(|id| table::print_line(format!("Deleted: {id}")))?;
