@@ -277,5 +277,7 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
     for blob in engine.store.blobs()?.into_iter().filter(|blob| !used.blobs.contains(blob)) {
         engine.store.remove_blob(blob)?;
     }
+    engine.store.sweep_names()?;
+    engine.store.sweep_locks()?;
     Ok(engine.layerfs.sweep_mounts()?)
 }

@@ -97,6 +97,18 @@ impl Store {
         }
     }
 
+    /// Removes the names that lead to no container: a claim and its container's rename happen under the same lock, so these are
+    /// what a crash left.
+    pub fn sweep_names(&self) -> Result<()> {
+        let _lock = self.lock("names")?;
+        for name in files::list_names(&self.names_dir())? {
+            if self.container_named(&name)?.is_none() {
+                files::remove_file(&self.names_dir().join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the container's directory its name back where a crash lost the symlink.
     pub fn ensure_name(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
         let _lock = self.lock("names")?;
@@ -145,6 +157,21 @@ mod tests {
         let id = commit(&store, "web").unwrap();
         assert_eq!(store.container_named("web").unwrap(), Some(id));
         assert_eq!(store.container_named("../web").unwrap(), None);
+    }
+
+    #[test]
+    fn the_sweep_takes_what_a_crash_left_of_names_and_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        commit(&store, "web").unwrap();
+        std::os::unix::fs::symlink(ContainerId::random().as_str(), store.names_dir().join("lost")).unwrap();
+        drop(store.lock("layer-left").unwrap());
+        let held = store.lock("layer-held").unwrap();
+        store.sweep_names().unwrap();
+        store.sweep_locks().unwrap();
+        assert_eq!(files::list_names(&store.names_dir()).unwrap(), ["web"]);
+        assert_eq!(files::list_names(&dir.path().join("locks")).unwrap(), ["layer-held", "names"]);
+        drop(held);
     }
 
     #[test]

@@ -128,6 +128,17 @@ impl Store {
         Lock::wait(&self.root.join("locks").join(name), LockMode::Exclusive)
     }
 
+    /// Removes the lock files of objects that nobody holds: what a crash left. Those of the store itself stay.
+    pub fn sweep_locks(&self) -> Result<()> {
+        let locks = self.root.join("locks");
+        for name in files::list_names(&locks)?.iter().filter(|name| name.contains('-')) {
+            if let Some(lock) = Lock::try_now(&locks.join(name), LockMode::Exclusive)? {
+                lock.remove()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a lease: while it is held, no object is removed. Whoever adds objects or relies on them holds one.
     pub fn lease(&self) -> Result<Lock> {
         Lock::wait(&self.root.join("locks/lease"), LockMode::Shared)
