@@ -277,8 +277,24 @@ impl MountPlan {
         for key in ["redirect_dir", "metacopy", "index"] {
             parameters.push(FsParameter::String(key.into(), "off".into()));
         }
-        new_filesystem("overlay", &parameters, MountAttrFlags::empty())
+        let mount = new_filesystem("overlay", &parameters, MountAttrFlags::empty())?;
+        if let Some(dirs) = &self.upper {
+            refuse_read_only(mount.as_fd(), dirs)?;
+        }
+        Ok(mount)
     }
+}
+
+/// Refuses an overlay with an upper that the kernel has made read-only: it does so without a word where it cannot make its own
+/// directory below `workdir`, on a full disk say (`ovl_make_workdir`).
+fn refuse_read_only(mount: BorrowedFd<'_>, dirs: &UpperDirs) -> Result<()> {
+    let shown =
+        || format!("overlay over {}: read-only, for {} takes no file", dirs.upper.display(), dirs.work.display());
+    let found = rustix::fs::fstatvfs(mount).map_err(SysError::at("fstatvfs", shown))?;
+    if found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Err(SysError::new("fsmount", shown(), Errno::NOSPC));
+    }
+    Ok(())
 }
 
 /// Gives `path` as a mount option: itself, or by a descriptor in `held` where it is too long for fsconfig(2).
@@ -360,6 +376,27 @@ mod tests {
         let long = FsParameter::String("source".into(), "x".repeat(FSCONFIG_STRING_MAX + 1));
         let error = new_filesystem("tmpfs", &[long], MountAttrFlags::empty()).unwrap_err();
         assert_eq!(error.errno, Errno::NAMETOOLONG);
+    }
+
+    #[test]
+    fn an_overlay_without_room_for_its_work_is_refused_not_read_only() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let lower = tempfile::tempdir().unwrap();
+        for (inodes, is_refused) in [("3", true), ("30", false)] {
+            let size = FsParameter::String("nr_inodes".into(), inodes.into());
+            let disk = new_filesystem("tmpfs", &[size], MountAttrFlags::empty()).unwrap();
+            let place = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+            let upper = UpperDirs { upper: place.join("upper"), work: place.join("work"), volatile: false };
+            std::fs::create_dir(&upper.upper).unwrap();
+            std::fs::create_dir(&upper.work).unwrap();
+            let mounted = MountPlan { lowers: vec![lower.path().into()], upper: Some(upper) }.mount_detached();
+            match mounted {
+                Ok(_) => assert!(!is_refused),
+                Err(error) => assert!(is_refused && error.errno == Errno::NOSPC, "{error}"),
+            }
+        }
     }
 
     #[test]
