@@ -2,7 +2,6 @@
 //! Chains: the layers of an image merged into one EROFS image, `chains/sha256/<chainID>/`.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -128,7 +127,7 @@ impl LayerFs {
         let (merger, sealed) = self.merge_indexes(chain, layers)?;
         let staged = self.store.stage()?;
         let path = staged.path().join("image.erofs");
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let file = files::create_new(&path)?;
         let mut writer = HashingWriter::new(BufWriter::with_capacity(256 << 10, file));
         let summary = merger.write(&mut writer).map_err(|source| Error::Merge { chain, source })?;
         let (mut file, digest) = writer.finish();
@@ -357,7 +356,12 @@ mod tests {
         add();
         let record = layerfs.ensure_chain(&[layer]).unwrap();
         let path = layerfs.store.layer_dir(layer).join("layer.tar");
-        File::options().write(true).open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
         let (renewed, layers) = layerfs.look_at_chain(&record, Integrity::Sealed).unwrap();
         std::fs::remove_file(&path).unwrap();
         let replaced = add();

@@ -11,15 +11,15 @@
 //! staging, and the result is a success only when size, blob digest and diffID have all matched. Whoever makes them visible
 //! makes them durable first.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stos_erofs::{IndexSummary, TarIndexer};
 use stos_spec::{BlobDigest, Descriptor, DiffId, DigestHasher, LayerCompression};
+use stos_store::files;
 
 use crate::error::{Error, Result};
 use crate::pipe::{self, PipeReader, PipeWriter};
@@ -204,8 +204,8 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         stos_erofs::Error::Io { source, .. } => on_disk(Error::io("write", &index_path)(source)),
         source => Error::Tar { blob, source },
     };
-    let mut tar = create(&tar_path).map_err(on_disk)?;
-    let index = create(&index_path).map_err(on_disk)?;
+    let mut tar = files::create_new(&tar_path).map_err(|error| on_disk(error.into()))?;
+    let index = files::create_new(&index_path).map_err(|error| on_disk(error.into()))?;
     let mut indexer = TarIndexer::new(HashingWriter::new(BufWriter::with_capacity(64 << 10, index)));
     let mut hasher = DigestHasher::default();
     let (mut written, mut flushed, mut busy) = (0_u64, 0_u64, Duration::ZERO);
@@ -238,11 +238,6 @@ fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, written: u64)
         return Ok(());
     }
     Err(Error::NoRoom { blob: request.blob.digest, written, free, reserve: request.reserve })
-}
-
-fn create(path: &Path) -> Result<File> {
-    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    created.map_err(Error::io("create", path))
 }
 
 impl LayerFiles<'_> {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Layers in the store: `layers/sha256/<diffID>/`.
 
-use std::fs::File;
 use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 
@@ -222,7 +221,7 @@ impl LayerFs {
         check_layer_file(&dir, &mut record, "layer.tar", Integrity::Full)?;
         let staged = self.store.stage()?;
         let (tar_path, path) = (dir.join("layer.tar"), staged.path().join("layer.index"));
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let file = files::create_new(&path)?;
         let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, file));
         let refuse = |source| Error::Tar { blob: record.blob, source };
         let (out, _) = stos_erofs::index_tar(files::open(&tar_path)?, out).map_err(refuse)?;

@@ -26,10 +26,15 @@ pub fn ensure_directory(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create the directory", path))
 }
 
+/// Creates a new file, mode 0600, to write to.
+pub fn create_new(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(Error::io("create", path))
+}
+
 /// Writes a new file, mode 0600, in a directory that nobody else sees yet.
 pub fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.map_err(Error::io("create", path))?;
+    let mut file = create_new(path)?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
     if durability == Durability::Durable {
         file.sync_all().map_err(Error::io("sync", path))?;
