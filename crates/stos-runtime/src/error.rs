@@ -59,6 +59,12 @@ pub enum Error {
         /// Processes in it.
         found: Vec<i32>,
     },
+    /// A cgroup that the container would get is being taken by another launch.
+    #[error("cgroup {}: expected none or an empty one, found one that another container is being put into", path.display())]
+    CgroupClaimed {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// Processes are left in a cgroup after each was killed, for longer than anything but a hanging disk explains.
     #[error("cgroup {}: processes {found:?} do not end", path.display())]
     CgroupBusy {

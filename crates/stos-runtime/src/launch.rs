@@ -18,7 +18,7 @@ use stos_sys::mount::MountPlan;
 use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, set_namespace, thread_count};
 use stos_sys::process::{binary, identity, pidfd};
 
-use crate::cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, default_rules, mounted_hierarchies};
+use crate::cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, mounted_hierarchies};
 use crate::config::{RuntimeConfig, settings::namespace};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
@@ -177,12 +177,12 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
     if !binary::protected_self().map_err(Error::sys(stage))? {
         return Err(Error::UnprotectedBinary);
     }
-    let cgroup = create_cgroup(&launch)?;
-    match clone_init(&launch, &cgroup) {
-        Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup, confirmation }),
+    let cgroups = create_cgroups(&launch)?;
+    match clone_init(&launch, &cgroups) {
+        Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup: cgroups.into_record(), confirmation }),
         Err(error) => {
-            // The cause counts. What a failed first process leaves behind is killed, for it may have been cloned already.
-            drop(cgroup.kill_all().and_then(|()| cgroup.remove()));
+            // The cause counts.
+            drop(cgroups.record().discard());
             Err(error)
         }
     }
@@ -227,17 +227,17 @@ pub fn planned_cgroup(id: &ContainerId, config: &RuntimeConfig, request: &Cgroup
     Ok(CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_place(id, config, request).path))
 }
 
-fn create_cgroup(launch: &Launch<'_>) -> Result<CgroupRecord> {
+fn create_cgroups(launch: &Launch<'_>) -> Result<MadeCgroups> {
     let place = cgroup_place(launch.id, launch.config, &launch.cgroup);
     let mut rules = launch.config.settings().device_rules.clone();
     rules.extend(default_rules());
-    CgroupRecord::create(&mounted_hierarchies()?, &place, &rules)
+    MadeCgroups::create(&mounted_hierarchies()?, &place, &rules)
 }
 
 /// The first process, and for one behind a gate where it is told to stay.
 type Cloning = (ProcessRecord, OwnedFd, Option<OwnedFd>);
 
-fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<Cloning> {
+fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     let stage = "start the container's first process";
     let pipe =
         || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys(stage)(SysError::new("pipe2", "O_CLOEXEC", errno)));
@@ -250,27 +250,29 @@ fn clone_init(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Result<Cloning> {
         }
     };
     let settings = launch.config.settings();
-    let v2 = cgroup.open_v2()?;
     let own_pids = join_pid_namespace(launch)?;
-    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: v2.as_ref().map(AsFd::as_fd) };
+    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2() };
     let cloned = clone_process(options);
-    if let (Some(own), Ok(Cloned::Parent { .. }) | Err(_)) = (&own_pids, &cloned) {
-        set_namespace(own.as_fd(), pid_flag()).map_err(Error::sys(stage))?;
-    }
+    let is_child = matches!(cloned, Ok(Cloned::Child));
+    let back = own_pids
+        .as_ref()
+        .filter(|_| !is_child)
+        .map_or(Ok(()), |own| set_namespace(own.as_fd(), pid_flag()).map_err(Error::sys(stage)));
     match cloned? {
         Cloned::Child => {
-            // No directory and no namespace of the host may be in reach of what a container names as its command.
-            drop((read_end, confirmation, v2, own_pids));
-            init::run(launch, cgroup, gate, write_end)
+            drop((read_end, confirmation, own_pids));
+            init::run(launch, cgroups, gate, write_end)
         }
         Cloned::Parent { pid, pidfd } => {
             drop(write_end);
             drop(gate);
             // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
             let process = ProcessRecord::of(pid.as_raw_nonzero().get());
-            await_report(read_end, &pidfd)?;
-            let process = process?.ok_or(Error::InitDied { ended: None })?;
-            Ok((process, pidfd, confirmation))
+            let report = back.and_then(|()| await_report(read_end));
+            match report.and_then(|()| process?.ok_or(Error::InitDied { ended: None })) {
+                Ok(process) => Ok((process, pidfd, confirmation)),
+                Err(error) => Err(end_failed(&pidfd, error)),
+            }
         }
     }
 }
@@ -300,28 +302,30 @@ pub(crate) const READY: u8 = b'+';
 /// See [`READY`].
 pub(crate) const FAILED: u8 = b'-';
 
-/// Waits for the first process to be ready, to run its command, or to say why it cannot. Reaps it where it has failed.
-fn await_report(pipe: OwnedFd, child: &OwnedFd) -> Result<()> {
+/// Waits for the first process to be ready, to run its command, or to say why it cannot.
+fn await_report(pipe: OwnedFd) -> Result<()> {
     let mut report = Vec::new();
-    let read = File::from(pipe).read_to_end(&mut report);
-    let outcome = match read {
+    match File::from(pipe).read_to_end(&mut report) {
         Ok(_) => read_report(&report),
         Err(error) => {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Err(Error::sys("wait for the container's first process")(SysError::new("read", "a pipe", errno)))
         }
-    };
-    outcome.or_else(|error| {
-        // It has said its last word, or nothing: it may hang only where the kernel does.
-        pidfd::send_signal(child.as_fd(), rustix::process::Signal::KILL.as_raw())
-            .map_err(Error::sys("end a failed process"))?;
-        // Where the caller ignores SIGCHLD there is nothing to reap, and how it ended is unknown.
-        let ended = pidfd::wait(child.as_fd()).ok();
-        Err(match error {
-            Error::InitDied { .. } => Error::InitDied { ended },
-            other => other,
-        })
-    })
+    }
+}
+
+/// Kills and reaps a first process that must not stay, and says how it ended where nothing else is known.
+fn end_failed(child: &OwnedFd, error: Error) -> Error {
+    // It has said its last word, or nothing: it may hang only where the kernel does.
+    if let Err(failed) = pidfd::send_signal(child.as_fd(), rustix::process::Signal::KILL.as_raw()) {
+        return Error::sys("end a failed process")(failed);
+    }
+    // Where the caller ignores SIGCHLD there is nothing to reap, and how it ended is unknown.
+    let ended = pidfd::wait(child.as_fd()).ok();
+    match error {
+        Error::InitDied { .. } => Error::InitDied { ended },
+        other => other,
+    }
 }
 
 /// Reads what a first process sent until its pipe closed.

@@ -69,17 +69,23 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
         let recorded = recorded.and_then(|()| init.confirm());
         recorded.inspect_err(|_| {
             // The cause counts; without a record nobody would find the process.
-            drop(end(&state.cgroup, Some(&init.process)));
+            drop(kill_first(&state.cgroup, &init.process).and_then(|()| state.cgroup.discard()));
         })
     })();
     match created {
         Ok(()) => Ok(state.to_oci(Status::Created)),
         Err(error) => {
             // The cause counts; a directory that cannot be removed keeps the id taken, and `delete --force` frees it.
-            drop(root.release(id));
+            drop(give_up(root, &state));
             Err(error)
         }
     }
+}
+
+/// Frees the id of a container that was not made, where it is still this one's: `delete --force` may have freed it before us.
+fn give_up(root: &StateDirectory, state: &RunState) -> Result<()> {
+    let _lock = root.lock(&state.id)?;
+    if root.read(&state.id)?.creator == state.creator { root.release(&state.id) } else { Ok(()) }
 }
 
 fn canonical(path: &Path) -> Result<PathBuf> {
@@ -174,6 +180,10 @@ pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> 
     let state = root.read(id)?;
     let not_running = |found| Error::NotRunning { id: id.to_string(), found };
     let status = state.status(&root.container(id))?;
+    if all && state.init.is_none() && state.mode == Mode::Bundle {
+        // It has no processes: what is at the planned path is somebody else's.
+        return Ok(());
+    }
     if all {
         // Without a pid namespace of its own a container's processes outlive the first.
         return state.cgroup.signal_all(signal);
@@ -192,13 +202,16 @@ pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> 
 /// Deletes a container that has ended, or was never started: its cgroups, what is left in them, and its state.
 ///
 /// `force` kills one that runs, and succeeds for one that does not exist. The id of a bundle's container is remembered
-/// ([`tombstones`]).
+/// ([`tombstones`]). Of several at once on one container each waits for the one before, and finds it gone.
 pub fn delete(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()> {
-    let read = || match root.read(id) {
-        Err(Error::NotFound { .. }) if force => Ok(None),
-        other => other.map(Some),
-    };
-    let Some(mut state) = read()? else { return Ok(()) };
+    match root.lock(id).and_then(|_lock| delete_locked(root, id, force)) {
+        Err(Error::NotFound { .. }) if force => Ok(()),
+        other => other,
+    }
+}
+
+fn delete_locked(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()> {
+    let mut state = root.read(id)?;
     let status = state.status(&root.container(id))?;
     if !force && !matches!(status, Status::Created | Status::Stopped) {
         let expected = "created or stopped";
@@ -210,15 +223,12 @@ pub fn delete(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()
             pidfd::wait_end(creator.as_fd(), PATIENCE).map_err(Error::sys("end the container's creator"))?;
         }
         // Its last act may have been to record a first process, which then lives on, or to clean up after itself.
-        match read()? {
-            Some(last) => state = last,
-            None => return Ok(()),
-        }
+        state = root.read(id)?;
     }
-    match &state.init {
-        Some(init) => end(&state.cgroup, Some(init))?,
-        // Its first process died with the creator. What else may live at that path is not ours to kill.
-        None => state.cgroup.remove()?,
+    match (&state.init, state.mode) {
+        // Its first process died with the creator. What else may live at that path is not ours to kill, or to wait for.
+        (None, Mode::Bundle) => state.cgroup.remove_unused()?,
+        (init, _) => end(&state.cgroup, init.as_ref())?,
     }
     if state.mode == Mode::Bundle {
         tombstones::add(root, id)?;
@@ -228,9 +238,17 @@ pub fn delete(root: &StateDirectory, id: &ContainerId, force: bool) -> Result<()
 
 /// Kills what is left of a container, its first process first, and removes its cgroups.
 ///
-/// Of cgroups that are only planned ([`CgroupRecord::planned`]) whatever is in them is killed.
+/// Of cgroups that are only planned ([`CgroupRecord::planned`]) whatever is in them is killed: the path must be one that no other
+/// container can have.
 pub fn end(cgroup: &CgroupRecord, init: Option<&ProcessRecord>) -> Result<()> {
-    if let Some(process) = init.map(ProcessRecord::open).transpose()?.flatten() {
+    init.map_or(Ok(()), |init| kill_first(cgroup, init))?;
+    cgroup.kill_all()?;
+    cgroup.remove()
+}
+
+/// Kills a container's first process, and waits for its end.
+fn kill_first(cgroup: &CgroupRecord, init: &ProcessRecord) -> Result<()> {
+    if let Some(process) = init.open()? {
         pidfd::send_signal(process.as_fd(), KILL).map_err(Error::sys("end the container"))?;
         cgroup.thaw()?;
         if !pidfd::wait_end(process.as_fd(), PATIENCE).map_err(Error::sys("wait for the container's end"))? {
@@ -238,6 +256,5 @@ pub fn end(cgroup: &CgroupRecord, init: Option<&ProcessRecord>) -> Result<()> {
             return Err(Error::CgroupBusy { path: cgroup.path.clone(), found });
         }
     }
-    cgroup.kill_all()?;
-    cgroup.remove()
+    Ok(())
 }

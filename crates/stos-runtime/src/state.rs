@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
@@ -260,6 +261,32 @@ impl StateDirectory {
         Ok(ids)
     }
 
+    /// Waits for the right to free `id`, as long as the descriptor lives; [`Error::NotFound`] where there is no such container.
+    ///
+    /// It is the lock (flock(2)) of the run directory: with it nobody else frees the id, so what is read is what is freed. One
+    /// that was freed meanwhile is not found, though the id may be another's by then.
+    pub fn lock(&self, id: &ContainerId) -> Result<OwnedFd> {
+        let path = self.container(id);
+        let failed = |call: &'static str| {
+            let shown = path.display().to_string();
+            move |errno| Error::sys("lock the container's state")(SysError::new(call, shown, errno))
+        };
+        let not_found = || Error::NotFound { id: id.to_string() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match rustix::fs::open(&path, flags, rustix::fs::Mode::empty()) {
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(not_found()),
+            other => other.map_err(failed("open"))?,
+        };
+        flock(&directory, FlockOperation::LockExclusive).map_err(failed("flock"))?;
+        let locked = rustix::fs::fstat(&directory).map_err(failed("fstat"))?;
+        match rustix::fs::stat(&path) {
+            Ok(found) if (found.st_dev, found.st_ino) == (locked.st_dev, locked.st_ino) => Ok(directory),
+            // It was freed while we waited, and another has the id by now.
+            Ok(_) | Err(Errno::NOENT) => Err(not_found()),
+            Err(errno) => Err(failed("stat")(errno)),
+        }
+    }
+
     /// Frees the id by one rename, then removes its run directory. What is gone is no error.
     pub fn release(&self, id: &ContainerId) -> Result<()> {
         let stage = "remove the container's state";
@@ -361,6 +388,31 @@ mod tests {
         root.release(&"a".parse().unwrap()).unwrap();
         assert!(matches!(root.read(&"a".parse().unwrap()), Err(Error::NotFound { .. })));
         root.claim(&state("a")).unwrap();
+    }
+
+    #[test]
+    fn who_waits_to_free_a_container_does_not_free_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = StateDirectory::new(dir.path());
+        let id: ContainerId = "a".parse().unwrap();
+        let path = root.claim(&state("a")).unwrap();
+        let held = root.lock(&id).unwrap();
+        let inode = rustix::fs::fstat(&held).unwrap().st_ino;
+        let waits = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&format!(":{inode} ")))
+        };
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| root.lock(&id));
+            while !waits() && !second.is_finished() {
+                std::thread::yield_now();
+            }
+            root.release(&id).unwrap();
+            root.claim(&state("a")).unwrap();
+            drop(held);
+            assert!(matches!(second.join().unwrap(), Err(Error::NotFound { .. })));
+        });
+        assert!(path.join("state.json").exists() && root.lock(&id).is_ok());
     }
 
     #[test]

@@ -241,6 +241,9 @@ pub fn filesystem_magic(fd: BorrowedFd<'_>) -> Result<u64> {
 /// `f_type` of procfs.
 pub const PROC_MAGIC: u64 = 0x9fa0;
 
+/// `f_type` of pipes without a name.
+pub const PIPEFS_MAGIC: u64 = 0x5049_5045;
+
 /// `f_type` of sysfs.
 pub const SYSFS_MAGIC: u64 = 0x6265_6572;
 

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The device rules of a container: v1's control files, or a program on v2.
 
-use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Mode, OFlags};
-use stos_sys::SysError;
 use stos_sys::cgroup_bpf::{self, DeviceAccess, DeviceKind, DeviceRule};
 
-use super::{CgroupRecord, Version, io_error};
+use super::make::{MadeCgroups, open_control};
+use super::{CgroupDirectory, io_error};
 use crate::error::{Error, Result};
+
+const STAGE: &str = "set the device rules";
 
 /// What every container may do, after its own rules: make any node, and use the devices that config-linux.md ("Default
 /// Devices") puts in each, terminals among them.
@@ -41,37 +40,25 @@ pub(crate) fn default_rules() -> Vec<DeviceRule> {
 }
 
 /// Puts `rules` on the container's cgroup, on top of a denial of everything, before any process is in it.
-pub(super) fn apply(record: &CgroupRecord, rules: &[DeviceRule]) -> Result<()> {
-    let v1 = record.directories.iter().find(|directory| directory.controllers.iter().any(|name| name == "devices"));
-    if let Some(directory) = v1 {
-        return apply_v1(&directory.path, rules);
+pub(super) fn apply(cgroups: &MadeCgroups, rules: &[DeviceRule]) -> Result<()> {
+    let v1 = cgroups.v1().find(|(directory, _)| directory.controllers.iter().any(|name| name == "devices"));
+    if let Some((directory, held)) = v1 {
+        return apply_v1(directory, held, rules);
     }
-    let Some(directory) = record.directories.iter().find(|directory| directory.version == Version::V2) else {
-        return Err(Error::NoDeviceController);
-    };
-    let stage = "set the device rules";
-    let program = cgroup_bpf::load(&cgroup_bpf::assemble(rules)).map_err(Error::sys(stage))?;
-    let cgroup = rustix::fs::open(&directory.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::sys(stage)(SysError::new("open", directory.path.display().to_string(), errno)))?;
-    cgroup_bpf::attach(program.as_fd(), cgroup.as_fd()).map_err(Error::sys(stage))
+    let cgroup = cgroups.v2().ok_or(Error::NoDeviceController)?;
+    let program = cgroup_bpf::load(&cgroup_bpf::assemble(rules)).map_err(Error::sys(STAGE))?;
+    cgroup_bpf::attach(program.as_fd(), cgroup).map_err(Error::sys(STAGE))
 }
 
-fn apply_v1(directory: &Path, rules: &[DeviceRule]) -> Result<()> {
+fn apply_v1(directory: &CgroupDirectory, held: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<()> {
     let wanted = Exceptions::of(rules)?;
-    let (allow, deny) = (directory.join("devices.allow"), directory.join("devices.deny"));
-    let open = |path: &Path| {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .map_err(|error| io_error("set the device rules", "open", path, &error))
-    };
-    let (mut allow_file, mut deny_file) = (open(&allow)?, open(&deny)?);
+    let (allow, deny) = ("devices.allow", "devices.deny");
+    let open = |file| open_control(directory, held, file).map_err(Error::sys(STAGE));
+    let (mut allow_file, mut deny_file) = (open(allow)?, open(deny)?);
     let mut write = |allowed: bool, line: &str| {
-        let (file, path) = if allowed { (&mut allow_file, &allow) } else { (&mut deny_file, &deny) };
-        file.write_all(line.as_bytes()).map_err(|error| {
-            let with_line = path.join(line);
-            io_error("set the device rules", "write", &with_line, &error)
-        })
+        let (file, name) = if allowed { (&mut allow_file, allow) } else { (&mut deny_file, deny) };
+        let failed = |error| io_error(STAGE, "write", &directory.path.join(name).join(line), &error);
+        file.write_all(line.as_bytes()).map_err(failed)
     };
     write(false, "a")?;
     if wanted.allow_others {
@@ -148,6 +135,9 @@ fn line(rule: &DeviceRule) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::{Hierarchy, Version};
     use super::*;
 
     #[test]
@@ -221,7 +211,9 @@ mod tests {
         }
         let rule = |allow, kind| DeviceRule { allow, kind, major: None, minor: None, access: DeviceAccess::ALL };
         let rules = [rule(true, DeviceKind::Block), rule(false, DeviceKind::Any), rule(true, DeviceKind::Character)];
-        apply_v1(dir.path(), &rules).unwrap();
+        let hierarchy = Hierarchy { version: Version::V1, controllers: Vec::new(), mount_point: dir.path().into() };
+        let held = fs::File::open(dir.path()).unwrap();
+        apply_v1(&CgroupDirectory::planned(&hierarchy, "".as_ref()), held.as_fd(), &rules).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("devices.deny")).unwrap(), "a");
         assert_eq!(fs::read_to_string(dir.path().join("devices.allow")).unwrap(), "c *:* rwm");
     }

@@ -1,53 +1,175 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Making a container's directory in one hierarchy, and removing what was made.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use stos_sys::SysError;
+use stos_sys::cgroup_bpf::DeviceRule;
 
 use super::hierarchy::Hierarchy;
-use super::{CgroupDirectory, CgroupPlace, DirectoryIdentity, io_error};
+use super::{CgroupDirectory, CgroupPlace, CgroupRecord, DirectoryIdentity, Version, devices, io_error};
 use crate::error::{Error, Result};
 
 /// How often a directory is made again from the top: each time somebody has removed a parent that was there a moment ago.
 const RACES: usize = 100;
 
-/// Makes the directory of `place` in `hierarchy`. On failure nothing that was made stays.
-pub(super) fn directory(hierarchy: &Hierarchy, place: &CgroupPlace) -> Result<CgroupDirectory> {
-    for _ in 0..RACES {
-        match levels(hierarchy, place) {
-            // A parent is removed with the last container in it, and that may be while we make ours.
-            Err(Error::Sys { source, .. }) if matches!(source.errno, Errno::NOENT | Errno::NODEV) => {}
-            Err(error) => return Err(error),
-            Ok(made) => {
-                let mut directory = CgroupDirectory::planned(hierarchy, &place.path);
-                directory.made = made;
-                directory.identity = DirectoryIdentity::of(&directory.path);
-                let found = if made == 0 { directory.processes()? } else { Vec::new() };
-                if found.is_empty() {
-                    return Ok(directory);
-                }
-                return Err(Error::CgroupInUse { path: directory.path, found });
+/// A container's cgroups from their making until its first process is in them.
+///
+/// Each is held open, and all is done through that descriptor: whatever becomes of the path meanwhile, the process enters this
+/// very directory or none, and the rules of a later one of the same path stay as they are. Each is locked (flock(2)) too, so
+/// that no other launch takes it for what a crash has left.
+#[derive(Debug)]
+pub(crate) struct MadeCgroups {
+    record: CgroupRecord,
+    /// One for each directory of the record, in its order.
+    held: Vec<OwnedFd>,
+}
+
+impl MadeCgroups {
+    /// Makes the container's directory in each of `hierarchies`, and puts `rules` on it.
+    ///
+    /// On failure what was made is removed. A directory that exists is taken only where it is empty: as it is where the
+    /// bundle names it, and made anew where it is `stos-<id>`, so that no two containers of that id share one.
+    pub(crate) fn create(hierarchies: &[Hierarchy], place: &CgroupPlace, rules: &[DeviceRule]) -> Result<Self> {
+        if hierarchies.is_empty() {
+            return Err(Error::NoCgroups);
+        }
+        let record = CgroupRecord { path: place.path.clone(), directories: Vec::new() };
+        let mut made = Self { record, held: Vec::new() };
+        let all = hierarchies.iter().try_for_each(|hierarchy| {
+            let (directory, held) = directory(hierarchy, place)?;
+            made.record.directories.push(directory);
+            made.held.push(held);
+            Ok(())
+        });
+        match all.and_then(|()| devices::apply(&made, rules)) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                // The cause counts; a directory that cannot be removed now holds somebody else's processes.
+                drop(made.record.discard());
+                Err(error)
             }
         }
     }
-    let path = hierarchy.mount_point.join(&place.path);
-    Err(Error::sys("make a cgroup")(SysError::new("mkdir", path.display().to_string(), Errno::NOENT)))
+
+    /// Each directory, and where it is open.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = (&CgroupDirectory, BorrowedFd<'_>)> {
+        self.record.directories.iter().zip(self.held.iter().map(AsFd::as_fd))
+    }
+
+    /// The v2 directory, for a process to be cloned into; `None` where no v2 tree is mounted. In one that has been removed the
+    /// clone fails.
+    pub(crate) fn v2(&self) -> Option<BorrowedFd<'_>> {
+        self.directories().find(|(directory, _)| directory.version == Version::V2).map(|(_, held)| held)
+    }
+
+    /// The v1 directories, which the container's first process enters by itself.
+    pub(crate) fn v1(&self) -> impl Iterator<Item = (&CgroupDirectory, BorrowedFd<'_>)> {
+        self.directories().filter(|(directory, _)| directory.version == Version::V1)
+    }
+
+    /// Its record.
+    pub(crate) fn record(&self) -> &CgroupRecord {
+        &self.record
+    }
+
+    /// Lets go of the directories, once the first process keeps them in use.
+    pub(crate) fn into_record(self) -> CgroupRecord {
+        self.record
+    }
+}
+
+/// Opens a control file of `held`, for writing. Where the directory has been removed there is none.
+pub(crate) fn open_control(
+    directory: &CgroupDirectory,
+    held: BorrowedFd<'_>,
+    file: &str,
+) -> std::result::Result<File, SysError> {
+    openat(held, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map(File::from)
+        .map_err(SysError::at("openat", || directory.path.join(file).display().to_string()))
+}
+
+/// Makes the directory of `place` in `hierarchy`, and holds it. On failure nothing that was made stays.
+fn directory(hierarchy: &Hierarchy, place: &CgroupPlace) -> Result<(CgroupDirectory, OwnedFd)> {
+    let mut directory = CgroupDirectory::planned(hierarchy, &place.path);
+    for _ in 0..RACES {
+        directory.made = match levels(hierarchy, place) {
+            // A parent is removed with the last container in it, and that may be while we make ours.
+            Err(Error::Sys { source, .. }) if matches!(source.errno, Errno::NOENT | Errno::NODEV) => continue,
+            other => other?,
+        };
+        let Some((held, identity)) = claim(&directory.path)? else {
+            if let Some(parent) = directory.path.parent() {
+                remove_levels(parent, directory.made.saturating_sub(1))?;
+            }
+            continue;
+        };
+        directory.identity = Some(identity);
+        if directory.made > 0 {
+            return Ok((directory, held));
+        }
+        let is_empty = if place.exclusive {
+            // Nobody else holds it: a crashed start has left it.
+            match rustix::fs::rmdir(&directory.path) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                Err(Errno::BUSY | Errno::NOTEMPTY) => false,
+                Err(errno) => return Err(failed_at("rmdir", &directory.path)(errno)),
+            }
+        } else {
+            directory.processes()?.is_empty()
+        };
+        if is_empty {
+            return Ok((directory, held));
+        }
+        return Err(Error::CgroupInUse { found: directory.processes()?, path: directory.path });
+    }
+    Err(failed_at("mkdir", &directory.path)(Errno::NOENT))
+}
+
+fn failed_at(call: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::sys("make a cgroup")(SysError::new(call, path.display().to_string(), errno))
+}
+
+/// Opens and locks the directory at `path`; `None` where it has gone, or become another one, meanwhile.
+fn claim(path: &Path) -> Result<Option<(OwnedFd, DirectoryIdentity)>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(held) => held,
+        Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
+        Err(errno) => return Err(failed_at("open", path)(errno)),
+    };
+    match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(Error::CgroupClaimed { path: path.to_owned() }),
+        Err(errno) => return Err(failed_at("flock", path)(errno)),
+    }
+    let identity = DirectoryIdentity::from(&rustix::fs::fstat(&held).map_err(failed_at("fstat", path))?);
+    Ok((DirectoryIdentity::of(path) == Some(identity)).then_some((held, identity)))
+}
+
+/// Removes the directory at `path` where it is empty and no launch is about to use it.
+pub(super) fn remove_unused(path: &Path) -> Result<()> {
+    match claim(path) {
+        Ok(Some(_held)) => remove_levels(path, 1),
+        Ok(None) | Err(Error::CgroupClaimed { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the missing directories of a path, and says how many.
 fn levels(hierarchy: &Hierarchy, place: &CgroupPlace) -> Result<usize> {
     let is_cpuset = hierarchy.controllers.iter().any(|controller| controller == "cpuset");
-    let target = hierarchy.mount_point.join(&place.path);
     let mut path = hierarchy.mount_point.clone();
     let mut made = 0;
     for part in place.path.components() {
         let parent = path.clone();
         path.push(part);
-        let is_new = make_one(&path, place.exclusive && path == target).inspect_err(|_| {
+        let is_new = make_one(&path).inspect_err(|_| {
             // The cause counts.
             drop(remove_levels(&parent, made));
         })?;
@@ -59,24 +181,12 @@ fn levels(hierarchy: &Hierarchy, place: &CgroupPlace) -> Result<usize> {
     Ok(made)
 }
 
-/// Makes one directory; `false` where it is there already. An `exclusive` one that is there is made anew: only an empty one of a
-/// crashed start can be.
-fn make_one(path: &Path, exclusive: bool) -> Result<bool> {
-    let failed = |call, errno| Error::sys("make a cgroup")(SysError::new(call, path.display().to_string(), errno));
-    let make = || rustix::fs::mkdir(path, Mode::from_raw_mode(0o755));
-    match make() {
+/// Makes one directory; `false` where it is there already.
+fn make_one(path: &Path) -> Result<bool> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) => Ok(true),
-        Err(Errno::EXIST) if !exclusive => Ok(false),
-        Err(Errno::EXIST) => match rustix::fs::rmdir(path) {
-            Ok(()) | Err(Errno::NOENT) => make().map(|()| true).map_err(|errno| failed("mkdir", errno)),
-            Err(Errno::BUSY | Errno::NOTEMPTY) => {
-                let mut found = Vec::new();
-                super::collect_processes(path, &mut found)?;
-                Err(Error::CgroupInUse { path: path.to_owned(), found })
-            }
-            Err(errno) => Err(failed("rmdir", errno)),
-        },
-        Err(errno) => Err(failed("mkdir", errno)),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(failed_at("mkdir", path)(errno)),
     }
 }
 
@@ -109,4 +219,63 @@ fn inherit_cpuset(path: &Path) -> Result<()> {
         fs::write(&own, value.trim()).map_err(|error| io_error("set up a cpuset", "write", &own, &error))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hierarchy(root: &Path) -> Hierarchy {
+        Hierarchy { version: Version::V1, controllers: Vec::new(), mount_point: root.to_owned() }
+    }
+
+    fn place(exclusive: bool) -> CgroupPlace {
+        CgroupPlace { path: "a".into(), exclusive }
+    }
+
+    #[test]
+    fn what_is_made_is_entered_and_not_a_later_one_of_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, kept) = (dir.path().join("a"), dir.path().join("kept"));
+        let (directory, held) = directory(&hierarchy(dir.path()), &place(false)).unwrap();
+        fs::rename(&path, &kept).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("tasks"), "").unwrap();
+        let error = open_control(&directory, held.as_fd(), "tasks").unwrap_err();
+        assert_eq!(error.errno, Errno::NOENT);
+        fs::write(kept.join("tasks"), "").unwrap();
+        open_control(&directory, held.as_fd(), "tasks").unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_a_launch_holds_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for exclusive in [true, false] {
+            let held = directory(&hierarchy(dir.path()), &place(true)).unwrap();
+            let refused = directory(&hierarchy(dir.path()), &place(exclusive)).unwrap_err();
+            assert!(matches!(&refused, Error::CgroupClaimed { path: named } if *named == path), "{refused}");
+            remove_unused(&path).unwrap();
+            assert_eq!(DirectoryIdentity::of(&path), held.0.identity);
+            drop(held);
+            remove_unused(&path).unwrap();
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let (made, held) = directory(&hierarchy(dir.path()), &place(true)).unwrap();
+        assert_eq!(made.made, 1);
+        drop(held);
+        // One that a bundle names is taken as it is.
+        let (taken, _held) = directory(&hierarchy(dir.path()), &place(false)).unwrap();
+        assert_eq!((taken.made, taken.identity), (0, made.identity));
+        fs::write(dir.path().join("a/file"), "").unwrap();
+        drop(_held);
+        let refused = directory(&hierarchy(dir.path()), &place(true)).unwrap_err();
+        assert!(matches!(refused, Error::CgroupInUse { .. }), "{refused}");
+    }
 }

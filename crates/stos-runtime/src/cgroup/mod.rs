@@ -12,20 +12,19 @@ mod make;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
-use stos_sys::cgroup_bpf::DeviceRule;
 use stos_sys::process::pidfd;
 
 pub(crate) use devices::default_rules;
 pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
+pub(crate) use make::{MadeCgroups, open_control};
 
 use crate::error::{Error, Result};
 
@@ -98,49 +97,9 @@ impl CgroupRecord {
         Self { path: path.to_owned(), directories }
     }
 
-    /// Makes the container's directory in each of `hierarchies`, and puts `rules` on it.
-    ///
-    /// On failure what was made is removed. A directory that exists is taken only where it is empty: as it is where the
-    /// bundle names it, and made anew where it is `stos-<id>`, so that no two containers of that id share one.
-    pub(crate) fn create(hierarchies: &[Hierarchy], place: &CgroupPlace, rules: &[DeviceRule]) -> Result<Self> {
-        if hierarchies.is_empty() {
-            return Err(Error::NoCgroups);
-        }
-        let mut record = Self { path: place.path.clone(), directories: Vec::new() };
-        let made = hierarchies.iter().try_for_each(|hierarchy| {
-            record.directories.push(make::directory(hierarchy, place)?);
-            Ok(())
-        });
-        let ruled = made.and_then(|()| devices::apply(&record, rules));
-        match ruled {
-            Ok(()) => Ok(record),
-            Err(error) => {
-                // The cause counts; a directory that cannot be removed now holds somebody else's processes.
-                drop(record.remove());
-                Err(error)
-            }
-        }
-    }
-
     /// The directories that are still the container's.
     fn own(&self) -> impl Iterator<Item = &CgroupDirectory> {
         self.directories.iter().filter(|directory| directory.is_own())
-    }
-
-    /// The v2 directory, open, for a process to be cloned into.
-    pub(crate) fn open_v2(&self) -> Result<Option<OwnedFd>> {
-        let Some(directory) = self.v2() else { return Ok(None) };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let failed = SysError::at("open", || directory.path.display().to_string());
-        rustix::fs::open(&directory.path, flags, Mode::empty())
-            .map(Some)
-            .map_err(|errno| Error::sys("open a cgroup")(failed(errno)))
-    }
-
-    /// The v1 `tasks` files that the container's first process writes itself into.
-    pub(crate) fn v1_tasks(&self) -> impl Iterator<Item = PathBuf> {
-        let v1 = self.directories.iter().filter(|directory| directory.version == Version::V1);
-        v1.map(|directory| directory.path.join("tasks"))
     }
 
     /// Every process of the container, as pids of the caller's namespace, each once.
@@ -254,6 +213,21 @@ impl CgroupRecord {
         }
         Ok(())
     }
+
+    /// Undoes a launch: kills what is in the directories that were made for it, and removes them. One that was there before, which a
+    /// bundle named, is left with whatever has come into it.
+    pub(crate) fn discard(&self) -> Result<()> {
+        let made = self.directories.iter().filter(|directory| directory.made > 0).cloned().collect();
+        let made = Self { path: self.path.clone(), directories: made };
+        made.kill_all()?;
+        made.remove()
+    }
+
+    /// Removes what a launch that came to nothing may have left at the planned path: an empty directory, in each hierarchy. What
+    /// holds anything is somebody else's.
+    pub(crate) fn remove_unused(&self) -> Result<()> {
+        self.directories.iter().try_for_each(|directory| make::remove_unused(&directory.path))
+    }
 }
 
 impl CgroupDirectory {
@@ -284,8 +258,13 @@ impl CgroupDirectory {
 impl DirectoryIdentity {
     /// `None` where there is no such directory.
     fn of(path: &Path) -> Option<Self> {
-        let found = rustix::fs::stat(path).ok()?;
-        Some(Self { device: found.st_dev, inode: found.st_ino })
+        rustix::fs::stat(path).ok().as_ref().map(Self::from)
+    }
+}
+
+impl From<&rustix::fs::Stat> for DirectoryIdentity {
+    fn from(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
     }
 }
 
@@ -325,13 +304,21 @@ fn children(directory: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            found.push(entry.path());
+    let listed = fs::read_dir(directory).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
         }
+        Ok(())
+    });
+    match listed {
+        Ok(()) => Ok(found),
+        // It went meanwhile, and all below it before.
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
     }
-    Ok(found)
 }
 
 fn remove_tree(directory: &Path) -> Result<()> {
@@ -394,6 +381,34 @@ mod tests {
         // Somebody else's stays.
         planned(dir.path(), "other/one").remove().unwrap();
         assert!(exists("other") && !exists("other/one"));
+    }
+
+    #[test]
+    fn a_failed_launch_kills_nobody_in_a_directory_that_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let there = dir.path().join("there");
+        fs::create_dir(&there).unwrap();
+        fs::write(there.join("cgroup.procs"), sleeper.id().to_string()).unwrap();
+        let mut record = planned(dir.path(), "there");
+        record.directories[0].made = 0;
+        record.discard().unwrap();
+        let alive = sleeper.try_wait().unwrap().is_none();
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(alive && there.exists());
+    }
+
+    #[test]
+    fn a_plan_of_a_bundle_removes_nothing_that_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        fs::create_dir_all(&path).unwrap();
+        planned(dir.path(), "a").remove_unused().unwrap();
+        assert!(path.exists());
+        planned(dir.path(), "a/b").remove_unused().unwrap();
+        assert!(!path.exists() && dir.path().join("a").exists());
+        planned(dir.path(), "a/b").remove_unused().unwrap();
     }
 
     #[test]

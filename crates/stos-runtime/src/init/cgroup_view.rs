@@ -15,7 +15,7 @@ use stos_sys::SysError;
 use stos_sys::mount::{FsParameter, attach_at, new_filesystem, open_tree_clone};
 
 use super::rootfs::apply_attributes;
-use crate::cgroup::{CgroupDirectory, CgroupRecord, Version};
+use crate::cgroup::{CgroupDirectory, CgroupRecord, DirectoryIdentity, Version};
 use crate::config::MountRequest;
 
 /// A view that is not attached yet. Nothing of the host is looked up to attach it.
@@ -89,8 +89,15 @@ impl View {
     }
 }
 
+/// A view of `directory`, and not of what may be at its path by now. It is found by its path, for what is open was opened in the
+/// caller's mount namespace, of which nothing can be cloned here.
 fn clone(directory: &CgroupDirectory, request: &MountRequest) -> Result<OwnedFd, SysError> {
     let mount = open_tree_clone(&directory.path, false)?;
+    let failed = |call| SysError::at(call, || directory.path.display().to_string());
+    let found = DirectoryIdentity::from(&rustix::fs::fstat(&mount).map_err(failed("fstat"))?);
+    if directory.identity != Some(found) {
+        return Err(failed("open_tree")(Errno::STALE));
+    }
     apply_attributes(mount.as_fd(), request)?;
     Ok(mount)
 }
@@ -99,5 +106,33 @@ fn link(view: BorrowedFd<'_>, target: &Path, alias: &str) -> Result<(), SysError
     match symlinkat(target, view, alias) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(SysError::new("symlinkat", format!("{alias} -> {}", target.display()), errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::Hierarchy;
+
+    #[test]
+    fn a_later_directory_of_the_path_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let hierarchy = Hierarchy { version: Version::V2, controllers: Vec::new(), mount_point: dir.path().into() };
+        let mut cgroup = CgroupRecord::planned(&[hierarchy], Path::new("a"));
+        let path = cgroup.directories[0].path.clone();
+        std::fs::create_dir(&path).unwrap();
+        cgroup.directories[0].identity = Some(DirectoryIdentity::from(&rustix::fs::stat(&path).unwrap()));
+        // Kept, so that its number is not given again.
+        std::fs::rename(&path, dir.path().join("kept")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let request = MountRequest {
+            destination: "/sys/fs/cgroup".into(),
+            fstype: "cgroup".into(),
+            source: "cgroup".into(),
+            options: crate::mount_options::MountOptions::default(),
+            raw_options: Vec::new(),
+        };
+        let Err(error) = View::open(&request, &cgroup) else { panic!("another directory is shown") };
+        assert_eq!(error.errno, Errno::STALE);
     }
 }

@@ -14,17 +14,20 @@ use stos_sys::process::exec::bring_loopback_up;
 use stos_sys::rooted::{PROC_MAGIC, filesystem_magic};
 
 use super::Step;
-use crate::cgroup::CgroupRecord;
+use crate::cgroup::{MadeCgroups, open_control};
 use crate::config::Settings;
 use crate::config::settings::namespace;
 use crate::init_error::InitError;
 use crate::launch::pid_flag;
 
 /// Enters the container's v1 cgroups; the v2 one it was born in. Then a cgroup namespace shows them as `/`.
-pub(super) fn enter_cgroups(cgroup: &CgroupRecord, settings: &Settings) -> Step {
-    for tasks in cgroup.v1_tasks() {
+pub(super) fn enter_cgroups(cgroups: &MadeCgroups, settings: &Settings) -> Step {
+    for (directory, held) in cgroups.v1() {
+        let step = || InitError::step("enter the cgroup");
+        let tasks = open_control(directory, held, "tasks").map_err(step())?;
         // "0" means the writing thread, which is all of this process: no global lock, unlike `cgroup.procs`.
-        write_file(&tasks, "0").map_err(InitError::step("enter the cgroup"))?;
+        let failed = SysError::at("write", || format!("{}, 0", directory.path.join("tasks").display()));
+        rustix::io::write(&tasks, b"0").map_err(failed).map_err(step())?;
     }
     if settings.new_cgroup_namespace {
         let flag = i32::try_from(namespace::CGROUP).unwrap_or_default();
@@ -44,7 +47,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), SysError> {
 /// Joins the namespaces that the bundle names, all opened before the first is entered. The pid namespace was joined by
 /// the caller; the mount namespace comes last.
 ///
-/// A path may lead to the caller's own namespace: to the host's host name, network or mounts, which a container must not
+/// A path may lead to the caller's own namespace, or to that of the machine's first process: to the host's host name, network or mounts, which a container must not
 /// change. What the bundle wants changed there is refused.
 pub(super) fn join_namespaces(settings: &Settings) -> Step {
     let step = || InitError::step("join a namespace");
@@ -54,7 +57,7 @@ pub(super) fn join_namespaces(settings: &Settings) -> Step {
         let fd = rustix::fs::open(&asked.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| step()(SysError::new("open", asked.path.display().to_string(), errno)))?;
         if let Some(key) = settings.changes_namespace(asked.flag as u64)
-            && is_own_namespace(fd.as_fd()).map_err(step())?
+            && is_hosts_namespace(fd.as_fd()).map_err(step())?
         {
             return Err(InitError::HostNamespace { key, path: asked.path.clone() });
         }
@@ -64,14 +67,20 @@ pub(super) fn join_namespaces(settings: &Settings) -> Step {
     opened.iter().try_for_each(|(flag, fd)| set_namespace(fd.as_fd(), *flag).map_err(step()))
 }
 
-/// Whether the calling process is in `namespace`, of whatever kind: those that the bundle does not make new are its caller's.
-fn is_own_namespace(namespace: BorrowedFd<'_>) -> Result<bool, SysError> {
+/// Whether `namespace`, of whatever kind, is one of the calling process's (those that the bundle does not make new are its
+/// caller's), or of the first process's that the caller sees.
+fn is_hosts_namespace(namespace: BorrowedFd<'_>) -> Result<bool, SysError> {
     let found = fstat(namespace).map_err(SysError::at("fstat", || "a namespace".to_owned()))?;
-    for kind in ["mnt", "uts", "ipc", "net"] {
-        let path = format!("/proc/self/ns/{kind}");
-        let own = stat(&path).map_err(SysError::at("stat", || path.clone()))?;
-        if (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino) {
-            return Ok(true);
+    for process in ["self", "1"] {
+        for kind in ["mnt", "uts", "ipc", "net"] {
+            let path = format!("/proc/{process}/ns/{kind}");
+            match stat(&path) {
+                Ok(own) if (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino) => return Ok(true),
+                Ok(_) => {}
+                // Without CAP_SYS_PTRACE, and where procfs hides it, the first process's are unknown.
+                Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) if process == "1" => {}
+                Err(errno) => return Err(SysError::new("stat", path, errno)),
+            }
         }
     }
     Ok(false)

@@ -30,9 +30,10 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use stos_sys::SysError;
 use stos_sys::process::clone::{close_all_but, exit_now, join_new_session_keyring, reset_signals};
 use stos_sys::process::credentials::{set_dumpable, set_parent_death_signal};
+use stos_sys::rooted::{PIPEFS_MAGIC, filesystem_magic};
 
 use crate::accounts;
-use crate::cgroup::CgroupRecord;
+use crate::cgroup::MadeCgroups;
 use crate::gate::GateEnd;
 use crate::init_error::InitError;
 use crate::launch::{FAILED, Launch, READY, Stdio};
@@ -40,9 +41,9 @@ use crate::launch::{FAILED, Launch, READY, Stdio};
 type Step<T = ()> = Result<T, InitError>;
 
 /// Runs the child's half of a launch. Ends in the container's command, or in a report over `pipe` and exit code 1.
-pub(crate) fn run(launch: &Launch<'_>, cgroup: &CgroupRecord, gate: Option<GateEnd>, pipe: OwnedFd) -> ! {
+pub(crate) fn run(launch: &Launch<'_>, cgroups: &MadeCgroups, gate: Option<GateEnd>, pipe: OwnedFd) -> ! {
     let mut channel = Channel { pipe: Some(pipe) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(launch, cgroup, gate, &mut channel)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(launch, cgroups, gate, &mut channel)));
     let error = match outcome {
         Ok(Ok(never)) => match never {},
         Ok(Err(error)) => error,
@@ -87,18 +88,18 @@ impl Channel {
 
 fn set_up(
     launch: &Launch<'_>,
-    cgroup: &CgroupRecord,
+    cgroups: &MadeCgroups,
     gate: Option<GateEnd>,
     channel: &mut Channel,
 ) -> Step<std::convert::Infallible> {
     let settings = launch.config.settings();
     detach_from_caller(channel)?;
-    isolation::enter_cgroups(cgroup, settings)?;
+    isolation::enter_cgroups(cgroups, settings)?;
     isolation::join_namespaces(settings)?;
     take_stdio(&launch.stdio)?;
     isolation::separate(settings)?;
     let covers = protect::Covers::open(settings)?;
-    let root = rootfs::mount_all(launch, cgroup)?;
+    let root = rootfs::mount_all(launch, cgroups.record())?;
     devices::create(&root, settings)?;
     protect::paths(&root, settings, covers)?;
     rootfs::pivot(&root)?;
@@ -153,8 +154,8 @@ fn take_stdio(stdio: &Stdio) -> Step {
     dup2_stderr(stderr.map_err(step())?).map_err(failed)
 }
 
-/// Gives pipes of the engine's to the container's user, or it could not open `/dev/stdout` again. Files and terminals of
-/// the host keep their owner.
+/// Gives pipes of the engine's to the container's user, or it could not open `/dev/stdout` again. Files, terminals and named
+/// FIFOs of the host keep their owner.
 fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
     if matches!(stdio, Stdio::Inherit) {
         return Ok(());
@@ -164,7 +165,9 @@ fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
     };
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let stat = rustix::fs::fstat(fd).map_err(failed)?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo && stat.st_uid != uid {
+        let is_fifo = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo;
+        let step = || InitError::step("look at the standard streams");
+        if is_fifo && stat.st_uid != uid && filesystem_magic(fd).map_err(step())? == PIPEFS_MAGIC {
             rustix::fs::fchown(fd, Some(rustix::process::Uid::from_raw(uid)), None).map_err(failed)?;
         }
     }

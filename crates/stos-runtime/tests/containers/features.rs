@@ -46,6 +46,7 @@ tests![
     a_plan_is_the_root,
     a_user_is_looked_up_in_the_container,
     pipes_belong_to_the_user,
+    named_fifos_keep_their_owner,
     signals_are_as_a_program_expects,
 ];
 
@@ -125,6 +126,16 @@ fn namespaces_of_the_host_are_not_changed() {
     };
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let error = joining("uts", "uts").run().failed(1);
+    assert!(error.contains("hostname: it would change the host"), "{error}");
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), hostname);
+    // Nor is the first process's of the machine, for a caller who has another.
+    let first = joining("uts", "uts");
+    first.configure(|config| config["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/uts"));
+    let run = first.command(&["run", "--bundle", &first.path().display().to_string(), &first.id]);
+    let mut elsewhere = std::process::Command::new("unshare");
+    elsewhere.args(["--pid", "--fork", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh", "unshare", "--uts"]);
+    elsewhere.arg(run.get_program()).args(run.get_args());
+    let error = crate::fixture::Outcome::from(elsewhere.output().unwrap()).failed(1);
     assert!(error.contains("hostname: it would change the host"), "{error}");
     assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), hostname);
     let network = joining("network", "net");
@@ -531,6 +542,17 @@ fn a_user_is_looked_up_in_the_container() {
 fn pipes_belong_to_the_user() {
     let script = "stat -L -c %u /proc/self/fd/1; echo again > /dev/stdout";
     assert_eq!(Bundle::new(script).launch(&["--user", "user", "--pipe", "yes"]).ok(), "1000\nagain");
+}
+
+fn named_fifos_keep_their_owner() {
+    let bundle = Bundle::new("true");
+    let (path, fifo) = (bundle.path().display().to_string(), bundle.path().join("fifo"));
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let stdin = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let arguments = ["launch", "--bundle", &path, "--user", "user", "--pipe", "yes", &bundle.id];
+    let output = bundle.command(&arguments).stdin(stdin).output().unwrap();
+    crate::fixture::Outcome::from(output).ok();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&fifo).unwrap()), 0);
 }
 
 fn signals_are_as_a_program_expects() {

@@ -30,6 +30,7 @@ tests![
     what_is_frozen_further_down_is_deleted,
     another_containers_cgroup_is_left_alone,
     a_cgroup_of_the_same_id_is_not_shared,
+    a_half_created_container_is_deleted_beside_others,
     parents_come_and_go_meanwhile,
     the_pid_file_is_no_way_to_another_file,
     all_processes_are_signalled_and_gone,
@@ -340,8 +341,37 @@ fn a_cgroup_of_the_same_id_is_not_shared() {
         format!("stos-{}", first.id).as_ref(),
     );
     record.directories.iter().for_each(|directory| fs::create_dir(&directory.path).unwrap());
+    // But not while another launch, which has nothing in it yet, holds it.
+    let path = &record.directories[0].path;
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let (held, before) = (fs::File::open(path).unwrap(), inode());
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert!(second.create().failed(1).contains("another container is being put into"));
+    assert_eq!(inode(), before);
+    drop(held);
     first.configure(|config| config["process"]["args"] = json!(["/bin/sh", "-c", "true"]));
     first.run().ok();
+}
+
+/// Its creator was killed, and the path that its bundle names is somebody else's by now.
+fn a_half_created_container_is_deleted_beside_others() {
+    let path = format!("/stos-plan-{}", std::process::id());
+    let at_path = || Bundle::with("sleep 1000", |config| config["linux"]["cgroupsPath"] = json!(path));
+    let (half, other) = (at_path(), at_path());
+    other.create().ok();
+    let root = StateDirectory::new(half.root());
+    let mut state = StateDirectory::new(other.root()).read(&other.id.parse().unwrap()).unwrap();
+    state.id = half.id.parse().unwrap();
+    state.init = None;
+    state.creator.start_time -= 1;
+    state.cgroup =
+        stos_runtime::CgroupRecord::planned(&stos_runtime::mounted_hierarchies().unwrap(), path[1..].as_ref());
+    root.claim(&state).unwrap();
+    half.call(&["kill", "--all", &half.id, "KILL"]).ok();
+    half.delete(true).ok();
+    assert_eq!(other.state()["status"], "created");
+    other.start().ok();
+    other.delete(true).ok();
 }
 
 fn parents_come_and_go_meanwhile() {
