@@ -128,12 +128,23 @@ fn namespaces_of_the_host_are_not_changed() {
     let error = joining("uts", "uts").run().failed(1);
     assert!(error.contains("hostname: it would change the host"), "{error}");
     assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), hostname);
-    // Nor is the first process's of the machine, for a caller who has another.
+    // Nor is the first process's, for a caller who has another. That first process is one of ours here, with a name of its own.
     let first = joining("uts", "uts");
     first.configure(|config| config["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/uts"));
     let run = first.command(&["run", "--bundle", &first.path().display().to_string(), &first.id]);
     let mut elsewhere = std::process::Command::new("unshare");
-    elsewhere.args(["--pid", "--fork", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh", "unshare", "--uts"]);
+    elsewhere.args([
+        "--uts",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "sh",
+        "-c",
+        "\"$@\"; exit $?",
+        "sh",
+        "unshare",
+        "--uts",
+    ]);
     elsewhere.arg(run.get_program()).args(run.get_args());
     let error = crate::fixture::Outcome::from(elsewhere.output().unwrap()).failed(1);
     assert!(error.contains("hostname: it would change the host"), "{error}");
