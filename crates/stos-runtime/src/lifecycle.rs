@@ -27,6 +27,9 @@ use crate::tombstones;
 /// How long a killed process may take to end before `delete --force` gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the first process of a creator that was killed may take to end.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(2);
+
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// What `create` is asked for.
@@ -226,8 +229,8 @@ fn delete_locked(root: &StateDirectory, id: &ContainerId, force: bool) -> Result
         state = root.read(id)?;
     }
     match (&state.init, state.mode) {
-        // Its first process died with the creator. What else may live at that path is not ours to kill, or to wait for.
-        (None, Mode::Bundle) => state.cgroup.remove_unused()?,
+        // Its first process dies with the creator. What else may live at that path is not ours to kill, or to wait for.
+        (None, Mode::Bundle) => state.cgroup.remove_unused(ORPHAN_PATIENCE)?,
         (init, _) => end(&state.cgroup, init.as_ref())?,
     }
     if state.mode == Mode::Bundle {

@@ -152,13 +152,17 @@ fn claim(path: &Path) -> Result<Option<(OwnedFd, DirectoryIdentity)>> {
     Ok((DirectoryIdentity::of(path) == Some(identity)).then_some((held, identity)))
 }
 
-/// Removes the directory at `path` where it is empty and no launch is about to use it.
-pub(super) fn remove_unused(path: &Path) -> Result<()> {
-    match claim(path) {
-        Ok(Some(_held)) => remove_levels(path, 1),
-        Ok(None) | Err(Error::CgroupClaimed { .. }) => Ok(()),
-        Err(error) => Err(error),
+/// Removes the directory at `path` where it is empty and no launch is about to use it. `false` where it stays.
+pub(super) fn remove_unused(path: &Path) -> Result<bool> {
+    let held = match claim(path) {
+        Ok(held) => held,
+        Err(Error::CgroupClaimed { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if held.is_some() {
+        remove_levels(path, 1)?;
     }
+    Ok(DirectoryIdentity::of(path).is_none())
 }
 
 /// Makes the missing directories of a path, and says how many.
@@ -255,10 +259,10 @@ mod tests {
             let held = directory(&hierarchy(dir.path()), &place(true)).unwrap();
             let refused = directory(&hierarchy(dir.path()), &place(exclusive)).unwrap_err();
             assert!(matches!(&refused, Error::CgroupClaimed { path: named } if *named == path), "{refused}");
-            remove_unused(&path).unwrap();
+            assert!(!remove_unused(&path).unwrap());
             assert_eq!(DirectoryIdentity::of(&path), held.0.identity);
             drop(held);
-            remove_unused(&path).unwrap();
+            assert!(remove_unused(&path).unwrap());
             assert!(!path.exists());
         }
     }

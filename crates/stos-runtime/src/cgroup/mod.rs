@@ -224,9 +224,19 @@ impl CgroupRecord {
     }
 
     /// Removes what a launch that came to nothing may have left at the planned path: an empty directory, in each hierarchy. What
-    /// holds anything is somebody else's.
-    pub(crate) fn remove_unused(&self) -> Result<()> {
-        self.directories.iter().try_for_each(|directory| make::remove_unused(&directory.path))
+    /// is used for longer than `patience` is somebody else's: until then it may be the first process, which ends after its creator.
+    pub(crate) fn remove_unused(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut all_gone = true;
+            for directory in &self.directories {
+                all_gone &= make::remove_unused(&directory.path)?;
+            }
+            if all_gone || Instant::now() >= deadline {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -404,11 +414,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         fs::create_dir_all(&path).unwrap();
-        planned(dir.path(), "a").remove_unused().unwrap();
+        planned(dir.path(), "a").remove_unused(Duration::ZERO).unwrap();
         assert!(path.exists());
-        planned(dir.path(), "a/b").remove_unused().unwrap();
+        planned(dir.path(), "a/b").remove_unused(Duration::ZERO).unwrap();
         assert!(!path.exists() && dir.path().join("a").exists());
-        planned(dir.path(), "a/b").remove_unused().unwrap();
+        planned(dir.path(), "a/b").remove_unused(Duration::ZERO).unwrap();
     }
 
     #[test]
