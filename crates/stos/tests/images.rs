@@ -244,9 +244,12 @@ fn images_and_inspect_say_what_was_pulled() {
     }
     for missing in ["app:2", "other", "0000000000", &digest(b"no image")] {
         let output = sandbox.run(&["inspect", missing]);
-        assert_eq!((output.code, &*output.stdout), (1, ""), "{missing}");
+        assert_eq!((output.code, &*output.stdout), (1, "[]\n"), "{missing}");
         assert!(output.stderr.contains(missing), "{}", output.stderr);
     }
+    let mixed = sandbox.run(&["inspect", "app:2", "app:1"]);
+    let found: serde_json::Value = serde_json::from_str(&mixed.stdout).unwrap();
+    assert_eq!((mixed.code, &found[0]["id"], found.as_array().unwrap().len()), (1, &json!(id), 1));
 }
 
 #[test]
