@@ -259,9 +259,9 @@ fn end_now(engine: &Engine, id: &ContainerId) -> Result<()> {
     let Some(run) = running(engine, id)? else { return Ok(()) };
     if run.init.is_some() {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
-    }
-    if run.init.is_some() && monitor_is_done(engine, id, &run)? {
-        return Ok(());
+        if monitor_is_done(engine, id, &run)? {
+            return Ok(());
+        }
     }
     if let Some(monitor) = run.creator.open()? {
         pidfd::send_signal(monitor.as_fd(), KILL)?;
@@ -347,12 +347,18 @@ pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_delete_needs_no_new_file() {
+    /// An engine with a container of which there is only the directory.
+    fn bare_container() -> (tempfile::TempDir, Engine, ContainerId) {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
         let id = ContainerId::random();
         std::fs::create_dir(engine.store.container_dir(&id)).unwrap();
+        (dir, engine, id)
+    }
+
+    #[test]
+    fn a_delete_needs_no_new_file() {
+        let (dir, engine, id) = bare_container();
         // No lock can be made, as on a disk without a free inode.
         std::fs::remove_dir(dir.path().join("data/locks")).unwrap();
         remove(&engine, &id, None, false).unwrap();
@@ -362,10 +368,7 @@ mod tests {
 
     #[test]
     fn who_waited_for_a_container_that_goes_finds_it_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
-        let id = ContainerId::random();
-        std::fs::create_dir(engine.store.container_dir(&id)).unwrap();
+        let (_dir, engine, id) = bare_container();
         let held = life_lock(&engine, &id).unwrap().unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| with_life_lock(&engine, &id, |lock| Ok(lock.is_some())));

@@ -13,6 +13,7 @@ use stos_store::files::{self, Durability};
 use crate::LayerFs;
 use crate::error::{Error, Result};
 use crate::layer::{LayerRecord, check_layer_file};
+use crate::record::read_record;
 use crate::seal::{HashingReader, HashingWriter, Integrity, Seal, SealState};
 
 /// The contents of `chain.json`. It repeats the seals of its layers, so that create reads one file.
@@ -61,16 +62,8 @@ impl LayerFs {
     /// Reads the record of the chain of `layers`; `None` where there is none, or it is damaged: it can be made again.
     pub fn chain_record(&self, layers: &[DiffId]) -> Result<Option<ChainRecord>> {
         let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
-        let path = self.chain_record_path(chain);
-        let reason = match files::read_json::<ChainRecord>(&path) {
-            Ok(Some(record)) if record.is_of(chain, layers) => return Ok(Some(record)),
-            Ok(None) => return Ok(None),
-            Ok(Some(_)) => "it is that of another chain".to_owned(),
-            Err(stos_store::Error::Damaged { reason, .. }) => reason,
-            Err(error) => return Err(error.into()),
-        };
-        tracing::warn!(path = %path.display(), reason, "the chain's record is damaged: made again");
-        Ok(None)
+        let is_own = |record: &ChainRecord| record.is_of(chain, layers);
+        read_record(&self.chain_record_path(chain), is_own, "the chain is made again")
     }
 
     fn chain_record_path(&self, chain: ChainId) -> PathBuf {

@@ -11,6 +11,7 @@ use stos_store::files::{self, Durability};
 use crate::LayerFs;
 use crate::error::{Error, Result};
 use crate::ingest::{IngestReport, IngestRequest, StageTimes, ingest_layer};
+use crate::record::read_record;
 use crate::seal::{HashingWriter, Integrity, Seal, SealState};
 
 /// The contents of `layer.json`.
@@ -103,18 +104,8 @@ impl LayerFs {
     /// Reads a layer's record; `None` where the store does not have the layer, or its record is damaged: not JSON, or of
     /// another layer or tar than the directory's.
     pub fn layer_record(&self, layer: DiffId) -> Result<Option<LayerRecord>> {
-        let path = self.layer_record_path(layer);
-        let reason = match files::read_json::<LayerRecord>(&path) {
-            Ok(Some(record)) if record.diff_id == layer && record.tar.sha256.as_bytes() == layer.as_bytes() => {
-                return Ok(Some(record));
-            }
-            Ok(None) => return Ok(None),
-            Ok(Some(_)) => "it is that of another layer".to_owned(),
-            Err(stos_store::Error::Damaged { reason, .. }) => reason,
-            Err(error) => return Err(error.into()),
-        };
-        tracing::warn!(path = %path.display(), reason, "the layer's record is damaged: taken as missing");
-        Ok(None)
+        let is_own = |record: &LayerRecord| record.diff_id == layer && record.tar.sha256.as_bytes() == layer.as_bytes();
+        read_record(&self.layer_record_path(layer), is_own, "the layer is taken as missing")
     }
 
     /// Reads the record of a layer that is needed. One that is not there is told from one whose record is damaged.

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! ```text
-//! DATA-ROOT/layers/sha256/<diffID>/   layer.tar, layer.index, layer.json (what was seen, the seal)   [layer]
-//! DATA-ROOT/chains/sha256/<chainID>/  image.erofs, chain.json (its seal, and those of its layers)    [chain]
+//! DATA-ROOT/layers/sha256/<diffID>/   layer.tar, layer.index, layer.json (what was seen, the seal)   [layer, record]
+//! DATA-ROOT/chains/sha256/<chainID>/  image.erofs, chain.json (its seal, and those of its layers)    [chain, record]
 //! ROOT/chains/<chainID>/              the mount; <chainID>.json says which inodes it was made of     [mounts]
 //! ```
 //!
@@ -30,6 +30,7 @@ pub mod ingest;
 pub mod layer;
 pub mod mounts;
 mod pipe;
+mod record;
 pub mod seal;
 
 pub use backend::BackendReport;

@@ -165,17 +165,23 @@ pub fn state(root: &StateDirectory, id: &ContainerId) -> Result<OciState> {
     Ok(state.to_oci(status))
 }
 
-/// The states of all containers with a run state, of both modes, by id. One that goes meanwhile is left out.
-pub fn list(root: &StateDirectory) -> Result<Vec<OciState>> {
-    let mut states = Vec::new();
+/// The states of all containers of bundle mode, by id. One that goes meanwhile is left out, and one that cannot be read is told
+/// in the log.
+pub fn list_bundles(root: &StateDirectory) -> Result<Vec<OciState>> {
+    let look = |id: &ContainerId| -> Result<Option<OciState>> {
+        let state = root.read(id)?;
+        let status = state.status(&root.container(id))?;
+        Ok((state.mode == Mode::Bundle).then(|| state.to_oci(status)))
+    };
+    let mut found = Vec::new();
     for id in root.ids()? {
-        match state(root, &id) {
-            Ok(found) => states.push(found),
+        match look(&id) {
+            Ok(state) => found.extend(state),
             Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => tracing::warn!(container = %id, %error, "it cannot be listed"),
         }
     }
-    Ok(states)
+    Ok(found)
 }
 
 /// Sends a signal to the container's first process, or to `all` of its processes.

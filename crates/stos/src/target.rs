@@ -3,7 +3,6 @@
 
 use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord};
-use stos_runtime::state::OciState;
 use stos_runtime::{ContainerId, Mode, StateDirectory};
 
 use crate::cli::Global;
@@ -25,26 +24,6 @@ pub fn engine(global: &Global) -> Result<Engine, Failure> {
 /// Gives ROOT as the runtime uses it.
 pub fn run_states(global: &Global) -> StateDirectory {
     StateDirectory::new(&global.root)
-}
-
-/// Lists the containers of bundle mode, by id. One that goes meanwhile is left out, and so is one whose state cannot be read:
-/// that is said.
-pub fn bundles(global: &Global) -> Result<Vec<OciState>, Failure> {
-    let states = run_states(global);
-    let look = |id: &ContainerId| -> stos_runtime::Result<Option<OciState>> {
-        let state = states.read(id)?;
-        let status = state.status(&states.container(id))?;
-        Ok((state.mode == Mode::Bundle).then(|| state.to_oci(status)))
-    };
-    let mut found = Vec::new();
-    for id in states.ids()? {
-        match look(&id) {
-            Ok(state) => found.extend(state),
-            Err(stos_runtime::Error::NotFound { .. }) => {}
-            Err(error) => tracing::warn!(container = %id, %error, "it cannot be listed"),
-        }
-    }
-    Ok(found)
 }
 
 /// Finds the container that `query` means. In bundle mode only ROOT is looked at.

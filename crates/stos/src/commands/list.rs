@@ -26,7 +26,7 @@ struct Line {
 
 /// Lists the containers of image mode, then those of bundle mode. In bundle mode only the latter, as runc.
 pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
-    let bundles = target::bundles(global)?;
+    let bundles = stos_runtime::lifecycle::list_bundles(&target::run_states(global))?;
     if global.bundle_mode {
         match args.format {
             Format::Json => table::print_json(&bundles)?,
