@@ -250,10 +250,10 @@ impl Fetch<'_> {
 /// A registry's error that came through a reader is told as what it is.
 fn unwrap_registry_error(error: Error) -> Error {
     match error {
-        Error::Layers(stos_layerfs::Error::Source { blob, source }) => {
+        Error::Layers(stos_layerfs::Error::Source { layer, source }) => {
             match source.downcast::<stos_registry::Error>() {
                 Ok(error) => Error::Registry(error),
-                Err(source) => Error::Layers(stos_layerfs::Error::Source { blob, source }),
+                Err(source) => Error::Layers(stos_layerfs::Error::Source { layer, source }),
             }
         }
         other => other,

@@ -7,6 +7,30 @@ use std::path::PathBuf;
 use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_sys::SysError;
 
+/// What people call a layer on its way in: by its blob, or by where it comes from if nobody has promised a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerLabel {
+    /// The blob that it comes as.
+    Blob(BlobDigest),
+    /// Where it comes from.
+    Origin(String),
+}
+
+impl From<BlobDigest> for LayerLabel {
+    fn from(blob: BlobDigest) -> Self {
+        Self::Blob(blob)
+    }
+}
+
+impl std::fmt::Display for LayerLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Blob(blob) => blob.fmt(f),
+            Self::Origin(origin) => f.write_str(origin),
+        }
+    }
+}
+
 /// What LayerFS could not do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,10 +39,10 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] stos_store::Error),
     /// The blob could not be read from where it comes from.
-    #[error("layer {blob}: cannot read the blob: {source}")]
+    #[error("layer {layer}: cannot read the blob: {source}")]
     Source {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// The reader's error; it may hold a registry's.
         source: io::Error,
     },
@@ -41,38 +65,38 @@ pub enum Error {
         found: u64,
     },
     /// The uncompressed layer is not the one that the image's configuration names.
-    #[error("layer {blob}: expected diffID {expected}, found {found}")]
+    #[error("layer {layer}: expected diffID {expected}, found {found}")]
     DiffId {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// What the configuration says.
         expected: DiffId,
         /// What came out.
         found: DiffId,
     },
     /// The blob does not inflate.
-    #[error("layer {blob}: cannot decompress it: {source}")]
+    #[error("layer {layer}: cannot decompress it: {source}")]
     Decompress {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// What the decoder says.
         source: io::Error,
     },
     /// The layer would grow beyond what the disk can take: a bomb, or a disk too small.
-    #[error("layer {blob}: it grows beyond {limit} bytes when decompressed, which is what the disk has room for")]
+    #[error("layer {layer}: it grows beyond {limit} bytes when decompressed, which is what the disk has room for")]
     TooLarge {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// The bound, in bytes.
         limit: u64,
     },
     /// The disk is nearly full while the layer is being written; what is left is not the layer's to take.
     #[error(
-        "layer {blob}: the disk is nearly full: {free} bytes are free after {written} of it, and {reserve} must stay"
+        "layer {layer}: the disk is nearly full: {free} bytes are free after {written} of it, and {reserve} must stay"
     )]
     NoRoom {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// How many bytes of the layer had been written.
         written: u64,
         /// How many bytes the disk had free then.
@@ -81,18 +105,18 @@ pub enum Error {
         reserve: u64,
     },
     /// The layer could not be written to disk.
-    #[error("layer {blob}: {source}")]
+    #[error("layer {layer}: {source}")]
     Write {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// What the disk refused.
         source: stos_store::Error,
     },
     /// The layer's tar cannot be used.
-    #[error("layer {blob}: {source}")]
+    #[error("layer {layer}: {source}")]
     Tar {
-        /// The blob.
-        blob: BlobDigest,
+        /// The layer.
+        layer: LayerLabel,
         /// Which entry breaks which rule.
         source: stos_erofs::Error,
     },
@@ -176,9 +200,9 @@ impl Error {
     }
 
     /// Says of which layer a file is that could not be written.
-    pub(crate) fn while_writing(self, blob: BlobDigest) -> Self {
+    pub(crate) fn while_writing(self, layer: impl Into<LayerLabel>) -> Self {
         match self {
-            Self::Store(source) => Self::Write { blob, source },
+            Self::Store(source) => Self::Write { layer: layer.into(), source },
             other => other,
         }
     }

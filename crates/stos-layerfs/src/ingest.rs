@@ -21,7 +21,7 @@ use stos_erofs::{IndexSummary, TarIndexer};
 use stos_spec::{BlobDigest, Descriptor, DiffId, DigestHasher, LayerCompression};
 use stos_store::files;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, LayerLabel, Result};
 use crate::pipe::{self, PipeReader, PipeWriter};
 use crate::seal::{HashingWriter, Seal};
 
@@ -33,12 +33,14 @@ const DRAIN_MAX: u64 = 64 << 20;
 /// A layer to be ingested.
 #[derive(Debug, Clone, Copy)]
 pub struct IngestRequest<'a> {
-    /// The blob: digest and size.
-    pub blob: &'a Descriptor,
+    /// What errors call it.
+    pub label: &'a LayerLabel,
+    /// What the blob must be: digest and size; `None` where nobody has promised any.
+    pub blob: Option<&'a Descriptor>,
     /// How the blob is compressed.
     pub compression: LayerCompression,
-    /// What the uncompressed layer must hash to.
-    pub diff_id: DiffId,
+    /// What the uncompressed layer must hash to; `None` for a new one.
+    pub diff_id: Option<DiffId>,
     /// The bound on the uncompressed layer, in bytes.
     pub max_size: u64,
     /// How many bytes of the disk must stay free, whoever else fills it meanwhile.
@@ -48,6 +50,12 @@ pub struct IngestRequest<'a> {
 /// What an ingest wrote.
 #[derive(Debug)]
 pub struct IngestReport {
+    /// What the uncompressed layer hashes to.
+    pub diff_id: DiffId,
+    /// What the blob hashes to.
+    pub blob: BlobDigest,
+    /// The blob's size in bytes.
+    pub blob_size: u64,
     /// The seal of `layer.tar`; its digest is the diffID.
     pub tar: Seal,
     /// The seal of `layer.index`.
@@ -91,23 +99,23 @@ pub fn ingest_layer(
             drop(layer_reader);
             written
         });
-        let received = receive(request.blob, source, blob_writer, &is_hopeless, progress);
+        let received = receive(request, source, blob_writer, &is_hopeless, progress);
         (received, join(inflater), join(writer))
     });
-    let receive_time = received?;
+    let received = received?;
     let mut written = match (inflated, written) {
         // A stream that stops inflating looks like a tar that ends early.
         (Err(source), Ok(_) | Err(Error::Tar { .. })) => {
-            return Err(Error::Decompress { blob: request.blob.digest, source });
+            return Err(Error::Decompress { layer: request.label.clone(), source });
         }
         // Where the disk or the tar is at fault the inflater only sees that nobody reads.
         (_, written) => written?,
     };
     let found = written.hasher.take().map_or(DiffId::of(b""), |hasher| DiffId::from_bytes(hasher.finish()));
-    if found != request.diff_id {
-        return Err(Error::DiffId { blob: request.blob.digest, expected: request.diff_id, found });
+    if let Some(expected) = request.diff_id.filter(|expected| *expected != found) {
+        return Err(Error::DiffId { layer: request.label.clone(), expected, found });
     }
-    written.finish(found, receive_time, started).map_err(|error| error.while_writing(request.blob.digest))
+    written.finish(found, received, started).map_err(|error| error.while_writing(request.label.clone()))
 }
 
 /// A thread that panicked has a bug of ours to tell: the panic goes on.
@@ -115,14 +123,21 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// A blob that has come in whole.
+struct Received {
+    blob: BlobDigest,
+    size: u64,
+    time: Duration,
+}
+
 /// Reads and hashes the blob, and hands it on. A mismatch found here is the cause of whatever went wrong after.
 fn receive(
-    blob: &Descriptor,
+    request: IngestRequest<'_>,
     mut source: impl Read,
     to: PipeWriter,
     is_hopeless: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Duration> {
+) -> Result<Received> {
     let started = Instant::now();
     let mut hasher = DigestHasher::default();
     let mut size = 0_u64;
@@ -130,35 +145,40 @@ fn receive(
     let mut somebody_reads = true;
     loop {
         let mut buffer = to.buffer();
-        let more =
-            pipe::fill(&mut source, &mut buffer).map_err(|source| Error::Source { blob: blob.digest, source })?;
+        let more = pipe::fill(&mut source, &mut buffer)
+            .map_err(|source| Error::Source { layer: request.label.clone(), source })?;
         let count = buffer.len() as u64;
         size = size.saturating_add(count);
-        if size > blob.size {
-            return Err(Error::BlobSize { blob: blob.digest, expected: blob.size, found: size });
-        }
+        check_size(request.blob, size, |expected| size <= expected)?;
         hasher.update(&buffer);
         progress(count);
         if somebody_reads {
             somebody_reads = to.send(buffer);
         } else {
             drained += count;
-            if drained > DRAIN_MAX || is_hopeless.load(Ordering::Acquire) {
-                return Ok(started.elapsed());
+            // Where no digest was promised, none can be the cause.
+            if drained > DRAIN_MAX || request.blob.is_none() || is_hopeless.load(Ordering::Acquire) {
+                break;
             }
         }
         if !more {
-            break;
+            check_size(request.blob, size, |expected| size == expected)?;
+            let blob = BlobDigest::from_bytes(hasher.finish());
+            if let Some(expected) = request.blob.filter(|expected| expected.digest != blob) {
+                return Err(Error::BlobDigest { blob: expected.digest, found: blob });
+            }
+            return Ok(Received { blob, size, time: started.elapsed() });
         }
     }
-    if size != blob.size {
-        return Err(Error::BlobSize { blob: blob.digest, expected: blob.size, found: size });
+    // The writer has failed: nobody will use this.
+    Ok(Received { blob: BlobDigest::of(b""), size, time: started.elapsed() })
+}
+
+fn check_size(blob: Option<&Descriptor>, found: u64, is_right: impl Fn(u64) -> bool) -> Result<()> {
+    match blob {
+        Some(blob) if !is_right(blob.size) => Err(Error::BlobSize { blob: blob.digest, expected: blob.size, found }),
+        _ => Ok(()),
     }
-    let found = BlobDigest::from_bytes(hasher.finish());
-    if found != blob.digest {
-        return Err(Error::BlobDigest { blob: blob.digest, found });
-    }
-    Ok(started.elapsed())
 }
 
 /// Decompresses what comes and hands it on.
@@ -193,16 +213,16 @@ struct LayerFiles<'a> {
     summary: IndexSummary,
     hasher: Option<DigestHasher>,
     busy: Duration,
-    blob: &'a Descriptor,
+    label: &'a LayerLabel,
 }
 
 fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) -> Result<LayerFiles<'a>> {
-    let blob = request.blob.digest;
+    let label = request.label;
     let (tar_path, index_path) = (dir.join("layer.tar"), dir.join("layer.index"));
-    let on_disk = |error: Error| error.while_writing(blob);
+    let on_disk = |error: Error| error.while_writing(label.clone());
     let refuse = |error| match error {
         stos_erofs::Error::Io { source, .. } => on_disk(Error::io("write", &index_path)(source)),
-        source => Error::Tar { blob, source },
+        source => Error::Tar { layer: label.clone(), source },
     };
     let mut tar = files::create_new(&tar_path).map_err(|error| on_disk(error.into()))?;
     let index = files::create_new(&index_path).map_err(|error| on_disk(error.into()))?;
@@ -212,7 +232,7 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
     while let Some(buffer) = from.next_buffer() {
         let started = Instant::now();
         if written + buffer.len() as u64 > request.max_size {
-            return Err(Error::TooLarge { blob, limit: request.max_size });
+            return Err(Error::TooLarge { layer: label.clone(), limit: request.max_size });
         }
         indexer.push(&buffer).map_err(refuse)?;
         hasher.update(&buffer);
@@ -227,7 +247,7 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         busy += started.elapsed();
     }
     let (index, summary) = indexer.finish().map_err(refuse)?;
-    Ok(LayerFiles { tar_path, index_path, tar, index, summary, hasher: Some(hasher), busy, blob: request.blob })
+    Ok(LayerFiles { tar_path, index_path, tar, index, summary, hasher: Some(hasher), busy, label })
 }
 
 /// Stops a layer before the disk is full: others write to it as well, other layers of the same image first of all.
@@ -237,23 +257,24 @@ fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, written: u64)
     if free >= request.reserve {
         return Ok(());
     }
-    Err(Error::NoRoom { blob: request.blob.digest, written, free, reserve: request.reserve })
+    Err(Error::NoRoom { layer: request.label.clone(), written, free, reserve: request.reserve })
 }
 
 impl LayerFiles<'_> {
     /// Writes what is left of the index, and seals both files.
-    fn finish(self, diff_id: DiffId, receive: Duration, started: Instant) -> Result<IngestReport> {
+    fn finish(self, diff_id: DiffId, received: Received, started: Instant) -> Result<IngestReport> {
         let (index, index_digest) = self.index.finish();
         let index = index.into_inner().map_err(|error| Error::io("write", &self.index_path)(error.into_error()))?;
         let tar = Seal::of(&self.tar, BlobDigest::from_bytes(*diff_id.as_bytes()), &self.tar_path)?;
         let index = Seal::of(&index, index_digest, &self.index_path)?;
-        let times = StageTimes { receive, write: self.busy, total: started.elapsed() };
+        let times = StageTimes { receive: received.time, write: self.busy, total: started.elapsed() };
         tracing::debug!(
-            blob = %self.blob.digest, blob_bytes = self.blob.size, tar_bytes = tar.size, index_bytes = index.size,
+            layer = %self.label, blob_bytes = received.size, tar_bytes = tar.size, index_bytes = index.size,
             receive_ms = ms(times.receive), write_ms = ms(times.write), total_ms = ms(times.total),
             "layer ingested"
         );
-        Ok(IngestReport { tar, index, summary: self.summary, times })
+        let Received { blob, size: blob_size, .. } = received;
+        Ok(IngestReport { diff_id, blob, blob_size, tar, index, summary: self.summary, times })
     }
 }
 

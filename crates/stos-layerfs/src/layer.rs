@@ -9,7 +9,7 @@ use stos_spec::{BlobDigest, Descriptor, DiffId, LayerCompression};
 use stos_store::files::{self, Durability};
 
 use crate::LayerFs;
-use crate::error::{Error, Result};
+use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestReport, IngestRequest, StageTimes, ingest_layer};
 use crate::record::read_record;
 use crate::seal::{HashingWriter, Integrity, Seal, SealState};
@@ -45,6 +45,21 @@ pub struct LayerRequest<'a> {
     /// How the blob is compressed.
     pub compression: LayerCompression,
     /// Where the blob comes from, for `layer.json`.
+    pub source: &'a str,
+}
+
+/// A layer that nobody has described.
+#[derive(Debug, Clone, Copy)]
+pub struct NewLayer<'a> {
+    /// What errors call it.
+    pub label: &'a LayerLabel,
+    /// How it is compressed.
+    pub compression: LayerCompression,
+    /// What it must be; `None` where it is new.
+    pub diff_id: Option<DiffId>,
+    /// The media type of what it comes as, for `layer.json`.
+    pub media_type: &'a str,
+    /// Where it comes from, for `layer.json`.
     pub source: &'a str,
 }
 
@@ -163,28 +178,48 @@ impl LayerFs {
             return Ok(LayerOutcome::Present);
         }
         let staged = self.store.stage().map_err(Error::from)?;
-        let free = self.free_bytes()?;
-        let reserve = RESERVE_MAX.min(free / 10);
-        let ingest = IngestRequest {
-            blob: request.blob,
-            compression: request.compression,
-            diff_id: request.diff_id,
-            max_size: free - reserve,
-            reserve,
-        };
+        let label = LayerLabel::from(request.blob.digest);
+        let ingest = self.ingest_request(&label, request.compression)?;
+        let ingest = IngestRequest { blob: Some(request.blob), diff_id: Some(request.diff_id), ..ingest };
         let report = ingest_layer(ingest, open()?, staged.path(), progress)?;
         let times = report.times;
-        self.commit_layer(request, report, staged).map_err(|error| error.while_writing(request.blob.digest))?;
+        let provenance = (request.blob.media_type.as_str(), request.source);
+        self.commit_layer(report, provenance, staged).map_err(|error| error.while_writing(label))?;
         Ok(LayerOutcome::Fetched(times))
     }
 
-    fn commit_layer(&self, request: LayerRequest<'_>, report: IngestReport, staged: stos_store::Staging) -> Result<()> {
+    /// Adds a layer of which no blob digest is known: a tar made here, or one from an archive that promises none.
+    ///
+    /// What is there already stays as it is. Gives the layer's record.
+    pub fn add_layer(&self, new: NewLayer<'_>, from: impl Read) -> Result<LayerRecord> {
+        let staged = self.store.stage()?;
+        let ingest = IngestRequest { diff_id: new.diff_id, ..self.ingest_request(new.label, new.compression)? };
+        let report = ingest_layer(ingest, from, staged.path(), &|_| {})?;
+        let layer = report.diff_id;
+        self.store.with_lock(&Self::layer_lock(layer), || {
+            if !self.has_layer(layer)? {
+                self.commit_layer(report, (new.media_type, new.source), staged)
+                    .map_err(|error| error.while_writing(new.label.clone()))?;
+            }
+            self.need_layer(layer)
+        })
+    }
+
+    /// Begins a request: how much of the disk a layer may take.
+    fn ingest_request<'a>(&self, label: &'a LayerLabel, compression: LayerCompression) -> Result<IngestRequest<'a>> {
+        let free = self.free_bytes()?;
+        let reserve = RESERVE_MAX.min(free / 10);
+        Ok(IngestRequest { label, blob: None, compression, diff_id: None, max_size: free - reserve, reserve })
+    }
+
+    /// Makes a staged layer durable and visible; `provenance` is the blob's media type, and where it came from.
+    fn commit_layer(&self, report: IngestReport, provenance: (&str, &str), staged: stos_store::Staging) -> Result<()> {
         let record = LayerRecord {
-            diff_id: request.diff_id,
-            blob: request.blob.digest,
-            blob_size: request.blob.size,
-            media_type: request.blob.media_type.clone(),
-            source: request.source.to_owned(),
+            diff_id: report.diff_id,
+            blob: report.blob,
+            blob_size: report.blob_size,
+            media_type: provenance.0.to_owned(),
+            source: provenance.1.to_owned(),
             entries: report.summary.entries,
             tar: report.tar,
             index: report.index,
@@ -192,9 +227,9 @@ impl LayerFs {
         let started = std::time::Instant::now();
         files::write_new(&staged.path().join("layer.json"), &files::to_json(&record), Durability::Volatile)?;
         files::sync_files_in(staged.path())?;
-        staged.replace(&self.store.layer_dir(request.diff_id))?;
+        staged.replace(&self.store.layer_dir(record.diff_id))?;
         let sync_ms = started.elapsed().as_secs_f64() * 1000.0;
-        tracing::debug!(layer = %request.diff_id, sync_ms, "layer durable");
+        tracing::debug!(layer = %record.diff_id, sync_ms, "layer durable");
         Ok(())
     }
 
@@ -214,7 +249,7 @@ impl LayerFs {
         let (tar_path, path) = (dir.join("layer.tar"), staged.path().join("layer.index"));
         let file = files::create_new(&path)?;
         let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, file));
-        let refuse = |source| Error::Tar { blob: record.blob, source };
+        let refuse = |source| Error::Tar { layer: record.blob.into(), source };
         let (out, _) = stos_erofs::index_tar(files::open(&tar_path)?, out).map_err(refuse)?;
         let (file, digest) = out.finish();
         let file = file.into_inner().map_err(|error| Error::io("write", &path)(error.into_error()))?;

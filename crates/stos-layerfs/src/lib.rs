@@ -35,7 +35,7 @@ pub mod seal;
 
 pub use backend::BackendReport;
 pub use chain::ChainRecord;
-pub use error::{Error, Result};
+pub use error::{Error, LayerLabel, Result};
 pub use ingest::{IngestReport, IngestRequest};
 pub use layer::{LayerOutcome, LayerRecord};
 pub use seal::Integrity;

@@ -12,8 +12,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use stos_erofs::{Error as TarError, TarProblem};
 use stos_layerfs::ingest::ingest_layer;
-use stos_layerfs::layer::LayerOutcome;
-use stos_layerfs::{Error, IngestRequest};
+use stos_layerfs::layer::{LayerOutcome, NewLayer};
+use stos_layerfs::{Error, IngestRequest, LayerLabel};
 use stos_spec::media_type::OCI_LAYER;
 use stos_spec::{BlobDigest, Descriptor, DiffId, LayerCompression};
 use stos_sys::mount::{FsParameter, new_filesystem};
@@ -162,9 +162,10 @@ fn a_bomb_stops_at_its_bound() {
     let blob = descriptor(&bomb);
     let limit = 4 << 20;
     let request = IngestRequest {
-        blob: &blob,
+        label: &blob.digest.into(),
+        blob: Some(&blob),
         compression: LayerCompression::Gzip,
-        diff_id: DiffId::of(b""),
+        diff_id: Some(DiffId::of(b"")),
         max_size: limit,
         reserve: 0,
     };
@@ -191,10 +192,12 @@ fn a_layer_leaves_room_on_the_disk_and_is_named_where_there_is_none() {
     stos_testkit::require!(Need::Root);
     let tar = TarBuilder::new().entry(Entry::file("f", vec![1; 48 << 20])).finish();
     let blob = descriptor(&tar);
+    let label = LayerLabel::from(blob.digest);
     let request = |reserve| IngestRequest {
-        blob: &blob,
+        label: &label,
+        blob: Some(&blob),
         compression: LayerCompression::None,
-        diff_id: DiffId::of(&tar),
+        diff_id: Some(DiffId::of(&tar)),
         max_size: u64::MAX,
         reserve,
     };
@@ -209,7 +212,7 @@ fn a_layer_leaves_room_on_the_disk_and_is_named_where_there_is_none() {
     let error = ingest(u64::MAX, dir.path());
     let fits = |written| (16 << 20..17 << 20).contains(&written);
     assert!(
-        matches!(error, Error::NoRoom { blob: named, written, reserve: u64::MAX, .. } if named == blob.digest && fits(written)),
+        matches!(error, Error::NoRoom { layer: ref named, written, reserve: u64::MAX, .. } if *named == label && fits(written)),
         "{error}"
     );
 
@@ -218,10 +221,7 @@ fn a_layer_leaves_room_on_the_disk_and_is_named_where_there_is_none() {
     let small = new_filesystem("tmpfs", &[size], rustix::mount::MountAttrFlags::empty()).unwrap();
     let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", small.as_raw_fd()));
     let error = ingest(0, &path);
-    assert!(
-        matches!(&error, Error::Write { blob: named, source } if *named == blob.digest && source.is_full()),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Write { layer: named, source } if *named == label && source.is_full()), "{error}");
     assert!(error.to_string().contains(&blob.digest.to_string()), "{error}");
 }
 
@@ -236,9 +236,10 @@ fn a_source_that_fails_is_told_as_such() {
     let tar = sample();
     let blob = descriptor(&tar);
     let request = IngestRequest {
-        blob: &blob,
+        label: &blob.digest.into(),
+        blob: Some(&blob),
         compression: LayerCompression::None,
-        diff_id: DiffId::of(&tar),
+        diff_id: Some(DiffId::of(&tar)),
         max_size: 1 << 20,
         reserve: 0,
     };
@@ -246,4 +247,32 @@ fn a_source_that_fails_is_told_as_such() {
     let error = ingest_layer(request, source, tempfile::tempdir().unwrap().path(), &|_| {}).unwrap_err();
     let Error::Source { source, .. } = error else { panic!("{error}") };
     assert_eq!(source.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_layer_of_no_promised_digest_is_added_under_what_it_hashes_to() {
+    let fixture = Fixture::new();
+    let tar = sample();
+    let label = LayerLabel::Origin("commit of web".to_owned());
+    let new = NewLayer {
+        label: &label,
+        compression: LayerCompression::Gzip,
+        diff_id: None,
+        media_type: OCI_LAYER,
+        source: "commit",
+    };
+    let zipped = gzip(&tar);
+    for _ in 0..2 {
+        let record = fixture.layerfs.add_layer(new, &zipped[..]).unwrap();
+        assert_eq!((record.diff_id, record.blob), (DiffId::of(&tar), BlobDigest::of(&zipped)));
+        assert_eq!(record.blob_size, zipped.len() as u64);
+        assert!(fixture.layerfs.has_layer(record.diff_id).unwrap());
+    }
+    assert_eq!(std::fs::read_dir(fixture.data_root().join("staging")).unwrap().count(), 0);
+    // What it must be is checked where it is known, and errors call it by what it comes from.
+    let other = NewLayer { diff_id: Some(DiffId::of(b"other")), ..new };
+    let error = fixture.layerfs.add_layer(other, &zipped[..]).unwrap_err();
+    assert!(matches!(error, Error::DiffId { .. }) && error.to_string().contains("commit of web"), "{error}");
+    let error = fixture.layerfs.add_layer(new, &zipped[..40]).unwrap_err();
+    assert!(matches!(error, Error::Decompress { .. }), "{error}");
 }

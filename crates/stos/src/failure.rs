@@ -174,10 +174,11 @@ mod tests {
         let hint = |failure: Failure| failure.hint().unwrap();
         assert!(hint(full().into()).contains("`stos rmi` removes"));
         assert!(!hint(Failure::of_rmi(full())).contains("`stos rmi` removes"));
-        let blob = stos_spec::BlobDigest::of(b"");
-        for error in
-            [LayerError::NoRoom { blob, written: 0, free: 0, reserve: 0 }, LayerError::TooLarge { blob, limit: 0 }]
-        {
+        let layer = || stos_spec::BlobDigest::of(b"").into();
+        for error in [
+            LayerError::NoRoom { layer: layer(), written: 0, free: 0, reserve: 0 },
+            LayerError::TooLarge { layer: layer(), limit: 0 },
+        ] {
             assert!(hint(EngineError::Layers(error).into()).contains("`stos rmi` removes"));
         }
         assert!(Failure::of_rmi(EngineError::NoCommand).hint().is_some());
