@@ -4,7 +4,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`error`] | a failed system call with its arguments |
-//! | [`mount`] | fsopen, fsconfig, fsmount, open_tree, move_mount; EROFS and overlay mounts; the [`mount::MountPlan`] |
+//! | [`mount`] | fsopen, fsconfig, fsmount, open_tree, move_mount; EROFS mounts |
+//! | [`overlay`] | overlay mounts, on kernels new and old; the [`overlay::MountPlan`] |
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
 //! | [`signals`] | signals as something to read |
@@ -19,6 +20,7 @@
 pub mod cgroup_bpf;
 pub mod error;
 pub mod mount;
+pub mod overlay;
 pub mod probe;
 pub mod process;
 pub mod rooted;

@@ -7,9 +7,9 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -17,12 +17,10 @@ use rustix::mount::{
 };
 
 use crate::error::{Result, SysError};
+pub use crate::overlay::{MountPlan, OVERLAY_LOWERS_MAX, UpperDirs};
 
 /// The longest value of an fsconfig(2) string, in bytes, without its NUL (`fs/fsopen.c`: `strndup_user(_value, 256)`).
 pub const FSCONFIG_STRING_MAX: usize = 255;
-
-/// The most lower directories that overlayfs takes (`fs/overlayfs/ovl_entry.h`: `OVL_MAX_STACK`).
-pub const OVERLAY_LOWERS_MAX: usize = 500;
 
 /// One parameter of a new filesystem, as fsconfig(2) takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,87 +226,6 @@ pub fn mount_erofs(image: BorrowedFd<'_>, devices: &[OwnedFd]) -> Result<OwnedFd
     new_filesystem("erofs", &parameters, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
-/// What to mount as a container's root: typed, so that no option string is ever spliced.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct MountPlan {
-    /// The read-only layers, the uppermost first: absolute paths, looked up in the mount namespace that mounts.
-    pub lowers: Vec<PathBuf>,
-    /// Where changes go; without it the root is a read-only view.
-    pub upper: Option<UpperDirs>,
-}
-
-/// The writable part of an overlay: two directories of one filesystem, which no other overlay uses.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct UpperDirs {
-    /// Takes the changes.
-    pub upper: PathBuf,
-    /// Overlayfs's own scratch space.
-    pub work: PathBuf,
-    /// Never synced, and useless after a crash (`volatile`, Linux 5.10): only for containers that go when they end.
-    pub volatile: bool,
-}
-
-impl MountPlan {
-    /// Mounts the plan, detached.
-    ///
-    /// `redirect_dir`, `metacopy` and `index` are off whatever the kernel's default is: diff and commit read the upper
-    /// directory, and with them it would not say all. Lowers go one by one (`lowerdir+`, Linux 6.8), so that no option
-    /// meets the limit of a page; paths longer than an fsconfig string go by descriptor.
-    pub fn mount_detached(&self) -> Result<OwnedFd> {
-        if let ([lower], None) = (self.lowers.as_slice(), &self.upper) {
-            // Overlayfs refuses one lower without an upper; a read-only clone of it is the same view.
-            let view = open_tree_clone(lower, false)?;
-            change_mount(view.as_fd(), MountChange { set: libc::MOUNT_ATTR_RDONLY, ..MountChange::default() })?;
-            return Ok(view);
-        }
-        let mut held = Vec::new();
-        // What mount tables name the filesystem by; without it they say "none".
-        let mut parameters = vec![FsParameter::String("source".into(), "overlay".into())];
-        for lower in &self.lowers {
-            parameters.push(FsParameter::String("lowerdir+".into(), option_path(lower, &mut held)?));
-        }
-        if let Some(dirs) = &self.upper {
-            parameters.push(FsParameter::String("upperdir".into(), option_path(&dirs.upper, &mut held)?));
-            parameters.push(FsParameter::String("workdir".into(), option_path(&dirs.work, &mut held)?));
-            if dirs.volatile {
-                parameters.push(FsParameter::Flag("volatile".into()));
-            }
-        }
-        for key in ["redirect_dir", "metacopy", "index"] {
-            parameters.push(FsParameter::String(key.into(), "off".into()));
-        }
-        let mount = new_filesystem("overlay", &parameters, MountAttrFlags::empty())?;
-        if let Some(dirs) = &self.upper {
-            refuse_read_only(mount.as_fd(), dirs)?;
-        }
-        Ok(mount)
-    }
-}
-
-/// Refuses an overlay with an upper that the kernel has made read-only: it does so without a word where it cannot make its own
-/// directory below `workdir`, on a full disk say (`ovl_make_workdir`).
-fn refuse_read_only(mount: BorrowedFd<'_>, dirs: &UpperDirs) -> Result<()> {
-    let shown =
-        || format!("overlay over {}: read-only, for {} takes no file", dirs.upper.display(), dirs.work.display());
-    let found = rustix::fs::fstatvfs(mount).map_err(SysError::at("fstatvfs", shown))?;
-    if found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
-        return Err(SysError::new("fsmount", shown(), Errno::NOSPC));
-    }
-    Ok(())
-}
-
-/// Gives `path` as a mount option: itself, or by a descriptor in `held` where it is too long for fsconfig(2).
-fn option_path(path: &Path, held: &mut Vec<OwnedFd>) -> Result<String> {
-    if let Some(text) = path.to_str().filter(|text| text.len() <= FSCONFIG_STRING_MAX) {
-        return Ok(text.to_owned());
-    }
-    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(SysError::at("open", || path.display().to_string()))?;
-    let text = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    held.push(fd);
-    Ok(text)
-}
-
 /// What identifies the mount that a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MountIdentity {
@@ -376,27 +293,6 @@ mod tests {
         let long = FsParameter::String("source".into(), "x".repeat(FSCONFIG_STRING_MAX + 1));
         let error = new_filesystem("tmpfs", &[long], MountAttrFlags::empty()).unwrap_err();
         assert_eq!(error.errno, Errno::NAMETOOLONG);
-    }
-
-    #[test]
-    fn an_overlay_without_room_for_its_work_is_refused_not_read_only() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let lower = tempfile::tempdir().unwrap();
-        for (inodes, is_refused) in [("3", true), ("30", false)] {
-            let size = FsParameter::String("nr_inodes".into(), inodes.into());
-            let disk = new_filesystem("tmpfs", &[size], MountAttrFlags::empty()).unwrap();
-            let place = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
-            let upper = UpperDirs { upper: place.join("upper"), work: place.join("work"), volatile: false };
-            std::fs::create_dir(&upper.upper).unwrap();
-            std::fs::create_dir(&upper.work).unwrap();
-            let mounted = MountPlan { lowers: vec![lower.path().into()], upper: Some(upper) }.mount_detached();
-            match mounted {
-                Ok(_) => assert!(!is_refused),
-                Err(error) => assert!(is_refused && error.errno == Errno::NOSPC, "{error}"),
-            }
-        }
     }
 
     #[test]
