@@ -16,6 +16,32 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Who takes what the tar holds failed: see [`TarSink`](crate::TarSink).
+    #[error("cannot keep what the tar holds")]
+    Sink {
+        /// The sink's own error, as it gave it.
+        #[source]
+        source: io::Error,
+    },
+    /// Who has the files' data failed: see [`assemble_tar`](crate::assemble_tar).
+    #[error("cannot get the data of entry {number}")]
+    Data {
+        /// The entry's record in the index, counted from 0.
+        number: u64,
+        /// The error, as it was given.
+        #[source]
+        source: io::Error,
+    },
+    /// Who has the files' data gave another number of bytes than asked for.
+    #[error("data of entry {number}: expected {expected} bytes, found {found}")]
+    DataLength {
+        /// The entry's record in the index, counted from 0.
+        number: u64,
+        /// How many bytes were asked for.
+        expected: u64,
+        /// How many came; where more came, the count at which it was stopped.
+        found: u64,
+    },
     /// The tar stream breaks a rule of its format, or holds something that an image cannot.
     #[error("tar entry {entry:?} at byte {offset}: {problem}")]
     Tar {
@@ -353,6 +379,10 @@ pub enum ImageProblem {
 }
 
 impl Error {
+    pub(crate) fn sink(source: io::Error) -> Self {
+        Self::Sink { source }
+    }
+
     /// Makes the closure that wraps an I/O error.
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, source }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - [`TarIndexer`] (module `tarball`) takes the bytes of one uncompressed layer as they arrive and writes one record
-//!   per entry; file data are passed over, never copied. Its documentation is the list of tar rules.
+//!   per entry; file data are passed over, never copied. Its documentation is the list of tar rules. A [`TarSink`] may
+//!   take what the tar holds on the way, and [`assemble_tar`] makes the tar again of what it took.
 //! - [`IndexReader`] (module `index`) reads such an index again and proves it by its checksum.
 //! - [`Merger`] (module `merge`) applies indexes, the lowest layer first, to a tree in memory: whiteouts, opaque
 //!   directories, hard links, implied parents, parents that are symbolic links.
@@ -32,7 +33,9 @@ pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary};
 pub use index::{Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};
 pub use merge::{LayerInput, Merger};
 pub use path::{MAX_COMPONENT, MAX_PATH, MAX_SYMLINK};
-pub use tarball::{IndexSummary, MAX_EXTENDED_HEADER, TarIndexer, index_tar};
+pub use tarball::{
+    IndexSummary, Indexed, MAX_EXTENDED_HEADER, NoSink, TarIndexer, TarSink, assemble_tar, index_tar, index_tar_into,
+};
 pub use xattr::{Namespace, Xattr};
 
 /// The result of this crate's functions.

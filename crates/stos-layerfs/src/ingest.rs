@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stos_erofs::{IndexSummary, TarIndexer};
+use stos_erofs::{IndexSummary, Indexed, TarIndexer};
 use stos_spec::{BlobDigest, Descriptor, DiffId, DigestHasher, LayerCompression};
 use stos_store::files;
 
@@ -246,7 +246,7 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         }
         busy += started.elapsed();
     }
-    let (index, summary) = indexer.finish().map_err(refuse)?;
+    let Indexed { out: index, summary, .. } = indexer.finish().map_err(refuse)?;
     Ok(LayerFiles { tar_path, index_path, tar, index, summary, hasher: Some(hasher), busy, label })
 }
 

@@ -6,8 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use super::entry::{Extended, Member, non_negative};
 use super::header::{Block, Header, text};
 use super::pax::Pax;
+use super::sink::{NoSink, TarSink};
 use crate::error::{TarProblem, printable};
-use crate::index::IndexWriter;
+use crate::index::{EntryKind, IndexWriter};
 use crate::{BLOCK, Error, Result};
 
 /// The largest PAX header or GNU long name in bytes, as in Go's archive/tar.
@@ -24,6 +25,17 @@ pub struct IndexSummary {
     pub trailing_bytes: u64,
     /// The length of the index in bytes.
     pub index_bytes: u64,
+}
+
+/// A tar that has been indexed to its end.
+#[derive(Debug)]
+pub struct Indexed<W, S = NoSink> {
+    /// Where the index went, flushed, but not synced.
+    pub out: W,
+    /// Who took what the tar holds.
+    pub sink: S,
+    /// What the index holds.
+    pub summary: IndexSummary,
 }
 
 /// Indexes a tar while it passes by.
@@ -57,8 +69,9 @@ pub struct IndexSummary {
 /// - User and group ids are 0 to 2³² − 2.
 /// - Sparse members are [`TarProblem::SparseMember`], unknown types [`TarProblem::UnknownType`].
 #[derive(Debug)]
-pub struct TarIndexer<W: Write> {
+pub struct TarIndexer<W: Write, S: TarSink = NoSink> {
     out: IndexWriter<W>,
+    sink: S,
     position: u64,
     state: State,
     header: Box<Block>,
@@ -73,14 +86,34 @@ pub struct TarIndexer<W: Write> {
 enum State {
     /// So many bytes of a header block are there.
     Header { filled: usize },
-    /// Data of an entry or of a header without use, then padding.
-    Skip { part: &'static str, len: u64, left: u64, padding: u64 },
+    /// Data of an entry or of a header without use, then padding. Of a regular file in the index the data are `File`s.
+    Skip { part: &'static str, whose: Whose, len: u64, left: u64, padding: u64 },
     /// Data of an extended header, then padding.
     Collect { what: ExtendedKind, data: Vec<u8>, len: u64, padding: u64 },
     /// After the end of the archive.
     Ended { at: u64 },
     /// After an error.
     Failed,
+}
+
+/// Whose the data are that pass by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// A regular file's, which the index has.
+    File,
+    /// Nobody's: they are there and mean nothing.
+    Nobody,
+}
+
+/// Data of a regular file that follow at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// The file's record, counted from 0.
+    pub(super) number: u64,
+    /// Where in the file they belong.
+    pub(super) offset: u64,
+    /// How many bytes.
+    pub(super) len: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,8 +126,16 @@ enum ExtendedKind {
 impl<W: Write> TarIndexer<W> {
     /// Starts an index; the writer gets it in pieces of about 64 KiB, and what is left in the end.
     pub fn new(out: W) -> Self {
+        Self::with_sink(out, NoSink)
+    }
+}
+
+impl<W: Write, S: TarSink> TarIndexer<W, S> {
+    /// Starts an index, and gives what the tar holds to `sink`.
+    pub fn with_sink(out: W, sink: S) -> Self {
         Self {
             out: IndexWriter::new(out),
+            sink,
             position: 0,
             state: State::Header { filled: 0 },
             header: Box::new([0; 512]),
@@ -113,28 +154,62 @@ impl<W: Write> TarIndexer<W> {
     /// Takes the tar's next bytes.
     ///
     /// # Errors
-    /// [`Error::Tar`] as the type's documentation says; the writer's error. After an error every call fails.
+    /// [`Error::Tar`] as the type's documentation says; the writer's error; [`Error::Sink`] with the sink's. After an
+    /// error every call fails.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let state = std::mem::replace(&mut self.state, State::Failed);
-            let (taken, next) = self.step(state, bytes)?;
-            self.position += taken as u64;
+            let taken = self.take(bytes)?;
             bytes = &bytes[taken..];
-            self.state = match next {
-                Next::State(state) => state,
-                Next::HeaderComplete => self.read_header()?,
-                Next::ExtendedComplete(what, data, padding) => self.read_extended(what, &data, padding)?,
-            };
         }
         Ok(())
     }
 
-    /// Ends the tar and writes the index's trailer; gives the writer back, flushed, but not synced.
+    /// Takes the tar's next bytes up to the data of a regular file; tells how many those are.
+    pub(super) fn push_until_data(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut taken = 0;
+        while taken < bytes.len() && self.next_run().is_none() {
+            taken += self.take(&bytes[taken..])?;
+        }
+        Ok(taken)
+    }
+
+    /// The data of a regular file that the tar goes on with, if so it does.
+    pub(super) fn next_run(&self) -> Option<Run> {
+        match self.state {
+            State::Skip { whose: Whose::File, len, left, .. } if left > 0 => {
+                Some(Run { number: self.out.records() - 1, offset: len - left, len: left })
+            }
+            _ => None,
+        }
+    }
+
+    /// Passes over so many bytes of the run that [`Self::next_run`] has given, all of it at most.
+    pub(super) fn pass(&mut self, count: u64) {
+        if let State::Skip { part, whose, len, left, padding } = self.state {
+            self.position += count;
+            self.state = skip(part, whose, len, left - count, padding);
+        }
+    }
+
+    /// Takes as much of `bytes` as the state wants, at least one.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize> {
+        let state = std::mem::replace(&mut self.state, State::Failed);
+        let (taken, next) = self.step(state, bytes)?;
+        self.position += taken as u64;
+        self.state = match next {
+            Next::State(state) => state,
+            Next::HeaderComplete => self.read_header()?,
+            Next::ExtendedComplete(what, data, padding) => self.read_extended(what, &data, padding)?,
+        };
+        Ok(taken)
+    }
+
+    /// Ends the tar and writes the index's trailer.
     ///
     /// # Errors
     /// [`TarProblem::Truncated`] or [`TarProblem::DanglingExtendedHeader`] where the tar ends within an entry; the
     /// writer's error.
-    pub fn finish(mut self) -> Result<(W, IndexSummary)> {
+    pub fn finish(mut self) -> Result<Indexed<W, S>> {
         let truncated = |part, expected, found| TarProblem::Truncated { part, expected, found };
         let mut ended_at = self.position;
         match std::mem::replace(&mut self.state, State::Failed) {
@@ -160,7 +235,8 @@ impl<W: Write> TarIndexer<W> {
         let entries = self.out.records();
         let (out, index_bytes) = self.out.finish(self.position)?;
         let trailing_bytes = self.position - ended_at;
-        Ok((out, IndexSummary { entries, tar_bytes: self.position, trailing_bytes, index_bytes }))
+        let summary = IndexSummary { entries, tar_bytes: self.position, trailing_bytes, index_bytes };
+        Ok(Indexed { out, sink: self.sink, summary })
     }
 
     /// Takes what the state wants of the bytes.
@@ -169,18 +245,26 @@ impl<W: Write> TarIndexer<W> {
             State::Header { filled } => {
                 let taken = bytes.len().min(BLOCK as usize - filled);
                 self.header[filled..filled + taken].copy_from_slice(&bytes[..taken]);
+                self.raw(&bytes[..taken])?;
                 let filled = filled + taken;
                 let complete = filled == BLOCK as usize;
                 (taken, if complete { Next::HeaderComplete } else { Next::State(State::Header { filled }) })
             }
-            State::Skip { part, len, left, padding } => {
+            State::Skip { part, whose, len, left, padding } => {
                 let taken = (bytes.len() as u64).min(left + padding);
-                let padding = padding - taken.saturating_sub(left);
-                let left = left.saturating_sub(taken);
-                (taken as usize, Next::State(skip(part, len, left, padding)))
+                let (data, pad) = bytes[..taken as usize].split_at(taken.min(left) as usize);
+                match whose {
+                    Whose::File if !data.is_empty() => self.sink.data(len - left, data).map_err(Error::sink)?,
+                    Whose::File => {}
+                    Whose::Nobody => self.raw(data)?,
+                }
+                self.raw(pad)?;
+                let (left, padding) = (left - data.len() as u64, padding - pad.len() as u64);
+                (taken as usize, Next::State(skip(part, whose, len, left, padding)))
             }
             State::Collect { what, mut data, len, padding } => {
                 let taken = (bytes.len() as u64).min(len - data.len() as u64) as usize;
+                self.raw(&bytes[..taken])?;
                 data.extend_from_slice(&bytes[..taken]);
                 let complete = data.len() as u64 == len;
                 let next = if complete {
@@ -190,9 +274,16 @@ impl<W: Write> TarIndexer<W> {
                 };
                 (taken, next)
             }
-            State::Ended { at } => (bytes.len(), Next::State(State::Ended { at })),
+            State::Ended { at } => {
+                self.raw(bytes)?;
+                (bytes.len(), Next::State(State::Ended { at }))
+            }
             State::Failed => return Err(Error::UsedAfterError { object: "TarIndexer" }),
         })
+    }
+
+    fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() { Ok(()) } else { self.sink.raw(bytes).map_err(Error::sink) }
     }
 
     /// Reads the complete header block; gives the state for what follows it.
@@ -250,7 +341,7 @@ impl<W: Write> TarIndexer<W> {
         let len = header.size().and_then(|size| non_negative("size", size));
         let len = len.map_err(|problem| self.tar_error(problem))?;
         self.check_end(len)?;
-        Ok(skip("extended header", len, len, padding_of(len)))
+        Ok(skip("extended header", Whose::Nobody, len, len, padding_of(len)))
     }
 
     fn read_entry(&mut self, header: &Header<'_>) -> Result<State> {
@@ -259,10 +350,15 @@ impl<W: Write> TarIndexer<W> {
         let len = member.data_len().map_err(|problem| self.tar_error(problem))?;
         self.check_end(len)?;
         let entry = member.entry(self.position).map_err(|problem| self.tar_error(problem))?;
+        let mut whose = Whose::Nobody;
         if let Some(entry) = entry {
+            if matches!(entry.kind, EntryKind::Regular { .. }) {
+                whose = Whose::File;
+            }
+            self.sink.entry(self.out.records(), &entry).map_err(Error::sink)?;
             self.out.write(&entry)?;
         }
-        Ok(skip("data", len, len, padding_of(len)))
+        Ok(skip("data", whose, len, len, padding_of(len)))
     }
 
     /// Reads a complete extended header; gives the state for its padding.
@@ -280,7 +376,7 @@ impl<W: Write> TarIndexer<W> {
         {
             self.entry_name.clone_from(path);
         }
-        Ok(skip("extended header", 0, 0, padding))
+        Ok(skip("extended header", Whose::Nobody, 0, 0, padding))
     }
 
     /// The tar's length must fit 63 bits, so that no sum of ours can overflow.
@@ -307,8 +403,8 @@ enum Next {
     ExtendedComplete(ExtendedKind, Vec<u8>, u64),
 }
 
-fn skip(part: &'static str, len: u64, left: u64, padding: u64) -> State {
-    if left + padding == 0 { State::Header { filled: 0 } } else { State::Skip { part, len, left, padding } }
+fn skip(part: &'static str, whose: Whose, len: u64, left: u64, padding: u64) -> State {
+    if left + padding == 0 { State::Header { filled: 0 } } else { State::Skip { part, whose, len, left, padding } }
 }
 
 fn padding_of(len: u64) -> u64 {
@@ -319,8 +415,17 @@ fn padding_of(len: u64) -> u64 {
 ///
 /// # Errors
 /// As [`TarIndexer::push`] and [`TarIndexer::finish`]; the reader's error.
-pub fn index_tar<W: Write>(mut tar: impl Read, out: W) -> Result<(W, IndexSummary)> {
-    let mut indexer = TarIndexer::new(out);
+pub fn index_tar<W: Write>(tar: impl Read, out: W) -> Result<(W, IndexSummary)> {
+    let indexed = index_tar_into(tar, out, NoSink)?;
+    Ok((indexed.out, indexed.summary))
+}
+
+/// Indexes a whole tar, and gives what it holds to `sink`.
+///
+/// # Errors
+/// As [`TarIndexer::push`] and [`TarIndexer::finish`]; the reader's error.
+pub fn index_tar_into<W: Write, S: TarSink>(mut tar: impl Read, out: W, sink: S) -> Result<Indexed<W, S>> {
+    let mut indexer = TarIndexer::with_sink(out, sink);
     let mut buffer = vec![0; 256 << 10];
     loop {
         match tar.read(&mut buffer) {

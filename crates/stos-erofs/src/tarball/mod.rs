@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reads a tar stream and writes its index.
 
+mod assemble;
 mod entry;
 mod header;
 mod indexer;
 mod pax;
+mod sink;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use indexer::{IndexSummary, MAX_EXTENDED_HEADER, TarIndexer, index_tar};
+pub use assemble::assemble_tar;
+pub use indexer::{IndexSummary, Indexed, MAX_EXTENDED_HEADER, TarIndexer, index_tar, index_tar_into};
+pub use sink::{NoSink, TarSink};

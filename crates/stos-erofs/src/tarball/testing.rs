@@ -119,7 +119,7 @@ impl Tar {
     pub(crate) fn index_in_pieces(&self, len: usize) -> Result<Vec<u8>> {
         let mut indexer = TarIndexer::new(Vec::new());
         self.0.chunks(len).try_for_each(|piece| indexer.push(piece))?;
-        indexer.finish().map(|(index, _)| index)
+        indexer.finish().map(|indexed| indexed.out)
     }
 }
 
