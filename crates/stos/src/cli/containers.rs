@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The words of commands about containers, of both modes.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use stos_store::ContainerName;
+
+use super::{Format, RegistryOptions};
+
+/// When to ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PullWhen {
+    /// When the store lacks the image
+    Missing,
+    /// Each time
+    Always,
+    /// Not at all
+    Never,
+}
+
+/// How closely to look at the image's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verify {
+    /// By size and times; hash what has changed
+    Sealed,
+    /// Hash every byte
+    Full,
+    /// Not at all
+    None,
+}
+
+/// The network of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetworkMode {
+    /// A loopback interface of its own
+    None,
+    /// The host's
+    Host,
+}
+
+/// What image mode's create and run share.
+#[derive(Debug, Clone, Args)]
+pub struct ImageOptions {
+    /// Give the container a name
+    #[arg(long)]
+    pub name: Option<ContainerName>,
+    /// When to ask the registry
+    #[arg(long, value_enum, default_value = "missing")]
+    pub pull: PullWhen,
+    /// How closely to look at the image's files
+    #[arg(long, value_enum, default_value = "sealed")]
+    pub verify: Verify,
+    #[command(flatten)]
+    pub registry: RegistryOptions,
+    /// Set NAME=VALUE, or pass NAME on from here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read NAME=VALUE lines from FILE
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Where the command runs
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Whom the command runs as
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// What runs instead of the image's entrypoint: a word, or a JSON array
+    #[arg(long, value_name = "COMMAND")]
+    pub entrypoint: Option<String>,
+    /// The container's hostname
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Make the root filesystem read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// The network
+    #[arg(long, value_enum, default_value = "none")]
+    pub network: NetworkMode,
+    /// Mount: type=bind,src=PATH,dst=PATH[,ro]
+    #[arg(long, value_name = "OPTIONS")]
+    pub mount: Vec<String>,
+    /// Mount a path of the host
+    #[arg(short, long, value_name = "PATH:PATH[:ro|rw]")]
+    pub volume: Vec<String>,
+    /// Set a label
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+}
+
+/// What bundle mode's create and run share.
+#[derive(Debug, Clone, Args)]
+pub struct BundleOptions {
+    /// Bundle mode: the directory with config.json
+    #[arg(short, long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Bundle mode: write the container's pid to FILE
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+}
+
+/// What a container is made of. One list, for whatever follows the image belongs to the command, `--rm` too.
+#[derive(Debug, Clone, Args)]
+pub struct What {
+    /// The image, and maybe a command with its arguments instead of the image's; with --bundle the new container's id
+    #[arg(value_names = ["IMAGE|ID", "COMMAND"], required = true, num_args = 1.., trailing_var_arg = true)]
+    words: Vec<String>,
+}
+
+impl What {
+    /// Gives the image, or the id of a bundle's container.
+    pub fn subject(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// Gives the command and its arguments; empty for the image's own.
+    pub fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+}
+
+/// stos create
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos create --name web registry.example/web:1\n  stos create --bundle ./bundle ID"
+)]
+pub struct Create {
+    #[command(flatten)]
+    pub image_options: ImageOptions,
+    #[command(flatten)]
+    pub bundle: BundleOptions,
+    /// Go when the process has ended
+    #[arg(long)]
+    pub rm: bool,
+    /// Print nothing but the id
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub what: What,
+}
+
+/// stos run
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos run --rm debian:12 echo hello\n  stos run -d --name web registry.example/web:1"
+)]
+pub struct Run {
+    #[command(flatten)]
+    pub image_options: ImageOptions,
+    #[command(flatten)]
+    pub bundle: BundleOptions,
+    /// Run in the background, and print the id
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Give the container this command's standard input
+    #[arg(short, long, conflicts_with = "detach")]
+    pub interactive: bool,
+    /// Delete the container when its process has ended
+    #[arg(long)]
+    pub rm: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub what: What,
+}
+
+/// stos start
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos start -a web")]
+pub struct Start {
+    /// Stay with it: its output comes here, signals go there, its exit code is ours
+    #[arg(short, long)]
+    pub attach: bool,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// stos state
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos state web")]
+pub struct State {
+    /// The container: id, name, or the beginning of its id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// stos wait
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos wait web")]
+pub struct Wait {
+    /// The containers: ids, names, or beginnings of ids
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// stos logs
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos logs -f web")]
+pub struct Logs {
+    /// Go on while the container writes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// stos list
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos list --format json")]
+pub struct List {
+    /// Print only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How the list looks
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// stos kill
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos kill -s HUP web")]
+pub struct Kill {
+    /// The signal, as a name or a number
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+    /// Bundle mode: signal every process of the container
+    #[arg(short, long)]
+    pub all: bool,
+    /// The containers; or, as runc has it, one container and the signal [default: TERM]
+    #[arg(value_name = "CONTAINER", required = true)]
+    words: Vec<String>,
+}
+
+impl Kill {
+    /// Gives the containers, and the signal where one is given. The second of two words may be it, as runc has it: always in
+    /// bundle mode, elsewhere where it looks like one.
+    pub fn containers_and_signal(&self, bundle_mode: bool) -> (&[String], Option<&str>) {
+        match (self.words.as_slice(), &self.signal) {
+            ([container, word], None) if bundle_mode || looks_like_signal(word) => {
+                (std::slice::from_ref(container), Some(word))
+            }
+            (containers, signal) => (containers, signal.as_deref()),
+        }
+    }
+}
+
+fn looks_like_signal(word: &str) -> bool {
+    let starts_so = word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("SIG"));
+    starts_so || word.parse::<i64>().is_ok() || stos_runtime::parse_signal(word).is_ok()
+}
+
+/// stos stop
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos stop -t 3 web")]
+pub struct Stop {
+    /// Seconds to wait before it is killed
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub time: u64,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// stos delete
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos delete -f web")]
+pub struct Delete {
+    /// Kill one that runs; succeed for one that is gone
+    #[arg(short, long)]
+    pub force: bool,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}

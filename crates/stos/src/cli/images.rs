@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The words of commands about images.
+
+use clap::{Args, ValueEnum};
+use stos_spec::Platform;
+
+use super::Format;
+
+/// How `inspect` prints: there is one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InspectFormat {
+    /// For programs
+    Json,
+}
+/// How to reach a registry.
+#[derive(Debug, Clone, Args)]
+pub struct RegistryOptions {
+    /// Verify certificates and refuse plain HTTP
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// The platform of the image, such as linux/arm64
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+}
+
+/// stos pull
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos pull --tls-verify=false 127.0.0.1:5000/debian:12")]
+pub struct Pull {
+    /// Print nothing but the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryOptions,
+    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(value_name = "REF")]
+    pub reference: String,
+}
+
+/// stos images
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos images --format json")]
+pub struct Images {
+    /// Print only IDs
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How the list looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// stos inspect
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos inspect web")]
+pub struct Inspect {
+    /// How it looks
+    #[arg(long, value_enum, default_value_t = InspectFormat::Json)]
+    pub format: InspectFormat,
+    /// Images and containers
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// stos rmi
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos rmi debian:12")]
+pub struct Rmi {
+    /// Remove it although it has several names, or a container uses it
+    #[arg(short, long)]
+    pub force: bool,
+    /// How the result looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Images
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The words of the command line. podman's where an image is meant, runc's where a bundle is.
+
+// Doc comments here are help texts: their brackets are usage, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
+mod containers;
+mod images;
+mod system;
+
+pub use containers::*;
+pub use images::*;
+pub use system::*;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// From an image reference to a running container
+#[derive(Debug, Parser)]
+#[command(name = "stos", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Example:\n  stos run --rm registry.example/app:1 echo hello")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that stand before the command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// What lasts: images, layers, containers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/stos", env = "STOS_DATA_ROOT")]
+    pub data_root: PathBuf,
+    /// What a reboot may lose: mounts and the state of running containers
+    #[arg(long, value_name = "DIR", default_value = "/run/stos", env = "STOS_ROOT")]
+    pub root: PathBuf,
+    /// Write the log to FILE instead of stderr
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Log more
+    #[arg(long)]
+    pub debug: bool,
+    /// Called by another name: always bundle mode.
+    #[arg(skip)]
+    pub bundle_mode: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// How a result looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch an image from its registry, verified
+    Pull(Pull),
+    /// List images
+    Images(Images),
+    /// Show everything about an image or a container, as JSON
+    Inspect(Inspect),
+    /// Remove images
+    Rmi(Rmi),
+    /// Create a container from an image, or from a bundle with --bundle
+    Create(Create),
+    /// Start containers that were created
+    Start(Start),
+    /// Create a container and start it
+    Run(Run),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(Wait),
+    /// Print what a container wrote
+    Logs(Logs),
+    /// Show a container's state, as JSON
+    State(State),
+    /// List containers
+    #[command(visible_alias = "ps")]
+    List(List),
+    /// Send a signal to a container
+    Kill(Kill),
+    /// Ask containers to end; kill those that do not
+    Stop(Stop),
+    /// Delete containers
+    #[command(visible_alias = "rm")]
+    Delete(Delete),
+    /// About this host and this installation
+    #[command(subcommand)]
+    System(System),
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_belongs_to_an_image_is_refused_for_a_bundle() {
+        let refused = |line: &str| {
+            let matches = Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+            crate::commands::bundle::refuse_image_options(&matches).err().map(|failure| failure.to_string())
+        };
+        for line in ["create --bundle b --pid-file p id", "create id", "run -d -q -b b id", "list --format json"] {
+            assert_eq!(refused(&format!("stos {line}")), None, "{line}");
+        }
+        for (options, named) in [
+            ("--name x", "--name"),
+            ("--network host", "--network"),
+            ("--pull never", "--pull"),
+            ("--verify none", "--verify"),
+            ("--platform linux/amd64", "--platform"),
+            ("--tls-verify=false", "--tls-verify"),
+            ("-e A=b", "--env"),
+            ("--env-file f", "--env-file"),
+            ("--read-only", "--read-only"),
+            ("--rm", "--rm"),
+            ("-i", "--interactive"),
+        ] {
+            let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));
+            assert!(said.starts_with(&format!("{named} ")), "{options}: {said}");
+        }
+        assert!(Cli::try_parse_from(["stos", "create", "--name", "a/b", "image"]).is_err());
+    }
+
+    #[test]
+    fn the_signal_of_kill_is_an_option_or_as_runc_has_it() {
+        let kill = |line: &str, bundle_mode| {
+            let cli = Cli::try_parse_from(["stos", "kill"].into_iter().chain(line.split(' '))).unwrap();
+            let Command::Kill(kill) = cli.command else { panic!("{line}") };
+            let (containers, signal) = kill.containers_and_signal(bundle_mode);
+            (containers.join(" "), signal.map(str::to_owned))
+        };
+        for (line, bundle_mode, containers, signal) in [
+            ("web", false, "web", None),
+            ("web HUP", false, "web", Some("HUP")),
+            ("web SIGNONE", false, "web", Some("SIGNONE")),
+            ("web 99", false, "web", Some("99")),
+            ("web none", true, "web", Some("none")),
+            ("web db", false, "web db", None),
+            ("-s HUP web TERM", false, "web TERM", Some("HUP")),
+            ("a b c", false, "a b c", None),
+        ] {
+            assert_eq!(kill(line, bundle_mode), (containers.to_owned(), signal.map(str::to_owned)), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_command() {
+        let parse = |words: &[&str]| Cli::try_parse_from(["stos", "run"].iter().chain(words)).map(|cli| cli.command);
+        for command in [&[][..], &["ls", "-l", "--rm"], &["--rm", "-d"], &["-c", "--", "x"], &["--no-such"]] {
+            let Ok(Command::Run(run)) = parse(&[&["image"], command].concat()) else { panic!("{command:?}") };
+            assert_eq!(
+                (run.what.subject(), run.what.command()),
+                ("image", &command.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()[..])
+            );
+            assert!(!run.rm && !run.detach);
+        }
+        assert!(parse(&["--no-such", "image"]).is_err() && parse(&[]).is_err());
+    }
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The words of commands about the host.
+
+use clap::{Args, Subcommand};
+
+use super::Format;
+
+/// stos system
+#[derive(Debug, Subcommand)]
+pub enum System {
+    /// Show what the kernel can do and what was chosen
+    Info(SystemInfo),
+}
+
+/// stos system info
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system info --format json")]
+pub struct SystemInfo {
+    /// How it looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
