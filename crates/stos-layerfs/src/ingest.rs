@@ -87,13 +87,28 @@ pub fn ingest_layer(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<IngestReport> {
     let started = Instant::now();
+    let (received, mut written) = flow(request, source, progress, |from| write_layer(request, from, dir))?;
+    let found = written.hasher.take().map_or(DiffId::of(b""), |hasher| DiffId::from_bytes(hasher.finish()));
+    check_diff_id(request, found)?;
+    written.finish(found, received, started).map_err(|error| error.while_writing(request.label.clone()))
+}
+
+/// Lets a blob flow through its threads to `write`, which takes the uncompressed layer. The blob is proved when this returns.
+///
+/// Of several failures the one is told that caused the others.
+pub(crate) fn flow<T: Send>(
+    request: IngestRequest<'_>,
+    source: impl Read,
+    progress: &(dyn Fn(u64) + Sync),
+    write: impl FnOnce(&PipeReader) -> Result<T> + Send,
+) -> Result<(Received, T)> {
     let (blob_writer, blob_reader) = pipe::pipe();
     let (layer_writer, layer_reader) = pipe::pipe();
     let is_hopeless = AtomicBool::new(false);
     let (received, inflated, written) = std::thread::scope(|scope| {
         let inflater = scope.spawn(move || inflate(blob_reader, request.compression, &layer_writer));
         let writer = scope.spawn(|| {
-            let written = write_layer(request, &layer_reader, dir);
+            let written = write(&layer_reader);
             // Told before the pipe closes: no digest of the blob explains a disk that is full.
             is_hopeless.store(!matches!(written, Ok(_) | Err(Error::Tar { .. })), Ordering::Release);
             drop(layer_reader);
@@ -103,19 +118,22 @@ pub fn ingest_layer(
         (received, join(inflater), join(writer))
     });
     let received = received?;
-    let mut written = match (inflated, written) {
+    match (inflated, written) {
         // A stream that stops inflating looks like a tar that ends early.
         (Err(source), Ok(_) | Err(Error::Tar { .. })) => {
-            return Err(Error::Decompress { layer: request.label.clone(), source });
+            Err(Error::Decompress { layer: request.label.clone(), source })
         }
         // Where the disk or the tar is at fault the inflater only sees that nobody reads.
-        (_, written) => written?,
-    };
-    let found = written.hasher.take().map_or(DiffId::of(b""), |hasher| DiffId::from_bytes(hasher.finish()));
-    if let Some(expected) = request.diff_id.filter(|expected| *expected != found) {
-        return Err(Error::DiffId { layer: request.label.clone(), expected, found });
+        (_, written) => Ok((received, written?)),
     }
-    written.finish(found, received, started).map_err(|error| error.while_writing(request.label.clone()))
+}
+
+/// Refuses a layer that is not the one that was promised.
+pub(crate) fn check_diff_id(request: IngestRequest<'_>, found: DiffId) -> Result<()> {
+    match request.diff_id {
+        Some(expected) if expected != found => Err(Error::DiffId { layer: request.label.clone(), expected, found }),
+        _ => Ok(()),
+    }
 }
 
 /// A thread that panicked has a bug of ours to tell: the panic goes on.
@@ -124,10 +142,10 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// A blob that has come in whole.
-struct Received {
-    blob: BlobDigest,
-    size: u64,
-    time: Duration,
+pub(crate) struct Received {
+    pub(crate) blob: BlobDigest,
+    pub(crate) size: u64,
+    pub(crate) time: Duration,
 }
 
 /// Reads and hashes the blob, and hands it on. A mismatch found here is the cause of whatever went wrong after.
@@ -251,7 +269,7 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
 }
 
 /// Stops a layer before the disk is full: others write to it as well, other layers of the same image first of all.
-fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, written: u64) -> Result<()> {
+pub(crate) fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, written: u64) -> Result<()> {
     let disk = rustix::fs::fstatvfs(tar).map_err(Error::io("measure the disk of", path))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free >= request.reserve {

@@ -21,6 +21,9 @@ use crate::error::{Result, SysError};
 /// How often a lookup that raced with a rename is tried again: the kernel then answers EAGAIN.
 const RACES: usize = 128;
 
+/// How much of a long path one call resolves, in bytes.
+const PATH_PIECE: usize = 4000;
+
 /// How many symlinks that dangle one path may lead through: as many as the kernel follows (`MAXSYMLINKS`).
 const LINKS: usize = 40;
 
@@ -67,6 +70,28 @@ impl Root {
     /// Like [`Root::resolve`], and refuses any symlink with ELOOP.
     pub fn resolve_without_symlinks(&self, path: &Path) -> Result<OwnedFd> {
         self.open_with(path, OFlags::PATH, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    }
+
+    /// Opens the directory `path` for reading, however long the path is, and refuses any symlink on the way with ELOOP.
+    pub fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at: Option<Root> = None;
+        let mut rest = path.as_os_str().as_bytes();
+        loop {
+            let here = at.as_ref().unwrap_or(self);
+            // PATH_MAX, 4096 bytes with the NUL, holds for a call, not for a tree.
+            let cut = match rest.get(..PATH_PIECE) {
+                Some(piece) => piece.iter().rposition(|&byte| byte == b'/').unwrap_or(PATH_PIECE),
+                None => rest.len(),
+            };
+            let piece = Path::new(OsStr::from_bytes(&rest[..cut]));
+            let opened = here.open_with(piece, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+            rest = rest.get(cut + 1..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(opened);
+            }
+            at = Some(Self::new(opened));
+        }
     }
 
     /// Opens `path` for reading. Never blocks on a FIFO, and never makes a terminal the caller's.
@@ -279,6 +304,28 @@ mod tests {
         fs::create_dir_all(dir.path().join("outside")).unwrap();
         let root = Root::open(&dir.path().join("root")).unwrap();
         (dir, root)
+    }
+
+    #[test]
+    fn directories_are_opened_at_any_depth_and_never_through_symlinks() {
+        let (dir, root) = tree();
+        let mut at = rustix::fs::open(dir.path().join("root"), OFlags::PATH, Mode::empty()).unwrap();
+        let name = "n".repeat(200);
+        let mut path = String::new();
+        for _ in 0..50 {
+            mkdirat(&at, &name, Mode::RWXU).unwrap();
+            at = openat(&at, &name, OFlags::PATH, Mode::empty()).unwrap();
+            path = format!("{path}/{name}");
+        }
+        let opened = root.open_directory(Path::new(&path)).unwrap();
+        assert_eq!(rustix::fs::fstat(&opened).unwrap().st_ino, rustix::fs::fstat(&at).unwrap().st_ino);
+        symlink("etc", dir.path().join("root/link")).unwrap();
+        fs::create_dir(dir.path().join("root/etc/deep")).unwrap();
+        for path in ["link", "link/deep"] {
+            assert_eq!(root.open_directory(Path::new(path)).unwrap_err().errno, Errno::LOOP, "{path}");
+        }
+        assert!(root.open_directory(Path::new("")).is_ok());
+        assert_eq!(root.open_directory(Path::new("none")).unwrap_err().errno, Errno::NOENT);
     }
 
     #[test]
