@@ -28,6 +28,17 @@ pub enum Namespace {
 }
 
 impl Namespace {
+    /// Gives what a name of the namespace begins with; of the two ACLs the whole name.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::User => "user.",
+            Self::AccessAcl => "system.posix_acl_access",
+            Self::DefaultAcl => "system.posix_acl_default",
+            Self::Trusted => "trusted.",
+            Self::Security => "security.",
+        }
+    }
+
     pub(crate) fn from_index(index: u8) -> Option<Self> {
         Some(match index {
             1 => Self::User,
@@ -49,6 +60,13 @@ pub struct Xattr {
     pub name: Vec<u8>,
     /// The value; at most 65,535 bytes.
     pub value: Vec<u8>,
+}
+
+impl Xattr {
+    /// Gives the name as system calls take it.
+    pub fn full_name(&self) -> Vec<u8> {
+        [self.namespace.prefix().as_bytes(), &self.name].concat()
+    }
 }
 
 /// Whose attribute it is, for those that only some types of files may have.

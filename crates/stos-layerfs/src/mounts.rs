@@ -1,202 +1,198 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One mount per chain and machine, at `ROOT/chains/<chainID>`, shared by all containers of the image and with it one page
-//! cache.
+//! One mount per chain and machine, below `ROOT/chains`, shared by all containers of the image and with it one page cache.
 //!
-//! `ROOT/chains/<chainID>.json` says which inodes of which store the mount was made of. Where repair or pull has replaced one,
-//! the next user mounts anew and detaches the old mount lazily; containers that run keep it.
+//! ```text
+//! <chainID>         the merged image of the `erofs` backend; all containers' lower
+//! <chainID>.dirs    a view of the stacked directories of the `dirs` backend; its containers stack them themselves
+//! <name>.json       which inodes of which store the mount was made of
+//! ```
 //!
-//! Data-roots may share a ROOT: whoever changes a mount holds the lock on the directory `ROOT/chains` itself.
+//! Where repair or pull has replaced one of the inodes, the next user mounts anew and detaches the old mount lazily;
+//! containers that run keep it. Data-roots may share a ROOT: whoever changes a mount holds the lock on the directory
+//! `ROOT/chains` itself.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stos_erofs::ImageHeader;
 use stos_spec::ChainId;
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
-use stos_sys::mount::{self, MountPlan, UpperDirs};
+use stos_sys::mount;
 
-use crate::LayerFs;
-use crate::chain::ChainRecord;
+use crate::backend::BackendKind;
 use crate::error::{Error, Result};
 
 /// Which files a mount reads.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MountedFrom {
+pub(crate) struct MountedFrom {
+    pub(crate) store: PathBuf,
+    /// Inode numbers: of the merged image, or of the corrections.
+    pub(crate) image: u64,
+    /// Those of the devices, or of the stacked directories.
+    pub(crate) devices: Vec<u64>,
+}
+
+/// The mounts of one store's chains below one ROOT.
+#[derive(Debug, Clone)]
+pub(crate) struct Mounts {
+    dir: PathBuf,
     store: PathBuf,
-    /// Inode numbers, as those of the devices.
-    image: u64,
-    devices: Vec<u64>,
 }
 
-impl MountedFrom {
-    fn of(record: &ChainRecord, store: &Path) -> Self {
-        let inode = |device: &stos_spec::DiffId| {
-            record
-                .layers
-                .iter()
-                .find(|layer| layer.diff_id == *device)
-                .map_or(0, |layer: &crate::chain::SealedLayer| layer.tar.inode)
-        };
-        Self { store: store.to_owned(), image: record.image.inode, devices: record.devices.iter().map(inode).collect() }
-    }
-}
-
-impl LayerFs {
-    fn mounts_dir(&self) -> PathBuf {
-        self.run_root.join("chains")
+impl Mounts {
+    pub(crate) fn new(run_root: &Path, store: &Path) -> Self {
+        Self { dir: run_root.join("chains"), store: store.to_owned() }
     }
 
     /// Gives the place where a chain is mounted, or would be.
-    pub fn chain_mount_point(&self, chain: ChainId) -> PathBuf {
-        self.mounts_dir().join(chain.hex())
+    pub(crate) fn point(&self, kind: BackendKind, chain: ChainId) -> PathBuf {
+        self.dir.join(name_of(kind, chain))
     }
 
-    /// Makes sure that the chain is mounted from the very files of `record`, and gives the mount point.
-    pub fn ensure_chain_mounted(&self, record: &ChainRecord) -> Result<PathBuf> {
-        let point = self.chain_mount_point(record.chain_id);
-        if self.is_mounted_from(record, &point)? {
+    /// Makes sure that the chain is mounted from the very files of `from`, by `make` where it is not, and gives the place.
+    pub(crate) fn ensure(
+        &self,
+        kind: BackendKind,
+        chain: ChainId,
+        from: &MountedFrom,
+        make: impl FnOnce() -> Result<OwnedFd>,
+    ) -> Result<PathBuf> {
+        let name = name_of(kind, chain);
+        let point = self.dir.join(&name);
+        if self.is_mounted_from(from, &name)? {
             return Ok(point);
         }
-        let _lock = self.lock_mounts()?;
-        if !self.is_mounted_from(record, &point)? {
-            self.mount_chain(record, &point)?;
+        let _lock = self.lock()?;
+        if !self.is_mounted_from(from, &name)? {
+            self.mount(&name, chain, from, make)?;
         }
         Ok(point)
     }
 
     /// Waits for the right to change mounts. It is the directory's own lock, which is the same through a mount of it on itself.
-    fn lock_mounts(&self) -> Result<Lock> {
-        let dir = self.mounts_dir();
-        files::ensure_directory(&dir)?;
-        Ok(Lock::wait_for_directory(&dir)?)
+    fn lock(&self) -> Result<Lock> {
+        files::ensure_directory(&self.dir)?;
+        Ok(Lock::wait_for_directory(&self.dir)?)
     }
 
-    fn is_mounted_from(&self, record: &ChainRecord, point: &Path) -> Result<bool> {
-        if !is_mount_root(point)? {
+    fn is_mounted_from(&self, from: &MountedFrom, name: &str) -> Result<bool> {
+        if !self.is_mounted(&self.dir.join(name))? {
             return Ok(false);
         }
-        let made_from = self.mounted_from(record.chain_id);
-        Ok(made_from.is_some_and(|files| files == MountedFrom::of(record, self.store.root())))
+        Ok(self.mounted_from(name).is_some_and(|files| files == *from))
     }
 
     /// Gives what a chain was mounted from; `None` where nobody has written that, or not whole.
-    fn mounted_from(&self, chain: ChainId) -> Option<MountedFrom> {
-        files::read_json(&self.mount_record_path(chain)).ok().flatten()
+    fn mounted_from(&self, name: &str) -> Option<MountedFrom> {
+        files::read_json(&self.record_path(name)).ok().flatten()
     }
 
-    fn mount_record_path(&self, chain: ChainId) -> PathBuf {
-        self.mounts_dir().join(format!("{}.json", chain.hex()))
+    fn record_path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.json"))
     }
 
     /// Mounts the chain; what is mounted there stays until the new mount can take its place. The caller holds the lock.
-    #[tracing::instrument(name = "mount", level = "debug", skip_all, fields(chain = %record.chain_id))]
-    fn mount_chain(&self, record: &ChainRecord, point: &Path) -> Result<()> {
-        let refuse = |source| Error::Mount { chain: record.chain_id, source };
-        mount::ensure_private_area(&self.mounts_dir()).map_err(refuse)?;
-        files::ensure_directory(point)?;
-        let image_path = self.chain_image_path(record.chain_id);
-        let image = files::open(&image_path)?;
-        let devices = self.open_devices(record, &image, &image_path)?;
-        let detached = mount::mount_erofs(image.as_fd(), &devices).map_err(refuse)?;
-        if is_mount_root(point)? {
-            mount::replace(detached.as_fd(), point).map_err(refuse)?;
+    #[tracing::instrument(name = "mount", level = "debug", skip_all, fields(chain = %chain))]
+    fn mount(
+        &self,
+        name: &str,
+        chain: ChainId,
+        from: &MountedFrom,
+        make: impl FnOnce() -> Result<OwnedFd>,
+    ) -> Result<()> {
+        let refuse = |source| Error::Mount { chain, source };
+        let point = self.dir.join(name);
+        mount::ensure_private_area(&self.dir).map_err(refuse)?;
+        files::ensure_directory(&point)?;
+        let detached = make()?;
+        if self.is_mounted(&point)? {
+            mount::replace(detached.as_fd(), &point).map_err(refuse)?;
         } else {
-            mount::attach(detached.as_fd(), point).map_err(refuse)?;
+            mount::attach(detached.as_fd(), &point).map_err(refuse)?;
         }
         // Last: a crash before it leaves a mount that nobody knows, and the next user mounts anew.
-        let json = files::to_json(&MountedFrom::of(record, self.store.root()));
-        Ok(files::replace(&self.mount_record_path(record.chain_id), &self.mounts_dir(), &json, Durability::Volatile)?)
-    }
-
-    /// Opens the tars that the image's device table names, in its order, and checks that they are those.
-    ///
-    /// The kernel checks only their number: a wrong order would silently serve wrong data.
-    fn open_devices(&self, record: &ChainRecord, image: &File, image_path: &Path) -> Result<Vec<OwnedFd>> {
-        let header = ImageHeader::read(image).map_err(|source| Error::Merge { chain: record.chain_id, source })?;
-        let damaged = |expected: String, found: String| Error::DamagedChain {
-            chain: record.chain_id,
-            path: image_path.to_owned(),
-            expected,
-            found,
-        };
-        if header.devices.len() != record.devices.len() {
-            let found = format!("{} devices", header.devices.len());
-            return Err(damaged(format!("{} devices", record.devices.len()), found));
-        }
-        let mut opened = Vec::with_capacity(record.devices.len());
-        for (device, &layer) in header.devices.iter().zip(&record.devices) {
-            if device.tag != *layer.as_bytes() {
-                let found = stos_spec::DiffId::from_bytes(device.tag);
-                return Err(damaged(format!("device {layer}"), format!("device {found}")));
-            }
-            let path = self.store.layer_dir(layer).join("layer.tar");
-            let file = files::open(&path)?;
-            let size = file.metadata().map_err(Error::io("stat", &path))?.len();
-            if size.div_ceil(stos_erofs::BLOCK) != device.blocks {
-                let expected = format!("{} blocks", device.blocks);
-                return Err(Error::DamagedLayer { layer, path, expected, found: format!("{size} bytes") });
-            }
-            opened.push(file.into());
-        }
-        Ok(opened)
+        Ok(files::replace(&self.record_path(name), &self.dir, &files::to_json(from), Durability::Volatile)?)
     }
 
     /// Detaches a chain's mount, if there is one, unless another store made it. Containers that run keep theirs.
-    pub fn unmount_chain(&self, chain: ChainId) -> Result<()> {
-        let _lock = self.lock_mounts()?;
-        match self.mounted_from(chain) {
-            Some(from) if from.store != self.store.root() => Ok(()),
-            _ => self.remove_mount(chain),
+    pub(crate) fn unmount(&self, kind: BackendKind, chain: ChainId) -> Result<()> {
+        let name = name_of(kind, chain);
+        let _lock = self.lock()?;
+        match self.mounted_from(&name) {
+            Some(from) if from.store != self.store => Ok(()),
+            _ => self.remove(&name, chain),
         }
     }
 
     /// The same for who holds the lock.
-    fn remove_mount(&self, chain: ChainId) -> Result<()> {
-        let point = self.chain_mount_point(chain);
+    fn remove(&self, name: &str, chain: ChainId) -> Result<()> {
+        let point = self.dir.join(name);
         // More than one, where a crash has stopped a replacement.
-        while is_mount_root(&point)? {
+        while self.is_mounted(&point)? {
             mount::detach(&point).map_err(|source| Error::Mount { chain, source })?;
         }
-        files::remove_file(&self.mount_record_path(chain))?;
+        files::remove_file(&self.record_path(name))?;
         match std::fs::remove_dir(&point) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &point)(error)),
             _ => Ok(()),
         }
     }
 
-    /// Detaches the mounts of this store's chains that the store does not hold any more, and removes what mounts have left.
-    /// Those of other stores are not touched. The caller holds the right to sweep.
-    pub fn sweep_mounts(&self) -> Result<()> {
-        let _lock = self.lock_mounts()?;
-        for name in files::list_names(&self.mounts_dir())? {
-            let Some(chain) = ChainId::from_hex(name.strip_suffix(".json").unwrap_or(&name)) else { continue };
-            let is_stray = match self.mounted_from(chain) {
-                Some(from) => from.store == self.store.root() && !self.store.chain_dir(chain).exists(),
+    /// Detaches the mounts of this store's chains that it does not hold any more, as `is_held` tells, and removes what mounts
+    /// have left. Those of other stores are not touched. The caller holds the right to sweep.
+    pub(crate) fn sweep(&self, is_held: impl Fn(BackendKind, ChainId) -> bool) -> Result<()> {
+        let _lock = self.lock()?;
+        for file in files::list_names(&self.dir)? {
+            let name = file.strip_suffix(".json").unwrap_or(&file);
+            let Some((kind, chain)) = parse_name(name) else { continue };
+            let is_stray = match self.mounted_from(name) {
+                Some(from) => from.store == self.store && !is_held(kind, chain),
                 // Only a mount could be somebody's.
-                None => !is_mount_root(&self.chain_mount_point(chain))?,
+                None => !self.is_mounted(&self.dir.join(name))?,
             };
             if is_stray {
-                self.remove_mount(chain)?;
+                self.remove(name, chain)?;
             }
         }
         Ok(())
     }
 
-    /// Gives the plan of a container's root: the chain below, the container's own directories above.
-    ///
-    /// The chain must be mounted ([`Self::ensure_chain_mounted`]): a container must not run on the empty directory below.
-    pub fn container_plan(&self, chain: ChainId, upper: UpperDirs) -> Result<MountPlan> {
-        let point = self.chain_mount_point(chain);
-        if !is_mount_root(&point)? {
-            return Err(Error::NotMounted { chain, path: point });
-        }
-        Ok(MountPlan { lowers: vec![point], upper: Some(upper) })
+    /// Tells whether something is mounted at a place.
+    pub(crate) fn is_mounted(&self, path: &Path) -> Result<bool> {
+        Ok(mount::mount_identity(path)?.is_some_and(|identity| identity.is_mount_root))
     }
 }
 
-fn is_mount_root(path: &Path) -> Result<bool> {
-    Ok(mount::mount_identity(path)?.is_some_and(|identity| identity.is_mount_root))
+/// What the names of the `dirs` backend's views end with.
+const DIRS_SUFFIX: &str = ".dirs";
+
+fn name_of(kind: BackendKind, chain: ChainId) -> String {
+    match kind {
+        BackendKind::Erofs => chain.hex().to_string(),
+        BackendKind::Dirs => format!("{}{DIRS_SUFFIX}", chain.hex()),
+    }
+}
+
+fn parse_name(name: &str) -> Option<(BackendKind, ChainId)> {
+    match name.strip_suffix(DIRS_SUFFIX) {
+        Some(hex) => Some((BackendKind::Dirs, ChainId::from_hex(hex)?)),
+        None => Some((BackendKind::Erofs, ChainId::from_hex(name)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_mounts_tell_the_backend() {
+        let chain = ChainId::of(b"x");
+        for kind in [BackendKind::Erofs, BackendKind::Dirs] {
+            assert_eq!(parse_name(&name_of(kind, chain)), Some((kind, chain)));
+        }
+        for name in ["", "x", ".dirs", "00.dirs", "chains.json"] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+    }
 }

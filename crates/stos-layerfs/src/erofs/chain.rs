@@ -10,9 +10,10 @@ use stos_erofs::{LayerInput, Merger};
 use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_store::files::{self, Durability};
 
-use crate::LayerFs;
+use super::Erofs;
+use super::layer::{LayerRecord, check_layer_file};
 use crate::error::{Error, Result};
-use crate::layer::{LayerRecord, check_layer_file};
+use crate::layer::layer_lock;
 use crate::record::read_record;
 use crate::seal::{HashingReader, HashingWriter, Integrity, Seal, SealState};
 
@@ -58,7 +59,7 @@ impl ChainRecord {
     }
 }
 
-impl LayerFs {
+impl Erofs {
     /// Reads the record of the chain of `layers`; `None` where there is none, or it is damaged: it can be made again.
     pub fn chain_record(&self, layers: &[DiffId]) -> Result<Option<ChainRecord>> {
         let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
@@ -161,7 +162,7 @@ impl LayerFs {
                 return Err(error);
             }
             tracing::warn!(%layer, %error, "the layer's index is damaged: made again from its tar");
-            self.store.with_lock(&Self::layer_lock(layer), || self.rebuild_index(layer))?;
+            self.store.with_lock(&layer_lock(layer), || self.rebuild_index(layer))?;
         }
     }
 
@@ -237,7 +238,7 @@ impl LayerFs {
             };
             let mut new = LayerRecord { tar: layer.tar.clone(), ..old.clone() };
             if integrity == Integrity::Full && !self.is_index_right(&dir, &mut new)? {
-                self.store.with_lock(&Self::layer_lock(layer.diff_id), || self.rebuild_index(layer.diff_id))?;
+                self.store.with_lock(&layer_lock(layer.diff_id), || self.rebuild_index(layer.diff_id))?;
                 new = self.need_layer(layer.diff_id)?;
                 old = new.clone();
                 layer.tar = new.tar.clone();
@@ -301,7 +302,7 @@ impl LayerFs {
         if new == old {
             return Ok(());
         }
-        self.store.with_lock(&Self::layer_lock(old.diff_id), || match self.layer_record(old.diff_id)? {
+        self.store.with_lock(&layer_lock(old.diff_id), || match self.layer_record(old.diff_id)? {
             Some(known) if known == *old => self.replace_layer_record(new),
             _ => Ok(()),
         })
@@ -337,6 +338,7 @@ mod tests {
     fn a_layer_that_was_replaced_after_the_look_keeps_its_new_seal() {
         let dir = tempfile::tempdir().unwrap();
         let layerfs = LayerFs::new(Store::open(&dir.path().join("data")).unwrap(), &dir.path().join("run"));
+        let layerfs = layerfs.with_backend(BackendKind::Erofs);
         let tar = TarBuilder::new().entry(Entry::file("x", "x")).finish();
         let layer = DiffId::of(&tar);
         let add = || {

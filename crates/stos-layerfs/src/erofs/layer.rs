@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Layers that are their tars: `layers/sha256/<diffID>/`.
+
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use stos_spec::{BlobDigest, DiffId};
+use stos_store::files::{self, Durability};
+
+use super::Erofs;
+use crate::backend::{Origin, StagedLayer};
+use crate::error::{Error, Result};
+use crate::ingest::{IngestRequest, ingest_layer};
+use crate::record::read_record;
+use crate::seal::{HashingWriter, Integrity, Seal, SealState};
+
+/// The contents of `layer.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The layer.
+    pub diff_id: DiffId,
+    /// The blob that it came as.
+    pub blob: BlobDigest,
+    /// The blob's size in bytes.
+    pub blob_size: u64,
+    /// The blob's media type.
+    pub media_type: String,
+    /// Where the blob came from: `registry/repository`.
+    pub source: String,
+    /// How many entries its tar has.
+    pub entries: u64,
+    /// The seal of `layer.tar`.
+    pub tar: Seal,
+    /// The seal of `layer.index`.
+    pub index: Seal,
+}
+
+impl Erofs {
+    /// Tells whether the store has the layer and its files are what was proved when they came.
+    ///
+    /// A file whose seal does not hold is hashed; where its bytes are right (a restored backup) it is sealed again. An index
+    /// that is wrong or missing is made again from a tar that is right. The caller holds the layer's lock.
+    pub fn has_layer(&self, layer: DiffId) -> Result<bool> {
+        let Some(record) = self.layer_record(layer)? else { return Ok(false) };
+        let mut renewed = record.clone();
+        let dir = self.store.layer_dir(layer);
+        let mut is_right = |name| match check_layer_file(&dir, &mut renewed, name, Integrity::Sealed) {
+            Ok(()) => Ok(true),
+            Err(Error::DamagedLayer { .. }) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if !is_right("layer.tar")? {
+            return Ok(false);
+        }
+        if !is_right("layer.index")? {
+            tracing::warn!(%layer, "the layer's index is damaged: made again from its tar");
+            return match self.rebuild_index(layer) {
+                Ok(()) => Ok(true),
+                // Rot that its seal has hidden until now.
+                Err(Error::DamagedLayer { .. }) => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
+        if renewed != record {
+            tracing::info!(%layer, "files were moved or copied; their bytes are right: sealed again");
+            self.replace_layer_record(&renewed)?;
+        }
+        Ok(true)
+    }
+
+    /// Tells by one stat a file whether the layer is there and as it was when it was proved.
+    pub(crate) fn is_layer_intact(&self, layer: DiffId) -> Result<bool> {
+        let Some(record) = self.layer_record(layer)? else { return Ok(false) };
+        let dir = self.store.layer_dir(layer);
+        let is_intact = |(name, seal): (&str, &Seal)| matches!(seal.look(&dir.join(name)), Ok(SealState::Intact));
+        Ok([("layer.tar", &record.tar), ("layer.index", &record.index)].into_iter().all(is_intact))
+    }
+
+    /// Reads a layer's record; `None` where the store does not have the layer, or its record is damaged: not JSON, or of
+    /// another layer or tar than the directory's.
+    pub fn layer_record(&self, layer: DiffId) -> Result<Option<LayerRecord>> {
+        let is_own = |record: &LayerRecord| record.diff_id == layer && record.tar.sha256.as_bytes() == layer.as_bytes();
+        read_record(&self.layer_record_path(layer), is_own, "the layer is taken as missing")
+    }
+
+    /// Reads the record of a layer that is needed. One that is not there is told from one whose record is damaged.
+    pub(crate) fn need_layer(&self, layer: DiffId) -> Result<LayerRecord> {
+        if let Some(record) = self.layer_record(layer)? {
+            return Ok(record);
+        }
+        if !self.store.layer_dir(layer).exists() {
+            return Err(Error::NoSuchLayer(layer));
+        }
+        let path = self.layer_record_path(layer);
+        let found = if path.exists() { "something else" } else { "none" };
+        Err(Error::DamagedLayer { layer, path, expected: "the layer's record".to_owned(), found: found.to_owned() })
+    }
+
+    fn layer_record_path(&self, layer: DiffId) -> PathBuf {
+        self.store.layer_dir(layer).join("layer.json")
+    }
+
+    /// Writes a layer's record anew. The caller holds the layer's lock.
+    pub(crate) fn replace_layer_record(&self, record: &LayerRecord) -> Result<()> {
+        let path = self.layer_record_path(record.diff_id);
+        Ok(files::replace(&path, &self.store.staging_area(), &files::to_json(record), Durability::Durable)?)
+    }
+
+    /// Reads a blob and stages its layer, proved, with its record. Nothing is visible or durable yet.
+    pub(crate) fn stage_layer(
+        &self,
+        request: IngestRequest<'_>,
+        origin: Origin<'_>,
+        source: impl Read,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<StagedLayer> {
+        let staged = self.store.stage()?;
+        let report = ingest_layer(request, source, staged.path(), progress)?;
+        let record = LayerRecord {
+            diff_id: report.diff_id,
+            blob: report.blob,
+            blob_size: report.blob_size,
+            media_type: origin.media_type.to_owned(),
+            source: origin.source.to_owned(),
+            entries: report.summary.entries,
+            tar: report.tar,
+            index: report.index,
+        };
+        files::write_new(&staged.path().join("layer.json"), &files::to_json(&record), Durability::Volatile)?;
+        Ok(StagedLayer { diff_id: record.diff_id, times: report.times, staged })
+    }
+
+    /// Makes a staged layer durable and visible. The caller holds the layer's lock.
+    pub(crate) fn commit_layer(&self, layer: StagedLayer) -> Result<()> {
+        files::sync_files_in(layer.staged.path())?;
+        Ok(layer.staged.replace(&self.store.layer_dir(layer.diff_id))?)
+    }
+
+    /// Writes the layer's tar to `out`, and gives its length. Whether its bytes are right is for the caller's digest to say.
+    pub(crate) fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
+        self.need_layer(layer)?;
+        let path = self.store.layer_dir(layer).join("layer.tar");
+        let mut tar = files::open(&path)?;
+        std::io::copy(&mut tar, out).map_err(Error::io("copy", &path))
+    }
+
+    /// Makes a layer's index again from its tar, which is proved first. The caller holds the layer's lock.
+    pub(crate) fn rebuild_index(&self, layer: DiffId) -> Result<()> {
+        let mut record = self.need_layer(layer)?;
+        let dir = self.store.layer_dir(layer);
+        check_layer_file(&dir, &mut record, "layer.tar", Integrity::Full)?;
+        let staged = self.store.stage()?;
+        let (tar_path, path) = (dir.join("layer.tar"), staged.path().join("layer.index"));
+        let file = files::create_new(&path)?;
+        let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, file));
+        let refuse = |source| Error::Tar { layer: record.blob.into(), source };
+        let (out, _) = stos_erofs::index_tar(files::open(&tar_path)?, out).map_err(refuse)?;
+        let (file, digest) = out.finish();
+        let file = file.into_inner().map_err(|error| Error::io("write", &path)(error.into_error()))?;
+        file.sync_all().map_err(Error::io("sync", &path))?;
+        let target = dir.join("layer.index");
+        std::fs::rename(&path, &target).map_err(Error::io("rename a file to", &target))?;
+        // After the rename, which changes an inode's times on some filesystems.
+        record.index = Seal::of(&file, digest, &target)?;
+        files::sync_directory(&dir)?;
+        self.replace_layer_record(&record)
+    }
+
+    /// Removes a layer. The caller holds the right to sweep.
+    pub fn remove_layer(&self, layer: DiffId) -> Result<()> {
+        Ok(self.store.remove_object(&self.store.layer_dir(layer))?)
+    }
+}
+
+/// Looks at `layer.tar` or `layer.index` in `dir`, as closely as `integrity` says, and renews its seal in the record.
+pub(crate) fn check_layer_file(
+    dir: &Path,
+    record: &mut LayerRecord,
+    name: &'static str,
+    integrity: Integrity,
+) -> Result<()> {
+    let (layer, path) = (record.diff_id, dir.join(name));
+    let seal = if name == "layer.tar" { &mut record.tar } else { &mut record.index };
+    let damaged = |expected, found| Error::DamagedLayer { layer, path: path.clone(), expected, found };
+    seal.check(&path, integrity, damaged)
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Mounts the image of a chain: one EROFS over the tars of its layers.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use stos_erofs::ImageHeader;
+use stos_spec::{ChainId, DiffId};
+use stos_store::files;
+use stos_sys::mount::{MountPlan, UpperDirs, mount_erofs};
+
+use super::Erofs;
+use super::chain::{ChainRecord, SealedLayer};
+use crate::backend::BackendKind;
+use crate::error::{Error, Result};
+use crate::mounts::MountedFrom;
+
+impl Erofs {
+    /// Gives the place where a chain is mounted, or would be.
+    pub fn chain_mount_point(&self, chain: ChainId) -> PathBuf {
+        self.mounts.point(BackendKind::Erofs, chain)
+    }
+
+    /// Makes sure that the chain is mounted from the very files of `record`, and gives the mount point.
+    pub fn ensure_chain_mounted(&self, record: &ChainRecord) -> Result<PathBuf> {
+        let inode = |device: &DiffId| {
+            let layer = record.layers.iter().find(|layer| layer.diff_id == *device);
+            layer.map_or(0, |layer: &SealedLayer| layer.tar.inode)
+        };
+        let devices = record.devices.iter().map(inode).collect();
+        let from = MountedFrom { store: self.store.root().to_owned(), image: record.image.inode, devices };
+        self.mounts.ensure(BackendKind::Erofs, record.chain_id, &from, || self.mount_image(record))
+    }
+
+    /// Mounts the chain's image, detached.
+    fn mount_image(&self, record: &ChainRecord) -> Result<OwnedFd> {
+        let image_path = self.chain_image_path(record.chain_id);
+        let image = files::open(&image_path)?;
+        let devices = self.open_devices(record, &image, &image_path)?;
+        mount_erofs(image.as_fd(), &devices).map_err(|source| Error::Mount { chain: record.chain_id, source })
+    }
+
+    /// Opens the tars that the image's device table names, in its order, and checks that they are those.
+    ///
+    /// The kernel checks only their number: a wrong order would silently serve wrong data.
+    fn open_devices(&self, record: &ChainRecord, image: &File, image_path: &Path) -> Result<Vec<OwnedFd>> {
+        let header = ImageHeader::read(image).map_err(|source| Error::Merge { chain: record.chain_id, source })?;
+        let damaged = |expected: String, found: String| Error::DamagedChain {
+            chain: record.chain_id,
+            path: image_path.to_owned(),
+            expected,
+            found,
+        };
+        if header.devices.len() != record.devices.len() {
+            let found = format!("{} devices", header.devices.len());
+            return Err(damaged(format!("{} devices", record.devices.len()), found));
+        }
+        let mut opened = Vec::with_capacity(record.devices.len());
+        for (device, &layer) in header.devices.iter().zip(&record.devices) {
+            if device.tag != *layer.as_bytes() {
+                let found = DiffId::from_bytes(device.tag);
+                return Err(damaged(format!("device {layer}"), format!("device {found}")));
+            }
+            let path = self.store.layer_dir(layer).join("layer.tar");
+            let file = files::open(&path)?;
+            let size = file.metadata().map_err(Error::io("stat", &path))?.len();
+            if size.div_ceil(stos_erofs::BLOCK) != device.blocks {
+                let expected = format!("{} blocks", device.blocks);
+                return Err(Error::DamagedLayer { layer, path, expected, found: format!("{size} bytes") });
+            }
+            opened.push(file.into());
+        }
+        Ok(opened)
+    }
+
+    /// Detaches a chain's mount, if there is one, unless another store made it. Containers that run keep theirs.
+    pub fn unmount_chain(&self, chain: ChainId) -> Result<()> {
+        self.mounts.unmount(BackendKind::Erofs, chain)
+    }
+
+    /// Gives the plan of a container's root: the chain below, the container's own directories above.
+    ///
+    /// The chain must be mounted ([`Self::ensure_chain_mounted`]): a container must not run on the empty directory below.
+    pub fn container_plan(&self, chain: ChainId, upper: UpperDirs) -> Result<MountPlan> {
+        let point = self.chain_mount_point(chain);
+        if !self.mounts.is_mounted(&point)? {
+            return Err(Error::NotMounted { chain, path: point });
+        }
+        Ok(MountPlan { lowers: vec![point], upper: Some(upper) })
+    }
+}
