@@ -178,6 +178,21 @@ pub(crate) fn encode_body(xattrs: &[Xattr], out: &mut Vec<u8>) {
     }
 }
 
+/// Decodes what [`encode_body`] wrote.
+pub(crate) fn decode_body(body: &[u8]) -> Vec<Xattr> {
+    let mut xattrs = Vec::new();
+    let mut rest = body.get(12..).unwrap_or_default();
+    while let [name_len, namespace, low, high, fields @ ..] = rest {
+        let Some(namespace) = Namespace::from_index(*namespace) else { break };
+        let (name, after) = fields.split_at(usize::from(*name_len));
+        let value = &after[..usize::from(u16::from_le_bytes([*low, *high]))];
+        xattrs.push(Xattr { namespace, name: name.to_vec(), value: value.to_vec() });
+        let len = (4 + name.len() + value.len()).next_multiple_of(4);
+        rest = &rest[len..];
+    }
+    xattrs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

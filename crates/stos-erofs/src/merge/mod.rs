@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Merges layers, the lowest first, into one tree.
 
+mod layer;
 #[cfg(test)]
 mod model;
 mod resolve;
+mod step;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+
+pub use self::layer::LayerTree;
+pub use self::step::{DirectoryState, Step};
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use self::resolve::{ensure_directory, find_directory};
-use self::tree::{Content, DentryId, FILE_MEMORY, InodeId, LayerId, MAX_LAYERS, ROOT, Tree};
+use self::tree::{Content, DentryId, FILE_MEMORY, InodeId, LayerId, MAX_LAYERS, NO_ENTRY, ROOT, Tree};
 use crate::error::{MergeProblem, printable};
 use crate::image::{self, ImageSummary};
 use crate::index::{Entry, EntryKind, IndexReader, Metadata};
@@ -94,9 +99,12 @@ impl Merger {
         self.layers.push(layer);
         let device = *self.by_tag.entry(layer.tag).or_insert(number as LayerId);
         let mut reader = IndexReader::new(index)?;
+        let mut numbers = 0..NO_ENTRY;
         while let Some(entry) = reader.next_entry()? {
             self.entries += 1;
-            Apply { tree: &mut self.tree, layer: number as LayerId, device, tar_bytes: layer.tar_bytes }
+            let entry_number = numbers.next().ok_or_else(|| whole(layer::too_many_entries()))?;
+            let tar_bytes = layer.tar_bytes;
+            Apply { tree: &mut self.tree, layer: number as LayerId, device, tar_bytes, number: entry_number }
                 .entry(&entry)
                 .and_then(|()| self.check_memory())
                 .map_err(|problem| Error::Merge { layer: number, entry: printable(&entry.path), problem })?;
@@ -142,6 +150,8 @@ struct Apply<'a> {
     /// The layer whose tar holds the data: this one, or an earlier one of the same tag.
     device: LayerId,
     tar_bytes: u64,
+    /// The entry's number within its layer.
+    number: u32,
 }
 
 impl Apply<'_> {
@@ -167,7 +177,7 @@ impl Apply<'_> {
             EntryKind::Fifo(metadata) => (Content::Fifo, metadata),
         };
         let (parent, name) = self.parent_of(path)?;
-        let inode = self.tree.new_inode(content, metadata, self.layer)?;
+        let inode = self.tree.new_inode(content, metadata, self.layer, self.number)?;
         self.put(parent, name, inode)
     }
 
@@ -199,7 +209,7 @@ impl Apply<'_> {
                 self.tree.set_metadata(self.tree.inode_id(existing), metadata, self.layer)
             }
             _ => {
-                let inode = self.tree.new_inode(Content::Directory, metadata, self.layer)?;
+                let inode = self.tree.new_inode(Content::Directory, metadata, self.layer, self.number)?;
                 self.put(parent, name, inode)
             }
         }

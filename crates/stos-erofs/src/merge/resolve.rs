@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Finds the directory that an entry's parent path means: symbolic links are followed within the image's root.
 
-use super::tree::{Content, DentryId, LayerId, ROOT, Tree};
+use super::tree::{Content, DentryId, LayerId, ROOT, Tree, mark};
 use crate::error::{MergeProblem, printable};
 use crate::path::{MAX_COMPONENT, MAX_PATH};
 
@@ -13,7 +13,7 @@ const MAX_FOLLOWED: usize = 4 * MAX_PATH;
 
 /// Where a parent path leads.
 #[derive(Debug)]
-enum Resolved {
+pub(super) enum Resolved {
     /// To a directory.
     Directory(DentryId),
     /// To one that is missing: these components below an existing directory.
@@ -51,7 +51,7 @@ pub(super) fn ensure_directory(tree: &mut Tree, path: &[u8], layer: LayerId) -> 
 /// Walks a path as `openat2(RESOLVE_IN_ROOT)` does: absolute links restart at the root, `..` stops there.
 ///
 /// Below a missing component the rest is taken by its text, so `..` steps back out of it.
-fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem> {
+pub(super) fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem> {
     let mut at = ROOT;
     let mut missing: Vec<&[u8]> = Vec::new();
     let mut rest = Rest::new(path);
@@ -63,6 +63,9 @@ fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem> {
             _ if !missing.is_empty() => missing.push(checked(name)?),
             _ => match tree.find(at, name) {
                 None => missing.push(checked(name)?),
+                Some(found) if tree.has(found, mark::WHITEOUT) => missing.push(checked(name)?),
+                // It may be a symbolic link, to who knows where.
+                Some(found) if tree.has(found, mark::FOREIGN) => return Err(not_directory(tree, found)),
                 Some(found) => match tree.inode(found).content {
                     Content::Directory => at = found,
                     Content::Symlink { at: target, len } => {
@@ -72,7 +75,7 @@ fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem> {
                         }
                         rest.follow(target)?;
                     }
-                    _ => return Err(MergeProblem::ParentNotDirectory { parent: printable(&tree.path(found)) }),
+                    _ => return Err(not_directory(tree, found)),
                 },
             },
         }
@@ -82,6 +85,10 @@ fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem> {
     }
     // Owned, because to make them changes the tree that the targets stand in.
     Ok(Resolved::Missing(at, missing.into_iter().map(<[u8]>::to_vec).collect()))
+}
+
+fn not_directory(tree: &Tree, found: DentryId) -> MergeProblem {
+    MergeProblem::ParentNotDirectory { parent: printable(&tree.path(found)) }
 }
 
 /// A link's target may hold names that no directory can.

@@ -21,14 +21,18 @@ pub(crate) type LayerId = u16;
 /// The root directory's name.
 pub(crate) const ROOT: DentryId = 0;
 const NONE: u32 = u32::MAX;
-const NO_LAYER: LayerId = LayerId::MAX;
+/// The layer of what no layer's entry has put there.
+pub(crate) const NO_LAYER: LayerId = LayerId::MAX;
+/// The entry of a directory that is merely implied.
+pub(crate) const NO_ENTRY: u32 = u32::MAX;
 /// How many names, inodes or layers there may be.
 pub(crate) const MAX_IDS: u64 = u32::MAX as u64 - 1;
 pub(crate) const MAX_LAYERS: u64 = NO_LAYER as u64 - 1;
 /// What a name takes: itself, and at most 12 bytes in the look-up table.
 const DENTRY_MEMORY: usize = size_of::<Dentry>() + 12;
-/// What an inode takes: itself, and while an image is written its place in the order, its number, a directory's shape.
-const INODE_MEMORY: usize = size_of::<Inode>() + 24;
+/// What an inode takes: itself, its entry's number, and while an image is written its place in the order, its number, a
+/// directory's shape.
+const INODE_MEMORY: usize = size_of::<Inode>() + size_of::<u32>() + 24;
 /// What a file of one name takes, the name's own bytes aside.
 pub(crate) const FILE_MEMORY: usize = DENTRY_MEMORY + INODE_MEMORY;
 
@@ -45,6 +49,21 @@ struct Dentry {
     /// The last layer of which it is known that nothing of the layers below it is left in this directory.
     cleared: LayerId,
     name_len: u8,
+    marks: u8,
+}
+
+/// What a name can be beside what its inode says, in trees that know less than all layers. The trees of images have none.
+pub(crate) mod mark {
+    /// A directory in which nothing of the layers below shows.
+    pub(crate) const OPAQUE: u8 = 1;
+    /// A directory that is not the one of the layers below: where it is merely implied, it has not their metadata.
+    pub(crate) const FRESH: u8 = 2;
+    /// Nothing stands here, nor shows here of the layers below; the inode is a character device 0:0.
+    pub(crate) const WHITEOUT: u8 = 4;
+    /// One more name of a file that these layers do not have; the inode is a symbolic link to the hard link's target.
+    pub(crate) const FOREIGN: u8 = 8;
+    /// Something has been put here, or into or out of this directory.
+    pub(crate) const CHANGED: u8 = 16;
 }
 
 /// The type of an inode with what belongs to it.
@@ -79,7 +98,7 @@ pub(crate) struct Inode {
     pub(crate) names: u32,
     pub(crate) mode: u16,
     /// The layer that the metadata are of; [`NO_LAYER`] for a directory that is merely implied.
-    layer: LayerId,
+    pub(crate) layer: LayerId,
 }
 
 /// The tree.
@@ -87,6 +106,8 @@ pub(crate) struct Inode {
 pub(crate) struct Tree {
     dentries: Vec<Dentry>,
     inodes: Vec<Inode>,
+    /// Of each inode the number of its entry within its layer.
+    numbers: Vec<u32>,
     free_dentries: Vec<DentryId>,
     free_inodes: Vec<InodeId>,
     /// Names and link targets.
@@ -110,10 +131,12 @@ impl Tree {
             touched: NO_LAYER,
             cleared: NO_LAYER,
             name_len: 0,
+            marks: 0,
         };
         Self {
             dentries: vec![root],
             inodes: vec![Inode { names: 1, ..implied_directory() }],
+            numbers: vec![NO_ENTRY],
             free_dentries: Vec::new(),
             free_inodes: Vec::new(),
             strings: Vec::new(),
@@ -129,6 +152,30 @@ impl Tree {
 
     pub(crate) fn inode_id(&self, dentry: DentryId) -> InodeId {
         self.dentries[dentry as usize].inode
+    }
+
+    /// The number of the inode's entry within its layer; [`NO_ENTRY`] for a directory that is merely implied.
+    pub(crate) fn number(&self, inode: InodeId) -> u32 {
+        self.numbers[inode as usize]
+    }
+
+    /// Tells whether a name has one of these marks.
+    pub(crate) fn has(&self, dentry: DentryId, marks: u8) -> bool {
+        self.dentries[dentry as usize].marks & marks != 0
+    }
+
+    /// Gives a name one more mark.
+    pub(crate) fn mark(&mut self, dentry: DentryId, mark: u8) {
+        self.dentries[dentry as usize].marks |= mark;
+    }
+
+    /// Tells whether the layer put this name here, or something below it.
+    pub(crate) fn is_touched(&self, dentry: DentryId, layer: LayerId) -> bool {
+        self.dentries[dentry as usize].touched == layer
+    }
+
+    pub(crate) fn inode_at(&self, inode: InodeId) -> &Inode {
+        &self.inodes[inode as usize]
     }
 
     pub(crate) fn inode(&self, dentry: DentryId) -> &Inode {
@@ -172,6 +219,54 @@ impl Tree {
         std::iter::successors(id(self.dentries[directory as usize].first_child), move |&child| {
             id(self.dentries[child as usize].next)
         })
+    }
+
+    /// The whole path.
+    pub(crate) fn full_path(&self, mut dentry: DentryId) -> Vec<u8> {
+        let mut names = Vec::new();
+        while dentry != ROOT {
+            names.push(self.name(dentry));
+            dentry = self.parent(dentry);
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// A directory with all that lies below it, every directory before what is in it.
+    pub(crate) fn walk(&self, top: DentryId) -> impl Iterator<Item = DentryId> + '_ {
+        let mut next = Some(top);
+        std::iter::from_fn(move || {
+            let at = next?;
+            next = self.after(at, top);
+            Some(at)
+        })
+    }
+
+    /// The name that follows in a walk below `top`.
+    fn after(&self, mut at: DentryId, top: DentryId) -> Option<DentryId> {
+        let first = self.dentries[at as usize].first_child;
+        if first != NONE {
+            return Some(first);
+        }
+        while at != top {
+            let next = self.dentries[at as usize].next;
+            if next != NONE {
+                return Some(next);
+            }
+            at = self.parent(at);
+        }
+        None
+    }
+
+    /// What an inode's entry said of it.
+    pub(crate) fn metadata(&self, inode: &Inode) -> Metadata {
+        Metadata {
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            mtime: Timestamp { seconds: inode.mtime, nanoseconds: inode.nanoseconds },
+            xattrs: xattr::decode_body(self.xattr_body(inode)),
+        }
     }
 
     /// The path for an error message; of one deeper than 64 components the last 64.
@@ -218,6 +313,7 @@ impl Tree {
             touched: NO_LAYER,
             cleared: layer,
             name_len: name.len() as u8,
+            marks: 0,
         };
         let id = allocate(&mut self.dentries, &mut self.free_dentries, dentry, "names")?;
         if next != NONE {
@@ -243,6 +339,7 @@ impl Tree {
         self.inodes[inode as usize].names += 1;
         self.release(old);
         self.dentries[dentry as usize].cleared = layer;
+        self.dentries[dentry as usize].marks = 0;
         self.touch(dentry, layer);
     }
 
@@ -270,6 +367,12 @@ impl Tree {
     /// A directory is walked once per layer: afterwards it holds nothing of the lower layers, nor will it before the
     /// next.
     pub(crate) fn clear_lower(&mut self, directory: DentryId, layer: LayerId) {
+        let gone = self.lower_names(directory, layer);
+        self.remove_all(gone);
+    }
+
+    /// Gives the names that [`clear_lower`](Self::clear_lower) removes, with all below them, and does the rest of it.
+    pub(crate) fn lower_names(&mut self, directory: DentryId, layer: LayerId) -> Vec<DentryId> {
         let mut pending = vec![directory];
         let mut gone = Vec::new();
         while let Some(directory) = pending.pop() {
@@ -288,7 +391,7 @@ impl Tree {
                 self.forget_lower_metadata(child, layer);
             }
         }
-        self.remove_all(gone);
+        gone
     }
 
     /// Gives an inode a layer's metadata, attributes included.
@@ -307,22 +410,27 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes an inode without a name.
+    /// Makes an inode without a name, of the entry of that number.
     pub(crate) fn new_inode(
         &mut self,
         content: Content,
         metadata: &Metadata,
         layer: LayerId,
+        number: u32,
     ) -> Result<InodeId, MergeProblem> {
         let id = self.new_implied_directory()?;
         self.inodes[id as usize].content = content;
+        self.numbers[id as usize] = number;
         self.set_metadata(id, metadata, layer)?;
         Ok(id)
     }
 
     /// Makes the inode of a directory that no entry describes.
     pub(crate) fn new_implied_directory(&mut self) -> Result<InodeId, MergeProblem> {
-        allocate(&mut self.inodes, &mut self.free_inodes, implied_directory(), "files")
+        let id = allocate(&mut self.inodes, &mut self.free_inodes, implied_directory(), "files")?;
+        self.numbers.resize(self.inodes.len(), NO_ENTRY);
+        self.numbers[id as usize] = NO_ENTRY;
+        Ok(id)
     }
 
     /// Keeps a name or link target.
@@ -353,7 +461,8 @@ impl Tree {
         }
     }
 
-    fn forget_lower_metadata(&mut self, directory: DentryId, layer: LayerId) {
+    /// Makes a directory that the layer has no entry for an implied one.
+    pub(crate) fn forget_lower_metadata(&mut self, directory: DentryId, layer: LayerId) {
         let inode = self.inode_id(directory) as usize;
         if self.inodes[inode].layer != layer {
             let names = self.inodes[inode].names;
@@ -362,7 +471,7 @@ impl Tree {
     }
 
     /// Removes names with all that lies below them.
-    fn remove_all(&mut self, mut pending: Vec<DentryId>) {
+    pub(crate) fn remove_all(&mut self, mut pending: Vec<DentryId>) {
         while let Some(dentry) = pending.pop() {
             pending.extend(self.children(dentry));
             self.remove_from_lookup(dentry);
