@@ -59,6 +59,8 @@ pub struct Origin<'a> {
     pub media_type: &'a str,
     /// `registry/repository`, or a word.
     pub source: &'a str,
+    /// What it came as first, digest and size, where that is not what is read now.
+    pub blob: Option<(BlobDigest, u64)>,
 }
 
 /// What the record of a layer says, whichever backend keeps it.

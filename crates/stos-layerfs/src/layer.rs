@@ -78,7 +78,7 @@ impl LayerFs {
             let label = LayerLabel::from(request.blob.digest);
             let ingest = self.ingest_request(&label, request.compression)?;
             let ingest = IngestRequest { blob: Some(request.blob), diff_id: Some(request.diff_id), ..ingest };
-            let origin = Origin { media_type: &request.blob.media_type, source: request.source };
+            let origin = Origin { media_type: &request.blob.media_type, source: request.source, blob: None };
             let staged = backend.stage_layer(ingest, origin, &mut open()?, progress)?;
             let times = staged.times;
             commit(backend, staged).map_err(|error| error.while_writing(label))?;
@@ -92,7 +92,7 @@ impl LayerFs {
     pub fn add_layer(&self, new: NewLayer<'_>, mut from: impl Read) -> Result<Kept> {
         let backend = self.backend(self.kind_of_new()?);
         let ingest = IngestRequest { diff_id: new.diff_id, ..self.ingest_request(new.label, new.compression)? };
-        let origin = Origin { media_type: new.media_type, source: new.source };
+        let origin = Origin { media_type: new.media_type, source: new.source, blob: None };
         let staged = backend.stage_layer(ingest, origin, &mut from, &|_| {})?;
         let layer = staged.diff_id;
         self.store.with_lock(&layer_lock(layer), || {
@@ -121,7 +121,8 @@ impl LayerFs {
         let label = LayerLabel::Origin(format!("{layer} as {} keeps it", other.kind()));
         let ingest = self.ingest_request(&label, LayerCompression::None)?;
         let ingest = IngestRequest { diff_id: Some(layer), ..ingest };
-        let origin = Origin { media_type: &kept.media_type, source: &kept.source };
+        let blob = Some((kept.blob, kept.blob_size));
+        let origin = Origin { media_type: &kept.media_type, source: &kept.source, blob };
         let mut tar = self.tar_of(other.kind(), &kept)?;
         let staged = match backend.stage_layer(ingest, origin, &mut tar, &|_| {}) {
             Ok(staged) => staged,
@@ -132,8 +133,7 @@ impl LayerFs {
             }
             Err(error) => return Err(error),
         };
-        // What the record says of the blob is what the blob was when it came.
-        backend.commit_layer(staged.of_blob(kept.blob, kept.blob_size)?)?;
+        backend.commit_layer(staged)?;
         Ok(true)
     }
 

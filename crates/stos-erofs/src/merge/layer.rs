@@ -38,7 +38,7 @@ enum Form {
 /// Memory is bounded by 32 MiB and 384 bytes an entry; nothing recurses.
 #[derive(Debug)]
 pub struct LayerTree {
-    tree: Tree,
+    pub(super) tree: Tree,
     form: Form,
     layer: LayerId,
     /// How many entries there were, existing files included.

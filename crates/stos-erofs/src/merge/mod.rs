@@ -4,6 +4,7 @@
 mod layer;
 #[cfg(test)]
 mod model;
+mod nodes;
 mod resolve;
 mod step;
 #[cfg(test)]

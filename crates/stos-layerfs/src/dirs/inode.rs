@@ -162,11 +162,16 @@ pub(crate) fn refused<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> 
     move |error| StoreError::io(action, Path::new(if shown.is_empty() { "/" } else { &shown }))(error)
 }
 
-/// Makes the inode of an entry for tests and corrections: see [`Place::make`].
+/// Takes the bytes of a path for a path.
+pub(crate) fn as_path(path: &[u8]) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(path))
+}
+
+/// Splits a path into its parent and its last component.
 pub(crate) fn split(path: &[u8]) -> (&[u8], &Path) {
     let (parent, name) = match path.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&b""[..], path),
     };
-    (parent, Path::new(std::ffi::OsStr::from_bytes(name)))
+    (parent, as_path(name))
 }

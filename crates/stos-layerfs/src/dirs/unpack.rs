@@ -12,18 +12,31 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use stos_erofs::{Entry, EntryKind, LayerTree, Metadata, Step, TarSink};
+use rustix::fs::{Mode, OFlags, openat};
+use stos_erofs::{DirectoryState, Entry, EntryKind, LayerTree, Metadata, Step, TarSink};
 use stos_store::files;
 use stos_sys::rooted::Root;
 
 use super::inode::{self, Place, refused, split};
 
-/// What becomes of regular files that lose their last name while their layer goes by.
+/// What becomes of regular files that have no name in their own layer, or lose their last one while it goes by.
 pub(crate) enum Orphans {
-    /// Kept in this directory under their entry's number: the tar is made again of them.
+    /// Kept in this directory under their entry's number: the tar is made again of them, and the layers below may mean that
+    /// one is seen after all.
     Keep(OwnedFd),
     /// Removed with what they stood in.
     Drop,
+}
+
+/// Why an entry could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnpackError {
+    /// The disk is to blame.
+    #[error(transparent)]
+    Disk(#[from] stos_store::Error),
+    /// The layer is.
+    #[error(transparent)]
+    Layer(#[from] stos_erofs::Error),
 }
 
 /// A layer on its way into a directory; the tar's other bytes go to `raw`.
@@ -71,13 +84,13 @@ impl<W: Write> Unpacker<W> {
 impl<W: Write> TarSink for Unpacker<W> {
     fn entry(&mut self, number: u64, entry: &Entry) -> io::Result<()> {
         let Self { tree, disk, .. } = self;
-        disk.end_file().map_err(io::Error::other)?;
-        let applied = tree.apply(number, entry, &mut |step| disk.step(step, entry).map_err(io::Error::other));
+        disk.end_file().map_err(unpack_error)?;
+        let applied: Result<(), UnpackError> = tree.apply(number, entry, |step| Ok(disk.step(step, entry)?));
         applied.map_err(io::Error::other)
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.write(offset, bytes).map_err(io::Error::other)
+        self.disk.write(offset, bytes).map_err(unpack_error)
     }
 
     fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -91,6 +104,7 @@ impl Disk {
             Step::Imply { path } => self.place(path)?.make_directory(),
             Step::Remove { path } => self.remove(path),
             Step::Orphan { number, path } => self.keep_orphan(number, path),
+            Step::Unplaced { number } => self.create_orphan(number, entry),
             Step::Create { path } => self.create(path, &entry.kind),
             // The metadata of directories come last.
             Step::Update { .. } | Step::Opaque { .. } => Ok(()),
@@ -119,10 +133,24 @@ impl Disk {
             return place.make_directory();
         }
         let Some(file) = place.make(kind)? else { return Ok(()) };
+        self.begin_file(file, path, kind);
+        Ok(())
+    }
+
+    fn begin_file(&mut self, file: File, path: &[u8], kind: &EntryKind) {
         if let EntryKind::Regular { metadata, size, .. } = kind {
             let (metadata, size) = (metadata.clone(), *size);
             self.file = Some(OpenFile { file, path: path.to_vec(), metadata, size, position: 0 });
         }
+    }
+
+    /// Makes the file of an entry that has no place in the layer by itself.
+    fn create_orphan(&mut self, number: u64, entry: &Entry) -> Result<(), stos_store::Error> {
+        let Orphans::Keep(orphans) = &self.orphans else { return Ok(()) };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(orphans, number.to_string(), flags, Mode::RUSR | Mode::WUSR);
+        let file = file.map_err(refused("create", &entry.path))?;
+        self.begin_file(File::from(file), &entry.path, &entry.kind);
         Ok(())
     }
 
@@ -173,9 +201,16 @@ impl Disk {
         inode::finish_file(&file, &metadata, &path)
     }
 
-    fn finish_directory(&mut self, directory: &stos_erofs::TreeDirectory<'_>) -> Result<(), stos_store::Error> {
-        todo!()
+    fn finish_directory(&mut self, state: &DirectoryState) -> Result<(), stos_store::Error> {
+        let path = &state.path;
+        let directory = self.root.open_directory(inode::as_path(path));
+        let directory = directory.map_err(|error| refused("open", path)(error.errno))?;
+        inode::finish_directory(&directory, &state.metadata, state.opaque, path)
     }
+}
+
+fn unpack_error(error: stos_store::Error) -> io::Error {
+    io::Error::other(UnpackError::from(error))
 }
 
 /// Gives a path that leads to a name in an open directory, whatever has become of the directory's own name.

@@ -117,10 +117,11 @@ impl Erofs {
     ) -> Result<StagedLayer> {
         let staged = self.store.stage()?;
         let report = ingest_layer(request, source, staged.path(), progress)?;
+        let (blob, blob_size) = origin.blob.unwrap_or((report.blob, report.blob_size));
         let record = LayerRecord {
             diff_id: report.diff_id,
-            blob: report.blob,
-            blob_size: report.blob_size,
+            blob,
+            blob_size,
             media_type: origin.media_type.to_owned(),
             source: origin.source.to_owned(),
             entries: report.summary.entries,

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The `dirs` backend: each layer unpacked to a directory of its own in overlayfs's form, the directories stacked. For kernels
+//! that cannot mount EROFS from a file, and for filesystems that cannot back such a mount.
+//!
+//! ```text
+//! DATA-ROOT/dirs/layers/sha256/<diffID>/   diff/         what the layer puts, whiteouts and all             [unpack, inode]
+//!                                          orphans/<n>   files of entries that have no name in diff/
+//!                                          layer.index   what the tar holds
+//!                                          layer.rest    the tar without the data of files, gzipped        [rest]
+//!                                          layer.json    what was seen, the seals                          [layer]
+//! DATA-ROOT/dirs/chains/sha256/<chainID>/  top/          corrections: what no layer could know alone       [stack]
+//!                                          stack.json    which directories, and their seals
+//! ROOT/chains/<chainID>.dirs               a read-only view of the stack                                   [mount]
+//! ```
+//!
+//! `diff/` and `layer.rest` together are the tar: it is made again, and hashed, where every byte is to be proved.
+//!
+//! **What a filesystem cannot hold** that EROFS can: times before 1901 or after 2446 (ext4), attributes of more than a block
+//! (ext4, ENOSPC). A stack has at most 499 layers.
+
+mod inode;
+mod layer;
+mod mount;
+mod rest;
+mod stack;
+mod unpack;
+mod verify;
+
+pub use layer::DirsLayerRecord;
+pub use stack::{StackRecord, StackedLayer};
+pub(crate) use unpack::{Orphans, UnpackError, Unpacker};
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use stos_spec::{ChainId, DiffId};
+use stos_store::{Store, files};
+use stos_sys::mount::{MountPlan, UpperDirs};
+
+use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
+use crate::error::Result;
+use crate::ingest::IngestRequest;
+use crate::mounts::Mounts;
+use crate::seal::Integrity;
+
+/// The backend, over one store and one ROOT.
+#[derive(Debug, Clone)]
+pub struct Dirs {
+    pub(crate) store: Store,
+    pub(crate) mounts: Mounts,
+}
+
+impl Dirs {
+    pub(crate) fn new(store: &Store, run_root: &Path) -> Self {
+        Self { store: store.clone(), mounts: Mounts::new(run_root, store.root()) }
+    }
+
+    fn layers_dir(&self) -> PathBuf {
+        self.store.root().join("dirs/layers/sha256")
+    }
+
+    fn chains_dir(&self) -> PathBuf {
+        self.store.root().join("dirs/chains/sha256")
+    }
+
+    /// Gives the directory of a layer, there or not.
+    pub fn layer_dir(&self, layer: DiffId) -> PathBuf {
+        self.layers_dir().join(layer.hex())
+    }
+
+    /// Gives the directory of a chain, there or not.
+    pub fn chain_dir(&self, chain: ChainId) -> PathBuf {
+        self.chains_dir().join(chain.hex())
+    }
+}
+
+impl Backend for Dirs {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Dirs
+    }
+
+    fn layers(&self) -> Result<Vec<DiffId>> {
+        let names = files::list_names(&self.layers_dir())?;
+        Ok(names.iter().filter_map(|name| DiffId::from_hex(name)).collect())
+    }
+
+    fn chains(&self) -> Result<Vec<ChainId>> {
+        let names = files::list_names(&self.chains_dir())?;
+        Ok(names.iter().filter_map(|name| ChainId::from_hex(name)).collect())
+    }
+
+    fn kept(&self, layer: DiffId) -> Result<Option<Kept>> {
+        let kept = |record: DirsLayerRecord| Kept {
+            diff_id: record.diff_id,
+            blob: record.blob,
+            blob_size: record.blob_size,
+            media_type: record.media_type,
+            source: record.source,
+            entries: record.entries,
+            tar_bytes: record.tar_bytes,
+        };
+        Ok(self.layer_record(layer)?.map(kept))
+    }
+
+    fn is_layer_intact(&self, layer: DiffId) -> Result<bool> {
+        Self::is_layer_intact(self, layer)
+    }
+
+    fn has_layer(&self, layer: DiffId) -> Result<bool> {
+        Self::has_layer(self, layer)
+    }
+
+    fn stage_layer(
+        &self,
+        request: IngestRequest<'_>,
+        origin: Origin<'_>,
+        source: &mut dyn Read,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<StagedLayer> {
+        Self::stage_layer(self, request, origin, source, progress)
+    }
+
+    fn commit_layer(&self, layer: StagedLayer) -> Result<()> {
+        Self::commit_layer(self, layer)
+    }
+
+    fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
+        Self::copy_tar(self, layer, out)
+    }
+
+    fn remove_layer(&self, layer: DiffId) -> Result<()> {
+        Ok(self.store.remove_object(&self.layer_dir(layer))?)
+    }
+
+    fn has_chain(&self, layers: &[DiffId]) -> Result<bool> {
+        Ok(self.stack_record(layers)?.is_some())
+    }
+
+    fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
+        self.ensure_sound_stack(layers, integrity).map(Chain::Dirs)
+    }
+
+    fn remove_chain(&self, chain: ChainId) -> Result<()> {
+        self.mounts.unmount(BackendKind::Dirs, chain)?;
+        Ok(self.store.remove_object(&self.chain_dir(chain))?)
+    }
+
+    fn chain_mount_point(&self, chain: ChainId) -> PathBuf {
+        self.mounts.point(BackendKind::Dirs, chain)
+    }
+
+    fn ensure_chain_mounted(&self, chain: &Chain) -> Result<PathBuf> {
+        match chain {
+            Chain::Dirs(record) => self.ensure_stack_mounted(record),
+            Chain::Erofs(_) => Err(chain.of_another_backend(BackendKind::Dirs)),
+        }
+    }
+
+    fn unmount_chain(&self, chain: ChainId) -> Result<()> {
+        self.mounts.unmount(BackendKind::Dirs, chain)
+    }
+
+    fn container_plan(&self, chain: &Chain, upper: UpperDirs) -> Result<MountPlan> {
+        match chain {
+            Chain::Dirs(record) => Ok(MountPlan { lowers: self.lowers(record), upper: Some(upper) }),
+            Chain::Erofs(_) => Err(chain.of_another_backend(BackendKind::Dirs)),
+        }
+    }
+}
