@@ -121,6 +121,23 @@ pub(crate) fn finish_directory(
     set_times(directory.as_fd(), metadata, path)
 }
 
+/// Gives a regular file the owner, mode, attributes and times of another one.
+pub(crate) fn copy_attributes(from: &File, to: &File, path: &[u8]) -> Result<(), StoreError> {
+    use std::os::unix::fs::MetadataExt;
+    let stat = from.metadata().map_err(refused("stat", path))?;
+    fchown(to, Some(Uid::from_raw(stat.uid())), Some(Gid::from_raw(stat.gid()))).map_err(refused("chown", path))?;
+    fchmod(to, Mode::from_raw_mode(stat.mode() & 0o7777)).map_err(refused("chmod", path))?;
+    let failed = |error: stos_sys::SysError| refused("copy the extended attributes of", path)(error.errno);
+    for name in xattr::list(from).map_err(failed)? {
+        if let Some(value) = xattr::get(from, &name).map_err(failed)? {
+            xattr::set(to, &name, &value).map_err(failed)?;
+        }
+    }
+    let time = Timespec { tv_sec: stat.mtime(), tv_nsec: stat.mtime_nsec() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    futimens(to, &times).map_err(refused("set the times of", path))
+}
+
 /// Puts a directory's time back that new names in it have changed.
 pub(crate) fn set_times(file: BorrowedFd<'_>, metadata: &Metadata, path: &[u8]) -> Result<(), StoreError> {
     futimens(file, &times(metadata)).map_err(refused("set the times of", path))

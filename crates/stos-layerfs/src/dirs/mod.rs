@@ -23,6 +23,7 @@ mod layer;
 mod mount;
 mod rest;
 mod stack;
+mod top;
 mod unpack;
 mod verify;
 

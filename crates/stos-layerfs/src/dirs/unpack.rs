@@ -214,6 +214,6 @@ fn unpack_error(error: stos_store::Error) -> io::Error {
 }
 
 /// Gives a path that leads to a name in an open directory, whatever has become of the directory's own name.
-fn by_descriptor(place: &Place<'_>) -> PathBuf {
+pub(super) fn by_descriptor(place: &Place<'_>) -> PathBuf {
     Path::new("/proc/self/fd").join(place.dir.as_raw_fd().to_string()).join(place.name)
 }
