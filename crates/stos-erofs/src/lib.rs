@@ -31,7 +31,7 @@ mod xattr;
 pub use error::{Error, ImageProblem, IndexProblem, MergeProblem, TarProblem};
 pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary};
 pub use index::{Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};
-pub use merge::{DirectoryState, LayerInput, LayerTree, Merger, Step};
+pub use merge::{Correction, DirectoryState, LayerInput, LayerTree, Merger, SpecialFile, Stack, Step, device_parts};
 pub use path::{MAX_COMPONENT, MAX_PATH, MAX_SYMLINK};
 pub use tarball::{
     IndexSummary, Indexed, MAX_EXTENDED_HEADER, NoSink, TarIndexer, TarSink, assemble_tar, index_tar, index_tar_into,

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_sys::SysError;
 
+use crate::backend::BackendKind;
+
 /// What people call a layer on its way in: by its blob, or by where it comes from if nobody has promised a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayerLabel {
@@ -171,13 +173,25 @@ pub enum Error {
         /// Its mount point.
         path: PathBuf,
     },
-    /// This host cannot mount EROFS images from files.
-    #[error("this host cannot mount EROFS images from files in {}: {source}", path.display())]
+    /// This host cannot have the backend.
+    #[error("this host cannot have the layer backend `{kind}` in {}: {source}", path.display())]
     NoBackend {
+        /// The backend.
+        kind: BackendKind,
         /// DATA-ROOT.
         path: PathBuf,
         /// What the kernel said when it was tried.
         source: SysError,
+    },
+    /// A chain of one backend was given to another.
+    #[error("chain {chain}: expected one of the backend `{expected}`, found one of `{found}`")]
+    OtherBackend {
+        /// The chain.
+        chain: ChainId,
+        /// Whose it must be.
+        expected: BackendKind,
+        /// Whose it is.
+        found: BackendKind,
     },
     /// An image of no layers.
     #[error("the image has no layers")]

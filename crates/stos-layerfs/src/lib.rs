@@ -1,46 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! LayerFS: the layer *is* the tar, and the tar is mountable.
+//! LayerFS: layers, the chains that images are, and the mounts of both, kept in one of two ways.
 //!
 //! ```text
-//! blob ─► SHA-256 ─► inflate ─► SHA-256 ─┬─► layer.tar      [ingest, pipe]
-//!                                        └─► layer.index
-//! layer.index × N ─► image.erofs                            [chain]
-//! image.erofs + layer.tar × N ─► one mount for all of an image's containers   [mounts]
+//! blob ─► SHA-256 ─► inflate ─► SHA-256 ─┬─► layer.tar + layer.index   backend `erofs`   [ingest, pipe, erofs]
+//!                                        └─► a directory + the rest    backend `dirs`    [ingest, pipe, dirs]
+//! layer.index × N ─► image.erofs: one mount for all of an image's containers             [erofs::chain]
+//! layer.index × N ─► corrections on top of N stacked directories                         [dirs]
 //! ```
 //!
-//! ```text
-//! DATA-ROOT/layers/sha256/<diffID>/   layer.tar, layer.index, layer.json (what was seen, the seal)   [layer, record]
-//! DATA-ROOT/chains/sha256/<chainID>/  image.erofs, chain.json (its seal, and those of its layers)    [chain, record]
-//! ROOT/chains/<chainID>/              the mount; <chainID>.json says which inodes it was made of     [mounts]
-//! ```
+//! | module | what it is |
+//! |---|---|
+//! | [`backend`] | the contract of both, [`Backend`]; which one this host can have |
+//! | [`layer`] | layers, whoever keeps them: ensure, add, convert, read again as tars, remove |
+//! | [`chain`] | chains, whoever shows them: ensure, mount, the plan of a container's root |
+//! | [`ingest`] | the one pass of a blob through its threads |
+//! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
+//! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
+//! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
+//! | `mounts` | one mount per chain and machine |
 //!
-//! **Promises.** A layer directory exists only when blob digest, size and diffID matched and its files are durable. Nothing
-//! staged is ever mounted. A [`seal`] says that a file is the one that was proved; where its size or times have changed it
-//! is hashed again before it is used. What can be made again is: an index from its tar, a chain from its indexes.
-//! **Locks.** `locks/layer-<diffID>` while a layer is fetched or its record changes, `locks/chain-<chainID>` while a chain is
-//! merged or its record changes (then perhaps a layer's too, in this order), and `ROOT/chains` itself while a mount changes.
+//! **Promises.** A layer's directory exists only when blob digest, size and diffID matched and its files are durable. Nothing
+//! staged is ever mounted. Both backends show identical trees, and both give back the very bytes of each layer's tar. A
+//! store may hold both kinds, of one layer too.
+//! **Locks.** `locks/layer-<diffID>` while a layer is fetched or its record changes, `locks/chain-<chainID>` and
+//! `locks/stack-<chainID>` while a chain is made or its record changes (then perhaps a layer's too, in this order), and
+//! `ROOT/chains` itself while a mount changes.
 //!
 //! It stands on `stos-spec`, `stos-sys`, `stos-erofs` and `stos-store`, and never speaks to a registry: it reads what it is
 //! handed.
 
 pub mod backend;
 pub mod chain;
+pub mod dirs;
+pub mod erofs;
 pub mod error;
 pub mod ingest;
 pub mod layer;
-pub mod mounts;
+mod mounts;
 mod pipe;
 mod record;
 pub mod seal;
+mod tar_reader;
 
-pub use backend::BackendReport;
-pub use chain::ChainRecord;
+pub use backend::{Backend, BackendKind, BackendReport, Chain, Kept};
+pub use dirs::{Dirs, StackRecord};
+pub use erofs::Erofs;
+pub use erofs::chain::ChainRecord;
+pub use erofs::layer::LayerRecord;
 pub use error::{Error, LayerLabel, Result};
 pub use ingest::{IngestReport, IngestRequest};
-pub use layer::{LayerOutcome, LayerRecord};
+pub use layer::LayerOutcome;
 pub use seal::Integrity;
+pub use tar_reader::TarReader;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use stos_store::Store;
 
@@ -48,17 +62,82 @@ use stos_store::Store;
 #[derive(Debug, Clone)]
 pub struct LayerFs {
     store: Store,
-    run_root: PathBuf,
+    erofs: Erofs,
+    dirs: Dirs,
+    /// The backend that somebody asked for.
+    wanted: Option<BackendKind>,
+    /// The best one that this host can have, once it has been tried.
+    best: Arc<OnceLock<BackendKind>>,
 }
 
 impl LayerFs {
     /// Takes the store that holds the layers, and ROOT, below which chains are mounted.
     pub fn new(store: Store, run_root: &Path) -> Self {
-        Self { store, run_root: run_root.to_owned() }
+        let (erofs, dirs) = (Erofs::new(&store, run_root), Dirs::new(&store, run_root));
+        Self { store, erofs, dirs, wanted: None, best: Arc::default() }
+    }
+
+    /// Keeps and shows layers in this way, whatever the host could have.
+    pub fn with_backend(self, kind: BackendKind) -> Self {
+        Self { wanted: Some(kind), ..self }
     }
 
     /// Gives the store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Gives one of the backends.
+    pub fn backend(&self, kind: BackendKind) -> &dyn Backend {
+        match kind {
+            BackendKind::Erofs => &self.erofs,
+            BackendKind::Dirs => &self.dirs,
+        }
+    }
+
+    /// Gives the `erofs` backend.
+    pub fn erofs(&self) -> &Erofs {
+        &self.erofs
+    }
+
+    /// Gives the `dirs` backend.
+    pub fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// Tries what the backends need. Detached mounts only; nothing is left behind.
+    pub fn probe_backends(&self) -> Result<BackendReport> {
+        backend::try_backends(&self.store)
+    }
+
+    /// Tells which backend new layers go to: the one that was asked for, else the best that this host can have.
+    ///
+    /// # Errors
+    /// [`Error::NoBackend`] where the host cannot have it, or none.
+    pub fn kind_of_new(&self) -> Result<BackendKind> {
+        if let Some(&kind) = self.best.get() {
+            return Ok(kind);
+        }
+        let mut report = self.probe_backends()?;
+        let kind = match self.wanted {
+            Some(wanted) => Some(wanted).filter(|wanted| report.obstacle(*wanted).is_none()),
+            None => report.best(),
+        };
+        match kind {
+            Some(kind) => Ok(*self.best.get_or_init(|| kind)),
+            None => {
+                let path = self.store.root().to_owned();
+                let wanted = self.wanted.unwrap_or(BackendKind::Dirs);
+                let erofs = std::mem::replace(&mut report.erofs, Ok(()));
+                let source = match (wanted, erofs) {
+                    (BackendKind::Erofs, Err(source)) => source,
+                    _ => match report.overlay {
+                        Err(source) => source,
+                        Ok(()) => unreachable!("something stands in the way"),
+                    },
+                };
+                Err(Error::NoBackend { kind: wanted, path, source })
+            }
+        }
     }
 }

@@ -129,6 +129,15 @@ impl LayerTree {
         }
     }
 
+    /// How many entries there were.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// Gives the directories, the deepest first, as they must be in the end: a directory's time and attributes are set
     /// when all is in it. In place only those are given in which, or of which, something has changed.
     pub fn directories(&self) -> impl Iterator<Item = DirectoryState> + '_ {

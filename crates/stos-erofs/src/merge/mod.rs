@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Merges layers, the lowest first, into one tree.
 
+#[cfg(test)]
+mod disk;
 mod layer;
 #[cfg(test)]
 mod model;
 mod nodes;
+#[cfg(test)]
+mod overlay_tests;
+#[cfg(test)]
+mod random;
 mod resolve;
+mod stack;
 mod step;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
 
 pub use self::layer::LayerTree;
+pub use self::nodes::device_parts;
+pub use self::stack::{Correction, SpecialFile, Stack};
 pub use self::step::{DirectoryState, Step};
 
 use std::collections::HashMap;
@@ -89,6 +98,16 @@ impl Merger {
     /// [`Error::Index`] where the index is damaged, [`Error::Merge`] where it does not belong to the tar or an entry
     /// cannot be applied, the reader's error. After an error the merger is unusable.
     pub fn add_layer(&mut self, layer: LayerInput, index: impl Read) -> Result<()> {
+        self.add_layer_seen(layer, index, |_, _| Ok(()))
+    }
+
+    /// Applies the next layer, and shows each entry with its number to someone else too.
+    fn add_layer_seen(
+        &mut self,
+        layer: LayerInput,
+        index: impl Read,
+        mut seen: impl FnMut(u32, &Entry) -> Result<()>,
+    ) -> Result<()> {
         if std::mem::replace(&mut self.failed, true) {
             return Err(Error::UsedAfterError { object: "Merger" });
         }
@@ -109,6 +128,7 @@ impl Merger {
                 .entry(&entry)
                 .and_then(|()| self.check_memory())
                 .map_err(|problem| Error::Merge { layer: number, entry: printable(&entry.path), problem })?;
+            seen(entry_number, &entry)?;
         }
         match reader.totals() {
             Some(totals) if totals.tar_bytes != layer.tar_bytes => {

@@ -29,16 +29,22 @@ fn kind_of(tree: &Tree, inode: &Inode) -> EntryKind {
         Content::Regular { block, size, .. } => EntryKind::Regular { metadata, size, block },
         Content::Symlink { at, len } => EntryKind::Symlink { metadata, target: tree.symlink_target(at, len).to_vec() },
         Content::CharacterDevice(device) => {
-            EntryKind::CharacterDevice { metadata, major: major(device), minor: minor(device) }
+            let (major, minor) = device_parts(device);
+            EntryKind::CharacterDevice { metadata, major, minor }
         }
         Content::BlockDevice(device) => {
-            EntryKind::BlockDevice { metadata, major: major(device), minor: minor(device) }
+            let (major, minor) = device_parts(device);
+            EntryKind::BlockDevice { metadata, major, minor }
         }
         Content::Fifo => EntryKind::Fifo(metadata),
     }
 }
 
-/// The parts of a device number in Linux's 32-bit form.
+/// Gives major and minor of a device number in Linux's 32-bit form.
+pub fn device_parts(device: u32) -> (u32, u32) {
+    (major(device), minor(device))
+}
+
 fn major(device: u32) -> u32 {
     device >> 8 & 0xfff
 }
@@ -57,13 +63,14 @@ mod tests {
     fn device_numbers_come_apart_as_they_were_put_together() {
         for (high, low) in [(0, 0), (1, 3), (0xfff, 0xf_ffff), (8, 256), (259, 0x1_2345)] {
             let device = device_number(high, low);
-            assert_eq!((major(device), minor(device)), (high, low));
+            assert_eq!(device_parts(device), (high, low));
         }
     }
 
     #[test]
     fn every_name_is_given_as_an_entry_that_would_make_it() {
-        let file = || EntryKind::Regular { metadata: Metadata { mode: 0o640, ..Metadata::default() }, size: 3, block: 1 };
+        let file =
+            || EntryKind::Regular { metadata: Metadata { mode: 0o640, ..Metadata::default() }, size: 3, block: 1 };
         let entry = |path: &str, kind| Entry { path: path.into(), kind };
         let entries = [
             entry("d/f", file()),

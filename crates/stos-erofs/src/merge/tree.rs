@@ -37,6 +37,7 @@ const INODE_MEMORY: usize = size_of::<Inode>() + size_of::<u32>() + 24;
 pub(crate) const FILE_MEMORY: usize = DENTRY_MEMORY + INODE_MEMORY;
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Dentry {
     parent: DentryId,
     inode: InodeId,
@@ -87,6 +88,7 @@ pub(crate) enum Content {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Inode {
     pub(crate) content: Content,
     pub(crate) mtime: i64,
@@ -103,6 +105,7 @@ pub(crate) struct Inode {
 
 /// The tree.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Tree {
     dentries: Vec<Dentry>,
     inodes: Vec<Inode>,
@@ -538,6 +541,7 @@ fn allocate<T>(all: &mut Vec<T>, free: &mut Vec<u32>, value: T, what: &'static s
 
 /// Encoded sets of attributes, each kept once: most files that have any share theirs with others.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct XattrSets {
     /// Where each set's body ends; it starts where the one before ends. Set 0 is empty.
     ends: Vec<usize>,

@@ -14,9 +14,9 @@ use stos_spec::DiffId;
 use stos_store::files;
 use stos_sys::rooted::Root;
 
+use super::Dirs;
 use super::inode::{as_path, refused, split};
 use super::layer::DirsLayerRecord;
-use super::Dirs;
 use crate::error::{Error, Result};
 
 impl Dirs {
@@ -34,7 +34,8 @@ impl Dirs {
         drop(tree);
         let path = dir.join("layer.rest");
         let rest = GzDecoder::new(BufReader::with_capacity(64 << 10, files::open(&path)?));
-        let damaged = |expected: String, found: String| Error::DamagedLayer { layer, path: path.clone(), expected, found };
+        let damaged =
+            |expected: String, found: String| Error::DamagedLayer { layer, path: path.clone(), expected, found };
         let data = |number, offset, len, out: &mut dyn Write| files.copy(number, offset, len, out);
         assemble_tar(rest, out, data).map_err(|error| match error {
             stos_erofs::Error::Io { operation: "write the tar", source } => {
@@ -97,7 +98,8 @@ impl Files {
             }
             None => {
                 let name = number.to_string();
-                openat(&self.orphans, Path::new(&name), flags, Mode::empty()).map_err(refused("open the orphan", name.as_bytes()))
+                openat(&self.orphans, Path::new(&name), flags, Mode::empty())
+                    .map_err(refused("open the orphan", name.as_bytes()))
             }
         };
         Ok(File::from(opened?))

@@ -126,8 +126,12 @@ impl Dirs {
             index: record.index.sha256,
             stacked: stacked.contains(&number),
         });
-        let record =
-            StackRecord { chain_id: chain, layers: layers.collect(), top: DirectorySeal::of(&path)?, corrections: made };
+        let record = StackRecord {
+            chain_id: chain,
+            layers: layers.collect(),
+            top: DirectorySeal::of(&path)?,
+            corrections: made,
+        };
         files::write_new(&staged.path().join("stack.json"), &files::to_json_line(&record), Durability::Volatile)?;
         files::sync_filesystem_of(staged.path())?;
         files::ensure_directory(&self.chains_dir())?;
@@ -200,7 +204,8 @@ impl Dirs {
         if !path.is_dir() {
             return Ok(false);
         }
-        let records: Vec<_> = record.layers.iter().map(|layer| self.need_layer(layer.diff_id)).collect::<Result<_>>()?;
+        let records: Vec<_> =
+            record.layers.iter().map(|layer| self.need_layer(layer.diff_id)).collect::<Result<_>>()?;
         let (corrections, _) = self.corrections(record.chain_id, &records)?;
         Top::new(self, &path, &records)?.is_made(&corrections)
     }

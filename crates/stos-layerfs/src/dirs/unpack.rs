@@ -156,7 +156,8 @@ impl Disk {
 
     fn link(&mut self, path: &[u8], target: &[u8]) -> Result<(), stos_store::Error> {
         let (parent, name) = split(target);
-        let dir = self.root.open_directory(inode::as_path(parent)).map_err(|error| refused("open", parent)(error.errno))?;
+        let dir =
+            self.root.open_directory(inode::as_path(parent)).map_err(|error| refused("open", parent)(error.errno))?;
         self.place(path)?.make_link(Place { dir: dir.as_fd(), name, path: target })
     }
 

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Chains of the store, whichever backend shows them.
+
+use std::path::PathBuf;
+
+use stos_spec::{ChainId, DiffId};
+use stos_sys::mount::{MountPlan, UpperDirs};
+
+use crate::LayerFs;
+use crate::backend::{Backend, BackendKind, Chain};
+use crate::error::Result;
+use crate::seal::Integrity;
+
+impl LayerFs {
+    /// Makes sure that the chain of `layers`, the lowest first, is made, durable and sealed, and that every file that its mount
+    /// reads is what was proved, as closely as `integrity` says. This is the way of pull and create.
+    ///
+    /// The backend is the one that was asked for; else the one that has made the chain before; else one that keeps all the
+    /// layers; else the one for new layers. Layers that only the other one keeps are converted.
+    pub fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
+        let kind = self.kind_for(layers)?;
+        self.ensure_sound_chain_of(kind, layers, integrity)
+    }
+
+    /// The same of a certain backend: a container stays with the one that it was created on.
+    pub fn ensure_sound_chain_of(&self, kind: BackendKind, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
+        let backend = self.backend(kind);
+        if !backend.has_chain(layers)? {
+            self.convert_missing(kind, layers)?;
+        }
+        backend.ensure_sound_chain(layers, integrity)
+    }
+
+    fn kind_for(&self, layers: &[DiffId]) -> Result<BackendKind> {
+        if let Some(wanted) = self.wanted {
+            return Ok(wanted);
+        }
+        for kind in BackendKind::ALL {
+            if self.backend(kind).has_chain(layers)? {
+                return Ok(kind);
+            }
+        }
+        let best = self.kind_of_new()?;
+        for kind in [best, best.other()] {
+            // EROFS is no answer where it cannot be mounted.
+            if kind == BackendKind::Erofs && best == BackendKind::Dirs {
+                continue;
+            }
+            let mut has_all = true;
+            for &layer in layers {
+                has_all = has_all && self.backend(kind).kept(layer)?.is_some();
+            }
+            if has_all {
+                return Ok(kind);
+            }
+        }
+        Ok(best)
+    }
+
+    /// Gives the chain that stands in for one that this host cannot mount, if nobody asked for that backend: the store comes
+    /// from a host that could. `None` where there is no better one.
+    pub fn stand_in(&self, chain: &Chain, integrity: Integrity) -> Result<Option<Chain>> {
+        if self.wanted.is_some() || self.probe_backends()?.obstacle(chain.kind()).is_none() {
+            return Ok(None);
+        }
+        let kind = self.kind_of_new()?;
+        tracing::warn!(chain = %chain.chain_id(), from = %chain.kind(), to = %kind, "this host cannot mount the image so");
+        self.ensure_sound_chain_of(kind, &chain.layers(), integrity).map(Some)
+    }
+
+    /// Gives the place where a read-only view of the chain is mounted, or would be.
+    pub fn chain_mount_point(&self, kind: BackendKind, chain: ChainId) -> PathBuf {
+        self.backend(kind).chain_mount_point(chain)
+    }
+
+    /// Makes sure that the chain's view is mounted from the very files of `chain`, and gives the place.
+    pub fn ensure_chain_mounted(&self, chain: &Chain) -> Result<PathBuf> {
+        self.backend(chain.kind()).ensure_chain_mounted(chain)
+    }
+
+    /// Gives the plan of a container's root: the chain below, the container's own directories above.
+    pub fn container_plan(&self, chain: &Chain, upper: UpperDirs) -> Result<MountPlan> {
+        self.backend(chain.kind()).container_plan(chain, upper)
+    }
+
+    /// Lists the chains that any backend has made, sorted.
+    pub fn chains(&self) -> Result<Vec<ChainId>> {
+        let mut chains = self.erofs.chains()?;
+        chains.extend(self.dirs.chains()?);
+        chains.sort_unstable();
+        chains.dedup();
+        Ok(chains)
+    }
+
+    /// Detaches a chain's mounts, if there are any, unless another store made them.
+    pub fn unmount_chain(&self, chain: ChainId) -> Result<()> {
+        BackendKind::ALL.into_iter().try_for_each(|kind| self.backend(kind).unmount_chain(chain))
+    }
+
+    /// Unmounts and removes a chain, whoever has made it. The caller holds the right to sweep.
+    pub fn remove_chain(&self, chain: ChainId) -> Result<()> {
+        BackendKind::ALL.into_iter().try_for_each(|kind| self.backend(kind).remove_chain(chain))
+    }
+
+    /// Detaches the mounts of this store's chains that the store does not hold any more, and removes what mounts have left.
+    /// Those of other stores are not touched. The caller holds the right to sweep.
+    pub fn sweep_mounts(&self) -> Result<()> {
+        self.erofs.mounts.sweep(|kind, chain| match kind {
+            BackendKind::Erofs => self.store.chain_dir(chain).exists(),
+            BackendKind::Dirs => self.dirs.chain_dir(chain).exists(),
+        })
+    }
+}
