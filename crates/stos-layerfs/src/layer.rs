@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use stos_spec::{BlobDigest, Descriptor, DiffId, LayerCompression};
+use stos_spec::{Descriptor, DiffId, LayerCompression};
 
 use crate::LayerFs;
 use crate::backend::{Backend, BackendKind, Kept, Origin};

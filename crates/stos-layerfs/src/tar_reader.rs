@@ -71,26 +71,21 @@ impl Read for TarReader {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&into[..count]);
         }
-        self.left = self.left.saturating_sub(count as u64);
-        if self.left == 0 {
+        let is_longer = match self.left.checked_sub(count as u64) {
             // Who reads exactly its length learns it too.
-            self.finish_early()?;
-        }
-        Ok(count)
-    }
-}
-
-impl TarReader {
-    fn finish_early(&mut self) -> io::Result<()> {
-        let Some(from) = &mut self.from else { return Ok(()) };
-        let mut more = [0];
-        match from.read(&mut more)? {
-            0 => self.end(),
-            _ => {
-                let said = format!("layer {} is damaged: its tar is longer than {} bytes", self.layer, self.size);
-                Err(io::Error::new(io::ErrorKind::InvalidData, said))
+            Some(0) => from.read(&mut [0])? > 0,
+            Some(left) => {
+                self.left = left;
+                return Ok(count);
             }
+            None => true,
+        };
+        if is_longer {
+            let said = format!("layer {} is damaged: its tar is longer than {} bytes", self.layer, self.size);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, said));
         }
+        self.end()?;
+        Ok(count)
     }
 }
 

@@ -66,13 +66,13 @@ fn a_flipped_byte_is_found_by_the_seal_with_its_time_restored_or_not() {
         let tar = fixture.layer_file(layer, "layer.tar");
         flip(&tar, 600, keep_mtime);
         let found = BlobDigest::of(&fs::read(&tar).unwrap()).to_string();
-        let error = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap_err();
+        let error = fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap_err();
         assert_eq!(damaged_layer(error, layer, &tar), (layer.to_string(), found.clone()), "{keep_mtime}");
-        let error = fixture.layerfs.verify_chain(&record, Integrity::Full).unwrap_err();
+        let error = fixture.layerfs.erofs().verify_chain(&record, Integrity::Full).unwrap_err();
         assert_eq!(damaged_layer(error, layer, &tar), (layer.to_string(), found), "{keep_mtime}");
-        assert_eq!(fixture.layerfs.verify_chain(&record, Integrity::None).unwrap(), record);
-        assert!(!fixture.layerfs.has_layer(layer).unwrap(), "a pull must fetch it again");
-        assert!(fixture.layerfs.has_layer(record.layers[0].diff_id).unwrap());
+        assert_eq!(fixture.layerfs.erofs().verify_chain(&record, Integrity::None).unwrap(), record);
+        assert!(!fixture.layerfs.erofs().has_layer(layer).unwrap(), "a pull must fetch it again");
+        assert!(fixture.layerfs.erofs().has_layer(record.layers[0].diff_id).unwrap());
     }
 }
 
@@ -88,12 +88,12 @@ fn bits_that_rot_silently_are_found_by_hashing_alone() {
         if name == "layer.tar" {
             seal_as_it_stands(&path, &mut record.layers[0].tar);
         } else {
-            let mut sealed = fixture.layerfs.layer_record(layer).unwrap().unwrap();
+            let mut sealed = fixture.layerfs.erofs().layer_record(layer).unwrap().unwrap();
             seal_as_it_stands(&path, &mut sealed.index);
             fs::write(fixture.layer_file(layer, "layer.json"), serde_json::to_vec(&sealed).unwrap()).unwrap();
         }
-        assert_eq!(fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap(), record, "{name}");
-        let full = fixture.layerfs.verify_chain(&record, Integrity::Full);
+        assert_eq!(fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap(), record, "{name}");
+        let full = fixture.layerfs.erofs().verify_chain(&record, Integrity::Full);
         if name == "layer.tar" {
             damaged_layer(full.unwrap_err(), layer, &path);
         } else {
@@ -106,8 +106,8 @@ fn bits_that_rot_silently_are_found_by_hashing_alone() {
     let image = fixture.chain_file(&record, "image.erofs");
     flip(&image, 1700, true);
     seal_as_it_stands(&image, &mut record.image);
-    assert_eq!(fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap(), record);
-    let error = fixture.layerfs.verify_chain(&record, Integrity::Full).unwrap_err();
+    assert_eq!(fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap(), record);
+    let error = fixture.layerfs.erofs().verify_chain(&record, Integrity::Full).unwrap_err();
     assert!(matches!(&error, Error::DamagedChain { path, .. } if *path == image), "{error}");
 }
 
@@ -118,7 +118,7 @@ fn a_flipped_byte_of_the_image_is_found_by_the_seal() {
         let record = chain(&fixture);
         let image = fixture.chain_file(&record, "image.erofs");
         flip(&image, 1700, keep_mtime);
-        let error = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap_err();
+        let error = fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap_err();
         let sha256 = record.image.sha256.to_string();
         assert!(
             matches!(&error, Error::DamagedChain { path, expected, found, .. }
@@ -137,11 +137,11 @@ fn sizes_and_missing_files_are_told_without_hashing() {
     let size = record.layers[0].tar.size;
     for (length, found) in [(size - 1, format!("{} bytes", size - 1)), (size + 1, format!("{} bytes", size + 1))] {
         File::options().write(true).open(&tar).unwrap().set_len(length).unwrap();
-        let error = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap_err();
+        let error = fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap_err();
         assert_eq!(damaged_layer(error, layer, &tar), (format!("{size} bytes"), found));
     }
     fs::remove_file(&tar).unwrap();
-    let error = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap_err();
+    let error = fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap_err();
     assert_eq!(damaged_layer(error, layer, &tar), ("a file".into(), "none".into()));
 
     // No mount reads an index: only who looks at everything misses it, and brings it back.
@@ -151,9 +151,9 @@ fn sizes_and_missing_files_are_told_without_hashing() {
     let record = chain(&other);
     let index = other.layer_file(layer, "layer.index");
     fs::remove_file(&index).unwrap();
-    other.layerfs.verify_chain(&record, Integrity::Sealed).unwrap();
+    other.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap();
     assert!(!index.exists());
-    other.layerfs.verify_chain(&record, Integrity::Full).unwrap();
+    other.layerfs.erofs().verify_chain(&record, Integrity::Full).unwrap();
     assert_eq!(fs::read(&index).unwrap(), good);
 }
 
@@ -164,13 +164,13 @@ fn a_touched_file_is_healthy_and_sealed_again() {
     let layer = record.layers[0].diff_id;
     let tar = fixture.layer_file(layer, "layer.tar");
     File::options().write(true).open(&tar).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    let renewed = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap();
+    let renewed = fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap();
     assert_ne!(renewed, record);
     assert_eq!(renewed.layers[0].tar.mtime, (0, 0));
-    assert_eq!(fixture.layerfs.chain_record(&layers(&record)).unwrap(), Some(renewed.clone()));
-    let written: LayerRecord = fixture.layerfs.layer_record(layer).unwrap().unwrap();
+    assert_eq!(fixture.layerfs.erofs().chain_record(&layers(&record)).unwrap(), Some(renewed.clone()));
+    let written: LayerRecord = fixture.layerfs.erofs().layer_record(layer).unwrap().unwrap();
     assert_eq!(written.tar, renewed.layers[0].tar);
-    assert_eq!(fixture.layerfs.verify_chain(&renewed, Integrity::Sealed).unwrap(), renewed);
+    assert_eq!(fixture.layerfs.erofs().verify_chain(&renewed, Integrity::Sealed).unwrap(), renewed);
 }
 
 #[test]
@@ -188,22 +188,22 @@ fn a_copy_of_the_data_root_is_healthy_and_sealed_again() {
         .unwrap();
     assert!(copied.success());
     let layerfs = LayerFs::new(Store::open(&data_root).unwrap(), &place.path().join("run"));
-    let found = layerfs.chain_record(&layers(&record)).unwrap().unwrap();
+    let found = layerfs.erofs().chain_record(&layers(&record)).unwrap().unwrap();
     assert_eq!(found, record);
-    let renewed = layerfs.verify_chain(&found, Integrity::Sealed).unwrap();
+    let renewed = layerfs.erofs().verify_chain(&found, Integrity::Sealed).unwrap();
     assert_ne!(renewed.image.inode, record.image.inode);
     assert_eq!(renewed.image.sha256, record.image.sha256);
-    assert_eq!(layerfs.chain_record(&layers(&record)).unwrap(), Some(renewed.clone()));
-    assert!(renewed.layers.iter().all(|layer| layerfs.has_layer(layer.diff_id).unwrap()));
-    let copy = layerfs.ensure_chain_mounted(&renewed).unwrap();
+    assert_eq!(layerfs.erofs().chain_record(&layers(&record)).unwrap(), Some(renewed.clone()));
+    assert!(renewed.layers.iter().all(|layer| layerfs.erofs().has_layer(layer.diff_id).unwrap()));
+    let copy = layerfs.erofs().ensure_chain_mounted(&renewed).unwrap();
     let (expected, found) = Tree::read_both(&original, &copy, &Options::default()).unwrap();
-    layerfs.unmount_chain(record.chain_id).unwrap();
+    layerfs.erofs().unmount_chain(record.chain_id).unwrap();
     // Where `/` is shared it is a mount of itself; elsewhere there is nothing to detach.
     drop(stos_sys::mount::detach(&place.path().join("run/chains")));
     expected.assert_same(&found);
     // One damaged byte in the copy is not covered up by the new seals.
     flip(&data_root.join("layers/sha256").join(record.layers[0].diff_id.hex()).join("layer.tar"), 600, false);
-    assert!(matches!(layerfs.verify_chain(&renewed, Integrity::Sealed), Err(Error::DamagedLayer { .. })));
+    assert!(matches!(layerfs.erofs().verify_chain(&renewed, Integrity::Sealed), Err(Error::DamagedLayer { .. })));
 }
 
 #[test]

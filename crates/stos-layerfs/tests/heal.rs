@@ -37,16 +37,16 @@ impl Scene {
     fn new() -> Self {
         let fixture = Fixture::new();
         let layers = vec![fixture.add(&tar("low")).unwrap(), fixture.add(&tar("high")).unwrap()];
-        let record = fixture.layerfs.ensure_chain(&layers).unwrap();
+        let record = fixture.layerfs.erofs().ensure_chain(&layers).unwrap();
         Self { fixture, layers, record }
     }
 
     fn sound(&self, integrity: Integrity) -> stos_layerfs::Result<ChainRecord> {
-        self.fixture.layerfs.ensure_sound_chain(&self.layers, integrity)
+        self.fixture.layerfs.erofs().ensure_sound_chain(&self.layers, integrity)
     }
 
     fn layer_record(&self, layer: DiffId) -> LayerRecord {
-        self.fixture.layerfs.layer_record(layer).unwrap().unwrap()
+        self.fixture.layerfs.erofs().layer_record(layer).unwrap().unwrap()
     }
 
     fn write_layer_record(&self, record: &LayerRecord) {
@@ -59,7 +59,7 @@ impl Scene {
     }
 
     fn forget_chain(&self) {
-        self.fixture.layerfs.remove_chain(self.record.chain_id).unwrap();
+        self.fixture.layerfs.erofs().remove_chain(self.record.chain_id).unwrap();
     }
 }
 
@@ -135,7 +135,7 @@ fn rot_that_was_found_once_stays_found_until_the_layer_is_replaced() {
     scene.write_chain_record(&chain);
     scene.record = chain;
     scene.sound(Integrity::Sealed).unwrap();
-    assert!(scene.fixture.layerfs.has_layer(layer).unwrap(), "nothing has looked at its bytes yet");
+    assert!(scene.fixture.layerfs.erofs().has_layer(layer).unwrap(), "nothing has looked at its bytes yet");
     assert_damaged(scene.sound(Integrity::Full), layer, "layer.tar");
     assert_damaged(scene.sound(Integrity::Sealed), layer, "layer.tar");
     scene.fixture.add(&tar("high")).unwrap();
@@ -193,7 +193,7 @@ fn indexes_that_changed_places_make_no_image_of_wrong_files() {
     let fixture = Fixture::new();
     // As long as each other, so that each index fits the other's tar.
     let layers = ["one", "two"].map(|name| fixture.add(&tar(name)).unwrap());
-    let record = fixture.layerfs.ensure_chain(&layers).unwrap();
+    let record = fixture.layerfs.erofs().ensure_chain(&layers).unwrap();
     let image = fixture.chain_file(&record, "image.erofs");
     let good = fs::read(&image).unwrap();
     let indexes = layers.map(|layer| fixture.layer_file(layer, "layer.index"));
@@ -202,7 +202,7 @@ fn indexes_that_changed_places_make_no_image_of_wrong_files() {
         fs::write(index, bytes).unwrap();
     }
     fs::remove_file(&image).unwrap();
-    fixture.layerfs.ensure_sound_chain(&layers, Integrity::Sealed).unwrap();
+    fixture.layerfs.erofs().ensure_sound_chain(&layers, Integrity::Sealed).unwrap();
     assert_eq!(fs::read(&image).unwrap(), good);
     assert_eq!(indexes.map(|index| fs::read(index).unwrap()), right);
 }
@@ -256,7 +256,7 @@ fn a_chain_takes_over_the_seal_of_a_layer_that_was_replaced() {
     scene.fixture.add(&tar("high")).unwrap();
     let renewed = scene.sound(Integrity::Sealed).unwrap();
     assert_eq!(renewed.layers[1].tar, scene.layer_record(layer).tar);
-    assert_eq!(scene.fixture.layerfs.chain_record(&scene.layers).unwrap(), Some(renewed));
+    assert_eq!(scene.fixture.layerfs.erofs().chain_record(&scene.layers).unwrap(), Some(renewed));
 
     // Without hashing: whatever the pull has sealed is taken as it is.
     let mut known = scene.layer_record(layer);
@@ -271,7 +271,7 @@ fn a_layer_that_is_proved_by_hashing_is_sealed_again() {
     let layer = scene.layers[0];
     let path = scene.fixture.layer_file(layer, "layer.tar");
     File::options().write(true).open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    assert!(scene.fixture.layerfs.has_layer(layer).unwrap());
+    assert!(scene.fixture.layerfs.erofs().has_layer(layer).unwrap());
     assert_eq!(scene.layer_record(layer).tar.mtime, (0, 0));
 }
 
@@ -288,7 +288,7 @@ fn a_record_that_contradicts_its_own_name_is_damaged() {
         let mut record = scene.record.clone();
         damage(&mut record);
         scene.write_chain_record(&record);
-        assert_eq!(scene.fixture.layerfs.chain_record(&scene.layers).unwrap(), None, "{case}");
+        assert_eq!(scene.fixture.layerfs.erofs().chain_record(&scene.layers).unwrap(), None, "{case}");
         let again = scene.sound(Integrity::Full).unwrap();
         assert_eq!(again.image.sha256, scene.record.image.sha256, "{case}");
     }
@@ -301,7 +301,7 @@ fn a_record_that_contradicts_its_own_name_is_damaged() {
     let file = File::open(scene.fixture.layer_file(layer, "layer.tar")).unwrap();
     record.tar = Seal::of(&file, BlobDigest::of(&other), Path::new("layer.tar")).unwrap();
     scene.write_layer_record(&record);
-    assert!(!scene.fixture.layerfs.has_layer(layer).unwrap());
+    assert!(!scene.fixture.layerfs.erofs().has_layer(layer).unwrap());
     scene.forget_chain();
     assert_damaged(scene.sound(Integrity::Sealed), layer, "layer.json");
     fs::write(scene.fixture.layer_file(layer, "layer.json"), "{").unwrap();

@@ -266,7 +266,7 @@ fn a_layer_of_no_promised_digest_is_added_under_what_it_hashes_to() {
         let record = fixture.layerfs.add_layer(new, &zipped[..]).unwrap();
         assert_eq!((record.diff_id, record.blob), (DiffId::of(&tar), BlobDigest::of(&zipped)));
         assert_eq!(record.blob_size, zipped.len() as u64);
-        assert!(fixture.layerfs.has_layer(record.diff_id).unwrap());
+        assert!(fixture.layerfs.erofs().has_layer(record.diff_id).unwrap());
     }
     assert_eq!(std::fs::read_dir(fixture.data_root().join("staging")).unwrap().count(), 0);
     // What it must be is checked where it is known, and errors call it by what it comes from.

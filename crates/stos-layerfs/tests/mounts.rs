@@ -62,7 +62,7 @@ fn chains_mounted_at_once_on_a_shared_root_hide_none() {
             }
         });
         for (name, record) in names.iter().zip(&records) {
-            let point = fixture.layerfs.chain_mount_point(record.chain_id);
+            let point = fixture.layerfs.erofs().chain_mount_point(record.chain_id);
             assert!(is_mounted(&point), "{name} is hidden");
             assert_eq!(fs::read_to_string(point.join("name")).unwrap(), *name);
         }
@@ -95,8 +95,8 @@ fn a_mount_is_replaced_without_a_gap_and_kept_where_the_new_one_fails() {
         for _ in 0..50 {
             let before = mount_identity(&point).unwrap();
             fs::remove_file(fixture.chain_file(&record, "image.erofs")).unwrap();
-            record = fixture.layerfs.ensure_sound_chain(&layers, Integrity::Sealed).unwrap();
-            fixture.layerfs.ensure_chain_mounted(&record).unwrap();
+            record = fixture.layerfs.erofs().ensure_sound_chain(&layers, Integrity::Sealed).unwrap();
+            fixture.layerfs.erofs().ensure_chain_mounted(&record).unwrap();
             assert_ne!(mount_identity(&point).unwrap(), before);
         }
         is_over.store(true, Ordering::Relaxed);
@@ -106,7 +106,7 @@ fn a_mount_is_replaced_without_a_gap_and_kept_where_the_new_one_fails() {
     let before = mount_identity(&point).unwrap();
     record.image.inode += 1;
     fs::write(fixture.layer_file(layers[0], "layer.tar"), "").unwrap();
-    let error = fixture.layerfs.ensure_chain_mounted(&record).unwrap_err();
+    let error = fixture.layerfs.erofs().ensure_chain_mounted(&record).unwrap_err();
     assert!(matches!(error, Error::DamagedLayer { .. }), "{error}");
     assert_eq!(mount_identity(&point).unwrap(), before, "the old mount is still there");
 }
@@ -118,9 +118,9 @@ fn a_plan_needs_the_mount() {
     let record = chain(&fixture, "x");
     let upper = || UpperDirs { upper: "/u".into(), work: "/w".into(), volatile: false };
     let point = fixture.mount(&record, Integrity::Sealed).unwrap();
-    assert_eq!(fixture.layerfs.container_plan(record.chain_id, upper()).unwrap().lowers, std::slice::from_ref(&point));
+    assert_eq!(fixture.layerfs.erofs().container_plan(record.chain_id, upper()).unwrap().lowers, std::slice::from_ref(&point));
     stos_sys::mount::detach(&point).unwrap();
-    let error = fixture.layerfs.container_plan(record.chain_id, upper()).unwrap_err();
+    let error = fixture.layerfs.erofs().container_plan(record.chain_id, upper()).unwrap_err();
     assert!(matches!(&error, Error::NotMounted { path, .. } if *path == point), "{error}");
 }
 
@@ -137,13 +137,13 @@ fn a_sweep_takes_the_mounts_of_its_own_store_that_no_chain_needs() {
     // As a crash between making the place and mounting there leaves it.
     let half = fixture.run_root().join("chains").join(DIGITS);
     fs::create_dir(&half).unwrap();
-    fixture.layerfs.remove_chain(gone.chain_id).unwrap();
+    fixture.layerfs.erofs().remove_chain(gone.chain_id).unwrap();
     other.sweep_mounts().unwrap();
     other.unmount_chain(gone.chain_id).unwrap();
     assert!(!half.exists());
-    assert!(is_mounted(&fixture.layerfs.chain_mount_point(gone.chain_id)), "another store's is not touched");
+    assert!(is_mounted(&fixture.layerfs.erofs().chain_mount_point(gone.chain_id)), "another store's is not touched");
     fixture.layerfs.sweep_mounts().unwrap();
-    let (kept, gone) = (kept.chain_id.hex(), fixture.layerfs.chain_mount_point(gone.chain_id));
+    let (kept, gone) = (kept.chain_id.hex(), fixture.layerfs.erofs().chain_mount_point(gone.chain_id));
     assert!(!gone.exists());
     let mut names = vec![kept.to_string(), format!("{kept}.json")];
     names.sort();

@@ -9,11 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown,
     fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use stos_erofs::{Entry, EntryKind, Metadata, Xattr};
+use stos_erofs::{EntryKind, Metadata, Xattr};
 use stos_store::Error as StoreError;
 use stos_sys::xattr;
 
@@ -121,14 +121,16 @@ pub(crate) fn finish_directory(
     set_times(directory.as_fd(), metadata, path)
 }
 
-/// Gives a regular file the owner, mode, attributes and times of another one.
+/// Gives a regular file or directory the owner, mode, attributes and times of another one, but none of overlayfs's own
+/// attributes.
 pub(crate) fn copy_attributes(from: &File, to: &File, path: &[u8]) -> Result<(), StoreError> {
     use std::os::unix::fs::MetadataExt;
     let stat = from.metadata().map_err(refused("stat", path))?;
     fchown(to, Some(Uid::from_raw(stat.uid())), Some(Gid::from_raw(stat.gid()))).map_err(refused("chown", path))?;
     fchmod(to, Mode::from_raw_mode(stat.mode() & 0o7777)).map_err(refused("chmod", path))?;
     let failed = |error: stos_sys::SysError| refused("copy the extended attributes of", path)(error.errno);
-    for name in xattr::list(from).map_err(failed)? {
+    let names = xattr::list(from).map_err(failed)?;
+    for name in names.into_iter().filter(|name| !name.to_bytes().starts_with(b"trusted.overlay.")) {
         if let Some(value) = xattr::get(from, &name).map_err(failed)? {
             xattr::set(to, &name, &value).map_err(failed)?;
         }

@@ -4,9 +4,8 @@
 //! Each layer was unpacked without those below it. What that cannot know (hard links to lower files, parents that are symlinks
 //! or merely implied there) the corrections in `top/` put right: most often none.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -118,7 +117,7 @@ impl Dirs {
         let path = staged.path().join("top");
         files::ensure_directory(&path)?;
         let top = Top::new(self, &path, &records)?;
-        let made = top.make(&corrections)?;
+        let made = top.make(&corrections, stacked.last().copied())?;
         let layers = records.iter().enumerate().map(|(number, record)| StackedLayer {
             diff_id: record.diff_id,
             tar_bytes: record.tar_bytes,

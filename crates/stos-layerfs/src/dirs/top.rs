@@ -14,8 +14,8 @@ use stos_sys::rooted::Root;
 use super::Dirs;
 use super::inode::{self, Place, as_path, refused, split};
 use super::layer::DirsLayerRecord;
-use super::unpack::{UnpackError, by_descriptor};
-use crate::error::{Error, Result};
+use super::unpack::by_descriptor;
+use crate::error::Result;
 
 /// The directory, and those of the layers that its hard links go to.
 pub(super) struct Top<'a> {
@@ -34,8 +34,9 @@ impl<'a> Top<'a> {
         Ok(Self { path, root: Root::open(path)?, layers: records.iter().map(open).collect::<Result<_>>()? })
     }
 
-    /// Makes what is not there yet, and gives how much that was, the root not counted.
-    pub(super) fn make(&self, corrections: &[Correction]) -> Result<u64> {
+    /// Makes what is not there yet, and gives how much that was, the root not counted. `shown` is the layer whose root would be
+    /// seen without this directory, if there is one.
+    pub(super) fn make(&self, corrections: &[Correction], shown: Option<usize>) -> Result<u64> {
         for correction in corrections {
             self.make_one(correction)?;
         }
@@ -46,7 +47,25 @@ impl<'a> Top<'a> {
                 inode::finish_directory(&directory, metadata, *opaque, path)?;
             }
         }
+        if corrections.first().is_none_or(|first| !first.path().is_empty()) {
+            self.show_root_of(shown)?;
+        }
         Ok(corrections.iter().filter(|correction| !correction.path().is_empty()).count() as u64)
+    }
+
+    /// Gives the root what is right already: overlayfs shows the metadata of the uppermost directory.
+    fn show_root_of(&self, layer: Option<usize>) -> Result<()> {
+        let to = File::from(self.open(b"")?);
+        match layer {
+            Some(layer) => {
+                let from = self.layers[layer].0.open_directory(Path::new(""))?;
+                Ok(inode::copy_attributes(&File::from(from), &to, b"")?)
+            }
+            None => {
+                let implied = Metadata { mode: 0o755, ..Metadata::default() };
+                Ok(inode::finish_directory(&to.into(), &implied, false, b"")?)
+            }
+        }
     }
 
     fn open(&self, path: &[u8]) -> Result<OwnedFd> {

@@ -332,6 +332,7 @@ mod tests {
     use stos_testkit::tar_builder::{Entry, TarBuilder};
 
     use super::*;
+    use crate::{BackendKind, LayerFs};
     use crate::layer::LayerRequest;
 
     #[test]
@@ -339,6 +340,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layerfs = LayerFs::new(Store::open(&dir.path().join("data")).unwrap(), &dir.path().join("run"));
         let layerfs = layerfs.with_backend(BackendKind::Erofs);
+        let erofs = layerfs.erofs();
         let tar = TarBuilder::new().entry(Entry::file("x", "x")).finish();
         let layer = DiffId::of(&tar);
         let add = || {
@@ -346,10 +348,10 @@ mod tests {
             let request =
                 LayerRequest { diff_id: layer, blob: &blob, compression: LayerCompression::None, source: "test" };
             layerfs.ensure_layer(request, || Ok::<_, Error>(tar.as_slice()), &|_| {}).unwrap();
-            layerfs.layer_record(layer).unwrap().unwrap()
+            erofs.layer_record(layer).unwrap().unwrap()
         };
         add();
-        let record = layerfs.ensure_chain(&[layer]).unwrap();
+        let record = erofs.ensure_chain(&[layer]).unwrap();
         let path = layerfs.store.layer_dir(layer).join("layer.tar");
         std::fs::File::options()
             .write(true)
@@ -357,10 +359,10 @@ mod tests {
             .unwrap()
             .set_modified(std::time::SystemTime::UNIX_EPOCH)
             .unwrap();
-        let (renewed, layers) = layerfs.look_at_chain(&record, Integrity::Sealed).unwrap();
+        let (renewed, layers) = erofs.look_at_chain(&record, Integrity::Sealed).unwrap();
         std::fs::remove_file(&path).unwrap();
         let replaced = add();
-        layerfs.write_seals(&record, &renewed, &layers).unwrap();
-        assert_eq!(layerfs.layer_record(layer).unwrap(), Some(replaced));
+        erofs.write_seals(&record, &renewed, &layers).unwrap();
+        assert_eq!(erofs.layer_record(layer).unwrap(), Some(replaced));
     }
 }
