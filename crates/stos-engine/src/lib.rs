@@ -4,6 +4,7 @@
 //! | module | the part of the story |
 //! |---|---|
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
+//! | [`build`] | new images: a changed configuration, one layer more |
 //! | [`image`] | images in the store: load, list, inspect, remove |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
@@ -18,6 +19,7 @@
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
 
+pub mod build;
 pub mod container;
 pub mod create;
 pub mod error;
