@@ -120,6 +120,14 @@ pub enum Error {
         /// Its names.
         names: Vec<String>,
     },
+    /// A name is to be taken from an image that does not have it.
+    #[error("image {image} has no name {name}")]
+    NotItsName {
+        /// The image as it was named.
+        image: String,
+        /// The name.
+        name: String,
+    },
     /// A user that cannot be found or used.
     #[error("user {user:?}: {reason}")]
     User {

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
 //! | [`build`] | new images: a changed configuration, one layer more |
+//! | [`tag`] | names of images |
+//! | [`history`] | how an image came to be |
 //! | [`image`] | images in the store: load, list, inspect, remove |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
@@ -24,6 +26,7 @@ pub mod container;
 pub mod create;
 pub mod error;
 pub mod filesystem;
+pub mod history;
 pub mod image;
 pub mod lifecycle;
 pub mod log;
@@ -34,6 +37,7 @@ pub mod pull;
 mod relay;
 pub mod spec;
 mod stage;
+pub mod tag;
 pub mod validate;
 mod volume;
 

@@ -153,26 +153,26 @@ impl Store {
 
     /// Records an image under its name, durably. An image that had the name keeps an entry without one.
     pub fn put_image(&self, record: &ImageRecord) -> Result<()> {
+        self.put_images(std::slice::from_ref(record))
+    }
+
+    /// Records several images under their names as [`put_image`](Self::put_image) does: all of them by one rename, or none.
+    pub fn put_images(&self, records: &[ImageRecord]) -> Result<()> {
+        self.change_images(|images| records.iter().for_each(|record| put(images, record)))
+    }
+
+    /// Takes names away from the image `image_id`: those that `is_gone` says. The image stays, without a name if none is left.
+    ///
+    /// Gives the names that are gone.
+    pub fn untag_image(&self, image_id: BlobDigest, is_gone: impl Fn(&ImageRef) -> bool) -> Result<Vec<ImageRef>> {
+        let mut gone = Vec::new();
         self.change_images(|images| {
-            for other in images.iter_mut().filter(|other| other.reference == record.reference) {
-                if other.manifest.digest != record.manifest.digest {
-                    other.reference = None;
-                }
+            for image in images.iter_mut().filter(|image| image.image_id == image_id) {
+                gone.extend(image.reference.take_if(|reference| is_gone(reference)));
             }
-            let same = |other: &ImageRecord| {
-                other.manifest.digest == record.manifest.digest
-                    && (other.reference == record.reference || other.reference.is_none())
-            };
-            images.retain(|other| !same(other));
-            images.push(record.clone());
-            // Of one image without a name one entry is enough.
-            let mut seen = Vec::new();
-            images.retain(|image| {
-                let repeats = image.reference.is_none() && seen.contains(&image.manifest.digest);
-                seen.push(image.manifest.digest);
-                !repeats
-            });
-        })
+            drop_needless(images);
+        })?;
+        Ok(gone)
     }
 
     /// Removes entries of the index; the objects stay until a sweep.
@@ -220,6 +220,35 @@ impl Store {
         let candidates: Vec<_> = images.iter().filter(|image| is_hex && has_id(image)).collect();
         one_of(selector, &candidates)?.ok_or_else(|| Error::NoSuchImage(selector.0.clone()))
     }
+}
+
+/// Puts a record in the place of the one that had its name.
+fn put(images: &mut Vec<ImageRecord>, record: &ImageRecord) {
+    for other in images.iter_mut().filter(|other| other.reference == record.reference) {
+        if other.manifest.digest != record.manifest.digest {
+            other.reference = None;
+        }
+    }
+    let same = |other: &ImageRecord| {
+        other.manifest.digest == record.manifest.digest
+            && (other.reference == record.reference || other.reference.is_none())
+    };
+    images.retain(|other| !same(other));
+    images.push(record.clone());
+    drop_needless(images);
+}
+
+/// Drops entries without a name of images that have another entry: one is enough.
+fn drop_needless(images: &mut Vec<ImageRecord>) {
+    let named: Vec<_> =
+        images.iter().filter(|image| image.reference.is_some()).map(|image| image.manifest.digest).collect();
+    let mut seen = Vec::new();
+    images.retain(|image| {
+        let digest = image.manifest.digest;
+        let repeats = image.reference.is_none() && (named.contains(&digest) || seen.contains(&digest));
+        seen.push(digest);
+        !repeats
+    });
 }
 
 /// Gives the image, where all candidates are one image.
@@ -298,6 +327,26 @@ mod tests {
         assert_eq!(store.images().unwrap().len(), 2);
         store.remove_images(|image| image.reference.is_none()).unwrap();
         assert_eq!(store.images().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn names_go_and_the_image_stays() {
+        let names = ["a.example/x:1", "a.example/x:2", "a.example/y:1"];
+        let (_dir, store) = store_with(&[]);
+        store.put_images(&names.map(|name| record(name, "x"))).unwrap();
+        store.put_image(&record("a.example/z:1", "z")).unwrap();
+        let id = record(names[0], "x").image_id;
+        let gone = store.untag_image(id, |name| name.tag() == Some("1")).unwrap();
+        assert_eq!(gone.iter().map(ToString::to_string).collect::<Vec<_>>(), [names[0], names[2]]);
+        assert_eq!(store.images().unwrap().len(), 2, "no entry without a name beside one with a name");
+        assert_eq!(store.untag_image(id, |_| true).unwrap().len(), 1);
+        assert_eq!(store.untag_image(id, |_| true).unwrap(), []);
+        let images = store.images().unwrap();
+        assert_eq!(images.iter().filter(|image| image.image_id == id && image.reference.is_none()).count(), 1);
+        assert_eq!(find(&store, "z:1").unwrap(), BlobDigest::of(b"z"), "another image keeps its name");
+        let unnamed = ImageRecord { reference: None, ..record(names[0], "x") };
+        store.put_images(&[unnamed.clone(), unnamed]).unwrap();
+        assert_eq!(store.images().unwrap().len(), 2);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The words of commands about images.
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use stos_spec::Platform;
 
 use super::Format;
@@ -75,4 +75,70 @@ pub struct Rmi {
     /// Images
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+}
+
+/// stos tag
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos tag registry.example/app:1 app:stable")]
+pub struct Tag {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Its new names: [REGISTRY/]REPOSITORY[:TAG]
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// stos untag
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos untag app:stable")]
+pub struct Untag {
+    /// The image; it stays
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The names to take away; all of them if none is given
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// stos history
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos history --no-trunc debian:12")]
+pub struct History {
+    /// Print only IDs
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Sizes and times for people
+    #[arg(short = 'H', long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub human: bool,
+    /// Cut nothing short
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// How the list looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+/// stos image
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(Images),
+    /// Fetch an image from its registry, verified
+    Pull(Pull),
+    /// Show everything about images, as JSON
+    Inspect(Inspect),
+    /// Remove images
+    Rm(Rmi),
+    /// Give an image further names
+    Tag(Tag),
+    /// Take names away from an image
+    Untag(Untag),
+    /// Show how an image came to be
+    History(History),
 }

@@ -78,6 +78,15 @@ pub enum Command {
     Inspect(Inspect),
     /// Remove images
     Rmi(Rmi),
+    /// Give an image further names
+    Tag(Tag),
+    /// Take names away from an image
+    Untag(Untag),
+    /// Show how an image came to be
+    History(History),
+    /// The commands about images
+    #[command(subcommand)]
+    Image(Image),
     /// Create a container from an image, or from a bundle with --bundle
     Create(Create),
     /// Start containers that were created

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! pull, images, inspect, rmi.
+//! Commands about images; pull, images, inspect and rmi are told here.
+
+pub mod history;
+pub mod names;
 
 use serde_json::{Value, json};
 use stos_engine::image::{self, ImageSummary, LoadedImage};
@@ -8,9 +11,22 @@ use stos_engine::{Engine, container};
 use stos_spec::ImageRef;
 
 use super::each;
-use crate::cli::{Format, Global, Images, Inspect, Pull, Rmi};
+use crate::cli::{Format, Global, Image, Images, Inspect, Pull, Rmi};
 use crate::failure::Failure;
 use crate::{options, progress, table, target};
+
+/// Runs a command of the group `image`.
+pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
+    match command {
+        Image::Ls(args) => list(global, &args),
+        Image::Pull(args) => pull(global, &args),
+        Image::Inspect(args) => inspect_images(global, &args),
+        Image::Rm(args) => remove(global, &args),
+        Image::Tag(args) => names::tag(global, &args),
+        Image::Untag(args) => names::untag(global, &args),
+        Image::History(args) => history::history(global, &args),
+    }
+}
 
 /// Pulls an image and prints its manifest's digest.
 pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
@@ -53,6 +69,18 @@ pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let mut found = Vec::new();
     let code = each(global, &args.names, |name| {
         found.push(inspect_one(&engine, name)?);
+        Ok(())
+    });
+    table::print_json(&found)?;
+    Ok(code)
+}
+
+/// Prints all that is known of images, as a JSON array; a container's name is none.
+fn inspect_images(global: &Global, args: &Inspect) -> Result<u8, Failure> {
+    let engine = target::engine(global)?;
+    let mut found = Vec::new();
+    let code = each(global, &args.names, |name| {
+        found.push(inspect_image(&engine, &image::find_image(&engine, name)?)?);
         Ok(())
     });
     table::print_json(&found)?;
