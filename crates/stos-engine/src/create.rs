@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use stos_layerfs::chain::ChainRecord;
+use stos_layerfs::ChainRecord;
 use stos_runtime::ProcessRecord;
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use stos_layerfs::Integrity;
-use stos_layerfs::layer::{LayerOutcome, LayerRequest};
+use stos_layerfs::{LayerOutcome, LayerRequest};
 use stos_registry::Registry;
 use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::{Descriptor, ImageManifest, LayerDescriptor, ManifestDocument};

@@ -11,8 +11,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`backend`] | the contract of both, [`Backend`]; which one this host can have |
-//! | [`layer`] | layers, whoever keeps them: ensure, add, convert, read again as tars, remove |
-//! | [`chain`] | chains, whoever shows them: ensure, mount, the plan of a container's root |
+//! | [`layers`] | layers, whoever keeps them: ensure, add, convert, read again as tars, remove |
+//! | [`chains`] | chains, whoever shows them: ensure, mount, the plan of a container's root |
 //! | [`ingest`] | the one pass of a blob through its threads |
 //! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
 //! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
@@ -30,12 +30,12 @@
 //! handed.
 
 pub mod backend;
-pub mod chain;
+pub mod chains;
 pub mod dirs;
 pub mod erofs;
 pub mod error;
 pub mod ingest;
-pub mod layer;
+pub mod layers;
 mod mounts;
 mod pipe;
 mod record;
@@ -49,7 +49,7 @@ pub use erofs::chain::ChainRecord;
 pub use erofs::layer::LayerRecord;
 pub use error::{Error, LayerLabel, Result};
 pub use ingest::{IngestReport, IngestRequest};
-pub use layer::LayerOutcome;
+pub use layers::{LayerOutcome, LayerRequest, NewLayer};
 pub use seal::Integrity;
 pub use tar_reader::TarReader;
 

@@ -118,7 +118,10 @@ fn a_plan_needs_the_mount() {
     let record = chain(&fixture, "x");
     let upper = || UpperDirs { upper: "/u".into(), work: "/w".into(), volatile: false };
     let point = fixture.mount(&record, Integrity::Sealed).unwrap();
-    assert_eq!(fixture.layerfs.erofs().container_plan(record.chain_id, upper()).unwrap().lowers, std::slice::from_ref(&point));
+    assert_eq!(
+        fixture.layerfs.erofs().container_plan(record.chain_id, upper()).unwrap().lowers,
+        std::slice::from_ref(&point)
+    );
     stos_sys::mount::detach(&point).unwrap();
     let error = fixture.layerfs.erofs().container_plan(record.chain_id, upper()).unwrap_err();
     assert!(matches!(&error, Error::NotMounted { path, .. } if *path == point), "{error}");

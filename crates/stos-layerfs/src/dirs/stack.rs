@@ -17,7 +17,7 @@ use super::Dirs;
 use super::layer::{DirectorySeal, DirsLayerRecord};
 use super::top::Top;
 use crate::error::{Error, Result};
-use crate::layer::layer_lock;
+use crate::layers::layer_lock;
 use crate::record::read_record;
 use crate::seal::Integrity;
 

@@ -13,7 +13,7 @@ use stos_store::files::{self, Durability};
 use super::Erofs;
 use super::layer::{LayerRecord, check_layer_file};
 use crate::error::{Error, Result};
-use crate::layer::layer_lock;
+use crate::layers::layer_lock;
 use crate::record::read_record;
 use crate::seal::{HashingReader, HashingWriter, Integrity, Seal, SealState};
 
@@ -332,8 +332,8 @@ mod tests {
     use stos_testkit::tar_builder::{Entry, TarBuilder};
 
     use super::*;
-    use crate::{BackendKind, LayerFs};
     use crate::layer::LayerRequest;
+    use crate::{BackendKind, LayerFs};
 
     #[test]
     fn a_layer_that_was_replaced_after_the_look_keeps_its_new_seal() {
