@@ -7,6 +7,7 @@ use stos_spec::{Descriptor, DiffId, LayerCompression};
 
 use crate::LayerFs;
 use crate::backend::{Backend, BackendKind, Kept, Origin};
+use crate::blob::{Keeping, prove_blob, unwrap_keeping_error};
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestRequest, StageTimes};
 use crate::tar_reader::TarReader;
@@ -22,6 +23,8 @@ pub struct LayerRequest<'a> {
     pub compression: LayerCompression,
     /// Where the blob comes from, for `layer.json`.
     pub source: &'a str,
+    /// Whether the blob too is kept.
+    pub keep_blob: bool,
 }
 
 /// A layer that nobody has described.
@@ -44,8 +47,10 @@ pub struct NewLayer<'a> {
 pub enum LayerOutcome {
     /// It was there already.
     Present,
-    /// It was fetched; the store has it now.
+    /// It was fetched; the store has it now, and its blob where that was to be kept.
     Fetched(StageTimes),
+    /// It was there already, but not the blob that was to be kept: that was fetched.
+    BlobFetched,
 }
 
 /// How much of the disk a layer leaves to others where there is plenty, in bytes.
@@ -60,7 +65,8 @@ impl LayerFs {
     /// no backend has it.
     ///
     /// Of several processes that want the same layer one fetches and the others wait for it. A layer that is damaged is
-    /// replaced. `E` is the error of the source.
+    /// replaced. Where the blob is to be kept it is written in the same pass, and fetched alone where only it is missing. `E` is
+    /// the error of the source.
     pub fn ensure_layer<R: Read, E: From<Error> + From<stos_store::Error>>(
         &self,
         request: LayerRequest<'_>,
@@ -68,22 +74,36 @@ impl LayerFs {
         progress: &(dyn Fn(u64) + Sync),
     ) -> std::result::Result<LayerOutcome, E> {
         let backend = self.backend(self.kind_of_new()?);
-        if backend.is_layer_intact(request.diff_id)? {
+        if backend.is_layer_intact(request.diff_id)? && !self.lacks_blob(&request) {
             return Ok(LayerOutcome::Present);
         }
         self.store.with_lock(&layer_lock(request.diff_id), || {
-            if backend.has_layer(request.diff_id)? || self.convert(backend, request.diff_id)? {
+            let has_layer = backend.has_layer(request.diff_id)? || self.convert(backend, request.diff_id)?;
+            let lacks_blob = self.lacks_blob(&request);
+            if has_layer && !lacks_blob {
                 return Ok(LayerOutcome::Present);
+            }
+            let kept = lacks_blob.then(|| self.store.stage_blob()).transpose().map_err(Error::from)?;
+            let mut source = Keeping::new(open()?, kept);
+            if has_layer {
+                prove_blob(&mut source, request.blob, progress).map_err(unwrap_keeping_error)?;
+                source.commit(&self.store, request.blob.digest)?;
+                return Ok(LayerOutcome::BlobFetched);
             }
             let label = LayerLabel::from(request.blob.digest);
             let ingest = self.ingest_request(&label, request.compression)?;
             let ingest = IngestRequest { blob: Some(request.blob), diff_id: Some(request.diff_id), ..ingest };
             let origin = Origin { media_type: &request.blob.media_type, source: request.source, blob: None };
-            let staged = backend.stage_layer(ingest, origin, &mut open()?, progress)?;
+            let staged = backend.stage_layer(ingest, origin, &mut source, progress).map_err(unwrap_keeping_error)?;
+            source.commit(&self.store, request.blob.digest)?;
             let times = staged.times;
             commit(backend, staged).map_err(|error| error.while_writing(label))?;
             Ok(LayerOutcome::Fetched(times))
         })
+    }
+
+    fn lacks_blob(&self, request: &LayerRequest<'_>) -> bool {
+        request.keep_blob && !self.store.has_blob(request.blob.digest, request.blob.size)
     }
 
     /// Adds a layer of which no blob digest is known: a tar made here, or one from an archive that promises none.

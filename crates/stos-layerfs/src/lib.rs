@@ -17,6 +17,7 @@
 //! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
 //! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
 //! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
+//! | `blob` | a blob that is kept while its layer is made of it |
 //! | `mounts` | one mount per chain and machine |
 //!
 //! **Promises.** A layer's directory exists only when blob digest, size and diffID matched and its files are durable. Nothing
@@ -30,6 +31,7 @@
 //! handed.
 
 pub mod backend;
+mod blob;
 pub mod chains;
 pub mod dirs;
 pub mod erofs;

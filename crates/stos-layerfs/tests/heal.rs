@@ -10,7 +10,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fixture::Fixture;
-use stos_layerfs::layer::LayerOutcome;
+use stos_layerfs::LayerOutcome;
 use stos_layerfs::seal::Seal;
 use stos_layerfs::{ChainRecord, Error, Integrity, LayerRecord};
 use stos_spec::{BlobDigest, DiffId, LayerCompression};

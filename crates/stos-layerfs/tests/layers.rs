@@ -276,3 +276,35 @@ fn a_layer_of_no_promised_digest_is_added_under_what_it_hashes_to() {
     let error = fixture.layerfs.add_layer(new, &zipped[..40]).unwrap_err();
     assert!(matches!(error, Error::Decompress { .. }), "{error}");
 }
+
+#[test]
+fn a_blob_is_kept_in_the_same_pass_or_fetched_alone() {
+    let tar = sample();
+    let (zipped, layer) = (gzip(&tar), DiffId::of(&tar));
+    let blob = Descriptor::new(OCI_LAYER, BlobDigest::of(&zipped), zipped.len() as u64);
+    let wrong = [&zipped[..zipped.len() - 1], b"x"].concat();
+    let fixture = Fixture::new();
+    let store = fixture.layerfs.store();
+    let nothing = || {
+        let names = |directory: &str| std::fs::read_dir(fixture.data_root().join(directory)).unwrap().count();
+        (names("images/blobs/sha256"), names("staging")) == (0, 0)
+    };
+    // A blob that is not the promised one is not kept, whether it comes with its layer or alone.
+    for has_layer in [false, true] {
+        if has_layer {
+            fixture.ingest(&zipped, LayerCompression::Gzip, layer).unwrap();
+        }
+        let error = fixture.keep(&blob, &wrong, layer).unwrap_err();
+        assert!(matches!(error, Error::BlobDigest { .. }) && nothing(), "{error}");
+        let error = fixture.keep(&blob, &zipped[..40], layer).unwrap_err();
+        assert!(matches!(error, Error::BlobSize { .. }) && nothing(), "{error}");
+    }
+    assert!(matches!(fixture.keep(&blob, &zipped, layer).unwrap(), LayerOutcome::BlobFetched));
+    assert!(matches!(fixture.keep(&blob, &zipped, layer).unwrap(), LayerOutcome::Present));
+    assert_eq!(store.read_blob(blob.digest).unwrap().get(), &zipped);
+    store.remove_blob(blob.digest).unwrap();
+    fixture.layerfs.remove_layer(layer).unwrap();
+    assert!(matches!(fixture.keep(&blob, &zipped, layer).unwrap(), LayerOutcome::Fetched(_)));
+    assert_eq!(store.read_blob(blob.digest).unwrap().get(), &zipped);
+    assert!(fixture.layerfs.has_layer(layer).unwrap());
+}

@@ -1,14 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Manifests, indexes and configurations, kept under what they hash to.
+//! Manifests, indexes and configurations, kept under what they hash to; and layers as registries have them, where those are
+//! kept too.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::PathBuf;
 
 use stos_spec::{BlobDigest, Verified};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Durability};
+use crate::staging::Staging;
 use crate::store::Store;
+
+/// How far a blob's file may be ahead of the disk, in bytes.
+const WRITE_BEHIND: u64 = 16 << 20;
+
+/// A blob under construction, of any size. Nobody sees it before it is committed; it goes when dropped.
+#[derive(Debug)]
+pub struct StagedBlob {
+    /// The directory that holds the file, and with it the lock that keeps the sweep away.
+    staged: Staging,
+    file: File,
+    written: u64,
+    flushed: u64,
+}
+
+impl StagedBlob {
+    fn path(&self) -> PathBuf {
+        self.staged.path().join("blob")
+    }
+
+    /// Writes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|error| Error::io("write", self.path())(error))?;
+        self.written += bytes.len() as u64;
+        if self.written - self.flushed >= WRITE_BEHIND {
+            stos_sys::sync::start_write_behind(&self.file, self.flushed, self.written - self.flushed);
+            self.flushed = self.written;
+        }
+        Ok(())
+    }
+}
 
 impl Store {
     /// Gives the file of a blob, there or not.
@@ -35,6 +68,26 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NoSuchBlob(digest)),
             Err(error) => Err(Error::io("read", &path)(error)),
         }
+    }
+
+    /// Tells whether the store has a blob of this digest and size. Its bytes are proved when they are read.
+    pub fn has_blob(&self, digest: BlobDigest, size: u64) -> bool {
+        fs::metadata(self.blob_path(digest)).is_ok_and(|file| file.is_file() && file.len() == size)
+    }
+
+    /// Begins a blob of any size.
+    pub fn stage_blob(&self) -> Result<StagedBlob> {
+        let staged = self.stage()?;
+        let file = files::create_new(&staged.path().join("blob"))?;
+        Ok(StagedBlob { staged, file, written: 0, flushed: 0 })
+    }
+
+    /// Makes a staged blob visible under `digest`, durably. The caller has proved that it hashes to that.
+    pub fn commit_blob(&self, staged: StagedBlob, digest: BlobDigest) -> Result<()> {
+        let (from, path) = (staged.path(), self.blob_path(digest));
+        staged.file.sync_all().map_err(Error::io("sync", &from))?;
+        fs::rename(&from, &path).map_err(Error::io("rename a file to", &path))?;
+        files::sync_parent(&path)
     }
 
     /// Lists the blobs that the store holds, sorted.
@@ -68,5 +121,27 @@ mod tests {
         assert_eq!(store.blobs().unwrap(), [blob.digest()]);
         store.remove_blob(blob.digest()).unwrap();
         assert!(store.blobs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_staged_blob_is_seen_when_it_is_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = BlobDigest::of(b"abc");
+        let begin = || {
+            let mut staged = store.stage_blob().unwrap();
+            staged.write(b"ab").unwrap();
+            staged.write(b"c").unwrap();
+            staged
+        };
+        drop(begin());
+        assert!(!store.has_blob(digest, 3) && files::list_names(&store.staging_area()).unwrap().is_empty());
+        store.commit_blob(begin(), digest).unwrap();
+        assert!(store.has_blob(digest, 3) && !store.has_blob(digest, 4));
+        assert_eq!(store.read_blob(digest).unwrap().get(), b"abc");
+        // One that is damaged is replaced.
+        fs::write(store.blob_path(digest), b"abd").unwrap();
+        store.commit_blob(begin(), digest).unwrap();
+        assert!(store.read_blob(digest).is_ok() && files::list_names(&store.staging_area()).unwrap().is_empty());
     }
 }

@@ -33,6 +33,7 @@ pub mod names;
 pub mod staging;
 pub mod store;
 
+pub use blobs::StagedBlob;
 pub use container_id::{ContainerId, ContainerName};
 pub use error::{Error, Result};
 pub use images::{ImageRecord, ImageSelector};

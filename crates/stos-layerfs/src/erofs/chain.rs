@@ -332,7 +332,7 @@ mod tests {
     use stos_testkit::tar_builder::{Entry, TarBuilder};
 
     use super::*;
-    use crate::layer::LayerRequest;
+    use crate::LayerRequest;
     use crate::{BackendKind, LayerFs};
 
     #[test]
@@ -345,8 +345,13 @@ mod tests {
         let layer = DiffId::of(&tar);
         let add = || {
             let blob = Descriptor::new(OCI_LAYER, BlobDigest::of(&tar), tar.len() as u64);
-            let request =
-                LayerRequest { diff_id: layer, blob: &blob, compression: LayerCompression::None, source: "test" };
+            let request = LayerRequest {
+                diff_id: layer,
+                blob: &blob,
+                compression: LayerCompression::None,
+                source: "test",
+                keep_blob: false,
+            };
             layerfs.ensure_layer(request, || Ok::<_, Error>(tar.as_slice()), &|_| {}).unwrap();
             erofs.layer_record(layer).unwrap().unwrap()
         };
