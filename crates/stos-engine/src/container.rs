@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use stos_layerfs::BackendKind;
 use stos_runtime::{CgroupRecord, ProcessRecord, RunState, StateDirectory};
 use stos_spec::{BlobDigest, ChainId, DiffId, UserSpec};
 use stos_store::{ContainerId, ContainerName, files};
@@ -33,6 +34,9 @@ pub struct ContainerRecord {
     pub layers: Vec<DiffId>,
     /// The chain of those layers.
     pub chain: ChainId,
+    /// The backend that shows its layers: the container stays with it.
+    #[serde(default = "erofs")]
+    pub backend: BackendKind,
     /// When it was created (RFC 3339).
     pub created: String,
     /// What it runs.
@@ -54,6 +58,11 @@ pub struct ContainerRecord {
 
 /// The version of `container.json` that this version of stos writes.
 pub const RECORD_VERSION: u32 = 1;
+
+/// The backend of records that say none.
+fn erofs() -> BackendKind {
+    BackendKind::Erofs
+}
 
 /// The contents of `exit.json`: how a container's process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

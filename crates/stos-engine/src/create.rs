@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use stos_layerfs::ChainRecord;
+use stos_layerfs::{Chain, Integrity};
 use stos_runtime::ProcessRecord;
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};
@@ -47,9 +47,11 @@ pub fn create_container_from_image(
     // The lease is held until the container exists and keeps the image itself.
     let (found, _lease) = find_or_pull(engine, image, options, progress).map_err(at(Stage::Pull))?;
     let platform = &options.pull.platform;
-    let validated =
+    let mut validated =
         validate_image_before_create(engine, found, platform, options.integrity).map_err(at(Stage::Validate))?;
-    stage("layerfs", no_bytes, || setup_layerfs_for_container(engine, &validated.chain)).map_err(at(Stage::Layers))?;
+    validated.chain =
+        stage("layerfs", no_bytes, || setup_layerfs_for_container(engine, &validated.chain, options.integrity))
+            .map_err(at(Stage::Layers))?;
     let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?;
     let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
     let record =
@@ -104,32 +106,39 @@ fn find_or_pull(
     Ok((pulled.image, engine.store.lease()?))
 }
 
-/// Makes sure that the image's layers can be seen: picks the chain's merged image and mounts it, once for all containers of
-/// the image.
-pub fn setup_layerfs_for_container(engine: &Engine, chain: &ChainRecord) -> Result<()> {
+/// Makes sure that the image's layers can be seen: picks what the container's root is stacked on and mounts it, once for all
+/// containers of the image. Gives the chain that it is, another one where the host cannot mount the one that was validated.
+pub fn setup_layerfs_for_container(engine: &Engine, chain: &Chain, integrity: Integrity) -> Result<Chain> {
     let chosen = optimize_layer_access(chain);
-    mount_image_layers(engine, chosen)
+    let Err(error) = mount_image_layers(engine, chosen) else { return Ok(chosen.clone()) };
+    match engine.layerfs.stand_in(chosen, integrity)? {
+        Some(other) => {
+            mount_image_layers(engine, &other)?;
+            Ok(other)
+        }
+        None => Err(error),
+    }
 }
 
 /// Picks what a container's root is stacked on, and says so: with EROFS the one merged image of the chain, whatever the number
-/// of its layers. Directories would be ordered here.
-pub fn optimize_layer_access(chain: &ChainRecord) -> &ChainRecord {
-    let (layers, bytes) = (chain.layers.len(), chain.image.size);
-    tracing::debug!(chain = %chain.chain_id, backend = "erofs", layers, bytes, "one lower: the chain's merged image");
+/// of its layers; else the layers' directories, the uppermost first.
+pub fn optimize_layer_access(chain: &Chain) -> &Chain {
+    let (layers, bytes) = (chain.layers().len(), chain.bytes());
+    tracing::debug!(chain = %chain.chain_id(), backend = %chain.kind(), layers, bytes, "what the container stands on");
     chain
 }
 
 /// Mounts the chain's image, unless it is mounted from these very files already.
-pub fn mount_image_layers(engine: &Engine, chain: &ChainRecord) -> Result<()> {
+pub fn mount_image_layers(engine: &Engine, chain: &Chain) -> Result<()> {
     engine.layerfs.ensure_chain_mounted(chain)?;
     Ok(())
 }
 
-/// Gives the typed plan of a container's root: the chain's mount below, the container's own directories above.
-pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord) -> Result<MountPlan> {
+/// Gives the typed plan of a container's root: the chain below, the container's own directories above.
+pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord, chain: &Chain) -> Result<MountPlan> {
     let dir = engine.store.container_dir(&record.id);
     let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.auto_remove };
-    Ok(engine.layerfs.container_plan(record.chain, upper)?)
+    Ok(engine.layerfs.container_plan(chain, upper)?)
 }
 
 /// A container in staging: what the last three stages work on. Dropped, every trace of it goes.
@@ -163,7 +172,8 @@ impl<'a> Draft<'a> {
     }
 
     fn image_root(&self) -> std::path::PathBuf {
-        self.engine.layerfs.chain_mount_point(self.validated.chain.chain_id)
+        let chain = &self.validated.chain;
+        self.engine.layerfs.chain_mount_point(chain.kind(), chain.chain_id())
     }
 
     /// Makes its directories and files ([`create_container_filesystem`]), and gives the volumes that nothing is mounted over.
@@ -223,7 +233,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         image_id: image.record.image_id,
         manifest: image.record.manifest.digest,
         layers: config.diff_ids.clone(),
-        chain: draft.validated.chain.chain_id,
+        chain: draft.validated.chain.chain_id(),
+        backend: draft.validated.chain.kind(),
         created: now(),
         command: process.args,
         user,

@@ -31,8 +31,8 @@ pub struct HistoryStep {
 /// layer that no step tells of gets a step of its own.
 pub fn image_history(engine: &Engine, image: &LoadedImage) -> Vec<HistoryStep> {
     let size = |layer: DiffId| {
-        let tar = engine.store.layer_dir(layer).join("layer.tar");
-        std::fs::metadata(tar).map_or(0, |metadata| metadata.len())
+        // One whose record is damaged is told elsewhere.
+        engine.layerfs.kept(layer).ok().flatten().map_or(0, |kept| kept.tar_bytes)
     };
     steps(&image.config.history, &image.config.diff_ids, image.record.image_id, size)
 }

@@ -105,8 +105,7 @@ fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
             summary.layers = image.config.diff_ids.len();
             let unique: BTreeSet<DiffId> = image.config.diff_ids.iter().copied().collect();
             for layer in unique {
-                let tar = engine.store.layer_dir(layer).join("layer.tar");
-                summary.size += std::fs::metadata(tar).map_or(0, |metadata| metadata.len());
+                summary.size += engine.layerfs.kept(layer)?.map_or(0, |kept| kept.tar_bytes);
             }
             summary.created = image.config.created;
         }
@@ -118,7 +117,7 @@ fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
 /// The objects that images and containers reach.
 #[derive(Debug, Default)]
 pub struct UsedObjects {
-    /// Manifests, indexes, configurations.
+    /// Manifests, indexes, configurations; and layers, which are there only where they are kept.
     pub blobs: BTreeSet<BlobDigest>,
     /// Layers.
     pub layers: BTreeSet<DiffId>,
@@ -135,6 +134,8 @@ pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
         used.blobs.extend(record.index_digest);
         used.blobs.extend([record.manifest.digest, record.image_id]);
         let image = load_image(engine, record)?;
+        // Where those are kept.
+        used.blobs.extend(image.manifest.layers.iter().map(|layer| layer.descriptor.digest));
         used.chains.extend(ChainId::of_layers(&image.config.diff_ids));
         used.layers.extend(image.config.diff_ids);
     }
@@ -267,11 +268,11 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
             return Ok(());
         }
     };
-    for chain in engine.store.chains()?.into_iter().filter(|chain| !used.chains.contains(chain)) {
+    for chain in engine.layerfs.chains()?.into_iter().filter(|chain| !used.chains.contains(chain)) {
         engine.layerfs.unmount_chain(chain)?;
         engine.layerfs.remove_chain(chain)?;
     }
-    for layer in engine.store.layers()?.into_iter().filter(|layer| !used.layers.contains(layer)) {
+    for layer in engine.layerfs.layers()?.into_iter().filter(|layer| !used.layers.contains(layer)) {
         engine.layerfs.remove_layer(layer)?;
     }
     for blob in engine.store.blobs()?.into_iter().filter(|blob| !used.blobs.contains(blob)) {

@@ -4,6 +4,9 @@
 //! | module | the part of the story |
 //! |---|---|
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
+//! | `source` | where images come from, in the same words |
+//! | `install` | images from anywhere come into the store, whole or not at all |
+//! | [`layer_tar`] | the one way to a layer's own bytes |
 //! | [`build`] | new images: a changed configuration, one layer more |
 //! | [`tag`] | names of images |
 //! | [`history`] | how an image came to be |
@@ -28,6 +31,8 @@ pub mod error;
 pub mod filesystem;
 pub mod history;
 pub mod image;
+mod install;
+pub mod layer_tar;
 pub mod lifecycle;
 pub mod log;
 pub mod lookup;
@@ -35,6 +40,7 @@ pub mod monitor;
 pub mod options;
 pub mod pull;
 mod relay;
+mod source;
 pub mod spec;
 mod stage;
 pub mod tag;
@@ -46,7 +52,7 @@ pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 
 use std::path::{Path, PathBuf};
 
-use stos_layerfs::LayerFs;
+use stos_layerfs::{BackendKind, LayerFs};
 use stos_store::Store;
 
 /// Everything that a command needs: the store, LayerFS over it, and ROOT. Cheap to clone.
@@ -65,6 +71,11 @@ impl Engine {
         let store = Store::open(data_root)?;
         let layerfs = LayerFs::new(store.clone(), &root);
         Ok(Self { store, layerfs, root })
+    }
+
+    /// Keeps and shows layers by this backend, whatever the host could have.
+    pub fn with_backend(self, kind: BackendKind) -> Self {
+        Self { layerfs: self.layerfs.with_backend(kind), ..self }
     }
 
     /// Gives the store.

@@ -20,6 +20,7 @@ use stos_runtime::{
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
 use stos_sys::SysError;
+use stos_sys::mount::MountPlan;
 use stos_sys::process::pidfd::{self, Ended};
 use stos_sys::signals::SignalFd;
 
@@ -96,6 +97,8 @@ struct Monitor<'a> {
     config: RuntimeConfig,
     run: RunState,
     log: LogWriter,
+    /// The container's root.
+    plan: MountPlan,
 }
 
 impl<'a> Monitor<'a> {
@@ -103,12 +106,13 @@ impl<'a> Monitor<'a> {
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
         let (config, run) = claim_when_settled(engine, record)?;
         let prepared = (|| {
-            let chain = engine.layerfs.ensure_sound_chain(&record.layers, Integrity::Sealed)?;
+            let chain = engine.layerfs.ensure_sound_chain_of(record.backend, &record.layers, Integrity::Sealed)?;
             engine.layerfs.ensure_chain_mounted(&chain)?;
-            LogWriter::open(&engine.log_path(&record.id), LOG_MAX)
+            let plan = container_mount_plan(engine, record, &chain)?;
+            Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan))
         })();
         match prepared {
-            Ok(log) => Ok(Self { engine, record, attachment, config, run, log }),
+            Ok((log, plan)) => Ok(Self { engine, record, attachment, config, run, log, plan }),
             Err(error) => {
                 give_up(engine, &run);
                 Err(error)
@@ -167,12 +171,11 @@ impl<'a> Monitor<'a> {
         let ((stdout, container_stdout), (stderr, container_stderr)) = (pipe()?, pipe()?);
         // Blocked before the clone, so that no signal is lost; the runtime unblocks them in the child.
         let signals = SignalFd::new(&FORWARDED)?;
-        let plan = container_mount_plan(self.engine, self.record)?;
         let init = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,
             config: &self.config,
-            root: RootSource::Plan(&plan),
+            root: RootSource::Plan(&self.plan),
             stdio: Stdio::Descriptors { stdin: self.stdin()?, stdout: container_stdout, stderr: container_stderr },
             identity: Identity::LookUp(&self.record.user),
             cgroup: CgroupRequest::default(),

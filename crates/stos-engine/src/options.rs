@@ -19,11 +19,13 @@ pub struct PullOptions {
     pub platform: Platform,
     /// How many layers are fetched side by side.
     pub jobs: usize,
+    /// Whether the compressed blobs of layers are kept too, so that every digest can be given on.
+    pub keep_blobs: bool,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { client: ClientOptions::default(), platform: Platform::host(), jobs: 3 }
+        Self { client: ClientOptions::default(), platform: Platform::host(), jobs: 3, keep_blobs: false }
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is proved of an image before anything is created from it.
 
-use stos_layerfs::{ChainRecord, Integrity};
+use stos_layerfs::{Chain, Integrity};
 use stos_spec::Platform;
 
 use crate::Engine;
@@ -16,7 +16,7 @@ pub struct ValidatedImage {
     /// The image.
     pub image: LoadedImage,
     /// Its chain, every seal looked at.
-    pub chain: ChainRecord,
+    pub chain: Chain,
 }
 
 /// Proves manifest, configuration and layers of an image, as closely as `integrity` says.
@@ -32,8 +32,7 @@ pub fn validate_image_before_create(
         || validate_image_manifest(engine, record),
     )?;
     stage("validate.config", no_bytes, || check_image_configuration(&image, platform))?;
-    let sizes = |chain: &ChainRecord| chain.image.size + chain.layers.iter().map(|layer| layer.tar.size).sum::<u64>();
-    let chain = stage("validate.layers", sizes, || verify_layer_integrity(engine, &image, integrity))?;
+    let chain = stage("validate.layers", Chain::bytes, || verify_layer_integrity(engine, &image, integrity))?;
     Ok(ValidatedImage { image, chain })
 }
 
@@ -56,6 +55,6 @@ pub fn check_image_configuration(image: &LoadedImage, platform: &Platform) -> Re
 
 /// Proves the layers: with [`Integrity::Sealed`] by their seals, one file to read; with [`Integrity::Full`] by hashing
 /// every byte; with [`Integrity::None`] not at all. A merged image that is missing or damaged is made again.
-pub fn verify_layer_integrity(engine: &Engine, image: &LoadedImage, integrity: Integrity) -> Result<ChainRecord> {
+pub fn verify_layer_integrity(engine: &Engine, image: &LoadedImage, integrity: Integrity) -> Result<Chain> {
     Ok(engine.layerfs.ensure_sound_chain(&image.config.diff_ids, integrity)?)
 }

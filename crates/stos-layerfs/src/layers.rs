@@ -172,6 +172,22 @@ impl LayerFs {
         Ok(())
     }
 
+    /// Tells whether a backend has the layer as it was when it was proved; what looks changed is proved anew.
+    pub fn ensure_layer_is_sound(&self, layer: DiffId) -> Result<bool> {
+        for kind in BackendKind::ALL {
+            let backend = self.backend(kind);
+            if backend.kept(layer)?.is_none() {
+                continue;
+            }
+            if backend.is_layer_intact(layer)?
+                || self.store.with_lock(&layer_lock(layer), || backend.has_layer(layer))?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads a layer's record; `None` where no backend keeps the layer.
     pub fn kept(&self, layer: DiffId) -> Result<Option<Kept>> {
         match self.erofs.kept(layer)? {

@@ -306,5 +306,5 @@ fn a_blob_is_kept_in_the_same_pass_or_fetched_alone() {
     fixture.layerfs.remove_layer(layer).unwrap();
     assert!(matches!(fixture.keep(&blob, &zipped, layer).unwrap(), LayerOutcome::Fetched(_)));
     assert_eq!(store.read_blob(blob.digest).unwrap().get(), &zipped);
-    assert!(fixture.layerfs.has_layer(layer).unwrap());
+    assert!(fixture.layerfs.erofs().has_layer(layer).unwrap());
 }

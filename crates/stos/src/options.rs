@@ -17,6 +17,7 @@ pub fn pull_options(options: &RegistryOptions) -> PullOptions {
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();
     }
+    pull.keep_blobs = options.keep_blobs;
     pull
 }
 

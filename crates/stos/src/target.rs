@@ -3,9 +3,10 @@
 
 use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord};
+use stos_layerfs::BackendKind;
 use stos_runtime::{ContainerId, Mode, StateDirectory};
 
-use crate::cli::Global;
+use crate::cli::{Global, LayerBackend};
 use crate::failure::Failure;
 
 /// A container, and whose it is.
@@ -18,7 +19,12 @@ pub enum Target {
 
 /// Opens DATA-ROOT and ROOT.
 pub fn engine(global: &Global) -> Result<Engine, Failure> {
-    Ok(Engine::open(&global.data_root, &global.root)?)
+    let engine = Engine::open(&global.data_root, &global.root)?;
+    Ok(match global.layerfs {
+        None => engine,
+        Some(LayerBackend::Erofs) => engine.with_backend(BackendKind::Erofs),
+        Some(LayerBackend::Dirs) => engine.with_backend(BackendKind::Dirs),
+    })
 }
 
 /// Gives ROOT as the runtime uses it.

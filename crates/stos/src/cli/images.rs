@@ -22,6 +22,9 @@ pub struct RegistryOptions {
     /// The platform of the image, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
+    /// Keep the layers' compressed blobs too, so that `save` can give every digest on
+    #[arg(long)]
+    pub keep_blobs: bool,
 }
 
 /// stos pull

@@ -36,6 +36,10 @@ pub struct Global {
     /// What a reboot may lose: mounts and the state of running containers
     #[arg(long, value_name = "DIR", default_value = "/run/stos", env = "STOS_ROOT")]
     pub root: PathBuf,
+    /// How layers are kept: `erofs`, tars that are mounted, or `dirs`, directories that are stacked; by default the best that
+    /// this host can have
+    #[arg(long, value_name = "BACKEND", value_enum, env = "STOS_LAYERFS")]
+    pub layerfs: Option<LayerBackend>,
     /// Write the log to FILE instead of stderr
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -48,6 +52,15 @@ pub struct Global {
     /// Called by another name: always bundle mode.
     #[arg(skip)]
     pub bundle_mode: bool,
+}
+
+/// How layers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayerBackend {
+    /// Tars with an index, mounted as one EROFS
+    Erofs,
+    /// Directories, stacked by overlayfs
+    Dirs,
 }
 
 /// How log lines look.
@@ -139,6 +152,7 @@ mod tests {
             ("--verify none", "--verify"),
             ("--platform linux/amd64", "--platform"),
             ("--tls-verify=false", "--tls-verify"),
+            ("--keep-blobs", "--keep-blobs"),
             ("-e A=b", "--env"),
             ("--env-file f", "--env-file"),
             ("--read-only", "--read-only"),

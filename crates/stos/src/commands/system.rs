@@ -2,6 +2,7 @@
 //! system info: what the kernel can do, and what was chosen.
 
 use serde::Serialize;
+use stos_layerfs::BackendKind;
 use stos_sys::SysError;
 use stos_sys::probe;
 
@@ -21,13 +22,21 @@ struct Info {
     layerfs: Option<LayerFsInfo>,
     images: Option<usize>,
     layers: Option<usize>,
+    /// One that both keep counts for each.
+    layers_by_backend: Option<LayerCounts>,
     containers: Option<usize>,
 }
 
 #[derive(Serialize)]
+struct LayerCounts {
+    erofs: usize,
+    dirs: usize,
+}
+
+#[derive(Serialize)]
 struct LayerFsInfo {
-    /// `erofs`, or none.
-    backend: Option<&'static str>,
+    /// The one that new layers go to; or none.
+    backend: Option<BackendKind>,
     reason: String,
     file_backed_erofs: String,
     overlay_upper: String,
@@ -46,13 +55,18 @@ pub fn info(global: &Global, args: &SystemInfo) -> Result<u8, Failure> {
         layerfs: None,
         images: None,
         layers: None,
+        layers_by_backend: None,
         containers: None,
     };
     if rustix::process::geteuid().is_root() {
         let engine = target::engine(global)?;
-        info.layerfs = Some(layerfs(engine.layerfs().probe_backend()));
+        info.layerfs = Some(layerfs(engine.layerfs().probe_backends(), global.layerfs));
         info.images = Some(engine.store().images()?.len());
-        info.layers = Some(engine.store().layers()?.len());
+        info.layers = Some(engine.layerfs().layers()?.len());
+        info.layers_by_backend = Some(LayerCounts {
+            erofs: engine.layerfs().backend(BackendKind::Erofs).layers()?.len(),
+            dirs: engine.layerfs().backend(BackendKind::Dirs).layers()?.len(),
+        });
         info.containers = Some(engine.store().containers()?.len());
     }
     match args.format {
@@ -62,7 +76,10 @@ pub fn info(global: &Global, args: &SystemInfo) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn layerfs(tried: stos_layerfs::Result<stos_layerfs::BackendReport>) -> LayerFsInfo {
+fn layerfs(
+    tried: stos_layerfs::Result<stos_layerfs::BackendReport>,
+    wanted: Option<crate::cli::LayerBackend>,
+) -> LayerFsInfo {
     let report = match tried {
         Ok(report) => report,
         // A data root on a read-only filesystem, say: that is what is to be told.
@@ -76,9 +93,23 @@ fn layerfs(tried: stos_layerfs::Result<stos_layerfs::BackendReport>) -> LayerFsI
         Ok(()) => "yes".to_owned(),
         Err(error) => format!("no: {error}"),
     };
-    let (backend, reason) = match report.obstacle() {
-        None => (Some("erofs"), "images can be mounted from their files in the data root".to_owned()),
-        Some(error) => (None, format!("images cannot be mounted here: {error}")),
+    let (kind, is_asked) = match wanted {
+        Some(crate::cli::LayerBackend::Erofs) => (Some(BackendKind::Erofs), true),
+        Some(crate::cli::LayerBackend::Dirs) => (Some(BackendKind::Dirs), true),
+        None => (report.best(), false),
+    };
+    let obstacle = report.obstacle(kind.unwrap_or(BackendKind::Dirs));
+    let (backend, reason) = match (kind, obstacle) {
+        (Some(kind), None) if is_asked => (Some(kind), "it was asked for, and this host can have it".to_owned()),
+        (Some(BackendKind::Erofs), None) => {
+            (Some(BackendKind::Erofs), "images can be mounted from their files in the data root".to_owned())
+        }
+        (Some(BackendKind::Dirs), None) => (
+            Some(BackendKind::Dirs),
+            "EROFS images cannot be mounted from files here, directories can be stacked".to_owned(),
+        ),
+        (_, Some(error)) => (None, format!("images cannot be shown here: {error}")),
+        (None, None) => (None, "images cannot be shown here".to_owned()),
     };
     LayerFsInfo { backend, reason, file_backed_erofs: said(&report.erofs), overlay_upper: said(&report.overlay) }
 }
@@ -93,7 +124,7 @@ fn print(info: &Info) -> std::io::Result<()> {
     line("cgroups", &format!("{:?}", info.cgroups).to_lowercase())?;
     match &info.layerfs {
         Some(layerfs) => {
-            line("backend", layerfs.backend.unwrap_or("none"))?;
+            line("backend", &layerfs.backend.map_or_else(|| "none".to_owned(), |kind| kind.to_string()))?;
             line("  because", &layerfs.reason)?;
             line("  file-backed EROFS", &layerfs.file_backed_erofs)?;
             line("  overlay upper", &layerfs.overlay_upper)?;
@@ -102,6 +133,8 @@ fn print(info: &Info) -> std::io::Result<()> {
     }
     let count = |count: Option<usize>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
     line("images", &count(info.images))?;
-    line("layers", &count(info.layers))?;
+    let by_backend = info.layers_by_backend.as_ref();
+    let kinds = by_backend.map_or_else(String::new, |by| format!(" ({} erofs, {} dirs)", by.erofs, by.dirs));
+    line("layers", &format!("{}{kinds}", count(info.layers)))?;
     line("containers", &count(info.containers))
 }

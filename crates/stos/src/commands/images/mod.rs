@@ -119,7 +119,7 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
 
 fn inspect_image(engine: &Engine, image: &LoadedImage) -> Result<Value, Failure> {
     let layers = image.config.diff_ids.iter().zip(&image.manifest.layers).map(|(diff_id, layer)| {
-        let size = std::fs::metadata(engine.store().layer_dir(*diff_id).join("layer.tar")).map(|tar| tar.len()).ok();
+        let size = engine.layerfs().kept(*diff_id).ok().flatten().map(|kept| kept.tar_bytes);
         json!({
             "diff_id": diff_id,
             "blob": layer.descriptor.digest,

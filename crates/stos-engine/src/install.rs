@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images from anywhere come into the store: every layer, the merged index, the documents, and last the names; or nothing.
+
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use stos_layerfs::{Integrity, LayerLabel, LayerOutcome, LayerRequest, NewLayer};
+use stos_spec::media_type::{OCI_LAYER, OCI_MANIFEST};
+use stos_spec::{BlobDigest, ChainId, Descriptor, DiffId, ImageRef, LayerCompression, Verified};
+use stos_store::{ImageRecord, Lock};
+
+use crate::Engine;
+use crate::build::{oci_manifest, plain_layer};
+use crate::error::{Error, Result};
+use crate::image::load_image;
+use crate::layer_tar::open_layer_tar;
+use crate::pull::PullProgress;
+use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
+use crate::stage::{no_bytes, stage};
+
+/// An image on its way, and what it will be called; of no names, it is known by its ID.
+pub(crate) struct NamedImage {
+    pub names: Vec<ImageRef>,
+    pub image: ResolvedImage,
+}
+
+/// What came into the store.
+pub(crate) struct Installed {
+    /// The entries of each image, in the images' order: one for each name, at least one.
+    pub records: Vec<Vec<ImageRecord>>,
+    /// How many bytes of layers were fetched.
+    pub fetched_bytes: u64,
+    /// How many layers were there already.
+    pub present_layers: usize,
+}
+
+/// How images come in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InstallOptions {
+    /// How many layers side by side.
+    pub jobs: usize,
+    /// Whether the blobs that layers come as are kept.
+    pub keep_blobs: bool,
+}
+
+/// Images on their way from one source.
+struct Install<'a> {
+    engine: &'a Engine,
+    source: &'a dyn LayerSource,
+    progress: &'a dyn PullProgress,
+    keep_blobs: bool,
+    /// The layers that this has added to the store.
+    added: Mutex<Vec<DiffId>>,
+    /// The blobs that it has: layers, and manifests made here.
+    kept: Mutex<Vec<BlobDigest>>,
+    /// One layer has failed: the others stop where they are.
+    is_cancelled: AtomicBool,
+}
+
+/// Puts `images` into the store, their layers side by side, `jobs` at a time: all of them, or none.
+///
+/// The caller's `lease` keeps what is added, and is given up here. Layers whose diffID is present are not fetched. What was
+/// killed leaves whole layers, which the next command uses.
+pub(crate) fn install_images(
+    engine: &Engine,
+    lease: Lock,
+    source: &dyn LayerSource,
+    images: Vec<NamedImage>,
+    options: InstallOptions,
+    progress: &dyn PullProgress,
+) -> Result<Installed> {
+    let InstallOptions { jobs, keep_blobs } = options;
+    let install = Install {
+        engine,
+        source,
+        progress,
+        keep_blobs,
+        added: Mutex::default(),
+        kept: Mutex::default(),
+        is_cancelled: AtomicBool::new(false),
+    };
+    let installed = install.run(&images, jobs);
+    if installed.is_err() {
+        install.undo(lease, &images);
+    }
+    installed
+}
+
+impl Install<'_> {
+    fn run(&self, images: &[NamedImage], jobs: usize) -> Result<Installed> {
+        let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
+        stage("index", no_bytes, || {
+            images.iter().try_for_each(|named| {
+                self.engine.layerfs.ensure_sound_chain(&named.image.config.diff_ids, Integrity::Sealed)?;
+                Ok::<_, Error>(())
+            })
+        })?;
+        let records = stage("commit", no_bytes, || self.record(images))?;
+        Ok(Installed { records, fetched_bytes, present_layers })
+    }
+
+    /// Makes sure of every layer, the largest first. Gives the bytes fetched and the layers present.
+    fn fetch_layers(&self, images: &[NamedImage], jobs: usize) -> Result<(u64, usize)> {
+        let mut queue: Vec<&WantedLayer> = Vec::new();
+        for layer in images.iter().flat_map(|named| &named.image.layers) {
+            // Images share layers, and one may hold a layer twice, the empty one above all. Each blob of it is kept.
+            let is_same = |queued: &&WantedLayer| {
+                queued.diff_id == layer.diff_id && (!self.keep_blobs || queued.shown() == layer.shown())
+            };
+            if !queue.iter().any(is_same) {
+                queue.push(layer);
+            }
+        }
+        queue.sort_by_key(|layer| std::cmp::Reverse(layer.size()));
+        let total: u64 = images.iter().flat_map(|named| &named.image.layers).map(WantedLayer::size).sum();
+        stage("layers", |_| total, || self.run_queue(&queue, jobs))
+    }
+
+    fn run_queue(&self, queue: &[&WantedLayer], jobs: usize) -> Result<(u64, usize)> {
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        let present = AtomicUsize::new(0);
+        let fetched = Mutex::new(0);
+        let work = || {
+            while let Some(layer) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.ensure(layer) {
+                    Ok(true) => {
+                        present.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(false) => *fetched.lock().unwrap_or_else(PoisonError::into_inner) += layer.size(),
+                    Err(error) => {
+                        // The first failure is the one to tell: it is kept before the others learn of it.
+                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        self.is_cancelled.store(true, Ordering::Relaxed);
+                        next.store(queue.len(), Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.clamp(1, queue.len().max(1)) {
+                scope.spawn(work);
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok((fetched.into_inner().unwrap_or_else(PoisonError::into_inner), present.into_inner())),
+        }
+    }
+
+    /// Makes sure of a layer, and tells whether it was there.
+    fn ensure(&self, layer: &WantedLayer) -> Result<bool> {
+        let was_present = match &layer.blob {
+            Some(blob) => self.ensure_promised(layer, blob)?,
+            None => self.ensure_unpromised(layer)?,
+        };
+        self.progress.layer_done(layer.shown(), was_present);
+        Ok(was_present)
+    }
+
+    fn ensure_promised(&self, layer: &WantedLayer, blob: &Descriptor) -> Result<bool> {
+        let (source, compression) = (self.source.name(), layer.compression);
+        let request =
+            LayerRequest { diff_id: layer.diff_id, blob, compression, source: &source, keep_blob: self.keep_blobs };
+        let advance = |count| self.progress.layer_advanced(blob.digest, count);
+        let open = || -> Result<_> {
+            self.progress.layer_started(blob.digest, blob.size);
+            self.open(layer)
+        };
+        let outcome = self.engine.layerfs.ensure_layer(request, open, &advance).map_err(unwrap_registry_error)?;
+        match outcome {
+            LayerOutcome::Present => return Ok(true),
+            LayerOutcome::Fetched(_) => push(&self.added, layer.diff_id),
+            LayerOutcome::BlobFetched => {}
+        }
+        if self.keep_blobs {
+            push(&self.kept, blob.digest);
+        }
+        Ok(false)
+    }
+
+    /// A layer of which only the diffID is promised. What is kept of it is its tar, for that is what its manifest will name.
+    fn ensure_unpromised(&self, layer: &WantedLayer) -> Result<bool> {
+        let layerfs = &self.engine.layerfs;
+        let was_present = layerfs.ensure_layer_is_sound(layer.diff_id)?;
+        if !was_present {
+            self.progress.layer_started(layer.shown(), 0);
+            let source = self.source.name();
+            let label = LayerLabel::Origin(source.clone());
+            let new = NewLayer {
+                label: &label,
+                compression: layer.compression,
+                diff_id: Some(layer.diff_id),
+                media_type: OCI_LAYER,
+                source: &source,
+            };
+            layerfs.add_layer(new, self.open(layer)?)?;
+            push(&self.added, layer.diff_id);
+        }
+        if self.keep_blobs {
+            self.keep_tar(layer.diff_id)?;
+        }
+        Ok(was_present)
+    }
+
+    fn keep_tar(&self, layer: DiffId) -> Result<()> {
+        let tar = open_layer_tar(self.engine, layer)?;
+        let blob = plain_layer(layer, tar.size());
+        let (compression, source) = (LayerCompression::None, self.source.name());
+        let request = LayerRequest { diff_id: layer, blob: &blob, compression, source: &source, keep_blob: true };
+        match self.engine.layerfs.ensure_layer(request, || Ok::<_, Error>(tar), &|_| {})? {
+            LayerOutcome::Present => {}
+            _ => push(&self.kept, blob.digest),
+        }
+        Ok(())
+    }
+
+    fn open<'a>(&'a self, layer: &WantedLayer) -> Result<Cancellable<'a>> {
+        Ok(Cancellable { blob: self.source.open_layer(layer)?, is_cancelled: &self.is_cancelled })
+    }
+
+    /// Writes the documents, then the names, by one rename: the images exist from then on.
+    fn record(&self, images: &[NamedImage]) -> Result<Vec<Vec<ImageRecord>>> {
+        let mut records = Vec::new();
+        for named in images {
+            let record = self.record_documents(&named.image)?;
+            let with_name = |name: Option<ImageRef>| ImageRecord { reference: name, ..record.clone() };
+            records.push(match named.names.as_slice() {
+                [] => vec![with_name(None)],
+                names => names.iter().map(|name| with_name(Some(name.clone()))).collect(),
+            });
+        }
+        self.engine.store.put_images(&records.concat())?;
+        Ok(records)
+    }
+
+    /// Writes an image's documents and gives its entry, without a name yet.
+    fn record_documents(&self, image: &ResolvedImage) -> Result<ImageRecord> {
+        let store = &self.engine.store;
+        let made;
+        let manifest = match &image.manifest {
+            Some(manifest) => manifest,
+            None => match self.known_image(image)? {
+                Some(record) => return Ok(record),
+                None => {
+                    made = self.make_manifest(image)?;
+                    &made
+                }
+            },
+        };
+        if let Some(index) = &image.index {
+            store.put_blob(index)?;
+        }
+        store.put_blob(&image.config_bytes)?;
+        store.put_blob(&manifest.bytes)?;
+        let size = manifest.bytes.get().len() as u64;
+        Ok(ImageRecord {
+            reference: None,
+            manifest: Descriptor {
+                platform: Some(image.config.platform.clone()),
+                ..Descriptor::new(manifest.media_type.clone(), manifest.bytes.digest(), size)
+            },
+            image_id: image.config_bytes.digest(),
+            index_digest: image.index.as_ref().map(Verified::digest),
+            pulled: crate::container::now(),
+        })
+    }
+
+    /// Gives an entry of the same image ID, if the store has a sound one: an image without a manifest of its own is that image,
+    /// and with it keeps the digests that a registry gave it.
+    fn known_image(&self, image: &ResolvedImage) -> Result<Option<ImageRecord>> {
+        let images = self.engine.store.images()?;
+        let same = images.into_iter().filter(|record| record.image_id == image.config_bytes.digest());
+        let mut sound = same.filter(|record| load_image(self.engine, record.clone()).is_ok());
+        Ok(sound.next().map(|record| ImageRecord { reference: None, ..record }))
+    }
+
+    /// Makes a manifest of layers that nobody has described: uncompressed, so that the same image always gets the same.
+    fn make_manifest(&self, image: &ResolvedImage) -> Result<Manifest> {
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let record = self.engine.layerfs.kept(layer.diff_id)?;
+            let record = record.ok_or(Error::Layers(stos_layerfs::Error::NoSuchLayer(layer.diff_id)))?;
+            layers.push(plain_layer(layer.diff_id, record.tar_bytes));
+        }
+        let bytes = oci_manifest(&image.config_bytes, &layers)?;
+        push(&self.kept, bytes.digest());
+        Ok(Manifest { bytes, media_type: OCI_MANIFEST.to_owned() })
+    }
+
+    /// Removes what has been added in vain. Where another command is at work it may rely on the layers already: then they stay
+    /// for the next sweep.
+    fn undo(self, lease: Lock, images: &[NamedImage]) {
+        drop(lease);
+        if let Err(error) = self.remove_added(images) {
+            // What failed first is the one to tell; what stays is garbage for the sweep.
+            tracing::warn!(%error, "cannot remove what a failed command has added");
+        }
+    }
+
+    fn remove_added(self, images: &[NamedImage]) -> Result<()> {
+        let engine = self.engine;
+        let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
+        let used = crate::image::used_objects(engine)?;
+        let chains = images.iter().filter_map(|named| ChainId::of_layers(&named.image.config.diff_ids));
+        for chain in chains.filter(|chain| !used.chains.contains(chain)) {
+            engine.layerfs.unmount_chain(chain)?;
+            engine.layerfs.remove_chain(chain)?;
+        }
+        let added = self.added.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for layer in added.iter().filter(|layer| !used.layers.contains(layer)) {
+            engine.layerfs.remove_layer(*layer)?;
+        }
+        let documents = images.iter().flat_map(|named| {
+            let image = &named.image;
+            let manifest = image.manifest.as_ref().map(|manifest| manifest.bytes.digest());
+            [manifest, Some(image.config_bytes.digest()), image.index.as_ref().map(Verified::digest)]
+        });
+        let kept = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for digest in documents.flatten().chain(kept).filter(|digest| !used.blobs.contains(digest)) {
+            engine.store.remove_blob(digest)?;
+        }
+        Ok(())
+    }
+}
+
+fn push<T>(list: &Mutex<Vec<T>>, item: T) {
+    list.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+}
+
+/// A blob on its way, which ends in an error once another has failed.
+struct Cancellable<'a> {
+    blob: Box<dyn Read + 'a>,
+    is_cancelled: &'a AtomicBool,
+}
+
+impl Read for Cancellable<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.is_cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::other("another layer of the image has failed"));
+        }
+        self.blob.read(into)
+    }
+}
+
+/// A registry's error that came through a reader is told as what it is.
+fn unwrap_registry_error(error: Error) -> Error {
+    match error {
+        Error::Layers(stos_layerfs::Error::Source { layer, source }) => {
+            match source.downcast::<stos_registry::Error>() {
+                Ok(error) => Error::Registry(error),
+                Err(source) => Error::Layers(stos_layerfs::Error::Source { layer, source }),
+            }
+        }
+        other => other,
+    }
+}

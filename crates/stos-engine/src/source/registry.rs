@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images of a registry.
+
+use std::io::Read;
+
+use stos_registry::Registry;
+use stos_spec::config::CONFIG_MAX;
+use stos_spec::manifest::{Descriptor, ManifestDocument};
+use stos_spec::{ImageRef, Platform, Verified};
+
+use super::{DocumentSource, LayerSource, ResolvedImage, WantedLayer, resolve_image};
+use crate::Engine;
+use crate::error::{Error, Result};
+use crate::options::PullOptions;
+
+/// One repository of a registry.
+pub(crate) struct RegistrySource<'a> {
+    engine: &'a Engine,
+    registry: Registry,
+    reference: &'a ImageRef,
+}
+
+impl<'a> RegistrySource<'a> {
+    pub fn new(engine: &'a Engine, reference: &'a ImageRef, options: &PullOptions) -> Result<Self> {
+        Ok(Self { engine, registry: Registry::new(reference, &options.client)?, reference })
+    }
+
+    /// Asks for what the reference names.
+    pub fn resolve(&self, platform: &Platform) -> Result<ResolvedImage> {
+        let first = self.registry.fetch_manifest(self.reference.repository(), &self.reference.target(), None)?;
+        resolve_image(self, first.bytes, first.content_type.as_deref(), platform)
+    }
+}
+
+impl DocumentSource for RegistrySource<'_> {
+    /// What the index calls it counts as much as what the registry does.
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Verified<Vec<u8>>> {
+        let repository = self.reference.repository();
+        let fetched = self.registry.fetch_manifest(repository, &descriptor.digest.to_string(), Some(descriptor))?;
+        ManifestDocument::parse(fetched.bytes.get(), fetched.content_type.as_deref())
+            .map_err(|source| Error::Manifest { digest: descriptor.digest, source })?;
+        Ok(fetched.bytes)
+    }
+
+    /// From the store where it is there, whole; else from the registry.
+    fn config(&self, descriptor: &Descriptor) -> Result<Verified<Vec<u8>>> {
+        match self.engine.store.read_blob(descriptor.digest) {
+            Ok(bytes) if bytes.get().len() as u64 == descriptor.size => Ok(bytes),
+            _ => Ok(self.registry.fetch_config(self.reference.repository(), descriptor, CONFIG_MAX)?),
+        }
+    }
+}
+
+impl LayerSource for RegistrySource<'_> {
+    fn name(&self) -> String {
+        self.reference.name()
+    }
+
+    fn open_layer(&self, layer: &WantedLayer) -> Result<Box<dyn Read + '_>> {
+        let blob = layer.blob.as_ref().ok_or(Error::Layers(stos_layerfs::Error::NoSuchLayer(layer.diff_id)))?;
+        Ok(Box::new(self.registry.open_blob(self.reference.repository(), blob)?))
+    }
+}
