@@ -21,7 +21,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let (index, summary) = index_tar(File::open(tar)?, Vec::new())?;
         let indexed = start.elapsed();
-        merger.add_layer(LayerInput { tag: hash.finalize().into(), tar_bytes: summary.tar_bytes }, &*index)?;
+        if summary.extra_bytes > 0 {
+            return Err(format!("{tar:?}: it has sparse files, whose data no tar holds as they are").into());
+        }
+        merger.add_layer(
+            LayerInput { tag: hash.finalize().into(), tar_bytes: summary.tar_bytes, extra_bytes: 0 },
+            &*index,
+        )?;
         writeln!(stderr(), "{tar:?}: {summary:?}, indexed in {indexed:?}, merged in {:?}", start.elapsed() - indexed)?;
     }
     let start = Instant::now();

@@ -88,7 +88,7 @@ pub enum TarProblem {
     /// The stream ends within the entry.
     #[error("the tar ends within its {part}: expected {expected} bytes, found {found}")]
     Truncated {
-        /// `header`, `data` or `extended header`.
+        /// `header`, `data`, `extended header` or `sparse map`.
         part: &'static str,
         /// How many bytes that part has.
         expected: u64,
@@ -186,11 +186,33 @@ pub enum TarProblem {
         /// The type flag.
         found: char,
     },
-    /// A GNU or PAX sparse member: its data are not one run in the tar.
-    #[error("sparse file ({form}): cannot be indexed as one run of the tar")]
-    SparseMember {
-        /// `GNU type S` or the PAX keyword that says so, escaped.
-        form: String,
+    /// A sparse member in a form that we do not know, or where none can be.
+    #[error("sparse file: expected a regular file in GNU's old form or PAX 0.0, 0.1 or 1.0, found {found}")]
+    SparseForm {
+        /// The form, or what it is.
+        found: String,
+    },
+    /// The map of a sparse file says where nothing can be.
+    #[error("map of a sparse file: expected {expected}, found {found}")]
+    SparseMap {
+        /// The rule that it breaks.
+        expected: &'static str,
+        /// What breaks it.
+        found: String,
+    },
+    /// The map of a sparse file is larger than [`crate::MAX_SPARSE_MAP`].
+    #[error("map of a sparse file: expected at most {limit} bytes, found more")]
+    SparseMapTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A sparse file's data are more or less than its map says.
+    #[error("data of a sparse file: expected the {expected} bytes of its map, found {found}")]
+    SparseData {
+        /// The sum of the map's segments in bytes.
+        expected: u64,
+        /// The length of the data in the tar in bytes.
+        found: u64,
     },
     /// An extended attribute cannot be kept in an image.
     #[error("extended attribute {name:?}: {reason}")]
@@ -269,6 +291,22 @@ pub enum MergeProblem {
         end: u64,
         /// The tar's length.
         tar_bytes: u64,
+    },
+    /// The index belongs to an extra file of another length.
+    #[error("length of the extra file: expected {expected}, the index says {found}")]
+    ExtraLength {
+        /// The length that the caller gave.
+        expected: u64,
+        /// The length in the index.
+        found: u64,
+    },
+    /// A sparse file's data lie outside its layer's extra file.
+    #[error("data end at byte {end}, the extra file at {extra_bytes}")]
+    DataOutsideExtra {
+        /// Where the data would end.
+        end: u64,
+        /// The extra file's length.
+        extra_bytes: u64,
     },
     /// A parent of the entry is neither a directory nor a link to one.
     #[error("its parent {parent:?} is not a directory")]

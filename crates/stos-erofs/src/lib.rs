@@ -14,7 +14,8 @@
 //! - [`Merger`] (module `merge`) applies indexes, the lowest layer first, to a tree in memory: whiteouts, opaque
 //!   directories, hard links, implied parents, parents that are symbolic links.
 //! - [`Merger::write`] (module `image`) writes the tree as one EROFS image of 512-byte blocks whose file data are
-//!   extents of the layers' tars, each tar one device; [`ImageHeader`] reads the header back, so that devices can be
+//!   extents of the layers' tars, each tar one device, and so is each file with the data of a layer's sparse files;
+//!   [`ImageHeader`] reads the header back, so that devices can be
 //!   checked before mounting.
 //!
 //! The crate knows no paths of the host and makes no system calls. The same input gives the same bytes.
@@ -29,12 +30,13 @@ mod tarball;
 mod xattr;
 
 pub use error::{Error, ImageProblem, IndexProblem, MergeProblem, TarProblem};
-pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary};
-pub use index::{Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};
+pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary, extra_tag};
+pub use index::{DataPlace, Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};
 pub use merge::{Correction, DirectoryState, LayerInput, LayerTree, Merger, SpecialFile, Stack, Step, device_parts};
 pub use path::{MAX_COMPONENT, MAX_PATH, MAX_SYMLINK};
 pub use tarball::{
-    IndexSummary, Indexed, MAX_EXTENDED_HEADER, NoSink, TarIndexer, TarSink, assemble_tar, index_tar, index_tar_into,
+    IndexSummary, Indexed, MAX_EXTENDED_HEADER, MAX_SPARSE_MAP, NoSink, TarIndexer, TarSink, assemble_tar, index_tar,
+    index_tar_into,
 };
 pub use xattr::{Namespace, Xattr};
 

@@ -13,9 +13,9 @@ use crate::{BLOCK, Error, Result};
 /// A device as an image's device table has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageDevice {
-    /// The SHA-256 of the layer's tar.
+    /// The SHA-256 of the layer's tar, or [`extra_tag`](crate::extra_tag) of it.
     pub tag: [u8; 32],
-    /// The tar's length in blocks of 512 bytes, rounded up.
+    /// The file's length in blocks of 512 bytes, rounded up.
     pub blocks: u64,
 }
 

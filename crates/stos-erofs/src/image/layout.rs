@@ -2,8 +2,9 @@
 //! Decides where everything stands, before a byte is written.
 
 use super::directory::{self, Shape};
-use super::{DEVICE_SLOT_LEN, DEVICE_TABLE_AT, INODE_LEN, NID_UNIT};
+use super::{DEVICE_SLOT_LEN, DEVICE_TABLE_AT, DeviceRef, INODE_LEN, NID_UNIT, extra_tag};
 use crate::error::ImageProblem;
+use crate::index::DataPlace;
 use crate::merge::tree::{Content, DentryId, Inode, LayerId, ROOT, Tree};
 use crate::{BLOCK, Error, LayerInput, Result};
 
@@ -26,10 +27,10 @@ pub(super) struct Layout {
     pub(super) with_blocks: Vec<(DentryId, u64)>,
     /// By inode number.
     nids: Vec<u32>,
-    /// The layers that are devices, in table order.
-    pub(super) devices: Vec<LayerId>,
-    /// By layer: the device's number, from 1; 0 where it is none.
-    pub(super) device_of: Vec<u16>,
+    /// The layers' files that are devices, in table order.
+    pub(super) devices: Vec<DeviceRef>,
+    /// By layer, of tar and extra file: the device's number, from 1; 0 where it is none.
+    device_of: Vec<[u16; 2]>,
     /// The block that nids count from.
     pub(super) meta_block: u64,
     /// Where the inodes start, in bytes.
@@ -131,7 +132,7 @@ impl Layout {
             with_blocks: Vec::new(),
             nids: vec![u32::MAX; tree.inode_limit()],
             devices: Vec::new(),
-            device_of: vec![0; layers.len()],
+            device_of: vec![[0; 2]; layers.len()],
             meta_block: 0,
             inodes_at: 0,
             data_block: 0,
@@ -142,6 +143,11 @@ impl Layout {
         layout.number_devices(layers)?;
         layout.place_all(tree)?;
         Ok(layout)
+    }
+
+    /// The number, from 1, of the device that a layer's file is.
+    pub(super) fn device(&self, layer: LayerId, place: DataPlace) -> u16 {
+        self.device_of[usize::from(layer)][place as usize]
     }
 
     /// The number of the inode that a name has.
@@ -161,7 +167,9 @@ impl Layout {
                     tree.sort_children(dentry);
                     self.shapes.push(directory::shape(tree, dentry));
                 }
-                Content::Regular { size: 1.., layer, .. } => self.device_of[usize::from(layer)] = 1,
+                Content::Regular { size: 1.., layer, place, .. } => {
+                    self.device_of[usize::from(layer)][place as usize] = 1;
+                }
                 _ => {}
             }
             for child in tree.children(dentry) {
@@ -175,14 +183,19 @@ impl Layout {
     }
 
     fn number_devices(&mut self, layers: &[LayerInput]) -> Result<()> {
-        for (layer, input) in layers.iter().enumerate() {
-            if self.device_of[layer] == 0 {
+        let files = layers.iter().enumerate().flat_map(|(layer, input)| {
+            let tar = (DataPlace::Tar, input.tag, input.tar_bytes);
+            let extra = (DataPlace::Extra, extra_tag(&input.tag), input.extra_bytes);
+            [tar, extra].map(|(place, tag, len)| DeviceRef { layer, place, tag, blocks: len.div_ceil(BLOCK) })
+        });
+        for device in files {
+            let number = &mut self.device_of[device.layer][device.place as usize];
+            if *number == 0 {
                 continue;
             }
-            // There are fewer layers than a u16 counts.
-            self.devices.push(layer as LayerId);
-            self.device_of[layer] = self.devices.len() as u16;
-            self.device_blocks += input.tar_bytes.div_ceil(BLOCK);
+            self.devices.push(device);
+            *number = within("number of devices", u64::from(u16::MAX), self.devices.len() as u64)? as u16;
+            self.device_blocks += device.blocks;
             within("size of all layers in blocks", MAX_BLOCKS, self.device_blocks)?;
         }
         let table_end = (DEVICE_TABLE_AT + DEVICE_SLOT_LEN * self.devices.len()) as u64;
@@ -238,7 +251,11 @@ mod tests {
             (tib * 2 + 1, 31, 3),
         ] {
             assert_eq!(chunk_bits(size), bits, "{size}");
-            assert_eq!(chunks_of(Content::Regular { block: 1, size, layer: 0 }), chunks, "{size}");
+            assert_eq!(
+                chunks_of(Content::Regular { block: 1, size, layer: 0, place: DataPlace::Tar }),
+                chunks,
+                "{size}"
+            );
         }
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! 0       nothing
 //! 1024    superblock (128 bytes)
-//! 1152    device table: 128 bytes for each tar
+//! 1152    device table: 128 bytes for each tar and each extra file
 //! …       inodes, each with its attributes and its chunk indexes or last partial block; the root first
 //! …       full blocks of directories and long symbolic links
 //! ```
@@ -25,6 +25,12 @@ mod writer;
 pub use header::{ImageDevice, ImageHeader};
 pub(crate) use writer::write;
 
+use sha2::{Digest, Sha256};
+
+use crate::index::DataPlace;
+
+/// What a tar's digest is hashed with for the tag of its extra file.
+const EXTRA_CONTEXT: &[u8] = b"stos layer.extra\n";
 /// Where the superblock stands.
 const SUPERBLOCK_AT: usize = 1024;
 const SUPERBLOCK_LEN: usize = 128;
@@ -43,27 +49,35 @@ const FEATURE_DEVICE_TABLE: u32 = 0x8;
 const NID_UNIT: u64 = 32;
 const INODE_LEN: u64 = 64;
 
-/// A layer that an image needs as a device.
+/// A layer's file that an image needs as a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceRef {
     /// The layer's number in the order in which the layers were added, the lowest is 0.
     pub layer: usize,
-    /// The SHA-256 of the layer's tar.
+    /// Which of the layer's files.
+    pub place: DataPlace,
+    /// The SHA-256 of the layer's tar, or [`extra_tag`] of it.
     pub tag: [u8; 32],
-    /// The tar's length in blocks of 512 bytes, rounded up.
+    /// The file's length in blocks of 512 bytes, rounded up.
     pub blocks: u64,
 }
 
 /// What a written image holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSummary {
-    /// The layers that some file's data lie in, in the order of the device table, which is that of the `device=`
-    /// options and of the layers. There may be none.
+    /// The layers' files that some file's data lie in, in the order of the device table, which is that of the `device=`
+    /// options and of the layers, of each its tar first. There may be none.
     pub devices: Vec<DeviceRef>,
     /// The number of inodes.
     pub inodes: u64,
     /// The image's length in bytes.
     pub bytes: u64,
+}
+
+/// The tag of the device of a layer's extra file, of whose tar `tag` is the SHA-256: what the file holds follows from the
+/// tar.
+pub fn extra_tag(tag: &[u8; 32]) -> [u8; 32] {
+    Sha256::new_with_prefix(EXTRA_CONTEXT).chain_update(tag).finalize().into()
 }
 
 /// The superblock's checksum: CRC-32C from all ones without the final inversion, its own field taken as zero.

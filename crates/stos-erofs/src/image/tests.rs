@@ -3,7 +3,7 @@
 
 use super::testing::merge;
 use crate::tarball::testing::Tar;
-use crate::{Error, ImageDevice, ImageHeader, ImageProblem, LayerInput, Merger, index_tar};
+use crate::{DataPlace, Error, ImageDevice, ImageHeader, ImageProblem, LayerInput, Merger, index_tar};
 
 fn image_problem(error: Error) -> ImageProblem {
     match error {
@@ -95,12 +95,12 @@ fn files_larger_than_a_chunk_have_one_index_for_each() {
     // The data of a merge's input are never read, so its index may promise a tar that no disk holds.
     let size = (1u64 << 40) + 513;
     let mut index = crate::index::IndexWriter::new(Vec::new());
-    let kind = crate::EntryKind::Regular { metadata: Default::default(), size, block: 1 };
+    let kind = crate::EntryKind::Regular { metadata: Default::default(), size, place: DataPlace::Tar, block: 1 };
     index.write(&crate::Entry { path: b"huge".to_vec(), kind }).unwrap();
     let tar_bytes = size + 512;
-    let (index, _) = index.finish(tar_bytes).unwrap();
+    let (index, _) = index.finish(tar_bytes, 0).unwrap();
     let mut merger = Merger::new();
-    merger.add_layer(LayerInput { tag: [1; 32], tar_bytes }, &*index).unwrap();
+    merger.add_layer(LayerInput { tag: [1; 32], tar_bytes, extra_bytes: 0 }, &*index).unwrap();
     let mut image = Vec::new();
     merger.write(&mut image).unwrap();
     // The root is at 1536, with 64 bytes and a tail of two names and "huge": 27 + 16; then the next inode.
@@ -115,12 +115,13 @@ fn files_larger_than_a_chunk_have_one_index_for_each() {
 #[test]
 fn layers_beyond_32_bit_addresses_are_refused() {
     let mut index = crate::index::IndexWriter::new(Vec::new());
-    let kind = crate::EntryKind::Regular { metadata: Default::default(), size: 1, block: 1 << 32 };
+    let kind =
+        crate::EntryKind::Regular { metadata: Default::default(), size: 1, place: DataPlace::Tar, block: 1 << 32 };
     index.write(&crate::Entry { path: b"far".to_vec(), kind }).unwrap();
     let tar_bytes = (2 << 40) + 1024;
-    let (index, _) = index.finish(tar_bytes).unwrap();
+    let (index, _) = index.finish(tar_bytes, 0).unwrap();
     let mut merger = Merger::new();
-    merger.add_layer(LayerInput { tag: [1; 32], tar_bytes }, &*index).unwrap();
+    merger.add_layer(LayerInput { tag: [1; 32], tar_bytes, extra_bytes: 0 }, &*index).unwrap();
     let problem = image_problem(merger.write(Vec::new()).unwrap_err());
     assert!(matches!(problem, ImageProblem::TooLarge { .. }), "{problem}");
 }
@@ -204,7 +205,7 @@ fn a_device_table_beyond_the_root_s_reach() {
         let mut tag = [0; 32];
         tag[..4].copy_from_slice(&number.to_le_bytes());
         let (index, summary) = index_tar(&*tar.0, Vec::new()).unwrap();
-        merger.add_layer(LayerInput { tag, tar_bytes: summary.tar_bytes }, &*index).unwrap();
+        merger.add_layer(LayerInput { tag, tar_bytes: summary.tar_bytes, extra_bytes: 0 }, &*index).unwrap();
     }
     let mut image = Vec::new();
     let summary = merger.write(&mut image).unwrap();

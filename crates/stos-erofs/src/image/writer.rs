@@ -9,10 +9,10 @@ use super::directory::{self, Shape};
 use super::header::hex;
 use super::layout::{CHUNK_INDEX_LEN, Cursor, Layout, Place, chunk_bits, within};
 use super::{
-    BLOCK_BITS, CHECKSUM_END, DEVICE_SLOT_LEN, DEVICE_TABLE_AT, DeviceRef, FEATURE_CHUNKED_FILE, FEATURE_COMPAT,
+    BLOCK_BITS, CHECKSUM_END, DEVICE_SLOT_LEN, DEVICE_TABLE_AT, FEATURE_CHUNKED_FILE, FEATURE_COMPAT,
     FEATURE_DEVICE_TABLE, INODE_LEN, ImageSummary, MAGIC, NID_UNIT, SUPERBLOCK_AT, superblock_checksum,
 };
-use crate::merge::tree::{Content, DentryId, Inode, LayerId, Tree};
+use crate::merge::tree::{Content, DentryId, Inode, Tree};
 use crate::{BLOCK, Error, LayerInput, Result};
 
 /// Data layouts of an inode, as they stand in its format field, with the bit for an extended inode.
@@ -24,27 +24,23 @@ const CHUNK_INDEXES: u32 = 0x20;
 /// Chunk addresses of 32 bits, all ones is a hole.
 const MAX_ADDRESS: u64 = u32::MAX as u64 - 1;
 /// The uuid changes where the format of our images does.
-const UUID_CONTEXT: &[u8] = b"stos image.erofs 1\n";
+const UUID_CONTEXT: &[u8] = b"stos image.erofs 2\n";
 
 /// Writes the tree as an image.
 pub(crate) fn write(mut tree: Tree, layers: &[LayerInput], out: impl Write) -> Result<ImageSummary> {
     let layout = Layout::new(&mut tree, layers)?;
-    let devices: Vec<_> = layout.devices.iter().map(|&layer| device_ref(layer, layers)).collect();
     let mut writer = ImageWriter { tree: &tree, layout: &layout, out: Out::new(out) };
-    writer.out.put(&head(&layout, &devices, layers))?;
+    writer.out.put(&head(&layout, layers))?;
     writer.inodes()?;
     writer.data_blocks()?;
     writer.out.finish()?;
-    Ok(ImageSummary { devices, inodes: layout.order.len() as u64, bytes: layout.blocks * BLOCK })
-}
-
-fn device_ref(layer: LayerId, layers: &[LayerInput]) -> DeviceRef {
-    let LayerInput { tag, tar_bytes } = layers[usize::from(layer)];
-    DeviceRef { layer: usize::from(layer), tag, blocks: tar_bytes.div_ceil(BLOCK) }
+    let (inodes, bytes) = (layout.order.len() as u64, layout.blocks * BLOCK);
+    Ok(ImageSummary { devices: layout.devices, inodes, bytes })
 }
 
 /// The superblock and the device table, from byte 0 on.
-fn head(layout: &Layout, devices: &[DeviceRef], layers: &[LayerInput]) -> Vec<u8> {
+fn head(layout: &Layout, layers: &[LayerInput]) -> Vec<u8> {
+    let devices = &layout.devices;
     let mut head = vec![0; DEVICE_TABLE_AT + DEVICE_SLOT_LEN * devices.len()];
     let root_nid = (layout.inodes_at - layout.meta_block * BLOCK) / NID_UNIT;
     let features = if devices.is_empty() { 0 } else { FEATURE_CHUNKED_FILE | FEATURE_DEVICE_TABLE };
@@ -82,6 +78,7 @@ fn uuid(layout: &Layout, layers: &[LayerInput]) -> [u8; 16] {
     for layer in layers {
         hash.update(layer.tag);
         hash.update(layer.tar_bytes.to_le_bytes());
+        hash.update(layer.extra_bytes.to_le_bytes());
     }
     hash.update((layout.order.len() as u64).to_le_bytes());
     hash.update(layout.blocks.to_le_bytes());
@@ -173,9 +170,9 @@ impl<W: Write> ImageWriter<'_, W> {
 
     /// Writes a file's chunks: for each the block's upper 16 bits, the device, the block's lower 32 bits.
     fn chunk_indexes(&mut self, content: Content) -> Result<()> {
-        let Content::Regular { block, size, layer } = content else { return Ok(()) };
+        let Content::Regular { block, size, layer, place } = content else { return Ok(()) };
         self.out.pad_to(self.out.position.next_multiple_of(CHUNK_INDEX_LEN))?;
-        let device = self.layout.device_of[usize::from(layer)];
+        let device = self.layout.device(layer, place);
         let last = block + size.div_ceil(BLOCK);
         let step = 1 << chunk_bits(size);
         for block in (block..last).step_by(step) {

@@ -5,7 +5,7 @@
 //! magic "STOSIDX\n"   format version (varint)
 //! records             one per entry, in the order of the tar
 //! 0x00                end of records
-//! number of records, length of the tar in bytes (varints)
+//! number of records, length of the tar, length of the extra file in bytes (varints)
 //! CRC-32C of everything before it (u32, little-endian)
 //! ```
 //!
@@ -23,6 +23,7 @@
 //! | 7 | hard link | length of the target, target |
 //! | 8 | whiteout | |
 //! | 9 | opaque directory | |
+//! | 10 | sparse regular file | metadata, size, which is not 0, and the data's first 512-byte block in the extra file |
 //!
 //! Metadata are mode (permission bits), uid, gid, mtime in seconds (zigzag) and nanoseconds; then the attributes:
 //! their number, and of each the EROFS name index, length of the name's rest, rest, length of the value, value. All
@@ -40,7 +41,8 @@ pub(crate) use writer::IndexWriter;
 use crate::xattr::Xattr;
 
 const MAGIC: &[u8; 8] = b"STOSIDX\n";
-const VERSION: u64 = 1;
+/// 1 had no sparse files and no extra file: such an index is made again from its tar.
+const VERSION: u64 = 2;
 const HAS_XATTRS: u8 = 0x80;
 
 /// The largest device numbers that Linux has: 12 and 20 bits.
@@ -59,6 +61,7 @@ mod kind {
     pub(super) const HARD_LINK: u8 = 7;
     pub(super) const WHITEOUT: u8 = 8;
     pub(super) const OPAQUE: u8 = 9;
+    pub(super) const SPARSE: u8 = 10;
 }
 
 /// A point in time; the nanoseconds count forward also before 1970.
@@ -95,18 +98,30 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
+/// In which of a layer's files the data of a regular file lie, as one run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DataPlace {
+    /// In the tar.
+    #[default]
+    Tar,
+    /// In the extra file, because they are sparse: in the tar they have no holes.
+    Extra,
+}
+
 /// The type of an entry with what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A directory.
     Directory(Metadata),
-    /// A regular file, whose data are one run in the tar.
+    /// A regular file.
     Regular {
         /// The inode's metadata.
         metadata: Metadata,
         /// Length of the data in bytes.
         size: u64,
-        /// The data's first 512-byte block in the tar; 0 where there are no data.
+        /// Where the data lie; in the tar where there are none.
+        place: DataPlace,
+        /// The data's first 512-byte block there; 0 where there are none.
         block: u64,
     },
     /// A symbolic link.

@@ -3,7 +3,7 @@
 
 use std::io::{ErrorKind, Read};
 
-use super::{Entry, EntryKind, HAS_XATTRS, MAGIC, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp, VERSION, kind};
+use super::{DataPlace, Entry, EntryKind, HAS_XATTRS, MAGIC, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp, VERSION, kind};
 use crate::error::IndexProblem;
 use crate::path::{MAX_COMPONENT, MAX_PATH, MAX_SYMLINK, is_normal};
 use crate::xattr::{MAX_BODY, MAX_VALUE, Namespace, Xattr, body_len};
@@ -16,6 +16,8 @@ pub struct IndexTotals {
     pub entries: u64,
     /// The length of the tar in bytes, all that follows its end-of-archive included.
     pub tar_bytes: u64,
+    /// The length in bytes of the extra file with the data of its sparse files; 0 where there are none.
+    pub extra_bytes: u64,
 }
 
 /// Reads a `layer.index` record by record.
@@ -99,7 +101,8 @@ impl<R: Read> IndexReader<R> {
                 return Err(self.source.bad("record kind"));
             }
             kind::DIRECTORY => EntryKind::Directory(self.metadata(has_xattrs)?),
-            kind::REGULAR => self.regular(has_xattrs)?,
+            kind::REGULAR => self.regular(has_xattrs, DataPlace::Tar)?,
+            kind::SPARSE => self.regular(has_xattrs, DataPlace::Extra)?,
             kind::SYMLINK => {
                 EntryKind::Symlink { metadata: self.metadata(has_xattrs)?, target: self.target(MAX_SYMLINK)? }
             }
@@ -166,14 +169,17 @@ impl<R: Read> IndexReader<R> {
         Ok(xattrs)
     }
 
-    fn regular(&mut self, has_xattrs: bool) -> Result<EntryKind> {
+    fn regular(&mut self, has_xattrs: bool, place: DataPlace) -> Result<EntryKind> {
         let metadata = self.metadata(has_xattrs)?;
         let size = self.source.varint()?;
+        if size == 0 && place == DataPlace::Extra {
+            return Err(self.source.bad("size of a sparse file"));
+        }
         let block = if size == 0 { 0 } else { self.source.varint()? };
         if block.checked_mul(BLOCK).and_then(|start| start.checked_add(size)).is_none_or(|end| end > i64::MAX as u64) {
             return Err(self.source.bad("extent"));
         }
-        Ok(EntryKind::Regular { metadata, size, block })
+        Ok(EntryKind::Regular { metadata, size, place, block })
     }
 
     fn device(&mut self, has_xattrs: bool) -> Result<(Metadata, u32, u32)> {
@@ -204,6 +210,7 @@ impl<R: Read> IndexReader<R> {
     fn trailer(&mut self) -> Result<IndexTotals> {
         let expected = self.source.varint()?;
         let tar_bytes = self.source.varint()?;
+        let extra_bytes = self.source.varint()?;
         let found_crc = self.source.checksum();
         let mut stated = Vec::new();
         self.source.bytes(4, &mut stated)?;
@@ -217,7 +224,7 @@ impl<R: Read> IndexReader<R> {
         if !self.source.at_end()? {
             return Err(self.source.fail(IndexProblem::TrailingBytes));
         }
-        Ok(IndexTotals { entries: self.entries, tar_bytes })
+        Ok(IndexTotals { entries: self.entries, tar_bytes, extra_bytes })
     }
 }
 

@@ -28,7 +28,7 @@ fn problem(index: &[u8]) -> IndexProblem {
 
 /// An index of our own making, with a right checksum.
 fn forge(records: &[u8], count: u8) -> Vec<u8> {
-    let mut index = [MAGIC, &[1][..], records, &[kind::END, count, 0]].concat();
+    let mut index = [MAGIC, &[2][..], records, &[kind::END, count, 0, 0]].concat();
     index.extend_from_slice(&crc32c::crc32c(&index).to_le_bytes());
     index
 }
@@ -54,7 +54,10 @@ fn every_flipped_byte_and_every_cut_is_refused() {
 #[test]
 fn other_files_and_versions_are_told_apart() {
     assert_eq!(problem(b"\x7fELF0123456789"), IndexProblem::Magic { found: b"\x7fELF0123".to_vec() });
-    assert_eq!(problem(b"STOSIDX\n\x02"), IndexProblem::Version { expected: 1, found: 2 });
+    for found in [1, 3] {
+        let index = [&b"STOSIDX\n"[..], &[found]].concat();
+        assert_eq!(problem(&index), IndexProblem::Version { expected: 2, found: found.into() });
+    }
     assert_eq!(problem(b"STOS"), IndexProblem::Truncated);
 }
 
@@ -83,6 +86,8 @@ fn impossible_records_are_refused_even_with_a_right_checksum() {
         (vec![kind::CHARACTER, 0, 1, b'a', 0, 0, 0, 0, 0, 0x80, 0x20, 0], "major number"),
         ([&[kind::REGULAR, 0, 1, b'a', 0, 0, 0, 0, 0, 1][..], &[0xff; 9], &[0x7f]].concat(), "number"),
         ([&[kind::REGULAR, 0, 1, b'a', 0, 0, 0, 0, 0, 1][..], &[0xff; 8], &[0x7f]].concat(), "extent"),
+        ([&[kind::SPARSE, 0, 1, b'a', 0, 0, 0, 0, 0, 1][..], &[0xff; 8], &[0x7f]].concat(), "extent"),
+        (vec![kind::SPARSE, 0, 1, b'a', 0, 0, 0, 0, 0, 0], "size of a sparse file"),
     ] {
         let found = problem(&forge(&records, 1));
         assert_eq!(found, IndexProblem::Record { what }, "{}", records.escape_ascii());

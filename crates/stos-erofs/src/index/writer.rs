@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use super::{Entry, EntryKind, HAS_XATTRS, MAGIC, Metadata, VERSION, kind};
+use super::{DataPlace, Entry, EntryKind, HAS_XATTRS, MAGIC, Metadata, VERSION, kind};
 use crate::{Error, Result};
 
 const FLUSH_AT: usize = 64 << 10;
@@ -62,10 +62,11 @@ impl<W: Write> IndexWriter<W> {
     }
 
     /// Writes the trailer; gives the writer back, flushed, and the index's length.
-    pub(crate) fn finish(mut self, tar_bytes: u64) -> Result<(W, u64)> {
+    pub(crate) fn finish(mut self, tar_bytes: u64, extra_bytes: u64) -> Result<(W, u64)> {
         self.buffer.push(kind::END);
         put(&mut self.buffer, self.records);
         put(&mut self.buffer, tar_bytes);
+        put(&mut self.buffer, extra_bytes);
         self.flush()?;
         self.out.write_all(&self.crc.to_le_bytes()).map_err(Error::io("write the layer index"))?;
         self.out.flush().map_err(Error::io("write the layer index"))?;
@@ -84,7 +85,8 @@ impl<W: Write> IndexWriter<W> {
 fn code_and_metadata(entry: &EntryKind) -> (u8, Option<&Metadata>) {
     match entry {
         EntryKind::Directory(metadata) => (kind::DIRECTORY, Some(metadata)),
-        EntryKind::Regular { metadata, .. } => (kind::REGULAR, Some(metadata)),
+        EntryKind::Regular { metadata, place: DataPlace::Tar, .. } => (kind::REGULAR, Some(metadata)),
+        EntryKind::Regular { metadata, place: DataPlace::Extra, .. } => (kind::SPARSE, Some(metadata)),
         EntryKind::Symlink { metadata, .. } => (kind::SYMLINK, Some(metadata)),
         EntryKind::CharacterDevice { metadata, .. } => (kind::CHARACTER, Some(metadata)),
         EntryKind::BlockDevice { metadata, .. } => (kind::BLOCK, Some(metadata)),

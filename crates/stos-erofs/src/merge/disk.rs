@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::tree::{Content, ROOT, Tree, mark};
 use super::{Correction, DirectoryState, SpecialFile, Step, device_number};
-use crate::index::{Entry, EntryKind, Metadata};
+use crate::index::{DataPlace, Entry, EntryKind, Metadata};
 use crate::path::split;
 
 /// What a file is; of a regular one which data it has, by the tag of its layer and the number of its entry.
@@ -225,7 +225,7 @@ impl Disk {
             let kind = match kind {
                 _ if linked != path => EntryKind::HardLink { target: linked.to_vec() },
                 Kind::Directory { .. } => EntryKind::Directory(metadata),
-                Kind::Regular(..) => EntryKind::Regular { metadata, size: 0, block: 0 },
+                Kind::Regular(..) => EntryKind::Regular { metadata, size: 0, place: DataPlace::Tar, block: 0 },
                 Kind::Special(SpecialFile::Symlink(target)) => EntryKind::Symlink { metadata, target: target.clone() },
                 Kind::Special(SpecialFile::BlockDevice(minor)) => {
                     EntryKind::BlockDevice { metadata, major: 1, minor: minor & 0xff }

@@ -193,8 +193,8 @@ impl<E> Apply<'_, E> {
             EntryKind::Opaque => return self.opaque(path),
             EntryKind::HardLink { target } => return self.hard_link(path, target),
             EntryKind::Directory(metadata) => return self.directory(path, metadata),
-            EntryKind::Regular { metadata, size, block } => {
-                (Content::Regular { block: *block, size: *size, layer: self.layer }, metadata)
+            EntryKind::Regular { metadata, size, place, block } => {
+                (Content::Regular { block: *block, size: *size, layer: self.layer, place: *place }, metadata)
             }
             EntryKind::Symlink { metadata, target } => {
                 (Content::Symlink { at: self.tree.add_string(target)?, len: target.len() as u16 }, metadata)

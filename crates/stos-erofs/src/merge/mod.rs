@@ -30,7 +30,7 @@ use self::resolve::{ensure_directory, find_directory};
 use self::tree::{Content, DentryId, FILE_MEMORY, InodeId, LayerId, MAX_LAYERS, NO_ENTRY, ROOT, Tree};
 use crate::error::{MergeProblem, printable};
 use crate::image::{self, ImageSummary};
-use crate::index::{Entry, EntryKind, IndexReader, Metadata};
+use crate::index::{DataPlace, Entry, EntryKind, IndexReader, Metadata};
 use crate::path::{MAX_COMPONENT, split};
 use crate::{BLOCK, Error, Result};
 
@@ -42,13 +42,15 @@ const MEMORY_PER_ENTRY: u64 = 384;
 /// A file by itself never draws on the base, however long its name.
 const _: () = assert!((FILE_MEMORY + MAX_COMPONENT) as u64 <= MEMORY_PER_ENTRY);
 
-/// A layer's tar.
+/// A layer's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerInput {
     /// The tar's SHA-256, which is the layer's diffID.
     pub tag: [u8; 32],
     /// The tar's length in bytes.
     pub tar_bytes: u64,
+    /// The length in bytes of the extra file, as [`IndexSummary`](crate::IndexSummary) says it; 0 where there is none.
+    pub extra_bytes: u64,
 }
 
 /// Merges the indexes of an image's layers and writes the result as one EROFS image.
@@ -123,8 +125,7 @@ impl Merger {
         while let Some(entry) = reader.next_entry()? {
             self.entries += 1;
             let entry_number = numbers.next().ok_or_else(|| whole(layer::too_many_entries()))?;
-            let tar_bytes = layer.tar_bytes;
-            Apply { tree: &mut self.tree, layer: number as LayerId, device, tar_bytes, number: entry_number }
+            Apply { tree: &mut self.tree, layer: number as LayerId, device, input: layer, number: entry_number }
                 .entry(&entry)
                 .and_then(|()| self.check_memory())
                 .map_err(|problem| Error::Merge { layer: number, entry: printable(&entry.path), problem })?;
@@ -133,6 +134,9 @@ impl Merger {
         match reader.totals() {
             Some(totals) if totals.tar_bytes != layer.tar_bytes => {
                 Err(whole(MergeProblem::TarLength { expected: layer.tar_bytes, found: totals.tar_bytes }))
+            }
+            Some(totals) if totals.extra_bytes != layer.extra_bytes => {
+                Err(whole(MergeProblem::ExtraLength { expected: layer.extra_bytes, found: totals.extra_bytes }))
             }
             _ => {
                 self.failed = false;
@@ -168,9 +172,9 @@ impl Merger {
 struct Apply<'a> {
     tree: &'a mut Tree,
     layer: LayerId,
-    /// The layer whose tar holds the data: this one, or an earlier one of the same tag.
+    /// The layer whose files hold the data: this one, or an earlier one of the same tag.
     device: LayerId,
-    tar_bytes: u64,
+    input: LayerInput,
     /// The entry's number within its layer.
     number: u32,
 }
@@ -183,7 +187,7 @@ impl Apply<'_> {
             EntryKind::Opaque => return self.opaque(path),
             EntryKind::HardLink { target } => return self.hard_link(path, target),
             EntryKind::Directory(metadata) => return self.directory(path, metadata),
-            EntryKind::Regular { metadata, size, block } => (self.regular(*size, *block)?, metadata),
+            EntryKind::Regular { metadata, size, place, block } => (self.regular(*size, *place, *block)?, metadata),
             EntryKind::Symlink { metadata, target } => {
                 // The indexer and the reader bound the length.
                 let len = target.len() as u16;
@@ -236,12 +240,14 @@ impl Apply<'_> {
         }
     }
 
-    fn regular(&self, size: u64, block: u64) -> Result<Content, MergeProblem> {
+    fn regular(&self, size: u64, place: DataPlace, block: u64) -> Result<Content, MergeProblem> {
         let end = block.saturating_mul(BLOCK).saturating_add(size);
-        if end > self.tar_bytes {
-            return Err(MergeProblem::DataOutsideTar { end, tar_bytes: self.tar_bytes });
+        let LayerInput { tar_bytes, extra_bytes, .. } = self.input;
+        match place {
+            DataPlace::Tar if end > tar_bytes => Err(MergeProblem::DataOutsideTar { end, tar_bytes }),
+            DataPlace::Extra if end > extra_bytes => Err(MergeProblem::DataOutsideExtra { end, extra_bytes }),
+            _ => Ok(Content::Regular { block, size, layer: self.device, place }),
         }
-        Ok(Content::Regular { block, size, layer: self.device })
     }
 
     fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), MergeProblem> {

@@ -26,7 +26,7 @@ fn kind_of(tree: &Tree, inode: &Inode) -> EntryKind {
     let metadata = tree.metadata(inode);
     match inode.content {
         Content::Directory => EntryKind::Directory(metadata),
-        Content::Regular { block, size, .. } => EntryKind::Regular { metadata, size, block },
+        Content::Regular { block, size, place, .. } => EntryKind::Regular { metadata, size, place, block },
         Content::Symlink { at, len } => EntryKind::Symlink { metadata, target: tree.symlink_target(at, len).to_vec() },
         Content::CharacterDevice(device) => {
             let (major, minor) = device_parts(device);
@@ -56,7 +56,7 @@ fn minor(device: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Metadata;
+    use crate::index::{DataPlace, Metadata};
     use crate::merge::device_number;
 
     #[test]
@@ -69,8 +69,12 @@ mod tests {
 
     #[test]
     fn every_name_is_given_as_an_entry_that_would_make_it() {
-        let file =
-            || EntryKind::Regular { metadata: Metadata { mode: 0o640, ..Metadata::default() }, size: 3, block: 1 };
+        let file = || EntryKind::Regular {
+            metadata: Metadata { mode: 0o640, ..Metadata::default() },
+            size: 3,
+            place: DataPlace::Tar,
+            block: 1,
+        };
         let entry = |path: &str, kind| Entry { path: path.into(), kind };
         let entries = [
             entry("d/f", file()),

@@ -3,7 +3,7 @@
 
 use super::tree::Tree;
 use super::{Apply, LayerInput, MergeProblem};
-use crate::index::{Entry, EntryKind, IndexWriter, Metadata, Timestamp};
+use crate::index::{DataPlace, Entry, EntryKind, IndexWriter, Metadata, Timestamp};
 use crate::xattr::{Namespace, Xattr};
 
 /// A small generator, so that a failure can be had again from its seed.
@@ -46,7 +46,7 @@ impl Random {
             _ if path.is_empty() && self.below(3) == 0 => EntryKind::Opaque,
             _ if path.is_empty() => EntryKind::Directory(metadata),
             0..=2 => EntryKind::Directory(metadata),
-            3..=5 => EntryKind::Regular { metadata, size: self.below(3), block: 0 },
+            3..=5 => EntryKind::Regular { metadata, size: self.below(3), place: DataPlace::Tar, block: 0 },
             6..=7 => EntryKind::HardLink { target: self.path() },
             8..=9 => EntryKind::Whiteout,
             10 => EntryKind::Opaque,
@@ -74,18 +74,18 @@ impl Random {
 
 /// Applies an entry as the merger does.
 pub(super) fn apply(tree: &mut Tree, layer: u16, number: u32, entry: &Entry) -> Result<(), MergeProblem> {
-    Apply { tree, layer, device: layer, tar_bytes: TAR_BYTES, number }.entry(entry)
+    Apply { tree, layer, device: layer, input: input(0), number }.entry(entry)
 }
 
 const TAR_BYTES: u64 = 1 << 20;
 
 /// The layer of that tag.
 pub(super) fn input(tag: u8) -> LayerInput {
-    LayerInput { tag: [tag; 32], tar_bytes: TAR_BYTES }
+    LayerInput { tag: [tag; 32], tar_bytes: TAR_BYTES, extra_bytes: 0 }
 }
 
 pub(super) fn index(entries: &[Entry]) -> Vec<u8> {
     let mut writer = IndexWriter::new(Vec::new());
     entries.iter().for_each(|entry| writer.write(entry).unwrap());
-    writer.finish(TAR_BYTES).unwrap().0
+    writer.finish(TAR_BYTES, 0).unwrap().0
 }

@@ -249,7 +249,7 @@ fn an_index_must_belong_to_its_tar() {
     let tar = tar().file("a", "1").end();
     let index = tar.index().unwrap();
     let mut merger = Merger::new();
-    let shorter = LayerInput { tag: [0; 32], tar_bytes: 512 };
+    let shorter = LayerInput { tag: [0; 32], tar_bytes: 512, extra_bytes: 0 };
     let error = merger.add_layer(shorter, &*index).unwrap_err();
     let expected = MergeProblem::DataOutsideTar { end: 513, tar_bytes: 512 };
     assert!(matches!(error, Error::Merge { layer: 0, problem, .. } if problem == expected));

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::error::MergeProblem;
-use crate::index::{Metadata, Timestamp};
+use crate::index::{DataPlace, Metadata, Timestamp};
 use crate::xattr::{self, Xattr};
 
 /// A name in a directory.
@@ -71,11 +71,12 @@ pub(crate) mod mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     Directory,
-    /// The data's first block in the tar of that layer.
+    /// The data's first block in that file of that layer.
     Regular {
         block: u64,
         size: u64,
         layer: LayerId,
+        place: DataPlace,
     },
     /// Where the target stands among the strings.
     Symlink {

@@ -3,15 +3,25 @@
 
 use super::header::Header;
 use super::pax::Pax;
+use super::sparse::SparseForm;
 use crate::BLOCK;
 use crate::acl;
 use crate::error::TarProblem;
-use crate::index::{Entry, EntryKind, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp};
+use crate::index::{DataPlace, Entry, EntryKind, MAX_MAJOR, MAX_MINOR, Metadata, Timestamp};
 use crate::path::{MAX_SYMLINK, Named, classify, normalise};
 use crate::xattr::{self, Holder, Xattr};
 
 /// The largest user or group id: 2³² − 1 is `(uid_t)-1`, which to Linux is no id.
 const MAX_ID: u32 = u32::MAX - 1;
+
+/// Where the data of a regular file will be found.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Data {
+    /// In the tar from that byte on.
+    Tar { at: u64 },
+    /// In the extra file from that byte on, with the holes of a sparse file of that size.
+    Extra { at: u64, real_size: u64 },
+}
 
 /// What stands before a header and belongs to it.
 #[derive(Debug, Default)]
@@ -24,6 +34,32 @@ pub(super) struct Extended {
 }
 
 impl Extended {
+    /// The entry's name: GNU's wins over PAX's, and a sparse file's own over both.
+    pub(super) fn name(&self, header: &Header<'_>, sparse: Option<SparseForm>) -> Vec<u8> {
+        let pax = self.pax.as_ref();
+        if let (Some(pax), Some(SparseForm::Pax0 | SparseForm::Pax1)) = (pax, sparse)
+            && !pax.sparse.name.is_empty()
+        {
+            return pax.sparse.name.clone();
+        }
+        let name = self.long_name.as_ref().or(pax.and_then(|pax| pax.path.as_ref()));
+        name.cloned().unwrap_or_else(|| header.name())
+    }
+
+    /// The length of the data that follow the header.
+    ///
+    /// PAX wins over the header (CVE-2025-62518: who believes the header takes a file's data for further entries).
+    /// Links, devices, directories and FIFOs have no data whatever their header says, as in Go's archive/tar.
+    pub(super) fn data_len(&self, header: &Header<'_>) -> Result<u64, TarProblem> {
+        if matches!(header.type_flag(), b'1'..=b'6') {
+            return Ok(0);
+        }
+        match self.pax.as_ref().and_then(|pax| pax.size) {
+            Some(size) => Ok(size),
+            None => non_negative("size", header.size()?),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pax.is_none() && self.long_name.is_none() && self.long_link.is_none()
     }
@@ -34,71 +70,48 @@ impl Extended {
 pub(super) struct Member<'a> {
     header: &'a Header<'a>,
     pax: Pax,
-    pub(super) name: Vec<u8>,
+    name: &'a [u8],
     link: Vec<u8>,
+    data_len: u64,
 }
 
 impl<'a> Member<'a> {
-    pub(super) fn new(header: &'a Header<'a>, extended: Extended) -> Self {
+    /// `name` and `data_len` are what `extended` has said of them.
+    pub(super) fn new(header: &'a Header<'a>, name: &'a [u8], data_len: u64, extended: Extended) -> Self {
         let mut pax = extended.pax.unwrap_or_default();
-        let name = extended.long_name.or(pax.path.take()).unwrap_or_else(|| header.name());
         let link = extended.long_link.or(pax.link_path.take()).unwrap_or_else(|| header.link_name().to_vec());
-        Self { header, pax, name, link }
+        Self { header, pax, name, link, data_len }
     }
 
-    /// The length of the data that follow the header.
-    ///
-    /// PAX wins over the header (CVE-2025-62518: who believes the header takes a file's data for further entries).
-    /// Links, devices, directories and FIFOs have no data whatever their header says, as in Go's archive/tar.
-    pub(super) fn data_len(&self) -> Result<u64, TarProblem> {
-        if matches!(self.header.type_flag(), b'1'..=b'6') {
-            return Ok(0);
-        }
-        match self.pax.size {
-            Some(size) => Ok(size),
-            None => non_negative("size", self.header.size()?),
-        }
-    }
-
-    /// The entry for the index; `None` for those that an image has no use for. `data_at` is where the data start.
-    pub(super) fn entry(mut self, data_at: u64) -> Result<Option<Entry>, TarProblem> {
+    /// The entry for the index; `None` for those that an image has no use for.
+    pub(super) fn entry(mut self, data: Data) -> Result<Option<Entry>, TarProblem> {
         let type_flag = self.header.type_flag();
         if type_flag == b'V' {
             return Ok(None);
         }
-        self.refuse_sparse(type_flag)?;
-        if !matches!(type_flag, 0 | b'0'..=b'7' | b'D') {
+        if !matches!(type_flag, 0 | b'0'..=b'7' | b'D' | b'S') {
             return Err(TarProblem::UnknownType { found: char::from(type_flag) });
         }
         // A directory without a name is the root, as in Go's archive/tar and umoci.
-        let name = if type_flag == b'5' && self.name.is_empty() { b"." } else { self.name.as_slice() };
+        let name = if type_flag == b'5' && self.name.is_empty() { b"." } else { self.name };
         let path = match classify(name)? {
             Named::Path(path) => path,
             Named::Whiteout(path) => return Ok(Some(Entry { path, kind: EntryKind::Whiteout })),
             Named::Opaque(path) => return Ok(Some(Entry { path, kind: EntryKind::Opaque })),
             Named::AufsMetadata => return Ok(None),
         };
-        let kind = self.kind(type_flag, data_at)?;
+        let kind = self.kind(type_flag, data)?;
         if path.is_empty() && !matches!(kind, EntryKind::Directory(_)) {
             return Err(TarProblem::RootNotDirectory { found: char::from(type_flag) });
         }
         Ok(Some(Entry { path, kind }))
     }
 
-    fn refuse_sparse(&self, type_flag: u8) -> Result<(), TarProblem> {
-        let form = match (type_flag, &self.pax.sparse) {
-            (b'S', _) => "GNU type S".to_owned(),
-            (_, Some(keyword)) => format!("PAX {keyword}"),
-            _ => return Ok(()),
-        };
-        Err(TarProblem::SparseMember { form })
-    }
-
-    fn kind(&mut self, type_flag: u8, data_at: u64) -> Result<EntryKind, TarProblem> {
+    fn kind(&mut self, type_flag: u8, data: Data) -> Result<EntryKind, TarProblem> {
         // Only directories end in a slash; old tars have no other way to say it.
-        let is_file = matches!(type_flag, 0 | b'0' | b'7') && !self.name.ends_with(b"/");
+        let is_file = matches!(type_flag, 0 | b'0' | b'7' | b'S') && !self.name.ends_with(b"/");
         Ok(match type_flag {
-            _ if is_file => self.regular(data_at)?,
+            _ if is_file => self.regular(data)?,
             b'1' => EntryKind::HardLink { target: self.hard_link_target()? },
             b'2' => EntryKind::Symlink { metadata: self.metadata(Holder::Symlink)?, target: self.symlink_target()? },
             b'3' | b'4' => self.device(type_flag)?,
@@ -108,10 +121,13 @@ impl<'a> Member<'a> {
         })
     }
 
-    fn regular(&mut self, data_at: u64) -> Result<EntryKind, TarProblem> {
-        let size = self.data_len()?;
-        let block = if size == 0 { 0 } else { data_at / BLOCK };
-        Ok(EntryKind::Regular { metadata: self.metadata(Holder::Regular)?, size, block })
+    fn regular(&mut self, data: Data) -> Result<EntryKind, TarProblem> {
+        let (size, place, at) = match data {
+            Data::Tar { at } => (self.data_len, DataPlace::Tar, at),
+            Data::Extra { at, real_size } => (real_size, DataPlace::Extra, at),
+        };
+        let (place, block) = if size == 0 { (DataPlace::Tar, 0) } else { (place, at / BLOCK) };
+        Ok(EntryKind::Regular { metadata: self.metadata(Holder::Regular)?, size, place, block })
     }
 
     /// A character device 0:0 is how overlayfs itself writes a whiteout; as a file it would act as one there.

@@ -35,6 +35,11 @@ impl<'a> Header<'a> {
         Ok(Self { block })
     }
 
+    /// Takes a block that has no checksum: what follows GNU's header of a sparse file.
+    pub(super) fn unchecked(block: &'a Block) -> Self {
+        Self { block }
+    }
+
     pub(super) fn type_flag(&self) -> u8 {
         self.block[156]
     }
@@ -72,6 +77,30 @@ impl<'a> Header<'a> {
         self.number("mtime", 136..148)
     }
 
+    /// The length of a sparse file, in GNU's header.
+    pub(super) fn real_size(&self) -> Result<u64, TarProblem> {
+        self.unsigned("realsize", 483..495)
+    }
+
+    /// Offset and length of the segment that GNU's map has at that byte of the block; `None` where the map ends.
+    pub(super) fn sparse_entry(&self, at: usize) -> Result<Option<(u64, u64)>, TarProblem> {
+        if self.block[at] == 0 {
+            return Ok(None);
+        }
+        let offset = self.unsigned("sparse offset", at..at + 12)?;
+        Ok(Some((offset, self.unsigned("sparse length", at + 12..at + 24)?)))
+    }
+
+    /// Tells whether a block of GNU's map follows this one, by the flag at that byte.
+    pub(super) fn has_more_at(&self, at: usize) -> bool {
+        self.block[at] != 0
+    }
+
+    fn unsigned(&self, field: &'static str, range: std::ops::Range<usize>) -> Result<u64, TarProblem> {
+        let value = self.number(field, range)?;
+        super::entry::non_negative(field, value)
+    }
+
     /// Major and minor. v7 has no such fields, nor devices: to take its bytes, or zeros, for numbers would make some
     /// other device of it, or a whiteout.
     pub(super) fn device(&self) -> Result<(i64, i64), TarProblem> {
@@ -89,7 +118,7 @@ impl<'a> Header<'a> {
         &self.block[257..263] == b"ustar\0"
     }
 
-    fn is_gnu(&self) -> bool {
+    pub(super) fn is_gnu(&self) -> bool {
         &self.block[257..265] == b"ustar  \0"
     }
 

@@ -3,16 +3,21 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use super::entry::{Extended, Member, non_negative};
+use super::entry::{Data, Extended, Member, non_negative};
 use super::header::{Block, Header, text};
 use super::pax::Pax;
 use super::sink::{NoSink, TarSink};
+use super::sparse::{Segment, Segments, SparseForm, SparseMap};
 use crate::error::{TarProblem, printable};
-use crate::index::{EntryKind, IndexWriter};
+use crate::index::{DataPlace, EntryKind, IndexWriter};
 use crate::{BLOCK, Error, Result};
 
 /// The largest PAX header or GNU long name in bytes, as in Go's archive/tar.
 pub const MAX_EXTENDED_HEADER: u64 = 1 << 20;
+
+/// Where sparse files start in the extra file: a multiple of the block size of common filesystems, so that their holes,
+/// which start at multiples of it in the file, can be holes there too.
+const EXTRA_ALIGNMENT: u64 = 4096;
 
 /// What an index holds, and what it cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +26,9 @@ pub struct IndexSummary {
     pub entries: u64,
     /// The length of the tar in bytes, all that followed the end of the archive included.
     pub tar_bytes: u64,
-    /// How many of them followed the end of the archive: padding of the last record, or anything.
+    /// The length in bytes of the extra file that the data of the sparse files are to be put into; 0 where there are none.
+    pub extra_bytes: u64,
+    /// How many bytes of the tar followed the end of the archive: padding of the last record, or anything.
     pub trailing_bytes: u64,
     /// The length of the index in bytes.
     pub index_bytes: u64,
@@ -67,7 +74,11 @@ pub struct Indexed<W, S = NoSink> {
 ///   is valid and has a number for each user and group. Dropped are all others, empty ACLs, `trusted.overlay.*`,
 ///   `user.overlay.*` and `security.selinux`. Binary ACLs and file capabilities that Linux takes for invalid are errors.
 /// - User and group ids are 0 to 2³² − 2.
-/// - Sparse members are [`TarProblem::SparseMember`], unknown types [`TarProblem::UnknownType`].
+/// - Sparse members in GNU's old form and PAX 0.0, 0.1 and 1.0: the map's segments rise, do not overlap, lie within the
+///   real size, and add up to the data; a map takes at most [`MAX_SPARSE_MAP`](crate::MAX_SPARSE_MAP) bytes. The real name
+///   wins over all others. Their data are not one run in the tar: each has a place in the extra file
+///   ([`DataPlace::Extra`]), in the tar's order, at a multiple of 4096 bytes, so that holes stay holes on any host.
+/// - Unknown types are [`TarProblem::UnknownType`].
 #[derive(Debug)]
 pub struct TarIndexer<W: Write, S: TarSink = NoSink> {
     out: IndexWriter<W>,
@@ -77,6 +88,10 @@ pub struct TarIndexer<W: Write, S: TarSink = NoSink> {
     header: Box<Block>,
     extended: Extended,
     zero_block_seen: bool,
+    /// How much of the extra file has been given to sparse members.
+    extra_bytes: u64,
+    /// Of the sparse member whose data pass by.
+    segments: Segments,
     /// The entry in hand: where its first header starts, and its name as the tar gives it.
     entry_at: u64,
     entry_name: Vec<u8>,
@@ -88,6 +103,8 @@ enum State {
     Header { filled: usize },
     /// Data of an entry or of a header without use, then padding. Of a regular file in the index the data are `File`s.
     Skip { part: &'static str, whose: Whose, len: u64, left: u64, padding: u64 },
+    /// A block of a sparse file's map.
+    Map(Box<MapBlock>),
     /// Data of an extended header, then padding.
     Collect { what: ExtendedKind, data: Vec<u8>, len: u64, padding: u64 },
     /// After the end of the archive.
@@ -101,8 +118,21 @@ enum State {
 enum Whose {
     /// A regular file's, which the index has.
     File,
+    /// A sparse one's, which belong where its segments say.
+    Sparse,
     /// Nobody's: they are there and mean nothing.
     Nobody,
+}
+
+/// The map of a sparse file on its way.
+#[derive(Debug)]
+struct MapBlock {
+    form: SparseForm,
+    map: SparseMap,
+    block: Block,
+    filled: usize,
+    /// The length of the data, of PAX 1.0's with the map.
+    len: u64,
 }
 
 /// Data of a regular file that follow at once.
@@ -141,6 +171,8 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             header: Box::new([0; 512]),
             extended: Extended::default(),
             zero_block_seen: false,
+            extra_bytes: 0,
+            segments: Segments::default(),
             entry_at: 0,
             entry_name: Vec::new(),
         }
@@ -149,6 +181,11 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
     /// How many bytes of the tar have been pushed.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Gives the sink a look.
+    pub fn sink(&self) -> &S {
+        &self.sink
     }
 
     /// Takes the tar's next bytes.
@@ -179,6 +216,10 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             State::Skip { whose: Whose::File, len, left, .. } if left > 0 => {
                 Some(Run { number: self.out.records() - 1, offset: len - left, len: left })
             }
+            State::Skip { whose: Whose::Sparse, left, .. } if left > 0 => {
+                let Segment { offset, len } = self.segments.current()?;
+                Some(Run { number: self.out.records() - 1, offset, len })
+            }
             _ => None,
         }
     }
@@ -187,6 +228,9 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
     pub(super) fn pass(&mut self, count: u64) {
         if let State::Skip { part, whose, len, left, padding } = self.state {
             self.position += count;
+            if whose == Whose::Sparse {
+                self.segments.pass(count);
+            }
             self.state = skip(part, whose, len, left - count, padding);
         }
     }
@@ -199,6 +243,7 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
         self.state = match next {
             Next::State(state) => state,
             Next::HeaderComplete => self.read_header()?,
+            Next::MapBlockComplete(map) => self.read_map_block(map)?,
             Next::ExtendedComplete(what, data, padding) => self.read_extended(what, &data, padding)?,
         };
         Ok(taken)
@@ -229,13 +274,22 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             State::Collect { data, len, .. } => {
                 return Err(self.tar_error(truncated("extended header", len, data.len() as u64)));
             }
+            State::Map(block) => {
+                let (expected, found) = (block.map.len() + BLOCK, block.map.len() + block.filled as u64);
+                return Err(self.tar_error(truncated("sparse map", expected, found)));
+            }
             State::Ended { at } => ended_at = at,
             State::Failed => return Err(Error::UsedAfterError { object: "TarIndexer" }),
         }
         let entries = self.out.records();
-        let (out, index_bytes) = self.out.finish(self.position)?;
-        let trailing_bytes = self.position - ended_at;
-        let summary = IndexSummary { entries, tar_bytes: self.position, trailing_bytes, index_bytes };
+        let (out, index_bytes) = self.out.finish(self.position, self.extra_bytes)?;
+        let summary = IndexSummary {
+            entries,
+            tar_bytes: self.position,
+            extra_bytes: self.extra_bytes,
+            trailing_bytes: self.position - ended_at,
+            index_bytes,
+        };
         Ok(Indexed { out, sink: self.sink, summary })
     }
 
@@ -256,11 +310,20 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
                 match whose {
                     Whose::File if !data.is_empty() => self.sink.data(len - left, data).map_err(Error::sink)?,
                     Whose::File => {}
+                    Whose::Sparse => self.sparse_data(data)?,
                     Whose::Nobody => self.raw(data)?,
                 }
                 self.raw(pad)?;
                 let (left, padding) = (left - data.len() as u64, padding - pad.len() as u64);
                 (taken as usize, Next::State(skip(part, whose, len, left, padding)))
+            }
+            State::Map(mut map) => {
+                let taken = bytes.len().min(BLOCK as usize - map.filled);
+                self.raw(&bytes[..taken])?;
+                map.block[map.filled..map.filled + taken].copy_from_slice(&bytes[..taken]);
+                map.filled += taken;
+                let complete = map.filled == BLOCK as usize;
+                (taken, if complete { Next::MapBlockComplete(map) } else { Next::State(State::Map(map)) })
             }
             State::Collect { what, mut data, len, padding } => {
                 let taken = (bytes.len() as u64).min(len - data.len() as u64) as usize;
@@ -280,6 +343,17 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             }
             State::Failed => return Err(Error::UsedAfterError { object: "TarIndexer" }),
         })
+    }
+
+    /// Gives a sparse file's data to where they belong.
+    fn sparse_data(&mut self, mut data: &[u8]) -> Result<()> {
+        while let Some(Segment { offset, len }) = self.segments.current().filter(|_| !data.is_empty()) {
+            let (of_segment, rest) = data.split_at(len.min(data.len() as u64) as usize);
+            self.sink.data(offset, of_segment).map_err(Error::sink)?;
+            self.segments.pass(of_segment.len() as u64);
+            data = rest;
+        }
+        Ok(())
     }
 
     fn raw(&mut self, bytes: &[u8]) -> Result<()> {
@@ -345,20 +419,91 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
     }
 
     fn read_entry(&mut self, header: &Header<'_>) -> Result<State> {
-        let member = Member::new(header, std::mem::take(&mut self.extended));
-        self.entry_name.clone_from(&member.name);
-        let len = member.data_len().map_err(|problem| self.tar_error(problem))?;
+        self.entry_name = self.extended.name(header, None);
+        let form = SparseForm::of(header, self.extended.pax.as_ref()).map_err(|problem| self.tar_error(problem))?;
+        let len = self.extended.data_len(header).map_err(|problem| self.tar_error(problem))?;
         self.check_end(len)?;
-        let entry = member.entry(self.position).map_err(|problem| self.tar_error(problem))?;
-        let mut whose = Whose::Nobody;
-        if let Some(entry) = entry {
-            if matches!(entry.kind, EntryKind::Regular { .. }) {
-                whose = Whose::File;
+        let Some(form) = form else { return self.write_entry(header, None, len) };
+        self.entry_name = self.extended.name(header, Some(form));
+        match self.read_map(header, form, len).map_err(|problem| self.tar_error(problem))? {
+            (map, true) => Ok(State::Map(Box::new(MapBlock { form, map, block: [0; 512], filled: 0, len }))),
+            (map, false) => self.write_entry(header, Some(map), len),
+        }
+    }
+
+    /// Begins the map of a sparse file; tells whether blocks of it follow.
+    fn read_map(&self, header: &Header<'_>, form: SparseForm, len: u64) -> Result<(SparseMap, bool), TarProblem> {
+        match (form, &self.extended.pax) {
+            (SparseForm::Pax0, Some(pax)) => Ok((SparseMap::from_pax_0(&pax.sparse)?, false)),
+            (SparseForm::Pax1, Some(pax)) => {
+                check_map_follows(len)?;
+                Ok((SparseMap::from_pax_1(&pax.sparse)?, true))
             }
+            _ => SparseMap::from_gnu(header),
+        }
+    }
+
+    /// Reads a complete block of a map; gives the state for what follows it.
+    fn read_map_block(&mut self, mut block: Box<MapBlock>) -> Result<State> {
+        let is_text = block.form == SparseForm::Pax1;
+        let more = if is_text { block.map.add_text_block(&block.block) } else { block.map.add_gnu_block(&block.block) };
+        // PAX counts the map among the data.
+        let left = if is_text { block.len - block.map.len() } else { block.len };
+        let more = more.and_then(|more| {
+            if more && is_text {
+                check_map_follows(left)?;
+            }
+            Ok(more)
+        });
+        if more.map_err(|problem| self.tar_error(problem))? {
+            block.filled = 0;
+            return Ok(State::Map(block));
+        }
+        self.check_end(left)?;
+        // Its checksum has been verified.
+        let header = *self.header;
+        self.write_entry(&Header::unchecked(&header), Some(block.map), left)
+    }
+
+    /// Writes the entry of the header, whose map is complete if it has one; gives the state for its `len` bytes of data.
+    fn write_entry(&mut self, header: &Header<'_>, map: Option<SparseMap>, len: u64) -> Result<State> {
+        let extended = std::mem::take(&mut self.extended);
+        let data = match &map {
+            None => Data::Tar { at: self.position },
+            Some(map) => Data::Extra { at: self.extra_bytes, real_size: map.real_size },
+        };
+        let member = Member::new(header, &self.entry_name, len, extended);
+        let entry = member.entry(data).map_err(|problem| self.tar_error(problem))?;
+        let mut whose = Whose::Nobody;
+        if let Some(entry) = &entry
+            && let EntryKind::Regular { size, place, .. } = entry.kind
+        {
+            whose = if map.is_some() { Whose::Sparse } else { Whose::File };
+            if place == DataPlace::Extra {
+                self.extra_bytes = self.after_extra(size)?;
+            }
+        }
+        self.segments = match map {
+            Some(map) => map.finish(len).map_err(|problem| self.tar_error(problem))?,
+            None => Segments::default(),
+        };
+        if let Some(entry) = entry {
             self.sink.entry(self.out.records(), &entry).map_err(Error::sink)?;
             self.out.write(&entry)?;
         }
         Ok(skip("data", whose, len, len, padding_of(len)))
+    }
+
+    /// The length of the extra file after one more sparse file. It must fit 63 bits, as a file's does.
+    fn after_extra(&self, size: u64) -> Result<u64> {
+        let end = self.extra_bytes.checked_add(size).and_then(|end| end.checked_next_multiple_of(EXTRA_ALIGNMENT));
+        end.filter(|&end| i64::try_from(end).is_ok()).ok_or_else(|| {
+            self.tar_error(TarProblem::Number {
+                field: "realsize",
+                expected: "sparse files of less than 63 bits altogether",
+                found: size.to_string(),
+            })
+        })
     }
 
     /// Reads a complete extended header; gives the state for its padding.
@@ -400,11 +545,21 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
 enum Next {
     State(State),
     HeaderComplete,
+    MapBlockComplete(Box<MapBlock>),
     ExtendedComplete(ExtendedKind, Vec<u8>, u64),
 }
 
 fn skip(part: &'static str, whose: Whose, len: u64, left: u64, padding: u64) -> State {
     if left + padding == 0 { State::Header { filled: 0 } } else { State::Skip { part, whose, len, left, padding } }
+}
+
+/// The map of PAX 1.0 consists of whole blocks of the data.
+fn check_map_follows(left: u64) -> Result<(), TarProblem> {
+    if left >= BLOCK {
+        return Ok(());
+    }
+    let found = format!("{left} bytes of data left");
+    Err(TarProblem::SparseMap { expected: "one more block of it", found })
 }
 
 fn padding_of(len: u64) -> u64 {

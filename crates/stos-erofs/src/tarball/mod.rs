@@ -7,6 +7,7 @@ mod header;
 mod indexer;
 mod pax;
 mod sink;
+mod sparse;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -15,3 +16,4 @@ mod tests;
 pub use assemble::assemble_tar;
 pub use indexer::{IndexSummary, Indexed, MAX_EXTENDED_HEADER, TarIndexer, index_tar, index_tar_into};
 pub use sink::{NoSink, TarSink};
+pub use sparse::MAX_SPARSE_MAP;

@@ -20,8 +20,47 @@ pub(super) struct Pax {
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// ACLs as text, by the full names of their attributes; from `SCHILY.acl.access` and `SCHILY.acl.default`.
     pub(super) text_acls: BTreeMap<&'static str, Vec<u8>>,
-    /// The first keyword of `GNU.sparse.*`, escaped.
-    pub(super) sparse: Option<String>,
+    /// From `GNU.sparse.*`.
+    pub(super) sparse: PaxSparse,
+}
+
+/// What the header says of a sparse file, as it stands there; empty is as good as absent.
+#[derive(Debug, Default)]
+pub(super) struct PaxSparse {
+    pub(super) major: Vec<u8>,
+    pub(super) minor: Vec<u8>,
+    /// The file's real name: `path` is one that tells old tars what they unpack.
+    pub(super) name: Vec<u8>,
+    pub(super) size: Vec<u8>,
+    pub(super) real_size: Vec<u8>,
+    pub(super) num_blocks: Vec<u8>,
+    /// The map of 0.1: numbers between commas.
+    pub(super) map: Vec<u8>,
+    /// That of 0.0: `offset` and `numbytes` in turn, each a record.
+    pub(super) pairs: Vec<u64>,
+}
+
+impl PaxSparse {
+    fn set(&mut self, key: &[u8], value: &[u8], at: usize) -> Result<(), TarProblem> {
+        let out_of_turn = Err(TarProblem::PaxRecord { at, reason: "GNU.sparse.offset and numbytes do not alternate" });
+        let field = match key {
+            b"major" => &mut self.major,
+            b"minor" => &mut self.minor,
+            b"name" if value.contains(&0) => return Err(TarProblem::PaxRecord { at, reason: "NUL in a name" }),
+            b"name" => &mut self.name,
+            b"size" => &mut self.size,
+            b"realsize" => &mut self.real_size,
+            b"numblocks" => &mut self.num_blocks,
+            b"map" => &mut self.map,
+            b"offset" | b"numbytes" if self.pairs.len().is_multiple_of(2) != (key == b"offset") => return out_of_turn,
+            b"offset" => return Ok(self.pairs.push(decimal("GNU.sparse.offset", value)?)),
+            b"numbytes" => return Ok(self.pairs.push(decimal("GNU.sparse.numbytes", value)?)),
+            _ => return Ok(()),
+        };
+        field.clear();
+        field.extend_from_slice(value);
+        Ok(())
+    }
 }
 
 impl Pax {
@@ -55,13 +94,10 @@ impl Pax {
             b"mtime" => self.mtime = text.map(time).transpose()?,
             b"SCHILY.acl.access" => drop(self.text_acls.insert("system.posix_acl_access", value.to_vec())),
             b"SCHILY.acl.default" => drop(self.text_acls.insert("system.posix_acl_default", value.to_vec())),
-            // A name by itself makes nothing sparse; Go's archive/tar ignores it too.
-            b"GNU.sparse.name" => {}
-            _ if key.starts_with(b"GNU.sparse.") => {
-                self.sparse.get_or_insert_with(|| escaped(key));
-            }
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.set(key, value, at)?;
+                } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(name.to_vec(), value.to_vec());
                 }
             }
@@ -88,7 +124,7 @@ fn record(data: &[u8]) -> Result<(&[u8], &[u8], usize), &'static str> {
     Ok((&body[..equals], &body[equals + 1..], len))
 }
 
-fn digits(text: &[u8]) -> Option<u64> {
+pub(super) fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
@@ -230,14 +266,22 @@ mod tests {
     }
 
     #[test]
-    fn sparse_keywords_are_noticed() {
-        let sparse = |keys: &[&str]| {
-            let records: Vec<u8> = keys.iter().flat_map(|key| pax_record(key, b"1")).collect();
-            Pax::parse(&records).unwrap().sparse
+    fn sparse_keywords_are_kept_and_pairs_must_alternate() {
+        let parse = |records: &[(&str, &str)]| {
+            let data: Vec<u8> = records.iter().flat_map(|(key, value)| pax_record(key, value.as_bytes())).collect();
+            Pax::parse(&data).map(|pax| pax.sparse)
         };
-        assert_eq!(sparse(&["GNU.sparse.name"]), None);
-        assert_eq!(sparse(&["GNU.sparse.name", "GNU.sparse.major", "GNU.sparse.minor"]).unwrap(), "GNU.sparse.major");
-        assert_eq!(sparse(&["GNU.sparse.\x1b[31m\n"]).unwrap(), "GNU.sparse.\\x1b[31m\\n", "nothing for a terminal");
-        assert!(sparse(&[&format!("GNU.sparse.{}", "x".repeat(1 << 18))]).unwrap().len() < 300);
+        let (offset, len) = ("GNU.sparse.offset", "GNU.sparse.numbytes");
+        let sparse = parse(&[(offset, "0"), (len, "5"), (offset, "9"), (len, "1"), ("GNU.sparse.name", "n")]).unwrap();
+        assert_eq!((sparse.pairs, sparse.name), (vec![0, 5, 9, 1], b"n".to_vec()));
+        assert!(parse(&[("GNU.sparse.unknown", "x")]).unwrap().map.is_empty());
+        for records in [&[(len, "5")][..], &[(offset, "0"), (offset, "1")], &[(offset, "0"), (len, "1"), (len, "1")]] {
+            let error = parse(records).unwrap_err();
+            assert!(matches!(error, TarProblem::PaxRecord { reason, .. } if reason.contains("alternate")), "{error}");
+        }
+        for value in ["-1", "", "1,2", "9223372036854775808"] {
+            assert!(matches!(parse(&[(offset, value)]), Err(TarProblem::Number { .. })), "{value}");
+        }
+        assert!(matches!(parse(&[("GNU.sparse.name", "a\0b")]), Err(TarProblem::PaxRecord { .. })));
     }
 }

@@ -100,7 +100,11 @@ impl Tar {
 
     /// The layer of that tar, tagged with a number.
     pub(crate) fn layer(&self, tag: u8) -> LayerInput {
-        LayerInput { tag: [tag; 32], tar_bytes: self.0.len() as u64 }
+        LayerInput { tag: [tag; 32], tar_bytes: self.0.len() as u64, extra_bytes: self.extra_bytes() }
+    }
+
+    fn extra_bytes(&self) -> u64 {
+        index_tar(&*self.0, Vec::new()).map_or(0, |(_, summary)| summary.extra_bytes)
     }
 
     pub(crate) fn entries(&self) -> Result<Vec<Entry>> {

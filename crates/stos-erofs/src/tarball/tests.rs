@@ -2,7 +2,9 @@
 //! The tar rules, one table or test for each.
 
 use super::testing::Tar;
-use crate::{Entry, EntryKind, Error, Metadata, Namespace, TarIndexer, TarProblem, Timestamp, Xattr, index_tar};
+use crate::{
+    DataPlace, Entry, EntryKind, Error, Metadata, Namespace, TarIndexer, TarProblem, Timestamp, Xattr, index_tar,
+};
 
 fn metadata() -> Metadata {
     Metadata { mode: 0o644, mtime: Timestamp { seconds: 1000, nanoseconds: 0 }, ..Metadata::default() }
@@ -13,7 +15,7 @@ fn entry(path: &str, kind: EntryKind) -> Entry {
 }
 
 fn regular(path: &str, size: u64, block: u64) -> Entry {
-    entry(path, EntryKind::Regular { metadata: metadata(), size, block })
+    entry(path, EntryKind::Regular { metadata: metadata(), size, place: DataPlace::Tar, block })
 }
 
 /// The single entry of a tar.
@@ -274,9 +276,9 @@ fn refused_entries_are_named() {
         (Tar::new().file("d/.wh..", ""), "d/.wh..", |p| matches!(p, WhiteoutName { .. })),
         (Tar::new().file(".wh...", ""), ".wh...", |p| matches!(p, WhiteoutName { .. })),
         (Tar::new().header("q", b'Q', 0, |_| {}), "q", |p| matches!(p, UnknownType { found: 'Q' })),
-        (Tar::new().header("s", b'S', 0, |_| {}), "s", |p| matches!(p, SparseMember { .. })),
-        (Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), "s", |p| matches!(p, SparseMember { .. })),
-        (Tar::new().pax(&[("GNU.sparse.map", b"0,1")]).file("s", ""), "s", |p| matches!(p, SparseMember { .. })),
+        (Tar::new().header("s", b'S', 0, |_| {}), "s", |p| matches!(p, SparseForm { .. })),
+        (Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), "s", |p| matches!(p, SparseForm { .. })),
+        (Tar::new().pax(&[("GNU.sparse.map", b"0,1")]).file("s", ""), "s", |p| matches!(p, Number { .. })),
         (Tar::new().header("u", b'0', 0, |h| h.set_uid(u64::from(u32::MAX))), "u", |p| {
             matches!(p, Number { field: "uid", expected: "0 to 4294967294", .. })
         }),
