@@ -338,6 +338,12 @@ pub enum MergeProblem {
         /// The target as the tar gives it.
         target: String,
     },
+    /// What layers mean together, without those below them, cannot be said by one layer.
+    #[error("{path:?} depends on the layers below: these layers cannot be merged without them")]
+    DependsOnLower {
+        /// The path.
+        path: String,
+    },
     /// More layers or entries than the merger can number, or a tree that takes more memory than its entries account for.
     #[error("too many {what}: expected at most {limit}")]
     TooMany {

@@ -238,6 +238,23 @@ impl Disk {
         entries
     }
 
+    /// Names data by where they are from.
+    pub(super) fn rename(&mut self, source: impl Fn(u8, u64) -> (u8, u64)) {
+        let mut seen = std::collections::BTreeSet::new();
+        for node in self.files.values().filter(|node| seen.insert(Rc::as_ptr(node))) {
+            let mut file = node.borrow_mut();
+            if let Kind::Regular(tag, number) = file.kind {
+                let (tag, number) = source(tag, number);
+                file.kind = Kind::Regular(tag, number);
+            }
+        }
+    }
+
+    /// Tells whether a symbolic link stands there.
+    pub(super) fn is_symlink(&self, path: &[u8]) -> bool {
+        self.files.get(path).is_some_and(|node| matches!(node.borrow().kind, Kind::Special(SpecialFile::Symlink(_))))
+    }
+
     /// Says all that can be seen: of each path the file, and the first path of the same inode.
     pub(super) fn list(&self) -> Vec<String> {
         let mut first: BTreeMap<*const RefCell<File>, &[u8]> = BTreeMap::new();

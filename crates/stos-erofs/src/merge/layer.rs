@@ -5,18 +5,20 @@ use std::collections::{HashMap, HashSet};
 
 use super::resolve::{Resolved, resolve};
 use super::step::{DirectoryState, Fault, Step};
-use super::tree::{Content, DentryId, InodeId, LayerId, NO_ENTRY, NO_LAYER, ROOT, Tree, mark};
+use super::tree::{Content, DentryId, InodeId, LayerId, MAX_LAYERS, NO_ENTRY, NO_LAYER, ROOT, Tree, mark};
 use super::{MEMORY_BASE, MEMORY_PER_ENTRY, MergeProblem, device_number};
 use crate::error::printable;
 use crate::index::{Entry, EntryKind, Metadata};
-use crate::path::split;
+use crate::path::{MAX_PATH, split};
 use crate::{Error, Result};
 
 /// What the tree is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// One layer, without those below it. What cannot be known without them is left out.
     Alone,
+    /// Several layers, without those below them. What cannot be known without them is an error.
+    Merged,
     /// A layer on an existing directory, which is all that there is below it.
     InPlace,
 }
@@ -90,7 +92,9 @@ impl LayerTree {
         entry: &Entry,
         mut step: impl FnMut(Step<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.layer = LayerId::from(self.form == Form::InPlace);
+        if self.form == Form::InPlace {
+            self.layer = 1;
+        }
         self.one(number, entry, &mut step)
     }
 
@@ -134,15 +138,33 @@ impl LayerTree {
         self.entries
     }
 
+    pub(super) fn into_tree(self) -> Tree {
+        self.tree
+    }
+
     pub(super) fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Starts several layers in overlay form.
+    pub(super) fn merged() -> Self {
+        Self { form: Form::Merged, ..Self::new() }
+    }
+
+    /// Ends a layer; what follows is the next one's.
+    pub(super) fn next_layer(&mut self) -> Result<(), MergeProblem> {
+        if u64::from(self.layer) + 1 >= MAX_LAYERS {
+            return Err(MergeProblem::TooMany { what: "layers", limit: MAX_LAYERS });
+        }
+        self.layer += 1;
+        Ok(())
     }
 
     /// Gives the directories, the deepest first, as they must be in the end: a directory's time and attributes are set
     /// when all is in it. In place only those are given in which, or of which, something has changed.
     pub fn directories(&self) -> impl Iterator<Item = DirectoryState> + '_ {
         let wanted = |&dentry: &DentryId| {
-            self.tree.is_directory(dentry) && (self.form == Form::Alone || self.tree.has(dentry, mark::CHANGED))
+            self.tree.is_directory(dentry) && (self.form != Form::InPlace || self.tree.has(dentry, mark::CHANGED))
         };
         let mut all: Vec<_> = self.tree.walk(ROOT).filter(wanted).collect();
         all.reverse();
@@ -329,6 +351,7 @@ impl<E> Apply<'_, E> {
     fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Done<E> {
         let found = match self.link_target(target) {
             Err(_) if self.form == Form::Alone => None,
+            Err(MergeProblem::LinkTargetMissing { .. }) if self.form == Form::Merged => None,
             found => Some(found?),
         };
         let Some((parent, name)) = self.parent_of(path)? else { return Ok(()) };
@@ -341,12 +364,16 @@ impl<E> Apply<'_, E> {
             // The link replaces the directory that its target lies in.
             (Some(found), Some(existing)) if self.tree.is_within(found, existing) => match self.form {
                 Form::Alone => None,
-                Form::InPlace => return Err(missing(target).into()),
+                Form::InPlace | Form::Merged => return Err(missing(target).into()),
             },
             (found, _) => found,
         };
         match found {
             Some(found) => self.link(parent, name, found),
+            None if self.form == Form::Merged => {
+                let target = self.foreign_target(target)?;
+                self.foreign_link(parent, name, &target)
+            }
             None => self.foreign_link(parent, name, target),
         }
     }
@@ -358,11 +385,39 @@ impl<E> Apply<'_, E> {
             Resolved::Directory(directory) => self.tree.find(directory, name),
             Resolved::Missing(..) => None,
         };
-        let found = found.filter(|&found| !self.tree.has(found, mark::WHITEOUT)).ok_or_else(|| missing(target))?;
+        let found = found.filter(|&found| !self.is_for_whiteouts(found)).ok_or_else(|| missing(target))?;
         if self.tree.is_directory(found) {
             return Err(MergeProblem::LinkTargetDirectory { target: printable(target) });
         }
         Ok(found)
+    }
+
+    /// Tells whether a name is here for the sake of whiteouts alone: the layers below may have something else there.
+    fn is_for_whiteouts(&self, dentry: DentryId) -> bool {
+        self.tree.has(dentry, mark::WHITEOUT) || self.tree.is_touched(dentry, NO_LAYER)
+    }
+
+    /// The physical path of a hard link's target that only the layers below can have.
+    fn foreign_target(&self, target: &[u8]) -> Result<Vec<u8>, MergeProblem> {
+        let (parent, name) = split(target);
+        let (at, mut names) = match resolve(self.tree, parent)? {
+            Resolved::Directory(at) => (at, Vec::new()),
+            Resolved::Missing(at, names) => (at, names),
+        };
+        names.push(name.to_vec());
+        // Nor can they: it is whited out, or would lie below something that is.
+        let first = self.tree.find(at, &names[0]);
+        if first.is_some_and(|first| self.tree.has(first, mark::WHITEOUT)) || self.is_hidden(at) {
+            return Err(missing(target));
+        }
+        if at != ROOT {
+            names.insert(0, self.tree.full_path(at));
+        }
+        let path = names.join(&b'/');
+        match path.len() > MAX_PATH {
+            true => Err(MergeProblem::TooMany { what: "bytes of a path", limit: MAX_PATH as u64 }),
+            false => Ok(path),
+        }
     }
 
     fn link(&mut self, parent: DentryId, name: &[u8], found: DentryId) -> Done<E> {
@@ -415,7 +470,7 @@ impl<E> Apply<'_, E> {
 
     fn opaque(&mut self, path: &[u8]) -> Done<E> {
         let Some(directory) = self.directory_to_clear(path)? else { return Ok(()) };
-        if self.form == Form::Alone && !self.is_hidden(directory) {
+        if self.form != Form::InPlace && !self.is_hidden(directory) {
             self.tree.mark(directory, mark::OPAQUE);
             self.tell(Step::Opaque { path: &self.tree.full_path(directory) })?;
         }
@@ -440,7 +495,7 @@ impl<E> Apply<'_, E> {
     /// missing, unless it is known that the layers below show nothing there.
     fn directory_to_clear(&mut self, path: &[u8]) -> Result<Option<DentryId>, Fault<E>> {
         match resolve(self.tree, path) {
-            Err(MergeProblem::ParentNotDirectory { .. }) => Ok(None),
+            Err(MergeProblem::ParentNotDirectory { .. } | MergeProblem::DependsOnLower { .. }) => Ok(None),
             Err(_) if self.form == Form::Alone => Ok(None),
             Err(problem) => Err(problem.into()),
             Ok(Resolved::Directory(directory)) => Ok(Some(directory)),
@@ -452,13 +507,17 @@ impl<E> Apply<'_, E> {
         }
     }
 
-    /// Tells whether nothing of the layers below shows in that directory.
-    fn is_hidden(&self, mut directory: DentryId) -> bool {
-        while directory != ROOT && !self.tree.has(directory, mark::OPAQUE) {
-            directory = self.tree.parent(directory);
-        }
-        self.tree.has(directory, mark::OPAQUE)
+    fn is_hidden(&self, directory: DentryId) -> bool {
+        is_hidden(self.tree, directory)
     }
+}
+
+/// Tells whether nothing of the layers below shows in that directory.
+pub(super) fn is_hidden(tree: &Tree, mut directory: DentryId) -> bool {
+    while directory != ROOT && !tree.has(directory, mark::OPAQUE) {
+        directory = tree.parent(directory);
+    }
+    tree.has(directory, mark::OPAQUE)
 }
 
 fn missing(target: &[u8]) -> MergeProblem {

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod disk;
 mod layer;
+mod merged;
 #[cfg(test)]
 mod model;
 mod nodes;
@@ -19,6 +20,7 @@ mod tests;
 pub(crate) mod tree;
 
 pub use self::layer::LayerTree;
+pub use self::merged::{MergedEntry, MergedLayer};
 pub use self::nodes::device_parts;
 pub use self::stack::{Correction, SpecialFile, Stack};
 pub use self::step::{DirectoryState, Step};
@@ -297,6 +299,10 @@ impl Apply<'_> {
             found => found,
         }
     }
+}
+
+fn merge_error(layer: usize, entry: &[u8], problem: MergeProblem) -> Error {
+    Error::Merge { layer, entry: printable(entry), problem }
 }
 
 /// Linux's 32-bit form of a device number, as EROFS stores it; the index bounds both parts.

@@ -2,11 +2,14 @@
 //! Layers by themselves and stacked, against the merger, by random layers.
 
 use super::disk::Disk;
-use super::random::{Random, apply, index, input};
+use super::random::{Random, apply, brief, index, input};
 use super::tree::Tree;
-use super::{Correction, LayerTree, Stack};
-use crate::index::Entry;
-use crate::{EntryKind, Error};
+use super::{Correction, LayerTree, MergedEntry, MergedLayer, Stack, Step};
+use crate::{Entry, EntryKind, Error, MergeProblem, Metadata};
+
+fn all(layers: &[Vec<Entry>]) -> String {
+    layers.iter().enumerate().map(|(number, layer)| format!("\nlayer {number}:{}", brief(layer))).collect()
+}
 
 /// What a random case is made of: the layers, the lowest first, and the tag of each.
 struct Case {
@@ -35,7 +38,7 @@ impl Case {
                     continue;
                 }
             }
-            layers.push(random.layer(&mut truth, layer, seed % 3 != 0));
+            layers.push(random.layer(&mut truth, layer, !seed.is_multiple_of(3)));
             tags.push(layer as u8);
         }
         Self { layers, tags, truth }
@@ -56,12 +59,17 @@ fn unpack(tag: u8, entries: &[Entry], seed: u64) -> Disk {
     let (mut disk, mut tree) = (Disk::new(), LayerTree::new());
     for (number, entry) in entries.iter().enumerate() {
         let number = number as u64;
-        let step = |step: super::Step<'_>| {
+        let step = |step: Step<'_>| {
             disk.step(tag, number, entry, step);
             Ok::<_, Error>(())
         };
         tree.apply(number, entry, step).unwrap();
-        assert_eq!(disk.list(), Disk::of(tree.tree(), |_| tag).list(), "seed {seed}, entry {number}: {entries:#?}");
+        assert_eq!(
+            disk.list(),
+            Disk::of(tree.tree(), |_| tag).list(),
+            "seed {seed}, entry {number}:{}",
+            brief(entries)
+        );
         let mut data: Vec<_> = tree.places().map(|(number, _)| number).chain(disk.orphans.keys().copied()).collect();
         data.sort_unstable();
         let all = (0..=number).filter(|&n| matches!(entries[n as usize].kind, EntryKind::Regular { .. }));
@@ -100,7 +108,7 @@ fn stacked_layers_and_their_corrections_show_the_truth() {
             shown.stack(&top);
         }
         let truth = Disk::of(&case.truth, |layer| case.tags[layer]);
-        assert_eq!(shown.list(), truth.list(), "seed {seed}: {:#?} {corrections:#?}", case.layers);
+        assert_eq!(shown.list(), truth.list(), "seed {seed}:{} {corrections:#?}", all(&case.layers));
     }
     let least = [("Copy", 1), ("Directory", 1000), ("Make", 20), ("Node", 500), ("Orphan", 10), ("Whiteout", 500)];
     for (name, least) in least.into_iter().chain([("none true", 1000), ("none false", 1000)]) {
@@ -115,7 +123,7 @@ fn a_layer_applied_in_place_gives_what_the_merger_gives() {
         let mut random = Random::new(seed);
         let mut truth = Tree::new();
         for layer in 0..1 + random.below(2) as u16 {
-            random.layer(&mut truth, layer, seed % 3 != 0);
+            random.layer(&mut truth, layer, !seed.is_multiple_of(3));
         }
         let base = Disk::of(&truth, |_| 0).entries();
         let (mut truth, mut tree) = (Tree::new(), LayerTree::in_place());
@@ -127,7 +135,7 @@ fn a_layer_applied_in_place_gives_what_the_merger_gives() {
         disk.stamps = true;
         let mut failed = false;
         for number in 0..random.below(10) as u32 {
-            let entry = random.entry(seed % 3 != 0);
+            let entry = random.entry(!seed.is_multiple_of(3));
             let expected = apply(&mut truth, 1, number, &entry);
             let found = tree.apply(u64::from(number), &entry, |step| {
                 disk.step(1, u64::from(number), &entry, step);
@@ -146,10 +154,80 @@ fn a_layer_applied_in_place_gives_what_the_merger_gives() {
         }
         tree.directories().for_each(|state| disk.finish(state));
         if !failed {
-            assert_eq!(disk.list(), Disk::of(&truth, |layer| layer as u8).list(), "seed {seed}: {base:#?}");
+            assert_eq!(disk.list(), Disk::of(&truth, |layer| layer as u8).list(), "seed {seed}:{}", brief(&base));
         }
     }
     assert!(applied > 5000 && refused > 500, "{applied} {refused}");
+}
+
+/// Tells whether the entries have a symbolic link of the base among their parents.
+fn goes_through_a_link(base: &Disk, entries: &[Entry]) -> bool {
+    let through = |path: &[u8]| path.iter().enumerate().any(|(at, &byte)| byte == b'/' && base.is_symlink(&path[..at]));
+    entries.iter().any(|entry| match &entry.kind {
+        EntryKind::HardLink { target } => through(&entry.path) || through(target),
+        EntryKind::Opaque => through(&entry.path) || base.is_symlink(&entry.path),
+        _ => through(&entry.path),
+    })
+}
+
+#[test]
+fn a_merged_layer_means_on_any_base_what_its_layers_mean() {
+    const MERGED: u16 = 9;
+    let (mut equal, mut outside, mut refused, mut links) = (0, 0, 0, 0);
+    for seed in 0..6000 {
+        let mut random = Random::new(seed);
+        // Links in the layers or in the base.
+        let links_in_base = seed.is_multiple_of(3);
+        let mut truth = Tree::new();
+        random.layer(&mut truth, 0, links_in_base);
+        random.layer(&mut truth, 0, links_in_base);
+        let mut on_base = truth.clone();
+        let base = Disk::of(&truth, |_| 0);
+        let mut merged = MergedLayer::new();
+        let mut layers = Vec::new();
+        for layer in 1..2 + random.below(3) as u16 {
+            layers.push(random.layer(&mut truth, layer, !links_in_base));
+        }
+        let added = layers.iter().try_for_each(|layer| merged.add_layer(&*index(layer)));
+        if goes_through_a_link(&base, &layers.concat()) || merged.has_emptied_directory() {
+            outside += 1;
+            continue;
+        }
+        let mut entries = Vec::new();
+        let result = added.and_then(|()| {
+            merged.entries(|entry| {
+                entries.push(entry);
+                Ok::<_, Error>(())
+            })
+        });
+        if let Err(error) = result {
+            let expected = matches!(&error, Error::Merge { problem: MergeProblem::DependsOnLower { .. }, .. });
+            assert!(expected, "seed {seed}: {error}{}", all(&layers));
+            refused += 1;
+            continue;
+        }
+        for (number, MergedEntry { entry, .. }) in entries.iter().enumerate() {
+            apply(&mut on_base, MERGED, number as u32, entry)
+                .unwrap_or_else(|error| panic!("seed {seed}: {entry:?}: {error}{}", all(&layers)));
+            links += usize::from(matches!(entry.kind, EntryKind::HardLink { .. }));
+        }
+        let mut found = Disk::of(&on_base, |layer| layer as u8);
+        found.rename(|tag, number| match tag == MERGED as u8 {
+            true => entries[number as usize].source.map(|(layer, number)| (layer as u8 + 1, number)).unwrap(),
+            false => (tag, number),
+        });
+        let expected = Disk::of(&truth, |layer| layer as u8);
+        assert_eq!(
+            found.list(),
+            expected.list(),
+            "seed {seed}:{}\nmerged:{}",
+            all(&layers),
+            brief(entries.iter().map(|merged| &merged.entry))
+        );
+        equal += 1;
+    }
+    let counts = [equal, outside, refused, links];
+    assert!(counts.into_iter().zip([5000, 300, 5, 500]).all(|(found, least)| found >= least), "{counts:?}");
 }
 
 #[test]
@@ -169,4 +247,185 @@ fn the_callers_error_comes_back_as_it_is() {
     assert!(matches!(tree.apply(0, &entry, |_| Err(Mine::Full)), Err(Mine::Full)));
     let again = tree.apply(1, &entry, |_| Err(Mine::Full));
     assert!(matches!(again, Err(Mine::Layer(Error::UsedAfterError { object: "LayerTree" }))));
+}
+
+fn file(path: &str) -> Entry {
+    entry(
+        path,
+        EntryKind::Regular {
+            metadata: Metadata { mode: 0o644, ..Metadata::default() },
+            size: 0,
+            place: crate::DataPlace::Tar,
+            block: 0,
+        },
+    )
+}
+
+fn directory(path: &str) -> Entry {
+    entry(path, EntryKind::Directory(Metadata { mode: 0o700, ..Metadata::default() }))
+}
+
+fn symlink(path: &str, target: &str) -> Entry {
+    entry(path, EntryKind::Symlink { metadata: Metadata::default(), target: target.into() })
+}
+
+fn hard_link(path: &str, target: &str) -> Entry {
+    entry(path, EntryKind::HardLink { target: target.into() })
+}
+
+fn whiteout(path: &str) -> Entry {
+    entry(path, EntryKind::Whiteout)
+}
+
+fn opaque(path: &str) -> Entry {
+    entry(path, EntryKind::Opaque)
+}
+
+fn entry(path: &str, kind: EntryKind) -> Entry {
+    Entry { path: path.into(), kind }
+}
+
+/// The steps of a layer, in a line each.
+fn steps(entries: &[Entry]) -> Vec<String> {
+    let (mut tree, mut lines) = (LayerTree::new(), Vec::new());
+    for (number, entry) in entries.iter().enumerate() {
+        let step = |step: Step<'_>| {
+            let path = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+            lines.push(match step {
+                Step::Imply { path: at } => format!("imply {}", path(at)),
+                Step::Remove { path: at } => format!("remove {}", path(at)),
+                Step::Orphan { number, path: at } => format!("orphan {number} {}", path(at)),
+                Step::Unplaced { number } => format!("unplaced {number}"),
+                Step::Create { path: at } => format!("create {}", path(at)),
+                Step::Update { path: at } => format!("update {}", path(at)),
+                Step::Link { path: at, target } => format!("link {} {}", path(at), path(target)),
+                Step::Whiteout { path: at } => format!("whiteout {}", path(at)),
+                Step::Opaque { path: at } => format!("opaque {}", path(at)),
+            });
+            Ok::<_, Error>(())
+        };
+        tree.apply(number as u64, entry, step).unwrap();
+    }
+    lines
+}
+
+#[test]
+fn the_steps_of_a_layer_by_itself() {
+    let cases: &[(&[Entry], &[&str])] = &[
+        (&[directory(""), file("a")], &["update ", "create a"]),
+        (&[file("d/e/f")], &["imply d", "imply d/e", "create d/e/f"]),
+        (&[file("d/f"), directory("d")], &["imply d", "create d/f", "update d"]),
+        // Whiteouts: of what the layer has not, of what it has, of a directory in either order, twice.
+        (&[whiteout("d/x"), whiteout("d/x")], &["imply d", "whiteout d/x"]),
+        (&[whiteout("d/x"), whiteout("d")], &["imply d", "whiteout d/x", "remove d", "whiteout d"]),
+        (&[whiteout("d"), whiteout("d/x"), opaque("d")], &["whiteout d"]),
+        (&[whiteout("f"), file("f")], &["whiteout f", "remove f", "create f"]),
+        (&[file("f"), whiteout("f")], &["create f"]),
+        (&[whiteout("d"), directory("d")], &["whiteout d", "remove d", "create d", "opaque d"]),
+        (&[directory("d"), whiteout("d")], &["create d", "opaque d"]),
+        (&[whiteout("d"), file("d/f")], &["whiteout d", "remove d", "imply d", "opaque d", "create d/f"]),
+        (&[whiteout("d/x"), opaque("d")], &["imply d", "whiteout d/x", "opaque d", "remove d/x"]),
+        (&[opaque("d"), whiteout("d/x"), opaque("d")], &["imply d", "opaque d"]),
+        // One kind over another: a directory then hides what may be below.
+        (&[file("f"), directory("f")], &["create f", "orphan 0 f", "remove f", "create f", "opaque f"]),
+        (
+            &[directory("d"), file("d/f"), file("d")],
+            &["create d", "create d/f", "orphan 1 d/f", "remove d", "create d"],
+        ),
+        // A hard link keeps its file; one that replaces the last other name of nothing does too.
+        (&[file("a"), hard_link("b", "a"), file("a")], &["create a", "link b a", "remove a", "create a"]),
+        (&[file("a"), hard_link("a", "a")], &["create a"]),
+        // Of files that the layer does not have nothing is made, nor of what lies below them.
+        (&[hard_link("a", "low"), hard_link("b", "a")], &[]),
+        (&[file("a"), hard_link("a", "low")], &["create a", "orphan 0 a", "remove a"]),
+        (&[hard_link("a", "low"), file("a/f"), symlink("a/s", "x")], &["unplaced 1"]),
+        (&[hard_link("a", "low"), directory("a")], &["create a", "opaque a"]),
+        // Links of the layer itself are followed.
+        (
+            &[symlink("l", "/d/../e"), file("l/f"), whiteout("l/x")],
+            &["create l", "imply e", "create e/f", "whiteout e/x"],
+        ),
+    ];
+    for (entries, expected) in cases {
+        assert_eq!(steps(entries), *expected, "{}", brief(*entries));
+    }
+}
+
+#[test]
+fn layers_that_need_nothing_of_those_below_need_no_corrections() {
+    let layers = vec![
+        vec![
+            directory(""),
+            directory("usr"),
+            directory("usr/bin"),
+            file("usr/bin/a"),
+            hard_link("usr/bin/b", "usr/bin/a"),
+        ],
+        vec![],
+        vec![directory(""), directory("usr"), whiteout("usr/bin"), symlink("bin", "usr/bin"), directory("opt")],
+        vec![directory(""), directory("opt"), opaque("opt"), file("opt/f"), directory("usr"), file("usr/bin/c")],
+    ];
+    let mut case = Case { tags: (0..4).collect(), layers, truth: Tree::new() };
+    assert_eq!(case.stack(), (vec![0, 2, 3], Vec::new()));
+    // The whiteout has made the directory a new one, which is implied; the link is followed where its layer has it not.
+    case.layers[3].extend([file("bin/d"), hard_link("e", "usr/bin/c")]);
+    let (_, corrections) = case.stack();
+    let root = Metadata { mode: 0o700, ..Metadata::default() };
+    let bin = Metadata { mode: 0o755, ..Metadata::default() };
+    let expected = [
+        Correction::Directory { path: b"".to_vec(), metadata: root.clone(), opaque: false },
+        Correction::Node { path: b"bin".to_vec(), layer: 2, source: b"bin".to_vec(), number: 3 },
+        Correction::Directory { path: b"usr".to_vec(), metadata: root, opaque: false },
+        Correction::Directory { path: b"usr/bin".to_vec(), metadata: bin, opaque: false },
+        Correction::Node { path: b"usr/bin/d".to_vec(), layer: 3, source: b"bin/d".to_vec(), number: 6 },
+    ];
+    assert_eq!(corrections, expected);
+}
+
+/// The entries of merged layers, in a line each, or the path that depends on what is below.
+fn merged(layers: &[&[Entry]]) -> Result<Vec<String>, String> {
+    let mut merged = MergedLayer::new();
+    layers.iter().for_each(|layer| merged.add_layer(&*index(layer)).unwrap());
+    let mut entries = Vec::new();
+    let done = merged.entries(|MergedEntry { entry, .. }| {
+        entries.push(entry);
+        Ok::<_, Error>(())
+    });
+    match done {
+        Ok(()) => Ok(brief(&entries).lines().skip(1).map(|line| line.trim().to_owned()).collect()),
+        Err(Error::Merge { problem: MergeProblem::DependsOnLower { path }, .. }) => Err(path),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn merged_layers_keep_what_they_do_to_those_below() {
+    let cases: &[(&[&[Entry]], &[&str])] = &[
+        (&[&[file("a")], &[whiteout("a")]], &["a: Whiteout"]),
+        (&[&[whiteout("a")], &[file("a")]], &["a: Regular"]),
+        (&[&[whiteout("d")], &[file("d/f")]], &["d: Directory", "d: Opaque", "d/f: Regular"]),
+        (&[&[file("d/a")], &[opaque("d"), file("d/b")]], &["d: Opaque", "d/b: Regular"]),
+        (&[&[file("z"), hard_link("a", "z")], &[whiteout("z")]], &["a: Regular", "z: Whiteout"]),
+        // Files of the layers below keep their names though others come in their places.
+        (&[&[hard_link("z", "b")], &[file("b")]], &["z: hard link to b", "b: Regular"]),
+        (
+            &[&[hard_link("z", "b")], &[hard_link("d/y", "z"), whiteout("z"), whiteout("b")]],
+            &["d/y: hard link to b", "b: Whiteout", "z: Whiteout"],
+        ),
+        (
+            &[&[hard_link("z", "d/b")], &[whiteout("d"), hard_link("d/y", "z")]],
+            &["d: Directory", "d/y: hard link to d/b", "d: Opaque", "z: hard link to d/y"],
+        ),
+        (
+            &[&[hard_link("a", "b"), hard_link("b", "c"), hard_link("c", "d")]],
+            &["a: hard link to b", "b: hard link to c", "c: hard link to d"],
+        ),
+    ];
+    for (layers, expected) in cases {
+        let expected: Vec<_> = expected.iter().map(|&line| line.to_owned()).collect();
+        assert_eq!(merged(layers), Ok(expected));
+    }
+    let swap = [hard_link("t", "a"), hard_link("a", "b"), hard_link("b", "t")];
+    assert_eq!(merged(&[&swap]).unwrap(), ["t: hard link to a", "a: hard link to b", "b: hard link to t"]);
+    assert_eq!(merged(&[&swap, &[whiteout("t")]]), Err("a".to_owned()));
 }

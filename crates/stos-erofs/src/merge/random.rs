@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random layers that are legal on those below them.
 
-use super::tree::Tree;
+use super::tree::{ROOT, Tree};
 use super::{Apply, LayerInput, MergeProblem};
 use crate::index::{DataPlace, Entry, EntryKind, IndexWriter, Metadata, Timestamp};
 use crate::xattr::{Namespace, Xattr};
@@ -61,7 +61,15 @@ impl Random {
     pub(super) fn layer(&mut self, tree: &mut Tree, layer: u16, links: bool) -> Vec<Entry> {
         let mut entries = Vec::new();
         for _ in 0..self.below(12) {
-            let entry = self.entry(links);
+            let mut entry = self.entry(links);
+            if let EntryKind::HardLink { target } = &mut entry.kind
+                && self.below(4) != 0
+            {
+                let files: Vec<_> = tree.walk(ROOT).filter(|&dentry| !tree.is_directory(dentry)).collect();
+                if !files.is_empty() {
+                    *target = tree.full_path(files[self.below(files.len() as u64) as usize]);
+                }
+            }
             let mut next = tree.clone();
             if apply(&mut next, layer, entries.len() as u32, &entry).is_ok() {
                 *tree = next;
@@ -88,4 +96,17 @@ pub(super) fn index(entries: &[Entry]) -> Vec<u8> {
     let mut writer = IndexWriter::new(Vec::new());
     entries.iter().for_each(|entry| writer.write(entry).unwrap());
     writer.finish(TAR_BYTES, 0).unwrap().0
+}
+
+/// The entries in a line each, for messages.
+pub(super) fn brief<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
+    let line = |entry: &Entry| {
+        let what = match &entry.kind {
+            EntryKind::Symlink { target, .. } => format!("symlink to {}", target.escape_ascii()),
+            EntryKind::HardLink { target } => format!("hard link to {}", target.escape_ascii()),
+            other => format!("{other:?}").split([' ', '(']).next().unwrap_or_default().to_owned(),
+        };
+        format!("\n  {}: {what}", entry.path.escape_ascii())
+    };
+    entries.into_iter().map(line).collect()
 }

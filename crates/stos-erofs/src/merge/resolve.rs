@@ -65,7 +65,9 @@ pub(super) fn resolve(tree: &Tree, path: &[u8]) -> Result<Resolved, MergeProblem
                 None => missing.push(checked(name)?),
                 Some(found) if tree.has(found, mark::WHITEOUT) => missing.push(checked(name)?),
                 // It may be a symbolic link, to who knows where.
-                Some(found) if tree.has(found, mark::FOREIGN) => return Err(not_directory(tree, found)),
+                Some(found) if tree.has(found, mark::FOREIGN) => {
+                    return Err(MergeProblem::DependsOnLower { path: printable(&tree.path(found)) });
+                }
                 Some(found) => match tree.inode(found).content {
                     Content::Directory => at = found,
                     Content::Symlink { at: target, len } => {

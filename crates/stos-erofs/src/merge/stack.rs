@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use super::layer::LayerTree;
 use super::tree::{Content, DentryId, Inode, InodeId, NO_LAYER, ROOT, Tree, mark};
-use super::{LayerInput, MergeProblem, Merger};
+use super::{LayerInput, MergeProblem, Merger, merge_error};
 use crate::index::{IndexReader, Metadata};
 use crate::{Error, Result};
 
@@ -152,7 +152,7 @@ impl Stack {
         })?;
         if alone.entries() > 0 {
             self.lowers.push(number);
-            show(&mut self.shown, &alone, number).map_err(|problem| merge_error(number, problem))?;
+            show(&mut self.shown, &alone, number).map_err(|problem| merge_error(number, b"", problem))?;
         }
         Ok(())
     }
@@ -179,10 +179,6 @@ impl Stack {
         let sources = Sources::new(truth, &plan, &self.layers, reopen)?;
         Ok(plan.corrections(truth, &sources))
     }
-}
-
-fn merge_error(layer: usize, problem: MergeProblem) -> Error {
-    Error::Merge { layer, entry: String::new(), problem }
 }
 
 /// Says of an error which layer of the stack it is of.

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Several layers made one, without those below them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
+
+use super::layer::{LayerTree, is_hidden};
+use super::tree::{Content, DentryId, InodeId, LayerId, NO_LAYER, ROOT, Tree, mark};
+use super::{MergeProblem, merge_error};
+use crate::error::printable;
+use crate::index::{Entry, EntryKind, IndexReader};
+use crate::path::MAX_PATH;
+use crate::{Error, Result};
+
+/// An entry of a merged layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergedEntry {
+    /// The entry. The place of a regular file's data is that in the tar of its own layer.
+    pub entry: Entry,
+    /// Of an entry with an inode, a directory's aside, its layer, counted as they were added, and its number there.
+    pub source: Option<(usize, u64)>,
+}
+
+/// Merges the indexes of several layers into one layer that, on any layers below, means what they mean one after the
+/// other.
+///
+/// What an upper layer removes of a lower one's is left out, and its whiteout stays, for the layers below may have the name
+/// too. Hard links to files that only the layers below can have stay hard links. Directories that are merely implied give
+/// no entries.
+///
+/// Three things that layers mean cannot be said without those below them:
+///
+/// - Where a parent that these layers merely imply is a symbolic link below, the entries go where it leads, but which of
+///   them removes which was decided without it.
+/// - An implied directory that a later layer empties is there afterwards only where the layers below have it.
+/// - [`MergeProblem::DependsOnLower`]: a file of the layers below would have to keep a name while something else takes
+///   the only place it can be linked from (two names that change places), or an entry lies below a hard link to such a
+///   file.
+///
+/// Memory is bounded as [`Merger`](crate::Merger)'s; nothing recurses.
+#[derive(Debug)]
+pub struct MergedLayer {
+    layers: LayerTree,
+    count: usize,
+    failed: bool,
+}
+
+impl Default for MergedLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MergedLayer {
+    /// Starts without layers.
+    pub fn new() -> Self {
+        Self { layers: LayerTree::merged(), count: 0, failed: false }
+    }
+
+    /// Adds the next layer, of which `index` is the whole index; the lowest comes first.
+    ///
+    /// # Errors
+    /// [`Error::Index`] where the index is damaged, [`Error::Merge`] where an entry cannot be merged, the reader's error.
+    /// After an error nothing more can be done.
+    pub fn add_layer(&mut self, index: impl Read) -> Result<()> {
+        if std::mem::replace(&mut self.failed, true) {
+            return Err(Error::UsedAfterError { object: "MergedLayer" });
+        }
+        if self.count > 0 {
+            self.layers.next_layer().map_err(|problem| merge_error(self.count, b"", problem))?;
+        }
+        self.count += 1;
+        let mut reader = IndexReader::new(index)?;
+        let mut number = 0;
+        while let Some(entry) = reader.next_entry()? {
+            self.layers.apply(number, &entry, |_| Ok::<_, Error>(()))?;
+            number += 1;
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Gives the entries in an order that a tar can have: parents before what lies in them, the targets of links before
+    /// the links, an opaque marker after its directory.
+    ///
+    /// # Errors
+    /// [`Error::Merge`] of the uppermost layer with [`MergeProblem::DependsOnLower`], or where a path is longer than a
+    /// tar's may be; what `emit` returns; [`Error::UsedAfterError`].
+    pub fn entries<E: From<Error>>(self, mut emit: impl FnMut(MergedEntry) -> Result<(), E>) -> Result<(), E> {
+        if self.failed {
+            return Err(Error::UsedAfterError { object: "MergedLayer" }.into());
+        }
+        let layer = self.count.saturating_sub(1);
+        let mut tree = self.layers.into_tree();
+        let mut directories: Vec<_> = tree.walk(ROOT).filter(|&dentry| tree.is_directory(dentry)).collect();
+        directories.drain(..).for_each(|directory| tree.sort_children(directory));
+        let mut writer = Writer { tree: &tree, emitted: HashSet::new(), first_names: HashMap::new() };
+        for entry in writer.foreign_links().map_err(|(path, problem)| merge_error(layer, &path, problem))? {
+            emit(entry)?;
+        }
+        for dentry in tree.walk(ROOT) {
+            for entry in writer.name(dentry).map_err(|(path, problem)| merge_error(layer, &path, problem))? {
+                emit(entry)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl MergedLayer {
+    /// Tells whether there is an implied directory that nothing implies any more.
+    pub(super) fn has_emptied_directory(&self) -> bool {
+        let tree = self.layers.tree();
+        let gives_entry = |dentry| match tree.is_directory(dentry) {
+            true => has_entry(tree, dentry),
+            false => !tree.has(dentry, mark::WHITEOUT),
+        };
+        let emptied = |dentry| {
+            dentry != ROOT
+                && tree.is_directory(dentry)
+                && !tree.is_touched(dentry, NO_LAYER)
+                && !tree.walk(dentry).any(gives_entry)
+        };
+        tree.walk(ROOT).any(emptied)
+    }
+}
+
+type Fallible<T> = Result<T, (Vec<u8>, MergeProblem)>;
+
+/// Gives the entries of a tree.
+struct Writer<'a> {
+    tree: &'a Tree,
+    /// Directories of which the entry has been given.
+    emitted: HashSet<DentryId>,
+    /// Where files with several names have been given.
+    first_names: HashMap<InodeId, DentryId>,
+}
+
+impl Writer<'_> {
+    fn path(&self, dentry: DentryId) -> Fallible<Vec<u8>> {
+        let path = self.tree.full_path(dentry);
+        match path.len() > MAX_PATH {
+            true => Err((path, MergeProblem::TooMany { what: "bytes of a path", limit: MAX_PATH as u64 })),
+            false => Ok(path),
+        }
+    }
+
+    /// What a name gives, which comes after its parents.
+    fn name(&mut self, dentry: DentryId) -> Fallible<Vec<MergedEntry>> {
+        let tree = self.tree;
+        if tree.has(dentry, mark::WHITEOUT) {
+            let hidden = is_within_hidden(tree, dentry);
+            return Ok(if hidden { Vec::new() } else { vec![plain(self.path(dentry)?, EntryKind::Whiteout)] });
+        }
+        if tree.is_directory(dentry) {
+            let mut entries: Vec<_> = self.directory(dentry)?.into_iter().collect();
+            if tree.has(dentry, mark::OPAQUE) && !is_within_hidden(tree, dentry) {
+                entries.push(plain(self.path(dentry)?, EntryKind::Opaque));
+            }
+            return Ok(entries);
+        }
+        let (id, inode) = (tree.inode_id(dentry), tree.inode(dentry));
+        match self.first_names.get(&id) {
+            Some(&first) if first == dentry => return Ok(Vec::new()),
+            Some(&first) => {
+                let target = self.path(first)?;
+                return Ok(vec![plain(self.path(dentry)?, EntryKind::HardLink { target })]);
+            }
+            None if inode.names > 1 => drop(self.first_names.insert(id, dentry)),
+            None => {}
+        }
+        let metadata = tree.metadata(inode);
+        let kind = match inode.content {
+            Content::Regular { block, size, place, .. } => EntryKind::Regular { metadata, size, place, block },
+            Content::Symlink { at, len } => {
+                EntryKind::Symlink { metadata, target: tree.symlink_target(at, len).to_vec() }
+            }
+            Content::CharacterDevice(number) => {
+                let (major, minor) = device_parts(number);
+                EntryKind::CharacterDevice { metadata, major, minor }
+            }
+            Content::BlockDevice(number) => {
+                let (major, minor) = device_parts(number);
+                EntryKind::BlockDevice { metadata, major, minor }
+            }
+            Content::Fifo => EntryKind::Fifo(metadata),
+            Content::Directory => EntryKind::Directory(metadata),
+        };
+        let source = Some((usize::from(inode.layer), u64::from(tree.number(id))));
+        Ok(vec![MergedEntry { entry: Entry { path: self.path(dentry)?, kind }, source }])
+    }
+
+    /// A directory's own entry; `None` where it needs none, or has been given.
+    fn directory(&mut self, dentry: DentryId) -> Fallible<Option<MergedEntry>> {
+        if !has_entry(self.tree, dentry) || !self.emitted.insert(dentry) {
+            return Ok(None);
+        }
+        let kind = EntryKind::Directory(self.tree.metadata(self.tree.inode(dentry)));
+        Ok(Some(plain(self.path(dentry)?, kind)))
+    }
+
+    /// The hard links to files that only the layers below have, one name of each. They come before all that could
+    /// remove their targets, but after their own parents.
+    fn foreign_links(&mut self) -> Fallible<Vec<MergedEntry>> {
+        let mut pending = foreign_groups(self.tree);
+        let mut targets = Targets::new(&pending);
+        let mut entries = Vec::new();
+        // Each round gives at least one; a few are enough where links were made in the order of their layers.
+        for _ in 0..MAX_ROUNDS {
+            let mut blocked = Vec::new();
+            for group in pending {
+                match group.names.iter().find(|&&name| self.is_safe(name, &group.target, &targets)) {
+                    Some(&name) => {
+                        self.foreign_link(name, &group.target, &mut entries)?;
+                        self.first_names.insert(group.inode, name);
+                        targets.remove(&group.target);
+                    }
+                    None => blocked.push(group),
+                }
+            }
+            pending = blocked;
+            if pending.is_empty() {
+                return Ok(entries);
+            }
+        }
+        let path = pending.swap_remove(0).target;
+        let problem = MergeProblem::DependsOnLower { path: printable(&path) };
+        Err((path, problem))
+    }
+
+    fn foreign_link(&mut self, name: DentryId, target: &[u8], entries: &mut Vec<MergedEntry>) -> Fallible<()> {
+        for parent in parents(self.tree, name).into_iter().rev() {
+            entries.extend(self.directory(parent)?);
+        }
+        entries.push(plain(self.path(name)?, EntryKind::HardLink { target: target.to_vec() }));
+        Ok(())
+    }
+
+    /// Tells whether a link and its parents can be made without removing a file that is still to be linked.
+    fn is_safe(&self, name: DentryId, target: &[u8], targets: &Targets) -> bool {
+        let path = self.tree.full_path(name);
+        let replaces = |&parent: &DentryId| has_entry(self.tree, parent) && targets.has(&self.tree.full_path(parent));
+        let link_is_safe = path == target || !targets.has(&path) && !targets.has_below(&path);
+        link_is_safe && !parents(self.tree, name).iter().any(replaces)
+    }
+}
+
+/// How often those links that were not safe are tried again.
+const MAX_ROUNDS: usize = 64;
+
+fn plain(path: Vec<u8>, kind: EntryKind) -> MergedEntry {
+    MergedEntry { entry: Entry { path, kind }, source: None }
+}
+
+/// Tells whether a directory needs an entry: where it is merely implied only if it cannot be the lower layers'.
+fn has_entry(tree: &Tree, directory: DentryId) -> bool {
+    let implied = tree.inode(directory).layer == NO_LAYER;
+    let for_whiteouts = tree.is_touched(directory, NO_LAYER);
+    !implied || !for_whiteouts && (tree.has(directory, mark::FRESH) || is_within_hidden(tree, directory))
+}
+
+/// Tells whether nothing of the layers below shows at a name, because of a directory above it.
+fn is_within_hidden(tree: &Tree, dentry: DentryId) -> bool {
+    dentry != ROOT && is_hidden(tree, tree.parent(dentry))
+}
+
+/// The parents of a name without the root, the deepest first.
+fn parents(tree: &Tree, name: DentryId) -> Vec<DentryId> {
+    let parent = |&dentry: &DentryId| Some(tree.parent(dentry)).filter(|&parent| parent != ROOT);
+    std::iter::successors(parent(&name), parent).collect()
+}
+
+/// The two parts of a device number in Linux's 32-bit form.
+fn device_parts(number: u32) -> (u32, u32) {
+    (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00)
+}
+
+/// A file of the layers below with the names that it has here.
+struct Foreign {
+    inode: InodeId,
+    target: Vec<u8>,
+    names: Vec<DentryId>,
+}
+
+/// In the order in which they were first linked.
+fn foreign_groups(tree: &Tree) -> Vec<Foreign> {
+    let mut groups: BTreeMap<(LayerId, u32), Foreign> = BTreeMap::new();
+    for dentry in tree.walk(ROOT).filter(|&dentry| tree.has(dentry, mark::FOREIGN)) {
+        let (id, inode) = (tree.inode_id(dentry), tree.inode(dentry));
+        let Content::Symlink { at, len } = inode.content else { continue };
+        let group = groups.entry((inode.layer, tree.number(id))).or_insert_with(|| Foreign {
+            inode: id,
+            target: tree.symlink_target(at, len).to_vec(),
+            names: Vec::new(),
+        });
+        group.names.push(dentry);
+    }
+    groups.into_values().collect()
+}
+
+/// The paths of files that are still to be linked, and how many links need each.
+struct Targets(BTreeMap<Vec<u8>, usize>);
+
+impl Targets {
+    fn new(groups: &[Foreign]) -> Self {
+        let mut targets = Self(BTreeMap::new());
+        groups.iter().for_each(|group| *targets.0.entry(group.target.clone()).or_default() += 1);
+        targets
+    }
+
+    fn remove(&mut self, target: &[u8]) {
+        if let Some(count) = self.0.get_mut(target) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(target);
+            }
+        }
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        self.0.contains_key(path)
+    }
+
+    fn has_below(&self, path: &[u8]) -> bool {
+        let below = [path, b"/"].concat();
+        self.0.range(below.clone()..).next().is_some_and(|(target, _)| target.starts_with(&below))
+    }
+}
