@@ -185,7 +185,7 @@ fn layers_that_cannot_be_mounted_are_named_and_leave_no_mount() {
     let scene = Scene::new();
     let engine = &scene.fixture.engine;
     let chain = scene.validated().chain;
-    let tar = engine.store().layer_dir(chain.devices[0]).join("layer.tar");
+    let tar = engine.store().layer_dir(chain.devices[0].layer).join("layer.tar");
     fs::remove_file(&tar).unwrap();
     for mount in [mount_image_layers, setup_layerfs_for_container] {
         let error = mount(engine, &chain).unwrap_err();

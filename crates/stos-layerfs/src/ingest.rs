@@ -12,7 +12,7 @@
 //! makes them durable first.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use stos_spec::{BlobDigest, Descriptor, DiffId, DigestHasher, LayerCompression};
 use stos_store::files;
 
 use crate::error::{Error, LayerLabel, Result};
+use crate::extra::{ExtraWriter, sink_error};
 use crate::pipe::{self, PipeReader, PipeWriter};
 use crate::seal::{HashingWriter, Seal};
 
@@ -60,6 +61,8 @@ pub struct IngestReport {
     pub tar: Seal,
     /// The seal of `layer.index`.
     pub index: Seal,
+    /// The seal of `layer.extra`, where the layer has sparse files.
+    pub extra: Option<Seal>,
     /// What the tar holds.
     pub summary: IndexSummary,
     /// How long each part of the work kept its thread busy or waiting.
@@ -77,7 +80,8 @@ pub struct StageTimes {
     pub total: Duration,
 }
 
-/// Reads the blob of `request` from `source` and writes `layer.tar` and `layer.index` into `dir`. Neither is synced yet.
+/// Reads the blob of `request` from `source` and writes `layer.tar`, `layer.index`, and for sparse files `layer.extra` into `dir`.
+/// None is synced yet.
 ///
 /// `progress` is told of each count of blob bytes as they come.
 pub fn ingest_layer(
@@ -228,6 +232,7 @@ struct LayerFiles<'a> {
     index_path: std::path::PathBuf,
     tar: File,
     index: HashingWriter<BufWriter<File>>,
+    extra: ExtraWriter,
     summary: IndexSummary,
     hasher: Option<DigestHasher>,
     busy: Duration,
@@ -240,21 +245,24 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
     let on_disk = |error: Error| error.while_writing(label.clone());
     let refuse = |error| match error {
         stos_erofs::Error::Io { source, .. } => on_disk(Error::io("write", &index_path)(source)),
+        stos_erofs::Error::Sink { source } => on_disk(sink_error(source, dir)),
         source => Error::Tar { layer: label.clone(), source },
     };
     let mut tar = files::create_new(&tar_path).map_err(|error| on_disk(error.into()))?;
     let index = files::create_new(&index_path).map_err(|error| on_disk(error.into()))?;
-    let mut indexer = TarIndexer::new(HashingWriter::new(BufWriter::with_capacity(64 << 10, index)));
+    let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, index));
+    let mut indexer = TarIndexer::with_sink(out, ExtraWriter::new(dir));
     let mut hasher = DigestHasher::default();
     let (mut written, mut flushed, mut busy) = (0_u64, 0_u64, Duration::ZERO);
     while let Some(buffer) = from.next_buffer() {
         let started = Instant::now();
-        if written + buffer.len() as u64 > request.max_size {
+        let grown = written + indexer.sink().written() + buffer.len() as u64;
+        if grown > request.max_size {
             return Err(Error::TooLarge { layer: label.clone(), limit: request.max_size });
         }
         indexer.push(&buffer).map_err(refuse)?;
         hasher.update(&buffer);
-        tar.write_all(&buffer).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
+        write_or_skip(&mut tar, &buffer).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
         written += buffer.len() as u64;
         from.give_back(buffer);
         if written - flushed >= WRITE_BEHIND {
@@ -264,8 +272,18 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         }
         busy += started.elapsed();
     }
-    let Indexed { out: index, summary, .. } = indexer.finish().map_err(refuse)?;
-    Ok(LayerFiles { tar_path, index_path, tar, index, summary, hasher: Some(hasher), busy, label })
+    // What was skipped at the end.
+    tar.set_len(written).map_err(Error::io("set the length of", &tar_path)).map_err(on_disk)?;
+    let Indexed { out: index, sink: extra, summary } = indexer.finish().map_err(refuse)?;
+    Ok(LayerFiles { tar_path, index_path, tar, index, extra, summary, hasher: Some(hasher), busy, label })
+}
+
+/// Writes a buffer; a whole one of zeros becomes a hole, so that zeros without end cost no disk.
+fn write_or_skip(tar: &mut File, buffer: &[u8]) -> io::Result<()> {
+    if buffer.len() == pipe::BUFFER_SIZE && pipe::is_zero(buffer) {
+        return tar.seek(SeekFrom::Current(buffer.len() as i64)).map(drop);
+    }
+    tar.write_all(buffer)
 }
 
 /// Stops a layer before the disk is full: others write to it as well, other layers of the same image first of all.
@@ -279,12 +297,13 @@ pub(crate) fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, wr
 }
 
 impl LayerFiles<'_> {
-    /// Writes what is left of the index, and seals both files.
+    /// Writes what is left of the index, and seals the files.
     fn finish(self, diff_id: DiffId, received: Received, started: Instant) -> Result<IngestReport> {
         let (index, index_digest) = self.index.finish();
         let index = index.into_inner().map_err(|error| Error::io("write", &self.index_path)(error.into_error()))?;
         let tar = Seal::of(&self.tar, BlobDigest::from_bytes(*diff_id.as_bytes()), &self.tar_path)?;
         let index = Seal::of(&index, index_digest, &self.index_path)?;
+        let extra = self.extra.finish(diff_id, self.summary.extra_bytes)?.map(|(_, seal)| seal);
         let times = StageTimes { receive: received.time, write: self.busy, total: started.elapsed() };
         tracing::debug!(
             layer = %self.label, blob_bytes = received.size, tar_bytes = tar.size, index_bytes = index.size,
@@ -292,7 +311,7 @@ impl LayerFiles<'_> {
             "layer ingested"
         );
         let Received { blob, size: blob_size, .. } = received;
-        Ok(IngestReport { diff_id, blob, blob_size, tar, index, summary: self.summary, times })
+        Ok(IngestReport { diff_id, blob, blob_size, tar, index, extra, summary: self.summary, times })
     }
 }
 

@@ -2,8 +2,8 @@
 //! LayerFS: layers, the chains that images are, and the mounts of both, kept in one of two ways.
 //!
 //! ```text
-//! blob ─► SHA-256 ─► inflate ─► SHA-256 ─┬─► layer.tar + layer.index   backend `erofs`   [ingest, pipe, erofs]
-//!                                        └─► a directory + the rest    backend `dirs`    [ingest, pipe, dirs]
+//! blob ─► SHA-256 ─► inflate ─► SHA-256 ─┬─► layer.tar, .index, .extra   backend `erofs`   [ingest, pipe, erofs]
+//!                                        └─► a directory and the rest    backend `dirs`    [ingest, pipe, dirs]
 //! layer.index × N ─► image.erofs: one mount for all of an image's containers             [erofs::chain]
 //! layer.index × N ─► corrections on top of N stacked directories                         [dirs]
 //! ```
@@ -17,6 +17,7 @@
 //! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
 //! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
 //! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
+//! | `extra` | `layer.extra`, the data of a layer's sparse files |
 //! | `blob` | a blob that is kept while its layer is made of it |
 //! | `mounts` | one mount per chain and machine |
 //!
@@ -36,6 +37,7 @@ pub mod chains;
 pub mod dirs;
 pub mod erofs;
 pub mod error;
+mod extra;
 pub mod ingest;
 pub mod layers;
 mod mounts;

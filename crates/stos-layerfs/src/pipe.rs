@@ -123,9 +123,29 @@ pub(crate) fn fill(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<b
     outcome
 }
 
+/// Tells whether there are only zeros. Real data say no at once.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let words = bytes.chunks_exact(16);
+    let rest = words.remainder();
+    rest.iter().all(|&byte| byte == 0) && words.into_iter().all(|word| word == [0; 16])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_told_from_anything_else() {
+        for len in [0, 1, 15, 16, 17, 4096, 4101] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes), "{len}");
+            for at in 0..len {
+                bytes[at] = 1;
+                assert!(!is_zero(&bytes), "{len} {at}");
+                bytes[at] = 0;
+            }
+        }
+    }
 
     /// Writes `text` into a pipe, and gives the number of buffers that this took.
     fn write_all(writer: &PipeWriter, mut text: &[u8]) -> usize {

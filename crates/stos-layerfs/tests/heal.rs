@@ -281,7 +281,7 @@ fn a_record_that_contradicts_its_own_name_is_damaged() {
         ("layers in another order", |record| record.layers.reverse()),
         ("a layer too few", |record| record.layers.truncate(1)),
         ("another tar", |record| record.layers[0].tar.sha256 = BlobDigest::of(b"x")),
-        ("a device of no layer", |record| record.devices[0] = DiffId::of(b"x")),
+        ("a device of no layer", |record| record.devices[0].layer = DiffId::of(b"x")),
     ];
     for (case, damage) in damages {
         let scene = Scene::new();

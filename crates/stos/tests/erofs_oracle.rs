@@ -49,13 +49,16 @@ impl Pulled {
         }
     }
 
-    /// `--device` for each tar that the image's data lie in, in the order of its device table.
+    /// `--device` for each layer's file that the image's data lie in, in the order of its device table.
     fn devices(&self) -> Vec<OsString> {
         let chain: Value = serde_json::from_slice(&fs::read(self.chain_dir().join("chain.json")).unwrap()).unwrap();
         let devices = chain["devices"].as_array().unwrap();
         assert!(!devices.is_empty());
-        let tar = |id: &Value| self.sandbox.layer_dir(id.as_str().unwrap()).join("layer.tar");
-        devices.iter().map(|id| OsString::from(format!("--device={}", tar(id).display()))).collect()
+        let text = |device: &Value, key: &str| device[key].as_str().unwrap().to_owned();
+        let path = |device: &Value| {
+            self.sandbox.layer_dir(&text(device, "layer")).join(format!("layer.{}", text(device, "file")))
+        };
+        devices.iter().map(|device| OsString::from(format!("--device={}", path(device).display()))).collect()
     }
 
     fn fsck(&self, options: &[&str]) {

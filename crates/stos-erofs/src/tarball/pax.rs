@@ -42,7 +42,14 @@ pub(super) struct PaxSparse {
 
 impl PaxSparse {
     fn set(&mut self, key: &[u8], value: &[u8], at: usize) -> Result<(), TarProblem> {
-        let out_of_turn = Err(TarProblem::PaxRecord { at, reason: "GNU.sparse.offset and numbytes do not alternate" });
+        if matches!(key, b"offset" | b"numbytes") {
+            if self.pairs.len().is_multiple_of(2) != (key == b"offset") {
+                let reason = "GNU.sparse.offset and numbytes do not alternate";
+                return Err(TarProblem::PaxRecord { at, reason });
+            }
+            self.pairs.push(decimal("GNU.sparse.offset or numbytes", value)?);
+            return Ok(());
+        }
         let field = match key {
             b"major" => &mut self.major,
             b"minor" => &mut self.minor,
@@ -52,9 +59,6 @@ impl PaxSparse {
             b"realsize" => &mut self.real_size,
             b"numblocks" => &mut self.num_blocks,
             b"map" => &mut self.map,
-            b"offset" | b"numbytes" if self.pairs.len().is_multiple_of(2) != (key == b"offset") => return out_of_turn,
-            b"offset" => return Ok(self.pairs.push(decimal("GNU.sparse.offset", value)?)),
-            b"numbytes" => return Ok(self.pairs.push(decimal("GNU.sparse.numbytes", value)?)),
             _ => return Ok(()),
         };
         field.clear();

@@ -42,6 +42,8 @@ pub struct DirsLayerRecord {
     pub entries: u64,
     /// The length of its tar in bytes.
     pub tar_bytes: u64,
+    /// How long a file of all its sparse files' data would be, holes included: its index counts so.
+    pub extra_bytes: u64,
     /// The seal of `layer.index`.
     pub index: Seal,
     /// The seal of `layer.rest`.
@@ -168,6 +170,7 @@ impl Dirs {
             source: origin.source.to_owned(),
             entries: unpacked.summary.entries,
             tar_bytes: unpacked.summary.tar_bytes,
+            extra_bytes: unpacked.summary.extra_bytes,
             index: unpacked.index,
             rest: unpacked.rest,
             diff: DirectorySeal::of(&dir.join("diff"))?,

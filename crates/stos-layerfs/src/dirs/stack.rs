@@ -235,5 +235,5 @@ fn open_index(path: &Path) -> Result<BufReader<File>> {
 }
 
 fn layer_input(record: &DirsLayerRecord) -> LayerInput {
-    LayerInput { tag: *record.diff_id.as_bytes(), tar_bytes: record.tar_bytes }
+    LayerInput { tag: *record.diff_id.as_bytes(), tar_bytes: record.tar_bytes, extra_bytes: record.extra_bytes }
 }

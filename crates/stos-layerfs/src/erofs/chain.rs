@@ -6,13 +6,14 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stos_erofs::{LayerInput, Merger};
+use stos_erofs::{DataPlace, DeviceRef, LayerInput, Merger, extra_tag};
 use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_store::files::{self, Durability};
 
 use super::Erofs;
 use super::layer::{LayerRecord, check_layer_file};
 use crate::error::{Error, Result};
+use crate::extra::{LAYER_EXTRA, check_extra};
 use crate::layers::layer_lock;
 use crate::record::read_record;
 use crate::seal::{HashingReader, HashingWriter, Integrity, Seal, SealState};
@@ -26,10 +27,55 @@ pub struct ChainRecord {
     pub image: Seal,
     /// How many inodes it has.
     pub inodes: u64,
-    /// The layers whose data it uses, in the order of its device table.
-    pub devices: Vec<DiffId>,
+    /// The layers' files whose data it uses, in the order of its device table.
+    pub devices: Vec<ChainDevice>,
     /// The layers, the lowest first.
     pub layers: Vec<SealedLayer>,
+}
+
+/// A file that a chain's mount has as a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainDevice {
+    /// The layer.
+    pub layer: DiffId,
+    /// Which of its files.
+    pub file: DeviceFile,
+}
+
+/// A layer's file that can be a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceFile {
+    /// `layer.tar`.
+    Tar,
+    /// `layer.extra`.
+    Extra,
+}
+
+impl ChainDevice {
+    fn of(device: &DeviceRef, layers: &[SealedLayer]) -> Self {
+        let file = match device.place {
+            DataPlace::Tar => DeviceFile::Tar,
+            DataPlace::Extra => DeviceFile::Extra,
+        };
+        Self { layer: layers[device.layer].diff_id, file }
+    }
+
+    /// The file's name in the layer's directory.
+    pub fn file_name(&self) -> &'static str {
+        match self.file {
+            DeviceFile::Tar => "layer.tar",
+            DeviceFile::Extra => LAYER_EXTRA,
+        }
+    }
+
+    /// The tag that the image's device table has for it.
+    pub(crate) fn tag(&self) -> [u8; 32] {
+        match self.file {
+            DeviceFile::Tar => *self.layer.as_bytes(),
+            DeviceFile::Extra => extra_tag(self.layer.as_bytes()),
+        }
+    }
 }
 
 /// A layer of a chain, with its seals.
@@ -39,6 +85,9 @@ pub struct SealedLayer {
     pub diff_id: DiffId,
     /// The seal of `layer.tar`.
     pub tar: Seal,
+    /// The seal of `layer.extra`, where the layer has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Seal>,
     /// What the `layer.index` hashed to of which the image was made. No mount reads it: its seal is in `layer.json` alone.
     pub index: BlobDigest,
 }
@@ -55,7 +104,7 @@ impl ChainRecord {
         self.chain_id == chain
             && self.layers.iter().map(|layer| &layer.diff_id).eq(layers)
             && self.layers.iter().all(|layer| layer.tar.sha256.as_bytes() == layer.diff_id.as_bytes())
-            && self.devices.iter().all(|device| layers.contains(device))
+            && self.devices.iter().all(|device| layers.contains(&device.layer))
     }
 }
 
@@ -130,7 +179,7 @@ impl Erofs {
             chain_id: chain,
             image: Seal::of(file.get_ref(), digest, &path)?,
             inodes: summary.inodes,
-            devices: summary.devices.iter().map(|device| DiffId::from_bytes(device.tag)).collect(),
+            devices: summary.devices.iter().map(|device| ChainDevice::of(device, &sealed)).collect(),
             layers: sealed,
         };
         files::write_new(&staged.path().join("chain.json"), &files::to_json_line(&record), Durability::Volatile)?;
@@ -155,7 +204,8 @@ impl Erofs {
                     damaged = Some((layer, error));
                     break;
                 }
-                sealed.push(SealedLayer { diff_id: layer, tar: record.tar, index: record.index.sha256 });
+                let LayerRecord { tar, extra, index, .. } = record;
+                sealed.push(SealedLayer { diff_id: layer, tar, extra, index: index.sha256 });
             }
             let Some((layer, error)) = damaged else { return Ok((merger, sealed)) };
             if !self.is_index_damaged(layer, &error)? || !rebuilt.insert(layer) {
@@ -168,7 +218,8 @@ impl Erofs {
 
     /// Merges a layer and proves its index while it goes by: a wrong one that is well formed would give wrong files.
     fn add_index(&self, merger: &mut Merger, record: &LayerRecord, chain: ChainId) -> Result<()> {
-        let input = LayerInput { tag: *record.diff_id.as_bytes(), tar_bytes: record.tar.size };
+        let extra_bytes = record.extra.as_ref().map_or(0, |seal| seal.size);
+        let input = LayerInput { tag: *record.diff_id.as_bytes(), tar_bytes: record.tar.size, extra_bytes };
         let path = self.store.layer_dir(record.diff_id).join("layer.index");
         let mut index = HashingReader::new(BufReader::with_capacity(64 << 10, files::open(&path)?));
         merger.add_layer(input, &mut index).map_err(|source| Error::Merge { chain, source })?;
@@ -222,26 +273,34 @@ impl Erofs {
         }
         for layer in &mut renewed.layers {
             let dir = self.store.layer_dir(layer.diff_id);
-            let known = self.layer_record(layer.diff_id)?;
+            let mut known = self.layer_record(layer.diff_id)?;
             if let Some(known) = &known
                 && known.tar.look(&dir.join("layer.tar")).is_ok_and(|state| state == SealState::Intact)
             {
                 // A pull has replaced the layer since the merge, and proved every byte of it.
                 layer.tar = known.tar.clone();
+                layer.extra = known.extra.clone();
             }
             check_tar(&dir, layer, integrity)?;
+            if !self.is_extra_right(&dir, layer, integrity)? {
+                self.store.with_lock(&layer_lock(layer.diff_id), || self.rebuild_index(layer.diff_id))?;
+                let made = self.need_layer(layer.diff_id)?;
+                layer.extra = made.extra.clone();
+                known = Some(made);
+            }
             let mut old = match known {
                 Some(known) => known,
                 // A mount reads neither index nor record: the tars alone decide what a container sees.
                 None if integrity != Integrity::Full => continue,
                 None => self.need_layer(layer.diff_id)?,
             };
-            let mut new = LayerRecord { tar: layer.tar.clone(), ..old.clone() };
+            let mut new = LayerRecord { tar: layer.tar.clone(), extra: layer.extra.clone(), ..old.clone() };
             if integrity == Integrity::Full && !self.is_index_right(&dir, &mut new)? {
                 self.store.with_lock(&layer_lock(layer.diff_id), || self.rebuild_index(layer.diff_id))?;
                 new = self.need_layer(layer.diff_id)?;
                 old = new.clone();
                 layer.tar = new.tar.clone();
+                layer.extra = new.extra.clone();
             }
             if new.index.sha256 != layer.index {
                 let made_of = |index| format!("one made of the index {index} of layer {}", new.diff_id);
@@ -250,6 +309,19 @@ impl Erofs {
             layers.push(Reseal { old, new });
         }
         Ok((renewed, layers))
+    }
+
+    /// Looks at the extra file of a layer that has one; where it is right its seal is renewed. Its tar has been looked at.
+    fn is_extra_right(&self, dir: &Path, layer: &mut SealedLayer, integrity: Integrity) -> Result<bool> {
+        let id = layer.diff_id;
+        match layer.extra.as_mut().map(|seal| check_extra(seal, id, dir, integrity)) {
+            None | Some(Ok(())) => Ok(true),
+            Some(Err(error @ Error::DamagedLayer { .. })) => {
+                tracing::warn!(layer = %id, %error, "the layer's extra file is damaged: made again from its tar");
+                Ok(false)
+            }
+            Some(Err(error)) => Err(error),
+        }
     }
 
     /// Hashes a layer's index; where it is right its seal in the record is renewed.
@@ -272,11 +344,14 @@ impl Erofs {
             return Ok(false);
         }
         let layers = files::open(&self.store.layers_dir())?;
-        let is_intact = |layer: &SealedLayer| {
-            let state = layer.tar.look_at(&layers, &format!("{}/layer.tar", layer.diff_id.hex()));
+        let is_intact = |layer: &SealedLayer, name: &str, seal: &Seal| {
+            let state = seal.look_at(&layers, &format!("{}/{name}", layer.diff_id.hex()));
             matches!(state, Ok(SealState::Intact))
         };
-        Ok(record.layers.iter().all(is_intact))
+        Ok(record.layers.iter().all(|layer| {
+            is_intact(layer, "layer.tar", &layer.tar)
+                && layer.extra.as_ref().is_none_or(|seal| is_intact(layer, LAYER_EXTRA, seal))
+        }))
     }
 
     /// Writes the new seals of files that were found to be right, each where the record is still the one that was looked at.

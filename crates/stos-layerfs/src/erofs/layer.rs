@@ -11,6 +11,7 @@ use stos_store::files::{self, Durability};
 use super::Erofs;
 use crate::backend::{Origin, StagedLayer};
 use crate::error::{Error, Result};
+use crate::extra::{ExtraWriter, LAYER_EXTRA, check_extra, sink_error};
 use crate::ingest::{IngestRequest, ingest_layer};
 use crate::record::read_record;
 use crate::seal::{HashingWriter, Integrity, Seal, SealState};
@@ -34,13 +35,17 @@ pub struct LayerRecord {
     pub tar: Seal,
     /// The seal of `layer.index`.
     pub index: Seal,
+    /// The seal of `layer.extra`, where the layer has sparse files. Nobody hashes holes: its digest is
+    /// [`extra_tag`](stos_erofs::extra_tag) of the layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Seal>,
 }
 
 impl Erofs {
     /// Tells whether the store has the layer and its files are what was proved when they came.
     ///
     /// A file whose seal does not hold is hashed; where its bytes are right (a restored backup) it is sealed again. An index
-    /// that is wrong or missing is made again from a tar that is right. The caller holds the layer's lock.
+    /// or extra file that is wrong or missing is made again from a tar that is right. The caller holds the layer's lock.
     pub fn has_layer(&self, layer: DiffId) -> Result<bool> {
         let Some(record) = self.layer_record(layer)? else { return Ok(false) };
         let mut renewed = record.clone();
@@ -53,8 +58,10 @@ impl Erofs {
         if !is_right("layer.tar")? {
             return Ok(false);
         }
-        if !is_right("layer.index")? {
-            tracing::warn!(%layer, "the layer's index is damaged: made again from its tar");
+        let is_index_right = is_right("layer.index")?;
+        if !is_index_right || !is_extra_right(&mut renewed, &dir)? {
+            let what = if is_index_right { LAYER_EXTRA } else { "index" };
+            tracing::warn!(%layer, "the layer's {what} is damaged: made again from its tar");
             return match self.rebuild_index(layer) {
                 Ok(()) => Ok(true),
                 // Rot that its seal has hidden until now.
@@ -74,7 +81,8 @@ impl Erofs {
         let Some(record) = self.layer_record(layer)? else { return Ok(false) };
         let dir = self.store.layer_dir(layer);
         let is_intact = |(name, seal): (&str, &Seal)| matches!(seal.look(&dir.join(name)), Ok(SealState::Intact));
-        Ok([("layer.tar", &record.tar), ("layer.index", &record.index)].into_iter().all(is_intact))
+        let always = [("layer.tar", &record.tar), ("layer.index", &record.index)];
+        Ok(always.into_iter().chain(record.extra.as_ref().map(|seal| (LAYER_EXTRA, seal))).all(is_intact))
     }
 
     /// Reads a layer's record; `None` where the store does not have the layer, or its record is damaged: not JSON, or of
@@ -127,6 +135,7 @@ impl Erofs {
             entries: report.summary.entries,
             tar: report.tar,
             index: report.index,
+            extra: report.extra,
         };
         files::write_new(&staged.path().join("layer.json"), &files::to_json(&record), Durability::Volatile)?;
         Ok(StagedLayer { diff_id: record.diff_id, times: report.times, staged })
@@ -146,7 +155,8 @@ impl Erofs {
         std::io::copy(&mut tar, out).map_err(Error::io("copy", &path))
     }
 
-    /// Makes a layer's index again from its tar, which is proved first. The caller holds the layer's lock.
+    /// Makes a layer's index again from its tar, which is proved first, and `layer.extra` with it. The caller holds the
+    /// layer's lock.
     pub(crate) fn rebuild_index(&self, layer: DiffId) -> Result<()> {
         let mut record = self.need_layer(layer)?;
         let dir = self.store.layer_dir(layer);
@@ -155,9 +165,14 @@ impl Erofs {
         let (tar_path, path) = (dir.join("layer.tar"), staged.path().join("layer.index"));
         let file = files::create_new(&path)?;
         let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, file));
-        let refuse = |source| Error::Tar { layer: record.blob.into(), source };
-        let (out, _) = stos_erofs::index_tar(files::open(&tar_path)?, out).map_err(refuse)?;
-        let (file, digest) = out.finish();
+        let refuse = |source| match source {
+            stos_erofs::Error::Sink { source } => sink_error(source, staged.path()),
+            source => Error::Tar { layer: record.blob.into(), source },
+        };
+        let extra = ExtraWriter::new(staged.path());
+        let indexed = stos_erofs::index_tar_into(files::open(&tar_path)?, out, extra).map_err(refuse)?;
+        record.extra = put_extra(indexed.sink, layer, indexed.summary.extra_bytes, staged.path(), &dir)?;
+        let (file, digest) = indexed.out.finish();
         let file = file.into_inner().map_err(|error| Error::io("write", &path)(error.into_error()))?;
         file.sync_all().map_err(Error::io("sync", &path))?;
         let target = dir.join("layer.index");
@@ -171,6 +186,25 @@ impl Erofs {
     /// Removes a layer. The caller holds the right to sweep.
     pub fn remove_layer(&self, layer: DiffId) -> Result<()> {
         Ok(self.store.remove_object(&self.store.layer_dir(layer))?)
+    }
+}
+
+/// Puts a staged extra file in its place, and gives its seal; `None` where there is none.
+fn put_extra(extra: ExtraWriter, layer: DiffId, extra_bytes: u64, staged: &Path, dir: &Path) -> Result<Option<Seal>> {
+    let Some((file, seal)) = extra.finish(layer, extra_bytes)? else { return Ok(None) };
+    let target = dir.join(LAYER_EXTRA);
+    file.sync_all().map_err(Error::io("sync", &target))?;
+    std::fs::rename(staged.join(LAYER_EXTRA), &target).map_err(Error::io("rename a file to", &target))?;
+    Seal::of(&file, seal.sha256, &target).map(Some)
+}
+
+/// Looks at the extra file of a layer that has one; its tar has been looked at.
+fn is_extra_right(record: &mut LayerRecord, dir: &Path) -> Result<bool> {
+    let layer = record.diff_id;
+    match record.extra.as_mut().map(|seal| check_extra(seal, layer, dir, Integrity::Sealed)) {
+        None | Some(Ok(())) => Ok(true),
+        Some(Err(Error::DamagedLayer { .. })) => Ok(false),
+        Some(Err(error)) => Err(error),
     }
 }
 

@@ -11,7 +11,7 @@ use stos_store::files;
 use stos_sys::mount::{MountPlan, UpperDirs, mount_erofs};
 
 use super::Erofs;
-use super::chain::{ChainRecord, SealedLayer};
+use super::chain::{ChainDevice, ChainRecord, DeviceFile};
 use crate::backend::BackendKind;
 use crate::error::{Error, Result};
 use crate::mounts::MountedFrom;
@@ -24,11 +24,15 @@ impl Erofs {
 
     /// Makes sure that the chain is mounted from the very files of `record`, and gives the mount point.
     pub fn ensure_chain_mounted(&self, record: &ChainRecord) -> Result<PathBuf> {
-        let inode = |device: &DiffId| {
-            let layer = record.layers.iter().find(|layer| layer.diff_id == *device);
-            layer.map_or(0, |layer: &SealedLayer| layer.tar.inode)
+        let inode = |device: &ChainDevice| {
+            let layer = record.layers.iter().find(|layer| layer.diff_id == device.layer)?;
+            let seal = match device.file {
+                DeviceFile::Tar => Some(&layer.tar),
+                DeviceFile::Extra => layer.extra.as_ref(),
+            };
+            seal.map(|seal| seal.inode)
         };
-        let devices = record.devices.iter().map(inode).collect();
+        let devices = record.devices.iter().map(|device| inode(device).unwrap_or(0)).collect();
         let from = MountedFrom { store: self.store.root().to_owned(), image: record.image.inode, devices };
         self.mounts.ensure(BackendKind::Erofs, record.chain_id, &from, || self.mount_image(record))
     }
@@ -41,7 +45,7 @@ impl Erofs {
         mount_erofs(image.as_fd(), &devices).map_err(|source| Error::Mount { chain: record.chain_id, source })
     }
 
-    /// Opens the tars that the image's device table names, in its order, and checks that they are those.
+    /// Opens the layers' files that the image's device table names, in its order, and checks that they are those.
     ///
     /// The kernel checks only their number: a wrong order would silently serve wrong data.
     fn open_devices(&self, record: &ChainRecord, image: &File, image_path: &Path) -> Result<Vec<OwnedFd>> {
@@ -57,12 +61,13 @@ impl Erofs {
             return Err(damaged(format!("{} devices", record.devices.len()), found));
         }
         let mut opened = Vec::with_capacity(record.devices.len());
-        for (device, &layer) in header.devices.iter().zip(&record.devices) {
-            if device.tag != *layer.as_bytes() {
-                let found = DiffId::from_bytes(device.tag);
-                return Err(damaged(format!("device {layer}"), format!("device {found}")));
+        for (device, wanted) in header.devices.iter().zip(&record.devices) {
+            if device.tag != wanted.tag() {
+                let shown = |tag| format!("device {}", DiffId::from_bytes(tag));
+                return Err(damaged(shown(wanted.tag()), shown(device.tag)));
             }
-            let path = self.store.layer_dir(layer).join("layer.tar");
+            let layer = wanted.layer;
+            let path = self.store.layer_dir(layer).join(wanted.file_name());
             let file = files::open(&path)?;
             let size = file.metadata().map_err(Error::io("stat", &path))?.len();
             if size.div_ceil(stos_erofs::BLOCK) != device.blocks {
