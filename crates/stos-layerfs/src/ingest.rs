@@ -7,7 +7,7 @@
 //! write:        hash (diffID), index, write ◄───┘
 //! ```
 //!
-//! Memory is a fixed number of 256 KiB buffers. Hostile bytes are indexed before their digests are known: they stay in
+//! Memory is a fixed number of 256 KiB buffers, and for zstd a window whose size is bounded. Hostile bytes are indexed before their digests are known: they stay in
 //! staging, and the result is a success only when size, blob digest and diffID have all matched. Whoever makes them visible
 //! makes them durable first.
 
@@ -25,6 +25,7 @@ use crate::error::{Error, LayerLabel, Result};
 use crate::extra::{ExtraWriter, sink_error};
 use crate::pipe::{self, PipeReader, PipeWriter};
 use crate::seal::{HashingWriter, Seal};
+use crate::zstd_frames::ZstdReader;
 
 /// How far the file may be ahead of the disk, in bytes. Without write-behind the fsync at the end waits for all of it.
 const WRITE_BEHIND: u64 = 16 << 20;
@@ -212,7 +213,7 @@ fn inflate(from: PipeReader, compression: LayerCompression, to: &PipeWriter) -> 
         }
         // Several members are one stream (RFC 1952 §2.2); whatever else follows the last one is an error.
         LayerCompression::Gzip => pump(flate2::bufread::MultiGzDecoder::new(from), to),
-        LayerCompression::Zstd => Err(io::Error::new(io::ErrorKind::Unsupported, "zstd is not supported yet")),
+        LayerCompression::Zstd => pump(ZstdReader::new(from)?, to),
     }
 }
 

@@ -45,6 +45,7 @@ mod pipe;
 mod record;
 pub mod seal;
 mod tar_reader;
+mod zstd_frames;
 
 pub use backend::{Backend, BackendKind, BackendReport, Chain, Kept};
 pub use dirs::{Dirs, StackRecord};

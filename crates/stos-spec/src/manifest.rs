@@ -323,11 +323,10 @@ impl ImageManifest {
                 reason,
             };
             let compression = match MediaType::of(&descriptor.media_type) {
-                MediaType::Layer(LayerCompression::Zstd) => return Err(refuse("zstd layers are not supported yet")),
                 MediaType::Layer(compression) => compression,
                 MediaType::ForeignLayer => return Err(refuse("registries do not carry foreign layers")),
                 MediaType::EncryptedLayer => return Err(refuse("encrypted layers are not supported")),
-                _ => return Err(refuse("expected a layer tar, plain or gzip")),
+                _ => return Err(refuse("expected a layer tar, plain, gzip or zstd")),
             };
             Ok(LayerDescriptor { descriptor, compression })
         });
@@ -450,7 +449,6 @@ mod tests {
         let many = with(manifest(), "layers", Value::Array(vec![blob(OCI_LAYER); LAYERS_MAX + 1]));
         assert!(matches!(parse(&many, None), Err(ManifestError::LayerCount { .. })));
         for layer in [
-            OCI_LAYER_ZSTD,
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
             "x/y",
             "application/vnd.oci.image.layer.v1.tar+encrypted",
