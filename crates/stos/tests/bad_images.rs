@@ -232,7 +232,11 @@ fn tars_that_attack() {
         ("a name of 256 bytes", tar().entry(Entry::file("n".repeat(256), "")), vec!["256", "255"]),
         ("the root as a file", tar().entry(Entry::symlink("./", "x")), vec!["root"]),
         ("an unknown type", tar().entry(Entry::of_kind(b'Q', "q")), vec!["q", "'Q'"]),
-        ("a sparse file", tar().sparse_gnu("sparse", 1 << 20, &[(0, &[1; 512])]), vec!["sparse"]),
+        (
+            "a sparse map beyond its file",
+            tar().sparse_gnu("holes", 9, &[(8, &[1; 512])]),
+            vec!["holes", "512 bytes at 8"],
+        ),
         (
             "a size beyond the tar",
             tar().raw_entry(&RawHeader::ustar("huge").size(1 << 32).checksum(), b"data"),

@@ -49,6 +49,29 @@ fn digests_are_those_of_skopeo_and_layers_are_shared() {
 }
 
 #[test]
+fn zstd_layers_and_sparse_files_are_pulled_and_run() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("skopeo"), Need::Tool("docker-registry"));
+    let sandbox = Sandbox::new();
+    let registry = DockerRegistry::start(&sandbox.path("registry")).unwrap();
+    let data = [b's'; 5000];
+    let sparse = TarBuilder::new().sparse_pax("sparse", 1 << 30, &[(1 << 29, &data)]).finish();
+    let programs = rootfs::host_programs(&["sh", "stat", "tail", "head", "sha256sum"]).unwrap();
+    let image = ImageBuilder::new().layer(Layer::plain(programs)).layer(Layer::plain(sparse)).build();
+    image.write_layout(&sandbox.path("layout"), "it").unwrap();
+    let reference = format!("{}/zstd:1", registry.address());
+    let (from, to) = (format!("oci:{}:it", sandbox.path("layout").display()), format!("docker://{reference}"));
+    let zstd = ["--dest-compress-format=zstd", "--dest-tls-verify=false"];
+    tool("skopeo", &[&["copy"], &zstd[..], &[&from, &to]].concat());
+    let manifest = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &to]);
+    assert_eq!(manifest.matches("application/vnd.oci.image.layer.v1.tar+zstd").count(), 2, "{manifest}");
+    sandbox.pull(&reference);
+    let script = "stat -c %s /sparse; tail -c +536870912 /sparse | head -c 5002 | sha256sum";
+    let found = sandbox.ok(&["run", "--rm", &reference, "sh", "-c", script]);
+    let expected = digest(&[&b"\0"[..], &data, b"\0"].concat());
+    assert_eq!(found, format!("1073741824\n{}  -\n", expected.trim_start_matches("sha256:")));
+}
+
+#[test]
 fn a_pull_keeps_within_its_memory() {
     stos_testkit::require!(Need::Root, Need::Binary, Need::Image("sci:2"));
     let sandbox = Sandbox::new();
