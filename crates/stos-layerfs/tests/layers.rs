@@ -30,6 +30,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, 3).unwrap()
+}
+
 /// Ingests a blob that must fail, and looks that nothing of it is kept.
 #[track_caller]
 fn refused(descriptor: &Descriptor, blob: &[u8], compression: LayerCompression, diff_id: DiffId) -> Error {
@@ -174,6 +178,94 @@ fn a_bomb_stops_at_its_bound() {
     assert!(matches!(error, Error::TooLarge { limit: found, .. } if found == limit), "{error}");
     let written = std::fs::metadata(dir.path().join("layer.tar")).unwrap().len();
     assert!(written <= limit, "{written} bytes are on disk");
+}
+
+#[test]
+fn a_zstd_bomb_stops_at_the_same_bound() {
+    let header = TarBuilder::new().entry(Entry::file("f", "")).finish_unterminated();
+    let bomb = zstd(&[header, vec![0; 64 << 20]].concat());
+    assert!(bomb.len() < 64 << 10);
+    let blob = descriptor(&bomb);
+    let limit = 4 << 20;
+    let request = IngestRequest {
+        label: &blob.digest.into(),
+        blob: Some(&blob),
+        compression: LayerCompression::Zstd,
+        diff_id: Some(DiffId::of(b"")),
+        max_size: limit,
+        reserve: 0,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let error = ingest_layer(request, &bomb[..], dir.path(), &|_| {}).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: found, .. } if found == limit), "{error}");
+}
+
+#[test]
+fn data_of_sparse_files_count_for_the_bound_as_well() {
+    let data = noise(3 << 20);
+    let tar = TarBuilder::new().sparse_pax("f", 1 << 40, &[(1 << 39, &data)]).finish();
+    let blob = descriptor(&tar);
+    let ingest = |max_size| {
+        let request = IngestRequest {
+            label: &blob.digest.into(),
+            blob: Some(&blob),
+            compression: LayerCompression::None,
+            diff_id: Some(DiffId::of(&tar)),
+            max_size,
+            reserve: 0,
+        };
+        ingest_layer(request, &tar[..], tempfile::tempdir().unwrap().path(), &|_| {})
+    };
+    let report = ingest(7 << 20).unwrap();
+    assert_eq!(report.extra.unwrap().size, 1 << 40, "holes do not count");
+    assert!(matches!(ingest(4 << 20).unwrap_err(), Error::TooLarge { .. }));
+}
+
+#[test]
+fn zeros_without_end_cost_no_disk_and_are_there() {
+    use std::os::unix::fs::MetadataExt;
+    let data = [vec![1; 1000], vec![0; 20 << 20], vec![2; 1000], vec![0; 10 << 20]].concat();
+    for (compression, compress) in
+        [(LayerCompression::Gzip, gzip as fn(&[u8]) -> Vec<u8>), (LayerCompression::Zstd, zstd)]
+    {
+        for end in [0, 3 << 20] {
+            let tar = TarBuilder::new().entry(Entry::file("zeros", &data)).finish();
+            let tar = [tar, vec![0; end]].concat();
+            let fixture = Fixture::new();
+            fixture.ingest(&compress(&tar), compression, DiffId::of(&tar)).unwrap();
+            let path = fixture.layer_file(DiffId::of(&tar), "layer.tar");
+            assert!(std::fs::read(&path).unwrap() == tar, "{compression:?} {end}");
+            let taken = std::fs::metadata(&path).unwrap().blocks() * 512;
+            assert!(taken < 2 << 20, "{taken} bytes of the disk, {compression:?} {end}");
+        }
+    }
+}
+
+#[test]
+fn frames_of_zstd_are_one_stream_and_what_is_none_is_refused() {
+    let tar = sample();
+    let skippable = [&0x184d_2a50_u32.to_le_bytes()[..], &3_u32.to_le_bytes(), b"abc"].concat();
+    let frames: Vec<u8> = tar.chunks(700).flat_map(|part| [skippable.clone(), zstd(part)].concat()).collect();
+    let fixture = Fixture::new();
+    fixture.ingest(&frames, LayerCompression::Zstd, DiffId::of(&tar)).unwrap();
+    assert_eq!(std::fs::read(fixture.layer_file(DiffId::of(&tar), "layer.tar")).unwrap(), tar);
+    let whole = zstd(&tar);
+    let mut window = zstd(&tar);
+    // A window descriptor of 2 GiB instead of the content's size.
+    window.splice(4..6, [0, 21 << 3]);
+    let cases = [
+        ("cut in its data", whole[..whole.len() - 3].to_vec()),
+        ("cut in its header", whole[..5].to_vec()),
+        ("garbage after it", [&whole[..], b"garbage"].concat()),
+        ("no zstd", gzip(&tar)),
+        ("a window of 2 GiB", window),
+        ("nothing", Vec::new()),
+    ];
+    for (case, blob) in cases {
+        let error = refused(&descriptor(&blob), &blob, LayerCompression::Zstd, DiffId::of(&tar));
+        assert!(matches!(error, Error::Decompress { .. }), "{case}: {error}");
+        assert!(case != "a window of 2 GiB" || error.to_string().contains("2147483648"), "{case}: {error}");
+    }
 }
 
 /// Counts what is read of it.

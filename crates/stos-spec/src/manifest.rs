@@ -439,6 +439,21 @@ mod tests {
     }
 
     #[test]
+    fn layers_say_how_they_are_compressed() {
+        use crate::media_type::{DOCKER_LAYER_ZSTD, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
+        for (media_type, expected) in [
+            (OCI_LAYER, LayerCompression::None),
+            (OCI_LAYER_GZIP, LayerCompression::Gzip),
+            (OCI_LAYER_ZSTD, LayerCompression::Zstd),
+            (DOCKER_LAYER_ZSTD, LayerCompression::Zstd),
+        ] {
+            let value = with(manifest(), "layers", json!([blob(media_type)]));
+            let ManifestDocument::Image(parsed) = parse(&value, None).unwrap() else { panic!("{media_type}") };
+            assert_eq!(parsed.layers[0].compression, expected, "{media_type}");
+        }
+    }
+
+    #[test]
     fn each_rule_has_its_own_error() {
         let one = with(manifest(), "schemaVersion", json!(1));
         assert!(matches!(parse(&one, None), Err(ManifestError::SchemaVersion { found }) if found == "1"));

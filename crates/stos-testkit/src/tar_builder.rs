@@ -105,6 +105,20 @@ impl TarBuilder {
         self
     }
 
+    /// Appends a sparse file in the PAX form 0.0 (a record for each number of the map), as `--sparse-version=0.0` does.
+    #[must_use]
+    pub fn sparse_pax_0_0(mut self, path: &str, size: u64, segments: &[(u64, &[u8])]) -> Self {
+        sparse::pax_0_0(&mut self.bytes, path, size, segments);
+        self
+    }
+
+    /// Appends a sparse file in the PAX form 0.1 (the map in one record), as `--sparse-version=0.1` does.
+    #[must_use]
+    pub fn sparse_pax_0_1(mut self, path: &str, size: u64, segments: &[(u64, &[u8])]) -> Self {
+        sparse::pax_0_1(&mut self.bytes, path, size, segments);
+        self
+    }
+
     /// The number of bytes so far: the offset at which the next header will stand.
     pub fn offset(&self) -> usize {
         self.bytes.len()

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{ImageSummary, Merger, Result};
+use crate::{DataPlace, DeviceRef, ImageSummary, Merger, Result};
 
-use crate::tarball::testing::Tar;
+use crate::tarball::testing::{Kept, Tar};
 
 /// A file as an image has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,14 @@ pub(crate) fn merge(tars: &[Tar]) -> Result<Image> {
     let mut bytes = Vec::new();
     let summary = merger.write(&mut bytes)?;
     assert_eq!(bytes.len() as u64, summary.bytes);
-    let tars = summary.devices.iter().map(|device| tars[device.layer].0.clone()).collect();
+    let file = |device: &DeviceRef| {
+        let tar = &tars[device.layer];
+        match device.place {
+            DataPlace::Tar => tar.0.clone(),
+            DataPlace::Extra => Kept::of(&tar.0, usize::MAX).extra(tar.extra_bytes()),
+        }
+    };
+    let tars = summary.devices.iter().map(file).collect();
     Ok(Image { bytes, summary, tars })
 }
 

@@ -268,3 +268,6 @@ impl PaxSparse {
         number("GNU.sparse.realsize", size)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A builder of odd and hostile tars, and what tests do with them.
 
-use crate::{Entry, IndexReader, LayerInput, Result, TarIndexer, TarProblem, index_tar};
+use std::io;
+
+use crate::{
+    DataPlace, Entry, EntryKind, IndexReader, LayerInput, Result, TarIndexer, TarProblem, TarSink, assemble_tar,
+    index_tar,
+};
 
 /// One `length key=value\n` record of a PAX header.
 pub(crate) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
@@ -103,7 +108,7 @@ impl Tar {
         LayerInput { tag: [tag; 32], tar_bytes: self.0.len() as u64, extra_bytes: self.extra_bytes() }
     }
 
-    fn extra_bytes(&self) -> u64 {
+    pub(crate) fn extra_bytes(&self) -> u64 {
         index_tar(&*self.0, Vec::new()).map_or(0, |(_, summary)| summary.extra_bytes)
     }
 
@@ -130,4 +135,76 @@ impl Tar {
 pub(crate) fn entries(index: &[u8]) -> Result<Vec<Entry>> {
     let mut reader = IndexReader::new(index)?;
     std::iter::from_fn(|| reader.next_entry().transpose()).collect()
+}
+
+/// Keeps everything that it is given.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) raw: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+    /// By the entry's number: where its data belong, and what they are, neighbours joined.
+    pub(crate) data: Vec<Vec<(u64, Vec<u8>)>>,
+}
+
+impl TarSink for Kept {
+    fn entry(&mut self, number: u64, entry: &Entry) -> io::Result<()> {
+        assert_eq!(number, self.entries.len() as u64);
+        self.entries.push(entry.clone());
+        self.data.push(Vec::new());
+        Ok(())
+    }
+
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        assert!(!bytes.is_empty());
+        let runs = self.data.last_mut().unwrap();
+        match runs.last_mut() {
+            Some((start, run)) if *start + run.len() as u64 == offset => run.extend_from_slice(bytes),
+            _ => runs.push((offset, bytes.to_vec())),
+        }
+        Ok(())
+    }
+
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        assert!(!bytes.is_empty());
+        self.raw.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// Takes a tar apart that comes in pieces of that length.
+    pub(crate) fn of(tar: &[u8], len: usize) -> Self {
+        let mut indexer = TarIndexer::with_sink(Vec::new(), Self::default());
+        tar.chunks(len).try_for_each(|piece| indexer.push(piece)).unwrap();
+        let indexed = indexer.finish().unwrap();
+        assert_eq!(indexed.sink.entries, entries(&indexed.out).unwrap());
+        indexed.sink
+    }
+
+    pub(crate) fn assemble(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let len =
+            assemble_tar(&*self.raw, &mut out, |number, offset, len, to| to.write_all(self.at(number, offset, len)));
+        assert_eq!(len.unwrap(), out.len() as u64);
+        out
+    }
+
+    /// The extra file of that length.
+    pub(crate) fn extra(&self, len: u64) -> Vec<u8> {
+        let mut extra = vec![0; len as usize];
+        for (entry, runs) in self.entries.iter().zip(&self.data) {
+            if let EntryKind::Regular { place: DataPlace::Extra, block, .. } = entry.kind {
+                for (offset, run) in runs {
+                    extra[(block * 512 + offset) as usize..][..run.len()].copy_from_slice(run);
+                }
+            }
+        }
+        extra
+    }
+
+    fn at(&self, number: u64, offset: u64, len: u64) -> &[u8] {
+        let runs = &self.data[number as usize];
+        let (start, run) = runs.iter().rfind(|(start, _)| *start <= offset).unwrap();
+        &run[(offset - start) as usize..][..len as usize]
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Sparse members, in the old GNU form and in PAX 1.0.
+//! Sparse members, in the old GNU form and in PAX 0.0, 0.1 and 1.0.
 
 use super::BLOCK;
 use super::header::{RawHeader, extension, padded, pax_record};
@@ -46,6 +46,36 @@ pub(super) fn pax_1_0(out: &mut Vec<u8>, path: &str, size: u64, segments: &[(u64
     body.extend(joined(segments));
     out.extend_from_slice(RawHeader::ustar(format!("GNUSparseFile.0/{path}")).size(body.len() as u64).as_bytes());
     padded(out, &body);
+}
+
+pub(super) fn pax_0_0(out: &mut Vec<u8>, path: &str, size: u64, segments: &[(u64, &[u8])]) {
+    let data = joined(segments);
+    let segments = closed(size, segments);
+    let mut records = Vec::new();
+    let mut record = |key, value: String| pax_record(&mut records, key, value.as_bytes());
+    record(b"GNU.sparse.size", size.to_string());
+    record(b"GNU.sparse.numblocks", segments.len().to_string());
+    for (offset, data) in segments {
+        record(b"GNU.sparse.offset", offset.to_string());
+        record(b"GNU.sparse.numbytes", data.len().to_string());
+    }
+    extension(out, b'x', b"PaxHeaders.0/sparse", &records);
+    out.extend_from_slice(RawHeader::ustar(path).size(data.len() as u64).as_bytes());
+    padded(out, &data);
+}
+
+pub(super) fn pax_0_1(out: &mut Vec<u8>, path: &str, size: u64, segments: &[(u64, &[u8])]) {
+    let data = joined(segments);
+    let segments = closed(size, segments);
+    let map: Vec<_> = segments.iter().map(|(offset, data)| format!("{offset},{}", data.len())).collect();
+    let (size, count) = (size.to_string(), segments.len().to_string());
+    let mut records = Vec::new();
+    for (key, value) in [("name", path), ("size", &size), ("numblocks", &count), ("map", &map.join(","))] {
+        pax_record(&mut records, format!("GNU.sparse.{key}").as_bytes(), value.as_bytes());
+    }
+    extension(out, b'x', b"PaxHeaders.0/sparse", &records);
+    out.extend_from_slice(RawHeader::ustar(format!("GNUSparseFile.0/{path}")).size(data.len() as u64).as_bytes());
+    padded(out, &data);
 }
 
 /// The segments and the empty one at the end that GNU tar adds, so that a trailing hole has its length.

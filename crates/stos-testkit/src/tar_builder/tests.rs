@@ -141,6 +141,33 @@ fn sparse_files_expand_to_what_was_asked() {
 }
 
 #[test]
+fn gnu_tar_unpacks_every_form_of_sparse_file() {
+    crate::require!(crate::guard::Need::Tool("tar"));
+    // Of all but the last segment whole blocks: GNU tar has each one start at a block of the tar, others do not.
+    let data = [5; 1024];
+    let segments: &[(u64, &[u8])] = &[(4096, &data), (90_000, &data[..1])];
+    let tar = TarBuilder::new()
+        .sparse_gnu("gnu", 100_000, segments)
+        .sparse_pax("1.0", 100_000, segments)
+        .sparse_pax_0_0("0.0", 100_000, segments)
+        .sparse_pax_0_1("0.1", 100_000, segments)
+        .finish();
+    let place = crate::environment::scratch();
+    std::fs::write(place.path().join("tar"), tar).unwrap();
+    let status = std::process::Command::new(crate::environment::tool("tar").unwrap())
+        .args(["-xf", "tar"])
+        .current_dir(place.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mut expected = vec![0; 100_000];
+    segments.iter().for_each(|(at, data)| expected[*at as usize..][..data.len()].copy_from_slice(data));
+    for name in ["gnu", "1.0", "0.0", "0.1"] {
+        assert!(std::fs::read(place.path().join(name)).unwrap() == expected, "{name}");
+    }
+}
+
+#[test]
 fn a_raw_header_can_lie() {
     let honest = RawHeader::ustar("f").size(4);
     assert_eq!(read(&TarBuilder::new().raw_entry(&honest, b"data").finish())[0].6, b"data");

@@ -4,67 +4,8 @@
 use std::io;
 
 use super::TarSink;
-use crate::tarball::testing::{Tar, entries};
+use crate::tarball::testing::{Kept, Tar};
 use crate::{Entry, EntryKind, Error, TarIndexer, assemble_tar};
-
-/// Keeps everything that it is given.
-#[derive(Debug, Default, PartialEq)]
-struct Kept {
-    raw: Vec<u8>,
-    entries: Vec<Entry>,
-    /// By the entry's number: where its data belong, and what they are, neighbours joined.
-    data: Vec<Vec<(u64, Vec<u8>)>>,
-}
-
-impl TarSink for Kept {
-    fn entry(&mut self, number: u64, entry: &Entry) -> io::Result<()> {
-        assert_eq!(number, self.entries.len() as u64);
-        self.entries.push(entry.clone());
-        self.data.push(Vec::new());
-        Ok(())
-    }
-
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        assert!(!bytes.is_empty());
-        let runs = self.data.last_mut().unwrap();
-        match runs.last_mut() {
-            Some((start, run)) if *start + run.len() as u64 == offset => run.extend_from_slice(bytes),
-            _ => runs.push((offset, bytes.to_vec())),
-        }
-        Ok(())
-    }
-
-    fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        assert!(!bytes.is_empty());
-        self.raw.extend_from_slice(bytes);
-        Ok(())
-    }
-}
-
-impl Kept {
-    /// Takes a tar apart that comes in pieces of that length.
-    fn of(tar: &[u8], len: usize) -> Self {
-        let mut indexer = TarIndexer::with_sink(Vec::new(), Self::default());
-        tar.chunks(len).try_for_each(|piece| indexer.push(piece)).unwrap();
-        let indexed = indexer.finish().unwrap();
-        assert_eq!(indexed.sink.entries, entries(&indexed.out).unwrap());
-        indexed.sink
-    }
-
-    fn assemble(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        let len =
-            assemble_tar(&*self.raw, &mut out, |number, offset, len, to| to.write_all(self.at(number, offset, len)));
-        assert_eq!(len.unwrap(), out.len() as u64);
-        out
-    }
-
-    fn at(&self, number: u64, offset: u64, len: u64) -> &[u8] {
-        let runs = &self.data[number as usize];
-        let (start, run) = runs.iter().rfind(|(start, _)| *start <= offset).unwrap();
-        &run[(offset - start) as usize..][..len as usize]
-    }
-}
 
 fn odd_tar() -> Tar {
     Tar::new()
