@@ -6,7 +6,7 @@
 //! DATA-ROOT/
 //!   stos.json                       format version and feature sets            [format]
 //!   images/                         an OCI image layout: oci-layout, index.json, blobs/sha256/…   [images, blobs]
-//!   layers/sha256/<diffID>/         layer.tar, layer.index, layer.json         (filled by stos-layerfs)
+//!   layers/sha256/<diffID>/         layer.tar, .index, .extra, layer.json      (filled by stos-layerfs)
 //!   chains/sha256/<chainID>/        image.erofs, chain.json                    (filled by stos-layerfs)
 //!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
 //!   names/<name>                    symlink to the id                          [names]
