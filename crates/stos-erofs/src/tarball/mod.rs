@@ -12,8 +12,10 @@ mod sparse;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use assemble::assemble_tar;
-pub use indexer::{IndexSummary, Indexed, MAX_EXTENDED_HEADER, TarIndexer, index_tar, index_tar_into};
+pub use indexer::{MAX_EXTENDED_HEADER, TarIndexer};
 pub use sink::{NoSink, TarSink};
 pub use sparse::MAX_SPARSE_MAP;
+pub use whole::{IndexSummary, Indexed, index_tar, index_tar_into};

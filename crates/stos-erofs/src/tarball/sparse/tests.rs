@@ -240,6 +240,28 @@ fn forms_that_are_none_are_refused() {
 }
 
 #[test]
+fn a_flipped_bit_anywhere_is_an_error_or_comes_back_as_it_is() {
+    let map: Vec<_> = (0..30).map(|number| (number * 1000, 1)).collect();
+    let mut accepted = 0;
+    for (form, make) in FORMS {
+        let tar = make(Tar::new(), "s", 30_000, &map, &[7; 30]).file("after", "a").end().0;
+        for at in 0..tar.len() {
+            for flip in [0x01, 0x08, 0x80] {
+                let mut damaged = Tar(tar.clone());
+                damaged.0[at] ^= flip;
+                match damaged.index() {
+                    Ok(_) => assert!(Kept::of(&damaged.0, 4096).assemble() == damaged.0, "{form} {at} ^ {flip:#x}"),
+                    Err(Error::Tar { .. }) => continue,
+                    Err(other) => panic!("{form} {at} ^ {flip:#x}: {other}"),
+                }
+                accepted += 1;
+            }
+        }
+    }
+    assert!(accepted > 1000, "{accepted}: padding and data may be anything");
+}
+
+#[test]
 fn a_map_that_is_cut_short_is_told() {
     let many: Vec<_> = (0..100).map(|number| (number * 10, 0)).collect();
     for make in [gnu, pax_1_0] {
