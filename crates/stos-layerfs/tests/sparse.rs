@@ -14,7 +14,9 @@ use stos_layerfs::{Error, Integrity};
 use stos_spec::DiffId;
 use stos_testkit::environment;
 use stos_testkit::guard::Need;
+use stos_testkit::image_builder::{ImageBuilder, Layer};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
+use stos_testkit::tree::{Options, Tree};
 
 const FORMS: [&[&str]; 4] = [
     &["--format=gnu"],
@@ -137,6 +139,41 @@ fn fsck_reads_what_the_kernel_reads() {
         .unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     assert!(fs::read(out.join("sparse")).unwrap() == fs::read(place.path().join("sparse")).unwrap());
+}
+
+#[test]
+fn umoci_unpacks_what_the_kernel_reads() {
+    stos_testkit::require!(Need::Root, Need::Tool("umoci"));
+    // Segments of odd lengths stand in the tar without padding between them, as Go's archive/tar reads them.
+    let data: Vec<u8> = (1..=200).cycle().take(2345).collect();
+    let segments: &[(u64, &[u8])] = &[(0, &data[..1]), (1, &data[..700]), (50_000, &data), (300_000, &data[..3])];
+    // It knows no GNU type S.
+    let lower = TarBuilder::new()
+        .sparse_pax("pax10", 400_000, segments)
+        .sparse_pax_0_0("pax00", 400_000, segments)
+        .sparse_pax_0_1("d/pax01", 400_000, segments);
+    let upper = TarBuilder::new().entry(Entry::hard_link("linked", "pax10")).whiteout("pax00").sparse_pax(
+        "pax10",
+        70_000,
+        &[(69_999, &data[..1])],
+    );
+    let fixture = Fixture::new();
+    let ours = fixture.tree(&[lower.clone(), upper.clone()]);
+    let place = environment::scratch();
+    let [lower, upper] = [lower, upper].map(|tar| Layer::plain(tar.finish()));
+    ImageBuilder::new().layer(lower).layer(upper).build().write_layout(&place.path().join("layout"), "it").unwrap();
+    let unpacked = place.path().join("unpacked");
+    let status = Command::new(environment::tool("umoci").unwrap())
+        .args(["raw", "unpack", "--image"])
+        .args([place.path().join("layout:it"), unpacked.clone()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let theirs = Tree::read(&unpacked, &Options::default()).unwrap();
+    for (path, node) in theirs.nodes.iter().filter(|(_, node)| node.kind == "file") {
+        assert_eq!(ours.nodes.get(path), Some(node), "{}", path.escape_ascii());
+    }
+    assert_eq!(theirs.nodes.keys().collect::<Vec<_>>(), ours.nodes.keys().collect::<Vec<_>>());
 }
 
 fn sample() -> TarBuilder {
