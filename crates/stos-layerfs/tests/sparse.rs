@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fixture::Fixture;
-use stos_layerfs::chain::DeviceFile;
+use stos_layerfs::erofs::chain::DeviceFile;
 use stos_layerfs::{Error, Integrity};
 use stos_spec::DiffId;
 use stos_testkit::environment;
@@ -90,7 +90,7 @@ fn ten_gigabytes_of_holes_are_read_right_and_cost_no_disk_in_every_form_of_gnu_t
     for form in FORMS {
         let fixture = Fixture::new();
         let layer = fixture.add(&tar(place.path(), form, &["huge", "plain", "many", "hole"])).unwrap();
-        let record = fixture.layerfs.ensure_chain(&[layer]).unwrap();
+        let record = fixture.layerfs.erofs().ensure_chain(&[layer]).unwrap();
         let files: Vec<_> = record.devices.iter().map(|device| device.file).collect();
         assert_eq!(files, [DeviceFile::Tar, DeviceFile::Extra], "{form:?}");
         let point = fixture.mount(&record, Integrity::Full).unwrap();
@@ -124,7 +124,7 @@ fn fsck_reads_what_the_kernel_reads() {
     write_sparse(&place.path().join("sparse"), 2 << 20, runs);
     let fixture = Fixture::new();
     let layer = fixture.add(&tar(place.path(), FORMS[3], &["sparse"])).unwrap();
-    let record = fixture.layerfs.ensure_chain(&[layer]).unwrap();
+    let record = fixture.layerfs.erofs().ensure_chain(&[layer]).unwrap();
     let out = place.path().join("out");
     let checked = Command::new(environment::tool("fsck.erofs").unwrap())
         .args(
@@ -225,15 +225,15 @@ fn a_damaged_or_missing_extra_file_is_made_again_from_its_tar() {
         for integrity in [Integrity::Sealed, Integrity::Full] {
             let fixture = Fixture::new();
             let layers = [fixture.add(&sample().finish()).unwrap()];
-            let record = fixture.layerfs.ensure_chain(&layers).unwrap();
+            let record = fixture.layerfs.erofs().ensure_chain(&layers).unwrap();
             let good = fs::read(extra(&fixture, layers[0])).unwrap();
             damage(&extra(&fixture, layers[0]));
-            let sound = fixture.layerfs.ensure_sound_chain(&layers, integrity).unwrap();
+            let sound = fixture.layerfs.erofs().ensure_sound_chain(&layers, integrity).unwrap();
             assert!(fs::read(extra(&fixture, layers[0])).unwrap() == good, "{case}");
             assert_eq!(sound.image, record.image, "{case}");
-            assert_eq!(fixture.layerfs.chain_record(&layers).unwrap(), Some(sound.clone()), "{case}");
+            assert_eq!(fixture.layerfs.erofs().chain_record(&layers).unwrap(), Some(sound.clone()), "{case}");
             assert_eq!(
-                fixture.layerfs.layer_record(layers[0]).unwrap().unwrap().extra,
+                fixture.layerfs.erofs().layer_record(layers[0]).unwrap().unwrap().extra,
                 sound.layers[0].extra,
                 "{case}"
             );
@@ -254,7 +254,7 @@ fn bits_that_rot_silently_in_an_extra_file_are_found_by_a_full_look_alone() {
     for at in [3, 9000, (1 << 20) - 1] {
         let fixture = Fixture::new();
         let layers = [fixture.add(&sample().finish()).unwrap()];
-        let mut record = fixture.layerfs.ensure_chain(&layers).unwrap();
+        let mut record = fixture.layerfs.erofs().ensure_chain(&layers).unwrap();
         let path = extra(&fixture, layers[0]);
         let good = fs::read(&path).unwrap();
         File::options().write(true).open(&path).unwrap().write_all_at(b"x", at).unwrap();
@@ -262,9 +262,9 @@ fn bits_that_rot_silently_in_an_extra_file_are_found_by_a_full_look_alone() {
         let seal = record.layers[0].extra.as_mut().unwrap();
         seal.mtime = (metadata.mtime(), metadata.mtime_nsec());
         seal.ctime = (metadata.ctime(), metadata.ctime_nsec());
-        assert_eq!(fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap(), record);
+        assert_eq!(fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap(), record);
         assert!(fs::read(&path).unwrap() != good);
-        fixture.layerfs.verify_chain(&record, Integrity::Full).unwrap();
+        fixture.layerfs.erofs().verify_chain(&record, Integrity::Full).unwrap();
         assert!(fs::read(&path).unwrap() == good, "{at}");
     }
 }
@@ -273,13 +273,13 @@ fn bits_that_rot_silently_in_an_extra_file_are_found_by_a_full_look_alone() {
 fn a_touched_extra_file_is_healthy_and_sealed_again() {
     let fixture = Fixture::new();
     let layers = [fixture.add(&sample().finish()).unwrap()];
-    let record = fixture.layerfs.ensure_chain(&layers).unwrap();
+    let record = fixture.layerfs.erofs().ensure_chain(&layers).unwrap();
     let path = extra(&fixture, layers[0]);
     File::options().write(true).open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    let renewed = fixture.layerfs.verify_chain(&record, Integrity::Sealed).unwrap();
+    let renewed = fixture.layerfs.erofs().verify_chain(&record, Integrity::Sealed).unwrap();
     let (old, new) = (record.layers[0].extra.clone().unwrap(), renewed.layers[0].extra.clone().unwrap());
     assert_eq!((new.inode, new.mtime), (old.inode, (0, 0)), "the same file");
-    assert_eq!(fixture.layerfs.layer_record(layers[0]).unwrap().unwrap().extra, Some(new));
+    assert_eq!(fixture.layerfs.erofs().layer_record(layers[0]).unwrap().unwrap().extra, Some(new));
 }
 
 #[test]
@@ -292,25 +292,25 @@ fn an_index_of_the_first_version_is_made_again_from_its_tar() {
     let old = [b"STOSIDX\n\x01", &good[9..]].concat();
     fs::write(&path, &old).unwrap();
     fs::remove_file(extra(&fixture, layer)).unwrap();
-    let mut record = fixture.layerfs.layer_record(layer).unwrap().unwrap();
+    let mut record = fixture.layerfs.erofs().layer_record(layer).unwrap().unwrap();
     let digest = stos_spec::BlobDigest::of(&old);
     record.index = stos_layerfs::seal::Seal::of(&File::open(&path).unwrap(), digest, &path).unwrap();
     record.extra = None;
     fs::write(fixture.layer_file(layer, "layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
-    assert!(fixture.layerfs.has_layer(layer).unwrap());
-    let chain = fixture.layerfs.ensure_chain(&[layer]).unwrap();
+    assert!(fixture.layerfs.erofs().has_layer(layer).unwrap());
+    let chain = fixture.layerfs.erofs().ensure_chain(&[layer]).unwrap();
     assert!(fs::read(&path).unwrap() == good);
     assert!(extra(&fixture, layer).exists());
     assert_eq!(chain.devices.len(), 2);
-    fixture.layerfs.verify_chain(&chain, Integrity::Full).unwrap();
+    fixture.layerfs.erofs().verify_chain(&chain, Integrity::Full).unwrap();
 
     // A chain's record of that time listed its devices by their layers alone: it is made again.
     let path = fixture.chain_file(&chain, "chain.json");
     let mut old: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     old["devices"] = serde_json::json!([layer]);
     fs::write(&path, old.to_string()).unwrap();
-    assert_eq!(fixture.layerfs.chain_record(&[layer]).unwrap(), None);
-    let again = fixture.layerfs.ensure_sound_chain(&[layer], Integrity::Sealed).unwrap();
+    assert_eq!(fixture.layerfs.erofs().chain_record(&[layer]).unwrap(), None);
+    let again = fixture.layerfs.erofs().ensure_sound_chain(&[layer], Integrity::Sealed).unwrap();
     assert_eq!((again.image.sha256, again.devices), (chain.image.sha256, chain.devices));
 }
 
