@@ -47,8 +47,7 @@ fn set_metadata(path: &Path, metadata: &Metadata, is_symlink: bool) {
         lsetxattr(path, name.as_slice(), &xattr.value, XattrFlags::empty()).unwrap();
     }
     let mtime = Timespec { tv_sec: metadata.mtime.seconds, tv_nsec: i64::from(metadata.mtime.nanoseconds) };
-    let times =
-        Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() }, last_modification: mtime };
+    let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: mtime };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -209,6 +208,7 @@ fn stacked_tree(tars: &[TarBuilder]) -> (Tree, usize) {
     let stack = stack(&tars, &indexes).unwrap();
     let mut lowers: Vec<_> = stack.lowers().iter().map(|&lower| layers[lower].diff.clone()).collect();
     let corrections = stack.corrections(|layer| Ok(Cursor::new(&indexes[layer]))).unwrap();
+    let corrections: Vec<_> = corrections.iter().collect();
     if !corrections.is_empty() {
         lowers.push(dir.path().join("corrections"));
         correct(lowers.last().unwrap(), &corrections, &layers);
@@ -242,6 +242,7 @@ fn layers_that_need_those_below() {
         (tar().entry(Entry::hard_link("usr/bin/bash", "usr/bin/sh")), "a hard link to a file below"),
         (tar().entry(Entry::hard_link("usr/bin/bash", "bin/sh")).whiteout("usr/bin/sh"), "and its target goes"),
         (tar().opaque("."), "an opaque root"),
+        (tar().entry(Entry::directory("d")).whiteout("d/x"), "a whiteout in a directory that no other layer has"),
         (tar().whiteout("opt").entry(Entry::file("opt/app/lib2", "2")), "a directory that is made anew"),
         (
             tar().entry(Entry::file("bin/a", "a")).entry(Entry::symlink("bin", "opt")),
@@ -284,7 +285,7 @@ impl Random {
         let entry = match self.below(15) {
             0..=2 => Entry::directory(&path).mode(0o700 + self.below(8) as u32),
             3..=5 => Entry::file(&path, format!("content {number}")),
-            6..=8 => Entry::hard_link(&path, &self.path()),
+            6..=8 => Entry::hard_link(&path, self.path()),
             9..=10 => return tar.whiteout(&path),
             11 => return tar.opaque(&path),
             12 => Entry::fifo(&path),
@@ -299,7 +300,7 @@ fn random_layers() {
     stos_testkit::require!(Need::Root);
     let fixture = Fixture::new();
     let mut corrected = 0;
-    for seed in 1..=60 {
+    for seed in 1..=40 {
         let mut random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
         let mut tars: Vec<TarBuilder> = Vec::new();
         for layer in 0..3 {
@@ -318,5 +319,5 @@ fn random_layers() {
         assert!(differences.is_empty(), "seed {seed}: {differences:#?}");
         corrected += usize::from(corrections > 0);
     }
-    assert!(corrected > 30, "{corrected}");
+    assert!(corrected > 20, "{corrected}");
 }

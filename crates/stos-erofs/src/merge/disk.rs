@@ -36,6 +36,8 @@ pub(super) struct Disk {
     pub(super) orphans: BTreeMap<u64, Node>,
     /// Whether a directory's time changes with what is in it.
     pub(super) stamps: bool,
+    /// Of a stack the directories with the number of layers that have them, and whether one has a whiteout there.
+    parts: BTreeMap<Vec<u8>, (usize, bool)>,
 }
 
 fn node(kind: Kind, metadata: &Metadata) -> Node {
@@ -63,12 +65,17 @@ fn special(entry: &EntryKind) -> Option<(SpecialFile, &Metadata)> {
 impl Disk {
     pub(super) fn new() -> Self {
         let root = node(Kind::Directory { opaque: false }, &implied());
-        Self { files: BTreeMap::from([(Vec::new(), root)]), orphans: BTreeMap::new(), stamps: false }
+        Self {
+            files: BTreeMap::from([(Vec::new(), root)]),
+            orphans: BTreeMap::new(),
+            stamps: false,
+            parts: BTreeMap::new(),
+        }
     }
 
     /// What a tree in memory says; regular files are of the layers with these tags.
     pub(super) fn of(tree: &Tree, tag: impl Fn(usize) -> u8) -> Self {
-        let mut disk = Self { files: BTreeMap::new(), orphans: BTreeMap::new(), stamps: false };
+        let mut disk = Self { files: BTreeMap::new(), orphans: BTreeMap::new(), stamps: false, parts: BTreeMap::new() };
         let mut nodes: BTreeMap<u32, Node> = BTreeMap::new();
         for dentry in tree.walk(ROOT).filter(|&dentry| !tree.has(dentry, mark::FOREIGN)) {
             let (inode, id) = (tree.inode(dentry), tree.inode_id(dentry));
@@ -111,6 +118,7 @@ impl Disk {
     fn remove(&mut self, path: &[u8]) {
         self.remove_below(path);
         self.files.remove(path);
+        self.parts.retain(|directory, _| self.files.contains_key(directory));
     }
 
     /// Does a step of that entry.
@@ -196,6 +204,9 @@ impl Disk {
     pub(super) fn stack(&mut self, upper: &Disk) {
         for (path, node) in &upper.files {
             let file = node.borrow();
+            if file.kind == Kind::Whiteout {
+                self.parts.get_mut(split(path).0).unwrap().1 = true;
+            }
             let lower_is_directory =
                 self.files.get(path).is_some_and(|lower| matches!(lower.borrow().kind, Kind::Directory { .. }));
             match file.kind {
@@ -206,6 +217,7 @@ impl Disk {
             match file.kind {
                 Kind::Whiteout => {}
                 Kind::Directory { .. } => {
+                    self.parts.entry(path.clone()).or_default().0 += 1;
                     let shown = node_of(&Kind::Directory { opaque: false }, &file.metadata);
                     self.files.insert(path.clone(), shown);
                 }
@@ -236,6 +248,11 @@ impl Disk {
             entries.push(Entry { path: path.clone(), kind });
         }
         entries
+    }
+
+    /// Tells whether overlayfs lists whiteouts: in a directory of one layer alone it does not look for them.
+    pub(super) fn lists_whiteouts(&self) -> bool {
+        self.parts.values().any(|&(layers, whiteouts)| layers == 1 && whiteouts)
     }
 
     /// Names data by where they are from.

@@ -22,7 +22,7 @@ pub(crate) mod tree;
 pub use self::layer::LayerTree;
 pub use self::merged::{MergedEntry, MergedLayer};
 pub use self::nodes::device_parts;
-pub use self::stack::{Correction, SpecialFile, Stack};
+pub use self::stack::{Correction, Corrections, SpecialFile, Stack};
 pub use self::step::{DirectoryState, Step};
 
 use std::collections::HashMap;
@@ -147,9 +147,13 @@ impl Merger {
         }
     }
 
+    fn memory_limit(&self) -> u64 {
+        MEMORY_BASE + MEMORY_PER_ENTRY * self.entries
+    }
+
     /// One entry can exceed the bound by what its own path, links and attributes ask for, less than 2 MiB.
     fn check_memory(&self) -> Result<(), MergeProblem> {
-        let limit = MEMORY_BASE + MEMORY_PER_ENTRY * self.entries;
+        let limit = self.memory_limit();
         match self.tree.memory() as u64 > limit {
             true => Err(MergeProblem::TooMany { what: "bytes of names, attributes and implied parents", limit }),
             false => Ok(()),

@@ -50,7 +50,9 @@ impl Case {
         self.layers.iter().for_each(|layer| stack.add_layer(&*index(layer)).unwrap());
         let lowers = stack.lowers().to_vec();
         let reopen = |layer: usize| Ok(std::io::Cursor::new(index(&self.layers[layer])));
-        (lowers, stack.corrections(reopen).unwrap())
+        let corrections = stack.corrections(reopen).unwrap();
+        assert_eq!(corrections.is_empty(), corrections.iter().next().is_none());
+        (lowers, corrections.iter().collect())
     }
 }
 
@@ -107,6 +109,7 @@ fn stacked_layers_and_their_corrections_show_the_truth() {
         if !corrections.is_empty() {
             shown.stack(&top);
         }
+        assert!(!shown.lists_whiteouts(), "seed {seed}:{} {corrections:#?}", all(&case.layers));
         let truth = Disk::of(&case.truth, |layer| case.tags[layer]);
         assert_eq!(shown.list(), truth.list(), "seed {seed}:{} {corrections:#?}", all(&case.layers));
     }
@@ -374,9 +377,9 @@ fn layers_that_need_nothing_of_those_below_need_no_corrections() {
     let bin = Metadata { mode: 0o755, ..Metadata::default() };
     let expected = [
         Correction::Directory { path: b"".to_vec(), metadata: root.clone(), opaque: false },
-        Correction::Node { path: b"bin".to_vec(), layer: 2, source: b"bin".to_vec(), number: 3 },
         Correction::Directory { path: b"usr".to_vec(), metadata: root, opaque: false },
         Correction::Directory { path: b"usr/bin".to_vec(), metadata: bin, opaque: false },
+        Correction::Node { path: b"bin".to_vec(), layer: 2, source: b"bin".to_vec(), number: 3 },
         Correction::Node { path: b"usr/bin/d".to_vec(), layer: 3, source: b"bin/d".to_vec(), number: 6 },
     ];
     assert_eq!(corrections, expected);

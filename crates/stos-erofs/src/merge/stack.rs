@@ -111,7 +111,7 @@ pub enum SpecialFile {
 ///
 /// They differ where a layer needs those below it: hard links to their files, parents that are symbolic links there,
 /// parents that are merely implied (the real directory hides the lower one's metadata), whiteouts through such parents.
-/// Overlayfs does not obey an opaque root either.
+/// Overlayfs does not obey an opaque root either, and lists the whiteouts in a directory that one layer alone has.
 ///
 /// What overlayfs cannot show is a file's number of names: it is that of the inode in the layers' directories.
 ///
@@ -151,8 +151,9 @@ impl Stack {
             }
         })?;
         if alone.entries() > 0 {
+            let is_lowest = self.lowers.is_empty();
             self.lowers.push(number);
-            show(&mut self.shown, &alone, number).map_err(|problem| merge_error(number, b"", problem))?;
+            show(&mut self.shown, &alone, number, is_lowest).map_err(|problem| merge_error(number, b"", problem))?;
         }
         Ok(())
     }
@@ -163,21 +164,64 @@ impl Stack {
         &self.lowers
     }
 
-    /// Gives the corrections, sorted by path, so that a directory comes before what is in it. `reopen` gives the index of a
-    /// layer once more; it is asked for those alone of which files are needed.
+    /// Gives the corrections. `reopen` gives the index of a layer once more; it is asked for those alone of which files are
+    /// needed.
     ///
     /// # Errors
     /// [`Error::UsedAfterError`] after an error and where not all layers have been added; [`Error::Index`] where an index
-    /// is damaged; errors of `reopen` and its readers.
-    pub fn corrections<R: Read>(self, reopen: impl FnMut(usize) -> io::Result<R>) -> Result<Vec<Correction>> {
+    /// is damaged; [`MergeProblem::TooMany`] where the paths of those files take more memory than their entries account
+    /// for; errors of `reopen` and its readers.
+    pub fn corrections<R: Read>(self, reopen: impl FnMut(usize) -> io::Result<R>) -> Result<Corrections> {
         if self.merger.failed || self.merger.layers.len() != self.layers.len() {
             return Err(Error::UsedAfterError { object: "Stack" });
         }
-        let truth = &self.merger.tree;
-        let plan = Plan::new(truth, &self.shown);
+        let limit = self.merger.memory_limit();
+        let truth = self.merger.tree;
+        let plan = Plan::new(&truth, &self.shown);
         drop(self.shown);
-        let sources = Sources::new(truth, &plan, &self.layers, reopen)?;
-        Ok(plan.corrections(truth, &sources))
+        let sources = Sources::new(&truth, &plan, &self.layers, limit, reopen)?;
+        let directories = truth.walk(ROOT).filter_map(|dentry| Some((dentry, *plan.directories.get(&dentry)?)));
+        let directories = directories.collect();
+        Ok(Corrections { directories, whiteouts: plan.whiteouts, files: plan.files, truth, sources })
+    }
+}
+
+/// What a directory on top of a stack must hold; most stacks need none.
+#[derive(Debug)]
+pub struct Corrections {
+    truth: Tree,
+    /// Directories, parents first, and whether they must be opaque.
+    directories: Vec<(DentryId, bool)>,
+    whiteouts: Vec<(DentryId, Vec<u8>)>,
+    files: Vec<DentryId>,
+    sources: Sources,
+}
+
+impl Corrections {
+    /// Tells whether there are none, so that the directory is not needed.
+    pub fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    /// Gives them, each after the directory that it lies in: first all directories, then whiteouts, then files.
+    pub fn iter(&self) -> impl Iterator<Item = Correction> + '_ {
+        let truth = &self.truth;
+        let directories = self.directories.iter().map(|&(dentry, opaque)| Correction::Directory {
+            path: truth.full_path(dentry),
+            metadata: truth.metadata(truth.inode(dentry)),
+            opaque,
+        });
+        let whiteouts = self.whiteouts.iter().map(|(directory, name)| {
+            let mut path = truth.full_path(*directory);
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            Correction::Whiteout { path }
+        });
+        let mut made = HashMap::new();
+        let files = self.files.iter().map(move |&dentry| self.sources.correction(truth, dentry, &mut made));
+        directories.chain(whiteouts).chain(files)
     }
 }
 
@@ -190,7 +234,7 @@ fn of_layer(error: Error, layer: usize) -> Error {
 }
 
 /// Stacks a layer on what is shown, as overlayfs does.
-fn show(shown: &mut Tree, alone: &LayerTree, layer: usize) -> Result<(), MergeProblem> {
+fn show(shown: &mut Tree, alone: &LayerTree, layer: usize, is_lowest: bool) -> Result<(), MergeProblem> {
     let tree = alone.tree();
     let mut dentries: HashMap<DentryId, DentryId> = HashMap::from([(ROOT, ROOT)]);
     let mut inodes: HashMap<InodeId, InodeId> = HashMap::new();
@@ -203,6 +247,7 @@ fn show(shown: &mut Tree, alone: &LayerTree, layer: usize) -> Result<(), MergePr
         let existing = if dentry == ROOT { Some(ROOT) } else { shown.find(parent, name) };
         if tree.has(dentry, mark::WHITEOUT) {
             shown.remove_all(existing.into_iter().collect());
+            shown.mark(parent, mark::WITH_WHITEOUTS);
             continue;
         }
         if !tree.is_directory(dentry) {
@@ -226,8 +271,14 @@ fn show(shown: &mut Tree, alone: &LayerTree, layer: usize) -> Result<(), MergePr
                 put(shown, parent, name, existing, inode)?
             }
         };
-        if tree.has(dentry, mark::OPAQUE) && dentry != ROOT {
+        let opaque = tree.has(dentry, mark::OPAQUE) && dentry != ROOT;
+        if opaque {
             shown.remove_all(shown.children(directory).collect());
+        }
+        shown.unmark(directory, mark::LONE);
+        if opaque || below.is_none() || dentry == ROOT && is_lowest {
+            shown.unmark(directory, mark::WITH_WHITEOUTS);
+            shown.mark(directory, mark::LONE);
         }
         shown.set_metadata(shown.inode_id(directory), &tree.metadata(tree.inode(dentry)), layer as u16)?;
         dentries.insert(dentry, directory);
@@ -260,7 +311,8 @@ fn identity(tree: &Tree, dentry: DentryId) -> Identity {
 
 /// What is to be corrected; names are the truth's.
 struct Plan {
-    whiteouts: Vec<Vec<u8>>,
+    /// Directories with names that are too much in them.
+    whiteouts: Vec<(DentryId, Vec<u8>)>,
     /// Directories, and whether they must be opaque.
     directories: BTreeMap<DentryId, bool>,
     files: Vec<DentryId>,
@@ -297,7 +349,9 @@ impl Plan {
             self.need(truth, directory);
             return None;
         };
-        if !has_same_metadata(truth, truth.inode(directory), shown, shown.inode(seen)) {
+        // Overlayfs reads a directory of one layer alone as it is, and its whiteouts are listed.
+        let lists_whiteouts = shown.has(seen, mark::LONE) && shown.has(seen, mark::WITH_WHITEOUTS);
+        if lists_whiteouts || !has_same_metadata(truth, truth.inode(directory), shown, shown.inode(seen)) {
             self.need(truth, directory);
         }
         let serves = |child: DentryId| {
@@ -316,7 +370,7 @@ impl Plan {
         }
         for child in shown.children(seen).filter(|&child| truth.find(directory, shown.name(child)).is_none()) {
             self.need(truth, directory);
-            self.whiteouts.push(shown.full_path(child));
+            self.whiteouts.push((directory, shown.name(child).to_vec()));
         }
         Some(seen)
     }
@@ -327,22 +381,6 @@ impl Plan {
             self.directories.insert(directory, false);
             directory = truth.parent(directory);
         }
-    }
-
-    fn corrections(self, truth: &Tree, sources: &Sources) -> Vec<Correction> {
-        let directories = self.directories.into_iter().map(|(dentry, opaque)| Correction::Directory {
-            path: truth.full_path(dentry),
-            metadata: truth.metadata(truth.inode(dentry)),
-            opaque,
-        });
-        let mut all: Vec<_> = directories.collect();
-        all.extend(self.whiteouts.into_iter().map(|path| Correction::Whiteout { path }));
-        let mut files: Vec<_> = self.files.iter().map(|&dentry| (truth.full_path(dentry), dentry)).collect();
-        files.sort_unstable();
-        let mut made = HashMap::new();
-        all.extend(files.into_iter().map(|(path, dentry)| sources.correction(truth, path, dentry, &mut made)));
-        all.sort_unstable_by(|left, right| left.path().cmp(right.path()));
-        all
     }
 }
 
@@ -356,6 +394,7 @@ fn has_same_metadata(left_tree: &Tree, left: &Inode, right_tree: &Tree, right: &
 }
 
 /// Where the files are that corrections need.
+#[derive(Debug)]
 struct Sources {
     /// One name of each that has one in its layer by itself.
     places: HashMap<Identity, Vec<u8>>,
@@ -368,6 +407,7 @@ impl Sources {
         truth: &Tree,
         plan: &Plan,
         layers: &[LayerInput],
+        limit: u64,
         mut reopen: impl FnMut(usize) -> io::Result<R>,
     ) -> Result<Self> {
         let mut wanted: BTreeMap<usize, HashSet<u64>> = BTreeMap::new();
@@ -376,6 +416,7 @@ impl Sources {
             wanted.entry(layer).or_default().insert(number);
         }
         let mut sources = Self { places: HashMap::new(), copied: copied(truth, &wanted, layers) };
+        let mut bytes = 0;
         for (layer, numbers) in wanted {
             let index = reopen(layer).map_err(Error::io("open the layer index"))?;
             let alone = read_alone(index).map_err(|error| of_layer(error, layer))?;
@@ -383,21 +424,21 @@ impl Sources {
             for dentry in tree.walk(ROOT) {
                 let number = u64::from(tree.number(tree.inode_id(dentry)));
                 let stands = !tree.is_directory(dentry) && !tree.has(dentry, mark::FOREIGN | mark::WHITEOUT);
-                if stands && numbers.contains(&number) {
-                    sources.places.entry((layer, number)).or_insert_with(|| tree.full_path(dentry));
+                if stands && numbers.contains(&number) && !sources.places.contains_key(&(layer, number)) {
+                    let path = tree.full_path(dentry);
+                    bytes += path.len() as u64;
+                    sources.places.insert((layer, number), path);
+                }
+                if bytes > limit {
+                    return Err(merge_error(layer, b"", MergeProblem::TooMany { what: "bytes of paths", limit }));
                 }
             }
         }
         Ok(sources)
     }
 
-    fn correction(
-        &self,
-        truth: &Tree,
-        path: Vec<u8>,
-        dentry: DentryId,
-        made: &mut HashMap<InodeId, Vec<u8>>,
-    ) -> Correction {
+    fn correction(&self, truth: &Tree, dentry: DentryId, made: &mut HashMap<InodeId, DentryId>) -> Correction {
+        let path = truth.full_path(dentry);
         let id = identity(truth, dentry);
         let (layer, number) = id;
         let inode = truth.inode(dentry);
@@ -408,10 +449,10 @@ impl Sources {
             (None, None) if !copied => return Correction::Orphan { path, layer, number },
             (file, source) => file.ok_or(source),
         };
-        if let Some(target) = made.get(&truth.inode_id(dentry)) {
-            return Correction::Link { path, target: target.clone() };
+        if let Some(&first) = made.get(&truth.inode_id(dentry)) {
+            return Correction::Link { path, target: truth.full_path(first) };
         }
-        made.insert(truth.inode_id(dentry), path.clone());
+        made.insert(truth.inode_id(dentry), dentry);
         match file {
             Ok(file) => Correction::Make { path, metadata: truth.metadata(inode), file },
             Err(source) => Correction::Copy { path, layer, source, number },

@@ -65,6 +65,10 @@ pub(crate) mod mark {
     pub(crate) const FOREIGN: u8 = 8;
     /// Something has been put here, or into or out of this directory.
     pub(crate) const CHANGED: u8 = 16;
+    /// In what a stack shows: a directory that one layer alone has there.
+    pub(crate) const LONE: u8 = 32;
+    /// In what a stack shows: a directory in which one of those layers has a whiteout.
+    pub(crate) const WITH_WHITEOUTS: u8 = 64;
 }
 
 /// The type of an inode with what belongs to it.
@@ -171,6 +175,11 @@ impl Tree {
     /// Gives a name one more mark.
     pub(crate) fn mark(&mut self, dentry: DentryId, mark: u8) {
         self.dentries[dentry as usize].marks |= mark;
+    }
+
+    /// Takes marks from a name.
+    pub(crate) fn unmark(&mut self, dentry: DentryId, marks: u8) {
+        self.dentries[dentry as usize].marks &= !marks;
     }
 
     /// Tells whether the layer put this name here, or something below it.
