@@ -256,11 +256,16 @@ impl<E> Apply<'_, E> {
             Resolved::Directory(dentry) => return Ok(dentry),
             Resolved::Missing(at, missing) => (at, missing),
         };
+        // There may be thousands, so the path is not made anew for each.
+        let mut path = self.tree.full_path(at);
         for name in missing {
             let whiteout = self.tree.find(at, &name);
             let inode = self.tree.new_implied_directory()?;
             at = self.put_for(at, &name, inode, layer)?;
-            let path = self.tree.full_path(at);
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
             self.tell(Step::Imply { path: &path })?;
             if whiteout.is_some() {
                 self.make_fresh(at, &path)?;
@@ -507,17 +512,13 @@ impl<E> Apply<'_, E> {
         }
     }
 
-    fn is_hidden(&self, directory: DentryId) -> bool {
-        is_hidden(self.tree, directory)
+    /// Tells whether nothing of the layers below shows in that directory.
+    fn is_hidden(&self, mut directory: DentryId) -> bool {
+        while directory != ROOT && !self.tree.has(directory, mark::OPAQUE) {
+            directory = self.tree.parent(directory);
+        }
+        self.tree.has(directory, mark::OPAQUE)
     }
-}
-
-/// Tells whether nothing of the layers below shows in that directory.
-pub(super) fn is_hidden(tree: &Tree, mut directory: DentryId) -> bool {
-    while directory != ROOT && !tree.has(directory, mark::OPAQUE) {
-        directory = tree.parent(directory);
-    }
-    tree.has(directory, mark::OPAQUE)
 }
 
 fn missing(target: &[u8]) -> MergeProblem {

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
-use super::layer::{LayerTree, is_hidden};
+use super::layer::LayerTree;
 use super::tree::{Content, DentryId, InodeId, LayerId, NO_LAYER, ROOT, Tree, mark};
 use super::{MergeProblem, merge_error};
 use crate::error::printable;
 use crate::index::{Entry, EntryKind, IndexReader};
-use crate::path::MAX_PATH;
+use crate::path::{MAX_PATH, split};
 use crate::{Error, Result};
 
 /// An entry of a merged layer.
@@ -92,9 +92,9 @@ impl MergedLayer {
         }
         let layer = self.count.saturating_sub(1);
         let mut tree = self.layers.into_tree();
-        let mut directories: Vec<_> = tree.walk(ROOT).filter(|&dentry| tree.is_directory(dentry)).collect();
-        directories.drain(..).for_each(|directory| tree.sort_children(directory));
-        let mut writer = Writer { tree: &tree, emitted: HashSet::new(), first_names: HashMap::new() };
+        let directories: Vec<_> = tree.walk(ROOT).filter(|&dentry| tree.is_directory(dentry)).collect();
+        directories.into_iter().for_each(|directory| tree.sort_children(directory));
+        let mut writer = Writer::new(&tree);
         for entry in writer.foreign_links().map_err(|(path, problem)| merge_error(layer, &path, problem))? {
             emit(entry)?;
         }
@@ -112,8 +112,9 @@ impl MergedLayer {
     /// Tells whether there is an implied directory that nothing implies any more.
     pub(super) fn has_emptied_directory(&self) -> bool {
         let tree = self.layers.tree();
+        let writer = Writer::new(tree);
         let gives_entry = |dentry| match tree.is_directory(dentry) {
-            true => has_entry(tree, dentry),
+            true => writer.has_entry(dentry),
             false => !tree.has(dentry, mark::WHITEOUT),
         };
         let emptied = |dentry| {
@@ -135,9 +136,33 @@ struct Writer<'a> {
     emitted: HashSet<DentryId>,
     /// Where files with several names have been given.
     first_names: HashMap<InodeId, DentryId>,
+    /// Names at which nothing of the layers below shows, because of a directory above them.
+    hidden: HashSet<DentryId>,
+    /// Directories that can be made, with their parents, without removing a file that is still to be linked.
+    safe: HashSet<DentryId>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(tree: &'a Tree) -> Self {
+        let mut hidden = HashSet::new();
+        for dentry in tree.walk(ROOT).skip(1) {
+            let parent = tree.parent(dentry);
+            if tree.has(parent, mark::OPAQUE) || hidden.contains(&parent) {
+                hidden.insert(dentry);
+            }
+        }
+        Self { tree, emitted: HashSet::new(), first_names: HashMap::new(), hidden, safe: HashSet::new() }
+    }
+
+    /// Tells whether a directory needs an entry: where it is merely implied only if it cannot be the lower layers'.
+    fn has_entry(&self, directory: DentryId) -> bool {
+        let tree = self.tree;
+        let implied = tree.inode(directory).layer == NO_LAYER;
+        let for_whiteouts = tree.is_touched(directory, NO_LAYER);
+        let is_new = tree.has(directory, mark::FRESH) || self.hidden.contains(&directory);
+        !implied || !for_whiteouts && is_new
+    }
+
     fn path(&self, dentry: DentryId) -> Fallible<Vec<u8>> {
         let path = self.tree.full_path(dentry);
         match path.len() > MAX_PATH {
@@ -150,12 +175,15 @@ impl Writer<'_> {
     fn name(&mut self, dentry: DentryId) -> Fallible<Vec<MergedEntry>> {
         let tree = self.tree;
         if tree.has(dentry, mark::WHITEOUT) {
-            let hidden = is_within_hidden(tree, dentry);
-            return Ok(if hidden { Vec::new() } else { vec![plain(self.path(dentry)?, EntryKind::Whiteout)] });
+            return Ok(if self.hidden.contains(&dentry) {
+                Vec::new()
+            } else {
+                vec![plain(self.path(dentry)?, EntryKind::Whiteout)]
+            });
         }
         if tree.is_directory(dentry) {
             let mut entries: Vec<_> = self.directory(dentry)?.into_iter().collect();
-            if tree.has(dentry, mark::OPAQUE) && !is_within_hidden(tree, dentry) {
+            if tree.has(dentry, mark::OPAQUE) && !self.hidden.contains(&dentry) {
                 entries.push(plain(self.path(dentry)?, EntryKind::Opaque));
             }
             return Ok(entries);
@@ -193,7 +221,7 @@ impl Writer<'_> {
 
     /// A directory's own entry; `None` where it needs none, or has been given.
     fn directory(&mut self, dentry: DentryId) -> Fallible<Option<MergedEntry>> {
-        if !has_entry(self.tree, dentry) || !self.emitted.insert(dentry) {
+        if !self.has_entry(dentry) || !self.emitted.insert(dentry) {
             return Ok(None);
         }
         let kind = EntryKind::Directory(self.tree.metadata(self.tree.inode(dentry)));
@@ -210,8 +238,8 @@ impl Writer<'_> {
         for _ in 0..MAX_ROUNDS {
             let mut blocked = Vec::new();
             for group in pending {
-                match group.names.iter().find(|&&name| self.is_safe(name, &group.target, &targets)) {
-                    Some(&name) => {
+                match group.names.iter().copied().find(|&name| self.is_safe(name, &group.target, &targets)) {
+                    Some(name) => {
                         self.foreign_link(name, &group.target, &mut entries)?;
                         self.first_names.insert(group.inode, name);
                         targets.remove(&group.target);
@@ -230,7 +258,8 @@ impl Writer<'_> {
     }
 
     fn foreign_link(&mut self, name: DentryId, target: &[u8], entries: &mut Vec<MergedEntry>) -> Fallible<()> {
-        for parent in parents(self.tree, name).into_iter().rev() {
+        let mut parents: Vec<_> = parents(self.tree, name).collect();
+        while let Some(parent) = parents.pop() {
             entries.extend(self.directory(parent)?);
         }
         entries.push(plain(self.path(name)?, EntryKind::HardLink { target: target.to_vec() }));
@@ -238,11 +267,23 @@ impl Writer<'_> {
     }
 
     /// Tells whether a link and its parents can be made without removing a file that is still to be linked.
-    fn is_safe(&self, name: DentryId, target: &[u8], targets: &Targets) -> bool {
+    fn is_safe(&mut self, name: DentryId, target: &[u8], targets: &Targets) -> bool {
         let path = self.tree.full_path(name);
-        let replaces = |&parent: &DentryId| has_entry(self.tree, parent) && targets.has(&self.tree.full_path(parent));
-        let link_is_safe = path == target || !targets.has(&path) && !targets.has_below(&path);
-        link_is_safe && !parents(self.tree, name).iter().any(replaces)
+        if path != target && (targets.has(&path) || targets.has_below(&path)) {
+            return false;
+        }
+        let mut parents: Vec<_> = parents(self.tree, name).collect();
+        let known = parents.iter().position(|parent| self.safe.contains(parent)).unwrap_or(parents.len());
+        parents.truncate(known);
+        let mut rest = path.as_slice();
+        for &parent in &parents {
+            rest = split(rest).0;
+            if self.has_entry(parent) && targets.has(rest) {
+                return false;
+            }
+        }
+        self.safe.extend(parents);
+        true
     }
 }
 
@@ -253,22 +294,10 @@ fn plain(path: Vec<u8>, kind: EntryKind) -> MergedEntry {
     MergedEntry { entry: Entry { path, kind }, source: None }
 }
 
-/// Tells whether a directory needs an entry: where it is merely implied only if it cannot be the lower layers'.
-fn has_entry(tree: &Tree, directory: DentryId) -> bool {
-    let implied = tree.inode(directory).layer == NO_LAYER;
-    let for_whiteouts = tree.is_touched(directory, NO_LAYER);
-    !implied || !for_whiteouts && (tree.has(directory, mark::FRESH) || is_within_hidden(tree, directory))
-}
-
-/// Tells whether nothing of the layers below shows at a name, because of a directory above it.
-fn is_within_hidden(tree: &Tree, dentry: DentryId) -> bool {
-    dentry != ROOT && is_hidden(tree, tree.parent(dentry))
-}
-
 /// The parents of a name without the root, the deepest first.
-fn parents(tree: &Tree, name: DentryId) -> Vec<DentryId> {
+fn parents(tree: &Tree, name: DentryId) -> impl Iterator<Item = DentryId> + '_ {
     let parent = |&dentry: &DentryId| Some(tree.parent(dentry)).filter(|&parent| parent != ROOT);
-    std::iter::successors(parent(&name), parent).collect()
+    std::iter::successors(parent(&name), parent)
 }
 
 /// The two parts of a device number in Linux's 32-bit form.

@@ -368,7 +368,7 @@ fn layers_that_need_nothing_of_those_below_need_no_corrections() {
         vec![directory(""), directory("usr"), whiteout("usr/bin"), symlink("bin", "usr/bin"), directory("opt")],
         vec![directory(""), directory("opt"), opaque("opt"), file("opt/f"), directory("usr"), file("usr/bin/c")],
     ];
-    let mut case = Case { tags: (0..4).collect(), layers, truth: Tree::new() };
+    let mut case = case(layers);
     assert_eq!(case.stack(), (vec![0, 2, 3], Vec::new()));
     // The whiteout has made the directory a new one, which is implied; the link is followed where its layer has it not.
     case.layers[3].extend([file("bin/d"), hard_link("e", "usr/bin/c")]);
@@ -386,7 +386,7 @@ fn layers_that_need_nothing_of_those_below_need_no_corrections() {
 }
 
 /// The entries of merged layers, in a line each, or the path that depends on what is below.
-fn merged(layers: &[&[Entry]]) -> Result<Vec<String>, String> {
+fn merged_entries(layers: &[&[Entry]]) -> Result<Vec<String>, String> {
     let mut merged = MergedLayer::new();
     layers.iter().for_each(|layer| merged.add_layer(&*index(layer)).unwrap());
     let mut entries = Vec::new();
@@ -426,9 +426,68 @@ fn merged_layers_keep_what_they_do_to_those_below() {
     ];
     for (layers, expected) in cases {
         let expected: Vec<_> = expected.iter().map(|&line| line.to_owned()).collect();
-        assert_eq!(merged(layers), Ok(expected));
+        assert_eq!(merged_entries(layers), Ok(expected));
     }
     let swap = [hard_link("t", "a"), hard_link("a", "b"), hard_link("b", "t")];
-    assert_eq!(merged(&[&swap]).unwrap(), ["t: hard link to a", "a: hard link to b", "b: hard link to t"]);
-    assert_eq!(merged(&[&swap, &[whiteout("t")]]), Err("a".to_owned()));
+    assert_eq!(merged_entries(&[&swap]).unwrap(), ["t: hard link to a", "a: hard link to b", "b: hard link to t"]);
+    assert_eq!(merged_entries(&[&swap, &[whiteout("t")]]), Err("a".to_owned()));
+}
+
+fn case(layers: Vec<Vec<Entry>>) -> Case {
+    Case { tags: (0..layers.len() as u8).collect(), layers, truth: Tree::new() }
+}
+
+#[test]
+fn a_layer_that_is_there_twice_is_stacked_once() {
+    let twice = vec![file("x")];
+    let mut case = case(vec![twice.clone(), vec![hard_link("z", "x")], twice]);
+    case.tags[2] = 0;
+    // Two files: the one that the link keeps, and the one that came in its place.
+    let root = Metadata { mode: 0o755, ..Metadata::default() };
+    let copy = Correction::Copy { path: b"z".to_vec(), layer: 0, source: Some(b"x".to_vec()), number: 0 };
+    let expected = [Correction::Directory { path: Vec::new(), metadata: root, opaque: false }, copy];
+    assert_eq!(case.stack(), (vec![1, 2], expected.to_vec()));
+}
+
+/// Links that lead deeper than any path: `l0` to the root, each further one 2,000 directories below the one before.
+fn deep_links() -> Vec<Entry> {
+    let step = "d/".repeat(2000);
+    let link = |number: usize| symlink(&format!("l{number}"), &format!("l{}/{step}", number - 1));
+    std::iter::once(symlink("l0", ".")).chain((1..=4).map(link)).collect()
+}
+
+#[test]
+fn nothing_recurses_and_nothing_is_walked_again_and_again() {
+    let deep = [deep_links(), vec![file("l4/n"), whiteout("l4/x"), whiteout("d")]].concat();
+    let lines = steps(&deep);
+    assert_eq!((lines.len(), lines.last().unwrap().as_str()), (5 + 8000 + 3, "opaque d"));
+    // The second layer does not know where the links lead.
+    let (lowers, corrections) = case(vec![deep_links(), vec![file("l4/n")]]).stack();
+    let count = |wanted: fn(&Correction) -> bool| corrections.iter().filter(|correction| wanted(correction)).count();
+    assert_eq!(lowers, [0, 1]);
+    assert_eq!(count(|correction| matches!(correction, Correction::Directory { .. })), 1 + 8000);
+    assert_eq!(count(|correction| matches!(correction, Correction::Node { .. })), 2, "l4 and n");
+    let mut merged = MergedLayer::new();
+    merged.add_layer(&*index(&deep)).unwrap();
+    let error = merged.entries(|_| Ok::<_, Error>(())).unwrap_err();
+    let limit = 4096;
+    assert!(matches!(error, Error::Merge { problem: MergeProblem::TooMany { limit: l, .. }, .. } if l == limit));
+
+    // 20,000 names that come, go, and come again; 20,000 links to files below, each in the way of the one before.
+    let names = |make: fn(&str) -> Entry| (0..20_000).map(move |name| make(&format!("w/{name}")));
+    let wide: Vec<_> = names(file).chain(names(whiteout)).chain([whiteout("w")]).chain(names(directory)).collect();
+    assert_eq!(steps(&wide).len(), 1 + 20_000 + 1 + 4 * 20_000);
+    let links = (0..20_000).map(|name| hard_link(&format!("w/{name}"), &format!("w/{}", name + 1)));
+    assert_eq!(merged_entries(&[&links.collect::<Vec<_>>()]).unwrap().len(), 20_000);
+}
+
+#[test]
+fn few_entries_cannot_imply_directories_without_end() {
+    let many = (0..100).flat_map(|time| [symlink("l0", &format!("r{time}")), file("l4/n")]);
+    let (mut tree, links) = (LayerTree::new(), deep_links());
+    let mut apply = |entry: &Entry| tree.apply(0, entry, |_| Ok::<_, Error>(()));
+    links.iter().for_each(|entry| apply(entry).unwrap());
+    let error = many.map(|entry| apply(&entry)).find_map(Result::err).unwrap();
+    let Error::Merge { problem: MergeProblem::TooMany { limit, .. }, .. } = error else { panic!("{error}") };
+    assert!((32 << 20..33 << 20).contains(&limit), "{limit}");
 }

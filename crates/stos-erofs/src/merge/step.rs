@@ -7,7 +7,8 @@ use crate::Metadata;
 /// One change of a directory in overlay form.
 ///
 /// All paths are physical: relative to the directory, through no symbolic link, without `.` and `..`; the directory
-/// itself is the empty path. The parent is always there, as a directory.
+/// itself is the empty path. The parent is always there, as a directory. A path may be longer than Linux takes in one piece
+/// (4,096 bytes): symbolic links of the layer can lead that deep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
     /// Make the directory; nothing stands there. It is implied by what lies below it: 0755, root:root, at the epoch.
