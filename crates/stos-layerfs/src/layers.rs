@@ -224,12 +224,18 @@ impl LayerFs {
     /// Gives a layer's tar to read: the very bytes that it came as, uncompressed. The reader hashes what it gives, and ends in
     /// an error where that is not the layer.
     pub fn open_tar(&self, layer: DiffId) -> Result<TarReader> {
+        let mut found = None;
         for kind in BackendKind::ALL {
-            if let Some(kept) = self.backend(kind).kept(layer)? {
+            let backend = self.backend(kind);
+            let Some(kept) = backend.kept(layer)? else { continue };
+            if backend.is_layer_intact(layer)? {
                 return self.tar_of(kind, &kept);
             }
+            found.get_or_insert((kind, kept));
         }
-        Err(Error::NoSuchLayer(layer))
+        // What looks changed may be right: the reader will tell.
+        let (kind, kept) = found.ok_or(Error::NoSuchLayer(layer))?;
+        self.tar_of(kind, &kept)
     }
 
     fn tar_of(&self, kind: BackendKind, kept: &Kept) -> Result<TarReader> {

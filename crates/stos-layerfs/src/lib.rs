@@ -84,7 +84,7 @@ impl LayerFs {
 
     /// Keeps and shows layers in this way, whatever the host could have.
     pub fn with_backend(self, kind: BackendKind) -> Self {
-        Self { wanted: Some(kind), ..self }
+        Self { wanted: Some(kind), best: Arc::default(), ..self }
     }
 
     /// Gives the store.

@@ -1,225 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Layers unpacked by themselves, as their trees say, and stacked by overlayfs with the corrections on top: the kernel
-//! shows what it shows of the merged image.
+//! Layers that need those below them: unpacked alone and stacked they show, with their corrections, what the merged image shows.
 
 mod fixture;
 
-use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
-use std::io::Cursor;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-
 use fixture::Fixture;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
-use rustix::fs::{chownat, lsetxattr, mkfifoat, mknodat, utimensat};
-use stos_erofs::{
-    Correction, Entry as LayerEntry, EntryKind, Error, IndexReader, LayerInput, LayerTree, Metadata, Namespace,
-    SpecialFile, Stack, Step, index_tar,
-};
-use stos_spec::DiffId;
-use stos_sys::mount::MountPlan;
-use stos_testkit::environment;
+use stos_erofs::{LayerInput, Merger, index_tar};
+use stos_layerfs::{BackendKind, Integrity};
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
-use stos_testkit::tree::{Options, Tree};
 
 fn tar() -> TarBuilder {
     TarBuilder::new()
 }
 
-fn at(root: &Path, path: &[u8]) -> PathBuf {
-    root.join(OsStr::from_bytes(path))
-}
-
-fn set_metadata(path: &Path, metadata: &Metadata, is_symlink: bool) {
-    let (uid, gid) = (metadata.uid, metadata.gid);
-    let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
-    chownat(CWD, path, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-    if !is_symlink {
-        fs::set_permissions(path, Permissions::from_mode(u32::from(metadata.mode))).unwrap();
-    }
-    for xattr in &metadata.xattrs {
-        assert_eq!(xattr.namespace, Namespace::Trusted, "all that this test makes");
-        let name = [b"trusted.", xattr.name.as_slice()].concat();
-        lsetxattr(path, name.as_slice(), &xattr.value, XattrFlags::empty()).unwrap();
-    }
-    let mtime = Timespec { tv_sec: metadata.mtime.seconds, tv_nsec: i64::from(metadata.mtime.nanoseconds) };
-    let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: mtime };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-}
-
-fn make_node(path: &Path, kind: FileType, major: u32, minor: u32) {
-    mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), rustix::fs::makedev(major, minor)).unwrap();
-}
-
-fn make_opaque(path: &Path) {
-    lsetxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
-}
-
-/// A layer with its own directory.
-struct Unpacked {
-    diff: PathBuf,
-    orphans: PathBuf,
-}
-
-impl Unpacked {
-    fn new(dir: &Path, tar: &[u8], index: &[u8]) -> Self {
-        let unpacked = Self { diff: dir.join("diff"), orphans: dir.join("orphans") };
-        fs::create_dir_all(&unpacked.diff).unwrap();
-        fs::create_dir(&unpacked.orphans).unwrap();
-        let tar_file = tempfile::tempfile().unwrap();
-        tar_file.write_all_at(tar, 0).unwrap();
-        let (mut tree, mut reader) = (LayerTree::new(), IndexReader::new(index).unwrap());
-        let mut number = 0;
-        while let Some(entry) = reader.next_entry().unwrap() {
-            let step = |step: Step<'_>| {
-                unpacked.step(number, &entry, &tar_file, step);
-                Ok::<_, Error>(())
-            };
-            tree.apply(number, &entry, step).unwrap();
-            number += 1;
-        }
-        for state in tree.directories() {
-            let path = at(&unpacked.diff, &state.path);
-            if state.opaque {
-                make_opaque(&path);
-            }
-            set_metadata(&path, &state.metadata, false);
-        }
-        unpacked
-    }
-
-    fn orphan(&self, number: u64) -> PathBuf {
-        self.orphans.join(number.to_string())
-    }
-
-    fn step(&self, number: u64, entry: &LayerEntry, tar: &File, step: Step<'_>) {
-        let at = |path| at(&self.diff, path);
-        match step {
-            Step::Imply { path } => fs::create_dir(at(path)).unwrap(),
-            Step::Remove { path } => match at(path).symlink_metadata().unwrap().is_dir() {
-                true => fs::remove_dir_all(at(path)).unwrap(),
-                false => fs::remove_file(at(path)).unwrap(),
-            },
-            Step::Orphan { number, path } => fs::hard_link(at(path), self.orphan(number)).unwrap(),
-            Step::Unplaced { number } => create(&self.orphan(number), entry, tar),
-            Step::Create { path } => {
-                assert!(at(path).symlink_metadata().is_err(), "entry {number}");
-                create(&at(path), entry, tar);
-            }
-            Step::Update { path } => assert!(at(path).is_dir()),
-            Step::Link { path, target } => fs::hard_link(at(target), at(path)).unwrap(),
-            Step::Whiteout { path } => make_node(&at(path), FileType::CharacterDevice, 0, 0),
-            // Told of each directory in the end.
-            Step::Opaque { path } => assert!(at(path).is_dir()),
-        }
-    }
-}
-
-fn create(path: &Path, entry: &LayerEntry, tar: &File) {
-    let metadata = match &entry.kind {
-        EntryKind::Directory(metadata) => {
-            fs::create_dir(path).unwrap();
-            metadata
-        }
-        EntryKind::Regular { metadata, size, block, .. } => {
-            let mut data = vec![0; *size as usize];
-            tar.read_exact_at(&mut data, block * stos_erofs::BLOCK).unwrap();
-            fs::write(path, data).unwrap();
-            metadata
-        }
-        EntryKind::Symlink { metadata, target } => {
-            symlink(OsStr::from_bytes(target), path).unwrap();
-            metadata
-        }
-        EntryKind::Fifo(metadata) => {
-            mkfifoat(CWD, path, Mode::from_raw_mode(0o600)).unwrap();
-            metadata
-        }
-        EntryKind::BlockDevice { metadata, major, minor } => {
-            make_node(path, FileType::BlockDevice, *major, *minor);
-            metadata
-        }
-        other => panic!("{other:?}"),
-    };
-    set_metadata(path, metadata, matches!(entry.kind, EntryKind::Symlink { .. }));
-}
-
-/// Makes the directory of corrections.
-fn correct(root: &Path, corrections: &[Correction], layers: &[Unpacked]) {
-    fs::create_dir(root).unwrap();
-    for correction in corrections {
-        let path = at(root, correction.path());
-        match correction {
-            Correction::Whiteout { .. } => make_node(&path, FileType::CharacterDevice, 0, 0),
-            Correction::Directory { path: relative, .. } if relative.is_empty() => {}
-            Correction::Directory { opaque, .. } => {
-                fs::create_dir(&path).unwrap();
-                if *opaque {
-                    make_opaque(&path);
-                }
-            }
-            Correction::Node { layer, source, .. } => fs::hard_link(at(&layers[*layer].diff, source), path).unwrap(),
-            Correction::Orphan { layer, number, .. } => fs::hard_link(layers[*layer].orphan(*number), path).unwrap(),
-            Correction::Make { metadata, file, .. } => {
-                match file {
-                    SpecialFile::Symlink(target) => symlink(OsStr::from_bytes(target), &path).unwrap(),
-                    SpecialFile::Fifo => mkfifoat(CWD, &path, Mode::from_raw_mode(0o600)).unwrap(),
-                    SpecialFile::BlockDevice(number) => {
-                        make_node(&path, FileType::BlockDevice, number >> 8 & 0xfff, number & 0xff);
-                    }
-                    SpecialFile::CharacterDevice(_) => panic!("none in this test"),
-                }
-                set_metadata(&path, metadata, matches!(file, SpecialFile::Symlink(_)));
-            }
-            Correction::Link { target, .. } => fs::hard_link(at(root, target), path).unwrap(),
-            Correction::Copy { .. } => panic!("no layer is there twice: {correction:?}"),
-        }
-    }
-    for correction in corrections.iter().rev() {
-        if let Correction::Directory { path, metadata, .. } = correction {
-            set_metadata(&at(root, path), metadata, false);
-        }
-    }
-}
-
-/// Adds all layers, of which the indexes are these.
-fn stack(tars: &[Vec<u8>], indexes: &[Vec<u8>]) -> Result<Stack, Error> {
-    let input = |tar: &Vec<u8>| LayerInput { tag: *DiffId::of(tar).as_bytes(), tar_bytes: tar.len() as u64 };
-    let mut stack = Stack::new(&tars.iter().map(input).collect::<Vec<_>>());
-    indexes.iter().try_for_each(|index| stack.add_layer(index.as_slice()))?;
-    Ok(stack)
-}
-
-fn indexes(tars: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Error> {
-    tars.iter().map(|tar| index_tar(tar.as_slice(), Vec::new()).map(|(index, _)| index)).collect()
-}
-
-/// What overlayfs shows of the layers, and how many corrections it took.
-fn stacked_tree(tars: &[TarBuilder]) -> (Tree, usize) {
-    let dir = environment::scratch();
+/// Compares what both backends show of the layers; gives how many corrections the stack took.
+#[track_caller]
+fn corrections(fixture: &Fixture, tars: &[TarBuilder], why: &str) -> u64 {
     let tars: Vec<_> = tars.iter().map(|tar| tar.clone().finish()).collect();
-    let indexes = indexes(&tars).unwrap();
-    let layer = |number: usize| Unpacked::new(&dir.path().join(number.to_string()), &tars[number], &indexes[number]);
-    let layers: Vec<_> = (0..tars.len()).map(layer).collect();
-    let stack = stack(&tars, &indexes).unwrap();
-    let mut lowers: Vec<_> = stack.lowers().iter().map(|&lower| layers[lower].diff.clone()).collect();
-    let corrections = stack.corrections(|layer| Ok(Cursor::new(&indexes[layer]))).unwrap();
-    let corrections: Vec<_> = corrections.iter().collect();
-    if !corrections.is_empty() {
-        lowers.push(dir.path().join("corrections"));
-        correct(lowers.last().unwrap(), &corrections, &layers);
-    }
-    if lowers.is_empty() {
-        lowers.push(layers[0].diff.clone());
-    }
-    lowers.reverse();
-    let mount = MountPlan { lowers, upper: None }.mount_detached().unwrap();
-    let root = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
-    (Tree::read(Path::new(&root), &Options::default()).unwrap(), corrections.len())
+    let expected = Fixture::of(BackendKind::Erofs).see(&tars).unwrap();
+    let differences = expected.differences(&fixture.see(&tars).unwrap());
+    assert!(differences.is_empty(), "{why}: {differences:#?}");
+    let layers: Vec<_> = tars.iter().map(|tar| stos_spec::DiffId::of(tar)).collect();
+    let dirs = fixture.layerfs.dirs();
+    let record = dirs.stack_record(&layers).unwrap().unwrap();
+    // What was made is what a look at every byte expects.
+    fixture.layerfs.ensure_sound_chain(&layers, Integrity::Full).unwrap();
+    assert_eq!(dirs.stack_record(&layers).unwrap().unwrap(), record, "{why}");
+    record.corrections
 }
 
 #[test]
@@ -243,7 +50,6 @@ fn layers_that_need_those_below() {
         (tar().entry(Entry::hard_link("usr/bin/bash", "bin/sh")).whiteout("usr/bin/sh"), "and its target goes"),
         (tar().opaque("."), "an opaque root"),
         (tar().entry(Entry::directory("d")).whiteout("d/x"), "a whiteout in a directory that no other layer has"),
-        (tar().whiteout("opt").entry(Entry::file("opt/app/lib2", "2")), "a directory that is made anew"),
         (
             tar().entry(Entry::file("bin/a", "a")).entry(Entry::symlink("bin", "opt")),
             "an orphan that is seen after all",
@@ -253,14 +59,15 @@ fn layers_that_need_those_below() {
             "the same",
         ),
     ];
-    let fixture = Fixture::new();
+    let fixture = Fixture::of(BackendKind::Dirs);
     for (upper, why) in cases {
         let top = tar().entry(Entry::file("top", why));
-        let tars = [base.clone(), upper, top];
-        let (found, corrections) = stacked_tree(&tars);
-        assert!(corrections > 0, "{why}");
-        let differences = fixture.tree(&tars).differences(&found);
-        assert!(differences.is_empty(), "{why}: {differences:#?}");
+        assert!(corrections(&fixture, &[base.clone(), upper, top], why) > 0, "{why}");
+    }
+    let plain = tar().entry(Entry::directory("")).entry(Entry::directory("usr")).entry(Entry::file("usr/new", ""));
+    let anew = tar().whiteout("opt").entry(Entry::file("opt/app/lib2", "2"));
+    for (upper, why) in [(plain, "nothing to correct"), (anew, "a directory that is made anew")] {
+        assert_eq!(corrections(&fixture, &[base.clone(), upper], why), 0, "{why}");
     }
 }
 
@@ -298,7 +105,7 @@ impl Random {
 #[test]
 fn random_layers() {
     stos_testkit::require!(Need::Root);
-    let fixture = Fixture::new();
+    let fixture = Fixture::of(BackendKind::Dirs);
     let mut corrected = 0;
     for seed in 1..=40 {
         let mut random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
@@ -308,16 +115,23 @@ fn random_layers() {
             for number in 0..10 {
                 let mut next = tars.clone();
                 next[layer] = random.add(next[layer].clone(), 10 * layer + number);
-                let finished: Vec<_> = next.iter().map(|tar| tar.clone().finish()).collect();
-                if stack(&finished, &indexes(&finished).unwrap()).is_ok() {
+                if merges(&next) {
                     tars = next;
                 }
             }
         }
-        let (found, corrections) = stacked_tree(&tars);
-        let differences = fixture.tree(&tars).differences(&found);
-        assert!(differences.is_empty(), "seed {seed}: {differences:#?}");
-        corrected += usize::from(corrections > 0);
+        corrected += u64::from(corrections(&fixture, &tars, &format!("seed {seed}")) > 0);
     }
     assert!(corrected > 20, "{corrected}");
+}
+
+/// Tells whether the layers contradict each other nowhere.
+fn merges(tars: &[TarBuilder]) -> bool {
+    let mut merger = Merger::new();
+    tars.iter().all(|tar| {
+        let tar = tar.clone().finish();
+        let tag = *stos_spec::DiffId::of(&tar).as_bytes();
+        let input = LayerInput { tag, tar_bytes: tar.len() as u64, extra_bytes: 0 };
+        index_tar(tar.as_slice(), Vec::new()).is_ok_and(|(index, _)| merger.add_layer(input, index.as_slice()).is_ok())
+    })
 }

@@ -141,6 +141,20 @@ impl Dirs {
         }
     }
 
+    /// Breaks the seal of a layer that has turned out wrong under it, by giving its directory a new time, durably: who looks at
+    /// it proves it from now on, so no container runs from it and a pull fetches it again.
+    pub(crate) fn break_seal(&self, record: &DirsLayerRecord) {
+        let path = self.layer_dir(record.diff_id).join("diff");
+        let broken = std::fs::File::open(&path).and_then(|directory| {
+            directory.set_modified(std::time::SystemTime::now())?;
+            directory.sync_all()
+        });
+        if let Err(error) = broken {
+            // The damage itself is what the caller tells.
+            tracing::warn!(path = %path.display(), %error, "cannot mark the damaged layer");
+        }
+    }
+
     /// Writes a layer's record anew. The caller holds the layer's lock.
     pub(crate) fn replace_layer_record(&self, record: &DirsLayerRecord) -> Result<()> {
         let path = self.layer_record_path(record.diff_id);

@@ -9,7 +9,7 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stos_erofs::{Correction, LayerInput, Stack};
+use stos_erofs::{Corrections, LayerInput, Stack};
 use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_store::files::{self, Durability};
 
@@ -141,7 +141,7 @@ impl Dirs {
     }
 
     /// Computes the corrections from the layers' indexes, and the numbers of the layers whose directories are stacked.
-    fn corrections(&self, chain: ChainId, records: &[DirsLayerRecord]) -> Result<(Vec<Correction>, Vec<usize>)> {
+    fn corrections(&self, chain: ChainId, records: &[DirsLayerRecord]) -> Result<(Corrections, Vec<usize>)> {
         let inputs: Vec<_> = records.iter().map(layer_input).collect();
         let merge_error = |source| Error::Merge { chain, source };
         let mut stack = Stack::new(&inputs);
@@ -184,7 +184,7 @@ impl Dirs {
             self.store.with_lock(&layer_lock(id), || {
                 let known = self.need_layer(id)?;
                 if integrity == Integrity::Full || !self.looks_intact(&known) {
-                    let proved = self.prove_layer(&known)?;
+                    let proved = self.prove_layer(&known).inspect_err(|_| self.break_seal(&known))?;
                     if proved != known {
                         self.replace_layer_record(&proved)?;
                     }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use stos_erofs::{Correction, EntryKind, Metadata, SpecialFile};
+use stos_erofs::{Correction, Corrections, EntryKind, Metadata, SpecialFile};
 use stos_store::files;
 use stos_sys::rooted::Root;
 
@@ -36,21 +36,27 @@ impl<'a> Top<'a> {
 
     /// Makes what is not there yet, and gives how much that was, the root not counted. `shown` is the layer whose root would be
     /// seen without this directory, if there is one.
-    pub(super) fn make(&self, corrections: &[Correction], shown: Option<usize>) -> Result<u64> {
-        for correction in corrections {
-            self.make_one(correction)?;
+    pub(super) fn make(&self, corrections: &Corrections, shown: Option<usize>) -> Result<u64> {
+        let mut directories = Vec::new();
+        let mut made = 0;
+        for correction in corrections.iter() {
+            self.make_one(&correction)?;
+            made += u64::from(!correction.path().is_empty());
+            if matches!(correction, Correction::Directory { .. }) {
+                directories.push(correction);
+            }
         }
-        // The deepest first, for what is made in a directory changes its time.
-        for correction in corrections.iter().rev() {
+        // Children come before their parents, for what is made in a directory changes its time.
+        for correction in directories.iter().rev() {
             if let Correction::Directory { path, metadata, opaque } = correction {
                 let directory = self.open(path)?;
                 inode::finish_directory(&directory, metadata, *opaque, path)?;
             }
         }
-        if corrections.first().is_none_or(|first| !first.path().is_empty()) {
+        if directories.first().is_none_or(|first| !first.path().is_empty()) {
             self.show_root_of(shown)?;
         }
-        Ok(corrections.iter().filter(|correction| !correction.path().is_empty()).count() as u64)
+        Ok(made)
     }
 
     /// Gives the root what is right already: overlayfs shows the metadata of the uppermost directory.
@@ -132,13 +138,14 @@ impl<'a> Top<'a> {
     }
 
     /// Tells whether the directory holds exactly that.
-    pub(super) fn is_made(&self, corrections: &[Correction]) -> Result<bool> {
-        for correction in corrections {
-            if !self.is_one_made(correction)? {
+    pub(super) fn is_made(&self, corrections: &Corrections) -> Result<bool> {
+        let mut expected = 1;
+        for correction in corrections.iter() {
+            if !self.is_one_made(&correction)? {
                 return Ok(false);
             }
+            expected += u64::from(!correction.path().is_empty());
         }
-        let expected = corrections.iter().filter(|correction| !correction.path().is_empty()).count() as u64 + 1;
         Ok(super::verify::count(self.path)? == expected)
     }
 
