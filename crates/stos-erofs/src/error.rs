@@ -76,7 +76,7 @@ pub enum Error {
     /// The object was used again after it had returned an error.
     #[error("{object} was used after an error")]
     UsedAfterError {
-        /// `TarIndexer`, `IndexReader` or `Merger`.
+        /// `TarIndexer`, `IndexReader`, `Merger`, `LayerTree`, `Stack` or `MergedLayer`.
         object: &'static str,
     },
 }

@@ -13,6 +13,9 @@
 //! - [`IndexReader`] (module `index`) reads such an index again and proves it by its checksum.
 //! - [`Merger`] (module `merge`) applies indexes, the lowest layer first, to a tree in memory: whiteouts, opaque
 //!   directories, hard links, implied parents, parents that are symbolic links.
+//! - [`LayerTree`] (module `merge`) is one layer by itself in overlayfs's form, or applied to a directory, and says step by
+//!   step what to do there; [`Stack`] says what such layers lack, stacked, to show what the merger says; [`MergedLayer`]
+//!   makes one layer of several.
 //! - [`Merger::write`] (module `image`) writes the tree as one EROFS image of 512-byte blocks whose file data are
 //!   extents of the layers' tars, each tar one device, and so is each file with the data of a layer's sparse files;
 //!   [`ImageHeader`] reads the header back, so that devices can be

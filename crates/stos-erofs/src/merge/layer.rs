@@ -68,7 +68,7 @@ impl LayerTree {
         Self { form: Form::InPlace, ..Self::new() }
     }
 
-    /// Adds an existing file by its physical path, parents first. One more name of a file is a hard link; size and place
+    /// Adds an existing file by its physical path, parents first, the directory itself as the empty path. One more name of a file is a hard link; size and place
     /// of data do not matter.
     ///
     /// # Errors
@@ -163,9 +163,11 @@ impl LayerTree {
     /// Gives the directories, the deepest first, as they must be in the end: a directory's time and attributes are set
     /// when all is in it. In place only those are given in which, or of which, something has changed.
     pub fn directories(&self) -> impl Iterator<Item = DirectoryState> + '_ {
-        let wanted = |&dentry: &DentryId| {
-            self.tree.is_directory(dentry) && (self.form != Form::InPlace || self.tree.has(dentry, mark::CHANGED))
-        };
+        // What is implied the layer has made, or made anew of an existing one.
+        let is_implied = |dentry| dentry != ROOT && self.tree.inode(dentry).layer == NO_LAYER;
+        let has_changed = |dentry| self.tree.has(dentry, mark::CHANGED) || is_implied(dentry);
+        let wanted =
+            |&dentry: &DentryId| self.tree.is_directory(dentry) && (self.form != Form::InPlace || has_changed(dentry));
         let mut all: Vec<_> = self.tree.walk(ROOT).filter(wanted).collect();
         all.reverse();
         all.into_iter().map(|dentry| DirectoryState {
@@ -280,15 +282,15 @@ impl<E> Apply<'_, E> {
 
     /// Puts an inode at a name, whatever was there; what was is removed, the new one not yet made.
     fn put_for(&mut self, parent: DentryId, name: &[u8], inode: InodeId, layer: LayerId) -> Result<DentryId, Fault<E>> {
-        self.tree.mark(parent, mark::CHANGED);
+        self.changed(parent);
         if let Some(existing) = self.tree.find(parent, name) {
             self.tell_removal(existing)?;
             self.tree.replace(existing, inode, layer);
-            self.tree.mark(existing, mark::CHANGED);
+            self.changed(existing);
             return Ok(existing);
         }
         let dentry = self.tree.insert(parent, name, inode, layer)?;
-        self.tree.mark(dentry, mark::CHANGED);
+        self.changed(dentry);
         Ok(dentry)
     }
 
@@ -299,6 +301,13 @@ impl<E> Apply<'_, E> {
         }
         self.tree.mark(directory, mark::OPAQUE | mark::FRESH);
         self.tell(Step::Opaque { path })
+    }
+
+    /// Notes that the layer has changed an existing directory, or what is in it.
+    fn changed(&mut self, directory: DentryId) {
+        if self.layer > 0 {
+            self.tree.mark(directory, mark::CHANGED);
+        }
     }
 
     fn tell_removal(&mut self, top: DentryId) -> Done<E> {
@@ -348,7 +357,7 @@ impl<E> Apply<'_, E> {
 
     fn update(&mut self, directory: DentryId, metadata: &Metadata) -> Done<E> {
         self.tree.touch(directory, self.layer);
-        self.tree.mark(directory, mark::CHANGED);
+        self.changed(directory);
         self.tree.set_metadata(self.tree.inode_id(directory), metadata, self.layer)?;
         self.tell(Step::Update { path: &self.tree.full_path(directory) })
     }
@@ -468,7 +477,7 @@ impl<E> Apply<'_, E> {
             return Ok(());
         }
         self.tree.forget_lower_metadata(existing, self.layer);
-        self.tree.mark(existing, mark::CHANGED);
+        self.changed(existing);
         self.make_fresh(existing, &self.tree.full_path(existing))?;
         self.clear_lower(existing)
     }
@@ -490,7 +499,7 @@ impl<E> Apply<'_, E> {
     fn remove(&mut self, gone: Vec<DentryId>) -> Done<E> {
         for &dentry in &gone {
             self.tell_removal(dentry)?;
-            self.tree.mark(self.tree.parent(dentry), mark::CHANGED);
+            self.changed(self.tree.parent(dentry));
         }
         self.tree.remove_all(gone);
         Ok(())

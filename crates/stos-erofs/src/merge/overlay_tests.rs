@@ -134,6 +134,7 @@ fn a_layer_applied_in_place_gives_what_the_merger_gives() {
             apply(&mut truth, 0, number as u32, entry).unwrap();
             tree.add_existing(entry).unwrap();
         }
+        assert_eq!(tree.directories().count(), 0, "seed {seed}");
         let mut disk = Disk::of(&truth, |_| 0);
         disk.stamps = true;
         let mut failed = false;
@@ -231,6 +232,25 @@ fn a_merged_layer_means_on_any_base_what_its_layers_mean() {
     }
     let counts = [equal, outside, refused, links];
     assert!(counts.into_iter().zip([5000, 300, 5, 500]).all(|(found, least)| found >= least), "{counts:?}");
+}
+
+#[test]
+fn in_place_directories_that_have_changed_are_given_and_no_others() {
+    let mut tree = LayerTree::in_place();
+    let existing = [directory(""), directory("d"), directory("d/s"), directory("e"), directory("e/s"), file("e/s/f")];
+    existing.iter().for_each(|entry| tree.add_existing(entry).unwrap());
+    let mut apply = |entry: &Entry| {
+        tree.apply(0, entry, |_| Ok::<_, Error>(())).unwrap();
+        tree.directories()
+            .map(|state| (String::from_utf8(state.path).unwrap(), state.metadata.mode))
+            .collect::<Vec<_>>()
+    };
+    let given = |paths: &[(&str, u16)]| paths.iter().map(|&(path, mode)| (path.to_owned(), mode)).collect::<Vec<_>>();
+    assert_eq!(apply(&whiteout("e/s/none")), []);
+    assert_eq!(apply(&whiteout("e/s/f")), given(&[("e/s", 0o700)]));
+    assert_eq!(apply(&file("d/s/n")), given(&[("d/s", 0o700), ("e/s", 0o700)]));
+    // Both directories are new ones now: their old metadata go with all that was not the layer's.
+    assert_eq!(apply(&opaque("")), given(&[("d/s", 0o755), ("d", 0o755), ("", 0o700)]));
 }
 
 #[test]
