@@ -93,6 +93,7 @@ fn stacked_layers_and_their_corrections_show_the_truth() {
         let (lowers, corrections) = case.stack();
         let mut shown = Disk::new();
         lowers.iter().for_each(|&lower| shown.stack(&disks[lower]));
+        assert!(!lowers.is_empty() || !corrections.is_empty(), "seed {seed}: something has the root");
         // The same tar is one directory.
         let by_tag: Vec<_> = case
             .tags

@@ -159,7 +159,7 @@ impl Stack {
     }
 
     /// Gives the layers whose directories are to be stacked, the lowest first: all of those added that have entries; one
-    /// that is there several times once.
+    /// that is there several times once. Where there are none, the corrections make the root.
     pub fn lowers(&self) -> &[usize] {
         &self.lowers
     }
@@ -177,7 +177,10 @@ impl Stack {
         }
         let limit = self.merger.memory_limit();
         let truth = self.merger.tree;
-        let plan = Plan::new(&truth, &self.shown);
+        let mut plan = Plan::new(&truth, &self.shown);
+        if self.lowers.is_empty() {
+            plan.need(&truth, ROOT);
+        }
         drop(self.shown);
         let sources = Sources::new(&truth, &plan, &self.layers, limit, reopen)?;
         let directories = truth.walk(ROOT).filter_map(|dentry| Some((dentry, *plan.directories.get(&dentry)?)));
