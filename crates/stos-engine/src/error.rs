@@ -128,6 +128,18 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// An archive or a layout is not what it should be.
+    #[error("{archive}: {member}: expected {expected}, found {found}")]
+    Archive {
+        /// The archive, or the layout's directory.
+        archive: String,
+        /// The file in it, cut.
+        member: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
     /// A user that cannot be found or used.
     #[error("user {user:?}: {reason}")]
     User {

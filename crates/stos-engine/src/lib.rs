@@ -10,6 +10,8 @@
 //! | [`build`] | new images: a changed configuration, one layer more |
 //! | [`tag`] | names of images |
 //! | [`history`] | how an image came to be |
+//! | [`load`] | images from archives and layouts |
+//! | [`save`] | images go out to archives and layouts |
 //! | [`image`] | images in the store: load, list, inspect, remove |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
@@ -34,12 +36,14 @@ pub mod image;
 mod install;
 pub mod layer_tar;
 pub mod lifecycle;
+pub mod load;
 pub mod log;
 pub mod lookup;
 pub mod monitor;
 pub mod options;
 pub mod pull;
 mod relay;
+pub mod save;
 mod source;
 pub mod spec;
 mod stage;
@@ -49,6 +53,7 @@ mod volume;
 
 pub use error::{Error, Result, Stage};
 pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
+pub use source::input::ImageInput;
 
 use std::path::{Path, PathBuf};
 

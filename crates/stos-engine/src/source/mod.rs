@@ -4,7 +4,16 @@
 //! | module | the source |
 //! |---|---|
 //! | [`registry`] | an OCI distribution registry |
+//! | [`layout`] | an OCI image layout, in a directory or in a tar |
+//! | [`docker`] | a docker-archive |
+//!
+//! The last two read their [`files`] from a directory or an [`archive`], which [`input`] opens.
 
+pub(crate) mod archive;
+pub(crate) mod docker;
+pub(crate) mod files;
+pub(crate) mod input;
+pub(crate) mod layout;
 pub(crate) mod registry;
 
 use std::io::Read;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The words of commands about images.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use stos_spec::Platform;
 
@@ -126,6 +128,55 @@ pub struct History {
     pub image: String,
 }
 
+/// How `save` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ArchiveFormat {
+    /// A docker-archive, which every engine reads
+    DockerArchive,
+    /// A tar of an OCI image layout
+    OciArchive,
+    /// A directory with an OCI image layout
+    OciDir,
+}
+
+/// stos save
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos save -o app.tar app:1\n  stos save --format oci-archive app:1 app:2 | ssh host stos load"
+)]
+pub struct Save {
+    /// What is written
+    #[arg(long, value_enum, default_value = "docker-archive")]
+    pub format: ArchiveFormat,
+    /// Write to FILE instead of standard output; a directory for oci-dir
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Say nothing
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Images; by a name they go under it, by an ID under none
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+/// stos load
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos load -i app.tar")]
+pub struct Load {
+    /// Read FILE instead of standard input: a docker-archive or an OCI layout, in a tar or a directory
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub input: Option<PathBuf>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Keep the layers' compressed blobs too, so that `save` can give every digest on
+    #[arg(long)]
+    pub keep_blobs: bool,
+    /// The platform of the images, such as linux/arm64
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+}
+
 /// stos image
 #[derive(Debug, Subcommand)]
 pub enum Image {
@@ -144,4 +195,8 @@ pub enum Image {
     Untag(Untag),
     /// Show how an image came to be
     History(History),
+    /// Write images to an archive or a directory
+    Save(Save),
+    /// Read images from an archive or a directory
+    Load(Load),
 }

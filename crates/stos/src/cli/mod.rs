@@ -97,6 +97,10 @@ pub enum Command {
     Untag(Untag),
     /// Show how an image came to be
     History(History),
+    /// Write images to an archive or a directory
+    Save(Save),
+    /// Read images from an archive or a directory
+    Load(Load),
     /// The commands about images
     #[command(subcommand)]
     Image(Image),

@@ -35,6 +35,8 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Tag(args) => images::names::tag(global, &args),
         Command::Untag(args) => images::names::untag(global, &args),
         Command::History(args) => images::history::history(global, &args),
+        Command::Save(args) => images::archive::save(global, &args),
+        Command::Load(args) => images::archive::load(global, &args),
         Command::Image(command) => images::run(global, command),
         Command::Create(args) => create::create(global, &args),
         Command::Run(args) => create::run(global, &args),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Commands about images; pull, images, inspect and rmi are told here.
 
+pub mod archive;
 pub mod history;
 pub mod names;
 
@@ -25,6 +26,8 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::Tag(args) => names::tag(global, &args),
         Image::Untag(args) => names::untag(global, &args),
         Image::History(args) => history::history(global, &args),
+        Image::Save(args) => archive::save(global, &args),
+        Image::Load(args) => archive::load(global, &args),
     }
 }
 

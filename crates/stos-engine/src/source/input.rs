@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a user hands in: a directory, an archive, a stream; compressed as a whole, or not.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use stos_spec::LayerCompression;
+use stos_store::{Staging, Store, files};
+
+use super::archive::Archive;
+use super::files::{Files, compression_of};
+use crate::Engine;
+use crate::error::{Error, Result};
+
+/// How much is written between two looks at the disk, in bytes.
+const ROOM_STEP: u64 = 64 << 20;
+/// The share of the free disk that a copy leaves to others: one part in so many.
+const RESERVE_PARTS: u64 = 10;
+
+/// Images in files.
+#[derive(Debug)]
+pub enum ImageInput {
+    /// A directory or a file.
+    Path(PathBuf),
+    /// A stream, such as standard input, and what people call it.
+    Stream(File, String),
+}
+
+/// An input that is open, and the copy of it that goes with this.
+pub(crate) struct OpenInput {
+    pub files: Files,
+    /// Holds the copy.
+    _spool: Option<Staging>,
+}
+
+impl OpenInput {
+    /// Opens a directory or a tar. What is compressed, or cannot be read twice, is copied into staging first.
+    pub fn open(engine: &Engine, input: ImageInput) -> Result<Self> {
+        let (file, label) = match input {
+            ImageInput::Path(path) if path.is_dir() => {
+                return Ok(Self { files: Files::of_directory(&path)?, _spool: None });
+            }
+            ImageInput::Path(path) => (files::open(&path)?, path.display().to_string()),
+            ImageInput::Stream(file, label) => (file, label),
+        };
+        let mut stream = RawInput::new(file, &label)?;
+        if stream.compression == LayerCompression::None && stream.is_seekable {
+            return Ok(Self { files: Files::Archive(Archive::scan(stream.file, &label)?), _spool: None });
+        }
+        let staged = engine.store.stage()?;
+        let copy = staged.path().join("input.tar");
+        let compression = stream.compression;
+        spool(engine.store(), decompressed(&mut stream, compression)?, &copy, &label)?;
+        Ok(Self { files: Files::Archive(Archive::scan(files::open(&copy)?, &label)?), _spool: Some(staged) })
+    }
+}
+
+/// A stream of which the first bytes have been looked at.
+pub(crate) struct RawInput {
+    magic: io::Cursor<Vec<u8>>,
+    file: File,
+    /// How it is compressed.
+    pub compression: LayerCompression,
+    /// Whether the file can be read from its start, which is where the stream begins.
+    is_seekable: bool,
+}
+
+impl RawInput {
+    pub fn new(mut file: File, label: &str) -> Result<Self> {
+        let refuse = |error| stos_store::Error::io("read", label)(error);
+        let metadata = file.metadata().map_err(refuse)?;
+        let is_seekable = metadata.is_file() && file.stream_position().map_err(refuse)? == 0;
+        let mut magic = Vec::new();
+        (&mut file).take(4).read_to_end(&mut magic).map_err(refuse)?;
+        let compression = compression_of(&magic);
+        Ok(Self { magic: io::Cursor::new(magic), file, compression, is_seekable })
+    }
+}
+
+impl Read for RawInput {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.magic.read(into)? {
+            0 => self.file.read(into),
+            count => Ok(count),
+        }
+    }
+}
+
+/// Decompresses what an archive as a whole is compressed with. A zstd window is at most 128 MiB, as for zstd(1).
+fn decompressed<'a>(source: impl Read + 'a, compression: LayerCompression) -> Result<Box<dyn Read + 'a>> {
+    Ok(match compression {
+        LayerCompression::None => Box::new(source),
+        LayerCompression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(source)),
+        LayerCompression::Zstd => {
+            let decoder = zstd::stream::read::Decoder::new(source);
+            Box::new(decoder.map_err(stos_store::Error::io("begin", "a zstd stream"))?)
+        }
+    })
+}
+
+/// Copies a stream into a new file, and stops before the disk is full: an archive may inflate without end.
+fn spool(store: &Store, mut from: impl Read, path: &Path, label: &str) -> Result<()> {
+    let mut file = files::create_new(path)?;
+    let mut buffer = vec![0; 256 << 10];
+    let reserve = free_bytes(store)? / RESERVE_PARTS;
+    let (mut written, mut looked) = (0_u64, 0_u64);
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                let expected = "an archive that can be read and decompressed";
+                return Err(super::files::bad_archive(label, "the whole", expected, error.to_string()));
+            }
+        };
+        file.write_all(&buffer[..count]).map_err(stos_store::Error::io("write", path))?;
+        written += count as u64;
+        if written - looked >= ROOM_STEP {
+            looked = written;
+            let free = free_bytes(store)?;
+            if free < reserve {
+                let layer = stos_layerfs::LayerLabel::Origin(label.to_owned());
+                return Err(Error::Layers(stos_layerfs::Error::NoRoom { layer, written, free, reserve }));
+            }
+        }
+    }
+}
+
+fn free_bytes(store: &Store) -> Result<u64> {
+    let disk = rustix::fs::statvfs(store.root()).map_err(stos_store::Error::io("measure the disk of", store.root()))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}

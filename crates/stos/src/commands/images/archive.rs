@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! save, load.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal};
+use std::os::fd::AsFd;
+
+use stos_engine::load::{Wanted, load_images};
+use stos_engine::save::{SaveFormat, SaveTarget, Saved, save_images};
+use stos_engine::{Engine, ImageInput, PullOptions};
+
+use crate::cli::{ArchiveFormat, Global, Load, Save};
+use crate::failure::Failure;
+use crate::{progress, table, target};
+
+/// How much of an archive is written at once.
+const BUFFER: usize = 256 << 10;
+
+/// Writes images to a file, a directory or standard output.
+pub fn save(global: &Global, args: &Save) -> Result<u8, Failure> {
+    let engine = target::engine(global)?;
+    let saved = write(&engine, args)?;
+    if !args.quiet && !saved.rewritten.is_empty() {
+        // With stderr closed there is nobody to tell.
+        let _ = io::Write::write_fmt(
+            &mut io::stderr(),
+            format_args!(
+                "note: layers are written uncompressed, under a new manifest digest: {}; `stos pull --keep-blobs` keeps digests\n",
+                saved.rewritten.join(", ")
+            ),
+        );
+    }
+    Ok(0)
+}
+
+fn write(engine: &Engine, args: &Save) -> Result<Saved, Failure> {
+    let format = match args.format {
+        ArchiveFormat::DockerArchive => SaveFormat::DockerArchive,
+        ArchiveFormat::OciArchive => SaveFormat::OciArchive,
+        ArchiveFormat::OciDir => SaveFormat::OciDir,
+    };
+    if let Some(path) = &args.output {
+        return Ok(save_images(engine, &args.images, format, SaveTarget::Path(path))?);
+    }
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        return Err(Failure::message("refusing to write an archive to a terminal: use --output, or redirect", 1));
+    }
+    let mut out = BufWriter::with_capacity(BUFFER, File::from(stdout.as_fd().try_clone_to_owned()?));
+    Ok(save_images(engine, &args.images, format, SaveTarget::Stream(&mut out))?)
+}
+
+/// Reads images from a file, a directory or standard input, and prints what they are called.
+pub fn load(global: &Global, args: &Load) -> Result<u8, Failure> {
+    let input = match &args.input {
+        Some(path) => ImageInput::Path(path.clone()),
+        None => standard_input("--input")?,
+    };
+    let engine = target::engine(global)?;
+    let mut options = PullOptions { keep_blobs: args.keep_blobs, ..PullOptions::default() };
+    if let Some(platform) = &args.platform {
+        options.platform = platform.clone();
+    }
+    let reporter = progress::reporter(args.quiet);
+    for record in load_images(&engine, input, &Wanted::All, &options, &*reporter)?.concat() {
+        match &record.reference {
+            Some(name) => table::print_line(format!("Loaded image: {name}"))?,
+            None => table::print_line(format!("Loaded image: {}", record.image_id))?,
+        }
+    }
+    Ok(0)
+}
+
+/// Takes standard input, unless it is a terminal; `option` is what to use then.
+pub fn standard_input(option: &str) -> Result<ImageInput, Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Err(Failure::message(format!("cannot read an archive from a terminal: use {option}, or redirect"), 1));
+    }
+    Ok(ImageInput::Stream(File::from(stdin.as_fd().try_clone_to_owned()?), "standard input".to_owned()))
+}
