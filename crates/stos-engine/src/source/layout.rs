@@ -8,7 +8,7 @@ use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::{Descriptor, ImageIndex, MANIFEST_MAX, ManifestDocument};
 use stos_spec::media_type::OCI_INDEX;
 use stos_spec::text::cut;
-use stos_spec::{BlobDigest, ImageRef, ManifestError, MediaType, Platform, Verified};
+use stos_spec::{BlobDigest, ConfigError, ImageRef, ManifestError, MediaType, Platform, Verified};
 
 use super::files::Files;
 use super::{DocumentSource, LayerSource, WantedLayer, resolve_image};
@@ -66,18 +66,21 @@ impl LayoutSource {
         if entries.is_empty() {
             return Err(self.nothing_found(digest, &index, platform, tag));
         }
-        let (mut images, mut artifact) = (Vec::new(), None);
+        let (mut images, mut other) = (Vec::new(), None);
         for (entry, names) in entries {
             match resolve_image(self, self.manifest(entry)?, Some(&entry.media_type), platform) {
                 Ok(image) => images.push(NamedImage { names, image }),
-                // Signatures and the like may lie beside the images.
-                Err(error @ Error::Manifest { source: ManifestError::Artifact { .. }, .. }) => {
-                    artifact.get_or_insert(error);
+                // Signatures may lie beside the images, and images whose platform only their configurations tell.
+                Err(
+                    error @ (Error::Manifest { source: ManifestError::Artifact { .. }, .. }
+                    | Error::Config { source: ConfigError::Platform { .. }, .. }),
+                ) => {
+                    other.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        match artifact {
+        match other {
             Some(error) if images.is_empty() => Err(error),
             _ => Ok(images),
         }
