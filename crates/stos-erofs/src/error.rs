@@ -76,7 +76,7 @@ pub enum Error {
     /// The object was used again after it had returned an error.
     #[error("{object} was used after an error")]
     UsedAfterError {
-        /// `TarIndexer`, `IndexReader`, `Merger`, `LayerTree`, `Stack` or `MergedLayer`.
+        /// `TarIndexer`, `IndexReader`, `Merger`, `LayerTree`, `Stack`, `MergedLayer` or `TarWriter`.
         object: &'static str,
     },
 }
@@ -214,7 +214,13 @@ pub enum TarProblem {
         /// The length of the data in the tar in bytes.
         found: u64,
     },
-    /// An extended attribute cannot be kept in an image.
+    /// A tar cannot say it, or would say something else: nothing that [`crate::TarWriter`] writes.
+    #[error("cannot be written: {reason}")]
+    Unwritable {
+        /// Why.
+        reason: &'static str,
+    },
+    /// An extended attribute cannot be kept in an image, or written into a tar.
     #[error("extended attribute {name:?}: {reason}")]
     Xattr {
         /// The attribute's full name.

@@ -20,10 +20,12 @@
 //!   extents of the layers' tars, each tar one device, and so is each file with the data of a layer's sparse files;
 //!   [`ImageHeader`] reads the header back, so that devices can be
 //!   checked before mounting.
+//! - [`TarWriter`] (module `archive`) writes a tar of entries and their data, the same bytes for the same entries.
 //!
 //! The crate knows no paths of the host and makes no system calls. The same input gives the same bytes.
 
 mod acl;
+mod archive;
 mod error;
 mod image;
 mod index;
@@ -32,6 +34,7 @@ mod path;
 mod tarball;
 mod xattr;
 
+pub use archive::{DataRange, Names, TarWriter};
 pub use error::{Error, ImageProblem, IndexProblem, MergeProblem, TarProblem};
 pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary, extra_tag};
 pub use index::{DataPlace, Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};

@@ -73,12 +73,27 @@ pub(crate) fn classify(raw: &[u8]) -> Result<Named, TarProblem> {
     if matches!(removed, b"" | b"." | b"..") {
         return Err(TarProblem::WhiteoutName { found: printable(removed) });
     }
-    let mut target = parent.to_vec();
-    if !target.is_empty() {
-        target.push(b'/');
+    Ok(Named::Whiteout(join(parent, removed)))
+}
+
+/// Gives the name of the tar entry that removes the path, the reverse of [`classify`].
+pub(crate) fn whiteout_name(path: &[u8]) -> Result<Vec<u8>, TarProblem> {
+    let (parent, name) = split(path);
+    let marker = join(parent, &[WHITEOUT, name].concat());
+    match classify(&marker)? {
+        Named::Whiteout(removed) if removed == path => Ok(marker),
+        _ => Err(TarProblem::WhiteoutName { found: printable(name) }),
     }
-    target.extend_from_slice(removed);
-    Ok(Named::Whiteout(target))
+}
+
+/// Gives the name of the tar entry that makes the directory opaque.
+pub(crate) fn opaque_name(directory: &[u8]) -> Vec<u8> {
+    join(directory, OPAQUE)
+}
+
+fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if parent.is_empty() { b"" } else { b"/" };
+    [parent, slash, name].concat()
 }
 
 /// Splits a normal path into its parent and its last component; the root gives two empty slices.
