@@ -9,7 +9,7 @@ use crate::error::TarProblem;
 pub struct DataRange {
     /// Where it starts in the file, in bytes.
     pub offset: u64,
-    /// Its length in bytes, not 0.
+    /// Its length in bytes, not 0; a multiple of 512 in all runs but the last.
     pub len: u64,
 }
 
@@ -21,7 +21,11 @@ pub(super) fn encode(size: u64, ranges: &[DataRange]) -> Result<(Vec<u8>, u64), 
     let refuse = |reason| TarProblem::Unwritable { reason };
     let (mut end, mut data_len) = (0, 0);
     let mut lines = String::new();
-    for range in ranges {
+    for (at, range) in ranges.iter().enumerate() {
+        // GNU tar begins each run on a block of the archive, others put one after the other.
+        if range.len % BLOCK != 0 && at + 1 < ranges.len() {
+            return Err(refuse("a run of its data is not of whole blocks"));
+        }
         if range.len == 0 || range.offset < end {
             return Err(refuse("the runs of its data are empty or not in order"));
         }
@@ -55,7 +59,7 @@ mod tests {
             (0, &[], "1\n0\n0\n", 0),
             (100, &[], "1\n100\n0\n", 0),
             (100, &[run(0, 100)], "1\n0\n100\n", 100),
-            (100, &[run(10, 20), run(90, 10)], "2\n10\n20\n90\n10\n", 30),
+            (2000, &[run(0, 512), run(1990, 10)], "2\n0\n512\n1990\n10\n", 522),
             (100, &[run(10, 20)], "2\n10\n20\n100\n0\n", 20),
         ];
         for (size, ranges, expected, data) in cases {
@@ -63,8 +67,14 @@ mod tests {
             assert_eq!((map.len() % 512, data_len), (0, *data));
             assert_eq!(std::str::from_utf8(&map).unwrap().trim_end_matches('\0'), *expected);
         }
-        for ranges in [&[run(0, 0)][..], &[run(5, 5), run(9, 1)], &[run(99, 2)], &[run(u64::MAX, 2)]] {
-            assert!(matches!(encode(100, ranges), Err(TarProblem::Unwritable { .. })), "{ranges:?}");
+        for ranges in [
+            &[run(0, 0)][..],
+            &[run(5, 512), run(516, 1)],
+            &[run(0, 5), run(9, 1)],
+            &[run(999, 2)],
+            &[run(u64::MAX, 2)],
+        ] {
+            assert!(matches!(encode(1000, ranges), Err(TarProblem::Unwritable { .. })), "{ranges:?}");
         }
     }
 }

@@ -243,8 +243,8 @@ fn links_carry_what_their_file_has() {
 #[test]
 fn ranges_of_a_sparse_file_are_checked_before_anything_is_written() {
     let mut writer = TarWriter::new(Vec::new());
-    let ranges = [DataRange { offset: 8, len: 8 }, DataRange { offset: 4, len: 1 }];
-    let failed = writer.append_sparse(b"s", &plain(), 100, &ranges, io::repeat(1)).unwrap_err();
+    let ranges = [DataRange { offset: 8, len: 512 }, DataRange { offset: 4, len: 1 }];
+    let failed = writer.append_sparse(b"s", &plain(), 1000, &ranges, io::repeat(1)).unwrap_err();
     assert!(
         matches!(&failed, Error::Tar { entry, problem: TarProblem::Unwritable { .. }, .. } if entry == "s"),
         "{failed}"

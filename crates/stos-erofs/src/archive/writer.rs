@@ -23,10 +23,10 @@ pub enum Names {
 /// Writes a tar, entry by entry: the same entries give the same bytes.
 ///
 /// The form is ustar, with a PAX header before an entry only for what the ustar header cannot say: a long name or one
-/// that is not ASCII (its bytes as they are, after `hdrcharset=BINARY` where they are not UTF-8), 8 GiB and more, ids from
-/// 2²¹ on, times before 1970, with a fraction or beyond 33 bits, extended attributes (`SCHILY.xattr.*`). Directories end
-/// in a slash; a sparse file is PAX's 1.0. No user or group is named. **The tar is whole only after
-/// [`finish`](Self::finish)**, which adds the two zero blocks.
+/// that is not ASCII (its bytes as they are, UTF-8 or not), 8 GiB and more, ids from 2²¹ on, times before 1970, with a
+/// fraction or beyond 33 bits, extended attributes (`SCHILY.xattr.*`). Directories end in a slash; a sparse file is
+/// PAX's 1.0. No user or group is named. **The tar is whole only after [`finish`](Self::finish)**, which adds the two
+/// zero blocks.
 ///
 /// Memory is bounded by one entry's metadata: data pass through one buffer.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl<W: Write> TarWriter<W> {
     /// Writes a regular file of which only `ranges` hold data, which `data` gives one after the other; the rest are zeros.
     ///
     /// # Errors
-    /// As [`Self::append`]; for ranges that are empty, not in order, or not within `size`.
+    /// As [`Self::append`]; for ranges that are empty, not in order, not within `size`, or not of whole blocks.
     pub fn append_sparse(
         &mut self,
         path: &[u8],
@@ -124,10 +124,8 @@ impl<W: Write> TarWriter<W> {
             let stand_in = [parent, slash, b"GNUSparseFile.0/", name].concat();
             writer.check_name(path)?;
             let mut member = Member::new(b'0', metadata);
-            let fits = member.header.set_name(&stand_in);
-            if !fits && std::str::from_utf8(path).is_err() {
-                member.records.add(b"hdrcharset", b"BINARY");
-            }
+            // Cut where it is long: the record says the name.
+            member.header.set_name(&stand_in);
             member.records.add_number("GNU.sparse.major", 1);
             member.records.add_number("GNU.sparse.minor", 0);
             member.records.add(b"GNU.sparse.name", path);
@@ -360,21 +358,14 @@ impl Member {
 
     fn name(&mut self, name: &[u8]) {
         if !self.header.set_name(name) {
-            self.long_name("path", name);
+            self.records.add(b"path", name);
         }
     }
 
     fn link(&mut self, target: &[u8]) {
         if !self.header.set_link(target) {
-            self.long_name("linkpath", target);
+            self.records.add(b"linkpath", target);
         }
-    }
-
-    fn long_name(&mut self, key: &str, name: &[u8]) {
-        if std::str::from_utf8(name).is_err() {
-            self.records.add(b"hdrcharset", b"BINARY");
-        }
-        self.records.add(key.as_bytes(), name);
     }
 
     fn size(&mut self, size: u64) {
