@@ -248,6 +248,30 @@ pub enum Error {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// A file of a container or an image cannot be read.
+    #[error("{path}: {source}")]
+    Tree {
+        /// The file, as seen inside.
+        path: String,
+        /// What failed.
+        source: stos_sys::SysError,
+    },
+    /// A container's tree is deeper than any image's may be.
+    #[error("{path}: directories nested more than {limit} deep")]
+    TooDeep {
+        /// Where it stopped.
+        path: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A file cannot be written into a tar.
+    #[error("cannot write {path} into a tar: {source}")]
+    Archive {
+        /// The file, as seen inside; empty for the archive as a whole.
+        path: String,
+        /// Why.
+        source: stos_erofs::Error,
+    },
     /// A container did not end though it was killed.
     #[error("container {container} did not end within {seconds} s of SIGKILL")]
     WontDie {

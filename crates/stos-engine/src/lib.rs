@@ -27,9 +27,12 @@
 //! It stands on everything below it. It prints nothing and reads no command line.
 
 pub mod build;
+pub mod changes;
+pub mod commit;
 pub mod container;
 pub mod create;
 pub mod error;
+pub mod export;
 pub mod filesystem;
 pub mod history;
 pub mod image;

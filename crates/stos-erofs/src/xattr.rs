@@ -67,6 +67,18 @@ impl Xattr {
     pub fn full_name(&self) -> Vec<u8> {
         [self.namespace.prefix().as_bytes(), &self.name].concat()
     }
+
+    /// Takes an attribute of a file by its full name, if a tar of the file is to have it: `None` for what [`crate::TarIndexer`]
+    /// would drop whatever the file, overlayfs's own attributes and SELinux labels above all.
+    pub fn of_file(full: &[u8], value: Vec<u8>) -> Option<Self> {
+        let (namespace, name) = split_name(full)?;
+        let is_dropped = match namespace {
+            Namespace::User | Namespace::Trusted => name.starts_with(b"overlay."),
+            Namespace::Security => name == b"selinux",
+            Namespace::AccessAcl | Namespace::DefaultAcl => acl::is_empty(&value),
+        };
+        (!is_dropped).then(|| Self { namespace, name: name.to_vec(), value })
+    }
 }
 
 /// Whose attribute it is, for those that only some types of files may have.
@@ -220,6 +232,18 @@ mod tests {
                 expected.map(|(namespace, name)| Xattr { namespace, name: name.into(), value: b"v".to_vec() });
             assert_eq!(found, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_tar_of_a_file_has_what_an_image_would_keep() {
+        let kept = |name: &str| Xattr::of_file(name.as_bytes(), b"v".to_vec()).map(|xattr| xattr.name);
+        assert_eq!(kept("user.a"), Some(b"a".to_vec()));
+        assert_eq!(kept("security.capability"), Some(b"capability".to_vec()));
+        for name in ["trusted.overlay.opaque", "user.overlay.opaque", "security.selinux", "system.nfs4_acl", "user."] {
+            assert_eq!(kept(name), None, "{name}");
+        }
+        assert!(Xattr::of_file(b"system.posix_acl_access", acl::MINIMAL.to_vec()).is_some());
+        assert!(Xattr::of_file(b"system.posix_acl_access", acl::MINIMAL[..4].to_vec()).is_none());
     }
 
     #[test]

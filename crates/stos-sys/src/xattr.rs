@@ -2,7 +2,7 @@
 //! Extended attributes, never through a symlink.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
@@ -28,6 +28,32 @@ pub fn get(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(errno) => Err(SysError::new("fgetxattr", format!("{name:?}"), errno)),
     }
+}
+
+/// Lists the names of the extended attributes of whatever `file` refers to, a descriptor opened with `O_PATH`: a symlink or a
+/// device too, which are not followed and not opened. Goes through `/proc`.
+pub fn list_by_path(file: impl AsFd) -> Result<Vec<CString>> {
+    let path = proc_path(file.as_fd());
+    let bytes = match read_growing(|buffer| rustix::fs::listxattr(path.as_str(), buffer)) {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other.map_err(SysError::at("listxattr", || path.clone()))?,
+    };
+    let names = bytes.split_inclusive(|&byte| byte == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+    Ok(names.map(CStr::to_owned).collect())
+}
+
+/// Reads one extended attribute likewise; `None` where there is no such attribute.
+pub fn get_by_path(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
+    let path = proc_path(file.as_fd());
+    match read_growing(|buffer| rustix::fs::getxattr(path.as_str(), name, buffer)) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(SysError::new("getxattr", format!("{path}, {name:?}"), errno)),
+    }
+}
+
+fn proc_path(file: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Sets one extended attribute of an open file.
@@ -142,6 +168,10 @@ mod tests {
         assert_eq!(get(&file, c"user.big").unwrap().as_deref(), Some(big.as_slice()));
         assert_eq!(get(&file, c"user.none").unwrap(), None);
         assert!(list(&file).unwrap().contains(&c"user.big".to_owned()));
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let path = rustix::fs::open(proc_path(file.as_fd()), flags, rustix::fs::Mode::empty()).unwrap();
+        assert_eq!(get_by_path(&path, c"user.big").unwrap().as_deref(), Some(big.as_slice()));
+        assert!(list_by_path(&path).unwrap().contains(&c"user.big".to_owned()));
         remove(&file, c"user.big").unwrap();
         assert_eq!(get(&file, c"user.big").unwrap(), None);
     }

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a container has changed against its image, and what one image changes against another.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `node` | one file, held by a descriptor |
+//! | `walk` | two trees side by side, in the order of their names |
+//! | `points` | the mount points that stos itself made in a container's upper directory |
+//! | `layer` | the files of a walk as a tar |
+//!
+//! A container's changes are read where overlayfs has put them, in its upper directory: a character device 0:0 is a name that is
+//! gone, `trusted.overlay.opaque` a directory that shows nothing of the image's. Its mounts are made without `redirect_dir`
+//! and `metacopy`, so the upper says all. It is only read, so the container may run meanwhile.
+
+pub(crate) mod layer;
+mod node;
+mod points;
+mod walk;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use stos_layerfs::Integrity;
+use stos_spec::{ChainId, DiffId};
+
+use crate::Engine;
+use crate::container::ContainerRecord;
+use crate::error::{Error, Result};
+use crate::image::LoadedImage;
+
+pub(crate) use node::Node;
+pub(crate) use points::MountPoints;
+pub(crate) use walk::{Event, Mode, Walk};
+
+/// What has become of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It is another, or holds changes.
+    Modified,
+    /// It is gone, with all below it.
+    Deleted,
+}
+
+/// Tells of each path that a container has changed against its image, in the order of the names, a directory before what lies in it.
+///
+/// A directory that only holds changes is [`ChangeKind::Modified`]. Left out are directories that overlayfs has merely copied
+/// up, and the mount points that stos made. Paths begin with a slash; their bytes are the container's own.
+pub fn container_changes(
+    engine: &Engine,
+    container: &ContainerRecord,
+    tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let sources = ContainerTrees::open(engine, container)?;
+    let points = sources.mount_points(engine, container)?;
+    let walk = Walk::new(sources.upper, Some(sources.lower), Mode::Overlay, points);
+    walk.run(&mut |event| tell_change(event, tell))?;
+    check_is_there(engine, container)
+}
+
+/// Tells what the image `new` changes against `old`, or its topmost layer against those below it where there is no other.
+pub fn image_changes(
+    engine: &Engine,
+    new: &LoadedImage,
+    old: Option<&LoadedImage>,
+    tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let lease = engine.store.lease()?;
+    let layers = &new.config.diff_ids;
+    let below = old.map_or(&layers[..layers.len().saturating_sub(1)], |old| &old.config.diff_ids);
+    let was_there = !below.is_empty() && engine.layerfs.chain_record(below)?.is_some();
+    let told = (|| {
+        let upper = Node::root(&mount_layers(engine, layers)?)?;
+        let lower = if below.is_empty() { None } else { Some(Node::root(&mount_layers(engine, below)?)?) };
+        Walk::new(upper, lower, Mode::Trees, MountPoints::default()).run(&mut |event| tell_change(event, tell))
+    })();
+    drop(lease);
+    if !was_there && let Some(chain) = ChainId::of_layers(below) {
+        forget_chain(engine, chain);
+    }
+    told
+}
+
+fn tell_change(event: Event<'_>, tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>) -> Result<()> {
+    let (kind, path) = match event {
+        // The root is always there, and nobody asks.
+        Event::Entry { path: b"", .. } | Event::Opaque { .. } => return Ok(()),
+        Event::Entry { kind, path, .. } => (kind, path),
+        Event::Deleted { path, .. } => (ChangeKind::Deleted, path),
+    };
+    tell(kind, &[b"/", path].concat())
+}
+
+/// Mounts the chain of those layers and gives where its tree is.
+pub(crate) fn mount_layers(engine: &Engine, layers: &[DiffId]) -> Result<PathBuf> {
+    let chain = engine.layerfs.ensure_sound_chain(layers, Integrity::Sealed)?;
+    Ok(engine.layerfs.ensure_chain_mounted(&chain)?)
+}
+
+/// Removes a chain that was merged only to be compared, unless an image has come that needs it, or another command is at work:
+/// then it goes with the next sweep.
+fn forget_chain(engine: &Engine, chain: ChainId) {
+    let removed = || -> Result<()> {
+        let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
+        if !crate::image::used_objects(engine)?.chains.contains(&chain) {
+            engine.layerfs.unmount_chain(chain)?;
+            engine.layerfs.remove_chain(chain)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = removed() {
+        tracing::warn!(%chain, %error, "cannot remove what was merged for the comparison: the next sweep does");
+    }
+}
+
+/// The two trees that a container's root is made of.
+pub(crate) struct ContainerTrees {
+    /// What it has changed, in overlayfs's form.
+    pub(crate) upper: Node,
+    /// Its image's.
+    pub(crate) lower: Node,
+}
+
+impl ContainerTrees {
+    pub(crate) fn open(engine: &Engine, container: &ContainerRecord) -> Result<Self> {
+        let lower = Node::root(&mount_layers(engine, &container.layers)?)?;
+        let upper = Node::root(&engine.store.container_dir(&container.id).join("upper"))?;
+        Ok(Self { upper, lower })
+    }
+
+    pub(crate) fn mount_points(&self, engine: &Engine, container: &ContainerRecord) -> Result<MountPoints> {
+        MountPoints::read(engine, container, &self.upper, &self.lower)
+    }
+}
+
+/// Refuses what was read of a container that has been removed meanwhile: files were missing that it had.
+pub(crate) fn check_is_there(engine: &Engine, container: &ContainerRecord) -> Result<()> {
+    match crate::container::record(engine, &container.id)? {
+        Some(_) => Ok(()),
+        None => Err(Error::NoSuchContainer(container.name.to_string())),
+    }
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One file of a tree, held by a descriptor: what is looked at is what is then read, whoever renames meanwhile.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::io::Errno;
+use stos_erofs::{Metadata, Timestamp, Xattr};
+use stos_sys::{SysError, xattr};
+
+use crate::error::Result;
+
+/// A file of any type, never followed and never opened by being looked at.
+#[derive(Debug)]
+pub(crate) struct Node {
+    fd: OwnedFd,
+    stat: Stat,
+}
+
+impl Node {
+    /// Opens the directory at `path`, a root.
+    pub(crate) fn root(path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let shown = || path.display().to_string();
+        let fd = openat(CWD, path, flags, Mode::empty()).map_err(SysError::at("open", shown))?;
+        let stat = fstat(&fd).map_err(SysError::at("fstat", shown))?;
+        Ok(Self { fd, stat })
+    }
+
+    /// Opens `name` in this directory; `None` where it is not there, or this is no directory.
+    pub(crate) fn child(&self, name: &[u8]) -> Result<Option<Self>> {
+        let shown = || name.escape_ascii().to_string();
+        let fd = match openat(&self.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            other => other.map_err(SysError::at("openat", shown))?,
+        };
+        let stat = fstat(&fd).map_err(SysError::at("fstat", shown))?;
+        Ok(Some(Self { fd, stat }))
+    }
+
+    pub(crate) fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        self.file_type() == FileType::Directory
+    }
+
+    /// Tells whether it is overlayfs's whiteout (Documentation/filesystems/overlayfs.rst).
+    pub(crate) fn is_whiteout(&self) -> bool {
+        self.file_type() == FileType::CharacterDevice && self.stat.st_rdev == 0
+    }
+
+    /// Tells whether overlayfs shows nothing of the lower directory here. `x` says only that whiteouts may be attributes.
+    pub(crate) fn is_opaque(&self) -> Result<bool> {
+        Ok(xattr::get_by_path(&self.fd, c"trusted.overlay.opaque")?.as_deref() == Some(b"y"))
+    }
+
+    /// Gives the device numbers.
+    pub(crate) fn device(&self) -> (u32, u32) {
+        (rustix::fs::major(self.stat.st_rdev), rustix::fs::minor(self.stat.st_rdev))
+    }
+
+    /// What names of one file have in common, and how many there are.
+    pub(crate) fn links(&self) -> ((u64, u64), u64) {
+        ((self.stat.st_dev, self.stat.st_ino), u64::from(self.stat.st_nlink))
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// Lists the names in this directory, sorted; none where it has gone meanwhile.
+    pub(crate) fn names(&self) -> Result<Vec<Vec<u8>>> {
+        let failed = |call| SysError::at(call, || self.shown());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match openat(&self.fd, ".", flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            other => other.map_err(failed("openat"))?,
+        };
+        let mut names = Vec::new();
+        for entry in Dir::new(fd).map_err(failed("getdents64"))? {
+            let entry = entry.map_err(failed("getdents64"))?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Gives what a tar says of it.
+    pub(crate) fn metadata(&self) -> Result<Metadata> {
+        Ok(Metadata {
+            mode: (self.stat.st_mode & 0o7777) as u16,
+            uid: self.stat.st_uid,
+            gid: self.stat.st_gid,
+            mtime: Timestamp { seconds: self.stat.st_mtime, nanoseconds: self.stat.st_mtime_nsec as u32 },
+            xattrs: self.xattrs()?,
+        })
+    }
+
+    /// Gives the attributes that an image keeps, sorted.
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        let mut xattrs = Vec::new();
+        for name in xattr::list_by_path(&self.fd)? {
+            if let Some(value) = xattr::get_by_path(&self.fd, &name)? {
+                xattrs.extend(Xattr::of_file(name.to_bytes(), value));
+            }
+        }
+        xattrs.sort_unstable();
+        Ok(xattrs)
+    }
+
+    /// Gives where a symlink points.
+    pub(crate) fn target(&self) -> Result<Vec<u8>> {
+        let target = readlinkat(&self.fd, "", Vec::new()).map_err(SysError::at("readlinkat", || self.shown()))?;
+        Ok(target.into_bytes())
+    }
+
+    /// Opens the data of a regular file, of this very one.
+    pub(crate) fn open_data(&self) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = openat(CWD, self.shown(), flags, Mode::empty()).map_err(SysError::at("openat", || self.shown()))?;
+        Ok(File::from(fd))
+    }
+
+    fn shown(&self) -> String {
+        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+}
+
+impl AsFd for Node {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

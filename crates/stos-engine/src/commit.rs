@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's changes become a layer, and with its image's layers a new image.
+//!
+//! The layer's tar goes to LayerFS while the changes are read: no copy of it is made on the way.
+
+use std::io::{self, BufWriter, PipeReader, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use stos_erofs::TarWriter;
+use stos_layerfs::layer::NewLayer;
+use stos_layerfs::{LayerLabel, LayerRecord};
+use stos_spec::config::History;
+use stos_spec::media_type::OCI_LAYER;
+use stos_spec::{BlobDigest, Descriptor, ImageRef, LayerCompression};
+use stos_store::ImageRecord;
+
+use crate::Engine;
+use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_new_image};
+use crate::changes::layer::TreeWriter;
+use crate::changes::{ContainerTrees, Mode, Walk, check_is_there};
+use crate::container::{ContainerRecord, now};
+use crate::error::{Error, Result};
+use crate::image::{LoadedImage, load_image};
+use crate::stage::{no_bytes, stage};
+use crate::tag::check_is_tag;
+
+/// How to make an image of a container.
+#[derive(Debug, Clone, Default)]
+pub struct CommitOptions {
+    /// What it is called.
+    pub name: Option<ImageRef>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// Why.
+    pub message: Option<String>,
+    /// Changes of the configuration, as a Dockerfile has them.
+    pub changes: Vec<String>,
+}
+
+/// Makes an image of a container: the image's layers and one more, which holds the container's changes. A container without
+/// changes gives a layer without entries. It may run meanwhile: what it changes while it is read may be in it or not, file by file.
+///
+/// The new layer and the merged index are durable before the image has its name; on an error nothing has changed.
+pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &CommitOptions) -> Result<ImageRecord> {
+    if let Some(name) = &options.name {
+        check_is_tag(name)?;
+    }
+    let lease = engine.store.lease()?;
+    let base = image_of(engine, container)?;
+    let mut config = ConfigDocument::of_image(&base)?;
+    // Told before the tree is read.
+    apply_changes(&mut config, &options.changes)?;
+    let committed = (|| {
+        let size = |layer: &LayerRecord| layer.tar.size;
+        let layer = stage("changes", size, || add_changes(engine, container))?;
+        let created = now();
+        config.set_created(&created);
+        if let Some(author) = &options.author {
+            config.set_author(author);
+        }
+        let history = History {
+            created: Some(created),
+            created_by: Some(container.command.join(" ")),
+            author: options.author.clone(),
+            comment: options.message.clone(),
+            ..History::default()
+        };
+        let top = TopLayer { diff_id: layer.diff_id, size: layer.tar.size, history };
+        let image = append_layer(Some(&base), config, top)?;
+        stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
+    })();
+    if committed.is_err() {
+        drop(lease);
+        if let Err(error) = crate::image::sweep_unused(engine) {
+            // The commit's own error is the one to tell.
+            tracing::warn!(%error, "cannot remove what a failed commit has added: the next sweep does");
+        }
+    }
+    committed
+}
+
+/// Reads the documents of a container's image. They are there as long as the container is, whatever has become of the image's names.
+fn image_of(engine: &Engine, container: &ContainerRecord) -> Result<LoadedImage> {
+    let is_own = |image: &ImageRecord| image.manifest.digest == container.manifest;
+    let listed = engine.store.images()?.into_iter().find(is_own);
+    let record = match listed {
+        Some(record) => record,
+        None => ImageRecord {
+            reference: None,
+            manifest: describe_manifest(engine, container.manifest)?,
+            image_id: container.image_id,
+            index_digest: None,
+            pulled: String::new(),
+        },
+    };
+    load_image(engine, record)
+}
+
+/// Describes a manifest of the store by what it says of itself.
+fn describe_manifest(engine: &Engine, digest: BlobDigest) -> Result<Descriptor> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+    }
+    let bytes = engine.store.read_blob(digest)?;
+    let typed: Option<Typed> = serde_json::from_slice(bytes.get()).ok();
+    let media_type = typed.and_then(|typed| typed.media_type);
+    let media_type = media_type.unwrap_or_else(|| stos_spec::media_type::OCI_MANIFEST.to_owned());
+    Ok(Descriptor::new(media_type, digest, bytes.get().len() as u64))
+}
+
+/// Adds the layer of a container's changes.
+fn add_changes(engine: &Engine, container: &ContainerRecord) -> Result<LayerRecord> {
+    let (reader, writer) = io::pipe().map_err(stos_store::Error::io("make", "a pipe"))?;
+    let is_whole = AtomicBool::new(false);
+    let (written, added) = std::thread::scope(|scope| {
+        let is_whole = &is_whole;
+        let span = tracing::Span::current();
+        let write = scope.spawn(move || {
+            let _entered = span.entered();
+            // The pipe's end is held until it is known what it means.
+            let result = write_changes(engine, container, BufWriter::with_capacity(64 << 10, &writer));
+            is_whole.store(result.is_ok(), Ordering::Release);
+            drop(writer);
+            result
+        });
+        let origin = format!("container {}", container.name);
+        let label = LayerLabel::Origin(origin.clone());
+        let new = NewLayer {
+            label: &label,
+            compression: LayerCompression::None,
+            diff_id: None,
+            media_type: OCI_LAYER,
+            source: &origin,
+        };
+        // The reader goes with the call: a writer whose layer has failed sees that.
+        let added = engine.layerfs.add_layer(new, WholeOnly { reader, is_whole });
+        let written = write.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (written, added)
+    });
+    match (written, added) {
+        (Ok(()), added) => Ok(added?),
+        // Nobody reads any more: the layer's own error is the cause.
+        (Err(error), Err(cause)) if is_broken_pipe(&error) => Err(cause.into()),
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    match error {
+        Error::Archive { source: stos_erofs::Error::Io { source, .. }, .. } => {
+            source.kind() == io::ErrorKind::BrokenPipe
+        }
+        _ => false,
+    }
+}
+
+fn write_changes(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
+    let trees = ContainerTrees::open(engine, container)?;
+    let points = trees.mount_points(engine, container)?;
+    let mut tar = TreeWriter::new(TarWriter::new(out));
+    Walk::new(trees.upper, Some(trees.lower), Mode::Overlay, points).run(&mut |event| tar.write(event))?;
+    check_is_there(engine, container)?;
+    tar.finish().map(drop)
+}
+
+/// A pipe whose end counts only where its writer has come to its end: a tar that stops short looks whole.
+struct WholeOnly<'a> {
+    reader: PipeReader,
+    is_whole: &'a AtomicBool,
+}
+
+impl Read for WholeOnly<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(into)?;
+        if read == 0 && !into.is_empty() && !self.is_whole.load(Ordering::Acquire) {
+            return Err(io::Error::other("the container's changes could not be read to their end"));
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's whole tree as one tar: its image and its changes, without what is mounted in it.
+//!
+//! The two trees are read side by side, as overlayfs would show them, and no overlay is mounted for it: a second one over the
+//! upper directory of a container that runs would be undefined (Documentation/filesystems/overlayfs.rst, "Sharing and
+//! copying layers").
+
+use std::io::Write;
+
+use stos_erofs::{Names, TarWriter};
+
+use crate::Engine;
+use crate::changes::layer::TreeWriter;
+use crate::changes::{ContainerTrees, Mode, MountPoints, Walk, check_is_there};
+use crate::container::ContainerRecord;
+use crate::error::Result;
+
+/// Writes the tree of a container as a tar into `out`. The container may run meanwhile.
+///
+/// The tar is no layer: a file may be called `.wh.x` in it. Mount points are there, empty.
+pub fn export_container(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
+    let _lease = engine.store.lease()?;
+    let trees = ContainerTrees::open(engine, container)?;
+    let mut tar = TreeWriter::new(TarWriter::with_names(out, Names::Free));
+    let walk = Walk::new(trees.upper, Some(trees.lower), Mode::Union, MountPoints::default());
+    walk.run(&mut |event| tar.write(event))?;
+    check_is_there(engine, container)?;
+    tar.finish().map(drop)
+}
