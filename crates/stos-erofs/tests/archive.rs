@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the tar writer writes is what other readers of tars unpack: GNU tar, Python's tarfile, umoci.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,17 +34,16 @@ fn write_tree() -> Vec<u8> {
     for directory in ["", "d", &deep[..120], &deep[..241], &deep] {
         writer.append(&entry(directory, EntryKind::Directory(metadata(0o1777))), io::empty()).unwrap();
     }
-    let file = |path: &[u8], metadata, size| entry(path, EntryKind::Regular { metadata, size, block: 0 });
     let tagged = Metadata { xattrs: vec![user, capability], ..metadata(0o4755) };
-    for file in [
-        file(b"d/plain", metadata(0o644), 700),
-        file(format!("{deep}/file").as_bytes(), metadata(0o644), 1),
-        file("d/é".as_bytes(), metadata(0o644), 2),
-        file(b"d/\xff\xfe", metadata(0o644), 3),
-        file(b"tagged", tagged.clone(), 4),
-        file(b"before", negative, 0),
+    for (path, metadata, size) in [
+        (&b"d/plain"[..], metadata(0o644), 700),
+        (format!("{deep}/file").as_bytes(), metadata(0o644), 1),
+        ("d/é".as_bytes(), metadata(0o644), 2),
+        (b"d/\xff\xfe", metadata(0o644), 3),
+        (b"tagged", tagged.clone(), 4),
+        (b"before", negative, 0),
     ] {
-        writer.append(&file, io::repeat(b'y')).unwrap();
+        writer.append_file(path, &metadata, size, io::repeat(b'y')).unwrap();
     }
     writer.append_link(b"d/tagged too", &tagged, b"tagged").unwrap();
     writer.append_link(b"far", &metadata(0o644), format!("{deep}/file").as_bytes()).unwrap();
@@ -205,8 +204,7 @@ fn umoci_unpacks_what_gnu_tar_does() {
         lower.append(&directory, io::empty()).unwrap();
     }
     for path in ["d/gone", "opaque/x", "gone"] {
-        let kind = EntryKind::Regular { metadata: metadata(0o644), size: 1, block: 0 };
-        lower.append(&entry(path, kind), io::repeat(1).take(1)).unwrap();
+        lower.append_file(path.as_bytes(), &metadata(0o644), 1, io::repeat(1)).unwrap();
     }
     upper.append(&entry("opaque", EntryKind::Opaque), io::empty()).unwrap();
     for path in ["d/gone", "gone", "opaque"] {

@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 /// A hole below this length is written out: a map of every small one would be longer than what it saves, and where the
 /// filesystem puts them is its own affair.
 const HOLE_MIN: u64 = 64 << 10;
-/// How many runs a map has at most; where there are more, larger holes are written out too. 64 Ki of them take 1 MiB.
-const RANGES_MAX: usize = 64 << 10;
+/// How many runs a map has at most; where there are more, larger holes are written out too. A map of 16 Ki always fits what
+/// readers take ([`stos_erofs::MAX_SPARSE_MAP`]).
+const RANGES_MAX: usize = 16 << 10;
 
 /// Writes what a walk tells of into a tar.
 pub(crate) struct TreeWriter<W: Write> {
@@ -110,9 +111,7 @@ impl<W: Write> TreeWriter<W> {
         let ranges = data_ranges(&file, size).map_err(read)?;
         let Some(ranges) = ranges else {
             file.rewind().map_err(read)?;
-            let kind = EntryKind::Regular { metadata: metadata.clone(), size, block: 0 };
-            let entry = Entry { path: path.to_vec(), kind };
-            return self.tar.append(&entry, file).map_err(failed(path));
+            return self.tar.append_file(path, metadata, size, file).map_err(failed(path));
         };
         let runs = Runs { file, ranges: &ranges, at: 0 };
         self.tar.append_sparse(path, metadata, size, &ranges, runs).map_err(failed(path))

@@ -2,6 +2,7 @@
 //! The map of a sparse file, PAX format 1.0 (GNU tar manual, "Storing Sparse Files").
 
 use crate::BLOCK;
+use crate::MAX_SPARSE_MAP;
 use crate::error::TarProblem;
 
 /// A run of a sparse file's data; what lies between runs are zeros.
@@ -41,6 +42,9 @@ pub(super) fn encode(size: u64, ranges: &[DataRange]) -> Result<(Vec<u8>, u64), 
         lines.push_str(&format!("{size}\n0\n"));
     }
     let mut map = format!("{}\n{lines}", ranges.len() + usize::from(ends_in_hole)).into_bytes();
+    if map.len() as u64 > MAX_SPARSE_MAP {
+        return Err(refuse("more runs of data than a reader takes"));
+    }
     map.resize(map.len().next_multiple_of(BLOCK as usize), 0);
     Ok((map, data_len))
 }

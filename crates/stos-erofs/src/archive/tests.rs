@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use super::{DataRange, Names, TarWriter};
 use crate::tarball::testing::entries;
-use crate::{Entry, EntryKind, Error, Metadata, Namespace, TarProblem, Timestamp, Xattr, index_tar};
+use crate::{DataPlace, Entry, EntryKind, Error, Metadata, Namespace, TarProblem, Timestamp, Xattr, index_tar};
 
 fn at(seconds: i64, nanoseconds: u32) -> Timestamp {
     Timestamp { seconds, nanoseconds }
@@ -20,7 +20,7 @@ fn entry(path: impl AsRef<[u8]>, kind: EntryKind) -> Entry {
 }
 
 fn file(path: impl AsRef<[u8]>, metadata: Metadata, size: u64) -> Entry {
-    entry(path, EntryKind::Regular { metadata, size, block: 0 })
+    entry(path, EntryKind::Regular { metadata, size, place: DataPlace::Tar, block: 0 })
 }
 
 fn xattr(namespace: Namespace, name: &[u8], value: &[u8]) -> Xattr {
@@ -250,4 +250,19 @@ fn ranges_of_a_sparse_file_are_checked_before_anything_is_written() {
         "{failed}"
     );
     assert_eq!(writer.position(), 0);
+}
+
+#[test]
+fn our_indexer_reads_sparse_files() {
+    let mut writer = TarWriter::new(Vec::new());
+    let ranges = [DataRange { offset: 4096, len: 512 }, DataRange { offset: 1 << 33, len: 100 }];
+    writer.append_sparse(b"d/s", &plain(), 1 << 34, &ranges, io::repeat(1)).unwrap();
+    writer.append_sparse(b"d/hole", &plain(), 1 << 20, &[], io::empty()).unwrap();
+    let found = read(&writer.finish().unwrap());
+    let sizes = found.iter().map(|entry| match &entry.kind {
+        EntryKind::Regular { size, metadata, .. } => (entry.path.as_slice(), *size, metadata.clone()),
+        other => panic!("{other:?}"),
+    });
+    let sizes = sizes.collect::<Vec<_>>();
+    assert_eq!(sizes, [(&b"d/s"[..], 1 << 34, plain()), (b"d/hole", 1 << 20, plain())]);
 }

@@ -63,7 +63,7 @@ impl<W: Write> TarWriter<W> {
     /// Writes one entry; the data of a regular file come from `data`, which is asked of nothing else.
     ///
     /// `size` is a promise that is kept: where the data end before, zeros follow, and what comes after is left alone. So a file
-    /// that changes while it is read never breaks the tar. `block` is not looked at. The header of a hard link says what the
+    /// that changes while it is read never breaks the tar. `place` and `block` are not looked at. The header of a hard link says what the
     /// index knows of it, that is nothing: [`append_link`](Self::append_link) says more.
     ///
     /// # Errors
@@ -85,6 +85,21 @@ impl<W: Write> TarWriter<W> {
             EntryKind::Whiteout => self.append_whiteout(&entry.path),
             EntryKind::Opaque => self.guarded(&entry.path, |writer| writer.put_marker(&path::opaque_name(&entry.path))),
         }
+    }
+
+    /// Writes a regular file whose data come from `data`: `size` bytes, no more, and zeros for those that do not come.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_file(&mut self, path: &[u8], metadata: &Metadata, size: u64, data: impl Read) -> Result<()> {
+        self.guarded(path, |writer| {
+            let mut member = writer.member(b'0', path, metadata)?;
+            member.size(size);
+            member.attributes(metadata)?;
+            writer.put_member(member)?;
+            writer.copy(data, size)?;
+            writer.pad(size)
+        })
     }
 
     /// Writes a hard link with the metadata of its file: stos reads none there, while Docker and podman give them to the file.
@@ -158,17 +173,6 @@ impl<W: Write> TarWriter<W> {
             let mut member = writer.member(type_flag, path, metadata)?;
             member.attributes(metadata)?;
             writer.put_member(member)
-        })
-    }
-
-    fn append_file(&mut self, path: &[u8], metadata: &Metadata, size: u64, data: impl Read) -> Result<()> {
-        self.guarded(path, |writer| {
-            let mut member = writer.member(b'0', path, metadata)?;
-            member.size(size);
-            member.attributes(metadata)?;
-            writer.put_member(member)?;
-            writer.copy(data, size)?;
-            writer.pad(size)
         })
     }
 
