@@ -112,6 +112,26 @@ pub enum Error {
         /// One of the containers.
         container: String,
     },
+    /// The image is mounted for somebody to look at.
+    #[error("image {image} is mounted")]
+    ImageMounted {
+        /// The image as it was named.
+        image: String,
+    },
+    /// The image is not mounted.
+    #[error("image {image} is not mounted")]
+    NotMounted {
+        /// The image as it was named.
+        image: String,
+    },
+    /// Another store that shares ROOT has mounted the same image.
+    #[error("image {image} is mounted for the store {}, which shares this ROOT", store.display())]
+    MountedElsewhere {
+        /// The image's name.
+        image: String,
+        /// The other DATA-ROOT.
+        store: PathBuf,
+    },
     /// The image has other names, and was named by its ID.
     #[error("image {image} has several names: {names:?}")]
     ImageHasNames {

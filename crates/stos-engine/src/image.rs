@@ -230,6 +230,9 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
         if let Some(user) = users.iter().find(|container| container.image_id == record.image_id) {
             return Err(Error::ImageInUse { image: name.to_owned(), container: user.name.to_string() });
         }
+        if crate::image_mount::is_image_mounted(engine, record.image_id)? {
+            return Err(Error::ImageMounted { image: name.to_owned() });
+        }
     }
     let is_gone =
         |image: &ImageRecord| image.image_id == record.image_id && (goes_whole || image.reference == record.reference);
@@ -260,6 +263,7 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
     for id in engine.store.containers()? {
         crate::container::remove_gone(engine, &id)?;
     }
+    crate::image_mount::sweep_image_mounts(engine)?;
     let used = match used_objects(engine) {
         Ok(used) => used,
         Err(error) => {

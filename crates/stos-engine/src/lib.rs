@@ -13,6 +13,10 @@
 //! | [`load`] | images from archives and layouts |
 //! | [`save`] | images go out to archives and layouts |
 //! | [`image`] | images in the store: load, list, inspect, remove |
+//! | [`changes`] | what a container has changed against its image, and an image against another |
+//! | [`commit`] | a container's changes become a new image |
+//! | [`export`] | a container's whole tree as a tar |
+//! | [`image_mount`] | images that a person has mounted to look at |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
 //! | [`filesystem`] | a container's own directories and files |
@@ -38,6 +42,7 @@ pub mod history;
 pub mod image;
 mod install;
 pub mod layer_tar;
+pub mod image_mount;
 pub mod lifecycle;
 pub mod load;
 pub mod log;

@@ -101,6 +101,8 @@ impl Failure {
             EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",
+            EngineError::ImageMounted { .. } => "`stos image unmount` it first, or use --force",
+            EngineError::NotMounted { .. } => "`stos image mount` lists the images that are mounted",
             EngineError::ImageHasNames { .. } => "name one of them, or use --force to remove all",
             EngineError::Layers(LayerError::DamagedLayer { .. } | LayerError::NoSuchLayer(_)) => {
                 "`stos pull` fetches damaged and missing layers again"

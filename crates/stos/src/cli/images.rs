@@ -199,4 +199,11 @@ pub enum Image {
     Save(Save),
     /// Read images from an archive or a directory
     Load(Load),
+    /// List what an image changes against the layers below, or another image
+    Diff(super::ImageDiff),
+    /// Mount images to look at them, and print where
+    Mount(super::ImageMount),
+    /// Unmount images
+    #[command(visible_alias = "umount")]
+    Unmount(super::ImageUnmount),
 }

@@ -4,10 +4,12 @@
 // Doc comments here are help texts: their brackets are usage, not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod changes;
 mod containers;
 mod images;
 mod system;
 
+pub use changes::*;
 pub use containers::*;
 pub use images::*;
 pub use system::*;
@@ -126,6 +128,12 @@ pub enum Command {
     /// Delete containers
     #[command(visible_alias = "rm")]
     Delete(Delete),
+    /// List what a container has changed, or what an image changes
+    Diff(Diff),
+    /// Make an image of a container
+    Commit(Commit),
+    /// Write a container's filesystem as a tar
+    Export(Export),
     /// About this host and this installation
     #[command(subcommand)]
     System(System),

@@ -2,6 +2,7 @@
 //! What each command does. A command gives its exit code; a failure carries one of its own.
 
 pub mod bundle;
+mod changes;
 mod create;
 mod images;
 mod life;
@@ -48,6 +49,9 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Kill(args) => life::kill(global, &args),
         Command::Stop(args) => life::stop(global, &args),
         Command::Delete(args) => life::delete(global, &args),
+        Command::Diff(args) => changes::diff(global, &args),
+        Command::Commit(args) => changes::commit(global, &args),
+        Command::Export(args) => changes::export(global, &args),
         Command::System(System::Info(args)) => system::info(global, &args),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod history;
+pub mod mounts;
 pub mod names;
 
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::History(args) => history::history(global, &args),
         Image::Save(args) => archive::save(global, &args),
         Image::Load(args) => archive::load(global, &args),
+        Image::Diff(args) => super::changes::diff_images(global, &args),
+        Image::Mount(args) => mounts::mount(global, &args),
+        Image::Unmount(args) => mounts::unmount(global, &args),
     }
 }
 
