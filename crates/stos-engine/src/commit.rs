@@ -35,6 +35,8 @@ pub struct CommitOptions {
     pub message: Option<String>,
     /// Changes of the configuration, as a Dockerfile has them.
     pub changes: Vec<String>,
+    /// Whether nobody is told of what is left out.
+    pub quiet: bool,
 }
 
 /// Makes an image of a container: the image's layers and one more, which holds the container's changes. A container without
@@ -52,7 +54,7 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
     apply_changes(&mut config, &options.changes)?;
     let committed = (|| {
         let size = |layer: &LayerRecord| layer.tar.size;
-        let layer = stage("changes", size, || add_changes(engine, container))?;
+        let layer = stage("changes", size, || add_changes(engine, container, options.quiet))?;
         let created = now();
         config.set_created(&created);
         if let Some(author) = &options.author {
@@ -111,7 +113,7 @@ fn describe_manifest(engine: &Engine, digest: BlobDigest) -> Result<Descriptor> 
 }
 
 /// Adds the layer of a container's changes.
-fn add_changes(engine: &Engine, container: &ContainerRecord) -> Result<LayerRecord> {
+fn add_changes(engine: &Engine, container: &ContainerRecord, quiet: bool) -> Result<LayerRecord> {
     let (reader, writer) = io::pipe().map_err(stos_store::Error::io("make", "a pipe"))?;
     let is_whole = AtomicBool::new(false);
     let (written, added) = std::thread::scope(|scope| {
@@ -120,7 +122,7 @@ fn add_changes(engine: &Engine, container: &ContainerRecord) -> Result<LayerReco
         let write = scope.spawn(move || {
             let _entered = span.entered();
             // The pipe's end is held until it is known what it means.
-            let result = write_changes(engine, container, BufWriter::with_capacity(64 << 10, &writer));
+            let result = write_changes(engine, container, quiet, BufWriter::with_capacity(64 << 10, &writer));
             is_whole.store(result.is_ok(), Ordering::Release);
             drop(writer);
             result
@@ -156,10 +158,10 @@ fn is_broken_pipe(error: &Error) -> bool {
     }
 }
 
-fn write_changes(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
+fn write_changes(engine: &Engine, container: &ContainerRecord, quiet: bool, out: impl Write) -> Result<()> {
     let trees = ContainerTrees::open(engine, container)?;
     let points = trees.mount_points(engine, container)?;
-    let mut tar = TreeWriter::new(TarWriter::new(out));
+    let mut tar = TreeWriter::new(TarWriter::new(out), quiet);
     Walk::new(trees.upper, Some(trees.lower), Mode::Overlay, points).run(&mut |event| tar.write(event))?;
     check_is_there(engine, container)?;
     tar.finish().map(drop)

@@ -21,7 +21,7 @@ use crate::error::Result;
 pub fn export_container(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
     let _lease = engine.store.lease()?;
     let trees = ContainerTrees::open(engine, container)?;
-    let mut tar = TreeWriter::new(TarWriter::with_names(out, Names::Free));
+    let mut tar = TreeWriter::new(TarWriter::with_names(out, Names::Free), false);
     let walk = Walk::new(trees.upper, Some(trees.lower), Mode::Union, MountPoints::default());
     walk.run(&mut |event| tar.write(event))?;
     check_is_there(engine, container)?;

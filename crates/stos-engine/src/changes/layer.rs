@@ -25,11 +25,13 @@ pub(crate) struct TreeWriter<W: Write> {
     tar: TarWriter<W>,
     /// The first path of each file with several names, and how many of them are still to come.
     links: HashMap<(u64, u64), (Vec<u8>, u64)>,
+    /// Whether nobody is told of what is left out.
+    is_quiet: bool,
 }
 
 impl<W: Write> TreeWriter<W> {
-    pub(crate) fn new(tar: TarWriter<W>) -> Self {
-        Self { tar, links: HashMap::new() }
+    pub(crate) fn new(tar: TarWriter<W>, is_quiet: bool) -> Self {
+        Self { tar, links: HashMap::new(), is_quiet }
     }
 
     /// Ends the tar.
@@ -63,6 +65,7 @@ impl<W: Write> TreeWriter<W> {
             FileType::CharacterDevice => EntryKind::CharacterDevice { metadata, major, minor },
             FileType::BlockDevice => EntryKind::BlockDevice { metadata, major, minor },
             FileType::Fifo => EntryKind::Fifo(metadata),
+            _ if self.is_quiet => return Ok(()),
             _ => {
                 tracing::warn!(path = shown(path), "a socket cannot be kept in a tar: left out");
                 return Ok(());
