@@ -60,8 +60,8 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
         Some(record) if record.store != engine.store.root() => {
             return Err(Error::MountedElsewhere { image: image.name(), store: record.store });
         }
-        Some(record) if is_mounted(&path)? => record.count,
-        _ => {
+        Some(record) => record.count,
+        None => {
             let view = mount::open_tree_clone(&mount_layers(engine, &image.config.diff_ids)?, false)?;
             mount::change_mount(view.as_fd(), MountChange { set: LOOK_ONLY, ..MountChange::default() })?;
             mount::ensure_private_area(&mounts_dir(engine))?;
@@ -145,8 +145,10 @@ fn lock_mounts(engine: &Engine) -> Result<Lock> {
     Ok(Lock::wait_for_directory(&dir)?)
 }
 
+/// Gives the record of a mount that is there: a ROOT that outlasts a reboot keeps records, and no mount.
 fn read_record(dir: &Path) -> Result<Option<MountRecord>> {
-    Ok(files::read_json(&dir.join("mount.json"))?)
+    let record = files::read_json(&dir.join("mount.json"))?;
+    Ok(if record.is_some() && is_mounted(&dir.join("root"))? { record } else { None })
 }
 
 /// The records of this store's images.

@@ -15,6 +15,8 @@
 pub(crate) mod layer;
 mod node;
 mod points;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::path::PathBuf;

@@ -65,7 +65,8 @@ impl Node {
 
     /// What names of one file have in common, and how many there are.
     pub(crate) fn links(&self) -> ((u64, u64), u64) {
-        ((self.stat.st_dev, self.stat.st_ino), u64::from(self.stat.st_nlink))
+        // Its width depends on the architecture.
+        ((self.stat.st_dev, self.stat.st_ino), self.stat.st_nlink as _)
     }
 
     pub(crate) fn size(&self) -> u64 {

@@ -67,7 +67,8 @@ impl Walk {
     /// Walks from the roots to the end; ends early with the visitor's error.
     pub(crate) fn run(mut self, visit: &mut Visit<'_>) -> Result<()> {
         let Some((upper, lower)) = self.roots.take() else { return Ok(()) };
-        let kind = if lower.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+        let is_added = self.mode == Mode::Union || lower.is_none();
+        let kind = if is_added { ChangeKind::Added } else { ChangeKind::Modified };
         let is_changed = self.mode == Mode::Union || lower.as_ref().map_or(Ok(true), |lower| differs(&upper, lower))?;
         self.enter(upper, lower, (self.mode != Mode::Trees, kind, is_changed), visit)?;
         while let Some(frame) = self.frames.last_mut() {
