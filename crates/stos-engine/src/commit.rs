@@ -17,7 +17,7 @@ use stos_store::ImageRecord;
 use crate::Engine;
 use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_new_image};
 use crate::changes::layer::TreeWriter;
-use crate::changes::{ContainerTrees, Mode, Walk, check_is_there};
+use crate::changes::{ContainerTrees, Mode, Walk, check_is_there, mounts_of};
 use crate::container::{ContainerRecord, now};
 use crate::error::{Error, Result};
 use crate::image::{LoadedImage, load_image};
@@ -35,6 +35,8 @@ pub struct CommitOptions {
     pub message: Option<String>,
     /// Changes of the configuration, as a Dockerfile has them.
     pub changes: Vec<String>,
+    /// Whether what the user has mounted are volumes of the image: their places, not what is in them.
+    pub include_volumes: bool,
     /// Whether nobody is told of what is left out.
     pub quiet: bool,
 }
@@ -50,6 +52,9 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
     let lease = engine.store.lease()?;
     let base = image_of(engine, container)?;
     let mut config = ConfigDocument::of_image(&base)?;
+    if options.include_volumes {
+        apply_changes(&mut config, &user_volumes(engine, container)?)?;
+    }
     // Told before the tree is read.
     apply_changes(&mut config, &options.changes)?;
     let committed = (|| {
@@ -96,6 +101,13 @@ fn image_of(engine: &Engine, container: &ContainerRecord) -> Result<LoadedImage>
         },
     };
     load_image(engine, record)
+}
+
+/// Gives an instruction for each mount of the user's. The sources of others are in the container's own directory, and relative.
+fn user_volumes(engine: &Engine, container: &ContainerRecord) -> Result<Vec<String>> {
+    let mounts = mounts_of(engine, container)?.into_iter();
+    let own = mounts.filter(|mount| mount.kind.as_deref() == Some("bind") && mount.source.starts_with('/'));
+    Ok(own.map(|mount| format!("VOLUME {}", serde_json::json!([mount.destination]))).collect())
 }
 
 /// Describes a manifest of the store by what it says of itself.

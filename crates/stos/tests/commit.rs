@@ -178,13 +178,16 @@ fn changes_are_listed_as_podman_does() {
     assert_eq!(diff(sandbox, &["idle"]), [""; 0]);
     sandbox.ok(&["run", "--name", "quiet", "-v", &volume, "shell:1", "sh", "-c", ":"]);
     assert_eq!(diff(sandbox, &["quiet"]), [""; 0]);
+    sandbox.ok(&["commit", "--include-volumes", "-c", "VOLUME /other", "quiet", "volumes"]);
+    let config = sandbox.json(&["inspect", "volumes"])[0]["config"]["config"].clone();
+    assert_eq!(config["Volumes"], json!({ "/mnt/deep/point": {}, "/other": {} }));
 
     // Images: the topmost layer, and two of them.
+    let chains = sandbox.names("chains/sha256");
     let top = diff(sandbox, &["shell:1"]);
     assert!(top.contains(&"C /bin".to_owned()) && top.contains(&"A /bin/lost".to_owned()), "{top:?}");
     assert!(!top.iter().any(|line| line.ends_with("/bin/sh")), "{top:?}");
-    let chains = sandbox.names("chains/sha256");
-    assert_eq!(chains.len(), 1, "what was merged to be compared is gone");
+    assert_eq!(sandbox.names("chains/sha256"), chains, "what was merged to be compared is gone");
     sandbox.ok(&["commit", "c", "changed"]);
     assert_eq!(diff(sandbox, &["changed", "shell:1"]), expected);
     assert_eq!(sandbox.ok(&["image", "diff", "changed"]).lines().collect::<Vec<_>>(), expected);
@@ -396,5 +399,5 @@ fn a_mounted_image_stays_until_it_is_unmounted() {
     sandbox.ok(&["image", "mount", "shell:1"]);
     sandbox.ok(&["rmi", "--force", "shell:1"]);
     assert!(!path.exists());
-    assert_eq!(sandbox.mounts("erofs"), [PathBuf::new(); 0]);
+    assert!(sandbox.mounts("erofs").is_empty());
 }

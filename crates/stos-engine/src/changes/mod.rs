@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::image::LoadedImage;
 
 pub(crate) use node::Node;
-pub(crate) use points::MountPoints;
+pub(crate) use points::{MountPoints, mounts_of};
 pub(crate) use walk::{Event, Mode, Walk};
 
 /// What has become of a path.

@@ -17,6 +17,28 @@ use crate::error::Result;
 /// How many symlinks one path may lead through, as many as the kernel follows.
 const LINKS: usize = 40;
 
+/// A mount of a container's `config.json`.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Mount {
+    pub(crate) destination: String,
+    #[serde(default)]
+    pub(crate) source: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+}
+
+/// Reads a container's mounts.
+pub(crate) fn mounts_of(engine: &Engine, container: &ContainerRecord) -> Result<Vec<Mount>> {
+    #[derive(serde::Deserialize)]
+    struct Configuration {
+        #[serde(default)]
+        mounts: Vec<Mount>,
+    }
+    let path = engine.store.container_dir(&container.id).join("config.json");
+    let configuration: Option<Configuration> = files::read_json(&path)?;
+    Ok(configuration.map(|configuration| configuration.mounts).unwrap_or_default())
+}
+
 /// Where a container's mounts are, and the directories on the way there. Paths have no slash at their beginning.
 #[derive(Debug, Default)]
 pub(crate) struct MountPoints {
@@ -27,19 +49,8 @@ pub(crate) struct MountPoints {
 impl MountPoints {
     /// Reads the destinations of a container's mounts from its configuration, and resolves them in its root.
     pub(super) fn read(engine: &Engine, container: &ContainerRecord, upper: &Node, lower: &Node) -> Result<Self> {
-        #[derive(serde::Deserialize)]
-        struct Configuration {
-            #[serde(default)]
-            mounts: Vec<Mount>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Mount {
-            destination: String,
-        }
-        let path = engine.store.container_dir(&container.id).join("config.json");
-        let configuration: Option<Configuration> = files::read_json(&path)?;
         let mut points = Self::default();
-        for mount in configuration.map(|configuration| configuration.mounts).unwrap_or_default() {
+        for mount in mounts_of(engine, container)? {
             if let Some(path) = resolve(mount.destination.as_bytes(), upper, lower)? {
                 points.add(path);
             }

@@ -50,6 +50,9 @@ pub struct Commit {
     /// Change its configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, with a value
     #[arg(short, long, value_name = "INSTRUCTION VALUE")]
     pub change: Vec<String>,
+    /// Let the image have volumes where the container has what was mounted by --volume or --mount
+    #[arg(long)]
+    pub include_volumes: bool,
     /// Do not tell of what is left out: sockets
     #[arg(short, long)]
     pub quiet: bool,

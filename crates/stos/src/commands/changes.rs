@@ -147,6 +147,7 @@ pub fn commit(global: &Global, args: &Commit) -> Result<u8, Failure> {
         author: args.author.clone(),
         message: args.message.clone(),
         changes: args.change.clone(),
+        include_volumes: args.include_volumes,
         quiet: args.quiet,
     };
     let (engine, container) = find(global, &args.container, "commit")?;
