@@ -7,8 +7,7 @@ use std::io::{self, BufWriter, PipeReader, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stos_erofs::TarWriter;
-use stos_layerfs::layer::NewLayer;
-use stos_layerfs::{LayerLabel, LayerRecord};
+use stos_layerfs::{Kept, LayerLabel, NewLayer};
 use stos_spec::config::History;
 use stos_spec::media_type::OCI_LAYER;
 use stos_spec::{BlobDigest, Descriptor, ImageRef, LayerCompression};
@@ -58,7 +57,7 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
     // Told before the tree is read.
     apply_changes(&mut config, &options.changes)?;
     let committed = (|| {
-        let size = |layer: &LayerRecord| layer.tar.size;
+        let size = |layer: &Kept| layer.tar_bytes;
         let layer = stage("changes", size, || add_changes(engine, container, options.quiet))?;
         let created = now();
         config.set_created(&created);
@@ -72,7 +71,7 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
             comment: options.message.clone(),
             ..History::default()
         };
-        let top = TopLayer { diff_id: layer.diff_id, size: layer.tar.size, history };
+        let top = TopLayer { diff_id: layer.diff_id, size: layer.tar_bytes, history };
         let image = append_layer(Some(&base), config, top)?;
         stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
     })();
@@ -125,7 +124,7 @@ fn describe_manifest(engine: &Engine, digest: BlobDigest) -> Result<Descriptor> 
 }
 
 /// Adds the layer of a container's changes.
-fn add_changes(engine: &Engine, container: &ContainerRecord, quiet: bool) -> Result<LayerRecord> {
+fn add_changes(engine: &Engine, container: &ContainerRecord, quiet: bool) -> Result<Kept> {
     let (reader, writer) = io::pipe().map_err(stos_store::Error::io("make", "a pipe"))?;
     let is_whole = AtomicBool::new(false);
     let (written, added) = std::thread::scope(|scope| {
@@ -163,7 +162,7 @@ fn add_changes(engine: &Engine, container: &ContainerRecord, quiet: bool) -> Res
 
 fn is_broken_pipe(error: &Error) -> bool {
     match error {
-        Error::Archive { source: stos_erofs::Error::Io { source, .. }, .. } => {
+        Error::WriteTar { source: stos_erofs::Error::Io { source, .. }, .. } => {
             source.kind() == io::ErrorKind::BrokenPipe
         }
         _ => false,

@@ -286,7 +286,7 @@ pub enum Error {
     },
     /// A file cannot be written into a tar.
     #[error("cannot write {path} into a tar: {source}")]
-    Archive {
+    WriteTar {
         /// The file, as seen inside; empty for the archive as a whole.
         path: String,
         /// Why.

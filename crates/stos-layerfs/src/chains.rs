@@ -57,6 +57,11 @@ impl LayerFs {
         Ok(best)
     }
 
+    /// Tells whether a backend has made the chain of `layers`.
+    pub fn has_chain(&self, layers: &[DiffId]) -> Result<bool> {
+        Ok(self.erofs.has_chain(layers)? || self.dirs.has_chain(layers)?)
+    }
+
     /// Gives the chain that stands in for one that this host cannot mount, if nobody asked for that backend: the store comes
     /// from a host that could. `None` where there is no better one.
     pub fn stand_in(&self, chain: &Chain, integrity: Integrity) -> Result<Option<Chain>> {

@@ -36,7 +36,7 @@ impl<W: Write> TreeWriter<W> {
 
     /// Ends the tar.
     pub(crate) fn finish(self) -> Result<W> {
-        self.tar.finish().map_err(|source| Error::Archive { path: String::new(), source })
+        self.tar.finish().map_err(|source| Error::WriteTar { path: String::new(), source })
     }
 
     /// Writes what was met.
@@ -122,7 +122,7 @@ impl<W: Write> TreeWriter<W> {
 }
 
 fn failed(path: &[u8]) -> impl FnOnce(stos_erofs::Error) -> Error + '_ {
-    move |source| Error::Archive { path: shown(path), source }
+    move |source| Error::WriteTar { path: shown(path), source }
 }
 
 fn shown(path: &[u8]) -> String {

@@ -72,7 +72,7 @@ pub fn image_changes(
     let lease = engine.store.lease()?;
     let layers = &new.config.diff_ids;
     let below = old.map_or(&layers[..layers.len().saturating_sub(1)], |old| &old.config.diff_ids);
-    let was_there = !below.is_empty() && engine.layerfs.chain_record(below)?.is_some();
+    let was_there = !below.is_empty() && engine.layerfs.has_chain(below)?;
     let told = (|| {
         let upper = Node::root(&mount_layers(engine, layers)?)?;
         let lower = if below.is_empty() { None } else { Some(Node::root(&mount_layers(engine, below)?)?) };

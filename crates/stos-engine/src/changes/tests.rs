@@ -187,13 +187,13 @@ fn what_a_tar_cannot_hold_is_named() {
     for name in [".wh.x", ".wh..wh..opq"] {
         let trees = Trees::new(&[], &["d/", &format!("d/{name}")]);
         match trees.tar(Mode::Overlay).unwrap_err() {
-            Error::Archive { path, .. } => assert_eq!(path, format!("/d/{name}")),
+            Error::WriteTar { path, .. } => assert_eq!(path, format!("/d/{name}")),
             other => panic!("{other}"),
         }
     }
     let trees = Trees::new(&[], &["f"]);
     xattr::set(File::open(trees.upper().join("f")).unwrap(), c"user.a=b", b"").unwrap();
-    assert!(matches!(trees.tar(Mode::Overlay), Err(Error::Archive { path, .. }) if path == "/f"));
+    assert!(matches!(trees.tar(Mode::Overlay), Err(Error::WriteTar { path, .. }) if path == "/f"));
 }
 
 #[test]
