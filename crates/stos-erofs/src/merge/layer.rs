@@ -509,7 +509,7 @@ impl<E> Apply<'_, E> {
     /// missing, unless it is known that the layers below show nothing there.
     fn directory_to_clear(&mut self, path: &[u8]) -> Result<Option<DentryId>, Fault<E>> {
         match resolve(self.tree, path) {
-            Err(MergeProblem::ParentNotDirectory { .. } | MergeProblem::DependsOnLower { .. }) => Ok(None),
+            Err(MergeProblem::ParentNotDirectory { .. }) => Ok(None),
             Err(_) if self.form == Form::Alone => Ok(None),
             Err(problem) => Err(problem.into()),
             Ok(Resolved::Directory(directory)) => Ok(Some(directory)),

@@ -34,7 +34,7 @@ pub struct MergedEntry {
 ///   them removes which was decided without it.
 /// - An implied directory that a later layer empties is there afterwards only where the layers below have it.
 /// - [`MergeProblem::DependsOnLower`]: a file of the layers below would have to keep a name while something else takes
-///   the only place it can be linked from (two names that change places), or an entry lies below a hard link to such a
+///   the only place it can be linked from (two names that change places), or something lies below a hard link to such a
 ///   file.
 ///
 /// Memory is bounded as [`Merger`](crate::Merger)'s; nothing recurses.
