@@ -150,7 +150,7 @@ pub enum Error {
     },
     /// An archive or a layout is not what it should be.
     #[error("{archive}: {member}: expected {expected}, found {found}")]
-    Archive {
+    BadArchive {
         /// The archive, or the layout's directory.
         archive: String,
         /// The file in it, cut.

@@ -11,6 +11,7 @@
 //! | [`tag`] | names of images |
 //! | [`history`] | how an image came to be |
 //! | [`load`] | images from archives and layouts |
+//! | [`import`] | a root filesystem becomes an image |
 //! | [`save`] | images go out to archives and layouts |
 //! | [`image`] | images in the store: load, list, inspect, remove |
 //! | [`changes`] | what a container has changed against its image, and an image against another |
@@ -40,6 +41,7 @@ pub mod export;
 pub mod filesystem;
 pub mod history;
 pub mod image;
+pub mod import;
 mod install;
 pub mod layer_tar;
 pub mod image_mount;

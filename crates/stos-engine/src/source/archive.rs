@@ -54,7 +54,7 @@ impl Archive {
     /// Of a name that is there twice the last counts, as for whoever unpacks it.
     ///
     /// # Errors
-    /// [`Error::Archive`] for what is no tar or ends early, and for names and links that lead out of it.
+    /// [`Error::BadArchive`] for what is no tar or ends early, and for names and links that lead out of it.
     pub fn scan(file: File, label: &str) -> Result<Self> {
         let length = file.metadata().map_err(stos_store::Error::io("stat", label))?.len();
         let mut archive = Self { label: label.to_owned(), file: Arc::new(file), members: HashMap::new() };
@@ -276,7 +276,7 @@ mod tests {
         ] {
             assert_eq!(read(&archive, name).as_deref(), expected, "{name}");
         }
-        assert!(matches!(archive.find("x"), Err(Error::Archive { found, .. }) if found == "a directory"));
+        assert!(matches!(archive.find("x"), Err(Error::BadArchive { found, .. }) if found == "a directory"));
         assert!(archive.find("../a").is_err() && archive.find("/a").is_err());
     }
 
@@ -299,7 +299,7 @@ mod tests {
             ("no tar", b"x".repeat(2048), "other bytes"),
         ] {
             match scan(&tar) {
-                Err(error @ Error::Archive { .. }) => assert!(error.to_string().contains(said), "{case}: {error}"),
+                Err(error @ Error::BadArchive { .. }) => assert!(error.to_string().contains(said), "{case}: {error}"),
                 Err(error) => panic!("{case}: {error}"),
                 Ok(_) => panic!("{case} was accepted"),
             }

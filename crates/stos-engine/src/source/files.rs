@@ -90,7 +90,12 @@ impl Files {
 
 /// Says what is wrong with a member of an archive, or a file of a layout.
 pub(crate) fn bad_archive(archive: &str, member: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
-    Error::Archive { archive: archive.to_owned(), member: cut(member), expected: expected.into(), found: found.into() }
+    Error::BadArchive {
+        archive: archive.to_owned(),
+        member: cut(member),
+        expected: expected.into(),
+        found: found.into(),
+    }
 }
 
 /// A file of a source, or a part of one: read once, from its start. A copy begins where it stands.
@@ -167,11 +172,11 @@ mod tests {
             assert!(files.find(name).unwrap().is_none(), "{name}");
         }
         for name in ["../secret", "/etc/passwd", "x/../../secret", "."] {
-            assert!(matches!(files.find(name), Err(Error::Archive { .. })), "{name}");
+            assert!(matches!(files.find(name), Err(Error::BadArchive { .. })), "{name}");
         }
         assert!(matches!(files.find("loop"), Err(Error::Sys(_))));
-        assert!(matches!(files.open("none"), Err(Error::Archive { found, .. }) if found == "none"));
-        assert!(matches!(files.read("a", 9), Err(Error::Archive { found, .. }) if found == "10 bytes"));
+        assert!(matches!(files.open("none"), Err(Error::BadArchive { found, .. }) if found == "none"));
+        assert!(matches!(files.read("a", 9), Err(Error::BadArchive { found, .. }) if found == "10 bytes"));
         assert!(Files::of_directory(Path::new("/no/such")).is_err());
     }
 

@@ -76,6 +76,11 @@ impl RawInput {
         let compression = compression_of(&magic);
         Ok(Self { magic: io::Cursor::new(magic), file, compression, is_seekable })
     }
+
+    /// Tells whether there is nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.magic.get_ref().is_empty()
+    }
 }
 
 impl Read for RawInput {

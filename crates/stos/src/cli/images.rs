@@ -177,6 +177,29 @@ pub struct Load {
     pub platform: Option<Platform>,
 }
 
+/// stos import
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos import -c 'CMD [\"/bin/sh\"]' root.tar.gz base:1\n  mmdebstrap trixie - | stos import - debian:own"
+)]
+pub struct Import {
+    /// Set CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, as a Dockerfile does
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// A note for the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// What the image runs on, such as linux/arm64; this host's if not given
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+    /// The root filesystem: a tar, plain or compressed with gzip or zstd; - for standard input
+    #[arg(value_name = "FILE|-")]
+    pub input: PathBuf,
+    /// The image's name: [REGISTRY/]REPOSITORY[:TAG]
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+}
+
 /// stos image
 #[derive(Debug, Subcommand)]
 pub enum Image {
@@ -206,4 +229,6 @@ pub enum Image {
     /// Unmount images
     #[command(visible_alias = "umount")]
     Unmount(super::ImageUnmount),
+    /// Make an image of a root filesystem
+    Import(Import),
 }

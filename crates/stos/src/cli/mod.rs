@@ -103,6 +103,8 @@ pub enum Command {
     Save(Save),
     /// Read images from an archive or a directory
     Load(Load),
+    /// Make an image of a root filesystem
+    Import(Import),
     /// The commands about images
     #[command(subcommand)]
     Image(Image),

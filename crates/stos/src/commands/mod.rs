@@ -38,6 +38,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::History(args) => images::history::history(global, &args),
         Command::Save(args) => images::archive::save(global, &args),
         Command::Load(args) => images::archive::load(global, &args),
+        Command::Import(args) => images::archive::import(global, &args),
         Command::Image(command) => images::run(global, command),
         Command::Create(args) => create::create(global, &args),
         Command::Run(args) => create::run(global, &args),

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! save, load.
+//! save, load, import.
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal};
 use std::os::fd::AsFd;
 
+use stos_engine::import::{ImportOptions, import_image};
 use stos_engine::load::{Wanted, load_images};
 use stos_engine::save::{SaveFormat, SaveTarget, Saved, save_images};
 use stos_engine::{Engine, ImageInput, PullOptions};
 
-use crate::cli::{ArchiveFormat, Global, Load, Save};
+use crate::cli::{ArchiveFormat, Global, Import, Load, Save};
 use crate::failure::Failure;
 use crate::{progress, table, target};
 
@@ -71,8 +72,24 @@ pub fn load(global: &Global, args: &Load) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Makes an image of a root filesystem and prints its ID.
+pub fn import(global: &Global, args: &Import) -> Result<u8, Failure> {
+    let name = args.name.as_deref().map(str::parse).transpose()?;
+    let input = match args.input.as_os_str().as_encoded_bytes() {
+        b"-" => standard_input("a file")?,
+        _ => ImageInput::Path(args.input.clone()),
+    };
+    let mut options =
+        ImportOptions { name, changes: args.change.clone(), message: args.message.clone(), ..ImportOptions::default() };
+    if let Some(platform) = &args.platform {
+        options.platform = platform.clone();
+    }
+    table::print_line(import_image(&target::engine(global)?, input, &options)?.image_id)?;
+    Ok(0)
+}
+
 /// Takes standard input, unless it is a terminal; `option` is what to use then.
-pub fn standard_input(option: &str) -> Result<ImageInput, Failure> {
+fn standard_input(option: &str) -> Result<ImageInput, Failure> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         return Err(Failure::message(format!("cannot read an archive from a terminal: use {option}, or redirect"), 1));

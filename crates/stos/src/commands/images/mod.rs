@@ -32,6 +32,7 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::Diff(args) => super::changes::diff_images(global, &args),
         Image::Mount(args) => mounts::mount(global, &args),
         Image::Unmount(args) => mounts::unmount(global, &args),
+        Image::Import(args) => archive::import(global, &args),
     }
 }
 

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A root filesystem becomes an image of one layer.
+
+use stos_layerfs::{Kept, LayerLabel, NewLayer};
+use stos_spec::config::History;
+use stos_spec::media_type::OCI_LAYER;
+use stos_spec::{ImageRef, Platform};
+use stos_store::{ImageRecord, files};
+
+use crate::Engine;
+use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_new_image};
+use crate::container::now;
+use crate::error::{Error, Result};
+use crate::source::input::{ImageInput, RawInput};
+use crate::stage::{no_bytes, stage};
+use crate::tag::check_is_tag;
+
+/// What a new image is to be.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// Its name; without one it is known by its ID.
+    pub name: Option<ImageRef>,
+    /// Changes of its configuration, as a Dockerfile has them.
+    pub changes: Vec<String>,
+    /// A note for its history.
+    pub message: Option<String>,
+    /// What it runs on.
+    pub platform: Platform,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self { name: None, changes: Vec::new(), message: None, platform: Platform::host() }
+    }
+}
+
+/// Makes an image of a tar, plain or compressed with gzip or zstd, in one pass: the uncompressed tar is the layer, its digest
+/// the diffID.
+///
+/// The layer and the merged index are durable before the image has its name; on an error nothing has changed.
+pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions) -> Result<ImageRecord> {
+    engine.layerfs.kind_of_new()?;
+    options.name.as_ref().map_or(Ok(()), check_is_tag)?;
+    let created = now();
+    let mut config = ConfigDocument::new(&options.platform, &created);
+    // Told before anything is read.
+    apply_changes(&mut config, &options.changes)?;
+    let lease = engine.store.lease()?;
+    let imported = (|| {
+        let (layer, origin) = stage("layer", |(layer, _): &(Kept, _)| layer.tar_bytes, || add_layer(engine, input))?;
+        let history = History {
+            created: Some(created),
+            created_by: Some(format!("stos import {origin}")),
+            comment: options.message.clone(),
+            ..History::default()
+        };
+        let top = TopLayer { diff_id: layer.diff_id, size: layer.tar_bytes, history };
+        let image = append_layer(None, config, top)?;
+        stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
+    })();
+    if imported.is_err() {
+        drop(lease);
+        if let Err(error) = crate::image::sweep_unused(engine) {
+            // The import's own error is the one to tell.
+            tracing::warn!(%error, "cannot remove what a failed import has added: the next sweep does");
+        }
+    }
+    imported
+}
+
+/// Adds the layer, and gives it with what people call where it came from.
+fn add_layer(engine: &Engine, input: ImageInput) -> Result<(Kept, String)> {
+    let (file, origin) = match input {
+        ImageInput::Path(path) => (files::open(&path)?, path.display().to_string()),
+        ImageInput::Stream(file, label) => (file, label),
+    };
+    let stream = RawInput::new(file, &origin)?;
+    let label = LayerLabel::Origin(origin.clone());
+    let new = NewLayer {
+        label: &label,
+        compression: stream.compression,
+        diff_id: None,
+        media_type: OCI_LAYER,
+        source: &origin,
+    };
+    if stream.is_empty() {
+        let reason = "expected a tar, found nothing".to_owned();
+        return Err(Error::Option { option: "the input", value: origin, reason });
+    }
+    Ok((engine.layerfs.add_layer(new, stream)?, origin))
+}
