@@ -18,9 +18,10 @@ use crate::Engine;
 use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
+use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
 use crate::options::{CreateOptions, Network, PullPolicy};
-use crate::pull::{PullProgress, pull_image_from_registry};
+use crate::pull::PullProgress;
 use crate::spec::{ProcessPlan, command_line, environment, runtime_config};
 use crate::stage::{no_bytes, stage};
 use crate::validate::{ValidatedImage, validate_image_before_create};
@@ -90,20 +91,20 @@ fn find_or_pull(
     let fits = |record: &ImageRecord| {
         record.manifest.platform.as_ref().is_none_or(|own| options.pull.platform.fit(own).is_some())
     };
-    let reference = match (options.pull_policy, local) {
+    let location = match (options.pull_policy, local) {
         (PullPolicy::Missing, Some(record)) if fits(&record) => return Ok((record, lease)),
         (PullPolicy::Never, Some(record)) => return Ok((record, lease)),
         (PullPolicy::Never, None) => return Err(Error::NotPulled { image: image.to_owned() }),
         (PullPolicy::Missing | PullPolicy::Always, Some(record)) => {
             // A short name means what it meant when the image came.
-            record.reference.clone().map_or_else(|| image.parse::<ImageRef>(), Ok)?
+            ImageLocation::Registry(record.reference.clone().map_or_else(|| image.parse::<ImageRef>(), Ok)?)
         }
         (PullPolicy::Missing | PullPolicy::Always, None) => image.parse()?,
     };
     // A pull has its own, and sweeps what it leaves behind where nobody else holds one.
     drop(lease);
-    let pulled = pull_image_from_registry(engine, &reference, &options.pull, progress)?;
-    Ok((pulled.image, engine.store.lease()?))
+    let pulled = pull_image(engine, &location, &options.pull, progress)?;
+    Ok((pulled, engine.store.lease()?))
 }
 
 /// Makes sure that the image's layers can be seen: picks what the container's root is stacked on and mounts it, once for all

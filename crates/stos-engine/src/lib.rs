@@ -12,6 +12,7 @@
 //! | [`history`] | how an image came to be |
 //! | [`load`] | images from archives and layouts |
 //! | [`import`] | a root filesystem becomes an image |
+//! | [`location`] | where an image is to come from, as people write it |
 //! | [`save`] | images go out to archives and layouts |
 //! | [`image`] | images in the store: load, list, inspect, remove |
 //! | [`changes`] | what a container has changed against its image, and an image against another |
@@ -47,6 +48,7 @@ pub mod layer_tar;
 pub mod image_mount;
 pub mod lifecycle;
 pub mod load;
+pub mod location;
 pub mod log;
 pub mod lookup;
 pub mod monitor;

@@ -11,6 +11,7 @@ use crate::options::PullOptions;
 use crate::pull::PullProgress;
 use crate::source::LayerSource;
 use crate::source::docker::DockerSource;
+use crate::source::files::{Files, bad_archive};
 use crate::source::input::{ImageInput, OpenInput};
 use crate::source::layout::LayoutSource;
 use crate::stage::{no_bytes, stage};
@@ -21,6 +22,8 @@ pub enum Wanted {
     /// All of them.
     #[default]
     All,
+    /// The only one.
+    Only,
     /// The one that an OCI layout calls so.
     Tag(String),
     /// The one that a docker-archive calls so.
@@ -41,17 +44,18 @@ pub fn load_images(
     engine.layerfs.kind_of_new()?;
     let lease = engine.store.lease()?;
     let input = stage("open", no_bytes, || OpenInput::open(engine, input))?;
+    let label = input.files.label();
     let (source, images) = stage("resolve", no_bytes, || resolve(input.files, wanted, options))?;
+    if matches!(wanted, Wanted::Only) && images.len() > 1 {
+        let expected = "one image, or a name behind the path that chooses one";
+        return Err(bad_archive(&label, "the whole", expected, format!("{} images", images.len())));
+    }
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
     Ok(install_images(engine, lease, &*source, images, install, progress)?.records)
 }
 
 /// A docker-archive that is a layout too, as Docker writes it today, is read as a layout: that keeps every digest.
-fn resolve(
-    files: crate::source::files::Files,
-    wanted: &Wanted,
-    options: &PullOptions,
-) -> Result<(Box<dyn LayerSource>, Vec<NamedImage>)> {
+fn resolve(files: Files, wanted: &Wanted, options: &PullOptions) -> Result<(Box<dyn LayerSource>, Vec<NamedImage>)> {
     let name = if let Wanted::Name(name) = wanted { Some(name) } else { None };
     if name.is_none() && LayoutSource::is_layout(&files)? {
         let layout = LayoutSource::new(files)?;

@@ -13,6 +13,7 @@ use stos_testkit::docker_registry::DockerRegistry;
 use stos_testkit::environment;
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{Image, ImageBuilder, Layer, digest};
+use stos_testkit::rootfs;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 use stos_testkit::tree::{Options, Tree};
 
@@ -285,4 +286,33 @@ fn what_cannot_be_written_leaves_nothing() {
     sandbox.pull(&name);
     sandbox.ok(&["save", "-o", text(&file), &name]);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn pull_and_run_take_skopeos_transports() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (one, hub) = (Sandbox::new(), Hub::new());
+    let base = || ImageBuilder::new().layer(Layer::gzip(rootfs::host_shell().unwrap()));
+    let images = [base().build(), base().user("1000").build()];
+    let names: Vec<String> = images.iter().zip(["1", "2"]).map(|(image, tag)| hub.serve(image, "app", tag)).collect();
+    names.iter().for_each(|name| drop(one.ok(&["pull", "-q", "--tls-verify=false", "--keep-blobs", name])));
+    for (format, file) in [("docker-archive", "d.tar"), ("oci-archive", "o.tar"), ("oci-dir", "o")] {
+        one.ok(&["save", "--format", format, "-o", text(&one.path(file)), &names[0], &names[1]]);
+    }
+    for (transport, file) in [("docker-archive", "d.tar"), ("oci-archive", "o.tar"), ("oci", "o")] {
+        let two = Sandbox::new();
+        let place = format!("{transport}:{}", one.path(file).display());
+        let chosen = format!("{place}:{}", names[1]);
+        let several = two.run(&["pull", &place]);
+        assert!(several.code == 1 && several.stderr.contains("found 2 images"), "{several:?}");
+        let missing = two.run(&["pull", &format!("{place}:no.example/x:1")]);
+        assert!(missing.code == 1 && missing.stderr.contains("no.example/x:1"), "{missing:?}");
+        assert_eq!(two.names("layers/sha256"), Vec::<String>::new());
+        let never = two.run(&["run", "--pull=never", "--rm", &chosen, "/bin/sh", "-c", "id -u"]);
+        assert_eq!(never.code, 125, "{never:?}");
+        assert_eq!(two.ok(&["run", "-q", "--rm", &chosen, "/bin/sh", "-c", "echo $((40 + 2))"]), "42\n", "{transport}");
+        let digest = two.ok(&["pull", "-q", &chosen]).trim().to_owned();
+        assert_eq!(digest == images[1].manifest.digest, transport != "docker-archive", "{transport}: {digest}");
+        assert_eq!(ids(&two), [images[1].config.digest.as_str()]);
+    }
 }

@@ -38,7 +38,7 @@ pub struct Pull {
     pub quiet: bool,
     #[command(flatten)]
     pub registry: RegistryOptions,
-    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]
     #[arg(value_name = "REF")]
     pub reference: String,
 }

@@ -8,9 +8,8 @@ pub mod names;
 
 use serde_json::{Value, json};
 use stos_engine::image::{self, ImageSummary, LoadedImage};
-use stos_engine::pull::pull_image_from_registry;
+use stos_engine::location::{ImageLocation, pull_image};
 use stos_engine::{Engine, container};
-use stos_spec::ImageRef;
 
 use super::each;
 use crate::cli::{Format, Global, Image, Images, Inspect, Pull, Rmi};
@@ -38,11 +37,11 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
 
 /// Pulls an image and prints its manifest's digest.
 pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
-    let reference: ImageRef = args.reference.parse()?;
+    let location: ImageLocation = args.reference.parse()?;
     let engine = target::engine(global)?;
     let reporter = progress::reporter(args.quiet);
-    let pulled = pull_image_from_registry(&engine, &reference, &options::pull_options(&args.registry), &*reporter)?;
-    table::print_line(pulled.image.manifest.digest)?;
+    let image = pull_image(&engine, &location, &options::pull_options(&args.registry), &*reporter)?;
+    table::print_line(image.manifest.digest)?;
     Ok(0)
 }
 
