@@ -193,6 +193,14 @@ pub enum Error {
         /// Whose it is.
         found: BackendKind,
     },
+    /// A layer was being applied to a directory when the disk failed.
+    #[error("{} holds a part of the layer now: {source}", target.display())]
+    HalfApplied {
+        /// The directory.
+        target: PathBuf,
+        /// What failed.
+        source: Box<Error>,
+    },
     /// An image of no layers.
     #[error("the image has no layers")]
     NoLayers,

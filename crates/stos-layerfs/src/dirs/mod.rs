@@ -13,11 +13,14 @@
 //! ROOT/chains/<chainID>.dirs               a read-only view of the stack                                   [mount]
 //! ```
 //!
+//! A layer can be applied to any directory in the same way [apply].
+//!
 //! `diff/` and `layer.rest` together are the tar: it is made again, and hashed, where every byte is to be proved.
 //!
 //! **What a filesystem cannot hold** that EROFS can: times before 1901 or after 2446 (ext4), attributes of more than a block
 //! (ext4, ENOSPC). A stack has at most 499 layers.
 
+mod apply;
 mod inode;
 mod layer;
 mod mount;
@@ -27,6 +30,7 @@ mod top;
 mod unpack;
 mod verify;
 
+pub use apply::{Applied, apply_tar};
 pub use layer::DirsLayerRecord;
 pub use stack::{StackRecord, StackedLayer};
 pub(crate) use unpack::{Orphans, UnpackError, Unpacker};
