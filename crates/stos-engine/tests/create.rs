@@ -103,15 +103,15 @@ fn every_stage_on_a_real_image() {
     let loaded = validate_image_manifest(engine, pulled.image).unwrap();
     check_image_configuration(&loaded, &Platform::host()).unwrap();
     let chain = verify_layer_integrity(engine, &loaded, Integrity::Full).unwrap();
-    assert_eq!(chain.layers.len(), loaded.manifest.layers.len());
+    assert_eq!(chain.layers().len(), loaded.manifest.layers.len());
     let validated =
         validate_image_before_create(engine, loaded.record.clone(), &Platform::host(), Integrity::Sealed).unwrap();
     assert_eq!(validated.chain, chain);
 
     assert_eq!(optimize_layer_access(&chain), &chain);
     mount_image_layers(engine, &chain).unwrap();
-    setup_layerfs_for_container(engine, &chain).unwrap();
-    let root = engine.layerfs().chain_mount_point(chain.chain_id);
+    assert_eq!(setup_layerfs_for_container(engine, &chain, Integrity::Sealed).unwrap(), chain);
+    let root = engine.layerfs().chain_mount_point(chain.kind(), chain.chain_id());
     assert!(root.join("usr/bin/dpkg").is_file(), "one mount, at its place, however often it is asked for");
 
     let options = CreateOptions { user: Some("nobody".to_owned()), ..command(&["sleep", "1"]) };
@@ -134,7 +134,7 @@ fn every_stage_on_a_real_image() {
     assert_eq!(fixture.names("names"), [created.name.to_string()]);
 
     let second = create_container_from_image(engine, &name, &named("second"), &Silent).unwrap();
-    assert_eq!((second.chain, second.name.as_str()), (chain.chain_id, "second"));
+    assert_eq!((second.chain, second.name.as_str()), (chain.chain_id(), "second"));
     assert_eq!(fixture.names("staging"), Vec::<String>::new());
 }
 
@@ -185,15 +185,15 @@ fn layers_that_cannot_be_mounted_are_named_and_leave_no_mount() {
     let scene = Scene::new();
     let engine = &scene.fixture.engine;
     let chain = scene.validated().chain;
-    let tar = engine.store().layer_dir(chain.devices[0].layer).join("layer.tar");
+    let tar = engine.store().layer_dir(chain.layers()[0]).join("layer.tar");
     fs::remove_file(&tar).unwrap();
-    for mount in [mount_image_layers, setup_layerfs_for_container] {
-        let error = mount(engine, &chain).unwrap_err();
+    let setup = setup_layerfs_for_container(engine, &chain, Integrity::Sealed).map(drop);
+    for error in [mount_image_layers(engine, &chain), setup].map(Result::unwrap_err) {
         assert!(error.to_string().contains(tar.to_str().unwrap()), "{error}");
     }
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
     // Where `/` is shared, ROOT/chains is a mount of itself, and stays.
-    let point = engine.layerfs().chain_mount_point(chain.chain_id);
+    let point = engine.layerfs().chain_mount_point(chain.kind(), chain.chain_id());
     assert!(!table.contains(point.to_str().unwrap()), "{table}");
 }
 
@@ -203,7 +203,7 @@ fn a_filesystem_holds_what_the_image_has_at_its_volumes() {
     let scene = Scene::of(&shell().set("/config/Volumes", serde_json::json!({"/srv": {}, "/new": {}})));
     let engine = &scene.fixture.engine;
     let validated = scene.validated();
-    setup_layerfs_for_container(engine, &validated.chain).unwrap();
+    setup_layerfs_for_container(engine, &validated.chain, Integrity::Sealed).unwrap();
     let bound = MountOption { source: "/tmp".into(), target: "/new".into(), read_only: true, recursive: false };
     let options = CreateOptions { mounts: vec![bound], ..CreateOptions::default() };
     let draft = Draft::new(engine, &scene.name, &validated, &options).unwrap();
@@ -214,7 +214,7 @@ fn a_filesystem_holds_what_the_image_has_at_its_volumes() {
     let data = engine.store().container_dir(&created.id).join(&volumes[0].source).join("data");
     assert_eq!(fs::read_to_string(data).unwrap(), "from the image\n");
 
-    let image_root = engine.layerfs().chain_mount_point(validated.chain.chain_id);
+    let image_root = engine.layerfs().chain_mount_point(validated.chain.kind(), validated.chain.chain_id());
     let request =
         FilesystemRequest { image_root: &image_root, hostname: "h", network: Network::None, volumes: &["/srv".into()] };
     let error = create_container_filesystem(Path::new("/proc/no/such"), request).unwrap_err();
@@ -227,7 +227,7 @@ fn metadata_refuse_what_the_image_does_not_have() {
     let scene = Scene::new();
     let engine = &scene.fixture.engine;
     let validated = scene.validated();
-    setup_layerfs_for_container(engine, &validated.chain).unwrap();
+    setup_layerfs_for_container(engine, &validated.chain, Integrity::Sealed).unwrap();
     type Expected = fn(&Error) -> bool;
     let cases: [(CreateOptions, Expected); 4] = [
         (user("nobody-here"), |error| matches!(error, Error::User { user, .. } if user == "nobody-here")),
@@ -249,7 +249,7 @@ fn metadata_refuse_what_the_image_does_not_have() {
     let draft_options = user("user:0");
     let draft = Draft::new(engine, &scene.name, &validated, &draft_options).unwrap();
     let metadata = setup_container_metadata(&draft, &[]).unwrap();
-    assert_eq!((metadata.command, metadata.chain), (vec!["/bin/sh".to_owned()], validated.chain.chain_id));
+    assert_eq!((metadata.command, metadata.chain), (vec!["/bin/sh".to_owned()], validated.chain.chain_id()));
 }
 
 #[test]
