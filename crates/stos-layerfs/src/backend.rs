@@ -171,7 +171,7 @@ pub trait Backend {
     fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64>;
     /// Removes a layer.
     fn remove_layer(&self, layer: DiffId) -> Result<()>;
-    /// Tells whether the chain has been made.
+    /// Tells by a look for its record whether the chain has been made.
     fn has_chain(&self, layers: &[DiffId]) -> Result<bool>;
     /// Makes sure that the chain of `layers`, the lowest first, is made, durable and sealed, and that every file that its mount
     /// reads is what was proved, as closely as `integrity` says. The backend must keep all of them.

@@ -8,7 +8,7 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::LayerFs;
 use crate::backend::{Backend, BackendKind, Chain};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::seal::Integrity;
 
 impl LayerFs {
@@ -25,10 +25,14 @@ impl LayerFs {
     /// The same of a certain backend: a container stays with the one that it was created on.
     pub fn ensure_sound_chain_of(&self, kind: BackendKind, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
         let backend = self.backend(kind);
-        if !backend.has_chain(layers)? {
-            self.convert_missing(kind, layers)?;
+        match backend.ensure_sound_chain(layers, integrity) {
+            // There is no chain yet, nor the layers to make it of: perhaps the other backend has them.
+            Err(Error::NoSuchLayer(layer)) if self.backend(kind.other()).kept(layer)?.is_some() => {
+                self.convert_missing(kind, layers)?;
+                backend.ensure_sound_chain(layers, integrity)
+            }
+            other => other,
         }
-        backend.ensure_sound_chain(layers, integrity)
     }
 
     fn kind_for(&self, layers: &[DiffId]) -> Result<BackendKind> {

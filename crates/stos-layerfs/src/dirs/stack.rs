@@ -63,7 +63,7 @@ impl Dirs {
         read_record(&self.stack_record_path(chain), is_own, "the stack is made again")
     }
 
-    fn stack_record_path(&self, chain: ChainId) -> PathBuf {
+    pub(super) fn stack_record_path(&self, chain: ChainId) -> PathBuf {
         self.chain_dir(chain).join("stack.json")
     }
 

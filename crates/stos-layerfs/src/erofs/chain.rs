@@ -116,7 +116,7 @@ impl Erofs {
         read_record(&self.chain_record_path(chain), is_own, "the chain is made again")
     }
 
-    fn chain_record_path(&self, chain: ChainId) -> PathBuf {
+    pub(super) fn chain_record_path(&self, chain: ChainId) -> PathBuf {
         self.store.chain_dir(chain).join("chain.json")
     }
 

@@ -19,7 +19,7 @@ use stos_store::Store;
 use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
 use crate::seal::Integrity;
@@ -94,7 +94,8 @@ impl Backend for Erofs {
     }
 
     fn has_chain(&self, layers: &[DiffId]) -> Result<bool> {
-        Ok(self.chain_record(layers)?.is_some())
+        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
+        Ok(self.chain_record_path(chain).exists())
     }
 
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
