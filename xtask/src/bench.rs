@@ -140,16 +140,17 @@ impl Bench {
     /// Each round pulls with every engine once, into nothing.
     fn pulls(&self, rounds: usize) -> anyhow::Result<()> {
         let reference = format!("{}/sci:2", self.address);
-        let mut engines: [(&str, Vec<Pull>); 3] = [("stos", vec![]), ("containerd", vec![]), ("podman", vec![])];
+        let mut engines = ["stos", "stos dirs", "containerd", "podman"].map(|name| (name, Vec::<Pull>::new()));
         for round in 0..rounds {
             for (name, taken) in &mut engines {
-                if *name != "stos" && !has_peers() {
+                if !name.starts_with("stos") && !has_peers() {
                     continue;
                 }
-                let place = self.disk.path(&format!("{name}-{round}"));
+                let place = self.disk.path(&format!("{}-{round}", name.replace(' ', "-")));
                 write_back();
                 taken.push(match *name {
-                    "stos" => self.pull_with_stos(&place, &reference)?,
+                    "stos" => self.pull_with_stos(&place, "erofs", &reference)?,
+                    "stos dirs" => self.pull_with_stos(&place, "dirs", &reference)?,
                     "containerd" => pull_with_peer(CONTAINERD, &place, &reference)?,
                     _ => pull_with_peer(PODMAN, &place, &reference)?,
                 });
@@ -174,9 +175,9 @@ impl Bench {
         Ok(())
     }
 
-    fn pull_with_stos(&self, place: &Path, reference: &str) -> anyhow::Result<Pull> {
+    fn pull_with_stos(&self, place: &Path, backend: &str, reference: &str) -> anyhow::Result<Pull> {
         let start = Instant::now();
-        output(self.stos(place, &["pull", "--quiet", "--tls-verify=false", reference]))?;
+        output(self.stos(place, &["--layerfs", backend, "pull", "--quiet", "--tls-verify=false", reference]))?;
         let done = start.elapsed();
         let mut sync = tool("sync")?;
         output(sync.arg("-f").arg(place))?;
@@ -187,28 +188,30 @@ impl Bench {
     fn creates(&self) -> anyhow::Result<()> {
         let place = self.disk.path("create");
         let images = ["deb:12", "many:100"];
-        for image in images {
+        let cases = [("deb:12", "erofs"), ("many:100", "erofs"), ("deb:12", "dirs"), ("many:100", "dirs")];
+        for (image, backend) in cases {
             let reference = format!("{}/{image}", self.address);
-            output(self.stos(&place, &["pull", "--quiet", "--tls-verify=false", &reference]))?;
-            output(self.stos(&place, &["create", "--pull", "never", &reference]))?;
+            output(self.stos(&place, &["--layerfs", backend, "pull", "--quiet", "--tls-verify=false", &reference]))?;
+            output(self.stos(&place, &["--layerfs", backend, "create", "--pull", "never", &reference]))?;
         }
-        let mut times: [Vec<Duration>; 3] = Default::default();
+        let mut times: [Vec<Duration>; 5] = Default::default();
         for _ in 0..CREATES {
-            for (image, taken) in images.iter().zip(&mut times) {
+            for ((image, backend), taken) in cases.iter().zip(&mut times) {
                 let start = Instant::now();
-                output(self.stos(&place, &["create", "--pull", "never", image]))?;
+                output(self.stos(&place, &["--layerfs", backend, "create", "--pull", "never", image]))?;
                 taken.push(start.elapsed());
             }
             let start = Instant::now();
             output(Command::new("/bin/true"))?;
-            times[2].push(start.elapsed());
+            times[4].push(start.elapsed());
         }
         let base = median(&times[0]);
         println!("\ncreate from a local image, {CREATES} times in turn, whole process, durable");
-        for (name, taken) in images.into_iter().chain(["/bin/true"]).zip(&times) {
+        let names = cases.map(|(image, backend)| format!("{image} {backend}")).into_iter();
+        for (name, taken) in names.chain(["/bin/true".to_owned()]).zip(&times) {
             let middle = median(taken);
             let ratio = middle.as_secs_f64() / base.as_secs_f64();
-            println!("  {name:<12} {:>8.2} ms  {ratio:>6.2} × deb:12", middle.as_secs_f64() * 1000.0);
+            println!("  {name:<14} {:>8.2} ms  {ratio:>6.2} × deb:12", middle.as_secs_f64() * 1000.0);
         }
         let list = output(self.stos(&place, &["list", "--quiet"]))?;
         let mut delete = self.stos(&place, &["delete", "--force"]);
