@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use fixture::{Fixture, blob, builder, diff_id, layer, options};
 use stos_engine::Error;
 use stos_engine::pull::{PullProgress, pull_image_from_registry};
-use stos_layerfs::Error as LayerError;
+use stos_layerfs::{BackendKind, Error as LayerError};
 use stos_registry::Error as RegistryError;
 use stos_spec::{BlobDigest, ConfigError, DiffId, ManifestError, Platform};
 use stos_testkit::guard::Need;
@@ -235,16 +235,21 @@ fn a_layer_that_is_there_stays_when_another_pull_fails() {
 }
 
 #[test]
-fn two_pulls_at_once_share_one_download() {
+fn pulls_at_once_share_one_download() {
     stos_testkit::require!(Need::Root);
-    let fixture = Fixture::new();
+    for kind in BackendKind::ALL {
+        pull_at_once(&Fixture::of(kind));
+    }
+}
+
+fn pull_at_once(fixture: &Fixture) {
     let image = builder().build();
     let reference = fixture.serve(&image, "1");
     // The first to come holds the layer's lock while its bytes trickle.
     let pause = std::time::Duration::from_millis(20);
     fixture.registry.add_rule(Rule::on("/blobs/").fault(registry::Fault::Trickle(16, pause)));
     std::thread::scope(|scope| {
-        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| fixture.pull(&reference).unwrap())).collect();
+        let pulls: Vec<_> = (0..8).map(|_| scope.spawn(|| fixture.pull(&reference).unwrap())).collect();
         let fetched: u64 = pulls.into_iter().map(|pull| pull.join().unwrap().fetched_bytes).sum();
         assert_eq!(fetched, image.layers.iter().map(|layer| layer.size).sum::<u64>());
     });

@@ -193,17 +193,29 @@ pub trait Backend {
 pub struct BackendReport {
     /// Whether an EROFS image in DATA-ROOT can be mounted from its file.
     pub erofs: std::result::Result<(), SysError>,
-    /// Whether DATA-ROOT can hold directories of an overlay, the upper one and whiteouts in lower ones.
+    /// Whether DATA-ROOT can hold the upper directory of an overlay.
     pub overlay: std::result::Result<(), SysError>,
+    /// Whether DATA-ROOT can hold what lower directories are made of, whiteouts above all.
+    pub whiteouts: std::result::Result<(), SysError>,
 }
 
 impl BackendReport {
     /// Gives what stands in the way of a backend.
     pub fn obstacle(&self, kind: BackendKind) -> Option<&SysError> {
-        match kind {
-            BackendKind::Erofs => self.erofs.as_ref().err().or(self.overlay.as_ref().err()),
-            BackendKind::Dirs => self.overlay.as_ref().err(),
-        }
+        let own = match kind {
+            BackendKind::Erofs => &self.erofs,
+            BackendKind::Dirs => &self.whiteouts,
+        };
+        own.as_ref().err().or(self.overlay.as_ref().err())
+    }
+
+    /// Gives what stands in the way of a backend, to be told.
+    pub fn into_obstacle(self, kind: BackendKind) -> Option<SysError> {
+        let own = match kind {
+            BackendKind::Erofs => self.erofs,
+            BackendKind::Dirs => self.whiteouts,
+        };
+        own.err().or(self.overlay.err())
     }
 
     /// Gives the best backend that nothing stands in the way of.
@@ -222,5 +234,6 @@ pub(crate) fn try_backends(store: &Store) -> Result<BackendReport> {
     files::write_new(&image, &bytes, Durability::Volatile)?;
     let erofs = probe::try_file_backed_erofs(&image);
     let overlay = probe::try_overlay_upper(staged.path());
-    Ok(BackendReport { erofs, overlay })
+    let whiteouts = probe::try_overlay_lower(staged.path());
+    Ok(BackendReport { erofs, overlay, whiteouts })
 }

@@ -123,26 +123,11 @@ impl LayerFs {
         if let Some(&kind) = self.best.get() {
             return Ok(kind);
         }
-        let mut report = self.probe_backends()?;
-        let kind = match self.wanted {
-            Some(wanted) => Some(wanted).filter(|wanted| report.obstacle(*wanted).is_none()),
-            None => report.best(),
-        };
-        match kind {
-            Some(kind) => Ok(*self.best.get_or_init(|| kind)),
-            None => {
-                let path = self.store.root().to_owned();
-                let wanted = self.wanted.unwrap_or(BackendKind::Dirs);
-                let erofs = std::mem::replace(&mut report.erofs, Ok(()));
-                let source = match (wanted, erofs) {
-                    (BackendKind::Erofs, Err(source)) => source,
-                    _ => match report.overlay {
-                        Err(source) => source,
-                        Ok(()) => unreachable!("something stands in the way"),
-                    },
-                };
-                Err(Error::NoBackend { kind: wanted, path, source })
-            }
+        let report = self.probe_backends()?;
+        let kind = self.wanted.or(report.best()).unwrap_or(BackendKind::Dirs);
+        match report.into_obstacle(kind) {
+            Some(source) => Err(Error::NoBackend { kind, path: self.store.root().to_owned(), source }),
+            None => Ok(*self.best.get_or_init(|| kind)),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::error::{Result, SysError};
 use crate::mount::{MountPlan, UpperDirs, mount_erofs};
@@ -28,6 +28,19 @@ pub fn try_overlay_upper(dir: &Path) -> Result<()> {
     }
     let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: false };
     MountPlan { lowers: vec![dir.join("lower")], upper: Some(upper) }.mount_detached().map(drop)
+}
+
+/// Tries whether `dir` can hold what lower directories of an overlay are made of: whiteouts, and attributes that overlayfs
+/// obeys.
+///
+/// A file is left in it for the caller to remove.
+pub fn try_overlay_lower(dir: &Path) -> Result<()> {
+    let whiteout = dir.join("whiteout");
+    rustix::fs::mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), rustix::fs::makedev(0, 0))
+        .map_err(SysError::at("mknodat", || format!("{}, c 0 0", whiteout.display())))?;
+    let opened = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::at("open", || dir.display().to_string()))?;
+    crate::xattr::set(&opened, c"trusted.overlay.opaque", b"y")
 }
 
 /// The cgroup hierarchies of the host, as mounted.
@@ -71,6 +84,16 @@ mod tests {
         assert_eq!(cgroup_mode_of(v2), CgroupMode::V2);
         assert_eq!(cgroup_mode_of(&format!("{v1}{v2}")), CgroupMode::Hybrid);
         assert_eq!(cgroup_mode_of("proc /proc proc rw 0 0\n"), CgroupMode::None);
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_whiteout_is_named() {
+        let error = try_overlay_lower(Path::new("/proc")).unwrap_err();
+        assert!(error.call == "mknodat" && error.to_string().contains("/proc"), "{error}");
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        if rustix::process::geteuid().is_root() {
+            try_overlay_lower(dir.path()).unwrap();
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Place<'_> {
         for attribute in &metadata.xattrs {
             let name = attribute_name(attribute, self.path)?;
             let set = xattr::at::set(self.dir, self.name, &name, &attribute.value);
-            set.map_err(|error| refused("set an extended attribute of", self.path)(error.errno))?;
+            set.map_err(|error| attribute_refused(error.errno, metadata, self.path))?;
         }
         let set = utimensat(self.dir, self.name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW);
         set.map_err(self.refused("set the times of"))
@@ -152,9 +152,22 @@ fn set_metadata(file: BorrowedFd<'_>, metadata: &Metadata, path: &[u8]) -> Resul
     for attribute in &metadata.xattrs {
         let name = attribute_name(attribute, path)?;
         let set = fsetxattr(file, &name, &attribute.value, XattrFlags::empty());
-        set.map_err(refused("set an extended attribute of", path))?;
+        set.map_err(|errno| attribute_refused(errno, metadata, path))?;
     }
     Ok(())
+}
+
+/// ext4 keeps an inode's attributes in one block beside it and says ENOSPC where they do not fit (`ext4_xattr_set_entry`): that
+/// is no full disk.
+fn attribute_refused(errno: Errno, metadata: &Metadata, path: &[u8]) -> StoreError {
+    const SMALLEST_BLOCK: usize = 1024;
+    let bytes: usize = metadata.xattrs.iter().map(|attribute| attribute.name.len() + attribute.value.len()).sum();
+    let action = "set an extended attribute of";
+    if errno == Errno::NOSPC && bytes > SMALLEST_BLOCK {
+        let said = format!("the filesystem cannot keep {bytes} bytes of attributes of one file");
+        return refused(action, path)(io::Error::other(said));
+    }
+    refused(action, path)(errno)
 }
 
 fn attribute_name(attribute: &Xattr, path: &[u8]) -> Result<std::ffi::CString, StoreError> {

@@ -40,6 +40,7 @@ struct LayerFsInfo {
     reason: String,
     file_backed_erofs: String,
     overlay_upper: String,
+    overlay_lower: String,
 }
 
 /// Shows the host and the installation. As another user than root only what needs no trying.
@@ -86,7 +87,13 @@ fn layerfs(
         Err(error) => {
             let unknown = || "not tried".to_owned();
             let reason = format!("it cannot be tried: {error}");
-            return LayerFsInfo { backend: None, reason, file_backed_erofs: unknown(), overlay_upper: unknown() };
+            return LayerFsInfo {
+                backend: None,
+                reason,
+                file_backed_erofs: unknown(),
+                overlay_upper: unknown(),
+                overlay_lower: unknown(),
+            };
         }
     };
     let said = |result: &Result<(), SysError>| match result {
@@ -111,7 +118,13 @@ fn layerfs(
         (_, Some(error)) => (None, format!("images cannot be shown here: {error}")),
         (None, None) => (None, "images cannot be shown here".to_owned()),
     };
-    LayerFsInfo { backend, reason, file_backed_erofs: said(&report.erofs), overlay_upper: said(&report.overlay) }
+    LayerFsInfo {
+        backend,
+        reason,
+        file_backed_erofs: said(&report.erofs),
+        overlay_upper: said(&report.overlay),
+        overlay_lower: said(&report.whiteouts),
+    }
 }
 
 fn print(info: &Info) -> std::io::Result<()> {
@@ -128,6 +141,7 @@ fn print(info: &Info) -> std::io::Result<()> {
             line("  because", &layerfs.reason)?;
             line("  file-backed EROFS", &layerfs.file_backed_erofs)?;
             line("  overlay upper", &layerfs.overlay_upper)?;
+            line("  overlay lower", &layerfs.overlay_lower)?;
         }
         None => line("backend", "unknown: only root can try mounts")?,
     }
