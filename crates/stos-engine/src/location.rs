@@ -38,18 +38,17 @@ impl FromStr for ImageLocation {
             Ok(reference) => return Ok(Self::Registry(reference)),
             Err(error) => error,
         };
-        // The reference's own rules say which `oci:` is a path and which a name.
-        let ReferenceError::UnsupportedTransport { transport, .. } = &refused else { return Err(refused) };
-        let rest = &text[transport.len() + 1..];
+        // `oci:1.0` is a name that a registry may have; what no registry can have is a path.
+        let Some((transport, rest)) = text.split_once(':') else { return Err(refused) };
         let (path, name) = rest.split_once(':').map_or((rest, None), |(path, name)| (path, Some(name)));
-        let wanted = match (transport.as_str(), name) {
+        let wanted = match (transport, name) {
             ("oci" | "oci-archive" | "docker-archive", None) => Wanted::Only,
             ("oci" | "oci-archive", Some(tag)) => Wanted::Tag(tag.to_owned()),
             ("docker-archive", Some(name)) => Wanted::Name(name.parse()?),
             _ => return Err(refused),
         };
         if path.is_empty() {
-            return Err(ReferenceError::Empty);
+            return Err(refused);
         }
         Ok(Self::Files { path: PathBuf::from(path), wanted })
     }
@@ -88,6 +87,7 @@ mod tests {
             ("deb:12", "docker.io/library/deb:12".to_owned()),
             ("oci:1.0", "docker.io/library/oci:1.0".to_owned()),
             ("oci:./x", "./x Only".to_owned()),
+            ("oci:x:1", "x Tag(\"1\")".to_owned()),
             ("oci:/x/y:a.example:5000/x:1", "/x/y Tag(\"a.example:5000/x:1\")".to_owned()),
             ("oci-archive:x.tar", "x.tar Only".to_owned()),
             ("oci-archive:x.tar:1", "x.tar Tag(\"1\")".to_owned()),
@@ -95,9 +95,16 @@ mod tests {
         ] {
             assert_eq!(read(text), expected, "{text}");
         }
-        for text in
-            ["", "containers-storage:x", "docker-daemon:x:1", "dir:/x", "oci-archive:", "docker-archive:x:A//B", "A//b"]
-        {
+        for text in [
+            "",
+            "containers-storage:x",
+            "docker-daemon:x:1",
+            "dir:/x",
+            "oci-archive:",
+            "oci:",
+            "docker-archive:x:A//B",
+            "A//b",
+        ] {
             assert!(read(text).starts_with("error: "), "{text}: {}", read(text));
         }
     }
