@@ -3,14 +3,12 @@
 //!
 //! The layer's tar goes to LayerFS while the changes are read: no copy of it is made on the way.
 
-use std::io::{self, BufWriter, PipeReader, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::Write;
 
 use stos_erofs::TarWriter;
-use stos_layerfs::{Kept, LayerLabel, NewLayer};
+use stos_layerfs::Kept;
 use stos_spec::config::History;
-use stos_spec::media_type::OCI_LAYER;
-use stos_spec::{BlobDigest, Descriptor, ImageRef, LayerCompression};
+use stos_spec::{BlobDigest, Descriptor, ImageRef};
 use stos_store::ImageRecord;
 
 use crate::Engine;
@@ -18,10 +16,11 @@ use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_
 use crate::changes::layer::TreeWriter;
 use crate::changes::{ContainerTrees, Mode, Walk, check_is_there, mounts_of};
 use crate::container::{ContainerRecord, now};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{LoadedImage, load_image};
 use crate::stage::{no_bytes, stage};
 use crate::tag::check_is_tag;
+use crate::written_layer::add_written_layer;
 
 /// How to make an image of a container.
 #[derive(Debug, Clone, Default)]
@@ -125,48 +124,9 @@ fn describe_manifest(engine: &Engine, digest: BlobDigest) -> Result<Descriptor> 
 
 /// Adds the layer of a container's changes.
 fn add_changes(engine: &Engine, container: &ContainerRecord, quiet: bool) -> Result<Kept> {
-    let (reader, writer) = io::pipe().map_err(stos_store::Error::io("make", "a pipe"))?;
-    let is_whole = AtomicBool::new(false);
-    let (written, added) = std::thread::scope(|scope| {
-        let is_whole = &is_whole;
-        let span = tracing::Span::current();
-        let write = scope.spawn(move || {
-            let _entered = span.entered();
-            // The pipe's end is held until it is known what it means.
-            let result = write_changes(engine, container, quiet, BufWriter::with_capacity(64 << 10, &writer));
-            is_whole.store(result.is_ok(), Ordering::Release);
-            drop(writer);
-            result
-        });
-        let origin = format!("container {}", container.name);
-        let label = LayerLabel::Origin(origin.clone());
-        let new = NewLayer {
-            label: &label,
-            compression: LayerCompression::None,
-            diff_id: None,
-            media_type: OCI_LAYER,
-            source: &origin,
-        };
-        // The reader goes with the call: a writer whose layer has failed sees that.
-        let added = engine.layerfs.add_layer(new, WholeOnly { reader, is_whole });
-        let written = write.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (written, added)
-    });
-    match (written, added) {
-        (Ok(()), added) => Ok(added?),
-        // Nobody reads any more: the layer's own error is the cause.
-        (Err(error), Err(cause)) if is_broken_pipe(&error) => Err(cause.into()),
-        (Err(error), _) => Err(error),
-    }
-}
-
-fn is_broken_pipe(error: &Error) -> bool {
-    match error {
-        Error::WriteTar { source: stos_erofs::Error::Io { source, .. }, .. } => {
-            source.kind() == io::ErrorKind::BrokenPipe
-        }
-        _ => false,
-    }
+    add_written_layer(engine, &format!("container {}", container.name), |out| {
+        write_changes(engine, container, quiet, out)
+    })
 }
 
 fn write_changes(engine: &Engine, container: &ContainerRecord, quiet: bool, out: impl Write) -> Result<()> {
@@ -176,20 +136,4 @@ fn write_changes(engine: &Engine, container: &ContainerRecord, quiet: bool, out:
     Walk::new(trees.upper, Some(trees.lower), Mode::Overlay, points).run(&mut |event| tar.write(event))?;
     check_is_there(engine, container)?;
     tar.finish().map(drop)
-}
-
-/// A pipe whose end counts only where its writer has come to its end: a tar that stops short looks whole.
-struct WholeOnly<'a> {
-    reader: PipeReader,
-    is_whole: &'a AtomicBool,
-}
-
-impl Read for WholeOnly<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.reader.read(into)?;
-        if read == 0 && !into.is_empty() && !self.is_whole.load(Ordering::Acquire) {
-            return Err(io::Error::other("the container's changes could not be read to their end"));
-        }
-        Ok(read)
-    }
 }

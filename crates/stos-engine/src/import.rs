@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A root filesystem becomes an image of one layer.
 
+use std::path::Path;
+
+use stos_erofs::TarWriter;
 use stos_layerfs::{Kept, LayerLabel, NewLayer};
 use stos_spec::config::History;
 use stos_spec::media_type::OCI_LAYER;
@@ -9,11 +12,14 @@ use stos_store::{ImageRecord, files};
 
 use crate::Engine;
 use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_new_image};
+use crate::changes::layer::TreeWriter;
+use crate::changes::{Mode, MountPoints, Node, Walk};
 use crate::container::now;
 use crate::error::{Error, Result};
 use crate::source::input::{ImageInput, RawInput};
 use crate::stage::{no_bytes, stage};
 use crate::tag::check_is_tag;
+use crate::written_layer::add_written_layer;
 
 /// What a new image is to be.
 #[derive(Debug, Clone)]
@@ -35,7 +41,7 @@ impl Default for ImportOptions {
 }
 
 /// Makes an image of a tar, plain or compressed with gzip or zstd, in one pass: the uncompressed tar is the layer, its digest
-/// the diffID.
+/// the diffID. Of a directory a tar is made, the same each time for the same files and times.
 ///
 /// The layer and the merged index are durable before the image has its name; on an error nothing has changed.
 pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions) -> Result<ImageRecord> {
@@ -71,6 +77,7 @@ pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions)
 /// Adds the layer, and gives it with what people call where it came from.
 fn add_layer(engine: &Engine, input: ImageInput) -> Result<(Kept, String)> {
     let (file, origin) = match input {
+        ImageInput::Path(path) if path.is_dir() => return add_directory(engine, &path),
         ImageInput::Path(path) => (files::open(&path)?, path.display().to_string()),
         ImageInput::Stream(file, label) => (file, label),
     };
@@ -88,4 +95,17 @@ fn add_layer(engine: &Engine, input: ImageInput) -> Result<(Kept, String)> {
         return Err(Error::Option { option: "the input", value: origin, reason });
     }
     Ok((engine.layerfs.add_layer(new, stream)?, origin))
+}
+
+/// Makes a layer of all that is in a directory, and of the directory itself.
+fn add_directory(engine: &Engine, path: &Path) -> Result<(Kept, String)> {
+    let origin = path.display().to_string();
+    let root = std::fs::canonicalize(path).map_err(stos_store::Error::io("find", path))?;
+    let layer = add_written_layer(engine, &origin, |out| {
+        let mut tar = TreeWriter::new(TarWriter::new(out), false);
+        let walk = Walk::new(Node::root(&root)?, None, Mode::Trees, MountPoints::default());
+        walk.run(&mut |event| tar.write(event))?;
+        tar.finish().map(drop)
+    })?;
+    Ok((layer, origin))
 }

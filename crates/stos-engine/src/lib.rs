@@ -62,6 +62,7 @@ mod stage;
 pub mod tag;
 pub mod validate;
 mod volume;
+mod written_layer;
 
 pub use error::{Error, Result, Stage};
 pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};

@@ -7,10 +7,12 @@ use std::fs::{self, File};
 
 use sandbox::{Sandbox, output, tool};
 use serde_json::json;
+use stos_testkit::environment;
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::digest;
 use stos_testkit::rootfs;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
+use stos_testkit::tree::{Options, Tree};
 
 #[test]
 fn a_tar_becomes_an_image_that_runs() {
@@ -94,4 +96,33 @@ fn what_is_no_root_filesystem_leaves_nothing() {
         before.assert_same(&sandbox.listing());
     }
     assert_eq!(sandbox.run(&["import", "/no/such"]).code, 1);
+}
+
+#[test]
+fn a_directory_becomes_an_image_of_the_same_tree() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("umoci"), Need::Tool("tar"), Need::Image("deb:12"));
+    let sandbox = Sandbox::new();
+    let source = format!("{}:{}", environment::layout().display(), environment::layout_tag("deb:12"));
+    let (root, back) = (sandbox.path("root"), sandbox.path("back"));
+    tool("umoci", &["raw", "unpack", "--image", &source, root.to_str().unwrap()]);
+    let id = sandbox.ok(&["import", root.to_str().unwrap(), "own:12"]).trim().to_owned();
+    assert_eq!(sandbox.ok(&["run", "--rm", "own:12", "echo", "hello"]), "hello\n");
+    let layout = sandbox.path("layout");
+    sandbox.ok(&["save", "-q", "--format", "oci-dir", "-o", layout.to_str().unwrap(), "own:12"]);
+    let saved = format!("{}:docker.io/library/own:12", layout.display());
+    tool("umoci", &["raw", "unpack", "--image", &saved, back.to_str().unwrap()]);
+    let read = |path: &std::path::Path| Tree::read(path, &Options::default()).unwrap();
+    assert!(read(&root).nodes.len() > 2_000);
+    read(&root).assert_same(&read(&back));
+    // The same directory, through a symlink, is the same layer.
+    let link = sandbox.path("link");
+    std::os::unix::fs::symlink(&root, &link).unwrap();
+    let again = sandbox.ok(&["import", link.to_str().unwrap()]).trim().to_owned();
+    assert_ne!(again, id, "made at another time");
+    assert_eq!(sandbox.names("layers/sha256").len(), 1);
+    // What would be a whiteout is no file of an image.
+    fs::write(root.join("tmp/.wh.x"), "").unwrap();
+    let said = sandbox.run(&["import", root.to_str().unwrap()]);
+    assert!(said.code == 1 && said.stderr.contains("tmp/.wh.x"), "{said:?}");
+    assert_eq!((sandbox.names("layers/sha256").len(), sandbox.names("staging").len()), (1, 0));
 }

@@ -192,8 +192,8 @@ pub struct Import {
     /// What the image runs on, such as linux/arm64; this host's if not given
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
-    /// The root filesystem: a tar, plain or compressed with gzip or zstd; - for standard input
-    #[arg(value_name = "FILE|-")]
+    /// The root filesystem: a directory, or a tar, plain or compressed with gzip or zstd; - for standard input
+    #[arg(value_name = "FILE|DIR|-")]
     pub input: PathBuf,
     /// The image's name: [REGISTRY/]REPOSITORY[:TAG]
     #[arg(value_name = "NAME")]
