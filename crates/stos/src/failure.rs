@@ -98,6 +98,9 @@ impl Failure {
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("stos.json") => {
                 "where this version of stos wrote the store, remove that file: it is made again"
             }
+            EngineError::Store(StoreError::DamagedBlob { .. } | StoreError::NoSuchBlob(_)) => {
+                "`stos pull` fetches it again; a layer's blob with --keep-blobs"
+            }
             EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",

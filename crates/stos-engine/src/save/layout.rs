@@ -80,8 +80,8 @@ fn write_image(
 }
 
 fn describe_tar(engine: &Engine, layer: DiffId) -> Result<Descriptor> {
-    let size = crate::layer_tar::open_layer_tar(engine, layer)?.size();
-    Ok(plain_layer(layer, size))
+    let kept = engine.layerfs.kept(layer)?.ok_or(stos_layerfs::Error::NoSuchLayer(layer))?;
+    Ok(plain_layer(layer, kept.tar_bytes))
 }
 
 /// Writes a blob that is kept. One that has turned out damaged is removed: it is of no use, and the next pull with

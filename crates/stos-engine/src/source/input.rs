@@ -137,3 +137,63 @@ fn free_bytes(store: &Store) -> Result<u64> {
     let disk = rustix::fs::statvfs(store.root()).map_err(stos_store::Error::io("measure the disk of", store.root()))?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::SeekFrom;
+
+    use stos_testkit::tar_builder::{Entry, TarBuilder};
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn names_in_staging(engine: &Engine) -> usize {
+        files::list_names(&engine.store().staging_area()).unwrap().len()
+    }
+
+    #[test]
+    fn what_is_compressed_or_has_no_start_is_copied_and_the_copy_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let tar = TarBuilder::new().entry(Entry::file("a", "text")).finish();
+        let file = |bytes: &[u8], at: u64| {
+            let path = dir.path().join(files::unique_name());
+            std::fs::write(&path, bytes).unwrap();
+            let mut file = File::open(path).unwrap();
+            file.seek(SeekFrom::Start(at)).unwrap();
+            ImageInput::Stream(file, "input".to_owned())
+        };
+        let zstd = zstd::stream::encode_all(&tar[..], 1).unwrap();
+        for (case, input, copies) in [
+            ("plain", file(&tar, 0), 0),
+            ("gzip", file(&gzip(&tar), 0), 1),
+            ("two members", file(&[gzip(&tar[..700]), gzip(&tar[700..])].concat(), 0), 1),
+            ("zstd", file(&zstd, 0), 1),
+            ("from the middle of a file", file(&[b"head", &tar[..]].concat(), 4), 1),
+        ] {
+            let open = OpenInput::open(&engine, input).unwrap_or_else(|error| panic!("{case}: {error}"));
+            assert_eq!(
+                (open.files.read("a", 10).unwrap(), names_in_staging(&engine)),
+                (b"text".to_vec(), copies),
+                "{case}"
+            );
+            drop(open);
+            assert_eq!(names_in_staging(&engine), 0, "{case}");
+        }
+        for (case, input) in [
+            ("gzip that is cut", file(&gzip(&tar)[..30], 0)),
+            ("garbage after gzip", file(&[gzip(&tar), b"x".to_vec()].concat(), 0)),
+            ("zstd that is cut", file(&zstd[..20], 0)),
+            ("gzip of no tar", file(&gzip(&[b'x'; 2000]), 0)),
+            ("no file", ImageInput::Path(dir.path().join("none"))),
+        ] {
+            assert!(OpenInput::open(&engine, input).is_err(), "{case}");
+            assert_eq!(names_in_staging(&engine), 0, "{case}");
+        }
+    }
+}
