@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Images from anywhere come into the store: every layer, the merged index, the documents, and last the names; or nothing.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -102,16 +103,11 @@ impl Install<'_> {
 
     /// Makes sure of every layer, the largest first. Gives the bytes fetched and the layers present.
     fn fetch_layers(&self, images: &[NamedImage], jobs: usize) -> Result<(u64, usize)> {
-        let mut queue: Vec<&WantedLayer> = Vec::new();
-        for layer in images.iter().flat_map(|named| &named.image.layers) {
-            // Images share layers, and one may hold a layer twice, the empty one above all. Each blob of it is kept.
-            let is_same = |queued: &&WantedLayer| {
-                queued.diff_id == layer.diff_id && (!self.keep_blobs || queued.shown() == layer.shown())
-            };
-            if !queue.iter().any(is_same) {
-                queue.push(layer);
-            }
-        }
+        // Images share layers, and one may hold a layer twice, the empty one above all. Each blob that is kept comes.
+        let mut seen = BTreeSet::new();
+        let key = |layer: &WantedLayer| (layer.diff_id, self.keep_blobs.then(|| layer.shown()));
+        let all = images.iter().flat_map(|named| &named.image.layers);
+        let mut queue: Vec<&WantedLayer> = all.filter(|layer| seen.insert(key(layer))).collect();
         queue.sort_by_key(|layer| std::cmp::Reverse(layer.size()));
         let total: u64 = images.iter().flat_map(|named| &named.image.layers).map(WantedLayer::size).sum();
         stage("layers", |_| total, || self.run_queue(&queue, jobs))

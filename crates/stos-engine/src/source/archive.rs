@@ -16,6 +16,8 @@ const BLOCK: u64 = 512;
 const EXTENSION_MAX: u64 = 64 << 10;
 /// The most members: an image of a thousand layers has five thousand.
 const MEMBERS_MAX: usize = 100_000;
+/// The most bytes of names and link targets in all.
+const NAMES_MAX: usize = 16 << 20;
 /// The longest name, in bytes (`PATH_MAX`).
 const NAME_MAX: usize = 4096;
 /// How many symlinks one name may lead through.
@@ -26,6 +28,8 @@ pub(crate) struct Archive {
     label: String,
     file: Arc<File>,
     members: HashMap<String, Member>,
+    /// The bytes of their names and targets.
+    names: usize,
 }
 
 enum Member {
@@ -57,7 +61,7 @@ impl Archive {
     /// [`Error::BadArchive`] for what is no tar or ends early, and for names and links that lead out of it.
     pub fn scan(file: File, label: &str) -> Result<Self> {
         let length = file.metadata().map_err(stos_store::Error::io("stat", label))?.len();
-        let mut archive = Self { label: label.to_owned(), file: Arc::new(file), members: HashMap::new() };
+        let mut archive = Self { label: label.to_owned(), file: Arc::new(file), members: HashMap::new(), names: 0 };
         let (mut at, mut extension) = (0, Extension::default());
         while at < length {
             let Some(header) = archive.header(at, length)? else { break };
@@ -175,9 +179,10 @@ impl Archive {
             EntryType::Directory => Member::Other("a directory"),
             _ => Member::Other("a special file"),
         };
-        if self.members.len() == MEMBERS_MAX {
-            let found = "more of them".to_owned();
-            return Err(bad_archive(&self.label, &name, format!("at most {MEMBERS_MAX} members"), found));
+        self.names += normal.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+        if self.members.len() == MEMBERS_MAX || self.names > NAMES_MAX {
+            let expected = format!("at most {MEMBERS_MAX} members, and {NAMES_MAX} bytes of names");
+            return Err(bad_archive(&self.label, &name, expected, "more of them"));
         }
         self.members.insert(normal, member);
         Ok(())
@@ -307,6 +312,18 @@ mod tests {
         let archive = scan(&tar(Entry::symlink("loop", "loop"))).unwrap();
         assert!(archive.find("loop").err().unwrap().to_string().contains("links without end"));
         assert!(scan(b"").unwrap().find("a").unwrap().is_none());
+    }
+
+    #[test]
+    fn names_take_no_more_memory_than_images_need() {
+        let long = "d".repeat(4000);
+        let links = (0..2200).map(|at| Entry::symlink(format!("{at}"), &*long).pax("linkpath", format!("{long}{at}")));
+        let tar = links.fold(TarBuilder::new(), TarBuilder::entry);
+        assert!(scan(&tar.clone().finish()).is_ok());
+        let tar = (2200..4500)
+            .map(|at| Entry::symlink(format!("{at}"), "x").pax("linkpath", format!("{long}{at}")))
+            .fold(tar, TarBuilder::entry);
+        assert!(scan(&tar.finish()).err().unwrap().to_string().contains("bytes of names"));
     }
 
     #[test]

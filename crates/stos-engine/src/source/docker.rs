@@ -12,13 +12,10 @@ use stos_spec::text::{cut, shown};
 use stos_spec::{BlobDigest, DiffId, ImageRef, LayerCompression, Platform, Verified};
 
 use super::files::{Files, SourceFile};
-use super::{LayerSource, ResolvedImage, WantedLayer, read_config};
+use super::{Budget, LayerSource, ResolvedImage, WantedLayer, read_config};
 use crate::build::plain_layer;
 use crate::error::{Error, Result};
 use crate::install::NamedImage;
-
-/// The most images of one archive.
-const IMAGES_MAX: usize = 1000;
 
 /// A docker-archive, and the file of each layer.
 pub(crate) struct DockerSource {
@@ -49,11 +46,12 @@ impl DockerSource {
     /// A layer that is not compressed is promised by its diffID and its size; of a compressed one only the diffID is known.
     pub fn read(files: &Files, platform: &Platform, name: Option<&ImageRef>) -> Result<(Self, Vec<NamedImage>)> {
         let mut source = Self { label: files.label(), layers: HashMap::new() };
-        let mut images = Vec::new();
+        let (mut images, mut budget) = (Vec::new(), Budget::default());
         for entry in read_entries(files)? {
             let names = names_of(files, &entry)?;
             if name.is_none_or(|name| names.contains(name)) {
                 let image = source.read_image(files, &entry, platform)?;
+                budget.take(&image).map_err(|(expected, found)| files.bad("manifest.json", expected, found))?;
                 images.push(NamedImage { names, image });
             }
         }
@@ -96,9 +94,9 @@ fn read_entries(files: &Files) -> Result<Vec<Entry>> {
     let bytes = files.read("manifest.json", MANIFEST_MAX)?;
     let entries: Vec<Entry> = serde_json::from_slice(&bytes)
         .map_err(|error| files.bad("manifest.json", "a list of images", shown(&error.to_string())))?;
-    if entries.len() > IMAGES_MAX {
+    if entries.len() > Budget::IMAGES_MAX {
         let found = entries.len().to_string();
-        return Err(files.bad("manifest.json", format!("at most {IMAGES_MAX} images"), found));
+        return Err(files.bad("manifest.json", format!("at most {} images", Budget::IMAGES_MAX), found));
     }
     Ok(entries)
 }

@@ -11,7 +11,7 @@ use stos_spec::text::cut;
 use stos_spec::{BlobDigest, ConfigError, ImageRef, ManifestError, MediaType, Platform, Verified};
 
 use super::files::Files;
-use super::{DocumentSource, LayerSource, WantedLayer, resolve_image};
+use super::{Budget, DocumentSource, LayerSource, WantedLayer, resolve_image};
 use crate::error::{Error, Result};
 use crate::install::NamedImage;
 
@@ -66,10 +66,13 @@ impl LayoutSource {
         if entries.is_empty() {
             return Err(self.nothing_found(digest, &index, platform, tag));
         }
-        let (mut images, mut other) = (Vec::new(), None);
+        let (mut images, mut other, mut budget) = (Vec::new(), None, Budget::default());
         for (entry, names) in entries {
             match resolve_image(self, self.manifest(entry)?, Some(&entry.media_type), platform) {
-                Ok(image) => images.push(NamedImage { names, image }),
+                Ok(image) => {
+                    budget.take(&image).map_err(|(expected, found)| self.files.bad("index.json", expected, found))?;
+                    images.push(NamedImage { names, image });
+                }
                 // Signatures may lie beside the images, and images whose platform only their configurations tell.
                 Err(
                     error @ (Error::Manifest { source: ManifestError::Artifact { .. }, .. }

@@ -65,6 +65,42 @@ impl WantedLayer {
     }
 }
 
+/// How much the images of one archive may make us hold while they come in: a small compressed archive can be gigabytes of
+/// documents.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    images: usize,
+    layers: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    /// The most images.
+    pub const IMAGES_MAX: usize = 1000;
+    /// The most layers, of all images together.
+    pub const LAYERS_MAX: usize = 20_000;
+    /// The most bytes of documents, of all images together.
+    pub const BYTES_MAX: usize = 64 << 20;
+
+    /// Counts an image. An error says what was expected, and what was found.
+    pub fn take(&mut self, image: &ResolvedImage) -> std::result::Result<(), (String, String)> {
+        let documents = [Some(&image.config_bytes), image.manifest.as_ref().map(|m| &m.bytes), image.index.as_ref()];
+        self.images += 1;
+        self.layers += image.layers.len();
+        self.bytes += documents.iter().flatten().map(|bytes| bytes.get().len()).sum::<usize>();
+        for (found, max, what) in [
+            (self.images, Self::IMAGES_MAX, "images"),
+            (self.layers, Self::LAYERS_MAX, "layers of all images together"),
+            (self.bytes, Self::BYTES_MAX, "bytes of manifests and configurations"),
+        ] {
+            if found > max {
+                return Err((format!("at most {max} {what}"), "more of them".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Something that has layers.
 pub(crate) trait LayerSource: Sync {
     /// Gives what `layer.json` says of where a layer came from.
@@ -132,4 +168,39 @@ pub(crate) fn read_config(bytes: &Verified<Vec<u8>>, layers: usize, platform: &P
     config.check_layer_count(layers).map_err(refuse)?;
     config.check_platform(platform).map_err(refuse)?;
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_archive_may_hold_is_bounded() {
+        let layer = WantedLayer { diff_id: DiffId::of(b""), compression: LayerCompression::None, blob: None };
+        let text = format!(
+            r#"{{"os": "linux", "architecture": "amd64", "rootfs": {{"type": "layers", "diff_ids": []}}, "x": "{}"}}"#,
+            "x".repeat(1 << 20)
+        );
+        let config_bytes = Verified::trust(text.into_bytes());
+        let config = ImageConfig::parse(config_bytes.get()).unwrap();
+        let image = |layers: usize, config_bytes: &Verified<Vec<u8>>| ResolvedImage {
+            index: None,
+            manifest: None,
+            config_bytes: config_bytes.clone(),
+            config: config.clone(),
+            layers: vec![layer.clone(); layers],
+        };
+        let small = Verified::trust(Vec::new());
+        for (image, fits, said) in [
+            (image(1, &small), Budget::IMAGES_MAX, "images"),
+            (image(1000, &small), 20, "layers"),
+            (image(0, &config_bytes), 63, "bytes"),
+        ] {
+            let mut budget = Budget::default();
+            for _ in 0..fits {
+                budget.take(&image).unwrap();
+            }
+            assert!(budget.take(&image).unwrap_err().0.contains(said), "{said}");
+        }
+    }
 }
