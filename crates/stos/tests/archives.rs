@@ -83,8 +83,8 @@ fn what_save_writes_skopeo_and_umoci_read() {
 }
 
 #[test]
-fn what_skopeo_writes_load_reads() {
-    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("skopeo"), Need::Image("deb:12"));
+fn what_skopeo_and_umoci_write_load_reads() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("skopeo"), Need::Tool("umoci"), Need::Image("deb:12"));
     let source = format!("oci:{}:deb-12", environment::layout().display());
     let sandbox = Sandbox::new();
     let expected = skopeo_id(&source);
@@ -98,6 +98,22 @@ fn what_skopeo_writes_load_reads() {
         sandbox.ok(&["rmi", "-f", &expected]);
         assert_eq!(sandbox.names("layers/sha256"), Vec::<String>::new());
     }
+    // umoci adds an image of its own to the layout, and a layer to that.
+    let (layout, bundle) = (sandbox.path("o"), sandbox.path("bundle"));
+    let image = |tag: &str| format!("{}:{tag}", layout.display());
+    tool("umoci", &["config", "--image", &image("a.example/deb:12"), "--tag", "changed", "--config.user", "nobody"]);
+    tool("umoci", &["unpack", "--image", &image("changed"), text(&bundle)]);
+    fs::write(bundle.join("rootfs/etc/new"), "new").unwrap();
+    fs::remove_dir_all(bundle.join("rootfs/usr/share/doc")).unwrap();
+    tool("umoci", &["repack", "--image", &image("repacked"), text(&bundle)]);
+    let said = sandbox.ok(&["load", "-q", "-i", text(&layout)]);
+    assert_eq!(said.lines().count(), 3, "{said}");
+    for tag in ["changed", "repacked"] {
+        let id = skopeo_id(&format!("oci:{}", image(tag)));
+        assert_eq!(inspect(&sandbox, &format!("docker.io/library/{tag}:latest"))["id"], json!(id));
+    }
+    let look = "id -un; cat /etc/new; ls /usr/share/doc 2>/dev/null | wc -l";
+    assert_eq!(sandbox.ok(&["run", "--rm", "repacked", "sh", "-c", look]), "nobody\nnew0\n");
 }
 
 #[test]
@@ -197,8 +213,11 @@ fn images_go_together_through_streams_of_every_kind() {
                 let mut load = two.command();
                 load.args(["load", "-q"]);
                 let said = if piped {
-                    let cat = std::process::Command::new("cat").arg(&packed).stdout(Stdio::piped()).spawn().unwrap();
-                    output(load.stdin(cat.stdout.unwrap()))
+                    let cat = std::process::Command::new("cat").arg(&packed).stdout(Stdio::piped()).spawn();
+                    let mut cat = cat.unwrap();
+                    let said = output(load.stdin(cat.stdout.take().unwrap()));
+                    assert!(cat.wait().unwrap().success());
+                    said
                 } else {
                     output(load.stdin(File::open(&packed).unwrap()))
                 };
