@@ -428,3 +428,26 @@ fn a_layout_of_several_images_and_platforms_gives_those_that_run_here() {
     let said = sandbox.ok(&["load", "--platform", "linux/s390x", "-i", directory.to_str().unwrap()]);
     assert!(said.contains("a.example/foreign:1"), "{said}");
 }
+
+#[test]
+fn several_loads_at_once_make_one_image() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let sandbox = Sandbox::new();
+    let image = builder().build();
+    let packed = archive(&image, |mut entries| {
+        // Only the diffID of a compressed layer is promised.
+        entries[0] = Entry::file("a.tar", gzip(&bytes(&image, 0)));
+        entries
+    });
+    let path = sandbox.path("x.tar");
+    fs::write(&path, packed).unwrap();
+    let load = || sandbox.command().args(["load", "-q", "--keep-blobs", "-i"]).arg(&path).spawn().unwrap();
+    let children: Vec<_> = (0..6).map(|_| load()).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(sandbox.json(&["images", "--format", "json"]).as_array().unwrap().len(), 1);
+    assert_eq!((sandbox.names("layers/sha256").len(), sandbox.names("images/blobs/sha256").len()), (2, 4));
+    assert_eq!(sandbox.names("staging"), Vec::<String>::new());
+    sandbox.ok(&["create", "--verify", "full", "x:1", "/low"]);
+}

@@ -137,6 +137,21 @@ mod tests {
     }
 
     #[test]
+    fn where_no_file_can_be_without_a_name_it_has_one_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        let begin = || {
+            let staged = beside(&target);
+            let file = File::create_new(&staged).unwrap();
+            OutputFile { file, target: target.clone(), place: Place::Named(staged) }
+        };
+        drop(begin());
+        assert_eq!(files::list_names(dir.path()).unwrap(), Vec::<String>::new());
+        begin().commit().unwrap();
+        assert_eq!(files::list_names(dir.path()).unwrap(), ["x"]);
+    }
+
+    #[test]
     fn what_is_no_file_is_written_to_or_refused() {
         let mut null = OutputFile::create(Path::new("/dev/null")).unwrap();
         null.write_all(b"x").unwrap();
