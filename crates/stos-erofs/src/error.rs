@@ -88,7 +88,7 @@ pub enum TarProblem {
     /// The stream ends within the entry.
     #[error("the tar ends within its {part}: expected {expected} bytes, found {found}")]
     Truncated {
-        /// `header`, `data`, `extended header` or `sparse map`.
+        /// `header`, `data`, `padding`, `extended header` or `sparse map`.
         part: &'static str,
         /// How many bytes that part has.
         expected: u64,

@@ -124,7 +124,8 @@ fn what_does_not_inflate_is_refused() {
 #[test]
 fn tars_that_end_early_are_refused_and_odd_ends_are_not() {
     let tar = sample();
-    for cut in [100, 512 + 1000, 512 + 2999] {
+    // The last of them lacks padding alone: the kernel reads whole blocks.
+    for cut in [100, 512 + 1000, 512 + 2999, 512 + 3000] {
         let tar = &tar[..cut];
         let error = refused(&descriptor(tar), tar, LayerCompression::None, DiffId::of(tar));
         let Error::Tar { source: TarError::Tar { problem: TarProblem::Truncated { .. }, .. }, .. } = error else {
@@ -137,7 +138,6 @@ fn tars_that_end_early_are_refused_and_odd_ends_are_not() {
         ("without an end", whole.clone().finish_unterminated()),
         ("bytes after the end", [whole.clone().finish(), b"bytes that count in the digest".to_vec()].concat()),
         ("zeros after the end", [whole.finish(), vec![0; 10_240]].concat()),
-        ("without its last padding", tar[..512 + 3000].to_vec()),
         ("an empty layer", TarBuilder::new().finish()),
     ];
     for (case, tar) in ends {

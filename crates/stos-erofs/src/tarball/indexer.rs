@@ -36,8 +36,8 @@ const EXTRA_ALIGNMENT: u64 = 4096;
 /// - A regular file whose name ends in `/` is a directory, and so is GNU's `D`. Type `7` is a regular file. A device
 ///   needs a ustar or GNU header.
 /// - The archive ends with two zero blocks, or with the stream at an entry's boundary; what follows is counted and
-///   ignored. One zero block followed by other bytes, a cut header, cut data, an extended header without an entry:
-///   errors.
+///   ignored. One zero block followed by other bytes, a cut header, cut data, a file's data without the padding of their
+///   last block, which could not be mounted, an extended header without an entry: errors.
 /// - Names: leading `/`, `./`, doubled and trailing slashes are dropped; the archive's root may only be a directory,
 ///   which needs no name; any `..` component, an empty name of anything else, a component above 255 bytes or a path
 ///   above 4096 bytes is an error. The same holds for hard link targets. Bytes need not be UTF-8.
@@ -243,6 +243,10 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             }
             State::Skip { part, len, left, .. } if left > 0 => {
                 return Err(self.tar_error(truncated(part, len, len - left)));
+            }
+            // The kernel reads whole blocks of the tar, and fails where the last one is cut.
+            State::Skip { whose: Whose::File, padding, len, .. } if padding > 0 => {
+                return Err(self.tar_error(truncated("padding", padding_of(len), padding_of(len) - padding)));
             }
             State::Skip { .. } if self.extended.is_empty() => {}
             State::Skip { .. } => return Err(self.tar_error(TarProblem::DanglingExtendedHeader)),

@@ -39,7 +39,6 @@ fn a_sink_is_given_each_byte_once_and_they_make_the_same_tar() {
         odd_tar().end().raw(&[0; 8704]),
         odd_tar().end().file("after", "the end"),
         odd_tar().raw(&[0; 512]),
-        Tar::new().raw(&odd_tar().file("last", "no padding").0[..odd_tar().0.len() + 522]),
         Tar::new(),
         Tar::new().end(),
     ];
