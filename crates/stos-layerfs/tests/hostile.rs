@@ -69,6 +69,8 @@ table! {
         component_of_255_bytes
         component_of_256_bytes
         path_of_4096_bytes
+        path_of_7000_bytes_through_a_symlink
+        path_of_7000_bytes_that_is_replaced
         path_of_4097_bytes
         symlink_target_of_4096_bytes
         names_that_are_not_utf_8
@@ -201,6 +203,7 @@ table! {
         sparse_pax_0_0
         sparse_pax_0_1
         sparse_pax_1_0
+        sparse_gnu_of_9_gib
         sparse_pax_0_0_of_9_gib
         sparse_pax_0_1_of_9_gib
         sparse_pax_1_0_of_9_gib

@@ -146,7 +146,7 @@ impl<'a> Top<'a> {
             }
             expected += u64::from(!correction.path().is_empty());
         }
-        Ok(super::verify::count(self.path)? == expected)
+        Ok(super::verify::count(&self.root)? == expected)
     }
 
     fn is_one_made(&self, correction: &Correction) -> Result<bool> {

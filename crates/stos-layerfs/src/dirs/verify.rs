@@ -4,10 +4,10 @@
 use std::ffi::CString;
 use std::fs::{self, Metadata as Stat};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stos_erofs::{Entry, EntryKind, LayerTree, Metadata};
 use stos_spec::{DiffId, DigestHasher};
@@ -77,7 +77,7 @@ impl Dirs {
             }
         }
         // Each of them is there, so one more is none of the layer's.
-        let found = count(&diff)?;
+        let found = count(&root)?;
         if found != expected {
             return Err(damaged(record, b"", format!("{expected} names"), format!("{found} names")));
         }
@@ -89,16 +89,18 @@ fn damaged(record: &DirsLayerRecord, path: &[u8], expected: String, found: Strin
     Error::DamagedLayer { layer: record.diff_id, path: Path::new("diff").join(as_path(path)), expected, found }
 }
 
-/// Gives how many names a tree has, its root included.
-pub(super) fn count(top: &Path) -> Result<u64> {
+/// Gives how many names a tree has, its root included. Its paths may be longer than Linux takes in one piece.
+pub(super) fn count(root: &Root) -> Result<u64> {
     let mut names = 1;
-    let mut pending = vec![top.to_owned()];
+    let mut pending = vec![PathBuf::new()];
     while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(&directory).map_err(Error::io("list", &directory))? {
+        let open = root.open_directory(&directory)?;
+        let list = fs::read_dir(Path::new("/proc/self/fd").join(open.as_raw_fd().to_string()));
+        for entry in list.map_err(Error::io("list", &directory))? {
             let entry = entry.map_err(Error::io("list", &directory))?;
             names += 1;
             if entry.file_type().map_err(Error::io("stat", &directory))?.is_dir() {
-                pending.push(entry.path());
+                pending.push(directory.join(entry.file_name()));
             }
         }
     }
@@ -112,7 +114,7 @@ fn difference(root: &Root, node: &Entry, is_opaque: bool) -> Result<Option<(Stri
         return Ok(Some(("its directory".to_owned(), "none".to_owned())));
     };
     let name = if node.path.is_empty() { Path::new(".") } else { name };
-    let path = Path::new("/proc/self/fd").join(std::os::fd::AsRawFd::as_raw_fd(&dir).to_string()).join(name);
+    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
     let stat = match fs::symlink_metadata(&path) {
         Ok(stat) => stat,
         Err(error) => return Ok(Some((kind_name(&node.kind).to_owned(), error.to_string()))),

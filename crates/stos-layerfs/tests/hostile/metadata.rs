@@ -247,6 +247,19 @@ fn huge(layer: fn(TarBuilder, &str, u64, &[(u64, &[u8])]) -> TarBuilder) -> Case
     Case::shown("POSIX.1-1988: 8 GiB is more than an octal size holds", [layer], [reads])
 }
 
+/// In the old form all numbers of the map are the header's: base-256 beyond 8 GiB.
+pub fn sparse_gnu_of_9_gib(_: &Aim) -> Case {
+    fn gnu(tar: TarBuilder, name: &str, size: u64, segments: &[(u64, &[u8])]) -> TarBuilder {
+        let base_256 = |value: u64| [&[0x80, 0, 0, 0][..], &value.to_be_bytes()].concat();
+        let mut header = RawHeader::ustar(name).gnu().size(segments.len() as u64).set(483, &base_256(size));
+        for (slot, (offset, data)) in segments.iter().enumerate() {
+            header = header.set(386 + 24 * slot, &base_256(*offset)).set(398 + 24 * slot, &base_256(data.len() as u64));
+        }
+        tar.raw_entry(&header.kind(b'S'), &segments.iter().flat_map(|(_, data)| data.to_vec()).collect::<Vec<_>>())
+    }
+    huge(gnu)
+}
+
 pub fn sparse_pax_0_0_of_9_gib(_: &Aim) -> Case {
     huge(TarBuilder::sparse_pax_0_0)
 }

@@ -154,6 +154,24 @@ pub fn path_of_4096_bytes(_: &Aim) -> Case {
     Case::shown("Linux, PATH_MAX", [tar().entry(Entry::file(&path, "far"))], [reached(path, b"far")])
 }
 
+/// Deeper than any name can say: a symlink is half of the way. Then all of it goes by one entry.
+pub fn path_of_7000_bytes_through_a_symlink(_: &Aim) -> Case {
+    let half = vec!["d".repeat(255); 14].join("/");
+    let layer =
+        tar().entry(Entry::symlink("s", format!("deep/{half}"))).entry(Entry::file(format!("s/{half}/f"), "far"));
+    let sights = [reached(format!("deep/{half}/{half}/f"), b"far"), names(&["s"])];
+    Case::shown("Linux, PATH_MAX; path_resolution(7)", [layer], sights)
+}
+
+pub fn path_of_7000_bytes_that_is_replaced(_: &Aim) -> Case {
+    let half = vec!["d".repeat(255); 14].join("/");
+    let layer =
+        || tar().entry(Entry::symlink("s", format!("t/{half}"))).entry(Entry::file(format!("s/{half}/f"), "far"));
+    let layers =
+        [layer().entry(Entry::file("t", "1")), tar().whiteout("t"), layer(), tar().entry(Entry::file("t", "2"))];
+    Case::shown("Linux, PATH_MAX; path_resolution(7)", layers, [names(&["s", "t"]), file("t", "2")])
+}
+
 fn reached(path: String, data: &'static [u8]) -> Sight {
     sight(move |view| {
         let failed = |error: rustix::io::Errno| format!("a component of {} bytes' path: {error}", path.len());
