@@ -196,7 +196,7 @@ fn changes_are_listed_as_podman_does() {
     assert_eq!(diff(sandbox, &["changed", "changed"]), [""; 0]);
 
     for arguments in
-        [&["diff", "c", "shell:1"][..], &["diff", "none"], &["diff", "changed", "none"], &["image", "diff", "c"]]
+        [&["diff", "c", "shell:1"][..], &["diff", "none"], &["diff", "changed", "none"], &["image", "diff", "idle"]]
     {
         let refused = sandbox.run(arguments);
         assert!(refused.code == 1 && refused.stdout.is_empty(), "{arguments:?}: {refused:?}");
@@ -275,6 +275,27 @@ fn a_container_that_runs_and_writes_can_be_committed() {
     sandbox.ok(&["stop", "-t", "0", "c"]);
     sandbox.ok(&["commit", "c", "end"]);
     assert_eq!(sandbox.ok(&["run", "--rm", "end", "sh", "-c", "cat /kept"]), "kept\n");
+}
+
+#[test]
+fn several_commits_at_once_make_one_layer() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = shell();
+    let sandbox = &shell.sandbox;
+    sandbox.ok(&["run", "--name", "c", "shell:1", "sh", "-c", "cp -r /bin /copy; echo x > /x"]);
+    let start = |number: u32| sandbox.command().args(["commit", "c", &format!("n:{number}")]).spawn().unwrap();
+    for mut commit in (0..6).map(start).collect::<Vec<_>>() {
+        assert!(commit.wait().unwrap().success());
+    }
+    let layers = diff_ids(sandbox, "n:0");
+    (1..6).for_each(|number| assert_eq!(diff_ids(sandbox, &format!("n:{number}")), layers));
+    assert_eq!(sandbox.names("layers/sha256").len(), 4);
+    assert_eq!(sandbox.names("staging"), [""; 0]);
+    // Who reads the beginning alone is no failure.
+    let mut diff = sandbox.command();
+    let mut diff = diff.args(["diff", "c"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(diff.stdout.take());
+    assert!(diff.wait().unwrap().success());
 }
 
 #[test]

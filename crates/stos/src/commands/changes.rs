@@ -115,9 +115,11 @@ fn print_changes(format: Format, compare: impl FnOnce(&mut Tell<'_>) -> Result<(
         Ok(line.map_err(stos_store::Error::io("write to", "standard output"))?)
     });
     // What was found before a failure is told too.
-    let flushed = out.flush();
-    told?;
-    flushed?;
+    match out.flush() {
+        // Who reads us has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+        flushed => told.and(Ok(flushed?))?,
+    }
     Ok(0)
 }
 
