@@ -49,11 +49,14 @@ pub fn apply_tar(target: &Path, tar: impl Read + AsFd, label: &LayerLabel) -> Re
     let existing = Existing::read(&root)?;
     let compression = compression_of(&mut tar, label)?;
     let request = IngestRequest { label, blob: None, compression, diff_id: None, max_size: u64::MAX, reserve: 0 };
-    let looked = pass(request, &mut tar, || Ok(Look { tree: existing.tree()? }), |look| Ok(drop(look)))?;
+    let looked = pass(request, &mut tar, || Ok(Look { tree: existing.tree()? }), |_| Ok(()))?;
     tar.seek(SeekFrom::Start(0)).map_err(Error::io("read again", target))?;
     let request = IngestRequest { diff_id: Some(looked.diff_id), ..request };
     let begin = || Ok(Unpacker::new(root, existing.tree()?, Orphans::Drop, io::sink()));
-    let applied = pass(request, &mut tar, begin, |unpacker| Ok(drop(unpacker.finish()?)));
+    let applied = pass(request, &mut tar, begin, |unpacker| {
+        unpacker.finish()?;
+        Ok(())
+    });
     applied.map_err(|error| Error::HalfApplied { target: target.to_owned(), source: Box::new(error) })
 }
 

@@ -18,20 +18,19 @@ use super::unpack::by_descriptor;
 use crate::error::Result;
 
 /// The directory, and those of the layers that its hard links go to.
-pub(super) struct Top<'a> {
-    path: &'a Path,
+pub(super) struct Top {
     root: Root,
     /// By the number of the layer: `diff` and `orphans`.
     layers: Vec<(Root, PathBuf)>,
 }
 
-impl<'a> Top<'a> {
-    pub(super) fn new(dirs: &Dirs, path: &'a Path, records: &[DirsLayerRecord]) -> Result<Self> {
+impl Top {
+    pub(super) fn new(dirs: &Dirs, path: &Path, records: &[DirsLayerRecord]) -> Result<Self> {
         let open = |record: &DirsLayerRecord| -> Result<_> {
             let dir = dirs.layer_dir(record.diff_id);
             Ok((Root::open(&dir.join("diff"))?, dir.join("orphans")))
         };
-        Ok(Self { path, root: Root::open(path)?, layers: records.iter().map(open).collect::<Result<_>>()? })
+        Ok(Self { root: Root::open(path)?, layers: records.iter().map(open).collect::<Result<_>>()? })
     }
 
     /// Makes what is not there yet, and gives how much that was, the root not counted. `shown` is the layer whose root would be
