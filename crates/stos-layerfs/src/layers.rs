@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Layers of the store, whichever backend keeps them: what is wanted is there, fetched, or made of what the other one keeps.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 
+use stos_erofs::IndexReader;
 use stos_spec::{Descriptor, DiffId, LayerCompression};
 
 use crate::LayerFs;
@@ -236,6 +238,22 @@ impl LayerFs {
         // What looks changed may be right: the reader will tell.
         let (kind, kept) = found.ok_or(Error::NoSuchLayer(layer))?;
         self.tar_of(kind, &kept)
+    }
+
+    /// Opens a layer's index, whoever keeps it; `None` where there is none. Only its own checksum tells, at its end, whether it
+    /// is sound: nothing that is kept may be made of it.
+    pub fn open_index(&self, layer: DiffId) -> Result<Option<IndexReader<BufReader<File>>>> {
+        for dir in [self.store.layer_dir(layer), self.dirs().layer_dir(layer)] {
+            let path = dir.join("layer.index");
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(Error::io("open", &path))?,
+            };
+            let label = LayerLabel::Origin(path.display().to_string());
+            let reader = IndexReader::new(BufReader::new(file));
+            return Ok(Some(reader.map_err(|source| Error::Tar { layer: label, source })?));
+        }
+        Ok(None)
     }
 
     fn tar_of(&self, kind: BackendKind, kept: &Kept) -> Result<TarReader> {

@@ -19,6 +19,8 @@ mod points;
 mod tests;
 mod walk;
 
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -76,13 +78,40 @@ pub fn image_changes(
     let told = (|| {
         let upper = Node::root(&mount_layers(engine, layers)?)?;
         let lower = if below.is_empty() { None } else { Some(Node::root(&mount_layers(engine, below)?)?) };
-        Walk::new(upper, lower, Mode::Trees, MountPoints::default()).run(&mut |event| tell_change(event, tell))
+        let mut walk = Walk::new(upper, lower, Mode::Trees, MountPoints::default());
+        walk.written = written_names(engine, layers, below);
+        walk.run(&mut |event| tell_change(event, tell))
     })();
     drop(lease);
     if !was_there && let Some(chain) = ChainId::of_layers(below) {
         forget_chain(engine, chain);
     }
     told
+}
+
+/// Gives the hashes of all names, without their directories, that only one of two stacks of layers writes; `None` where that
+/// cannot be told.
+///
+/// Of the common layers comes the same file under any other name: a layer moves nothing, and wherever the symlinks on
+/// its way lead, what it writes keeps the last name. So only files of these names need be read to be compared.
+fn written_names(engine: &Engine, new: &[DiffId], old: &[DiffId]) -> Option<HashSet<u64>> {
+    let common = new.iter().zip(old).take_while(|(new, old)| new == old).count();
+    let mut names = HashSet::new();
+    for layer in new[common..].iter().chain(&old[common..]) {
+        let mut index = engine.layerfs.open_index(*layer).ok()??;
+        while let Some(entry) = index.next_entry().ok()? {
+            names.insert(hash_name(&entry.path));
+        }
+    }
+    Some(names)
+}
+
+/// Hashes the last name of a path.
+fn hash_name(path: &[u8]) -> u64 {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let mut hasher = std::hash::DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn tell_change(event: Event<'_>, tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>) -> Result<()> {

@@ -4,8 +4,10 @@
 //! Memory is the names of one directory for each level, and two descriptors. No path is ever looked up: each name is opened in its
 //! directory's descriptor, without following it.
 
+use std::collections::HashSet;
+
 use super::node::Node;
-use super::{ChangeKind, MountPoints};
+use super::{ChangeKind, MountPoints, hash_name};
 use crate::error::{Error, Result};
 
 /// How deep a tree may be: as many names as fit a path (`PATH_MAX`). A container can nest deeper by moving directories; no image
@@ -57,11 +59,13 @@ pub(crate) struct Walk {
     path: Vec<u8>,
     frames: Vec<Frame>,
     roots: Option<(Node, Option<Node>)>,
+    /// The hashes of the names whose files may have other data under the same metadata; `None`: all.
+    pub(crate) written: Option<HashSet<u64>>,
 }
 
 impl Walk {
     pub(crate) fn new(upper: Node, lower: Option<Node>, mode: Mode, points: MountPoints) -> Self {
-        Self { mode, points, path: Vec::new(), frames: Vec::new(), roots: Some((upper, lower)) }
+        Self { mode, points, path: Vec::new(), frames: Vec::new(), roots: Some((upper, lower)), written: None }
     }
 
     /// Walks from the roots to the end; ends early with the visitor's error.
@@ -166,7 +170,10 @@ impl Walk {
         let is_of_stos = lower.is_none() && self.mode == Mode::Overlay && self.points.made(&self.path, &upper)?;
         if !upper.is_directory() {
             let is_same = match (self.mode, &lower) {
-                (Mode::Trees, Some(lower)) => !differs(&upper, lower)? && !data_differ(&upper, lower)?,
+                (Mode::Trees, Some(lower)) => {
+                    let may_differ = self.written.as_ref().is_none_or(|names| names.contains(&hash_name(&self.path)));
+                    !(differs(&upper, lower)? || may_differ && data_differ(&upper, lower)?)
+                }
                 _ => is_of_stos,
             };
             if is_same {
