@@ -5,6 +5,7 @@
 
 pub mod shell;
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -31,12 +32,26 @@ pub struct Output {
 /// Both roots in one temporary directory. When it is dropped its containers and mounts go.
 pub struct Sandbox {
     dir: tempfile::TempDir,
+    backend: Option<&'static str>,
+}
+
+thread_local! {
+    static BACKEND: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs a test once with each way of keeping layers.
+pub fn on_both_backends(test: impl Fn()) {
+    for backend in ["erofs", "dirs"] {
+        BACKEND.set(Some(backend));
+        test();
+    }
+    BACKEND.set(None);
 }
 
 impl Sandbox {
     /// Makes an empty one.
     pub fn new() -> Self {
-        Self { dir: environment::scratch() }
+        Self { dir: environment::scratch(), backend: BACKEND.get() }
     }
 
     /// A directory for whatever else the test needs.
@@ -64,6 +79,9 @@ impl Sandbox {
         let mut command = Command::new(environment::stos());
         command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").stdin(Stdio::null());
         command.arg("--data-root").arg(data_root).arg("--root").arg(self.root());
+        if let Some(backend) = self.backend {
+            command.arg("--layerfs").arg(backend);
+        }
         command
     }
 
