@@ -145,17 +145,20 @@ pub struct View<'a> {
     pub point: &'a Path,
 }
 
-/// One thing to be seen, or the reason why it is not.
-pub struct Sight(Box<dyn Fn(&View<'_>) -> Result<(), String>>);
+/// Nothing, or the reason why something is not to be seen.
+pub type Seen = Result<(), String>;
+
+/// One thing to be seen.
+pub struct Sight(Box<dyn Fn(&View<'_>) -> Seen>);
 
 impl Sight {
-    pub fn check(&self, view: &View<'_>) -> Result<(), String> {
+    pub fn check(&self, view: &View<'_>) -> Seen {
         (self.0)(view)
     }
 }
 
 /// Anything.
-pub fn sight(check: impl Fn(&View<'_>) -> Result<(), String> + 'static) -> Sight {
+pub fn sight(check: impl Fn(&View<'_>) -> Seen + 'static) -> Sight {
     Sight(Box::new(check))
 }
 

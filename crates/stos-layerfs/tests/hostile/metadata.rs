@@ -206,9 +206,12 @@ fn sparse_file() -> Vec<u8> {
 }
 
 const SEGMENTS: [(u64, &[u8]); 2] = [(0, b"first"), (65_536, b"second")];
+/// One of the builder's: name, size, segments.
+type SparseForm = fn(TarBuilder, &str, u64, &[(u64, &[u8])]) -> TarBuilder;
+
 const SPARSE: &str = "GNU tar manual, Sparse Formats";
 
-fn sparse(layer: fn(TarBuilder, &str, u64, &[(u64, &[u8])]) -> TarBuilder) -> Case {
+fn sparse(layer: SparseForm) -> Case {
     let whole = sparse_file();
     let layer = layer(tar(), "s", whole.len() as u64, &SEGMENTS).entry(Entry::file("after", "1"));
     Case::shown(SPARSE, [layer], [file("s", whole), file("after", "1"), names(&["after", "s"])])
@@ -231,7 +234,7 @@ pub fn sparse_pax_1_0(_: &Aim) -> Case {
 }
 
 /// 9 GiB of hole, and a byte at the end of it.
-fn huge(layer: fn(TarBuilder, &str, u64, &[(u64, &[u8])]) -> TarBuilder) -> Case {
+fn huge(layer: SparseForm) -> Case {
     const SIZE: u64 = 9 << 30;
     let layer = layer(tar(), "deep", SIZE, &[(1 << 33, b"x"), (SIZE - 1, b"y")]);
     let reads = sight(|view| {

@@ -2,6 +2,7 @@
 //! Gives a case's layers to both backends, each with a store of its own beside the canary.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 use stos_layerfs::backend::Origin;
@@ -38,7 +39,7 @@ impl AssertEqual for Tree {
     }
 }
 
-/// Gives what is shown, if the layers are not to be refused.
+/// Gives what is shown, if the layers are not to be refused; nothing else has changed.
 #[track_caller]
 fn run_on(kind: BackendKind, case: &Case, world: &World) -> Option<Tree> {
     let room = world.room();
@@ -49,29 +50,42 @@ fn run_on(kind: BackendKind, case: &Case, world: &World) -> Option<Tree> {
     let links_of_ours = || fs::metadata("Cargo.toml").unwrap().nlink();
     let links = links_of_ours();
     let fixture = Fixture::at(room, kind);
+    let tree = outcome(&fixture, kind, case, &who);
+    check_room(&fixture, &who);
+    before.assert_untouched(&world.snapshot(&name), &who);
+    assert_eq!(links_of_ours(), links, "{who}: a link into the working directory");
+    tree
+}
 
-    let mut kept = 0;
-    let added: Result<Vec<_>> =
-        case.layers.iter().map(|layer| add(&fixture, kind, case, layer).inspect(|_| kept += 1)).collect();
-    let shown = added.and_then(|layers| fixture.show(&layers));
-    let tree = match (&case.outcome, shown) {
+#[track_caller]
+fn outcome(fixture: &Fixture, kind: BackendKind, case: &Case, who: &str) -> Option<Tree> {
+    let mut kept = Vec::new();
+    let added = case.layers.iter().try_for_each(|layer| add(fixture, kind, case, layer).map(|id| kept.push(id)));
+    match (&case.outcome, added.and_then(|()| fixture.show(&kept))) {
         (Outcome::Refused(refusal), Err(error)) => {
-            check_refusal(refusal, &error, &who);
-            check_nothing_is_kept(&fixture, kind, kept, &who);
+            check_refusal(refusal, &error, who);
+            check_nothing_is_kept(fixture, kind, kept.len(), who);
             None
         }
         (Outcome::Refused(refusal), Ok(_)) => panic!("{who}: expected {}, found nothing wrong", refusal.kind),
         (Outcome::Shown(_), Err(error)) => panic!("{who}: {error}"),
         (Outcome::Shown(sights), Ok(point)) => {
             let tree = Tree::read(&point, &Options { exclude: &["deep"], ..Options::default() }).unwrap();
-            check_sights(sights, &View { tree: &tree, point: &point }, &who);
+            check_sights(sights, &View { tree: &tree, point: &point }, who);
+            check_tars(fixture, case, &kept, who);
             Some(tree)
         }
-    };
-    check_room(&fixture, &who);
-    before.assert_untouched(&world.snapshot(&name), &who);
-    assert_eq!(links_of_ours(), links, "{who}: a link into the working directory");
-    tree
+    }
+}
+
+/// However odd a layer is, its very bytes are given back.
+#[track_caller]
+fn check_tars(fixture: &Fixture, case: &Case, kept: &[DiffId], who: &str) {
+    for (layer, &diff_id) in case.layers.iter().zip(kept) {
+        let mut bytes = Vec::new();
+        fixture.layerfs.open_tar(diff_id).unwrap().read_to_end(&mut bytes).unwrap();
+        assert!(bytes == layer.tar, "{who}: the layer's tar is another one");
+    }
 }
 
 fn add(fixture: &Fixture, kind: BackendKind, case: &Case, layer: &Layer) -> Result<DiffId> {
