@@ -154,6 +154,8 @@ table! {
         opaque_after_its_siblings
         opaque_root
         whiteout_of_a_missing_name
+        whiteout_below_a_file
+        whiteout_below_what_has_become_a_file
         whiteout_then_the_directory_again
         the_directory_again_then_its_whiteout
         whiteout_then_a_file_below

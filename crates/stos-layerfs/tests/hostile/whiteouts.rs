@@ -78,6 +78,18 @@ pub fn whiteout_of_a_missing_name(_: &Aim) -> Case {
     Case::shown("container2wasm#257: a whiteout of nothing", layers, [names(&["d", "d/a", "d/s", "d/s/b", "f"])])
 }
 
+/// Builders leave them where a directory has become a file.
+pub fn whiteout_below_a_file(_: &Aim) -> Case {
+    let layers =
+        [base(), tar().whiteout("f/x").entry(Entry::file("d/a/.wh..wh..opq", "")).entry(Entry::file("n", "n"))];
+    Case::shown("containerd#4659", layers, [file("f", "f"), file("d/a", "a"), file("n", "n")])
+}
+
+pub fn whiteout_below_what_has_become_a_file(_: &Aim) -> Case {
+    let layers = [base(), tar().entry(Entry::file("d", "now a file")).whiteout("d/a").whiteout("d/s/b")];
+    Case::shown("containerd#4659", layers, [file("d", "now a file"), names(&["d", "f"])])
+}
+
 pub fn whiteout_then_the_directory_again(_: &Aim) -> Case {
     let layers = [base(), tar().whiteout("d").entry(Entry::directory("d").mode(0o700)).entry(Entry::file("d/n", "n"))];
     let again = node("d", "mode 700", |node| node.mode == 0o700);
