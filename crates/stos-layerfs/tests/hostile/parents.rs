@@ -78,7 +78,8 @@ pub fn cve_2020_27833_out_of_wherever_a_layer_lies(aim: &Aim) -> Case {
     .attack()
 }
 
-/// containerd 2.1.0 remembered where a parent had led: `d` is looked up while it is a directory, used when it is a link.
+/// The advisory says no more than a check and a use apart, in containerd 2.1.0. This is the shape of what was new in it, a memory of where
+/// parents had led (containerd#11337): `d` is looked up while it is a directory, and used when it is a link.
 pub fn cve_2025_47290_parent_becomes_a_symlink(aim: &Aim) -> Case {
     let layer = tar()
         .entry(Entry::directory("d"))
