@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use stos_layerfs::BackendKind;
 use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
 use stos_store::{ImageRecord, ImageSelector};
 
 use crate::Engine;
+use crate::container::ContainerState;
 use crate::error::{Error, Result};
 
 /// An image with its documents, each proved against its digest.
@@ -284,5 +286,24 @@ pub fn sweep_unused(engine: &Engine) -> Result<()> {
     }
     engine.store.sweep_names()?;
     engine.store.sweep_locks()?;
-    Ok(engine.layerfs.sweep_mounts()?)
+    engine.layerfs.sweep_mounts()?;
+    sweep_replaced(engine)
+}
+
+/// Removes stacked directories that were replaced, where nobody can stand on them any more: no container that runs, and no
+/// image that somebody looks at.
+fn sweep_replaced(engine: &Engine) -> Result<()> {
+    let dirs = engine.layerfs.dirs();
+    if !dirs.has_old()? || !crate::image_mount::mounted_images(engine)?.is_empty() {
+        return Ok(());
+    }
+    let mut used = BTreeSet::new();
+    for record in crate::container::records(engine)? {
+        let stands_on = record.backend == BackendKind::Dirs;
+        if stands_on && matches!(crate::container::state(engine, &record.id)?, ContainerState::Running(_)) {
+            used.insert(record.chain.hex().to_string());
+            used.extend(record.layers.iter().map(|layer| layer.hex().to_string()));
+        }
+    }
+    Ok(dirs.sweep_old(|hex| used.contains(hex))?)
 }

@@ -25,13 +25,24 @@ impl LayerFs {
     /// The same of a certain backend: a container stays with the one that it was created on.
     pub fn ensure_sound_chain_of(&self, kind: BackendKind, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
         let backend = self.backend(kind);
-        match backend.ensure_sound_chain(layers, integrity) {
-            // There is no chain yet, nor the layers to make it of: perhaps the other backend has them.
-            Err(Error::NoSuchLayer(layer)) if self.backend(kind.other()).kept(layer)?.is_some() => {
-                self.convert_missing(kind, layers)?;
-                backend.ensure_sound_chain(layers, integrity)
+        let mut made = Vec::new();
+        loop {
+            let layer = match backend.ensure_sound_chain(layers, integrity) {
+                // Missing, or damaged: perhaps the other backend has it.
+                Err(Error::NoSuchLayer(layer)) if !made.contains(&layer) => layer,
+                Err(error @ Error::DamagedLayer { layer, .. }) if !made.contains(&layer) => {
+                    if !self.remake(kind, layer)? {
+                        return Err(error);
+                    }
+                    made.push(layer);
+                    continue;
+                }
+                other => return other,
+            };
+            if !self.remake(kind, layer)? {
+                return Err(Error::NoSuchLayer(layer));
             }
-            other => other,
+            made.push(layer);
         }
     }
 
@@ -40,7 +51,9 @@ impl LayerFs {
             return Ok(wanted);
         }
         for kind in BackendKind::ALL {
-            if self.backend(kind).has_chain(layers)? {
+            // Where this host has been tried, it is known what it cannot have; else the mount will tell.
+            let is_possible = self.best.get().is_none_or(|best| kind == *best || kind == BackendKind::Dirs);
+            if is_possible && self.backend(kind).has_chain(layers)? {
                 return Ok(kind);
             }
         }
@@ -80,6 +93,20 @@ impl LayerFs {
     /// Gives the place where a read-only view of the chain is mounted, or would be.
     pub fn chain_mount_point(&self, kind: BackendKind, chain: ChainId) -> PathBuf {
         self.backend(kind).chain_mount_point(chain)
+    }
+
+    /// Does both: makes sure of the chain of `layers` and that its view is mounted, and gives the place. A chain that this host
+    /// cannot mount is stood in for.
+    pub fn ensure_layers_mounted(&self, layers: &[DiffId], integrity: Integrity) -> Result<PathBuf> {
+        let chain = self.ensure_sound_chain(layers, integrity)?;
+        let error = match self.ensure_chain_mounted(&chain) {
+            Ok(point) => return Ok(point),
+            Err(error) => error,
+        };
+        match self.stand_in(&chain, integrity)? {
+            Some(other) => self.ensure_chain_mounted(&other),
+            None => Err(error),
+        }
     }
 
     /// Makes sure that the chain's view is mounted from the very files of `chain`, and gives the place.

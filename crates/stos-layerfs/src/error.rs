@@ -106,6 +106,26 @@ pub enum Error {
         /// How many must stay free.
         reserve: u64,
     },
+    /// The filesystem has nearly no inodes left while the layer is being unpacked.
+    #[error("layer {layer}: the filesystem is nearly out of inodes: {free} are free, and {reserve} must stay")]
+    NoInodes {
+        /// The layer.
+        layer: LayerLabel,
+        /// How many inodes were free then.
+        free: u64,
+        /// How many must stay free.
+        reserve: u64,
+    },
+    /// More layers than can be stacked.
+    #[error("chain {chain}: expected at most {limit} layers, for overlayfs stacks no more, found {found}")]
+    TooManyLayers {
+        /// The chain.
+        chain: ChainId,
+        /// How many can be stacked.
+        limit: usize,
+        /// How many there are.
+        found: usize,
+    },
     /// The layer could not be written to disk.
     #[error("layer {layer}: {source}")]
     Write {

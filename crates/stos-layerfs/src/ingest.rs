@@ -29,6 +29,8 @@ use crate::zstd_frames::ZstdReader;
 
 /// How far the file may be ahead of the disk, in bytes. Without write-behind the fsync at the end waits for all of it.
 const WRITE_BEHIND: u64 = 16 << 20;
+/// How many inodes of a filesystem a layer leaves to others where there are plenty.
+const INODES_MAX: u64 = 20_000;
 /// How many bytes of a blob are still read after its layer has failed, so that a wrong digest is told as the cause.
 const DRAIN_MAX: u64 = 64 << 20;
 
@@ -269,8 +271,9 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         if written - flushed >= WRITE_BEHIND {
             stos_sys::sync::start_write_behind(&tar, flushed, written - flushed);
             flushed = written;
-            check_room(request, &tar, &tar_path, written)?;
         }
+        // Each time, for a small buffer can ask for much: a map of single bytes, each in a block of its own.
+        check_room(request, &tar, &tar_path, written)?;
         busy += started.elapsed();
     }
     // What was skipped at the end.
@@ -295,6 +298,16 @@ pub(crate) fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, wr
         return Ok(());
     }
     Err(Error::NoRoom { layer: request.label.clone(), written, free, reserve: request.reserve })
+}
+
+/// Stops a layer of many files before the filesystem has no inode left for others. Some filesystems do not count them.
+pub(crate) fn check_inodes(request: IngestRequest<'_>, file: &File, path: &Path) -> Result<()> {
+    let disk = rustix::fs::fstatvfs(file).map_err(Error::io("measure the disk of", path))?;
+    let reserve = INODES_MAX.min(disk.f_files / 20);
+    if request.reserve == 0 || disk.f_files == 0 || disk.f_favail >= reserve {
+        return Ok(());
+    }
+    Err(Error::NoInodes { layer: request.label.clone(), free: disk.f_favail, reserve })
 }
 
 impl LayerFiles<'_> {

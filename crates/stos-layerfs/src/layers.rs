@@ -63,11 +63,12 @@ pub(crate) fn layer_lock(layer: DiffId) -> String {
 }
 
 impl LayerFs {
-    /// Makes sure that the store has the layer, in the form of the backend for new layers, and fetches it through `open` if
-    /// no backend has it.
+    /// Makes sure that the store has the layer, and fetches it through `open` if no backend has it.
     ///
-    /// Of several processes that want the same layer one fetches and the others wait for it. A layer that is damaged is
-    /// replaced. Where the blob is to be kept it is written in the same pass, and fetched alone where only it is missing. `E` is
+    /// It is fetched into the form that is there and damaged, else into that of the backend for new layers; where somebody
+    /// asked for a backend it is that one's form that must be there, made of the other's if need be.
+    ///
+    /// Of several processes that want the same layer one fetches and the others wait for it. Where the blob is to be kept it is written in the same pass, and fetched alone where only it is missing. `E` is
     /// the error of the source.
     pub fn ensure_layer<R: Read, E: From<Error> + From<stos_store::Error>>(
         &self,
@@ -75,25 +76,29 @@ impl LayerFs {
         open: impl FnOnce() -> std::result::Result<R, E>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> std::result::Result<LayerOutcome, E> {
-        let backend = self.backend(self.kind_of_new()?);
-        if backend.is_layer_intact(request.diff_id)? && !self.lacks_blob(&request) {
-            return Ok(LayerOutcome::Present);
+        let kinds = self.kinds_that_serve()?;
+        if !self.lacks_blob(&request) {
+            for &kind in &kinds {
+                if self.backend(kind).is_layer_intact(request.diff_id)? {
+                    return Ok(LayerOutcome::Present);
+                }
+            }
         }
         self.store.with_lock(&layer_lock(request.diff_id), || {
-            let has_layer = backend.has_layer(request.diff_id)? || self.convert(backend, request.diff_id)?;
+            let (backend, has_layer) = self.look_for_layer(&kinds, request.diff_id)?;
             let lacks_blob = self.lacks_blob(&request);
             if has_layer && !lacks_blob {
                 return Ok(LayerOutcome::Present);
             }
             let kept = lacks_blob.then(|| self.store.stage_blob()).transpose().map_err(Error::from)?;
-            let mut source = Keeping::new(open()?, kept);
+            let label = LayerLabel::from(request.blob.digest);
+            let ingest = self.ingest_request(&label, request.compression)?;
+            let mut source = Keeping::new(open()?, kept, self.store.root(), ingest);
             if has_layer {
                 prove_blob(&mut source, request.blob, progress).map_err(unwrap_keeping_error)?;
                 source.commit(&self.store, request.blob.digest)?;
                 return Ok(LayerOutcome::BlobFetched);
             }
-            let label = LayerLabel::from(request.blob.digest);
-            let ingest = self.ingest_request(&label, request.compression)?;
             let ingest = IngestRequest { blob: Some(request.blob), diff_id: Some(request.diff_id), ..ingest };
             let origin = Origin { media_type: &request.blob.media_type, source: request.source, blob: None };
             let staged = backend.stage_layer(ingest, origin, &mut source, progress).map_err(unwrap_keeping_error)?;
@@ -102,6 +107,33 @@ impl LayerFs {
             commit(backend, staged).map_err(|error| error.while_writing(label))?;
             Ok(LayerOutcome::Fetched(times))
         })
+    }
+
+    /// Gives the backends whose form of a layer is as good as any: that which was asked for alone, else all that this host can
+    /// have, the one for new layers first.
+    fn kinds_that_serve(&self) -> Result<Vec<BackendKind>> {
+        let best = self.kind_of_new()?;
+        // EROFS is the better one: where it is not the best, this host cannot have it.
+        let serves = |kind: &BackendKind| *kind == best || self.wanted.is_none() && *kind == BackendKind::Dirs;
+        let mut kinds: Vec<_> = BackendKind::ALL.into_iter().filter(serves).collect();
+        kinds.sort_by_key(|kind| *kind != best);
+        Ok(kinds)
+    }
+
+    /// Tells whether a form of the layer is sound, and which backend is to have it else. The caller holds the layer's lock.
+    fn look_for_layer(&self, kinds: &[BackendKind], layer: DiffId) -> Result<(&dyn Backend, bool)> {
+        let mut target = None;
+        for &kind in kinds {
+            let backend = self.backend(kind);
+            if backend.has_layer(layer)? {
+                return Ok((backend, true));
+            }
+            if target.is_none() && backend.kept(layer)?.is_some() {
+                target = Some(backend);
+            }
+        }
+        let backend = target.unwrap_or(self.backend(kinds[0]));
+        Ok((backend, self.convert(backend, layer)?))
     }
 
     fn lacks_blob(&self, request: &LayerRequest<'_>) -> bool {
@@ -159,19 +191,13 @@ impl LayerFs {
         Ok(true)
     }
 
-    /// Makes sure that `backend` keeps each of `layers`, made of what the other one keeps where need be.
-    pub(crate) fn convert_missing(&self, kind: BackendKind, layers: &[DiffId]) -> Result<()> {
-        let (backend, other) = (self.backend(kind), self.backend(kind.other()));
-        for &layer in layers {
-            if backend.kept(layer)?.is_some() || other.kept(layer)?.is_none() {
-                continue;
-            }
-            self.store.with_lock(&layer_lock(layer), || match backend.has_layer(layer)? {
-                true => Ok(true),
-                false => self.convert(backend, layer),
-            })?;
-        }
-        Ok(())
+    /// Makes the layer anew for a backend of what the other one keeps; `false` where that has none, or no sound one.
+    pub(crate) fn remake(&self, kind: BackendKind, layer: DiffId) -> Result<bool> {
+        let backend = self.backend(kind);
+        self.store.with_lock(&layer_lock(layer), || match backend.has_layer(layer)? {
+            true => Ok(true),
+            false => self.convert(backend, layer),
+        })
     }
 
     /// Tells whether a backend has the layer as it was when it was proved; what looks changed is proved anew.

@@ -94,7 +94,22 @@ impl Staging {
     /// between, also after a power cut. The old one is removed then.
     ///
     /// Files inside must have been synced by who wrote them. The caller holds the lock of the object.
-    pub fn replace(mut self, target: &Path) -> Result<()> {
+    pub fn replace(self, target: &Path) -> Result<()> {
+        self.exchange(target, None)
+    }
+
+    /// The same, but the old directory is kept, as `keep`, which must not be there: somebody may still stand on it.
+    pub fn replace_and_keep(self, target: &Path, keep: &Path) -> Result<()> {
+        self.exchange(target, Some(keep))
+    }
+
+    /// Makes all durable that has been written to the filesystem since the directory was made (syncfs(2)): an error of the disk
+    /// that another process has been told of meanwhile is told here too.
+    pub fn sync_filesystem(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.lock).map_err(Error::io("sync the filesystem of", &self.path))
+    }
+
+    fn exchange(mut self, target: &Path, keep: Option<&Path>) -> Result<()> {
         let refuse = |errno| Error::io("rename a staged directory to", target)(errno);
         files::sync_directory(&self.path)?;
         match files::rename_new(&self.path, target) {
@@ -104,6 +119,10 @@ impl Staging {
                 let old = lock_directory(target, FlockOperation::LockExclusive)?;
                 renameat_with(CWD, &self.path, CWD, target, RenameFlags::EXCHANGE).map_err(refuse)?;
                 self.lock = old;
+                if let Some(keep) = keep {
+                    files::rename_new(&self.path, keep).map_err(Error::io("keep what was replaced as", keep))?;
+                    self.committed = true;
+                }
             }
             Err(errno) => return Err(refuse(errno)),
         }
@@ -214,6 +233,30 @@ mod tests {
         assert_eq!(fs::read(target.join("x")).unwrap(), b"1");
         drop(Staging::new(&area).unwrap());
         assert_eq!(files::list_names(&area).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_replaced_goes_or_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (area, target, kept) = (dir.path().join("area"), dir.path().join("target"), dir.path().join("kept"));
+        fs::create_dir(&area).unwrap();
+        let stage = |text: &str| {
+            let staged = Staging::new(&area).unwrap();
+            fs::write(staged.path().join("text"), text).unwrap();
+            staged.sync_filesystem().unwrap();
+            staged
+        };
+        let read = |path: &Path| fs::read_to_string(path.join("text")).unwrap();
+        stage("1").replace_and_keep(&target, &kept).unwrap();
+        assert!(read(&target) == "1" && !kept.exists(), "nothing was replaced");
+        stage("2").replace(&target).unwrap();
+        assert_eq!(read(&target), "2");
+        stage("3").replace_and_keep(&target, &kept).unwrap();
+        assert_eq!((read(&target), read(&kept)), ("3".to_owned(), "2".to_owned()));
+        let error = stage("4").replace_and_keep(&target, &kept).unwrap_err();
+        assert!(error.to_string().contains("kept"), "{error}");
+        assert_eq!((read(&target), read(&kept)), ("4".to_owned(), "2".to_owned()));
+        assert_eq!(fs::read_dir(&area).unwrap().count(), 0);
     }
 
     #[test]

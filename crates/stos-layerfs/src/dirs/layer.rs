@@ -22,9 +22,6 @@ use crate::pipe::PipeReader;
 use crate::record::read_record;
 use crate::seal::{HashingWriter, Integrity, Seal, SealState};
 
-/// How many bytes are unpacked between two looks at the disk's room.
-const LOOK_AT_ROOM: u64 = 16 << 20;
-
 /// The contents of an unpacked layer's `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirsLayerRecord {
@@ -141,9 +138,12 @@ impl Dirs {
         }
     }
 
-    /// Breaks the seal of a layer that has turned out wrong under it, by giving its directory a new time, durably: who looks at
+    /// Breaks the seal of a layer that has turned out damaged under it, by giving its directory a new time, durably: who looks at
     /// it proves it from now on, so no container runs from it and a pull fetches it again.
-    pub(crate) fn break_seal(&self, record: &DirsLayerRecord) {
+    pub(crate) fn break_seal(&self, record: &DirsLayerRecord, cause: &Error) {
+        if !matches!(cause, Error::DamagedLayer { .. }) {
+            return;
+        }
         let path = self.layer_dir(record.diff_id).join("diff");
         let broken = std::fs::File::open(&path).and_then(|directory| {
             directory.set_modified(std::time::SystemTime::now())?;
@@ -201,10 +201,23 @@ impl Dirs {
 
     /// Makes a staged layer durable and visible: every file of it, by one call for the whole filesystem.
     pub(crate) fn commit_layer(&self, layer: StagedLayer) -> Result<()> {
-        files::sync_filesystem_of(layer.staged.path())?;
-        files::ensure_directory(&self.layers_dir())?;
-        Ok(layer.staged.replace(&self.layer_dir(layer.diff_id))?)
+        layer.staged.sync_filesystem()?;
+        ensure_durable_directory(&self.layers_dir(), self.store.root())?;
+        let old = self.old_dir(layer.diff_id.hex());
+        Ok(layer.staged.replace_and_keep(&self.layer_dir(layer.diff_id), &old?)?)
     }
+}
+
+/// Makes the directory `path` below `root` and those between, durably.
+pub(super) fn ensure_durable_directory(path: &Path, root: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| parent.starts_with(root) && *parent != root) {
+        ensure_durable_directory(parent, root)?;
+    }
+    files::ensure_directory(path)?;
+    Ok(files::sync_parent(path)?)
 }
 
 /// Unpacks what comes into `dir`.
@@ -229,7 +242,7 @@ fn unpack_into(request: IngestRequest<'_>, from: &PipeReader, dir: &Path) -> Res
     let mut indexer = TarIndexer::with_sink(index, unpacker);
     let refuse = |error| unpack_failure(request, &index_path, error);
     let mut hasher = DigestHasher::default();
-    let (mut written, mut looked, mut busy) = (0_u64, 0_u64, Duration::ZERO);
+    let (mut written, mut busy) = (0_u64, Duration::ZERO);
     while let Some(buffer) = from.next_buffer() {
         let started = Instant::now();
         if written + buffer.len() as u64 > request.max_size {
@@ -239,10 +252,8 @@ fn unpack_into(request: IngestRequest<'_>, from: &PipeReader, dir: &Path) -> Res
         hasher.update(&buffer);
         written += buffer.len() as u64;
         from.give_back(buffer);
-        if written - looked >= LOOK_AT_ROOM {
-            looked = written;
-            ingest::check_room(request, &room, &index_path, written)?;
-        }
+        ingest::check_room(request, &room, &index_path, written)?;
+        ingest::check_inodes(request, &room, &index_path)?;
         busy += started.elapsed();
     }
     let started = Instant::now();

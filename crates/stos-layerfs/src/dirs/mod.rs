@@ -8,6 +8,7 @@
 //!                                          layer.index   what the tar holds
 //!                                          layer.rest    the tar without the data of files, gzipped        [rest]
 //!                                          layer.json    what was seen, the seals                          [layer]
+//! DATA-ROOT/dirs/old/<hex>-<n>/            what was replaced, until no container can stand on it
 //! DATA-ROOT/dirs/chains/sha256/<chainID>/  top/          corrections: what no layer could know alone       [stack]
 //!                                          stack.json    which directories, and their seals
 //! ROOT/chains/<chainID>.dirs               a read-only view of the stack                                   [mount]
@@ -66,6 +67,30 @@ impl Dirs {
 
     fn chains_dir(&self) -> PathBuf {
         self.store.root().join("dirs/chains/sha256")
+    }
+
+    /// Gives a place for an object that is replaced: unlike a mounted image, a stack loses what is removed below it.
+    fn old_dir(&self, hex: impl std::fmt::Display) -> Result<PathBuf> {
+        let dir = self.store.root().join("dirs/old");
+        files::ensure_directory(&dir)?;
+        Ok(dir.join(format!("{hex}-{}", files::unique_name())))
+    }
+
+    /// Tells whether there is anything that was replaced.
+    pub fn has_old(&self) -> Result<bool> {
+        Ok(!files::list_names(&self.store.root().join("dirs/old"))?.is_empty())
+    }
+
+    /// Removes what was replaced and no container stands on any more, as `is_used` tells by the digits of a layer or chain. The
+    /// caller holds the right to sweep.
+    pub fn sweep_old(&self, is_used: impl Fn(&str) -> bool) -> Result<()> {
+        let dir = self.store.root().join("dirs/old");
+        for name in files::list_names(&dir)? {
+            if !is_used(name.split('-').next().unwrap_or_default()) {
+                self.store.remove_object(&dir.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the directory of a layer, there or not.

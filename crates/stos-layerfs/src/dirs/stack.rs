@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use stos_erofs::{Corrections, LayerInput, Stack};
 use stos_spec::{BlobDigest, ChainId, DiffId};
 use stos_store::files::{self, Durability};
+use stos_sys::mount::OVERLAY_LOWERS_MAX;
 
 use super::Dirs;
-use super::layer::{DirectorySeal, DirsLayerRecord};
+use super::layer::{DirectorySeal, DirsLayerRecord, ensure_durable_directory};
 use super::top::Top;
 use crate::error::{Error, Result};
 use crate::layers::layer_lock;
@@ -132,9 +133,9 @@ impl Dirs {
             corrections: made,
         };
         files::write_new(&staged.path().join("stack.json"), &files::to_json_line(&record), Durability::Volatile)?;
-        files::sync_filesystem_of(staged.path())?;
-        files::ensure_directory(&self.chains_dir())?;
-        staged.replace(&self.chain_dir(chain))?;
+        staged.sync_filesystem()?;
+        ensure_durable_directory(&self.chains_dir(), self.store.root())?;
+        staged.replace_and_keep(&self.chain_dir(chain), &self.old_dir(chain.hex())?)?;
         let ms = started.elapsed().as_secs_f64() * 1000.0;
         tracing::debug!(corrections = record.corrections, ms, "layers stacked");
         Ok(record)
@@ -150,6 +151,11 @@ impl Dirs {
             stack.add_layer(open_index(&path)?).map_err(|error| self.index_error(chain, record, error))?;
         }
         let stacked = stack.lowers().to_vec();
+        // The corrections are one more.
+        if stacked.len() >= OVERLAY_LOWERS_MAX {
+            let (limit, found) = (OVERLAY_LOWERS_MAX - 1, stacked.len());
+            return Err(Error::TooManyLayers { chain, limit, found });
+        }
         let reopen = |number: usize| -> io::Result<BufReader<File>> {
             let path = self.layer_dir(records[number].diff_id).join("layer.index");
             Ok(BufReader::with_capacity(64 << 10, File::open(path)?))
@@ -184,7 +190,7 @@ impl Dirs {
             self.store.with_lock(&layer_lock(id), || {
                 let known = self.need_layer(id)?;
                 if integrity == Integrity::Full || !self.looks_intact(&known) {
-                    let proved = self.prove_layer(&known).inspect_err(|_| self.break_seal(&known))?;
+                    let proved = self.prove_layer(&known).inspect_err(|error| self.break_seal(&known, error))?;
                     if proved != known {
                         self.replace_layer_record(&proved)?;
                     }
