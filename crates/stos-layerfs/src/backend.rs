@@ -14,6 +14,7 @@ use stos_sys::SysError;
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::probe;
 
+use crate::data::LayerData;
 use crate::dirs::StackRecord;
 use crate::erofs::chain::ChainRecord;
 use crate::error::{Error, Result};
@@ -169,6 +170,9 @@ pub trait Backend {
     fn commit_layer(&self, layer: StagedLayer) -> Result<()>;
     /// Writes the layer's tar to `out`, every byte of it, and gives its length. The caller hashes what it gets.
     fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64>;
+    /// Opens what a layer consists of: its index, and the data of its files by the numbers of its entries. The layer must be
+    /// intact.
+    fn open_data(&self, layer: DiffId) -> Result<LayerData>;
     /// Removes a layer.
     fn remove_layer(&self, layer: DiffId) -> Result<()>;
     /// Tells by a look for its record whether the chain has been made.

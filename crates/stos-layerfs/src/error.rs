@@ -221,6 +221,12 @@ pub enum Error {
         /// What failed.
         source: Box<Error>,
     },
+    /// A layer was to go from a store to that store.
+    #[error("{} is the data root that the layers are in: expected another one", path.display())]
+    SameStore {
+        /// The store.
+        path: PathBuf,
+    },
     /// An image of no layers.
     #[error("the image has no layers")]
     NoLayers,

@@ -158,7 +158,11 @@ impl LayerFs {
     }
 
     /// Begins a request: how much of the disk a layer may take.
-    fn ingest_request<'a>(&self, label: &'a LayerLabel, compression: LayerCompression) -> Result<IngestRequest<'a>> {
+    pub(crate) fn ingest_request<'a>(
+        &self,
+        label: &'a LayerLabel,
+        compression: LayerCompression,
+    ) -> Result<IngestRequest<'a>> {
         let root = self.store.root();
         let disk = rustix::fs::statvfs(root).map_err(Error::io("measure the disk of", root))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -167,7 +171,7 @@ impl LayerFs {
     }
 
     /// Makes the layer for `backend` of what another one keeps; `false` where none does. The caller holds the layer's lock.
-    fn convert(&self, backend: &dyn Backend, layer: DiffId) -> Result<bool> {
+    pub(crate) fn convert(&self, backend: &dyn Backend, layer: DiffId) -> Result<bool> {
         let other = self.backend(backend.kind().other());
         // The bytes are proved while they are read.
         let Some(kept) = other.kept(layer)? else { return Ok(false) };
@@ -202,6 +206,11 @@ impl LayerFs {
 
     /// Tells whether a backend has the layer as it was when it was proved; what looks changed is proved anew.
     pub fn ensure_layer_is_sound(&self, layer: DiffId) -> Result<bool> {
+        Ok(self.sound_kind_of(layer)?.is_some())
+    }
+
+    /// Tells which backend has the layer as it was when it was proved; what looks changed is proved anew.
+    pub(crate) fn sound_kind_of(&self, layer: DiffId) -> Result<Option<BackendKind>> {
         for kind in BackendKind::ALL {
             let backend = self.backend(kind);
             if backend.kept(layer)?.is_none() {
@@ -210,10 +219,22 @@ impl LayerFs {
             if backend.is_layer_intact(layer)?
                 || self.store.with_lock(&layer_lock(layer), || backend.has_layer(layer))?
             {
-                return Ok(true);
+                return Ok(Some(kind));
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Says why a layer cannot be had: it is not there, or no form of it is sound.
+    pub(crate) fn missing(&self, layer: DiffId) -> Error {
+        let paths = [self.store.layer_dir(layer), self.dirs.layer_dir(layer)];
+        match paths.into_iter().find(|path| path.exists()) {
+            None => Error::NoSuchLayer(layer),
+            Some(path) => {
+                let (expected, found) = ("the layer as it came".to_owned(), "something else".to_owned());
+                Error::DamagedLayer { layer, path, expected, found }
+            }
+        }
     }
 
     /// Reads a layer's record; `None` where no backend keeps the layer.

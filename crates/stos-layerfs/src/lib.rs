@@ -13,6 +13,10 @@
 //! | [`backend`] | the contract of both, [`Backend`]; which one this host can have |
 //! | [`layers`] | layers, whoever keeps them: ensure, add, convert, read again as tars, remove |
 //! | [`chains`] | chains, whoever shows them: ensure, mount, the plan of a container's root |
+//! | [`merged`] | several layers become one new layer |
+//! | [`transfer`] | copy, move and sync of layers between data roots |
+//! | [`forms`] | in which forms a layer is kept, how each looks, what it takes of the disk |
+//! | [`data`] | the data of a layer's files, whichever backend keeps them |
 //! | [`ingest`] | the one pass of a blob through its threads |
 //! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
 //! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
@@ -34,17 +38,21 @@
 pub mod backend;
 mod blob;
 pub mod chains;
+pub mod data;
 pub mod dirs;
 pub mod erofs;
 pub mod error;
 mod extra;
+pub mod forms;
 pub mod ingest;
 pub mod layers;
+pub mod merged;
 mod mounts;
 mod pipe;
 mod record;
 pub mod seal;
 mod tar_reader;
+pub mod transfer;
 mod zstd_frames;
 
 pub use backend::{Backend, BackendKind, BackendReport, Chain, Kept};
@@ -53,10 +61,12 @@ pub use erofs::Erofs;
 pub use erofs::chain::ChainRecord;
 pub use erofs::layer::LayerRecord;
 pub use error::{Error, LayerLabel, Result};
+pub use forms::{LayerForm, LayerState};
 pub use ingest::{IngestReport, IngestRequest};
 pub use layers::{LayerOutcome, LayerRequest, NewLayer};
 pub use seal::Integrity;
 pub use tar_reader::TarReader;
+pub use transfer::{SyncReport, Transfer};
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

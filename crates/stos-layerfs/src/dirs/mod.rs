@@ -32,7 +32,9 @@ mod unpack;
 mod verify;
 
 pub use apply::{Applied, apply_tar};
+pub(crate) use inode::as_path;
 pub use layer::DirsLayerRecord;
+pub(crate) use rest::{Files, Places};
 pub use stack::{StackRecord, StackedLayer};
 pub(crate) use unpack::{Orphans, UnpackError, Unpacker};
 
@@ -44,6 +46,7 @@ use stos_store::{Store, files};
 use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
+use crate::data::LayerData;
 use crate::error::{Error, Result};
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
@@ -156,6 +159,11 @@ impl Backend for Dirs {
 
     fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
         Self::copy_tar(self, layer, out)
+    }
+
+    fn open_data(&self, layer: DiffId) -> Result<LayerData> {
+        let places = self.places(&self.need_layer(layer)?)?;
+        Ok(LayerData::of_directory(layer, self.layer_dir(layer), places))
     }
 
     fn remove_layer(&self, layer: DiffId) -> Result<()> {

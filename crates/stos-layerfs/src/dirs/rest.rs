@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::bufread::GzDecoder;
 use rustix::fs::{Mode, OFlags, openat};
@@ -24,19 +25,12 @@ impl Dirs {
     pub(crate) fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
         let record = self.need_layer(layer)?;
         let dir = self.layer_dir(layer);
-        let tree = self.layer_tree(&record)?;
-        let mut files = Files {
-            diff: Root::open(&dir.join("diff"))?,
-            orphans: files::open(&dir.join("orphans"))?.into(),
-            places: tree.places().collect(),
-            open: None,
-        };
-        drop(tree);
+        let mut source = Source { files: Files::open(&dir, self.places(&record)?)?, open: None };
         let path = dir.join("layer.rest");
         let rest = GzDecoder::new(BufReader::with_capacity(64 << 10, files::open(&path)?));
         let damaged =
             |expected: String, found: String| Error::DamagedLayer { layer, path: path.clone(), expected, found };
-        let data = |number, offset, len, out: &mut dyn Write| files.copy(number, offset, len, out);
+        let data = |number, offset, len, out: &mut dyn Write| source.copy(number, offset, len, out);
         assemble_tar(rest, out, data).map_err(|error| match error {
             stos_erofs::Error::Io { operation: "write the tar", source } => {
                 Error::io("write the tar of", format!("layer {layer}"))(source)
@@ -46,6 +40,11 @@ impl Dirs {
             }
             other => damaged("the tar without its files' data".to_owned(), other.to_string()),
         })
+    }
+
+    /// Tells where in `diff` the files of entries are.
+    pub(crate) fn places(&self, record: &DirsLayerRecord) -> Result<Places> {
+        Ok(Arc::new(self.layer_tree(record)?.places().collect()))
     }
 
     /// Reads a layer's index, and gives what the layer by itself consists of.
@@ -66,29 +65,25 @@ impl Dirs {
     }
 }
 
+/// The paths of files in `diff`, by the numbers of their entries. The others are orphans.
+pub(crate) type Places = Arc<HashMap<u64, Vec<u8>>>;
+
 /// The files of a layer, by the numbers of their entries.
-struct Files {
+pub(crate) struct Files {
     diff: Root,
     orphans: OwnedFd,
-    places: HashMap<u64, Vec<u8>>,
-    open: Option<(u64, File)>,
+    places: Places,
 }
 
 impl Files {
-    /// Copies `len` bytes from `offset` of an entry's file.
-    fn copy(&mut self, number: u64, offset: u64, len: u64, out: &mut dyn Write) -> io::Result<()> {
-        let mut file = match self.open.take() {
-            Some((known, file)) if known == number => file,
-            _ => self.open_file(number).map_err(io::Error::other)?,
-        };
-        file.seek(SeekFrom::Start(offset))?;
-        // More or less than that is noticed by who asked.
-        io::copy(&mut (&file).take(len), out)?;
-        self.open = Some((number, file));
-        Ok(())
+    /// Opens the directories of the layer in `dir`.
+    pub(crate) fn open(dir: &Path, places: Places) -> Result<Self> {
+        let diff = Root::open(&dir.join("diff"))?;
+        Ok(Self { diff, orphans: files::open(&dir.join("orphans"))?.into(), places })
     }
 
-    fn open_file(&self, number: u64) -> Result<File> {
+    /// Opens the file of an entry.
+    pub(crate) fn open_file(&self, number: u64) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = match self.places.get(&number) {
             Some(path) => {
@@ -103,5 +98,26 @@ impl Files {
             }
         };
         Ok(File::from(opened?))
+    }
+}
+
+/// Where the data of files come from: of one the tar has several pieces.
+struct Source {
+    files: Files,
+    open: Option<(u64, File)>,
+}
+
+impl Source {
+    /// Copies `len` bytes from `offset` of an entry's file.
+    fn copy(&mut self, number: u64, offset: u64, len: u64, out: &mut dyn Write) -> io::Result<()> {
+        let mut file = match self.open.take() {
+            Some((known, file)) if known == number => file,
+            _ => self.files.open_file(number).map_err(io::Error::other)?,
+        };
+        file.seek(SeekFrom::Start(offset))?;
+        // More or less than that is noticed by who asked.
+        io::copy(&mut (&file).take(len), out)?;
+        self.open = Some((number, file));
+        Ok(())
     }
 }

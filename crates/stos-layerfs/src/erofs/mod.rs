@@ -19,6 +19,7 @@ use stos_store::Store;
 use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
+use crate::data::LayerData;
 use crate::error::{Error, Result};
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
@@ -87,6 +88,11 @@ impl Backend for Erofs {
 
     fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
         Self::copy_tar(self, layer, out)
+    }
+
+    fn open_data(&self, layer: DiffId) -> Result<LayerData> {
+        self.need_layer(layer)?;
+        Ok(LayerData::of_tar(layer, self.store.layer_dir(layer)))
     }
 
     fn remove_layer(&self, layer: DiffId) -> Result<()> {
