@@ -148,6 +148,29 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// No layer fits what was typed.
+    #[error("no such layer: {0:?}")]
+    NoSuchLayer(String),
+    /// More than one layer fits.
+    #[error("{query:?} may mean any of the layers {candidates:?}")]
+    AmbiguousLayer {
+        /// What was typed.
+        query: String,
+        /// The beginnings of those that fit.
+        candidates: Vec<String>,
+    },
+    /// The layer is still needed.
+    #[error("layer {layer} is used by an image or a container")]
+    LayerInUse {
+        /// The layer.
+        layer: stos_spec::DiffId,
+    },
+    /// Something is to be removed while others rely on what the store holds.
+    #[error("another command is at work on {}: nothing can be removed from it now", path.display())]
+    StoreBusy {
+        /// The store.
+        path: PathBuf,
+    },
     /// An archive or a layout is not what it should be.
     #[error("{archive}: {member}: expected {expected}, found {found}")]
     BadArchive {

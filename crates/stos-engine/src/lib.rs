@@ -7,6 +7,7 @@
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
 //! | [`layer_tar`] | the one way to a layer's own bytes |
+//! | [`layers`] | the layers of the store, who uses them, taking one away |
 //! | [`build`] | new images: a changed configuration, one layer more |
 //! | [`tag`] | names of images |
 //! | [`history`] | how an image came to be |
@@ -46,6 +47,7 @@ pub mod image_mount;
 pub mod import;
 mod install;
 pub mod layer_tar;
+pub mod layers;
 pub mod lifecycle;
 pub mod load;
 pub mod location;

@@ -102,6 +102,11 @@ impl Failure {
                 "`stos pull` fetches it again; a layer's blob with --keep-blobs"
             }
             EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
+            EngineError::NoSuchLayer(_) => "`stos layer ls` lists the layers",
+            EngineError::AmbiguousLayer { .. } => "give more digits; `stos layer ls` lists the layers",
+            EngineError::LayerInUse { .. } => "`stos layer inspect` says by which; `stos layer copy` leaves it here",
+            EngineError::StoreBusy { .. } => "try again when it has ended: the copy is made",
+            EngineError::Layers(LayerError::SameStore { .. }) => "name another data root with --to",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",
             EngineError::ImageMounted { .. } => "`stos image unmount` it first, or use --force",

@@ -5,7 +5,7 @@
 
 mod docker;
 mod layout;
-mod output;
+pub(crate) mod output;
 mod sink;
 
 use std::io::Write;

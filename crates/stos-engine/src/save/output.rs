@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// one; else beside its place, under a name of its own. It goes when dropped, unless it was committed.
 ///
 /// A device, a pipe or a socket at that place is written to as it is.
-pub(super) struct OutputFile {
+pub(crate) struct OutputFile {
     file: File,
     target: PathBuf,
     place: Place,

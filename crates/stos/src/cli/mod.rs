@@ -7,11 +7,13 @@
 mod changes;
 mod containers;
 mod images;
+mod layers;
 mod system;
 
 pub use changes::*;
 pub use containers::*;
 pub use images::*;
+pub use layers::*;
 pub use system::*;
 
 use std::path::PathBuf;
@@ -136,6 +138,9 @@ pub enum Command {
     Commit(Commit),
     /// Write a container's filesystem as a tar
     Export(Export),
+    /// The commands about layers
+    #[command(subcommand)]
+    Layer(Layer),
     /// About this host and this installation
     #[command(subcommand)]
     System(System),

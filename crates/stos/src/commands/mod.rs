@@ -5,6 +5,7 @@ pub mod bundle;
 mod changes;
 mod create;
 mod images;
+mod layers;
 mod life;
 mod list;
 mod system;
@@ -53,6 +54,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Diff(args) => changes::diff(global, &args),
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),
+        Command::Layer(command) => layers::run(global, command),
         Command::System(System::Info(args)) => system::info(global, &args),
     }
 }
