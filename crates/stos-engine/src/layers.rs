@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use serde::Serialize;
-use stos_layerfs::{BackendKind, Error as LayerError, Kept, LayerForm, LayerState, Transfer};
+use stos_layerfs::{BackendKind, Kept, LayerForm, LayerState, Transfer};
 use stos_spec::{BlobDigest, ChainId, DiffId};
 
 use crate::Engine;
@@ -206,10 +206,9 @@ pub fn find_layer(engine: &Engine, query: &str) -> Result<DiffId> {
     let fits: Vec<_> = layers.into_iter().filter(|layer| layer.hex().starts_with(beginning)).collect();
     match fits.as_slice() {
         [layer] if !beginning.is_empty() => Ok(*layer),
-        [_, _, ..] if !beginning.is_empty() => Err(Error::AmbiguousLayer {
-            query: query.to_owned(),
-            candidates: fits.iter().map(DiffId::short).collect(),
-        }),
+        [_, _, ..] if !beginning.is_empty() => {
+            Err(Error::AmbiguousLayer { query: query.to_owned(), candidates: fits.iter().map(DiffId::short).collect() })
+        }
         _ => Err(Error::NoSuchLayer(query.to_owned())),
     }
 }
@@ -257,7 +256,7 @@ fn inspect_layer(engine: &Engine, users: &Users, layer: DiffId) -> Result<LayerD
 /// Writes a layer's tar: the very bytes that its diffID was taken of. A file is made or replaced only when they were that.
 ///
 /// # Errors
-/// [`LayerError::DamagedLayer`] where the bytes were not; to a stream they have been written then.
+/// [`stos_layerfs::Error::DamagedLayer`] where the bytes were not; to a stream they have been written then.
 pub fn export_layer(engine: &Engine, layer: DiffId, target: SaveTarget<'_>) -> Result<()> {
     let _lease = engine.store.lease()?;
     write_to(target, |out| {
@@ -272,17 +271,11 @@ pub fn export_layer(engine: &Engine, layer: DiffId, target: SaveTarget<'_>) -> R
     })
 }
 
+/// Where the layer is at fault every byte is looked at, so that the damage is told as such, and the next pull heals it.
 fn export_error(engine: &Engine, layer: DiffId, error: io::Error) -> Error {
-    let kind = error.kind();
-    match error.downcast::<LayerError>() {
-        Ok(error) => error.into(),
-        Err(error) if kind == io::ErrorKind::InvalidData => {
-            let forms = engine.layerfs.forms_of(layer).unwrap_or_default();
-            let path = forms.first().map_or_else(|| engine.store.layer_dir(layer), |form| form.path.clone());
-            let expected = "the bytes of its tar".to_owned();
-            LayerError::DamagedLayer { layer, path, expected, found: error.to_string() }.into()
-        }
-        Err(error) => stos_store::Error::io("read", format!("layer {layer}"))(error).into(),
+    match engine.layerfs.prove_layer(layer) {
+        Err(error) => error.into(),
+        Ok(()) => stos_store::Error::io("read", format!("layer {layer}"))(error).into(),
     }
 }
 

@@ -10,8 +10,10 @@ use stos_spec::{Descriptor, DiffId, LayerCompression};
 use crate::LayerFs;
 use crate::backend::{Backend, BackendKind, Kept, Origin};
 use crate::blob::{Keeping, prove_blob, unwrap_keeping_error};
+use crate::erofs::layer::check_layer_file;
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestRequest, StageTimes};
+use crate::seal::Integrity;
 use crate::tar_reader::TarReader;
 
 /// A layer that is wanted.
@@ -223,6 +225,30 @@ impl LayerFs {
             }
         }
         Ok(None)
+    }
+
+    /// Hashes every byte that is kept of a layer. What is wrong loses its seal, so that nothing is created from it and the next
+    /// pull fetches it again.
+    ///
+    /// # Errors
+    /// [`Error::DamagedLayer`] of the first form that is wrong; [`Error::NoSuchLayer`].
+    pub fn prove_layer(&self, layer: DiffId) -> Result<()> {
+        let erofs = self.erofs.layer_record(layer)?;
+        let dirs = self.dirs.layer_record(layer)?;
+        if erofs.is_none() && dirs.is_none() {
+            return Err(self.missing(layer));
+        }
+        let in_tar = erofs.map_or(Ok(()), |mut record| {
+            check_layer_file(&self.store.layer_dir(layer), &mut record, "layer.tar", Integrity::Full)
+        });
+        let in_directory = dirs.map_or(Ok(()), |record| {
+            self.dirs.prove_layer(&record).map(drop).inspect_err(|error| {
+                if matches!(error, Error::DamagedLayer { .. }) {
+                    self.dirs.break_seal(&record);
+                }
+            })
+        });
+        in_tar.and(in_directory)
     }
 
     /// Says why a layer cannot be had: it is not there, or no form of it is sound.

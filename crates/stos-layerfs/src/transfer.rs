@@ -45,7 +45,7 @@ impl LayerFs {
     /// that has it; such a pull does not fetch it.
     ///
     /// # Errors
-    /// [`Error::SameStore`], [`Error::NoSuchLayer`]; [`Error::Source`] where the layer is damaged; the target's disk's.
+    /// [`Error::SameStore`], [`Error::NoSuchLayer`]; [`Error::DamagedLayer`]; the target's disk's.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -147,7 +147,11 @@ impl LayerFs {
             let ingest = IngestRequest { diff_id: Some(layer), ..ingest };
             let blob = Some((kept.blob, kept.blob_size));
             let origin = Origin { media_type: &kept.media_type, source: &kept.source, blob };
-            let staged = backend.stage_layer(ingest, origin, &mut self.open_tar(layer)?, &|_| {})?;
+            let staged = match backend.stage_layer(ingest, origin, &mut self.open_tar(layer)?, &|_| {}) {
+                // Where the layer is at fault every byte is looked at, so that the damage is told as such and loses its seal.
+                Err(error @ Error::Source { .. }) => return self.prove_layer(layer).and(Err(error)),
+                staged => staged?,
+            };
             backend.commit_layer(staged).map_err(|error| error.while_writing(label))?;
             Ok(Transfer::Copied)
         })

@@ -60,6 +60,7 @@ fn a_damaged_layer_arrives_nowhere_and_stays() {
     bytes[1600] ^= 1;
     fs::write(&path, bytes).unwrap();
     let error = from.layerfs.copy_layer(bad, &to.layerfs).unwrap_err();
+    assert!(matches!(error, Error::DamagedLayer { .. }), "{error}");
     assert!(error.to_string().contains("is damaged") && error.to_string().contains(&bad.to_string()), "{error}");
     {
         let _right = from.layerfs.store().try_sweep_right().unwrap().unwrap();

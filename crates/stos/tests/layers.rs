@@ -179,6 +179,9 @@ fn export_gives_the_bytes_or_no_file() {
         fs::write(&damaged, bytes).unwrap();
         let refused = sandbox.run(&["layer", "export", "-o", text(&path), &top]);
         assert_eq!(refused.code, 1);
+        let list = sandbox.json(&["layer", "ls", "--format", "json"]);
+        let form = list.as_array().unwrap().iter().find(|layer| layer["diff_id"] == top).unwrap()["backends"].clone();
+        assert_eq!(form, json!([{"backend": backend, "state": "changed"}]));
         assert!(refused.stderr.contains(&format!("layer {top} is damaged")), "{backend}: {}", refused.stderr);
         assert!(refused.stderr.contains("hint: `stos pull`"), "{backend}: {}", refused.stderr);
         assert!(fs::read(&path).unwrap() == self::base(), "{backend}");
