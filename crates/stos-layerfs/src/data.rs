@@ -246,7 +246,7 @@ mod tests {
             file.write_all_at(&vec![0; (start + size) as usize], 0).unwrap();
         }
         places.iter().for_each(|&at| file.write_all_at(b"x", start + at).unwrap());
-        FileData { file: file, start, size }
+        FileData { file, start, size }
     }
 
     #[test]

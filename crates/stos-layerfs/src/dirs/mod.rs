@@ -14,7 +14,7 @@
 //! ROOT/chains/<chainID>.dirs               a read-only view of the stack                                   [mount]
 //! ```
 //!
-//! A layer can be applied to any directory in the same way [apply].
+//! A layer can be applied to any directory in the same way: [`apply_tar`].
 //!
 //! `diff/` and `layer.rest` together are the tar: it is made again, and hashed, where every byte is to be proved.
 //!
