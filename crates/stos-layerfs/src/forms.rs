@@ -20,9 +20,9 @@ use crate::error::{Error, Result};
 pub enum LayerState {
     /// As it was when it was proved.
     Intact,
-    /// A seal does not hold: it is proved anew before it is used.
+    /// A seal does not hold, or a file is missing: it is proved anew before it is used.
     Changed,
-    /// Its record cannot be read, or a file is missing: as good as no layer.
+    /// Its record cannot be read: as good as no layer.
     Damaged,
 }
 
