@@ -242,11 +242,7 @@ impl LayerFs {
             check_layer_file(&self.store.layer_dir(layer), &mut record, "layer.tar", Integrity::Full)
         });
         let in_directory = dirs.map_or(Ok(()), |record| {
-            self.dirs.prove_layer(&record).map(drop).inspect_err(|error| {
-                if matches!(error, Error::DamagedLayer { .. }) {
-                    self.dirs.break_seal(&record);
-                }
-            })
+            self.dirs.prove_layer(&record).map(drop).inspect_err(|error| self.dirs.break_seal(&record, error))
         });
         in_tar.and(in_directory)
     }
