@@ -66,7 +66,7 @@ impl LayerFs {
                 result
             });
             let label = LayerLabel::Origin(format!("merged of {}", layers.len()));
-            let source = format!("{} layers, merged", layers.len());
+            let source = format!("{} layer{}, merged", layers.len(), if layers.len() == 1 { "" } else { "s" });
             let new = NewLayer {
                 label: &label,
                 compression: LayerCompression::None,

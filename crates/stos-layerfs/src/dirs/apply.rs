@@ -305,6 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_layer_is_told_by_its_first_bytes() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let tar = TarBuilder::new().entry(Item::file("new", "new")).finish();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        for compressed in [gzip.finish().unwrap(), zstd::encode_all(&tar[..], 3).unwrap()] {
+            for is_pipe in [false, true] {
+                let dir = target();
+                let applied = apply(&dir.path().join("root"), &compressed, is_pipe).unwrap();
+                assert_eq!((applied.diff_id, applied.tar_bytes), (DiffId::of(&tar), tar.len() as u64));
+                assert_eq!(fs::read(dir.path().join("root/new")).unwrap(), b"new");
+            }
+        }
+    }
+
+    #[test]
     fn a_refused_layer_changes_nothing() {
         if !rustix::process::geteuid().is_root() {
             return;
