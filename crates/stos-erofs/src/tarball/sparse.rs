@@ -93,7 +93,7 @@ const MORE_AFTER_HEADER: usize = 482;
 const IN_BLOCK: std::ops::Range<usize> = 0..504;
 const MORE_AFTER_BLOCK: usize = 504;
 const MAP_ENTRY: usize = 24;
-/// No decimal number of 63 bits is longer.
+/// No decimal number of 63 bits is longer, leading zeros aside, which nobody writes.
 const MAX_DIGITS: usize = 19;
 
 impl SparseMap {
@@ -155,7 +155,7 @@ impl SparseMap {
             if byte != b'\n' {
                 self.text.number.push(byte);
                 if self.text.number.len() > MAX_DIGITS {
-                    number("sparse map", &self.text.number)?;
+                    return Err(not_a_number("sparse map", &self.text.number));
                 }
                 continue;
             }
@@ -250,11 +250,12 @@ impl Segments {
 }
 
 fn number(field: &'static str, text: &[u8]) -> Result<u64, TarProblem> {
-    digits(text).filter(|&value| i64::try_from(value).is_ok()).ok_or_else(|| TarProblem::Number {
-        field,
-        expected: "decimal numbers of at most 63 bits",
-        found: escaped(text),
-    })
+    let value = Some(text).filter(|text| text.len() <= MAX_DIGITS).and_then(digits);
+    value.filter(|&value| i64::try_from(value).is_ok()).ok_or_else(|| not_a_number(field, text))
+}
+
+fn not_a_number(field: &'static str, text: &[u8]) -> TarProblem {
+    TarProblem::Number { field, expected: "decimal numbers of at most 63 bits and 19 digits", found: escaped(text) }
 }
 
 impl PaxSparse {

@@ -274,6 +274,19 @@ fn a_map_that_is_cut_short_is_told() {
 }
 
 #[test]
+fn numbers_are_of_19_digits_at_most() {
+    let zeros = |count: usize| "0".repeat(count).into_bytes();
+    let map = |digits: usize| [zeros(digits - 1), b"1\n0\n0\n".to_vec()].concat();
+    assert!(text_map(Tar::new(), "s", 10, &map(19), b"").index().is_ok());
+    // Zeros without end mean a number as well, and each byte more would be parsed with all before it.
+    for text in [map(20), zeros(1 << 20)] {
+        refused(&text_map(Tar::new(), "s", 10, &text, b""), |p| {
+            matches!(p, TarProblem::Number { field: "sparse map", .. })
+        });
+    }
+}
+
+#[test]
 fn sizes_beyond_all_bounds_are_refused() {
     let half = (1_u64 << 62) + 1;
     let tar = pax_0_0(pax_0_0(Tar::new(), "r", half, &[(half, 0)], b""), "s", half, &[(half, 0)], b"");
