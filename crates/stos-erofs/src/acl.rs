@@ -19,6 +19,47 @@ const OTHER: u16 = 0x20;
 pub(crate) const MINIMAL: &[u8] =
     b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
 
+/// One that says more than a mode does: 0754 with a mask that leaves the group to write.
+#[cfg(test)]
+pub(crate) const WITH_MASK: &[u8] =
+    b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x10\0\x02\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+
+/// What Linux makes of a valid ACL.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Acl {
+    /// The ACL as Linux gives it back: who is no named user or group has no id (`posix_acl_to_xattr`).
+    pub(crate) value: Vec<u8>,
+    /// The nine permission bits that it gives its file as an access ACL: a mask's, where there is one, are the group's.
+    pub(crate) permissions: u16,
+    /// Whether those bits say all that it says (`posix_acl_equiv_mode`): then a file has no access ACL, but that mode.
+    pub(crate) is_mode: bool,
+}
+
+/// Reads a valid ACL.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn read(value: &[u8]) -> Result<Acl, &'static str> {
+    check(value)?;
+    let mut acl = Acl { value: value.to_vec(), permissions: 0, is_mode: true };
+    for entry in acl.value[VERSION.len()..].chunks_exact_mut(ENTRY_LEN) {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        let permissions = u16::from_le_bytes([entry[2], entry[3]]);
+        match tag {
+            USER_OBJ => acl.permissions |= permissions << 6,
+            GROUP_OBJ => acl.permissions |= permissions << 3,
+            MASK => acl.permissions = acl.permissions & !0o070 | permissions << 3,
+            OTHER => acl.permissions |= permissions,
+            _ => {}
+        }
+        acl.is_mode &= matches!(tag, USER_OBJ | GROUP_OBJ | OTHER);
+        if !matches!(tag, USER | GROUP) {
+            entry[4..].copy_from_slice(&NO_ID.to_le_bytes());
+        }
+    }
+    Ok(acl)
+}
+
 /// Tells whether it has no entries, which to the kernel is no ACL.
 pub(crate) fn is_empty(value: &[u8]) -> bool {
     value.is_empty() || value == VERSION
@@ -29,7 +70,7 @@ pub(crate) fn is_empty(value: &[u8]) -> bool {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn check(value: &[u8]) -> Result<(), &'static str> {
+fn check(value: &[u8]) -> Result<(), &'static str> {
     let entries = value.strip_prefix(&VERSION).filter(|entries| entries.len().is_multiple_of(ENTRY_LEN));
     let entries = entries.ok_or("not a POSIX ACL in binary form, version 2")?;
     let (mut last, mut named) = (0, false);
@@ -179,6 +220,26 @@ mod tests {
         {
             assert_eq!(check(bytes), Err("not a POSIX ACL in binary form, version 2"), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn an_acl_gives_its_file_the_mode_that_linux_would() {
+        const OWNER: Entry = (USER_OBJ, 6, NO_ID);
+        const TEAM: Entry = (GROUP_OBJ, 5, NO_ID);
+        const REST: Entry = (OTHER, 1, NO_ID);
+        let cases: &[(&[Entry], u16, bool)] = &[
+            (&[OWNER, TEAM, REST], 0o651, true),
+            (&[OWNER, TEAM, (MASK, 2, NO_ID), REST], 0o621, false),
+            (&[OWNER, (USER, 7, 7), TEAM, (MASK, 4, NO_ID), REST], 0o641, false),
+            (&[OWNER, TEAM, (GROUP, 7, 7), (MASK, 0, NO_ID), REST], 0o601, false),
+        ];
+        for &(entries, permissions, is_mode) in cases {
+            let value = acl(entries);
+            assert_eq!(read(&value), Ok(Acl { value, permissions, is_mode }), "{entries:?}");
+        }
+        let with_ids = acl(&[(USER_OBJ, 6, 1), (USER, 7, 7), (GROUP_OBJ, 5, 2), (MASK, 4, 3), (OTHER, 1, 4)]);
+        assert_eq!(read(&with_ids).unwrap().value, acl(cases[2].0), "the ids of those that have none");
+        assert!(read(&acl(&[OWNER])).is_err());
     }
 
     #[test]

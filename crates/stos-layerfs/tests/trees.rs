@@ -10,7 +10,7 @@ use stos_erofs::{Error as TarError, MergeProblem, TarProblem};
 use stos_layerfs::{Error, Integrity};
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, Format, TarBuilder, file_capability, posix_acl};
-use stos_testkit::tree::Node;
+use stos_testkit::tree::{Node, Options, Tree};
 
 fn tar() -> TarBuilder {
     TarBuilder::new()
@@ -63,6 +63,57 @@ fn every_kind_of_file_and_attribute_is_there() {
     assert_eq!(xattr("marked", "trusted.mark"), Some(b"1".to_vec()));
     assert_eq!(node("also"), &Node { link_group: Some(b"also".to_vec()), ..node("marked").clone() });
     assert_eq!((node("link").kind, &*node("link").target), ("symlink", &b"/absolute/../nowhere"[..]));
+}
+
+/// The kernel is asked itself: the same is set on a file, and what that has then is what both backends must show.
+#[test]
+fn acls_and_capabilities_are_what_linux_makes_of_them() {
+    const NONE: u32 = u32::MAX;
+    stos_testkit::require!(Need::Root);
+    let minimal = posix_acl(&[(1, 6, NONE), (4, 4, NONE), (32, 0, NONE)]);
+    let masked = posix_acl(&[(1, 7, NONE), (4, 5, NONE), (16, 2, NONE), (32, 4, NONE)]);
+    let named = posix_acl(&[(1, 6, 1), (2, 7, 1000), (4, 0, 2), (8, 5, 7), (16, 6, 3), (32, 1, 4)]);
+    let capability = file_capability(1 << 10 | 1 << 35);
+    let of_root = |root: u32| [&[capability[0], 0, 0, 3], &capability[4..], &root.to_le_bytes()].concat();
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    let cases = [
+        ("minimal", b'0', access, &minimal),
+        ("masked", b'0', access, &masked),
+        ("named", b'0', access, &named),
+        ("directory", b'5', access, &minimal),
+        ("default", b'5', default, &minimal),
+        ("default-named", b'5', default, &named),
+        ("fifo", b'6', access, &named),
+        ("two", b'0', "security.capability", &capability),
+        ("three", b'0', "security.capability", &of_root(1000)),
+        ("three-of-root", b'0', "security.capability", &of_root(0)),
+    ];
+    let set = stos_testkit::environment::scratch();
+    let mut layer = tar();
+    for (name, kind, attribute, value) in cases {
+        layer.push(&Entry::of_kind(kind, name).mode(0o4711).xattr(attribute, value));
+        let path = set.path().join(name);
+        match kind {
+            b'0' => std::fs::write(&path, "").unwrap(),
+            b'5' => std::fs::create_dir(&path).unwrap(),
+            _ => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::empty()).unwrap(),
+        }
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o4711)).unwrap();
+        rustix::fs::lsetxattr(&path, attribute, value, rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    // Linux executes files with these, but no longer sets or reads them.
+    let one = [&[1, 0, 0, 1], &capability[4..12]].concat();
+    layer.push(&Entry::file("one", "").xattr("security.capability", &one));
+
+    let found = Fixture::new().tree(&[layer]);
+    let expected = Tree::read(set.path(), &Options::default()).unwrap();
+    for (name, ..) in cases {
+        let of = |tree: &Tree| tree.nodes.get(name.as_bytes()).map(|node| (node.mode, node.xattrs.clone()));
+        assert_eq!(of(&found), of(&expected), "{name}");
+    }
+    assert_eq!((found.nodes[&b"minimal"[..]].mode, found.nodes[&b"masked"[..]].mode), (0o4640, 0o4724));
+    let expected = [&[1, 0, 0, 2], &capability[4..12], &[0; 8]].concat();
+    assert_eq!(found.nodes[&b"one"[..]].xattrs[&b"security.capability"[..]], expected);
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub fn list(file: impl AsFd) -> Result<Vec<CString>> {
     let file = file.as_fd();
     let bytes = match read_growing(|buffer| flistxattr(file, buffer)) {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        other => other.map_err(SysError::at("flistxattr", String::new))?,
+        other => other.map_err(SysError::at("flistxattr", || proc_path(file)))?,
     };
     Ok(split_names(&bytes))
 }
@@ -38,8 +38,7 @@ pub fn list_by_path(file: impl AsFd) -> Result<Vec<CString>> {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         other => other.map_err(SysError::at("listxattr", || path.clone()))?,
     };
-    let names = bytes.split_inclusive(|&byte| byte == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
-    Ok(names.map(CStr::to_owned).collect())
+    Ok(split_names(&bytes))
 }
 
 /// Reads one extended attribute likewise; `None` where there is no such attribute.

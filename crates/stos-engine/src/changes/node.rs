@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use stos_erofs::{Metadata, Timestamp, Xattr};
 use stos_sys::{SysError, xattr};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A file of any type, never followed and never opened by being looked at.
 #[derive(Debug)]
@@ -106,14 +106,13 @@ impl Node {
 
     /// Gives the attributes that an image keeps, sorted.
     fn xattrs(&self) -> Result<Vec<Xattr>> {
-        let mut xattrs = Vec::new();
+        let mut all = Vec::new();
         for name in xattr::list_by_path(&self.fd)? {
             if let Some(value) = xattr::get_by_path(&self.fd, &name)? {
-                xattrs.extend(Xattr::of_file(name.to_bytes(), value));
+                all.push((name.into_bytes(), value));
             }
         }
-        xattrs.sort_unstable();
-        Ok(xattrs)
+        Xattr::of_file(all).map_err(|source| Error::Attributes { path: String::new(), source })
     }
 
     /// Gives where a symlink points.

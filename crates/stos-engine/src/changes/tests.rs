@@ -255,6 +255,25 @@ fn a_file_with_holes_takes_what_its_data_do() {
 }
 
 #[test]
+fn attributes_that_no_layer_can_hold_are_named_with_their_file() {
+    stos_testkit::require!(Need::Root);
+    // Filesystems on disk hold less; XATTR_SIZE_MAX is 65,536.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/f"), "").unwrap();
+    let set = |len: usize| {
+        xattr::set(File::open(dir.path().join("d/f")).unwrap(), c"trusted.big", &vec![b'v'; len]).unwrap();
+        let mut writer = TreeWriter::new(TarWriter::new(Vec::new()), true);
+        Walk::new(Node::root(dir.path()).unwrap(), None, Mode::Overlay, MountPoints::default())
+            .run(&mut |event| writer.write(event))
+    };
+    set(65_535).unwrap();
+    let error = set(65_536).unwrap_err();
+    assert!(matches!(&error, Error::Attributes { path, .. } if path == "/d/f"), "{error}");
+    assert!(error.to_string().contains("trusted.big"), "{error}");
+}
+
+#[test]
 fn a_root_that_is_a_symlink_or_gone_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     symlink("/etc", dir.path().join("link")).unwrap();

@@ -2,7 +2,7 @@
 //! The records of a PAX extended header (POSIX.1-2001).
 
 use crate::index::Timestamp;
-use crate::xattr::{Namespace, Xattr};
+use crate::xattr::Xattr;
 
 /// Records in the order in which they were added.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl Records {
 
     /// Adds an attribute, its value as it is (`SCHILY.xattr.*`, as star, GNU tar, bsdtar and Go write it).
     pub(super) fn add_xattr(&mut self, xattr: &Xattr) {
-        self.add(&[b"SCHILY.xattr.", full_name(xattr).as_slice()].concat(), &xattr.value);
+        self.add(&[b"SCHILY.xattr.".as_slice(), &xattr.full_name()].concat(), &xattr.value);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -41,18 +41,6 @@ impl Records {
 
 fn digits(number: usize) -> usize {
     number.to_string().len()
-}
-
-/// Gives an attribute's name as the kernel has it.
-pub(super) fn full_name(xattr: &Xattr) -> Vec<u8> {
-    let prefix: &[u8] = match xattr.namespace {
-        Namespace::User => b"user.",
-        Namespace::AccessAcl => b"system.posix_acl_access",
-        Namespace::DefaultAcl => b"system.posix_acl_default",
-        Namespace::Trusted => b"trusted.",
-        Namespace::Security => b"security.",
-    };
-    [prefix, &xattr.name].concat()
 }
 
 /// Writes a time as PAX does: decimal seconds, with a fraction where there is one.

@@ -31,7 +31,7 @@ fn xattr(namespace: Namespace, name: &[u8], value: &[u8]) -> Xattr {
 fn everything() -> Vec<Entry> {
     let long = |len: usize| vec![b'x'; len];
     let deep = vec!["d".repeat(200); 20].join("/").into_bytes();
-    let acl = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    let acl = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x10\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
     let capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let mut attributes = vec![
         xattr(Namespace::User, b"a", b"\0=\n\xff"),

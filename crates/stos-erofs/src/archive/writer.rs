@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use super::header::HeaderBlock;
-use super::pax::{Records, full_name, time};
+use super::pax::{Records, time};
 use super::sparse::{self, DataRange};
 use crate::error::{TarProblem, printable};
 use crate::index::{Entry, EntryKind, Metadata};
@@ -392,7 +392,7 @@ impl Member {
         for xattr in &metadata.xattrs {
             if xattr.name.contains(&b'=') {
                 let reason = "a PAX header cannot hold a name with \"=\"";
-                return Err(TarProblem::Xattr { name: printable(&full_name(xattr)), reason });
+                return Err(TarProblem::Xattr { name: printable(&xattr.full_name()), reason });
             }
             self.records.add_xattr(xattr);
         }

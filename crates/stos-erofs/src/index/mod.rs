@@ -41,7 +41,8 @@ pub(crate) use writer::IndexWriter;
 use crate::xattr::Xattr;
 
 const MAGIC: &[u8; 8] = b"STOSIDX\n";
-/// 1 had no sparse files and no extra file: such an index is made again from its tar.
+/// 1 had no sparse files and no extra file, and ACLs and file capabilities as the tar has them: such an index is made again
+/// from its tar. Whatever changes what an index says of the same tar needs a new version.
 const VERSION: u64 = 2;
 const HAS_XATTRS: u8 = 0x80;
 

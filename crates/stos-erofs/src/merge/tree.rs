@@ -580,7 +580,10 @@ impl XattrSets {
             return Ok(0);
         }
         let start = self.bodies.len();
-        xattr::encode_body(xattrs, &mut self.bodies);
+        if let Err(problem) = xattr::encode_body(xattrs, &mut self.bodies) {
+            self.bodies.truncate(start);
+            return Err(problem);
+        }
         let hash = hasher.hash_one(&self.bodies[start..]);
         let Self { ends, bodies, lookup } = self;
         if let Some(&set) = lookup.find(hash, |&set| body_of(ends, bodies, set) == &bodies[start..]) {

@@ -166,19 +166,22 @@ impl<'a> Member<'a> {
             Some(id) => bounded(field, id as i64, MAX_ID, "0 to 4294967294"),
             None => bounded(field, header?, MAX_ID, "0 to 4294967294"),
         };
+        let mut mode = (self.header.mode()? & 0o7777) as u16;
+        let xattrs = self.xattrs(holder, &mut mode)?;
         Ok(Metadata {
-            mode: (self.header.mode()? & 0o7777) as u16,
+            mode,
             uid: id("uid", self.pax.uid, self.header.uid())?,
             gid: id("gid", self.pax.gid, self.header.gid())?,
             mtime: match self.pax.mtime {
                 Some(mtime) => mtime,
                 None => Timestamp { seconds: self.header.mtime()?, nanoseconds: 0 },
             },
-            xattrs: self.xattrs(holder)?,
+            xattrs,
         })
     }
 
-    fn xattrs(&mut self, holder: Holder) -> Result<Vec<Xattr>, TarProblem> {
+    /// Gives the attributes; an access ACL changes the mode.
+    fn xattrs(&mut self, holder: Holder, mode: &mut u16) -> Result<Vec<Xattr>, TarProblem> {
         let mut all = std::mem::take(&mut self.pax.xattrs);
         // GNU tar writes the text alone unless it is told `--xattrs` too; where both are there, they say the same.
         for (name, text) in std::mem::take(&mut self.pax.text_acls) {
@@ -190,7 +193,7 @@ impl<'a> Member<'a> {
         }
         let mut xattrs = Vec::new();
         for (name, value) in all {
-            xattrs.extend(xattr::admit(&name, &value, holder)?);
+            xattrs.extend(xattr::admit(&name, &value, holder, mode)?);
         }
         xattr::finish(&mut xattrs)?;
         Ok(xattrs)

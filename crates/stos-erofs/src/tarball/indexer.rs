@@ -48,6 +48,9 @@ const EXTRA_ALIGNMENT: u64 = 4096;
 ///   and the two POSIX ACLs, which must be binary; an ACL that is there as text alone (`SCHILY.acl.*`) counts where it
 ///   is valid and has a number for each user and group. Dropped are all others, empty ACLs, `trusted.overlay.*`,
 ///   `user.overlay.*` and `security.selinux`. Binary ACLs and file capabilities that Linux takes for invalid are errors.
+/// - Mode and attributes are what a file has on which Linux has set them: an access ACL sets the mode's permission bits (the
+///   group's from its mask) and is dropped where it says no more than they do; file capabilities of revision 1 become
+///   revision 2, and so do those of revision 3 whose root is user 0.
 /// - User and group ids are 0 to 2³² − 2.
 /// - Sparse members in GNU's old form and PAX 0.0, 0.1 and 1.0: the map's segments rise, do not overlap, lie within the
 ///   real size, and add up to the data; a map takes at most [`MAX_SPARSE_MAP`](crate::MAX_SPARSE_MAP) bytes. The real name
@@ -495,9 +498,15 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             ExtendedKind::LongName => self.extended.long_name = name(),
             ExtendedKind::LongLink => self.extended.long_link = name(),
         }
-        if let Some(path) =
-            self.extended.long_name.as_ref().or(self.extended.pax.as_ref().and_then(|p| p.path.as_ref()))
-        {
+        // Only what this header has brought: a long name before a million headers is not copied for each.
+        let path = match what {
+            ExtendedKind::LongName => self.extended.long_name.as_ref(),
+            ExtendedKind::Pax if self.extended.long_name.is_none() => {
+                self.extended.pax.as_ref().and_then(|p| p.path.as_ref())
+            }
+            ExtendedKind::Pax | ExtendedKind::LongLink => None,
+        };
+        if let Some(path) = path {
             self.entry_name.clone_from(path);
         }
         Ok(skip("extended header", Whose::Nobody, 0, 0, padding))

@@ -206,7 +206,7 @@ fn sizes_in_base_256_and_beyond_a_tebibyte() {
 
 #[test]
 fn xattrs_are_kept_sorted_and_filtered() {
-    let acl = crate::acl::MINIMAL;
+    let acl = crate::acl::WITH_MASK;
     let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let records: &[(&str, &[u8])] = &[
         ("SCHILY.xattr.user.b", b"\0binary\xff="),
@@ -234,16 +234,20 @@ fn xattrs_are_kept_sorted_and_filtered() {
 
 #[test]
 fn acls_as_text_count_where_there_is_no_binary_one() {
-    let text: (&str, &[u8]) = ("SCHILY.acl.access", b"user::rwx\ngroup::r-x\nother::r--\n");
+    let text: (&str, &[u8]) = ("SCHILY.acl.access", b"user::rwx\ngroup::r-x\nmask::-w-\nother::r--\n");
     let default: (&str, &[u8]) = ("SCHILY.acl.default", text.1);
     let binary: (&str, &[u8]) = ("SCHILY.xattr.system.posix_acl_access", b"");
     let named: (&str, &[u8]) = ("SCHILY.acl.access", b"user::rwx,user:lp:r--,group::r-x,mask::r-x,other::r--");
     let namespaces = |records: &[(&str, &[u8])]| {
-        let xattrs = only_metadata(&Tar::new().pax(records).directory("d", 0o754)).xattrs;
+        let xattrs = only_metadata(&Tar::new().pax(records).directory("d", 0o755)).xattrs;
         xattrs.into_iter().map(|xattr| (xattr.namespace, xattr.value)).collect::<Vec<_>>()
     };
-    let acl = crate::acl::MINIMAL.to_vec();
+    let acl = crate::acl::WITH_MASK.to_vec();
     assert_eq!(namespaces(&[default, text]), [(Namespace::AccessAcl, acl.clone()), (Namespace::DefaultAcl, acl)]);
+    let mode: (&str, &[u8]) = ("SCHILY.acl.access", b"u::rwx,g::r-x,o::r--");
+    let metadata = only_metadata(&Tar::new().pax(&[mode]).directory("d", 0o1755));
+    assert_eq!((metadata.mode, metadata.xattrs), (0o1754, Vec::new()), "it says no more than a mode");
+    assert_eq!(only_metadata(&Tar::new().pax(&[text]).directory("d", 0o755)).mode, 0o724);
     assert_eq!(namespaces(&[text, binary]), []);
     assert_eq!(namespaces(&[named]), []);
 }

@@ -160,7 +160,9 @@ impl Existing {
             let dir = root.open_directory(as_path(&path))?;
             let place = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
             let file = File::from(dir);
-            existing.entries.push(Entry { path: path.clone(), kind: EntryKind::Directory(directory_metadata(&file)?) });
+            existing
+                .entries
+                .push(Entry { path: path.clone(), kind: EntryKind::Directory(directory_metadata(&file, &path)?) });
             for name in fs::read_dir(&place).map_err(Error::io("list", &place))? {
                 let name = name.map_err(Error::io("list", &place))?.file_name().into_vec();
                 let stat = fs::symlink_metadata(place.join(OsStr::from_bytes(&name)));
@@ -215,21 +217,22 @@ fn kind_of(stat: &Stat, path: &Path) -> Result<EntryKind> {
 }
 
 /// What a directory gets back when something in it has changed.
-fn directory_metadata(directory: &File) -> Result<Metadata> {
+fn directory_metadata(directory: &File, path: &[u8]) -> Result<Metadata> {
     let stat = directory.metadata().map_err(Error::io("stat", "a directory"))?;
-    let mut xattrs = Vec::new();
+    let mut all = Vec::new();
     for name in xattr::list(directory)? {
         if let Some(value) = xattr::get(directory, &name)? {
-            xattrs.extend(Xattr::of_file(name.to_bytes(), value));
+            all.push((name.into_bytes(), value));
         }
     }
-    xattrs.sort();
     Ok(Metadata {
         mode: (stat.mode() & 0o7777) as u16,
         uid: stat.uid(),
         gid: stat.gid(),
         mtime: Timestamp { seconds: stat.mtime(), nanoseconds: stat.mtime_nsec() as u32 },
-        xattrs,
+        xattrs: Xattr::of_file(all).map_err(|problem| {
+            Error::io("keep the extended attributes of", as_path(path))(io::Error::other(problem))
+        })?,
     })
 }
 
