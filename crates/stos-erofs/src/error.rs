@@ -214,6 +214,12 @@ pub enum TarProblem {
         /// The length of the data in the tar in bytes.
         found: u64,
     },
+    /// The layer has more entries than [`crate::MAX_ENTRIES`].
+    #[error("too many entries: expected at most {limit}")]
+    TooManyEntries {
+        /// The limit.
+        limit: u64,
+    },
     /// A tar cannot say it, or would say something else: nothing that [`crate::TarWriter`] writes.
     #[error("cannot be written: {reason}")]
     Unwritable {
@@ -350,7 +356,7 @@ pub enum MergeProblem {
         /// The path.
         path: String,
     },
-    /// More layers or entries than the merger can number, or a tree that takes more memory than its entries account for.
+    /// More layers or entries than are taken, or a tree that takes more memory or more work than its entries account for.
     #[error("too many {what}: expected at most {limit}")]
     TooMany {
         /// What there is too much of.

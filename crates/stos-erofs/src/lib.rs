@@ -37,7 +37,7 @@ mod xattr;
 pub use archive::{DataRange, Names, TarWriter};
 pub use error::{Error, ImageProblem, IndexProblem, MergeProblem, TarProblem};
 pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary, extra_tag};
-pub use index::{DataPlace, Entry, EntryKind, IndexReader, IndexTotals, Metadata, Timestamp};
+pub use index::{DataPlace, Entry, EntryKind, IndexReader, IndexTotals, MAX_ENTRIES, Metadata, Timestamp};
 pub use merge::{
     Correction, Corrections, DirectoryState, LayerInput, LayerTree, MergedEntry, MergedLayer, Merger, SpecialFile,
     Stack, Step, device_parts,

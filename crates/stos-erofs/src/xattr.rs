@@ -148,7 +148,9 @@ pub(crate) fn admit(full: &[u8], value: &[u8], holder: Holder, mode: &mut u16) -
         Namespace::Security if name == b"capability" => match file_capability(value) {
             Some(value) => value,
             None => {
-                return refuse("not file capabilities of revision 1, 2 or 3 in 12, 20 or 24 bytes with no unknown flag");
+                return refuse(
+                    "not file capabilities of revision 1, 2 or 3 in 12, 20 or 24 bytes with no unknown flag",
+                );
             }
         },
         _ => value.to_vec(),

@@ -65,6 +65,10 @@ mod kind {
     pub(super) const SPARSE: u8 = 10;
 }
 
+/// How many entries a layer may have, and all layers of an image together. The largest images have some two million;
+/// a tar of a hundred million empty files is a few megabytes of gzip, and a tree of them would take 15 GB.
+pub const MAX_ENTRIES: u64 = 8_000_000;
+
 /// A point in time; the nanoseconds count forward also before 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timestamp {

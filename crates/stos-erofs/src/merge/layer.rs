@@ -3,10 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::bounds::{Bounds, STEPS_TO_MAKE};
 use super::resolve::{Resolved, resolve};
 use super::step::{DirectoryState, Fault, Step};
 use super::tree::{Content, DentryId, InodeId, LayerId, MAX_LAYERS, NO_ENTRY, NO_LAYER, ROOT, Tree, mark};
-use super::{MEMORY_BASE, MEMORY_PER_ENTRY, MergeProblem, device_number};
+use super::{MergeProblem, device_number, merge_error};
 use crate::error::printable;
 use crate::index::{Entry, EntryKind, Metadata};
 use crate::path::{MAX_PATH, split};
@@ -37,14 +38,14 @@ pub(super) enum Form {
 /// - the regular file of an entry below such a link, or below another file, is [`Step::Unplaced`]: the layers below decide.
 ///   Other entries there make nothing. So no layer is refused for what it means: [`Merger`](crate::Merger) does that.
 ///
-/// Memory is bounded by 32 MiB and 384 bytes an entry; nothing recurses.
+/// Entries, memory and time are bounded as [`Merger`](crate::Merger)'s; existing files count as entries. Nothing recurses.
 #[derive(Debug)]
 pub struct LayerTree {
     pub(super) tree: Tree,
     form: Form,
     layer: LayerId,
-    /// How many entries there were, existing files included.
-    entries: u64,
+    /// Of the entries so far, existing files included.
+    pub(super) bounds: Bounds,
     failed: bool,
 }
 
@@ -57,7 +58,7 @@ impl Default for LayerTree {
 impl LayerTree {
     /// Starts a layer in overlay form: an empty directory.
     pub fn new() -> Self {
-        Self { tree: Tree::new(), form: Form::Alone, layer: 0, entries: 0, failed: false }
+        Self { tree: Tree::new(), form: Form::Alone, layer: 0, bounds: Bounds::new(), failed: false }
     }
 
     /// Starts a layer that is applied to an existing directory; [`add_existing`](Self::add_existing) says what it holds.
@@ -107,35 +108,26 @@ impl LayerTree {
         if std::mem::replace(&mut self.failed, true) {
             return Err(Error::UsedAfterError { object: "LayerTree" }.into());
         }
-        self.entries += 1;
         let layer = self.layer;
-        let result = match u32::try_from(number) {
-            Ok(number) => Apply { tree: &mut self.tree, form: self.form, layer, number, step }.entry(entry),
-            _ => Err(too_many_entries().into()),
-        };
-        match result.and_then(|()| Ok(self.check_memory()?)) {
+        let problem = |problem| merge_error(usize::from(layer), &entry.path, problem);
+        self.bounds.count().map_err(problem)?;
+        let limit = u64::from(NO_ENTRY);
+        let too_large = MergeProblem::TooMany { what: "entries of one layer", limit };
+        let number = u32::try_from(number).map_err(|_| problem(too_large))?;
+        let result = Apply { tree: &mut self.tree, form: self.form, layer, number, step }.entry(entry);
+        match result.and_then(|()| Ok(self.bounds.check(&self.tree)?)) {
             Ok(()) => {
                 self.failed = false;
                 Ok(())
             }
             Err(Fault::Caller(error)) => Err(error),
-            Err(Fault::Problem(problem)) => {
-                Err(Error::Merge { layer: usize::from(layer), entry: printable(&entry.path), problem }.into())
-            }
-        }
-    }
-
-    fn check_memory(&self) -> Result<(), MergeProblem> {
-        let limit = MEMORY_BASE + MEMORY_PER_ENTRY * self.entries;
-        match self.tree.memory() as u64 > limit {
-            true => Err(MergeProblem::TooMany { what: "bytes of names, attributes and implied parents", limit }),
-            false => Ok(()),
+            Err(Fault::Problem(found)) => Err(problem(found).into()),
         }
     }
 
     /// How many entries there were.
     pub(super) fn entries(&self) -> u64 {
-        self.entries
+        self.bounds.entries()
     }
 
     pub(super) fn into_tree(self) -> Tree {
@@ -188,10 +180,6 @@ impl LayerTree {
             first.then(|| (u64::from(self.tree.number(id)), self.tree.full_path(dentry)))
         })
     }
-}
-
-pub(super) fn too_many_entries() -> MergeProblem {
-    MergeProblem::TooMany { what: "entries of one layer", limit: u64::from(NO_ENTRY) }
 }
 
 /// Applies one entry.
@@ -260,6 +248,7 @@ impl<E> Apply<'_, E> {
         };
         // There may be thousands, so the path is not made anew for each.
         let mut path = self.tree.full_path(at);
+        self.tree.count_steps(STEPS_TO_MAKE * missing.len() as u64);
         for name in missing {
             let whiteout = self.tree.find(at, &name);
             let inode = self.tree.new_implied_directory()?;

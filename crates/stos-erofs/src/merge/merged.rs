@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
 use super::layer::LayerTree;
+use super::nodes::kind_of;
 use super::tree::{Content, DentryId, InodeId, LayerId, NO_LAYER, ROOT, Tree, mark};
 use super::{MergeProblem, merge_error};
 use crate::error::printable;
 use crate::index::{Entry, EntryKind, IndexReader};
-use crate::path::{MAX_PATH, split};
+use crate::path::MAX_PATH;
 use crate::{Error, Result};
 
 /// An entry of a merged layer.
@@ -198,23 +199,7 @@ impl<'a> Writer<'a> {
             None if inode.names > 1 => drop(self.first_names.insert(id, dentry)),
             None => {}
         }
-        let metadata = tree.metadata(inode);
-        let kind = match inode.content {
-            Content::Regular { block, size, place, .. } => EntryKind::Regular { metadata, size, place, block },
-            Content::Symlink { at, len } => {
-                EntryKind::Symlink { metadata, target: tree.symlink_target(at, len).to_vec() }
-            }
-            Content::CharacterDevice(number) => {
-                let (major, minor) = device_parts(number);
-                EntryKind::CharacterDevice { metadata, major, minor }
-            }
-            Content::BlockDevice(number) => {
-                let (major, minor) = device_parts(number);
-                EntryKind::BlockDevice { metadata, major, minor }
-            }
-            Content::Fifo => EntryKind::Fifo(metadata),
-            Content::Directory => EntryKind::Directory(metadata),
-        };
+        let kind = kind_of(tree, inode);
         let source = Some((usize::from(inode.layer), u64::from(tree.number(id))));
         Ok(vec![MergedEntry { entry: Entry { path: self.path(dentry)?, kind }, source }])
     }
@@ -232,24 +217,27 @@ impl<'a> Writer<'a> {
     /// remove their targets, but after their own parents.
     fn foreign_links(&mut self) -> Fallible<Vec<MergedEntry>> {
         let mut pending = foreign_groups(self.tree);
-        let mut targets = Targets::new(&pending);
+        let mut targets = Targets::new(self.tree, &pending);
         let mut entries = Vec::new();
-        // Each round gives at least one; a few are enough where links were made in the order of their layers.
+        // A few rounds are enough where links were made in the order of their layers; one that gives none is the last.
         for _ in 0..MAX_ROUNDS {
+            let before = pending.len();
             let mut blocked = Vec::new();
             for group in pending {
                 match group.names.iter().copied().find(|&name| self.is_safe(name, &group.target, &targets)) {
                     Some(name) => {
                         self.foreign_link(name, &group.target, &mut entries)?;
                         self.first_names.insert(group.inode, name);
-                        targets.remove(&group.target);
+                        targets.remove(self.tree, &group.target);
                     }
                     None => blocked.push(group),
                 }
             }
             pending = blocked;
-            if pending.is_empty() {
-                return Ok(entries);
+            match pending.len() {
+                0 => return Ok(entries),
+                left if left == before => break,
+                _ => {}
             }
         }
         let path = pending.swap_remove(0).target;
@@ -275,12 +263,8 @@ impl<'a> Writer<'a> {
         let mut parents: Vec<_> = parents(self.tree, name).collect();
         let known = parents.iter().position(|parent| self.safe.contains(parent)).unwrap_or(parents.len());
         parents.truncate(known);
-        let mut rest = path.as_slice();
-        for &parent in &parents {
-            rest = split(rest).0;
-            if self.has_entry(parent) && targets.has(rest) {
-                return false;
-            }
+        if parents.iter().any(|&parent| targets.names.contains(&parent) && self.has_entry(parent)) {
+            return false;
         }
         self.safe.extend(parents);
         true
@@ -298,11 +282,6 @@ fn plain(path: Vec<u8>, kind: EntryKind) -> MergedEntry {
 fn parents(tree: &Tree, name: DentryId) -> impl Iterator<Item = DentryId> + '_ {
     let parent = |&dentry: &DentryId| Some(tree.parent(dentry)).filter(|&parent| parent != ROOT);
     std::iter::successors(parent(&name), parent)
-}
-
-/// The two parts of a device number in Linux's 32-bit form.
-fn device_parts(number: u32) -> (u32, u32) {
-    (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00)
 }
 
 /// A file of the layers below with the names that it has here.
@@ -328,31 +307,38 @@ fn foreign_groups(tree: &Tree) -> Vec<Foreign> {
     groups.into_values().collect()
 }
 
-/// The paths of files that are still to be linked, and how many links need each.
-struct Targets(BTreeMap<Vec<u8>, usize>);
+/// The files that are still to be linked.
+struct Targets {
+    /// Their paths, and how many links need each.
+    paths: BTreeMap<Vec<u8>, usize>,
+    /// What has such a path in the tree: for the parents of a link, whose paths would take long to compare one by one.
+    names: HashSet<DentryId>,
+}
 
 impl Targets {
-    fn new(groups: &[Foreign]) -> Self {
-        let mut targets = Self(BTreeMap::new());
-        groups.iter().for_each(|group| *targets.0.entry(group.target.clone()).or_default() += 1);
-        targets
+    fn new(tree: &Tree, groups: &[Foreign]) -> Self {
+        let mut paths: BTreeMap<_, usize> = BTreeMap::new();
+        groups.iter().for_each(|group| *paths.entry(group.target.clone()).or_default() += 1);
+        let names = paths.keys().filter_map(|path| tree.find_path(path)).collect();
+        Self { paths, names }
     }
 
-    fn remove(&mut self, target: &[u8]) {
-        if let Some(count) = self.0.get_mut(target) {
+    fn remove(&mut self, tree: &Tree, target: &[u8]) {
+        if let Some(count) = self.paths.get_mut(target) {
             *count -= 1;
             if *count == 0 {
-                self.0.remove(target);
+                self.paths.remove(target);
+                tree.find_path(target).map(|name| self.names.remove(&name));
             }
         }
     }
 
     fn has(&self, path: &[u8]) -> bool {
-        self.0.contains_key(path)
+        self.paths.contains_key(path)
     }
 
     fn has_below(&self, path: &[u8]) -> bool {
         let below = [path, b"/"].concat();
-        self.0.range(below.clone()..).next().is_some_and(|(target, _)| target.starts_with(&below))
+        self.paths.range(below.clone()..).next().is_some_and(|(target, _)| target.starts_with(&below))
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Merges layers, the lowest first, into one tree.
 
+mod bounds;
 #[cfg(test)]
 mod disk;
 mod layer;
@@ -18,6 +19,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+mod xattr_sets;
 
 pub use self::layer::LayerTree;
 pub use self::merged::{MergedEntry, MergedLayer};
@@ -28,21 +30,14 @@ pub use self::step::{DirectoryState, Step};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
+use self::bounds::Bounds;
 use self::resolve::{ensure_directory, find_directory};
-use self::tree::{Content, DentryId, FILE_MEMORY, InodeId, LayerId, MAX_LAYERS, NO_ENTRY, ROOT, Tree};
+use self::tree::{Content, DentryId, InodeId, LayerId, MAX_LAYERS, ROOT, Tree};
 use crate::error::{MergeProblem, printable};
 use crate::image::{self, ImageSummary};
 use crate::index::{DataPlace, Entry, EntryKind, IndexReader, Metadata};
-use crate::path::{MAX_COMPONENT, split};
+use crate::path::split;
 use crate::{BLOCK, Error, Result};
-
-/// What a merged tree may take in bytes, whatever its layers, for what a few entries can ask for without end: parents
-/// that are merely implied, attributes, link targets.
-const MEMORY_BASE: u64 = 32 << 20;
-/// What it may take beyond that for each entry of all layers so far.
-const MEMORY_PER_ENTRY: u64 = 384;
-/// A file by itself never draws on the base, however long its name.
-const _: () = assert!((FILE_MEMORY + MAX_COMPONENT) as u64 <= MEMORY_PER_ENTRY);
 
 /// A layer's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,16 +66,17 @@ pub struct LayerInput {
 ///   metadata are ignored. A link to itself changes nothing.
 /// - A root without an entry is implied likewise.
 ///
-/// Memory is bounded by 32 MiB and 384 bytes an entry; entries of ordinary images take about 130 bytes and
-/// their names; nothing recurses.
+/// All layers together may have [`MAX_ENTRIES`](crate::MAX_ENTRIES) entries. Memory is bounded by 32 MiB and 384 bytes an entry;
+/// entries of ordinary images take about 130 bytes and their names. Time is bounded likewise, by 16,777,216 steps along
+/// parents and 256 an entry. Nothing recurses.
 #[derive(Debug)]
 pub struct Merger {
     tree: Tree,
     layers: Vec<LayerInput>,
     /// The first layer of each tag: the same tar twice is one device.
     by_tag: HashMap<[u8; 32], LayerId>,
-    /// How many entries all layers so far have.
-    entries: u64,
+    /// Of the entries of all layers so far.
+    bounds: Bounds,
     failed: bool,
 }
 
@@ -93,7 +89,7 @@ impl Default for Merger {
 impl Merger {
     /// Starts with an empty root.
     pub fn new() -> Self {
-        Self { tree: Tree::new(), layers: Vec::new(), by_tag: HashMap::new(), entries: 0, failed: false }
+        Self { tree: Tree::new(), layers: Vec::new(), by_tag: HashMap::new(), bounds: Bounds::new(), failed: false }
     }
 
     /// Applies the next layer, of which `index` is the whole index; the reader needs no buffer of its own.
@@ -123,15 +119,16 @@ impl Merger {
         self.layers.push(layer);
         let device = *self.by_tag.entry(layer.tag).or_insert(number as LayerId);
         let mut reader = IndexReader::new(index)?;
-        let mut numbers = 0..NO_ENTRY;
+        // The bound of all entries keeps it far below the largest.
+        let mut entry_number = 0;
         while let Some(entry) = reader.next_entry()? {
-            self.entries += 1;
-            let entry_number = numbers.next().ok_or_else(|| whole(layer::too_many_entries()))?;
+            self.bounds.count().map_err(whole)?;
             Apply { tree: &mut self.tree, layer: number as LayerId, device, input: layer, number: entry_number }
                 .entry(&entry)
-                .and_then(|()| self.check_memory())
-                .map_err(|problem| Error::Merge { layer: number, entry: printable(&entry.path), problem })?;
+                .and_then(|()| self.bounds.check(&self.tree))
+                .map_err(|problem| merge_error(number, &entry.path, problem))?;
             seen(entry_number, &entry)?;
+            entry_number += 1;
         }
         match reader.totals() {
             Some(totals) if totals.tar_bytes != layer.tar_bytes => {
@@ -144,19 +141,6 @@ impl Merger {
                 self.failed = false;
                 Ok(())
             }
-        }
-    }
-
-    fn memory_limit(&self) -> u64 {
-        MEMORY_BASE + MEMORY_PER_ENTRY * self.entries
-    }
-
-    /// One entry can exceed the bound by what its own path, links and attributes ask for, less than 2 MiB.
-    fn check_memory(&self) -> Result<(), MergeProblem> {
-        let limit = self.memory_limit();
-        match self.tree.memory() as u64 > limit {
-            true => Err(MergeProblem::TooMany { what: "bytes of names, attributes and implied parents", limit }),
-            false => Ok(()),
         }
     }
 

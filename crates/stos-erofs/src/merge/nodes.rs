@@ -22,7 +22,8 @@ impl LayerTree {
     }
 }
 
-fn kind_of(tree: &Tree, inode: &Inode) -> EntryKind {
+/// What an inode is, as an entry that would make it.
+pub(super) fn kind_of(tree: &Tree, inode: &Inode) -> EntryKind {
     let metadata = tree.metadata(inode);
     match inode.content {
         Content::Directory => EntryKind::Directory(metadata),

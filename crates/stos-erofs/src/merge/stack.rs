@@ -122,6 +122,8 @@ pub struct Stack {
     merger: Merger,
     layers: Vec<LayerInput>,
     shown: Tree,
+    /// The uppermost layer of each tag.
+    last: HashMap<[u8; 32], usize>,
     /// The layers that are stacked.
     lowers: Vec<usize>,
 }
@@ -129,7 +131,8 @@ pub struct Stack {
 impl Stack {
     /// Starts with all layers, the lowest first.
     pub fn new(layers: &[LayerInput]) -> Self {
-        Self { merger: Merger::new(), layers: layers.to_vec(), shown: Tree::new(), lowers: Vec::new() }
+        let last = layers.iter().enumerate().map(|(number, layer)| (layer.tag, number)).collect();
+        Self { merger: Merger::new(), layers: layers.to_vec(), shown: Tree::new(), last, lowers: Vec::new() }
     }
 
     /// Adds the next layer, of which `index` is the whole index.
@@ -142,7 +145,7 @@ impl Stack {
             return Err(Error::UsedAfterError { object: "Stack" });
         };
         // Overlayfs refuses a directory that is there twice. The upper one hides what the lower one would show.
-        let again = self.layers[number + 1..].iter().any(|later| later.tag == layer.tag);
+        let again = self.last[&layer.tag] > number;
         let mut alone = LayerTree::new();
         self.merger.add_layer_seen(layer, index, |entry_number, entry| match again {
             true => Ok(()),
@@ -153,7 +156,10 @@ impl Stack {
         if alone.entries() > 0 {
             let is_lowest = self.lowers.is_empty();
             self.lowers.push(number);
-            show(&mut self.shown, &alone, number, is_lowest).map_err(|problem| merge_error(number, b"", problem))?;
+            // What is implied for whiteouts is here alone, and would add up from layer to layer.
+            show(&mut self.shown, &alone, number, is_lowest)
+                .and_then(|()| self.merger.bounds.check(&self.shown))
+                .map_err(|problem| merge_error(number, b"", problem))?;
         }
         Ok(())
     }
@@ -175,14 +181,14 @@ impl Stack {
         if self.merger.failed || self.merger.layers.len() != self.layers.len() {
             return Err(Error::UsedAfterError { object: "Stack" });
         }
-        let limit = self.merger.memory_limit();
+        let limit = self.merger.bounds.memory_limit();
         let truth = self.merger.tree;
         let mut plan = Plan::new(&truth, &self.shown);
         if self.lowers.is_empty() {
             plan.need(&truth, ROOT);
         }
         drop(self.shown);
-        let sources = Sources::new(&truth, &plan, &self.layers, limit, reopen)?;
+        let sources = Sources::new(&truth, &plan, &self.layers, &self.last, limit, reopen)?;
         let directories = truth.walk(ROOT).filter_map(|dentry| Some((dentry, *plan.directories.get(&dentry)?)));
         let directories = directories.collect();
         Ok(Corrections { directories, whiteouts: plan.whiteouts, files: plan.files, truth, sources })
@@ -410,6 +416,7 @@ impl Sources {
         truth: &Tree,
         plan: &Plan,
         layers: &[LayerInput],
+        last: &HashMap<[u8; 32], usize>,
         limit: u64,
         mut reopen: impl FnMut(usize) -> io::Result<R>,
     ) -> Result<Self> {
@@ -418,7 +425,7 @@ impl Sources {
             let (layer, number) = identity(truth, dentry);
             wanted.entry(layer).or_default().insert(number);
         }
-        let mut sources = Self { places: HashMap::new(), copied: copied(truth, &wanted, layers) };
+        let mut sources = Self { places: HashMap::new(), copied: copied(truth, &wanted, layers, last) };
         let mut bytes = 0;
         for (layer, numbers) in wanted {
             let index = reopen(layer).map_err(Error::io("open the layer index"))?;
@@ -464,19 +471,27 @@ impl Sources {
 }
 
 /// Of a layer that is there several times, the files that are seen of an upper one too.
-fn copied(truth: &Tree, wanted: &BTreeMap<usize, HashSet<u64>>, layers: &[LayerInput]) -> HashSet<Identity> {
-    let upper = |layer: usize| {
-        let tag = layers[layer].tag;
-        (layer + 1..layers.len()).filter(move |&upper| layers[upper].tag == tag)
-    };
+fn copied(
+    truth: &Tree,
+    wanted: &BTreeMap<usize, HashSet<u64>>,
+    layers: &[LayerInput],
+    last: &HashMap<[u8; 32], usize>,
+) -> HashSet<Identity> {
+    // The uppermost layer of the same tag: one name for all of them.
+    let twin = |layer: usize| last[&layers[layer].tag];
     let mut copied = HashSet::new();
-    if !wanted.keys().any(|&layer| upper(layer).next().is_some()) {
+    if wanted.keys().all(|&layer| twin(layer) == layer) {
         return copied;
     }
-    let files = truth.walk(ROOT).filter(|&dentry| !truth.is_directory(dentry));
-    let seen: HashSet<_> = files.map(|dentry| identity(truth, dentry)).collect();
+    // The uppermost of which a file is seen.
+    let mut seen: HashMap<Identity, usize> = HashMap::new();
+    for dentry in truth.walk(ROOT).filter(|&dentry| !truth.is_directory(dentry)) {
+        let (layer, number) = identity(truth, dentry);
+        let uppermost = seen.entry((twin(layer), number)).or_insert(layer);
+        *uppermost = layer.max(*uppermost);
+    }
     for (&layer, numbers) in wanted {
-        let twin_is_seen = |number| upper(layer).any(|upper| seen.contains(&(upper, number)));
+        let twin_is_seen = |number| seen.get(&(twin(layer), number)).is_some_and(|&uppermost| uppermost > layer);
         copied.extend(numbers.iter().filter(|&&number| twin_is_seen(number)).map(|&number| (layer, number)));
     }
     copied

@@ -3,13 +3,15 @@
 //!
 //! [`Tree::memory`] says what it costs. Nothing here recurses: trees may be as deep as a hostile image makes them.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use super::xattr_sets::XattrSets;
 use crate::error::MergeProblem;
 use crate::index::{DataPlace, Metadata, Timestamp};
-use crate::xattr::{self, Xattr};
+use crate::xattr;
 
 /// A name in a directory.
 pub(crate) type DentryId = u32;
@@ -124,6 +126,8 @@ pub(crate) struct Tree {
     /// Seeded at random, so that no image can choose names that collide. The order of the table is never used.
     hasher: RandomState,
     xattrs: XattrSets,
+    /// What walks along parents have cost so far.
+    steps: Cell<u64>,
 }
 
 impl Tree {
@@ -151,6 +155,7 @@ impl Tree {
             lookup: HashTable::new(),
             hasher: RandomState::new(),
             xattrs: XattrSets::new(),
+            steps: Cell::new(0),
         }
     }
 
@@ -202,6 +207,16 @@ impl Tree {
             + self.inodes.len() * INODE_MEMORY
             + self.strings.len()
             + self.xattrs.memory()
+    }
+
+    /// Counts what a walk along parents costs; to look at one is one step.
+    pub(crate) fn count_steps(&self, steps: u64) {
+        self.steps.set(self.steps.get().saturating_add(steps));
+    }
+
+    /// What has been counted so far.
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.get()
     }
 
     /// One more than the largest inode number in use.
@@ -296,6 +311,11 @@ impl Tree {
     pub(crate) fn find(&self, parent: DentryId, name: &[u8]) -> Option<DentryId> {
         let hash = self.hasher.hash_one((parent, name));
         self.lookup.find(hash, |&id| self.parent(id) == parent && self.name(id) == name).copied()
+    }
+
+    /// Finds the name of a physical path.
+    pub(crate) fn find_path(&self, path: &[u8]) -> Option<DentryId> {
+        path.split(|&byte| byte == b'/').try_fold(ROOT, |at, name| self.find(at, name))
     }
 
     /// Tells whether `dentry` lies below `ancestor` or is it.
@@ -547,61 +567,4 @@ fn allocate<T>(all: &mut Vec<T>, free: &mut Vec<u32>, value: T, what: &'static s
     }
     all.push(value);
     Ok((all.len() - 1) as u32)
-}
-
-/// Encoded sets of attributes, each kept once: most files that have any share theirs with others.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-struct XattrSets {
-    /// Where each set's body ends; it starts where the one before ends. Set 0 is empty.
-    ends: Vec<usize>,
-    bodies: Vec<u8>,
-    lookup: HashTable<u32>,
-}
-
-/// What a set takes beside its body: its end, and at most 12 bytes in the look-up table.
-const SET_MEMORY: usize = size_of::<usize>() + 12;
-
-impl XattrSets {
-    fn new() -> Self {
-        Self { ends: vec![0], bodies: Vec::new(), lookup: HashTable::new() }
-    }
-
-    fn memory(&self) -> usize {
-        self.bodies.len() + self.ends.len() * SET_MEMORY
-    }
-
-    fn body(&self, set: u32) -> &[u8] {
-        body_of(&self.ends, &self.bodies, set)
-    }
-
-    fn intern(&mut self, xattrs: &[Xattr], hasher: &RandomState) -> Result<u32, MergeProblem> {
-        if xattrs.is_empty() {
-            return Ok(0);
-        }
-        let start = self.bodies.len();
-        if let Err(problem) = xattr::encode_body(xattrs, &mut self.bodies) {
-            self.bodies.truncate(start);
-            return Err(problem);
-        }
-        let hash = hasher.hash_one(&self.bodies[start..]);
-        let Self { ends, bodies, lookup } = self;
-        if let Some(&set) = lookup.find(hash, |&set| body_of(ends, bodies, set) == &bodies[start..]) {
-            bodies.truncate(start);
-            return Ok(set);
-        }
-        let set = ends.len() as u32;
-        if u64::from(set) >= MAX_IDS {
-            return Err(MergeProblem::TooMany { what: "sets of attributes", limit: MAX_IDS });
-        }
-        ends.push(bodies.len());
-        lookup.insert_unique(hash, set, |&set| hasher.hash_one(body_of(ends, bodies, set)));
-        Ok(set)
-    }
-}
-
-fn body_of<'a>(ends: &[usize], bodies: &'a [u8], set: u32) -> &'a [u8] {
-    let set = set as usize;
-    let start = if set == 0 { 0 } else { ends[set - 1] };
-    &bodies[start..ends[set]]
 }

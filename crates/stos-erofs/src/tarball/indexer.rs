@@ -10,7 +10,7 @@ use super::sink::{NoSink, TarSink};
 use super::sparse::{Segment, Segments, SparseForm, SparseMap};
 use super::whole::{IndexSummary, Indexed};
 use crate::error::{TarProblem, printable};
-use crate::index::{DataPlace, EntryKind, IndexWriter};
+use crate::index::{DataPlace, EntryKind, IndexWriter, MAX_ENTRIES};
 use crate::{BLOCK, Error, Result};
 
 /// The largest PAX header or GNU long name in bytes, as in Go's archive/tar.
@@ -56,6 +56,7 @@ const EXTRA_ALIGNMENT: u64 = 4096;
 ///   real size, and add up to the data; a map takes at most [`MAX_SPARSE_MAP`](crate::MAX_SPARSE_MAP) bytes. The real name
 ///   wins over all others. Their data are not one run in the tar: each has a place in the extra file
 ///   ([`DataPlace::Extra`]), in the tar's order, at a multiple of 4096 bytes, so that holes stay holes on any host.
+/// - A layer has at most [`MAX_ENTRIES`] entries.
 /// - Unknown types are [`TarProblem::UnknownType`].
 #[derive(Debug)]
 pub struct TarIndexer<W: Write, S: TarSink = NoSink> {
@@ -66,6 +67,7 @@ pub struct TarIndexer<W: Write, S: TarSink = NoSink> {
     header: Box<Block>,
     extended: Extended,
     zero_block_seen: bool,
+    pub(super) max_entries: u64,
     /// How much of the extra file has been given to sparse members.
     extra_bytes: u64,
     /// Of the sparse member whose data pass by.
@@ -149,6 +151,7 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             header: Box::new([0; 512]),
             extended: Extended::default(),
             zero_block_seen: false,
+            max_entries: MAX_ENTRIES,
             extra_bytes: 0,
             segments: Segments::default(),
             entry_at: 0,
@@ -470,6 +473,9 @@ impl<W: Write, S: TarSink> TarIndexer<W, S> {
             None => Segments::default(),
         };
         if let Some(entry) = entry {
+            if self.out.records() >= self.max_entries {
+                return Err(self.tar_error(TarProblem::TooManyEntries { limit: self.max_entries }));
+            }
             self.sink.entry(self.out.records(), &entry).map_err(Error::sink)?;
             self.out.write(&entry)?;
         }
