@@ -41,7 +41,7 @@ pub struct MergedEntry {
 /// Memory is bounded as [`Merger`](crate::Merger)'s; nothing recurses.
 #[derive(Debug)]
 pub struct MergedLayer {
-    layers: LayerTree,
+    pub(super) layers: LayerTree,
     count: usize,
     failed: bool,
 }

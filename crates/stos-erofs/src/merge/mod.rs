@@ -3,6 +3,8 @@
 
 mod bounds;
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod disk;
 mod layer;
 mod merged;

@@ -445,3 +445,19 @@ fn after_an_error_nothing_works() {
     assert!(matches!(indexer.push(b"more"), Err(Error::UsedAfterError { .. })));
     assert!(matches!(indexer.finish(), Err(Error::UsedAfterError { .. })));
 }
+
+#[test]
+fn a_layer_has_so_many_entries_and_no_more() {
+    let indexed = |tar: Tar, limit| {
+        let mut indexer = TarIndexer::new(Vec::new());
+        indexer.max_entries = limit;
+        indexer.push(&tar.0).and_then(|()| indexer.finish())
+    };
+    // What makes no record does not count.
+    let tar = || Tar::new().file("a", "").file(".wh..wh.plnk", "").file("a", "");
+    assert_eq!(indexed(tar(), 2).unwrap().summary.entries, 2);
+    let error = indexed(tar().file("third", ""), 2).unwrap_err();
+    let problem = TarProblem::TooManyEntries { limit: 2 };
+    assert!(matches!(&error, Error::Tar { entry, problem: p, .. } if entry == "third" && *p == problem), "{error}");
+    assert_eq!(TarIndexer::new(Vec::new()).max_entries, crate::MAX_ENTRIES);
+}
