@@ -38,7 +38,7 @@ pub struct MergedEntry {
 ///   the only place it can be linked from (two names that change places), or something lies below a hard link to such a
 ///   file.
 ///
-/// Memory is bounded as [`Merger`](crate::Merger)'s; nothing recurses.
+/// Entries, memory and time are bounded as [`Merger`](crate::Merger)'s; nothing recurses.
 #[derive(Debug)]
 pub struct MergedLayer {
     pub(super) layers: LayerTree,
