@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use fixture::Fixture;
 use stos_erofs::{Error as TarError, MergeProblem, TarProblem};
-use stos_layerfs::{Error, Integrity};
+use stos_layerfs::{BackendKind, Error, Integrity};
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, Format, TarBuilder, file_capability, posix_acl};
 use stos_testkit::tree::{Node, Options, Tree};
@@ -114,6 +114,20 @@ fn acls_and_capabilities_are_what_linux_makes_of_them() {
     assert_eq!((found.nodes[&b"minimal"[..]].mode, found.nodes[&b"masked"[..]].mode), (0o4640, 0o4724));
     let expected = [&[1, 0, 0, 2], &capability[4..12], &[0; 8]].concat();
     assert_eq!(found.nodes[&b"one"[..]].xattrs[&b"security.capability"[..]], expected);
+}
+
+#[test]
+fn a_host_s_default_acl_gets_into_no_layer() {
+    stos_testkit::require!(Need::Root);
+    let acl = posix_acl(&[(1, 7, u32::MAX), (2, 7, 1000), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)]);
+    let dir = stos_testkit::environment::scratch();
+    let set = rustix::fs::lsetxattr(dir.path(), "system.posix_acl_default", &acl, rustix::fs::XattrFlags::empty());
+    set.unwrap();
+    let tree = Fixture::at(dir, BackendKind::Dirs).see(&[base().finish()]).unwrap();
+    for (path, node) in &tree.nodes {
+        assert!(node.xattrs.is_empty(), "{}: {:?}", path.escape_ascii(), node.xattrs);
+    }
+    assert_eq!(tree.nodes[&b"d"[..]].mode, 0o750);
 }
 
 #[test]

@@ -33,7 +33,11 @@ impl Staging {
             match lock_directory(&path, FlockOperation::NonBlockingLockExclusive) {
                 // A sweep may take the directory before it is locked: then there is nothing to lose, and we begin anew.
                 Ok(lock) if !is_named(&lock, &path) => {}
-                Ok(lock) => return Ok(Self { path, lock, committed: false }),
+                Ok(lock) => {
+                    let staging = Self { path, lock, committed: false };
+                    staging.forget_default_acl()?;
+                    return Ok(staging);
+                }
                 Err(error) if error.is_not_found() || is_held(&error) => {}
                 Err(error) => {
                     // Nothing is in it, and the error is what counts.
@@ -41,6 +45,14 @@ impl Staging {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Takes the ACL away that the host's directory gives what is made in it: files of images and containers have their own.
+    fn forget_default_acl(&self) -> Result<()> {
+        match rustix::fs::fremovexattr(&self.lock, "system.posix_acl_default") {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(Error::io("take the default ACL from", &self.path)(errno)),
         }
     }
 
