@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A file of the user's, which is there whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
@@ -13,6 +14,8 @@ use crate::error::{Error, Result};
 
 /// A file in the making: without a name where the filesystem has such files (`O_TMPFILE`), so that not even a `kill -9` leaves
 /// one; else beside its place, under a name of its own. It goes when dropped, unless it was committed.
+///
+/// A file that it replaces gives it its mode and its owner, before anything is written; a new one has 0644 less the umask.
 ///
 /// A device, a pipe or a socket at that place is written to as it is.
 pub(crate) struct OutputFile {
@@ -36,23 +39,44 @@ impl OutputFile {
     pub fn create(target: &Path) -> Result<Self> {
         // Through symlinks: what they point at is what is replaced.
         let target = fs::canonicalize(target).or_else(|_| absolute(target))?;
-        match fs::metadata(&target) {
+        let replaced = match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() => return Err(refused(&target, "it is a directory".to_owned())),
             Ok(metadata) if !metadata.is_file() => {
                 let file = OpenOptions::new().write(true).open(&target);
                 let file = file.map_err(stos_store::Error::io("open", &target))?;
                 return Ok(Self { file, target, place: Place::Final });
             }
-            _ => {}
+            other => other.ok(),
+        };
+        let staged = Self::begin(target, if replaced.is_some() { 0o600 } else { 0o644 })?;
+        if let Some(replaced) = replaced {
+            staged.take_over(&replaced).map_err(stos_store::Error::io("keep mode and owner of", &staged.target))?;
         }
+        Ok(staged)
+    }
+
+    /// Makes the file that will stand at `target`, of this mode less the umask.
+    fn begin(target: PathBuf, mode: u32) -> Result<Self> {
         let parent = target.parent().unwrap_or(Path::new("/"));
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        if let Ok(file) = openat(CWD, parent, flags, Mode::from_raw_mode(0o666)) {
+        if let Ok(file) = openat(CWD, parent, flags, Mode::from_raw_mode(mode)) {
             return Ok(Self { file: file.into(), target, place: Place::Unnamed });
         }
         let staged = beside(&target);
-        let file = File::create_new(&staged).map_err(stos_store::Error::io("create", &staged))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged);
+        let file = file.map_err(stos_store::Error::io("create", &staged))?;
         Ok(Self { file, target, place: Place::Named(staged) })
+    }
+
+    /// Gives the file the owner and the mode of the one that it replaces.
+    fn take_over(&self, replaced: &Metadata) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        // Some filesystems have one owner for all, and take no other.
+        if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
+            fchown(&self.file, Some(replaced.uid()), Some(replaced.gid()))?;
+        }
+        // After the owner, of which a change clears the set-id bits.
+        self.file.set_permissions(fs::Permissions::from_mode(replaced.mode() & 0o7777))
     }
 
     /// Puts the file in its place, durably.
@@ -134,6 +158,45 @@ mod tests {
         OutputFile::create(&link).unwrap().commit().unwrap();
         assert_eq!((fs::read(&path).unwrap(), fs::read_link(&link).unwrap()), (b"".to_vec(), PathBuf::from("x.tar")));
         assert_eq!(files::list_names(dir.path()).unwrap(), ["link", "x.tar"]);
+    }
+
+    #[test]
+    fn what_is_replaced_keeps_its_mode_and_owner_and_what_is_new_has_0644() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| {
+            let metadata = fs::metadata(dir.path().join(name)).unwrap();
+            (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+        };
+        let own = of(".");
+        let save = |name: &str| {
+            let file = OutputFile::create(&dir.path().join(name)).unwrap();
+            // Already while it is being written.
+            let mode = file.file.metadata().unwrap().mode() & 0o7777;
+            file.commit().unwrap();
+            assert_eq!(of(name).0, mode, "{name}");
+        };
+        save("new");
+        assert_eq!(of("new").0 & !0o644, 0, "never more than that");
+        let other = if rustix::process::geteuid().is_root() { (1000, 1001) } else { (own.1, own.2) };
+        for mode in [0o600, 0o640, 0o444, 0o666] {
+            let path = dir.path().join("old");
+            fs::write(&path, b"old").unwrap();
+            std::os::unix::fs::chown(&path, Some(other.0), Some(other.1)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            save("old");
+            assert_eq!(of("old"), (mode, other.0, other.1));
+            fs::remove_file(&path).unwrap();
+        }
+        // The same where files have a name from the start.
+        let path = dir.path().join("named");
+        let staged = beside(&path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged).unwrap();
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
+        let file = OutputFile { file, target: path.clone(), place: Place::Named(staged) };
+        file.take_over(&fs::metadata(&path).unwrap()).unwrap();
+        file.commit().unwrap();
+        assert_eq!(of("named").0, 0o604);
     }
 
     #[test]
