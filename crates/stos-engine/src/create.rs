@@ -18,10 +18,12 @@ use crate::Engine;
 use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
+use crate::image::load_image;
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
 use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
+use crate::save::has_every_blob;
 use crate::spec::{ProcessPlan, command_line, environment, runtime_config};
 use crate::stage::{no_bytes, stage};
 use crate::validate::{ValidatedImage, validate_image_before_create};
@@ -91,8 +93,14 @@ fn find_or_pull(
     let fits = |record: &ImageRecord| {
         record.manifest.platform.as_ref().is_none_or(|own| options.pull.platform.fit(own).is_some())
     };
+    let lacks_blobs = |record: &ImageRecord| options.pull.keep_blobs && lacks_blobs(engine, record);
+    let without_blobs = |reason| Error::BlobsMissing { image: image.to_owned(), reason };
     let location = match (options.pull_policy, local) {
-        (PullPolicy::Missing, Some(record)) if fits(&record) => return Ok((record, lease)),
+        (PullPolicy::Missing, Some(record)) if fits(&record) && !lacks_blobs(&record) => return Ok((record, lease)),
+        (PullPolicy::Missing, Some(record)) if record.reference.is_none() && fits(&record) => {
+            return Err(without_blobs("it has no name to pull it by"));
+        }
+        (PullPolicy::Never, Some(record)) if lacks_blobs(&record) => return Err(without_blobs("--pull=never")),
         (PullPolicy::Never, Some(record)) => return Ok((record, lease)),
         (PullPolicy::Never, None) => return Err(Error::NotPulled { image: image.to_owned() }),
         (PullPolicy::Missing | PullPolicy::Always, Some(record)) => {
@@ -105,6 +113,11 @@ fn find_or_pull(
     drop(lease);
     let pulled = pull_image(engine, &location, &options.pull, progress)?;
     Ok((pulled, engine.store.lease()?))
+}
+
+/// Tells whether a sound image lacks blobs; of a damaged one that is not the first thing to tell.
+fn lacks_blobs(engine: &Engine, record: &ImageRecord) -> bool {
+    load_image(engine, record.clone()).is_ok_and(|image| !has_every_blob(engine, &image))
 }
 
 /// Makes sure that the image's layers can be seen: picks what the container's root is stacked on and mounts it, once for all

@@ -2,7 +2,8 @@
 //! What the engine could not do, and what that means for an exit code.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use stos_spec::{BlobDigest, ConfigError, DigestError, ManifestError, PlatformError, ReferenceError, UserError};
 
@@ -104,6 +105,14 @@ pub enum Error {
         /// The image as it was named.
         image: String,
     },
+    /// The image is in the store, but not every blob that its layers came as, and they are to be kept.
+    #[error("image {image}: not every layer's blob is in the store, as --keep-blobs wants, and {reason}")]
+    BlobsMissing {
+        /// The image as it was named.
+        image: String,
+        /// Why they are not fetched.
+        reason: &'static str,
+    },
     /// The image is still needed.
     #[error("image {image} is used by container {container}")]
     ImageInUse {
@@ -182,6 +191,24 @@ pub enum Error {
         expected: String,
         /// What was found.
         found: String,
+    },
+    /// An archive is compressed in a way that stos does not read.
+    #[error("{input}: compressed with {format}, expected a tar that is plain, or compressed with gzip or zstd")]
+    UnsupportedCompression {
+        /// What people call it.
+        input: String,
+        /// The format, which is also the name of its tool.
+        format: &'static str,
+    },
+    /// What was asked for could not be written where the user wants it: a file, a directory, a stream.
+    #[error("cannot {action} {target}: {source}")]
+    Output {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// What it is about, escaped: a path, or a member of the archive.
+        target: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// A user that cannot be found or used.
     #[error("user {user:?}: {reason}")]
@@ -337,6 +364,19 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Gives a closure for `map_err` that says what was tried with which output.
+    pub(crate) fn output<E: Into<io::Error>>(action: &'static str, target: impl AsRef<Path>) -> impl FnOnce(E) -> Self {
+        move |source| Self::Output { action, target: shown_path(target.as_ref()), source: source.into() }
+    }
+
+    /// Tells a file operation's failure as one of the output at `target`.
+    pub(crate) fn of_output(error: stos_store::Error, target: &Path) -> Self {
+        match error {
+            stos_store::Error::Io { action, path, source } => Self::output(action, path)(source),
+            other => Self::output("write", target)(io::Error::other(other)),
+        }
+    }
+
     /// Gives the exit code of image mode's create, start and run: 127 for a command that is not there, 126 for one that
     /// cannot be run, 125 for whatever failed before (podman-run(1), "Exit Status").
     pub fn exit_code(&self) -> i32 {
@@ -357,4 +397,9 @@ impl Error {
             other => other,
         }
     }
+}
+
+/// Members of an archive are named as the archive names them, files as the user does.
+fn shown_path(path: &Path) -> String {
+    stos_spec::text::escape(&path.to_string_lossy()).into_owned()
 }

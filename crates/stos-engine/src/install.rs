@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use stos_layerfs::{Integrity, LayerLabel, LayerOutcome, LayerRequest, NewLayer};
@@ -15,7 +15,6 @@ use crate::Engine;
 use crate::build::{oci_manifest, plain_layer};
 use crate::error::{Error, Result};
 use crate::image::load_image;
-use crate::layer_tar::open_layer_tar;
 use crate::pull::PullProgress;
 use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
 use crate::stage::{no_bytes, stage};
@@ -23,7 +22,26 @@ use crate::stage::{no_bytes, stage};
 /// An image on its way, and what it will be called; of no names, it is known by its ID.
 pub(crate) struct NamedImage {
     pub names: Vec<ImageRef>,
+    /// What its source calls it besides, which is no name outside.
+    pub tags: Vec<String>,
     pub image: ResolvedImage,
+}
+
+impl NamedImage {
+    pub fn new(names: Vec<ImageRef>, image: ResolvedImage) -> Self {
+        let mut named = Self { names: Vec::new(), tags: Vec::new(), image };
+        named.add_names(names);
+        named
+    }
+
+    /// Gives it further names, each once.
+    pub fn add_names(&mut self, names: Vec<ImageRef>) {
+        for name in names {
+            if !self.names.contains(&name) {
+                self.names.push(name);
+            }
+        }
+    }
 }
 
 /// What came into the store.
@@ -93,7 +111,7 @@ impl Install<'_> {
         let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
         stage("index", no_bytes, || {
             images.iter().try_for_each(|named| {
-                self.engine.layerfs.ensure_sound_chain(&named.image.config.diff_ids, Integrity::Sealed)?;
+                self.engine.layerfs.ensure_sound_chain(&named.image.diff_ids(), Integrity::Sealed)?;
                 Ok::<_, Error>(())
             })
         })?;
@@ -117,14 +135,16 @@ impl Install<'_> {
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         let present = AtomicUsize::new(0);
-        let fetched = Mutex::new(0);
+        let fetched = AtomicU64::new(0);
         let work = || {
             while let Some(layer) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
                 match self.ensure(layer) {
                     Ok(true) => {
                         present.fetch_add(1, Ordering::Relaxed);
                     }
-                    Ok(false) => *fetched.lock().unwrap_or_else(PoisonError::into_inner) += layer.size(),
+                    Ok(false) => {
+                        fetched.fetch_add(layer.size(), Ordering::Relaxed);
+                    }
                     Err(error) => {
                         // The first failure is the one to tell: it is kept before the others learn of it.
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -141,7 +161,7 @@ impl Install<'_> {
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok((fetched.into_inner().unwrap_or_else(PoisonError::into_inner), present.into_inner())),
+            None => Ok((fetched.into_inner(), present.into_inner())),
         }
     }
 
@@ -201,7 +221,7 @@ impl Install<'_> {
     }
 
     fn keep_tar(&self, layer: DiffId) -> Result<()> {
-        let tar = open_layer_tar(self.engine, layer)?;
+        let tar = self.engine.layerfs.open_tar(layer)?;
         let blob = plain_layer(layer, tar.size());
         let (compression, source) = (LayerCompression::None, self.source.name());
         let request = LayerRequest { diff_id: layer, blob: &blob, compression, source: &source, keep_blob: true };
@@ -254,7 +274,7 @@ impl Install<'_> {
         Ok(ImageRecord {
             reference: None,
             manifest: Descriptor {
-                platform: Some(image.config.platform.clone()),
+                platform: Some(image.platform.clone()),
                 ..Descriptor::new(manifest.media_type.clone(), manifest.bytes.digest(), size)
             },
             image_id: image.config_bytes.digest(),
@@ -299,7 +319,7 @@ impl Install<'_> {
         let engine = self.engine;
         let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
         let used = crate::image::used_objects(engine)?;
-        let chains = images.iter().filter_map(|named| ChainId::of_layers(&named.image.config.diff_ids));
+        let chains = images.iter().filter_map(|named| ChainId::of_layers(&named.image.diff_ids()));
         for chain in chains.filter(|chain| !used.chains.contains(chain)) {
             engine.layerfs.unmount_chain(chain)?;
             engine.layerfs.remove_chain(chain)?;

@@ -13,7 +13,6 @@ use crate::Engine;
 use crate::container;
 use crate::error::{Error, Result};
 use crate::image::{load_image, used_objects};
-use crate::layer_tar::open_layer_tar;
 use crate::save::SaveTarget;
 use crate::save::output::OutputFile;
 
@@ -260,7 +259,7 @@ fn inspect_layer(engine: &Engine, users: &Users, layer: DiffId) -> Result<LayerD
 pub fn export_layer(engine: &Engine, layer: DiffId, target: SaveTarget<'_>) -> Result<()> {
     let _lease = engine.store.lease()?;
     write_to(target, |out| {
-        let mut tar = open_layer_tar(engine, layer)?;
+        let mut tar = engine.layerfs.open_tar(layer)?;
         let mut buffer = vec![0; 256 << 10];
         loop {
             match tar.read(&mut buffer).map_err(|error| export_error(engine, layer, error))? {

@@ -6,7 +6,6 @@
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
-//! | [`layer_tar`] | the one way to a layer's own bytes |
 //! | [`layers`] | the layers of the store, who uses them, taking one away |
 //! | [`build`] | new images: a changed configuration, one layer more |
 //! | [`tag`] | names of images |
@@ -46,7 +45,6 @@ pub mod image;
 pub mod image_mount;
 pub mod import;
 mod install;
-pub mod layer_tar;
 pub mod layers;
 pub mod lifecycle;
 pub mod load;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Images from files: docker-archives and OCI layouts, proved as closely as those of a registry.
 
+use std::collections::BTreeMap;
+
 use stos_spec::ImageRef;
+use stos_spec::text::cut;
 use stos_store::ImageRecord;
 
 use crate::Engine;
@@ -30,28 +33,69 @@ pub enum Wanted {
     Name(ImageRef),
 }
 
+/// An image that came from files.
+#[derive(Debug, Clone)]
+pub struct LoadedFiles {
+    /// Its entries: one for each name that it has there, one without a name where it has none.
+    pub records: Vec<ImageRecord>,
+    /// What the layout calls it, where that is a mere tag: no name outside the layout, so that it has none.
+    pub tag: Option<String>,
+}
+
 /// Puts the images of a docker-archive or an OCI layout into the store, all of them or none.
 ///
-/// Digests and sizes are checked where they are promised, diffIDs always. Gives the entries of each image: one for each name
-/// that it has there, one without a name where it has none. What is called like an image of the store takes its name.
+/// Digests and sizes are checked where they are promised, diffIDs always. What is called like an image of the store takes its
+/// name; two images of one name are refused.
 pub fn load_images(
     engine: &Engine,
     input: ImageInput,
     wanted: &Wanted,
     options: &PullOptions,
     progress: &dyn PullProgress,
-) -> Result<Vec<Vec<ImageRecord>>> {
+) -> Result<Vec<LoadedFiles>> {
     engine.layerfs.kind_of_new()?;
     let lease = engine.store.lease()?;
     let input = stage("open", no_bytes, || OpenInput::open(engine, input))?;
     let label = input.files.label();
     let (source, images) = stage("resolve", no_bytes, || resolve(input.files, wanted, options))?;
-    if matches!(wanted, Wanted::Only) && images.len() > 1 {
-        let expected = "one image, or a name behind the path that chooses one";
-        return Err(bad_archive(&label, "the whole", expected, format!("{} images", images.len())));
-    }
+    check_is_the_one(&label, &images, wanted)?;
+    check_names(&label, &images)?;
+    let tag_of = |named: &NamedImage| named.names.is_empty().then(|| named.tags.first().cloned()).flatten();
+    let tags: Vec<Option<String>> = images.iter().map(tag_of).collect();
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
-    Ok(install_images(engine, lease, &*source, images, install, progress)?.records)
+    let records = install_images(engine, lease, &*source, images, install, progress)?.records;
+    Ok(records.into_iter().zip(tags).map(|(records, tag)| LoadedFiles { records, tag }).collect())
+}
+
+/// Refuses several images where one is meant.
+fn check_is_the_one(label: &str, images: &[NamedImage], wanted: &Wanted) -> Result<()> {
+    let expected = match wanted {
+        Wanted::Tag(tag) => format!("one image called {:?}", cut(tag)),
+        Wanted::Name(name) => format!("one image called {name}"),
+        Wanted::Only => "one image, or a name behind the path that chooses one".to_owned(),
+        Wanted::All => return Ok(()),
+    };
+    let found = match images {
+        [_] => return Ok(()),
+        [one, two] => format!("2 images: {} and {}", one.image.digest(), two.image.digest()),
+        more => format!("{} images", more.len()),
+    };
+    Err(bad_archive(label, "the whole", expected, found))
+}
+
+/// Refuses a name that two images have: nobody can say which of them it means.
+fn check_names(label: &str, images: &[NamedImage]) -> Result<()> {
+    let mut owners = BTreeMap::new();
+    for named in images {
+        for name in &named.names {
+            let digest = named.image.digest();
+            if let Some(other) = owners.insert(name.to_string(), digest) {
+                let found = format!("{other} and {digest}");
+                return Err(bad_archive(label, &format!("the name {name}"), "one image of that name", found));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A docker-archive that is a layout too, as Docker writes it today, is read as a layout: that keeps every digest.

@@ -65,7 +65,7 @@ pub fn pull_image(
         ImageLocation::Registry(reference) => Ok(pull_image_from_registry(engine, reference, options, progress)?.image),
         ImageLocation::Files { path, wanted } => {
             let images = load_images(engine, ImageInput::Path(path.clone()), wanted, options, progress)?;
-            let first = images.into_iter().flatten().next();
+            let first = images.into_iter().flat_map(|image| image.records).next();
             first.ok_or_else(|| Error::Store(stos_store::Error::NoSuchImage(path.display().to_string())))
         }
     }

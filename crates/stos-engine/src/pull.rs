@@ -58,7 +58,7 @@ pub fn pull_image_from_registry(
     if let Some(manifest) = &resolved.manifest {
         progress.resolved(manifest.bytes.digest(), resolved.layers.len());
     }
-    let image = NamedImage { names: vec![reference.clone()], image: resolved };
+    let image = NamedImage::new(vec![reference.clone()], resolved);
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
     let installed = install_images(engine, lease, &source, vec![image], install, progress)?;
     let Installed { mut records, fetched_bytes, present_layers } = installed;

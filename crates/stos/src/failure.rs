@@ -56,7 +56,7 @@ impl Failure {
         }
         let mut stderr = std::io::stderr().lock();
         // With stderr closed there is nobody to tell.
-        let _ = writeln!(stderr, "Error: {self}");
+        let _ = writeln!(stderr, "Error: {}", printable(&self.to_string()));
         if let Some(hint) = self.hint() {
             let _ = writeln!(stderr, "hint: {hint}");
         }
@@ -79,6 +79,10 @@ impl Failure {
         let text = match engine {
             EngineError::Registry(error) => error.hint()?,
             EngineError::NotPulled { .. } => "pull it first, or use --pull=missing",
+            EngineError::BlobsMissing { .. } => "`stos pull --keep-blobs` of its name fetches them",
+            EngineError::UnsupportedCompression { format, .. } => {
+                return Some(format!("`{format} -dc FILE | stos load` reads it, or `… | stos import -`"));
+            }
             EngineError::Manifest { source: ManifestError::NoPlatform { .. }, .. } => {
                 "choose one of these with --platform"
             }
@@ -124,6 +128,11 @@ impl Failure {
         };
         Some(text.to_owned())
     }
+}
+
+/// Whatever an error quotes, none of it moves the terminal's cursor. Line breaks are its own: in what it quotes they are escaped.
+fn printable(error: &str) -> String {
+    error.lines().map(stos_spec::text::escape).collect::<Vec<_>>().join("\n")
 }
 
 fn is_disk_full(error: &EngineError) -> bool {
@@ -175,6 +184,26 @@ mod tests {
         assert_eq!(said.matches("no such image").count(), 1, "{said}");
         assert!(failure.hint().unwrap().contains("--pull=missing"));
         assert!(Failure::message("x", 1).hint().is_none());
+    }
+
+    #[test]
+    fn no_error_moves_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2J\u{202e}b\nc\td\r"), "a\\u{1b}[2J\\u{202e}b\nc\\td\\r");
+    }
+
+    #[test]
+    fn an_output_without_room_is_no_reason_to_remove_images() {
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = EngineError::Output { action: "write", target: "x".into(), source };
+        assert!(Failure::from(error).hint().is_none());
+    }
+
+    #[test]
+    fn an_archive_that_cannot_be_decompressed_gets_its_tool() {
+        for format in ["xz", "bzip2"] {
+            let error = EngineError::UnsupportedCompression { input: "x".into(), format };
+            assert!(Failure::from(error).hint().unwrap().starts_with(&format!("`{format} -dc FILE | stos load`")));
+        }
     }
 
     #[test]

@@ -22,9 +22,7 @@ use crate::image::LoadedImage;
 pub(super) fn write(engine: &Engine, images: &[SavedImage], sink: &mut dyn Sink) -> Result<Saved> {
     let (mut written, mut entries, mut saved) = (BTreeSet::new(), Vec::new(), Saved::default());
     for SavedImage { image, names } in images {
-        let is_whole = image.config.diff_ids.iter().zip(&image.manifest.layers).all(|(diff_id, layer)| {
-            is_its_tar(*diff_id, layer) || engine.store.has_blob(layer.descriptor.digest, layer.descriptor.size)
-        });
+        let is_whole = has_every_blob(engine, image);
         if !is_whole {
             saved.rewritten.push(names.first().map_or_else(|| image.name(), ToString::to_string));
         }
@@ -38,6 +36,13 @@ pub(super) fn write(engine: &Engine, images: &[SavedImage], sink: &mut dyn Sink)
     sink.add_bytes("index.json", &document(&index))?;
     sink.add_bytes("oci-layout", &document(&json!({ "imageLayoutVersion": "1.0.0" })))?;
     Ok(saved)
+}
+
+/// Tells whether every blob of an image's layers is there, so that the image can go with its own manifest.
+pub(crate) fn has_every_blob(engine: &Engine, image: &LoadedImage) -> bool {
+    image.config.diff_ids.iter().zip(&image.manifest.layers).all(|(diff_id, layer)| {
+        is_its_tar(*diff_id, layer) || engine.store.has_blob(layer.descriptor.digest, layer.descriptor.size)
+    })
 }
 
 /// Whether the blob is the layer's tar itself, which is always there.

@@ -3,6 +3,7 @@
 //!
 //! Everything is hashed while it is written. What is not what its digest says fails the save, and nothing half-made stays.
 
+mod directory;
 mod docker;
 mod layout;
 pub(crate) mod output;
@@ -20,11 +21,13 @@ use stos_store::ImageSelector;
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::image::{LoadedImage, load_image};
-use crate::layer_tar::open_layer_tar;
 use crate::stage::{no_bytes, stage};
 
+pub(crate) use layout::has_every_blob;
+
+use directory::DirectorySink;
 use output::OutputFile;
-use sink::{DirectorySink, Sink, TarSink};
+use sink::{Sink, TarSink};
 
 /// How images are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +118,7 @@ fn collect(engine: &Engine, queries: &[String]) -> Result<Vec<SavedImage>> {
 
 /// Writes a layer's tar as the member `name`. Who reads it proves it: its last read fails where it is not the layer.
 fn write_layer(engine: &Engine, image: &LoadedImage, layer: DiffId, name: &str, sink: &mut dyn Sink) -> Result<()> {
-    let mut tar = open_layer_tar(engine, layer)?;
+    let mut tar = engine.layerfs.open_tar(layer)?;
     let size = tar.size();
     sink.add_stream(name, size, &mut tar).or_else(|error| {
         // Where the layer is at fault every byte is looked at, so that the damage is told as such, and the next pull heals it.

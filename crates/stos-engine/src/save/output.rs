@@ -43,14 +43,14 @@ impl OutputFile {
             Ok(metadata) if metadata.is_dir() => return Err(refused(&target, "it is a directory".to_owned())),
             Ok(metadata) if !metadata.is_file() => {
                 let file = OpenOptions::new().write(true).open(&target);
-                let file = file.map_err(stos_store::Error::io("open", &target))?;
+                let file = file.map_err(Error::output("open", &target))?;
                 return Ok(Self { file, target, place: Place::Final });
             }
             other => other.ok(),
         };
         let staged = Self::begin(target, if replaced.is_some() { 0o600 } else { 0o644 })?;
         if let Some(replaced) = replaced {
-            staged.take_over(&replaced).map_err(stos_store::Error::io("keep mode and owner of", &staged.target))?;
+            staged.take_over(&replaced).map_err(Error::output("keep mode and owner of", &staged.target))?;
         }
         Ok(staged)
     }
@@ -64,7 +64,7 @@ impl OutputFile {
         }
         let staged = beside(&target);
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged);
-        let file = file.map_err(stos_store::Error::io("create", &staged))?;
+        let file = file.map_err(Error::output("create", &staged))?;
         Ok(Self { file, target, place: Place::Named(staged) })
     }
 
@@ -84,19 +84,18 @@ impl OutputFile {
         if self.place == Place::Final {
             return Ok(());
         }
-        self.file.sync_all().map_err(stos_store::Error::io("sync", &self.target))?;
+        self.file.sync_all().map_err(Error::output("sync", &self.target))?;
         if self.place == Place::Unnamed {
             let staged = beside(&self.target);
             let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            linkat(CWD, own, CWD, &staged, AtFlags::SYMLINK_FOLLOW)
-                .map_err(stos_store::Error::io("name the file", &staged))?;
+            linkat(CWD, own, CWD, &staged, AtFlags::SYMLINK_FOLLOW).map_err(Error::output("name the file", &staged))?;
             self.place = Place::Named(staged);
         }
         if let Place::Named(staged) = &self.place {
-            fs::rename(staged, &self.target).map_err(stos_store::Error::io("rename a file to", &self.target))?;
+            fs::rename(staged, &self.target).map_err(Error::output("rename a file to", &self.target))?;
             self.place = Place::Final;
         }
-        Ok(files::sync_parent(&self.target)?)
+        files::sync_parent(&self.target).map_err(|error| Error::of_output(error, &self.target))
     }
 }
 
@@ -120,8 +119,8 @@ impl Drop for OutputFile {
     }
 }
 
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    Ok(std::path::absolute(path).map_err(stos_store::Error::io("find", path))?)
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::output("find", path))
 }
 
 /// Gives a name beside `target` that nothing has.

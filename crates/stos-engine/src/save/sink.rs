@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where the files of a save go: into a tar, or into a directory.
+//! Where the files of a save go: into a tar, or into a [directory](super::directory).
 
-use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
 
-use stos_store::files;
 use tar::{EntryType, Header};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Takes files one after the other.
 pub(super) trait Sink {
@@ -25,7 +22,7 @@ pub(super) trait Sink {
 }
 
 /// Copies `size` bytes; `name` is what errors call them.
-fn copy(from: &mut dyn Read, size: u64, to: &mut dyn Write, name: &str) -> Result<()> {
+pub(super) fn copy(from: &mut dyn Read, size: u64, to: &mut dyn Write, name: &str) -> Result<()> {
     let mut left = size;
     let mut buffer = vec![0; 256 << 10];
     while left > 0 {
@@ -36,7 +33,7 @@ fn copy(from: &mut dyn Read, size: u64, to: &mut dyn Write, name: &str) -> Resul
             other => other,
         };
         let count = count.map_err(stos_store::Error::io("read", name))?;
-        to.write_all(&buffer[..count]).map_err(stos_store::Error::io("write", name))?;
+        to.write_all(&buffer[..count]).map_err(Error::output("write", name))?;
         left -= count as u64;
     }
     Ok(())
@@ -55,13 +52,13 @@ impl<'a> TarSink<'a> {
     /// Ends the archive.
     pub fn finish(self) -> Result<()> {
         let ended = self.out.write_all(&[0; 1024]).and_then(|()| self.out.flush());
-        Ok(ended.map_err(stos_store::Error::io("write", "the end of the archive"))?)
+        ended.map_err(Error::output("write", "the end of the archive"))
     }
 }
 
 impl Sink for TarSink<'_> {
     fn add_stream(&mut self, name: &str, size: u64, from: &mut dyn Read) -> Result<()> {
-        let write = |error| stos_store::Error::io("write", name)(error);
+        let write = |error: io::Error| Error::output("write", name)(error);
         let mut header = Header::new_ustar();
         header.set_path(name).map_err(write)?;
         header.set_entry_type(EntryType::Regular);
@@ -75,62 +72,7 @@ impl Sink for TarSink<'_> {
         self.out.write_all(header.as_bytes()).map_err(write)?;
         copy(from, size, self.out, name)?;
         let padding = size.next_multiple_of(512) - size;
-        Ok(self.out.write_all(&[0; 512][..usize::try_from(padding).unwrap_or_default()]).map_err(write)?)
-    }
-}
-
-/// A directory in the making, beside where it is to stand; it goes when dropped, unless it was committed.
-pub(super) struct DirectorySink {
-    target: PathBuf,
-    staged: PathBuf,
-    is_committed: bool,
-}
-
-impl DirectorySink {
-    /// Begins a directory that will stand at `target`, where nothing is yet, or an empty directory.
-    pub fn new(target: &Path) -> Result<Self> {
-        let target = super::output::absolute(target)?;
-        match fs::read_dir(&target).map(|mut entries| entries.next().is_none()) {
-            Ok(true) => {}
-            Ok(false) => {
-                let reason = "expected a directory that is new or empty, found one with files in it".to_owned();
-                return Err(super::output::refused(&target, reason));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(super::output::refused(&target, error.to_string())),
-        }
-        let staged = super::output::beside(&target);
-        fs::create_dir(&staged).map_err(stos_store::Error::io("create the directory", &staged))?;
-        let sink = Self { target, staged, is_committed: false };
-        let blobs = sink.staged.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(stos_store::Error::io("create the directory", &blobs))?;
-        Ok(sink)
-    }
-
-    /// Puts the directory where it is to stand, durably.
-    pub fn commit(mut self) -> Result<()> {
-        files::sync_filesystem_of(&self.staged)?;
-        fs::rename(&self.staged, &self.target).map_err(stos_store::Error::io("rename a directory to", &self.target))?;
-        self.is_committed = true;
-        Ok(files::sync_parent(&self.target)?)
-    }
-}
-
-impl Sink for DirectorySink {
-    fn add_stream(&mut self, name: &str, size: u64, from: &mut dyn Read) -> Result<()> {
-        let path = self.staged.join(name);
-        let mut file = File::create_new(&path).map_err(stos_store::Error::io("create", &path))?;
-        copy(from, size, &mut file, name)
-    }
-}
-
-impl Drop for DirectorySink {
-    fn drop(&mut self) {
-        if !self.is_committed
-            && let Err(error) = files::remove_tree(&self.staged)
-        {
-            tracing::warn!(%error, "cannot remove what a failed save has written");
-        }
+        self.out.write_all(&[0; 512][..usize::try_from(padding).unwrap_or_default()]).map_err(write)
     }
 }
 
@@ -153,31 +95,5 @@ mod tests {
         let mut out = Vec::new();
         let error = TarSink::new(&mut out).add_stream("a", 3, &mut &b"ab"[..]).unwrap_err();
         assert!(error.to_string().contains("1 bytes early"), "{error}");
-    }
-
-    #[test]
-    fn a_directory_is_there_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let names = || files::list_names(dir.path()).unwrap();
-        for target in ["new", "empty"] {
-            let path = dir.path().join(target);
-            if target == "empty" {
-                fs::create_dir(&path).unwrap();
-            }
-            let mut sink = DirectorySink::new(&path).unwrap();
-            sink.add_bytes("index.json", b"{}").unwrap();
-            assert!(!path.join("index.json").exists());
-            drop(sink);
-            assert_eq!(names().len(), usize::from(target == "empty") * 2, "{:?}", names());
-            let mut sink = DirectorySink::new(&path).unwrap();
-            sink.add_bytes("blobs/sha256/x", b"x").unwrap();
-            sink.commit().unwrap();
-            assert_eq!(fs::read(path.join("blobs/sha256/x")).unwrap(), b"x");
-        }
-        assert_eq!(names(), ["empty", "new"]);
-        assert!(DirectorySink::new(&dir.path().join("new")).is_err(), "it has files");
-        fs::write(dir.path().join("file"), b"x").unwrap();
-        assert!(DirectorySink::new(&dir.path().join("file")).is_err());
-        assert!(DirectorySink::new(&dir.path().join("none/x")).is_err());
     }
 }

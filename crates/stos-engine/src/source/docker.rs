@@ -17,6 +17,9 @@ use crate::build::plain_layer;
 use crate::error::{Error, Result};
 use crate::install::NamedImage;
 
+/// What old versions of Docker write where an image has no name.
+const NO_NAME: &str = "<none>:<none>";
+
 /// A docker-archive, and the file of each layer.
 pub(crate) struct DockerSource {
     label: String,
@@ -46,13 +49,23 @@ impl DockerSource {
     /// A layer that is not compressed is promised by its diffID and its size; of a compressed one only the diffID is known.
     pub fn read(files: &Files, platform: &Platform, name: Option<&ImageRef>) -> Result<(Self, Vec<NamedImage>)> {
         let mut source = Self { label: files.label(), layers: HashMap::new() };
-        let (mut images, mut budget) = (Vec::new(), Budget::default());
+        let (mut images, budget) = (Vec::<NamedImage>::new(), Budget::default());
         for entry in read_entries(files)? {
-            let names = names_of(files, &entry)?;
-            if name.is_none_or(|name| names.contains(name)) {
-                let image = source.read_image(files, &entry, platform)?;
-                budget.take(&image).map_err(|(expected, found)| files.bad("manifest.json", expected, found))?;
-                images.push(NamedImage { names, image });
+            let names = names_of(files, &entry, name.is_some())?;
+            if name.is_some_and(|name| !names.contains(name)) {
+                continue;
+            }
+            let image = source.read_image(files, &entry, platform, &budget)?;
+            // Two entries of one configuration are one image.
+            match images.iter_mut().find(|known| known.image.digest() == image.digest()) {
+                Some(known) => known.add_names(names),
+                None => {
+                    budget
+                        .take_image()
+                        .and_then(|()| budget.take_layers(image.layers.len()))
+                        .map_err(|(expected, found)| files.bad("manifest.json", expected, found))?;
+                    images.push(NamedImage::new(names, image));
+                }
             }
         }
         if images.is_empty() {
@@ -62,8 +75,15 @@ impl DockerSource {
         Ok((source, images))
     }
 
-    fn read_image(&mut self, files: &Files, entry: &Entry, platform: &Platform) -> Result<ResolvedImage> {
+    fn read_image(
+        &mut self,
+        files: &Files,
+        entry: &Entry,
+        platform: &Platform,
+        budget: &Budget,
+    ) -> Result<ResolvedImage> {
         let bytes = files.read(&entry.config, CONFIG_MAX)?;
+        budget.take_document(&bytes).map_err(|(expected, found)| files.bad("manifest.json", expected, found))?;
         // Where the file is called by a digest, that is a promise.
         let config_bytes = match promised_digest(&entry.config) {
             Some(digest) => Verified::check_digest(bytes, digest, "configuration")?,
@@ -80,13 +100,12 @@ impl DockerSource {
             let file = files.open(name)?;
             // Of a layer that lies there twice the first is read.
             let file = self.layers.entry(diff_id).or_insert(file);
-            let compression =
-                file.compression().map_err(|error| files.bad(name, "a file that can be read", error.to_string()))?;
+            let compression = files.compression(name, file)?;
             let is_plain = compression == LayerCompression::None;
             let blob = is_plain.then(|| plain_layer(diff_id, file.size()));
             layers.push(WantedLayer { diff_id, compression, blob });
         }
-        Ok(ResolvedImage { index: None, manifest: None, config_bytes, config, layers })
+        Ok(ResolvedImage { index: None, manifest: None, config_bytes, platform: config.platform, layers })
     }
 }
 
@@ -94,21 +113,26 @@ fn read_entries(files: &Files) -> Result<Vec<Entry>> {
     let bytes = files.read("manifest.json", MANIFEST_MAX)?;
     let entries: Vec<Entry> = serde_json::from_slice(&bytes)
         .map_err(|error| files.bad("manifest.json", "a list of images", shown(&error.to_string())))?;
-    if entries.len() > Budget::IMAGES_MAX {
+    if entries.len() as u64 > Budget::IMAGES_MAX {
         let found = entries.len().to_string();
         return Err(files.bad("manifest.json", format!("at most {} images", Budget::IMAGES_MAX), found));
     }
     Ok(entries)
 }
 
-fn names_of(files: &Files, entry: &Entry) -> Result<Vec<ImageRef>> {
+/// Gives the names of an image. What Docker writes for none is none. `by_name` says that the image is being looked for by one of
+/// its names: there what is no name is passed over, for it may be another image's.
+fn names_of(files: &Files, entry: &Entry, by_name: bool) -> Result<Vec<ImageRef>> {
     let mut names = Vec::new();
-    for text in entry.repo_tags.as_deref().unwrap_or_default() {
-        let name: ImageRef = text.parse()?;
-        if name.digest().is_some() {
-            return Err(files.bad("manifest.json", "names without a digest in RepoTags", format!("{:?}", cut(text))));
+    for text in entry.repo_tags.as_deref().unwrap_or_default().iter().filter(|text| *text != NO_NAME) {
+        match text.parse::<ImageRef>() {
+            Ok(name) if name.digest().is_none() => names.push(name),
+            _ if by_name => {}
+            _ => {
+                let expected = "names in RepoTags, as [REGISTRY/]REPOSITORY[:TAG]";
+                return Err(files.bad("manifest.json", expected, format!("{:?}", cut(text))));
+            }
         }
-        names.push(name);
     }
     Ok(names)
 }

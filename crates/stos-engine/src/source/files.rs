@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use stos_spec::LayerCompression;
-use stos_spec::text::cut;
+use stos_spec::text::{escape, shown};
 use stos_sys::rooted::Root;
 
 use super::archive::Archive;
@@ -78,6 +78,14 @@ impl Files {
         Ok(bytes)
     }
 
+    /// Tells how a layer's file is compressed; `name` is what it is called.
+    pub fn compression(&self, name: &str, file: &SourceFile) -> Result<LayerCompression> {
+        let magic = file.magic().map_err(|error| self.unreadable(name, &error))?;
+        compression_of(&magic).map_err(|Unsupported(found)| {
+            self.bad(name, "a layer that is plain, or compressed with gzip or zstd", format!("one in {found}"))
+        })
+    }
+
     /// Says what is wrong with a file.
     pub fn bad(&self, member: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
         bad_archive(&self.label(), member, expected, found)
@@ -90,11 +98,12 @@ impl Files {
 
 /// Says what is wrong with a member of an archive, or a file of a layout.
 pub(crate) fn bad_archive(archive: &str, member: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    // Names and values are the archive's: they may hold what moves a terminal's cursor.
     Error::BadArchive {
         archive: archive.to_owned(),
-        member: cut(member),
-        expected: expected.into(),
-        found: found.into(),
+        member: shown(member),
+        expected: escape(&expected.into()).into_owned(),
+        found: escape(&found.into()).into_owned(),
     }
 }
 
@@ -117,20 +126,31 @@ impl SourceFile {
         self.left
     }
 
-    /// Tells by its first bytes how it is compressed. Reads none of them away.
-    pub fn compression(&self) -> io::Result<LayerCompression> {
+    /// Gives its first bytes, for [`compression_of`]. Reads none of them away.
+    fn magic(&self) -> io::Result<Vec<u8>> {
         let mut magic = Vec::new();
-        self.clone().take(4).read_to_end(&mut magic)?;
-        Ok(compression_of(&magic))
+        self.clone().take(MAGIC_MAX).read_to_end(&mut magic)?;
+        Ok(magic)
     }
 }
 
-/// Tells by the first bytes of a stream how it is compressed (RFC 1952 §2.3.1, RFC 8878 §3.1.1). No tar begins so.
-pub(crate) fn compression_of(magic: &[u8]) -> LayerCompression {
+/// How many bytes [`compression_of`] looks at.
+pub(crate) const MAGIC_MAX: u64 = 10;
+
+/// A compression that stos knows by sight alone: the name of its format, which is its tool's too.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unsupported(pub &'static str);
+
+/// Tells by the first bytes of a stream how it is compressed (RFC 1952 §2.3.1, RFC 8878 §3.1.1; .xz format §2.1.1.1; bzip2's
+/// header, and the π or √π of its first block). No tar begins so.
+pub(crate) fn compression_of(magic: &[u8]) -> std::result::Result<LayerCompression, Unsupported> {
     match magic {
-        [0x1f, 0x8b, ..] => LayerCompression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => LayerCompression::Zstd,
-        _ => LayerCompression::None,
+        [0x1f, 0x8b, ..] => Ok(LayerCompression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(LayerCompression::Zstd),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(Unsupported("xz")),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
+        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Err(Unsupported("bzip2")),
+        _ => Ok(LayerCompression::None),
     }
 }
 
@@ -194,11 +214,15 @@ mod tests {
     #[test]
     fn compression_is_seen_in_the_first_bytes() {
         for (magic, expected) in [
-            (&b"\x1f\x8b\x08\0"[..], LayerCompression::Gzip),
-            (b"\x28\xb5\x2f\xfd", LayerCompression::Zstd),
-            (b"etc/", LayerCompression::None),
-            (b"\x1f", LayerCompression::None),
-            (b"", LayerCompression::None),
+            (&b"\x1f\x8b\x08\0"[..], Ok(LayerCompression::Gzip)),
+            (b"\x28\xb5\x2f\xfd", Ok(LayerCompression::Zstd)),
+            (b"etc/", Ok(LayerCompression::None)),
+            (b"\x1f", Ok(LayerCompression::None)),
+            (b"", Ok(LayerCompression::None)),
+            (b"\xfd7zXZ\0\0\x04\xe6\xd6", Err(Unsupported("xz"))),
+            (b"BZh91AY&SY", Err(Unsupported("bzip2"))),
+            (b"BZh9\x17\x72\x45\x38\x50\x90", Err(Unsupported("bzip2"))),
+            (b"BZh9/a/file", Ok(LayerCompression::None)),
         ] {
             assert_eq!(compression_of(magic), expected, "{magic:?}");
         }

@@ -9,7 +9,7 @@ use stos_spec::LayerCompression;
 use stos_store::{Staging, Store, files};
 
 use super::archive::Archive;
-use super::files::{Files, compression_of};
+use super::files::{Files, MAGIC_MAX, Unsupported, compression_of};
 use crate::Engine;
 use crate::error::{Error, Result};
 
@@ -67,13 +67,18 @@ pub(crate) struct RawInput {
 }
 
 impl RawInput {
+    /// Looks at the first bytes of a stream; `label` is what people call it.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedCompression`] for what stos does not decompress.
     pub fn new(mut file: File, label: &str) -> Result<Self> {
         let refuse = |error| stos_store::Error::io("read", label)(error);
         let metadata = file.metadata().map_err(refuse)?;
         let is_seekable = metadata.is_file() && file.stream_position().map_err(refuse)? == 0;
         let mut magic = Vec::new();
-        (&mut file).take(4).read_to_end(&mut magic).map_err(refuse)?;
-        let compression = compression_of(&magic);
+        (&mut file).take(MAGIC_MAX).read_to_end(&mut magic).map_err(refuse)?;
+        let compression = compression_of(&magic)
+            .map_err(|Unsupported(format)| Error::UnsupportedCompression { input: label.to_owned(), format })?;
         Ok(Self { magic: io::Cursor::new(magic), file, compression, is_seekable })
     }
 

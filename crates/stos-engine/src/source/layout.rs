@@ -7,11 +7,11 @@ use serde::Deserialize;
 use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::{Descriptor, ImageIndex, MANIFEST_MAX, ManifestDocument};
 use stos_spec::media_type::OCI_INDEX;
-use stos_spec::text::cut;
+use stos_spec::text::{cut, shown};
 use stos_spec::{BlobDigest, ConfigError, ImageRef, ManifestError, MediaType, Platform, Verified};
 
 use super::files::Files;
-use super::{Budget, DocumentSource, LayerSource, WantedLayer, resolve_image};
+use super::{Budget, DocumentSource, Excess, LayerSource, ResolvedImage, WantedLayer, resolve_image};
 use crate::error::{Error, Result};
 use crate::install::NamedImage;
 
@@ -23,6 +23,7 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// A layout.
 pub(crate) struct LayoutSource {
     files: Files,
+    budget: Budget,
 }
 
 #[derive(Deserialize)]
@@ -40,12 +41,12 @@ impl LayoutSource {
     /// Takes a layout, of version 1.
     pub fn new(files: Files) -> Result<Self> {
         let bytes = files.read("oci-layout", MANIFEST_MAX)?;
-        let bad = |found: &str| files.bad("oci-layout", "imageLayoutVersion 1.x", cut(found));
+        let bad = |found: &str| files.bad("oci-layout", "imageLayoutVersion 1.x", shown(found));
         let layout: LayoutFile = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
         if !layout.image_layout_version.starts_with("1.") {
             return Err(bad(&layout.image_layout_version));
         }
-        Ok(Self { files })
+        Ok(Self { files, budget: Budget::default() })
     }
 
     /// Gives every image that runs on `platform`, under the names that the layout gives it; those of other platforms are left
@@ -55,23 +56,27 @@ impl LayoutSource {
     /// Where there is none.
     pub fn images(&self, platform: &Platform, tag: Option<&str>) -> Result<Vec<NamedImage>> {
         let (digest, index) = self.index()?;
-        let mut entries: Vec<(&Descriptor, Vec<ImageRef>)> = Vec::new();
+        let refuse = |(expected, found): Excess| self.files.bad("index.json", expected, found);
+        let mut entries: Vec<(&Descriptor, Vec<EntryName>)> = Vec::new();
         for entry in index.manifests.iter().filter(|entry| is_wanted(entry, platform, tag)) {
             let name = name_of(entry);
             match entries.iter_mut().find(|(other, _)| other.digest == entry.digest) {
                 Some((_, names)) => names.extend(name),
-                None => entries.push((entry, name.into_iter().collect())),
+                None => {
+                    self.budget.take_image().map_err(refuse)?;
+                    entries.push((entry, name.into_iter().collect()));
+                }
             }
         }
         if entries.is_empty() {
             return Err(self.nothing_found(digest, &index, platform, tag));
         }
-        let (mut images, mut other, mut budget) = (Vec::new(), None, Budget::default());
+        let (mut images, mut other) = (Vec::new(), None);
         for (entry, names) in entries {
             match resolve_image(self, self.manifest(entry)?, Some(&entry.media_type), platform) {
                 Ok(image) => {
-                    budget.take(&image).map_err(|(expected, found)| self.files.bad("index.json", expected, found))?;
-                    images.push(NamedImage { names, image });
+                    self.budget.take_layers(image.layers.len()).map_err(refuse)?;
+                    images.push(named(names, image));
                 }
                 // Signatures may lie beside the images, and images whose platform only their configurations tell.
                 Err(
@@ -114,6 +119,8 @@ impl LayoutSource {
     /// Reads a document under its digest, of the size that its descriptor says.
     fn document(&self, descriptor: &Descriptor, max: u64, what: &str) -> Result<Verified<Vec<u8>>> {
         let bytes = self.files.read(&blob_name(descriptor.digest), max)?;
+        let refuse = |(expected, found): Excess| self.files.bad("index.json", expected, found);
+        self.budget.take_document(&bytes).map_err(refuse)?;
         Ok(Verified::check(bytes, descriptor, what)?)
     }
 }
@@ -130,10 +137,36 @@ fn is_wanted(entry: &Descriptor, platform: &Platform, tag: Option<&str>) -> bool
     is_image && fits && tag.is_none_or(|tag| entry.annotations.get(REF_NAME).is_some_and(|name| name == tag))
 }
 
-/// Gives the reference that an entry is called by, if what stands there is one.
-fn name_of(entry: &Descriptor) -> Option<ImageRef> {
-    let note = |key| entry.annotations.get(key)?.parse::<ImageRef>().ok().filter(|name| name.digest().is_none());
-    note(CONTAINERD_NAME).or_else(|| note(REF_NAME))
+/// What an entry is called.
+enum EntryName {
+    Reference(ImageRef),
+    /// A mere tag, as of `skopeo copy … oci:DIR:TAG`: it tells the layout's images apart, and names none outside. Were it read
+    /// as a reference, `nginx` would take over what Docker Hub calls so.
+    Tag(String),
+}
+
+/// Gives the name of an entry, if what stands there is one.
+fn name_of(entry: &Descriptor) -> Option<EntryName> {
+    let reference = |text: &String| text.parse::<ImageRef>().ok().filter(|name| name.digest().is_none());
+    if let Some(name) = entry.annotations.get(CONTAINERD_NAME).and_then(reference) {
+        return Some(EntryName::Reference(name));
+    }
+    let text = entry.annotations.get(REF_NAME)?;
+    match text.contains(['/', ':']) {
+        true => reference(text).map(EntryName::Reference),
+        false => Some(EntryName::Tag(cut(text))),
+    }
+}
+
+fn named(names: Vec<EntryName>, image: ResolvedImage) -> NamedImage {
+    let mut named = NamedImage::new(Vec::new(), image);
+    for name in names {
+        match name {
+            EntryName::Reference(name) => named.add_names(vec![name]),
+            EntryName::Tag(tag) => named.tags.push(tag),
+        }
+    }
+    named
 }
 
 impl DocumentSource for LayoutSource {

@@ -17,6 +17,7 @@ pub(crate) mod layout;
 pub(crate) mod registry;
 
 use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use stos_spec::manifest::{Descriptor, ManifestDocument};
 use stos_spec::{BlobDigest, DiffId, ImageConfig, LayerCompression, Platform, Verified};
@@ -27,15 +28,31 @@ use crate::error::{Error, Result};
 const INDEX_DEPTH_MAX: usize = 3;
 
 /// An image as its source describes it, every document verified.
+///
+/// Of what the documents say only that is held which its way in needs: parsed they take many times their bytes, and an archive
+/// may hold a thousand images.
 pub(crate) struct ResolvedImage {
     /// The index that was asked for, if it was one.
     pub index: Option<Verified<Vec<u8>>>,
     /// The manifest; `None` where the source has none, and one is to be made of the layers.
     pub manifest: Option<Manifest>,
     pub config_bytes: Verified<Vec<u8>>,
-    pub config: ImageConfig,
+    /// What it runs on, as its configuration says.
+    pub platform: Platform,
     /// The layers, the lowest first: one for each diffID.
     pub layers: Vec<WantedLayer>,
+}
+
+impl ResolvedImage {
+    /// Gives the diffIDs of its layers, the lowest first.
+    pub fn diff_ids(&self) -> Vec<DiffId> {
+        self.layers.iter().map(|layer| layer.diff_id).collect()
+    }
+
+    /// Gives the digest that tells it from others: its manifest's, or its configuration's where it has none.
+    pub fn digest(&self) -> BlobDigest {
+        self.manifest.as_ref().map_or(self.config_bytes.digest(), |manifest| manifest.bytes.digest())
+    }
 }
 
 /// A manifest that was read and keeps the rules.
@@ -65,39 +82,47 @@ impl WantedLayer {
     }
 }
 
-/// How much the images of one archive may make us hold while they come in: a small compressed archive can be gigabytes of
-/// documents.
+/// How much the images of one archive may make us read and hold while they come in: a small compressed archive can be gigabytes
+/// of documents. What is then left out, for another platform, has been read and counts too.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
-    images: usize,
-    layers: usize,
-    bytes: usize,
+    images: AtomicU64,
+    layers: AtomicU64,
+    bytes: AtomicU64,
 }
+
+/// What was expected, and what was found.
+pub(crate) type Excess = (String, String);
 
 impl Budget {
     /// The most images.
-    pub const IMAGES_MAX: usize = 1000;
+    pub const IMAGES_MAX: u64 = 1000;
     /// The most layers, of all images together.
-    pub const LAYERS_MAX: usize = 20_000;
+    pub const LAYERS_MAX: u64 = 20_000;
     /// The most bytes of documents, of all images together.
-    pub const BYTES_MAX: usize = 64 << 20;
+    pub const BYTES_MAX: u64 = 64 << 20;
 
-    /// Counts an image. An error says what was expected, and what was found.
-    pub fn take(&mut self, image: &ResolvedImage) -> std::result::Result<(), (String, String)> {
-        let documents = [Some(&image.config_bytes), image.manifest.as_ref().map(|m| &m.bytes), image.index.as_ref()];
-        self.images += 1;
-        self.layers += image.layers.len();
-        self.bytes += documents.iter().flatten().map(|bytes| bytes.get().len()).sum::<usize>();
-        for (found, max, what) in [
-            (self.images, Self::IMAGES_MAX, "images"),
-            (self.layers, Self::LAYERS_MAX, "layers of all images together"),
-            (self.bytes, Self::BYTES_MAX, "bytes of manifests and configurations"),
-        ] {
-            if found > max {
-                return Err((format!("at most {max} {what}"), "more of them".to_owned()));
-            }
+    /// Counts an image, before its documents are read.
+    pub fn take_image(&self) -> std::result::Result<(), Excess> {
+        Self::take(&self.images, 1, Self::IMAGES_MAX, "images")
+    }
+
+    /// Counts the layers of an image.
+    pub fn take_layers(&self, count: usize) -> std::result::Result<(), Excess> {
+        Self::take(&self.layers, count, Self::LAYERS_MAX, "layers of all images together")
+    }
+
+    /// Counts a manifest or a configuration, before it is parsed.
+    pub fn take_document(&self, bytes: &[u8]) -> std::result::Result<(), Excess> {
+        Self::take(&self.bytes, bytes.len(), Self::BYTES_MAX, "bytes of manifests and configurations")
+    }
+
+    fn take(counter: &AtomicU64, more: usize, max: u64, what: &str) -> std::result::Result<(), Excess> {
+        let more = more as u64;
+        match counter.fetch_add(more, Ordering::Relaxed) + more > max {
+            true => Err((format!("at most {max} {what}"), "more of them".to_owned())),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -153,11 +178,16 @@ pub(crate) fn resolve_image(
     let layers = layers.map(|(&diff_id, layer)| WantedLayer {
         diff_id,
         compression: layer.compression,
-        blob: Some(layer.descriptor),
+        blob: Some(bare(layer.descriptor)),
     });
     let layers = layers.collect();
     let manifest = Manifest { bytes, media_type: manifest.media_type };
-    Ok(ResolvedImage { index, manifest: Some(manifest), config_bytes, config, layers })
+    Ok(ResolvedImage { index, manifest: Some(manifest), config_bytes, platform: config.platform, layers })
+}
+
+/// Gives a descriptor without notes.
+fn bare(descriptor: Descriptor) -> Descriptor {
+    Descriptor::new(descriptor.media_type, descriptor.digest, descriptor.size)
 }
 
 /// Reads a configuration that belongs to `layers` layers and must run on `platform`.
@@ -176,31 +206,17 @@ mod tests {
 
     #[test]
     fn what_an_archive_may_hold_is_bounded() {
-        let layer = WantedLayer { diff_id: DiffId::of(b""), compression: LayerCompression::None, blob: None };
-        let text = format!(
-            r#"{{"os": "linux", "architecture": "amd64", "rootfs": {{"type": "layers", "diff_ids": []}}, "x": "{}"}}"#,
-            "x".repeat(1 << 20)
-        );
-        let config_bytes = Verified::trust(text.into_bytes());
-        let config = ImageConfig::parse(config_bytes.get()).unwrap();
-        let image = |layers: usize, config_bytes: &Verified<Vec<u8>>| ResolvedImage {
-            index: None,
-            manifest: None,
-            config_bytes: config_bytes.clone(),
-            config: config.clone(),
-            layers: vec![layer.clone(); layers],
-        };
-        let small = Verified::trust(Vec::new());
-        for (image, fits, said) in [
-            (image(1, &small), Budget::IMAGES_MAX, "images"),
-            (image(1000, &small), 20, "layers"),
-            (image(0, &config_bytes), 63, "bytes"),
+        type Take = fn(&Budget) -> std::result::Result<(), Excess>;
+        for (take, fits, said) in [
+            ((|budget| budget.take_image()) as Take, Budget::IMAGES_MAX, "images"),
+            (|budget| budget.take_layers(1000), 20, "layers"),
+            (|budget| budget.take_document(&[b' '; 1 << 20]), 64, "bytes"),
         ] {
-            let mut budget = Budget::default();
+            let budget = Budget::default();
             for _ in 0..fits {
-                budget.take(&image).unwrap();
+                take(&budget).unwrap();
             }
-            assert!(budget.take(&image).unwrap_err().0.contains(said), "{said}");
+            assert!(take(&budget).unwrap_err().0.contains(said), "{said}");
         }
     }
 }

@@ -137,6 +137,9 @@ pub enum ArchiveFormat {
     OciArchive,
     /// A directory with an OCI image layout
     OciDir,
+    /// podman's directory of Docker's kind, which is not written
+    #[value(hide = true)]
+    DockerDir,
 }
 
 /// stos save
@@ -154,6 +157,12 @@ pub struct Save {
     /// Say nothing
     #[arg(short, long)]
     pub quiet: bool,
+    /// Take all arguments for images, as is always done
+    #[arg(short, long)]
+    pub multi_image_archive: bool,
+    /// Accept uncompressed layers, as is always done
+    #[arg(long)]
+    pub uncompressed: bool,
     /// Images; by a name they go under it, by an ID under none
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,

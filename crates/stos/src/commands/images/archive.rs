@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! save, load, import.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use stos_engine::import::{ImportOptions, import_image};
@@ -22,16 +23,18 @@ pub fn save(global: &Global, args: &Save) -> Result<u8, Failure> {
     let engine = target::engine(global)?;
     let saved = write(&engine, args)?;
     if !args.quiet && !saved.rewritten.is_empty() {
-        // With stderr closed there is nobody to tell.
-        let _ = io::Write::write_fmt(
-            &mut io::stderr(),
-            format_args!(
-                "note: layers are written uncompressed, under a new manifest digest: {}; `stos pull --keep-blobs` keeps digests\n",
-                saved.rewritten.join(", ")
-            ),
-        );
+        note(format_args!(
+            "layers are written uncompressed, under a new manifest digest: {}; `stos pull --keep-blobs` keeps digests",
+            saved.rewritten.join(", ")
+        ));
     }
     Ok(0)
+}
+
+/// Says something on stderr.
+fn note(text: fmt::Arguments<'_>) {
+    // With stderr closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "note: {text}");
 }
 
 fn write(engine: &Engine, args: &Save) -> Result<Saved, Failure> {
@@ -39,6 +42,11 @@ fn write(engine: &Engine, args: &Save) -> Result<Saved, Failure> {
         ArchiveFormat::DockerArchive => SaveFormat::DockerArchive,
         ArchiveFormat::OciArchive => SaveFormat::OciArchive,
         ArchiveFormat::OciDir => SaveFormat::OciDir,
+        ArchiveFormat::DockerDir => {
+            let text =
+                "--format docker-dir: stos does not write it; of oci-dir `skopeo copy oci:DIR dir:OTHER` makes one";
+            return Err(Failure::message(text, 1));
+        }
     };
     if let Some(path) = &args.output {
         return Ok(save_images(engine, &args.images, format, SaveTarget::Path(path))?);
@@ -63,10 +71,15 @@ pub fn load(global: &Global, args: &Load) -> Result<u8, Failure> {
         options.platform = platform.clone();
     }
     let reporter = progress::reporter(args.quiet);
-    for record in load_images(&engine, input, &Wanted::All, &options, &*reporter)?.concat() {
-        match &record.reference {
-            Some(name) => table::print_line(format!("Loaded image: {name}"))?,
-            None => table::print_line(format!("Loaded image: {}", record.image_id))?,
+    for image in load_images(&engine, input, &Wanted::All, &options, &*reporter)? {
+        for record in &image.records {
+            match &record.reference {
+                Some(name) => table::print_line(format!("Loaded image: {name}"))?,
+                None => table::print_line(format!("Loaded image: {}", record.image_id))?,
+            }
+        }
+        if let Some(tag) = image.tag.filter(|_| !args.quiet) {
+            note(format_args!("{tag:?} is a tag of the layout, and no image's name: `stos tag` gives it one"));
         }
     }
     Ok(0)
