@@ -18,7 +18,7 @@ use stos_testkit::tar_builder::{Entry, TarBuilder};
 use stos_testkit::tree::{Options, Tree};
 
 fn layer(name: &str) -> Vec<u8> {
-    TarBuilder::new().entry(Entry::directory("d")).entry(Entry::file(format!("d/{name}"), name)).finish()
+    TarBuilder::new().entry(Entry::directory("d")).entry(Entry::file(format!("d/{name}"), name).mode(0o755)).finish()
 }
 
 fn image(top: &str) -> Image {
@@ -307,6 +307,70 @@ fn what_cannot_be_written_leaves_nothing() {
     sandbox.pull(&name);
     sandbox.ok(&["save", "-o", text(&file), &name]);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+/// Changes one byte of a layer's tar.
+fn damage(sandbox: &Sandbox, layer: &str) {
+    let tar = sandbox.layer_dir(layer).join("layer.tar");
+    let mut bytes = fs::read(&tar).unwrap();
+    bytes[512] ^= 1;
+    fs::write(&tar, bytes).unwrap();
+}
+
+#[test]
+fn a_layer_that_is_damaged_in_one_backend_is_saved_from_the_other() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    let image = image("one");
+    let name = hub.serve(&image, "app", "1");
+    sandbox.ok(&["--layerfs", "erofs", "pull", "-q", "--tls-verify=false", &name]);
+    let expected = sandbox.path("expected.tar");
+    sandbox.ok(&["save", "-o", text(&expected), &name]);
+    // The other backend makes its own of them.
+    sandbox.ok(&["--layerfs", "dirs", "pull", "-q", "--tls-verify=false", &name]);
+    image.diff_ids.iter().for_each(|layer| damage(&sandbox, layer));
+    for options in [&[][..], &["--layerfs", "erofs"], &["--layerfs", "dirs"]] {
+        let found = sandbox.path("found.tar");
+        sandbox.ok(&[options, &["save", "-o", text(&found), &name]].concat());
+        assert!(fs::read(&found).unwrap() == fs::read(&expected).unwrap(), "{options:?}");
+    }
+}
+
+#[test]
+fn a_load_heals_the_layer_that_is_damaged() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let hub = Hub::new();
+    let images = [image("one"), image("two")];
+    for (format, zipped) in [("docker-archive", false), ("docker-archive", true), ("oci-archive", false)] {
+        let sandbox = Sandbox::new();
+        let names: Vec<_> = images.iter().zip(["1", "2"]).map(|(image, tag)| hub.serve(image, "app", tag)).collect();
+        names.iter().for_each(|name| drop(sandbox.pull(name)));
+        let archive = sandbox.path("x.tar");
+        sandbox.ok(&["save", "-q", "--format", format, "-o", text(&archive), &names[0], &names[1]]);
+        if zipped {
+            // Of compressed layers only the diffIDs are promised.
+            let files = sandbox.path("files");
+            fs::create_dir(&files).unwrap();
+            tool("tar", &["-C", text(&files), "-xf", text(&archive)]);
+            let layers = images.iter().flat_map(|image| &image.diff_ids);
+            for layer in layers.map(|layer| files.join(format!("{}.tar", layer.trim_start_matches("sha256:")))) {
+                // The one that both have is compressed already.
+                if fs::read(&layer).unwrap()[0] != 0x1f {
+                    tool("gzip", &["-n", text(&layer)]);
+                    fs::rename(layer.with_extension("tar.gz"), &layer).unwrap();
+                }
+            }
+            tool("tar", &["-C", text(&files), "-cf", text(&archive), "."]);
+        }
+        let top = &images[1].diff_ids[1];
+        let tar = sandbox.layer_dir(top).join("layer.tar");
+        let whole = fs::read(&tar).unwrap();
+        damage(&sandbox, top);
+        assert_ne!(sandbox.run(&["create", "--verify", "full", &names[1], "/d/two"]).code, 0);
+        sandbox.ok(&["load", "-q", "-i", text(&archive)]);
+        assert!(fs::read(&tar).unwrap() == whole, "{format} {zipped}");
+        sandbox.ok(&["create", "--verify", "full", &names[1], "/d/two"]);
+    }
 }
 
 #[test]
