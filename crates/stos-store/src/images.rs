@@ -217,7 +217,12 @@ impl Store {
         let digits = selector.0.strip_prefix("sha256:").unwrap_or(&selector.0);
         let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         let has_id = |image: &&ImageRecord| image.image_id.hex().starts_with(digits);
-        let candidates: Vec<_> = images.iter().filter(|image| is_hex && has_id(image)).collect();
+        let mut candidates: Vec<_> = images.iter().filter(|image| is_hex && has_id(image)).collect();
+        // Manifests of one configuration are one image by its ID; one that has a name first.
+        candidates.sort_by_key(|image| image.reference.is_none());
+        if candidates.iter().all(|other| other.image_id == candidates[0].image_id) {
+            candidates.truncate(1);
+        }
         one_of(selector, &candidates)?.ok_or_else(|| Error::NoSuchImage(selector.0.clone()))
     }
 }
@@ -327,6 +332,20 @@ mod tests {
         assert_eq!(store.images().unwrap().len(), 2);
         store.remove_images(|image| image.reference.is_none()).unwrap();
         assert_eq!(store.images().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn manifests_of_one_configuration_are_one_image_by_its_id() {
+        let named = record("a.example/x:1", "gzip");
+        let plain = Descriptor::new("application/json", BlobDigest::of(b"plain"), 5);
+        let unnamed = ImageRecord { reference: None, manifest: plain, ..named.clone() };
+        let (_dir, store) = store_with(&[unnamed.clone(), named.clone()]);
+        assert_eq!(store.images().unwrap().len(), 2);
+        for text in [named.image_id.to_string(), named.image_id.short()] {
+            assert_eq!(find(&store, &text).unwrap(), named.manifest.digest, "{text}");
+        }
+        store.remove_images(|image| image.reference.is_some()).unwrap();
+        assert_eq!(find(&store, &named.image_id.short()).unwrap(), unnamed.manifest.digest);
     }
 
     #[test]
