@@ -124,7 +124,9 @@ fn a_tag_of_a_layout_is_no_images_name() {
     }
     assert_eq!(repositories(&sandbox).iter().filter(|name| name.is_null()).count(), 2);
     // Neither by a pull that asks for it.
-    sandbox.ok(&["pull", "-q", &format!("oci:{}:nginx", path.display())]);
+    let pulled = sandbox.run(&["pull", &format!("oci:{}:nginx", path.display())]);
+    let id = &two.config.digest.trim_start_matches("sha256:")[..12];
+    assert!(pulled.code == 0 && pulled.stderr.contains(&format!("`stos tag {id} NAME`")), "{pulled:?}");
     assert_ne!(sandbox.run(&["inspect", "nginx"]).code, 0);
     let quiet = sandbox.run(&["load", "-q", "-i", path.to_str().unwrap()]);
     assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));

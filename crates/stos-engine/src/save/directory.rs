@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A layout in a directory of the user's.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use stos_store::files;
@@ -53,7 +54,8 @@ impl DirectorySink {
 
     fn make_directory(&mut self, name: &str) -> Result<()> {
         let path = if name.is_empty() { self.target.clone() } else { self.target.join(name) };
-        fs::create_dir(&path).map_err(Error::output("create the directory", &path))?;
+        let made = fs::DirBuilder::new().mode(0o755).create(&path);
+        made.map_err(Error::output("create the directory", &path))?;
         self.made.push(Made::Directory(path));
         Ok(())
     }
@@ -92,7 +94,8 @@ impl Sink for DirectorySink {
         let place = self.target.join(name);
         let is_blob = name.starts_with("blobs/");
         let path = if is_blob { place.clone() } else { beside(&place) };
-        let mut file = File::create_new(&path).map_err(Error::output("create", &path))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
+        let mut file = file.map_err(Error::output("create", &path))?;
         self.made.push(Made::File(path.clone()));
         copy(from, size, &mut file, name)?;
         if !is_blob {

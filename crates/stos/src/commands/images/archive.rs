@@ -32,7 +32,7 @@ pub fn save(global: &Global, args: &Save) -> Result<u8, Failure> {
 }
 
 /// Says something on stderr.
-fn note(text: fmt::Arguments<'_>) {
+pub(super) fn note(text: fmt::Arguments<'_>) {
     // With stderr closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "note: {text}");
 }

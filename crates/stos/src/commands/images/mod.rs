@@ -42,6 +42,9 @@ pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
     let reporter = progress::reporter(args.quiet);
     let image = pull_image(&engine, &location, &options::pull_options(&args.registry), &*reporter)?;
     table::print_line(image.manifest.digest)?;
+    if image.reference.is_none() && !args.quiet {
+        archive::note(format_args!("it has no name there: `stos tag {} NAME` gives it one", image.image_id.short()));
+    }
     Ok(0)
 }
 
