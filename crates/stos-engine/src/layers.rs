@@ -264,7 +264,7 @@ pub fn export_layer(engine: &Engine, layer: DiffId, target: SaveTarget<'_>) -> R
         loop {
             match tar.read(&mut buffer).map_err(|error| export_error(engine, layer, error))? {
                 0 => return Ok(()),
-                count => out.write_all(&buffer[..count]).map_err(stos_store::Error::io("write", "the layer's tar"))?,
+                count => out.write_all(&buffer[..count]).map_err(Error::output("write", "the layer's tar"))?,
             }
         }
     })
@@ -290,13 +290,13 @@ fn write_to(target: SaveTarget<'_>, write: impl FnOnce(&mut dyn Write) -> Result
     match target {
         SaveTarget::Stream(out) => {
             write(out)?;
-            Ok(out.flush().map_err(stos_store::Error::io("write", "the tar"))?)
+            out.flush().map_err(Error::output("write", "the tar"))
         }
         SaveTarget::Path(path) => {
             let mut file = OutputFile::create(path)?;
             let mut out = io::BufWriter::with_capacity(256 << 10, &mut file);
             write(&mut out)?;
-            out.flush().map_err(stos_store::Error::io("write", path))?;
+            out.flush().map_err(Error::output("write", path))?;
             drop(out);
             file.commit()
         }

@@ -64,7 +64,8 @@ fn a_file_that_is_replaced_keeps_its_mode_and_owner() {
 fn a_full_output_is_no_reason_to_remove_images() {
     stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("mount"));
     let (sandbox, hub) = (Sandbox::new(), Hub::new());
-    let name = hub.serve(&image(), "app", "1");
+    let image = image();
+    let name = hub.serve(&image, "app", "1");
     sandbox.pull(&name);
     let small = sandbox.path("small");
     tmpfs(&small, "128k");
@@ -76,6 +77,7 @@ fn a_full_output_is_no_reason_to_remove_images() {
     for said in [
         output(&mut to_full),
         sandbox.run(&["save", "-o", "/dev/full", &name]),
+        sandbox.run(&["layer", "export", "-o", "/dev/full", &image.diff_ids[0]]),
         sandbox.run(&["save", "-o", &in_archive, &name]),
         sandbox.run(&["save", "--format", "oci-dir", "-o", &in_directory, &name]),
     ] {
