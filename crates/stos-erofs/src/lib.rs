@@ -39,8 +39,8 @@ pub use error::{Error, ImageProblem, IndexProblem, MergeProblem, TarProblem};
 pub use image::{DeviceRef, ImageDevice, ImageHeader, ImageSummary, extra_tag};
 pub use index::{DataPlace, Entry, EntryKind, IndexReader, IndexTotals, MAX_ENTRIES, Metadata, Timestamp};
 pub use merge::{
-    Correction, Corrections, DirectoryState, LayerInput, LayerTree, MergedEntry, MergedLayer, Merger, SpecialFile,
-    Stack, Step, device_parts,
+    Correction, Corrections, DirectoryState, LayerInput, LayerTree, MergedEntry, MergedLayer, Merger, Node, Places,
+    SpecialFile, Stack, Step, device_parts,
 };
 pub use path::{MAX_COMPONENT, MAX_PATH, MAX_SYMLINK};
 pub use tarball::{

@@ -25,7 +25,7 @@ mod xattr_sets;
 
 pub use self::layer::LayerTree;
 pub use self::merged::{MergedEntry, MergedLayer};
-pub use self::nodes::device_parts;
+pub use self::nodes::{Node, Places, device_parts};
 pub use self::stack::{Correction, Corrections, SpecialFile, Stack};
 pub use self::step::{DirectoryState, Step};
 

@@ -2,23 +2,73 @@
 //! What a layer by itself consists of in the end: for who compares a directory with it.
 
 use super::layer::LayerTree;
-use super::tree::{Content, Inode, ROOT, Tree, mark};
+use super::tree::{Content, DentryId, Inode, NO_ENTRY, ROOT, Tree, mark};
 use crate::index::{Entry, EntryKind};
 
+/// A name of a layer by itself, with what stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// As an entry that would make it, whiteouts as [`EntryKind::Whiteout`]. Each of several names of a file has the file's own
+    /// kind.
+    pub entry: Entry,
+    /// Which file it is: names of one file have the same number here, and no others.
+    pub file: u32,
+    /// How many names the file has.
+    pub names: u32,
+    /// Whether it is a directory that hides what the layers below have in it.
+    pub opaque: bool,
+    /// How many names stand in it.
+    pub children: u64,
+}
+
+/// Where a layer's regular files stand: eight bytes a name beside the tree, for whole paths could take 4,096 bytes each and more.
+#[derive(Debug)]
+pub struct Places {
+    tree: Tree,
+    /// By the entries' numbers, sorted.
+    names: Vec<(u32, DentryId)>,
+}
+
+impl Places {
+    /// Gives one name of the regular file of that entry; `None` where it has none in the layer by itself.
+    pub fn path_of(&self, number: u64) -> Option<Vec<u8>> {
+        let number = u32::try_from(number).ok()?;
+        let found = self.names.binary_search_by_key(&number, |&(number, _)| number).ok()?;
+        Some(self.tree.full_path(self.names[found].1))
+    }
+}
+
 impl LayerTree {
-    /// Gives every name with what stands there, parents first, the root included: as an entry that would make it, whiteouts as
-    /// [`EntryKind::Whiteout`]. Each of several names of a file gives the file's own kind. Hard links to files that the
-    /// layer does not have stand nowhere.
-    pub fn nodes(&self) -> impl Iterator<Item = Entry> + '_ {
+    /// Gives every name with what stands there, parents first, the root included. Hard links to files that the layer does not
+    /// have stand nowhere.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
         let tree = &self.tree;
-        let stands = |&dentry: &_| !tree.has(dentry, mark::FOREIGN);
-        tree.walk(ROOT).filter(stands).map(|dentry| {
+        let stands = |&dentry: &DentryId| !tree.has(dentry, mark::FOREIGN);
+        tree.walk(ROOT).filter(stands).map(move |dentry| {
             let kind = match tree.has(dentry, mark::WHITEOUT) {
                 true => EntryKind::Whiteout,
                 false => kind_of(tree, tree.inode(dentry)),
             };
-            Entry { path: tree.full_path(dentry), kind }
+            Node {
+                entry: Entry { path: tree.full_path(dentry), kind },
+                file: tree.inode_id(dentry),
+                names: tree.inode(dentry).names,
+                opaque: tree.has(dentry, mark::OPAQUE),
+                children: tree.children(dentry).filter(stands).count() as u64,
+            }
         })
+    }
+
+    /// Gives the places of the regular files that the layer has put and that still have a name.
+    pub fn into_places(self) -> Places {
+        let tree = self.tree;
+        let regular = |&dentry: &DentryId| matches!(tree.inode(dentry).content, Content::Regular { .. });
+        let names = tree.walk(ROOT).filter(regular).map(|dentry| (tree.number(tree.inode_id(dentry)), dentry));
+        // What was there before the layer has no entry.
+        let mut names: Vec<_> = names.filter(|&(number, _)| number != NO_ENTRY).collect();
+        names.sort_unstable();
+        names.dedup_by_key(|&mut (number, _)| number);
+        Places { tree, names }
     }
 }
 
@@ -88,15 +138,36 @@ mod tests {
             tree.apply(number, entry, |_| Ok::<_, crate::Error>(())).unwrap();
         }
         let mut found: Vec<_> = tree.nodes().collect();
-        found.sort_by(|left, right| left.path.cmp(&right.path));
+        found.sort_by(|left, right| left.entry.path.cmp(&right.entry.path));
         let implied = || EntryKind::Directory(Metadata { mode: 0o755, ..Metadata::default() });
         let expected = [
-            entry("", implied()),
-            entry("d", implied()),
-            entry("d/f", file()),
-            entry("d/g", file()),
-            entry("gone", EntryKind::Whiteout),
+            (entry("", implied()), 1, 2),
+            (entry("d", implied()), 1, 2),
+            (entry("d/f", file()), 2, 0),
+            (entry("d/g", file()), 2, 0),
+            (entry("gone", EntryKind::Whiteout), 1, 0),
         ];
-        assert_eq!(found, expected);
+        let seen: Vec<_> = found.iter().map(|node| (node.entry.clone(), node.names, node.children)).collect();
+        assert_eq!(seen, expected);
+        assert_eq!(found[2].file, found[3].file);
+        assert_ne!(found[1].file, found[2].file);
+        let places = tree.into_places();
+        assert!(matches!(places.path_of(0).as_deref(), Some(b"d/f" | b"d/g")));
+        assert_eq!((places.path_of(1), places.path_of(2), places.path_of(u64::MAX)), (None, None, None));
+    }
+
+    #[test]
+    fn opaque_directories_are_said_to_be_so() {
+        let entry = |path: &str, kind| Entry { path: path.into(), kind };
+        let directory = || EntryKind::Directory(Metadata { mode: 0o755, ..Metadata::default() });
+        let mut tree = LayerTree::new();
+        for (number, entry) in
+            (0..).zip([entry("d", directory()), entry("d", EntryKind::Opaque), entry("e", directory())])
+        {
+            tree.apply(number, &entry, |_| Ok::<_, crate::Error>(())).unwrap();
+        }
+        let mut opaque: Vec<_> = tree.nodes().map(|node| (node.entry.path, node.opaque)).collect();
+        opaque.sort();
+        assert_eq!(opaque, [(b"".to_vec(), false), (b"d".to_vec(), true), (b"e".to_vec(), false)]);
     }
 }

@@ -2,23 +2,27 @@
 //! Makes one inode with all that an entry says of it, by descriptors alone: of a name only its last component is ever used, in
 //! a directory that is open.
 
-use std::fs::File;
+use std::ffi::CStr;
+use std::fs::{File, Metadata as Stat};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown,
-    fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fchmod, fchown,
+    fsetxattr, fstat, futimens, linkat, makedev, mkdirat, mknodat, openat, removexattr, setxattr, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use stos_erofs::{EntryKind, Metadata, Xattr};
+use stos_erofs::{EntryKind, Metadata, Timestamp, Xattr};
 use stos_store::Error as StoreError;
 use stos_sys::xattr;
 
 /// What overlayfs takes for an opaque directory: nothing of the lower layers shows in it.
-pub(crate) const OPAQUE_XATTR: &std::ffi::CStr = c"trusted.overlay.opaque";
+pub(crate) const OPAQUE_XATTR: &CStr = c"trusted.overlay.opaque";
+/// What a new file gets from a directory that has the second one, unasked.
+const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 
 /// A directory that is open, and a name in it.
 #[derive(Clone, Copy)]
@@ -48,8 +52,43 @@ impl Place<'_> {
 
     /// Makes one more name for what stands at `target`, never following a symlink.
     pub(crate) fn make_link(self, target: Place<'_>) -> Result<(), StoreError> {
-        let made = linkat(target.dir, target.name, self.dir, self.name, AtFlags::empty());
-        made.map_err(self.refused("create the hard link"))
+        self.link_to(target).map_err(self.refused("create the hard link"))
+    }
+
+    /// The same; EMLINK says that the filesystem gives the file no more names.
+    pub(crate) fn link_to(self, target: Place<'_>) -> Result<(), Errno> {
+        linkat(target.dir, target.name, self.dir, self.name, AtFlags::empty())
+    }
+
+    /// Makes an empty regular file, for writing.
+    pub(crate) fn make_file(self) -> Result<File, StoreError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(self.dir, self.name, flags, Mode::RUSR | Mode::WUSR);
+        Ok(File::from(file.map_err(self.refused("create"))?))
+    }
+
+    /// Gives what stands here, a symlink itself.
+    pub(crate) fn stat(self) -> Result<Stat, StoreError> {
+        std::fs::symlink_metadata(self.in_proc()).map_err(self.refused("stat"))
+    }
+
+    /// Gives a path that leads to the name in the open directory, whatever has become of the directory's own name.
+    pub(crate) fn in_proc(self) -> PathBuf {
+        Path::new(&in_proc(self.dir)).join(self.name)
+    }
+
+    /// Reads what an entry would say of the inode that `stat` is of: none of overlayfs's own attributes and none of the host's
+    /// labels, and the mode that Linux gives all symlinks.
+    pub(crate) fn metadata(self, stat: &Stat) -> Result<Metadata, StoreError> {
+        let failed = |error: stos_sys::SysError| refused("read the extended attributes of", self.path)(error.errno);
+        let mut xattrs = Vec::new();
+        for name in xattr::at::list(self.dir, self.name).map_err(failed)? {
+            if let Some(value) = xattr::at::get(self.dir, self.name, &name).map_err(failed)? {
+                xattrs.extend(Xattr::of_file(name.to_bytes(), value));
+            }
+        }
+        xattrs.sort();
+        Ok(metadata_of(stat, xattrs))
     }
 
     /// Makes the inode of an entry that is neither a directory nor a link. A regular file is given, open: its metadata
@@ -57,13 +96,11 @@ impl Place<'_> {
     pub(crate) fn make(self, kind: &EntryKind) -> Result<Option<File>, StoreError> {
         let (file_type, metadata, device) = match kind {
             EntryKind::Regular { .. } => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(self.dir, self.name, flags, Mode::RUSR | Mode::WUSR);
-                return Ok(Some(File::from(file.map_err(self.refused("create"))?)));
+                return self.make_file().map(Some);
             }
             EntryKind::Symlink { metadata, target } => {
                 symlinkat(target.as_slice(), self.dir, self.name).map_err(self.refused("create the symlink"))?;
-                self.finish(metadata, false)?;
+                self.finish(metadata, FileType::Symlink, 0)?;
                 return Ok(None);
             }
             EntryKind::CharacterDevice { metadata, major, minor } => {
@@ -78,66 +115,127 @@ impl Place<'_> {
             }
         };
         mknodat(self.dir, self.name, file_type, Mode::empty(), device).map_err(self.refused("create"))?;
-        self.finish(metadata, true)?;
+        self.finish(metadata, file_type, device)?;
         Ok(None)
     }
 
-    /// Gives what cannot be opened its metadata. Nobody else sees the tree, so the name still means what was just made.
-    fn finish(self, metadata: &Metadata, has_mode: bool) -> Result<(), StoreError> {
+    /// Gives what was just made, and cannot be opened to read, its metadata: by a descriptor of the very inode, for where others
+    /// have the tree too its name may mean something else by now.
+    fn finish(self, metadata: &Metadata, file_type: FileType, device: u64) -> Result<(), StoreError> {
+        let made = self.open_made(file_type, device)?;
+        let inode = in_proc(made.as_fd());
+        if file_type != FileType::Symlink {
+            drop_acls(made.as_fd(), self.path)?;
+        }
         let (uid, gid) = owner(metadata);
-        chownat(self.dir, self.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(self.refused("chown"))?;
-        if has_mode {
-            chmodat(self.dir, self.name, mode(metadata), AtFlags::empty()).map_err(self.refused("chmod"))?;
+        chownat(&made, "", uid, gid, AtFlags::EMPTY_PATH).map_err(self.refused("chown"))?;
+        if file_type != FileType::Symlink {
+            chmod(&inode, mode(metadata)).map_err(self.refused("chmod"))?;
         }
         for attribute in &metadata.xattrs {
             let name = attribute_name(attribute, self.path)?;
-            let set = xattr::at::set(self.dir, self.name, &name, &attribute.value);
-            set.map_err(|error| attribute_refused(error.errno, metadata, self.path))?;
+            let set = setxattr(&inode, &name, &attribute.value, XattrFlags::empty());
+            set.map_err(|errno| attribute_refused(errno, metadata, self.path))?;
         }
-        let set = utimensat(self.dir, self.name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW);
-        set.map_err(self.refused("set the times of"))
+        // Through `/proc` the descriptor's own inode is meant, a symlink's too.
+        utimensat(CWD, &inode, &times(metadata), AtFlags::empty()).map_err(self.refused("set the times of"))
+    }
+
+    /// Opens what was just made, without opening a device, and makes sure that it is that: the type, the device, and no inode
+    /// that has another name.
+    fn open_made(self, file_type: FileType, device: u64) -> Result<OwnedFd, StoreError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(self.dir, self.name, flags, Mode::empty()).map_err(self.refused("open"))?;
+        let stat = fstat(&made).map_err(self.refused("stat"))?;
+        let found = (FileType::from_raw_mode(stat.st_mode), stat.st_rdev, stat.st_nlink);
+        if found == (file_type, device, 1) {
+            return Ok(made);
+        }
+        let said = format!(
+            "expected the {file_type:?} that was just made there, found {:?}: another process has changed it",
+            found.0
+        );
+        Err(self.refused("finish")(io::Error::other(said)))
+    }
+}
+
+fn in_proc(file: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn metadata_of(stat: &Stat, xattrs: Vec<Xattr>) -> Metadata {
+    Metadata {
+        mode: (stat.mode() & 0o7777) as u16,
+        uid: stat.uid(),
+        gid: stat.gid(),
+        mtime: Timestamp { seconds: stat.mtime(), nanoseconds: stat.mtime_nsec() as u32 },
+        xattrs,
+    }
+}
+
+/// Reads what an entry would say of an open directory.
+pub(crate) fn directory_metadata(directory: &OwnedFd, path: &[u8]) -> Result<Metadata, StoreError> {
+    let place = Place { dir: directory.as_fd(), name: Path::new("."), path };
+    place.metadata(&place.stat()?)
+}
+
+/// Takes away the ACLs that a new file has from the directory it was made in: an image says itself which there are.
+fn drop_acls(file: BorrowedFd<'_>, path: &[u8]) -> Result<(), StoreError> {
+    // One is looked for before it is removed: a removal costs a transaction even where there is none.
+    let found = xattr::get_by_path(file, ACLS[0]).map_err(|error| refused("read the ACL of", path)(error.errno))?;
+    match found {
+        Some(_) => remove_attribute(file, ACLS[0], path),
+        None => Ok(()),
+    }
+}
+
+/// Takes away the attributes of a directory that its entry does not have, those that an image may have at all: not overlayfs's
+/// own, and not the host's labels.
+fn drop_attributes(file: BorrowedFd<'_>, metadata: &Metadata, path: &[u8]) -> Result<(), StoreError> {
+    let names = xattr::list(file).map_err(|error| refused("list the extended attributes of", path)(error.errno))?;
+    for name in names {
+        let bytes = name.to_bytes();
+        let is_overlays = bytes.starts_with(b"trusted.overlay.") || bytes.starts_with(b"user.overlay.");
+        let is_an_images =
+            bytes.starts_with(b"user.") || bytes.starts_with(b"trusted.") || bytes == b"security.capability";
+        let is_listed = metadata.xattrs.iter().any(|attribute| attribute.full_name() == bytes);
+        if !is_listed && (is_an_images && !is_overlays || ACLS.contains(&name.as_c_str())) {
+            remove_attribute(file, &name, path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_attribute(file: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<(), StoreError> {
+    match removexattr(in_proc(file), name) {
+        Err(errno) if errno != Errno::NODATA => Err(refused("remove an extended attribute of", path)(errno)),
+        _ => Ok(()),
     }
 }
 
 /// Gives a regular file its metadata: attributes after the data, for a write takes capabilities away, and the mode after the
 /// owner, for a change of it takes setuid away; the time last.
 pub(crate) fn finish_file(file: &File, metadata: &Metadata, path: &[u8]) -> Result<(), StoreError> {
+    drop_acls(file.as_fd(), path)?;
     set_metadata(file.as_fd(), metadata, path)?;
     set_times(file.as_fd(), metadata, path)
 }
 
-/// Gives a directory its metadata, when everything in it is made.
+/// Gives a directory its metadata, when everything in it is made. Of its attributes those that an image may have are exactly the
+/// entry's in the end.
 pub(crate) fn finish_directory(
     directory: &OwnedFd,
     metadata: &Metadata,
     is_opaque: bool,
     path: &[u8],
 ) -> Result<(), StoreError> {
+    drop_attributes(directory.as_fd(), metadata, path)?;
     set_metadata(directory.as_fd(), metadata, path)?;
     if is_opaque {
         let set = fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty());
         set.map_err(refused("mark as opaque", path))?;
     }
     set_times(directory.as_fd(), metadata, path)
-}
-
-/// Gives a regular file or directory the owner, mode, attributes and times of another one, but none of overlayfs's own
-/// attributes.
-pub(crate) fn copy_attributes(from: &File, to: &File, path: &[u8]) -> Result<(), StoreError> {
-    use std::os::unix::fs::MetadataExt;
-    let stat = from.metadata().map_err(refused("stat", path))?;
-    fchown(to, Some(Uid::from_raw(stat.uid())), Some(Gid::from_raw(stat.gid()))).map_err(refused("chown", path))?;
-    fchmod(to, Mode::from_raw_mode(stat.mode() & 0o7777)).map_err(refused("chmod", path))?;
-    let failed = |error: stos_sys::SysError| refused("copy the extended attributes of", path)(error.errno);
-    let names = xattr::list(from).map_err(failed)?;
-    for name in names.into_iter().filter(|name| !name.to_bytes().starts_with(b"trusted.overlay.")) {
-        if let Some(value) = xattr::get(from, &name).map_err(failed)? {
-            xattr::set(to, &name, &value).map_err(failed)?;
-        }
-    }
-    let time = Timespec { tv_sec: stat.mtime(), tv_nsec: stat.mtime_nsec() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    futimens(to, &times).map_err(refused("set the times of", path))
 }
 
 /// Puts a directory's time back that new names in it have changed.

@@ -22,6 +22,7 @@
 //! (ext4, ENOSPC). A stack has at most 499 layers.
 
 mod apply;
+mod copy;
 mod inode;
 mod layer;
 mod mount;
@@ -30,6 +31,7 @@ mod stack;
 mod top;
 mod unpack;
 mod verify;
+mod walk;
 
 pub use apply::{Applied, apply_tar};
 pub(crate) use inode::as_path;

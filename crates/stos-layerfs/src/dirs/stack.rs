@@ -211,8 +211,8 @@ impl Dirs {
         }
         let records: Vec<_> =
             record.layers.iter().map(|layer| self.need_layer(layer.diff_id)).collect::<Result<_>>()?;
-        let (corrections, _) = self.corrections(record.chain_id, &records)?;
-        Top::new(self, &path, &records)?.is_made(&corrections)
+        let (corrections, stacked) = self.corrections(record.chain_id, &records)?;
+        Top::new(self, &path, &records)?.is_made(&corrections, stacked.last().copied())
     }
 
     /// Writes the new seals, where the record is still the one that was looked at.

@@ -1,36 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `top/`: the directory that makes a stack of layers show what they mean together.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata as Stat};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use stos_erofs::{Correction, Corrections, EntryKind, Metadata, SpecialFile};
-use stos_store::files;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use stos_erofs::{Correction, Corrections, DataPlace, EntryKind, Metadata, SpecialFile};
+use stos_store::Store;
 use stos_sys::rooted::Root;
 
 use super::Dirs;
+use super::copy::{self, Room};
 use super::inode::{self, Place, as_path, refused, split};
 use super::layer::DirsLayerRecord;
-use super::unpack::by_descriptor;
+use super::verify::{Comparer, is_damage};
+use super::walk;
 use crate::error::Result;
 
 /// The directory, and those of the layers that its hard links go to.
-pub(super) struct Top {
+pub(super) struct Top<'a> {
+    store: &'a Store,
     root: Root,
-    /// By the number of the layer: `diff` and `orphans`.
-    layers: Vec<(Root, PathBuf)>,
+    layers: Vec<Layer>,
 }
 
-impl Top {
-    pub(super) fn new(dirs: &Dirs, path: &Path, records: &[DirsLayerRecord]) -> Result<Self> {
+struct Layer {
+    diff: Root,
+    orphans: Root,
+}
+
+/// Files of layers that the filesystem gives no more names, by layer and entry: the path of the last copy of each.
+type Copies = HashMap<(usize, u64), Vec<u8>>;
+
+/// A file of a layer that a correction is about.
+struct Source {
+    /// The directory that it lies in.
+    dir: OwnedFd,
+    /// Its path in `diff/` or `orphans/`.
+    path: Vec<u8>,
+    /// The layer and the number of its entry.
+    file: (usize, u64),
+}
+
+impl Source {
+    fn place(&self) -> Place<'_> {
+        Place { dir: self.dir.as_fd(), name: split(&self.path).1, path: &self.path }
+    }
+}
+
+impl<'a> Top<'a> {
+    pub(super) fn new(dirs: &'a Dirs, path: &Path, records: &[DirsLayerRecord]) -> Result<Self> {
         let open = |record: &DirsLayerRecord| -> Result<_> {
             let dir = dirs.layer_dir(record.diff_id);
-            Ok((Root::open(&dir.join("diff"))?, dir.join("orphans")))
+            Ok(Layer { diff: Root::open(&dir.join("diff"))?, orphans: Root::open(&dir.join("orphans"))? })
         };
-        Ok(Self { root: Root::open(path)?, layers: records.iter().map(open).collect::<Result<_>>()? })
+        let layers = records.iter().map(open).collect::<Result<_>>()?;
+        Ok(Self { store: &dirs.store, root: Root::open(path)?, layers })
     }
 
     /// Makes what is not there yet, and gives how much that was, the root not counted. `shown` is the layer whose root would be
@@ -38,8 +68,10 @@ impl Top {
     pub(super) fn make(&self, corrections: &Corrections, shown: Option<usize>) -> Result<u64> {
         let mut directories = Vec::new();
         let mut made = 0;
+        let mut copies = Copies::new();
+        let room = Room::of(&self.root).map_err(refused("measure the disk of", b""))?;
         for correction in corrections.iter() {
-            self.make_one(&correction)?;
+            self.make_one(&correction, &mut copies, room)?;
             made += u64::from(!correction.path().is_empty());
             if matches!(correction, Correction::Directory { .. }) {
                 directories.push(correction);
@@ -52,24 +84,17 @@ impl Top {
                 inode::finish_directory(&directory, metadata, *opaque, path)?;
             }
         }
-        if directories.first().is_none_or(|first| !first.path().is_empty()) {
-            self.show_root_of(shown)?;
+        if !has_root(corrections) {
+            inode::finish_directory(&self.open(b"")?, &self.root_of(shown)?, false, b"")?;
         }
         Ok(made)
     }
 
-    /// Gives the root what is right already: overlayfs shows the metadata of the uppermost directory.
-    fn show_root_of(&self, layer: Option<usize>) -> Result<()> {
-        let to = File::from(self.open(b"")?);
+    /// Gives what the root is to be where it is right already: overlayfs shows the metadata of the uppermost directory.
+    fn root_of(&self, layer: Option<usize>) -> Result<Metadata> {
         match layer {
-            Some(layer) => {
-                let from = self.layers[layer].0.open_directory(Path::new(""))?;
-                Ok(inode::copy_attributes(&File::from(from), &to, b"")?)
-            }
-            None => {
-                let implied = Metadata { mode: 0o755, ..Metadata::default() };
-                Ok(inode::finish_directory(&to.into(), &implied, false, b"")?)
-            }
+            Some(layer) => Ok(inode::directory_metadata(&self.layers[layer].diff.open_directory(Path::new(""))?, b"")?),
+            None => Ok(Metadata { mode: 0o755, ..Metadata::default() }),
         }
     }
 
@@ -77,7 +102,7 @@ impl Top {
         Ok(self.root.open_directory(as_path(path)).map_err(|error| refused("open", path)(error.errno))?)
     }
 
-    fn make_one(&self, correction: &Correction) -> Result<()> {
+    fn make_one(&self, correction: &Correction, copies: &mut Copies, room: Room) -> Result<()> {
         let path = correction.path();
         if path.is_empty() {
             return Ok(());
@@ -91,92 +116,177 @@ impl Top {
             Correction::Make { metadata, file, .. } => {
                 place.make(&special(file, metadata))?;
             }
-            Correction::Copy { .. } => self.copy(correction, &by_descriptor(&place))?,
-            Correction::Link { target, .. } => {
-                let (parent, name) = split(target);
-                let dir = self.open(parent)?;
-                place.make_link(Place { dir: dir.as_fd(), name, path: target })?;
-            }
+            Correction::Copy { .. } => copy_file(&self.source(correction)?, place, room)?,
+            Correction::Link { target, .. } => self.link(place, target)?,
             Correction::Node { .. } | Correction::Orphan { .. } => {
-                let (dir, source) = self.source(correction)?;
-                let (_, name) = split(&source);
-                place.make_link(Place { dir: dir.as_fd(), name, path: &source })?;
+                self.link_or_copy(&self.source(correction)?, place, copies, room)?;
             }
         }
         Ok(())
     }
 
-    /// Opens the directory that the file lies in which a correction is a name of, and gives its path there.
-    fn source(&self, correction: &Correction) -> Result<(OwnedFd, Vec<u8>)> {
+    /// Makes one more name for what stands at `target` in the directory itself.
+    fn link(&self, place: Place<'_>, target: &[u8]) -> Result<()> {
+        let (parent, name) = split(target);
+        let dir = self.open(parent)?;
+        Ok(place.make_link(Place { dir: dir.as_fd(), name, path: target })?)
+    }
+
+    /// Makes one more name for a layer's file. A filesystem has a bound on those (ext4: 65,000 of a file), and other images'
+    /// stacks take theirs: beyond it a copy does, whose further names are links to it.
+    fn link_or_copy(&self, source: &Source, place: Place<'_>, copies: &mut Copies, room: Room) -> Result<()> {
+        match place.link_to(source.place()) {
+            Err(Errno::MLINK) => {}
+            made => return Ok(made.map_err(refused("create the hard link", place.path))?),
+        }
+        if let Some(copy) = copies.get(&source.file) {
+            let (parent, name) = split(copy);
+            let dir = self.open(parent)?;
+            match place.link_to(Place { dir: dir.as_fd(), name, path: copy }) {
+                Err(Errno::MLINK) => {}
+                made => return Ok(made.map_err(refused("create the hard link", place.path))?),
+            }
+        }
+        copy_file(source, place, room)?;
+        copies.insert(source.file, place.path.to_vec());
+        Ok(())
+    }
+
+    /// Finds the file that a correction is a name of.
+    fn source(&self, correction: &Correction) -> Result<Source> {
         let (layer, source, number) = match correction {
             Correction::Node { layer, source, number, .. } => (*layer, Some(source), *number),
             Correction::Copy { layer, source, number, .. } => (*layer, source.as_ref(), *number),
             Correction::Orphan { layer, number, .. } => (*layer, None, *number),
-            _ => return Err(refused("find the source of", correction.path())(rustix::io::Errno::INVAL).into()),
+            _ => return Err(refused("find the source of", correction.path())(Errno::INVAL).into()),
         };
-        let (diff, orphans) = &self.layers[layer];
-        match source {
-            Some(source) => {
-                let (parent, _) = split(source);
-                let dir = diff.open_directory(as_path(parent)).map_err(|error| refused("open", parent)(error.errno))?;
-                Ok((dir, source.clone()))
-            }
-            None => Ok((files::open(orphans)?.into(), number.to_string().into_bytes())),
+        let Layer { diff, orphans } = &self.layers[layer];
+        let (root, path) = match source {
+            Some(source) => (diff, source.clone()),
+            None => (orphans, number.to_string().into_bytes()),
+        };
+        let (parent, _) = split(&path);
+        let dir = root.open_directory(as_path(parent)).map_err(|error| refused("open", parent)(error.errno))?;
+        Ok(Source { dir, path, file: (layer, number) })
+    }
+
+    /// Tells whether the directory holds exactly what [`make`](Self::make) makes: each whiteout, directory and special file as the
+    /// corrections have it, opaque or not, with all its metadata (see [`Comparer`]), the root's included; each hard link being of
+    /// the layer's very file; each copy with the file's data and metadata; and nothing else.
+    pub(super) fn is_made(&self, corrections: &Corrections, shown: Option<usize>) -> Result<bool> {
+        match self.holds(corrections, shown) {
+            Err(error) if is_damage(&error) => Ok(false),
+            other => other,
         }
     }
 
-    /// Copies a regular file with all its attributes.
-    fn copy(&self, correction: &Correction, to: &Path) -> Result<()> {
-        let (dir, source) = self.source(correction)?;
-        let from = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(split(&source).1);
-        let from_file = File::open(&from).map_err(refused("open", &source))?;
-        let to_file = files::create_new(to)?;
-        io::copy(&mut &from_file, &mut &to_file).map_err(refused("copy", &source))?;
-        inode::copy_attributes(&from_file, &to_file, correction.path())?;
-        Ok(())
-    }
-
-    /// Tells whether the directory holds exactly that.
-    pub(super) fn is_made(&self, corrections: &Corrections) -> Result<bool> {
+    fn holds(&self, corrections: &Corrections, shown: Option<usize>) -> Result<bool> {
+        let mut comparer = Comparer::new(self.store, &self.root);
+        let mut copies = Copies::new();
         let mut expected = 1;
         for correction in corrections.iter() {
-            if !self.is_one_made(&correction)? {
+            if !self.holds_one(&correction, &mut comparer, &mut copies)? {
                 return Ok(false);
             }
             expected += u64::from(!correction.path().is_empty());
         }
-        Ok(super::verify::count(&self.root)? == expected)
+        if !has_root(corrections) {
+            let root = EntryKind::Directory(self.root_of(shown)?);
+            if comparer.compare(b"", &root, false)?.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(walk::count_tree(&self.root)? == expected)
     }
 
-    fn is_one_made(&self, correction: &Correction) -> Result<bool> {
-        let (parent, name) = split(correction.path());
-        let name = if correction.path().is_empty() { Path::new(".") } else { name };
-        let Ok(dir) = self.open(parent) else { return Ok(false) };
-        let stat_in = |dir: &OwnedFd, name: &Path| {
-            fs::symlink_metadata(Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name)).ok()
-        };
-        let Some(stat) = stat_in(&dir, name) else { return Ok(false) };
-        let has = |metadata: &Metadata| {
-            let is_link = stat.file_type().is_symlink();
-            (stat.uid(), stat.gid()) == (metadata.uid, metadata.gid)
-                && (is_link || stat.mode() & 0o7777 == u32::from(metadata.mode))
-        };
-        Ok(match correction {
-            Correction::Whiteout { .. } => stat.file_type().is_char_device() && stat.rdev() == 0,
-            Correction::Directory { metadata, .. } => stat.is_dir() && has(metadata),
-            Correction::Make { metadata, .. } => !stat.is_dir() && !stat.is_file() && has(metadata),
-            Correction::Copy { .. } => stat.is_file(),
+    fn holds_one(&self, correction: &Correction, comparer: &mut Comparer<'_>, copies: &mut Copies) -> Result<bool> {
+        let path = correction.path();
+        let mut is = |kind, is_opaque| Ok(comparer.compare(path, &kind, is_opaque)?.is_ok());
+        match correction {
+            Correction::Whiteout { .. } => is(EntryKind::Whiteout, false),
+            Correction::Directory { metadata, opaque, .. } => is(EntryKind::Directory(metadata.clone()), *opaque),
+            Correction::Make { metadata, file, .. } => is(special(file, metadata), false),
+            Correction::Copy { .. } => is_copy(&self.source(correction)?, comparer.place(path)?),
             Correction::Link { target, .. } => {
-                let (parent, name) = split(target);
-                let other = self.open(parent).ok().and_then(|dir| stat_in(&dir, name));
-                other.is_some_and(|other| other.ino() == stat.ino())
+                let inode = inode_of(&comparer.place(path)?.stat()?);
+                Ok(inode == inode_of(&comparer.place(target)?.stat()?))
             }
             Correction::Node { .. } | Correction::Orphan { .. } => {
-                let (dir, source) = self.source(correction)?;
-                stat_in(&dir, split(&source).1).is_some_and(|source| source.ino() == stat.ino())
+                let source = self.source(correction)?;
+                let inode = inode_of(&comparer.place(path)?.stat()?);
+                if inode == inode_of(&source.place().stat()?) {
+                    return Ok(true);
+                }
+                if let Some(copy) = copies.get(&source.file)
+                    && inode == inode_of(&comparer.place(copy)?.stat()?)
+                {
+                    return Ok(true);
+                }
+                copies.insert(source.file, path.to_vec());
+                Ok(comparer.has_all_names(source.place())? && is_copy(&source, comparer.place(path)?)?)
             }
-        })
+        }
     }
+}
+
+/// Tells whether the root is among the corrections.
+fn has_root(corrections: &Corrections) -> bool {
+    corrections.iter().next().is_some_and(|first| first.path().is_empty())
+}
+
+/// Which inode it is: by device and number.
+fn inode_of(stat: &Stat) -> (u64, u64) {
+    (stat.dev(), stat.ino())
+}
+
+/// Copies a file with all its attributes; of a regular one the data too, holes left out.
+fn copy_file(source: &Source, to: Place<'_>, room: Room) -> Result<()> {
+    let from = source.place();
+    let kind = kind_of(from, &from.stat()?)?;
+    if let (Some(file), EntryKind::Regular { metadata, .. }) = (to.make(&kind)?, &kind) {
+        copy::copy_data(&open_file(from)?, &file, room, to.path)?;
+        inode::finish_file(&file, metadata, to.path)?;
+    }
+    Ok(())
+}
+
+/// Tells whether a file is a copy of another one as [`copy_file`] makes them.
+fn is_copy(source: &Source, copy: Place<'_>) -> Result<bool> {
+    let from = source.place();
+    let (left, right) = (from.stat()?, copy.stat()?);
+    if inode_of(&left) == inode_of(&right) || kind_of(from, &left)? != kind_of(copy, &right)? {
+        return Ok(false);
+    }
+    match left.is_file() {
+        true => Ok(copy::has_same_data(&open_file(from)?, &open_file(copy)?).map_err(refused("compare", copy.path))?),
+        false => Ok(true),
+    }
+}
+
+fn open_file(place: Place<'_>) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(File::from(openat(place.dir, place.name, flags, Mode::empty()).map_err(refused("open", place.path))?))
+}
+
+/// Gives what stands at a name, as an entry that would make it.
+fn kind_of(place: Place<'_>, stat: &Stat) -> Result<EntryKind> {
+    let metadata = place.metadata(stat)?;
+    let (major, minor) = (rustix::fs::major(stat.rdev()), rustix::fs::minor(stat.rdev()));
+    let kind = stat.file_type();
+    Ok(if kind.is_symlink() {
+        let target = fs::read_link(place.in_proc()).map_err(refused("read the symlink", place.path))?;
+        EntryKind::Symlink { metadata, target: target.into_os_string().into_vec() }
+    } else if kind.is_char_device() {
+        EntryKind::CharacterDevice { metadata, major, minor }
+    } else if kind.is_block_device() {
+        EntryKind::BlockDevice { metadata, major, minor }
+    } else if kind.is_fifo() {
+        EntryKind::Fifo(metadata)
+    } else if kind.is_file() {
+        EntryKind::Regular { metadata, size: stat.len(), place: DataPlace::Tar, block: 0 }
+    } else {
+        EntryKind::Directory(metadata)
+    })
 }
 
 fn special(file: &SpecialFile, metadata: &Metadata) -> EntryKind {
