@@ -396,3 +396,29 @@ fn shown_stat(stat: &Stat) -> String {
         () => "a socket".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_says_something_of_the_file_is_damage() {
+        let of = |errno: Errno| {
+            [refused("open", b"f")(errno).into(), stos_sys::SysError::new("openat2", "f".to_owned(), errno).into()]
+        };
+        let no_file = io::Error::from(io::ErrorKind::InvalidData);
+        assert!(is_damage(&refused("read", b"f")(no_file).into()));
+        for errno in [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::IO] {
+            assert!(of(errno).iter().all(is_damage), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::ACCESS, Errno::PERM, Errno::NOSPC] {
+            let errors = of(errno);
+            assert!(!errors.iter().any(is_damage), "{errno}");
+            for error in errors {
+                let same = error.to_string();
+                let passed = is_damage_or(error, |_| Error::NoLayers);
+                assert_eq!(passed.to_string(), same);
+            }
+        }
+    }
+}
