@@ -31,6 +31,8 @@ const LINKS: usize = 40;
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
+    /// What is refused in every lookup, beside what always is.
+    refused: ResolveFlags,
 }
 
 /// What a mount point is.
@@ -51,7 +53,13 @@ impl AsFd for Root {
 impl Root {
     /// Takes a descriptor of a directory as root. A descriptor of a detached mount stays good when it is attached.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd, refused: ResolveFlags::empty() }
+    }
+
+    /// Refuses from now on whatever lies beyond a mount point below the root, a bind mount's too, with EXDEV.
+    #[must_use]
+    pub fn on_one_mount(self) -> Self {
+        Self { refused: ResolveFlags::NO_XDEV, ..self }
     }
 
     /// Opens the directory `path` of the caller's own view as root.
@@ -59,7 +67,7 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(CWD, path, flags, Mode::empty())
             .map_err(SysError::at("open", || format!("{}, O_PATH|O_DIRECTORY", path.display())))?;
-        Ok(Self { fd })
+        Ok(Self::new(fd))
     }
 
     /// Resolves `path` inside the root, following symlinks there, to an `O_PATH` descriptor.
@@ -90,7 +98,7 @@ impl Root {
             if rest.is_empty() {
                 return Ok(opened);
             }
-            at = Some(Self::new(opened));
+            at = Some(Self { fd: opened, refused: self.refused });
         }
     }
 
@@ -115,7 +123,7 @@ impl Root {
     }
 
     fn open_with(&self, path: &Path, flags: OFlags, mode: Mode, extra: ResolveFlags) -> Result<OwnedFd> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | extra;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | self.refused | extra;
         let shown = || format!("{}, {flags:?}, {resolve:?}", path.display());
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
         for _ in 0..RACES {

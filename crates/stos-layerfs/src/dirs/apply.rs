@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Applies one layer to an existing directory, as it would be applied to the layers below it: `stos layer apply`.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, Metadata as Stat};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use stos_erofs::{DataPlace, Entry, EntryKind, LayerTree, Metadata, NoSink, TarIndexer, TarSink, Timestamp, Xattr};
+use stos_erofs::{Entry, LayerTree, NoSink, TarIndexer, TarSink};
 use stos_spec::{DiffId, DigestHasher, LayerCompression};
 use stos_sys::rooted::Root;
-use stos_sys::xattr;
 
-use super::inode::as_path;
+use super::copy::Room;
 use super::layer::unpack_failure;
 use super::unpack::{Orphans, UnpackError, Unpacker};
 use crate::error::{Error, LayerLabel, Result};
-use crate::ingest::{IngestRequest, check_diff_id, flow};
+use crate::ingest::{IngestRequest, check_diff_id, check_inodes, check_room, flow};
 use crate::pipe::PipeReader;
+use existing::{Existing, Mounts};
+
+mod existing;
+
+/// How many bytes are kept between two looks at the disk's room.
+const LOOK_AT_ROOM: u64 = 16 << 20;
 
 /// What was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,34 +36,55 @@ pub struct Applied {
 }
 
 /// Applies the layer that `tar` is (plain, gzip or zstd, told by its first bytes) to the directory `target`, with the meaning
-/// and the safety of a pull: whiteouts remove, symlinks are followed within the directory, nothing outside is touched.
+/// and the safety of a pull: whiteouts remove, symlinks are followed within the directory, nothing outside is touched, whatever
+/// another process does to the directory meanwhile. What is mounted below it counts as outside: a layer that changes something there
+/// is refused.
 ///
 /// The tar is read twice, the first time to look at it: one that is refused changes nothing. What cannot be read twice, a
 /// pipe, is kept meanwhile in a file without a name on the directory's filesystem. Only a disk that fails later leaves a part
-/// of the layer behind, and the error says so.
+/// of the layer behind, and the error says so. The layer may take as much of the disk as a pull may.
+///
+/// What an entry describes has its attributes in the end, and no others but the host's labels and overlayfs's; nothing inherits
+/// an ACL.
 ///
 /// # Errors
 /// As a pull's, of the layer that `label` names.
 pub fn apply_tar(target: &Path, tar: impl Read + AsFd, label: &LayerLabel) -> Result<Applied> {
     let mut tar = seekable(target, tar, label)?;
-    let root = Root::open(target)?;
-    let existing = Existing::read(&root)?;
+    let root = Root::open(target)?.on_one_mount();
+    let disk = File::open(target).map_err(Error::io("open", target))?;
+    let room = Room::of(&disk).map_err(Error::io("measure the disk of", target))?;
     let compression = compression_of(&mut tar, label)?;
-    let request = IngestRequest { label, blob: None, compression, diff_id: None, max_size: u64::MAX, reserve: 0 };
-    let looked = pass(request, &mut tar, || Ok(Look { tree: existing.tree()? }), |_| Ok(()))?;
+    let (max_size, reserve) = (room.free - room.reserve, room.reserve);
+    let request = IngestRequest { label, blob: None, compression, diff_id: None, max_size, reserve };
+    let disk = Disk { file: disk, path: target };
+    let look = || {
+        let Existing { tree, mounts } = Existing::read(&root)?;
+        Ok(Look { tree, mounts })
+    };
+    let looked = pass(request, &disk, &mut tar, look, |_| Ok(()))?;
     tar.seek(SeekFrom::Start(0)).map_err(Error::io("read again", target))?;
     let request = IngestRequest { diff_id: Some(looked.diff_id), ..request };
-    let begin = || Ok(Unpacker::new(root, existing.tree()?, Orphans::Drop, io::sink()));
-    let applied = pass(request, &mut tar, begin, |unpacker| {
+    // What has changed meanwhile is seen.
+    let tree = Existing::read(&root)?.tree;
+    let begin = || Ok(Unpacker::new(root, tree, Orphans::Drop, io::sink()));
+    let applied = pass(request, &disk, &mut tar, begin, |unpacker| {
         unpacker.finish()?;
         Ok(())
     });
     applied.map_err(|error| Error::HalfApplied { target: target.to_owned(), source: Box::new(error) })
 }
 
+/// The directory, to measure the disk that it is on.
+struct Disk<'a> {
+    file: File,
+    path: &'a Path,
+}
+
 /// Lets the tar flow into a sink.
 fn pass<S: TarSink + Send>(
     request: IngestRequest<'_>,
+    disk: &Disk<'_>,
     tar: &mut File,
     begin: impl FnOnce() -> Result<S> + Send,
     end: impl FnOnce(S) -> Result<()> + Send,
@@ -71,9 +93,16 @@ fn pass<S: TarSink + Send>(
         let refuse = |error| unpack_failure(request, Path::new("layer.index"), error);
         let mut indexer = TarIndexer::with_sink(io::sink(), begin()?);
         let mut hasher = DigestHasher::default();
+        let mut written = 0;
         while let Some(buffer) = from.next_buffer() {
+            written += buffer.len() as u64;
+            if written > request.max_size {
+                return Err(Error::TooLarge { layer: request.label.clone(), limit: request.max_size });
+            }
             indexer.push(&buffer).map_err(refuse)?;
             hasher.update(&buffer);
+            check_room(request, &disk.file, disk.path, written)?;
+            check_inodes(request, &disk.file, disk.path)?;
             from.give_back(buffer);
         }
         let indexed = indexer.finish().map_err(refuse)?;
@@ -90,11 +119,13 @@ fn pass<S: TarSink + Send>(
 /// Looks at what each entry would do, and does nothing.
 struct Look {
     tree: LayerTree,
+    mounts: Mounts,
 }
 
 impl TarSink for Look {
     fn entry(&mut self, number: u64, entry: &Entry) -> io::Result<()> {
-        let applied: std::result::Result<(), UnpackError> = self.tree.apply(number, entry, |_| Ok(()));
+        let Self { tree, mounts } = self;
+        let applied: std::result::Result<(), UnpackError> = tree.apply(number, entry, |step| Ok(mounts.check(&step)?));
         applied.map_err(io::Error::other)
     }
 
@@ -118,18 +149,34 @@ fn seekable(target: &Path, tar: impl Read + AsFd, label: &LayerLabel) -> Result<
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let spool = rustix::fs::open(target, flags, Mode::RUSR | Mode::WUSR);
     let mut spool = File::from(spool.map_err(Error::io("make a file without a name in", target))?);
-    let mut tar = tar;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match tar.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => spool.write_all(&buffer[..count]).map_err(Error::io("keep the tar in", target))?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(broken(error)),
-        }
-    }
+    let room = Room::of(&spool).map_err(Error::io("measure the disk of", target))?;
+    keep(tar, &mut spool, room, target, label)?;
     spool.rewind().map_err(Error::io("read again", target))?;
     Ok(spool)
+}
+
+/// Writes the tar into a file, and leaves the disk as much room as a pull does.
+fn keep(mut tar: impl Read, spool: &mut File, room: Room, target: &Path, label: &LayerLabel) -> Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let (mut written, mut looked) = (0, 0);
+    loop {
+        match tar.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                spool.write_all(&buffer[..count]).map_err(Error::io("keep the tar in", target))?;
+                written += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(Error::Source { layer: label.clone(), source }),
+        }
+        if written - looked < LOOK_AT_ROOM {
+            continue;
+        }
+        looked = written;
+        if let Some(free) = room.exhausted(&*spool).map_err(Error::io("measure the disk of", target))? {
+            return Err(Error::NoRoom { layer: label.clone(), written, free, reserve: room.reserve });
+        }
+    }
 }
 
 /// Tells a compression by the first bytes (RFC 1952 §2.3.1; RFC 8878 §3.1.1, §3.1.2), and stands at the start again.
@@ -145,104 +192,15 @@ fn compression_of(tar: &mut File, label: &LayerLabel) -> Result<LayerCompression
     })
 }
 
-/// What a directory holds before a layer is applied to it.
-struct Existing {
-    entries: Vec<Entry>,
-}
-
-impl Existing {
-    /// Reads the names below `root`, parents first, without following a symlink.
-    fn read(root: &Root) -> Result<Self> {
-        let mut existing = Self { entries: Vec::new() };
-        let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-        let mut pending = vec![Vec::new()];
-        while let Some(path) = pending.pop() {
-            let dir = root.open_directory(as_path(&path))?;
-            let place = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-            let file = File::from(dir);
-            existing
-                .entries
-                .push(Entry { path: path.clone(), kind: EntryKind::Directory(directory_metadata(&file, &path)?) });
-            for name in fs::read_dir(&place).map_err(Error::io("list", &place))? {
-                let name = name.map_err(Error::io("list", &place))?.file_name().into_vec();
-                let stat = fs::symlink_metadata(place.join(OsStr::from_bytes(&name)));
-                let stat = stat.map_err(Error::io("stat", as_path(&name)))?;
-                let child = if path.is_empty() { name.clone() } else { [&path, b"/".as_slice(), &name].concat() };
-                if stat.is_dir() {
-                    pending.push(child);
-                    continue;
-                }
-                let kind = match links.get(&(stat.dev(), stat.ino())) {
-                    Some(first) => EntryKind::HardLink { target: first.clone() },
-                    None => kind_of(&stat, &place.join(OsStr::from_bytes(&name)))?,
-                };
-                if stat.nlink() > 1 {
-                    links.entry((stat.dev(), stat.ino())).or_insert_with(|| child.clone());
-                }
-                existing.entries.push(Entry { path: child, kind });
-            }
-        }
-        Ok(existing)
-    }
-
-    fn tree(&self) -> Result<LayerTree> {
-        let mut tree = LayerTree::in_place();
-        // Directories first: a hard link's target may stand in one that comes later.
-        for is_link in [false, true] {
-            let wanted = |entry: &&Entry| matches!(entry.kind, EntryKind::HardLink { .. }) == is_link;
-            for entry in self.entries.iter().filter(wanted) {
-                tree.add_existing(entry).map_err(|source| Error::Tar {
-                    layer: LayerLabel::Origin("the existing directory".to_owned()),
-                    source,
-                })?;
-            }
-        }
-        Ok(tree)
-    }
-}
-
-/// What stands at a name, as far as an entry after it asks.
-fn kind_of(stat: &Stat, path: &Path) -> Result<EntryKind> {
-    let metadata = Metadata::default();
-    let kind = stat.file_type();
-    Ok(if kind.is_file() {
-        EntryKind::Regular { metadata, size: 0, place: DataPlace::Tar, block: 0 }
-    } else if kind.is_symlink() {
-        let target = fs::read_link(path).map_err(Error::io("read the symlink", path))?;
-        EntryKind::Symlink { metadata, target: target.into_os_string().into_vec() }
-    } else {
-        debug_assert!(kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device());
-        EntryKind::Fifo(metadata)
-    })
-}
-
-/// What a directory gets back when something in it has changed.
-fn directory_metadata(directory: &File, path: &[u8]) -> Result<Metadata> {
-    let stat = directory.metadata().map_err(Error::io("stat", "a directory"))?;
-    let mut all = Vec::new();
-    for name in xattr::list(directory)? {
-        if let Some(value) = xattr::get(directory, &name)? {
-            all.push((name.into_bytes(), value));
-        }
-    }
-    Ok(Metadata {
-        mode: (stat.mode() & 0o7777) as u16,
-        uid: stat.uid(),
-        gid: stat.gid(),
-        mtime: Timestamp { seconds: stat.mtime(), nanoseconds: stat.mtime_nsec() as u32 },
-        xattrs: Xattr::of_file(all).map_err(|problem| {
-            Error::io("keep the extended attributes of", as_path(path))(io::Error::other(problem))
-        })?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use stos_testkit::tar_builder::{Entry as Item, TarBuilder};
 
     use super::*;
+    use crate::dirs::inode::Place;
 
     fn label() -> LayerLabel {
         LayerLabel::Origin("the tar".to_owned())
@@ -353,5 +311,190 @@ mod tests {
         let dir = target();
         let error = apply(&dir.path().join("none"), &good().finish(), false).unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
+    }
+
+    /// A filesystem of so many MiB, mounted until the test ends.
+    struct Mounted(std::path::PathBuf);
+
+    impl Mounted {
+        fn new(at: &Path, size: u32) -> Self {
+            let mounted = run("mount", &["-t", "tmpfs", "-o", &format!("size={size}m"), "stos-test"], at);
+            assert!(mounted);
+            Self(at.to_owned())
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            run("umount", &["-l"], &self.0);
+        }
+    }
+
+    fn run(tool: &str, arguments: &[&str], at: &Path) -> bool {
+        std::process::Command::new(tool).args(arguments).arg(at).status().is_ok_and(|status| status.success())
+    }
+
+    #[test]
+    fn what_is_mounted_in_the_directory_is_not_the_layer_s() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = target();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("mnt/m")).unwrap();
+        let mounted = Mounted::new(&root.join("mnt/m"), 1);
+        fs::write(root.join("mnt/m/kept"), "kept").unwrap();
+        let tar = |item: Item| TarBuilder::new().entry(Item::file("new", "new")).entry(item).finish();
+        let cases = [
+            tar(Item::file("mnt/m/x", "")),
+            tar(Item::directory("mnt/m")),
+            tar(Item::file("mnt", "in its place")),
+            tar(Item::file("mnt/.wh.m", "")),
+            tar(Item::file("mnt/.wh..wh..opq", "")),
+        ];
+        for (number, tar) in cases.iter().enumerate() {
+            let error = apply(&root, tar, false).unwrap_err();
+            assert!(error.to_string().contains("mnt/m"), "{number}: {error}");
+            assert!(!root.join("new").exists(), "{number}: nothing has changed");
+        }
+        apply(&root, &tar(Item::file("mnt/beside", "")), false).unwrap();
+        assert!(root.join("new").exists() && root.join("mnt/beside").exists());
+        // One that is mounted after the look.
+        let place = File::open(root.join("mnt")).unwrap();
+        let place = Place { dir: place.as_fd(), name: Path::new("m"), path: b"mnt/m" };
+        let place_error = Root::open(&root).unwrap().on_one_mount().open_directory(Path::new("mnt/m")).unwrap_err();
+        assert_eq!(place_error.errno, rustix::io::Errno::XDEV);
+        assert!(super::super::unpack::remove(place).unwrap_err().to_string().contains("mnt/m"));
+        assert_eq!(fs::read(root.join("mnt/m/kept")).unwrap(), b"kept");
+        drop(mounted);
+    }
+
+    #[test]
+    fn a_layer_takes_no_more_of_the_disk_than_a_pull_may() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = target();
+        let root = dir.path().join("root");
+        let mounted = Mounted::new(&root, 48);
+        let tar = TarBuilder::new().entry(Item::file("big", vec![0; 64 << 20])).finish();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        let gzip = gzip.finish().unwrap();
+        for is_pipe in [false, true] {
+            let error = apply(&root, &gzip, is_pipe).unwrap_err();
+            assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "it was only looked at");
+        }
+        let error = apply(&root, &tar, true).unwrap_err();
+        assert!(matches!(error, Error::NoRoom { .. }), "{error}");
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        drop(mounted);
+    }
+
+    fn attributes(path: &Path) -> Vec<String> {
+        let names = stos_sys::xattr::list(File::open(path).unwrap()).unwrap();
+        let mut names: Vec<_> = names.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+        names.retain(|name| name != "security.selinux");
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_described_directory_has_its_attributes_alone_and_nothing_inherits_acls() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = target();
+        let root = dir.path().join("root");
+        let acl = stos_testkit::tar_builder::posix_acl(&[
+            (1, 7, u32::MAX),
+            (2, 7, 5),
+            (4, 5, u32::MAX),
+            (16, 7, u32::MAX),
+            (32, 5, u32::MAX),
+        ]);
+        for name in ["described", "changed"] {
+            fs::create_dir(root.join(name)).unwrap();
+            let directory = File::open(root.join(name)).unwrap();
+            for attribute in [c"system.posix_acl_default", c"system.posix_acl_access"] {
+                stos_sys::xattr::set(&directory, attribute, &acl).unwrap();
+            }
+            for attribute in [c"user.old", c"trusted.old", c"trusted.overlay.mine"] {
+                stos_sys::xattr::set(&directory, attribute, b"1").unwrap();
+            }
+        }
+        let tar = TarBuilder::new()
+            .entry(Item::directory("described").mode(0o750).xattr("user.new", b"2"))
+            .entry(Item::file("described/file", "").mode(0o640))
+            .entry(Item::file("changed/file", "").mode(0o640))
+            .entry(Item::directory("changed/dir").mode(0o710))
+            .entry(Item::fifo("changed/fifo").mode(0o620))
+            .entry(Item::file("changed/implied/file", ""))
+            .finish();
+        apply(&root, &tar, false).unwrap();
+        assert_eq!(attributes(&root.join("described")), ["trusted.overlay.mine", "user.new"]);
+        let kept =
+            ["system.posix_acl_access", "system.posix_acl_default", "trusted.old", "trusted.overlay.mine", "user.old"];
+        assert_eq!(attributes(&root.join("changed")), kept);
+        let modes = [
+            ("described", 0o750),
+            ("described/file", 0o640),
+            ("changed/file", 0o640),
+            ("changed/dir", 0o710),
+            ("changed/fifo", 0o620),
+            ("changed/implied", 0o755),
+        ];
+        for (name, mode) in modes {
+            let path = root.join(name);
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode, "{name}");
+            if name != "described" && name != "changed/fifo" {
+                assert_eq!(attributes(&path), Vec::<String>::new(), "{name}");
+            }
+        }
+        let fifo = rustix::fs::open(root.join("changed/fifo"), OFlags::PATH, Mode::empty()).unwrap();
+        assert!(
+            !stos_sys::xattr::list_by_path(&fifo).unwrap().iter().any(|name| name.to_bytes().starts_with(b"system."))
+        );
+    }
+
+    /// Whatever becomes of the layer: another process exchanges a directory and a symlink all the time.
+    #[test]
+    fn nothing_outside_is_touched_while_another_process_swaps_names() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = target();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("beside"));
+        fs::create_dir_all(outside.join("deep")).unwrap();
+        fs::write(outside.join("deep/kept"), "kept").unwrap();
+        symlink(&outside, root.join("s")).unwrap();
+        let before = fs::metadata(&outside).unwrap();
+        let tar = TarBuilder::new()
+            .entry(Item::file("d/deep", "a file where a directory was"))
+            .entry(Item::fifo("d/fifo").mode(0o4777).owner(7, 7))
+            .entry(Item::symlink("d/link", "x").owner(7, 7))
+            .whiteout("d/kept")
+            .entry(Item::directory("d").mode(0o777).owner(7, 7))
+            .finish();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                use rustix::fs::{CWD, RenameFlags, renameat_with};
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Where one of them is missing just now there is nothing to exchange.
+                    let _ = renameat_with(CWD, root.join("d"), CWD, root.join("s"), RenameFlags::EXCHANGE);
+                }
+            });
+            for _ in 0..60 {
+                let _ = fs::create_dir_all(root.join("d/deep/more"));
+                let _ = apply(&root, &tar, false);
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let after = fs::metadata(&outside).unwrap();
+        assert_eq!((before.mode(), before.uid(), before.ctime()), (after.mode(), after.uid(), after.ctime()));
+        assert_eq!(fs::read(outside.join("deep/kept")).unwrap(), b"kept");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     }
 }

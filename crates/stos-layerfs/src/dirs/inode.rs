@@ -305,3 +305,48 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &Path) {
     };
     (parent, as_path(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Between the making of a file and its metadata another process puts something else in its place.
+    #[test]
+    fn metadata_go_to_what_was_made_alone() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("kept"), "").unwrap();
+        symlink("kept", at("symlink")).unwrap();
+        fs::hard_link(at("kept"), at("hard")).unwrap();
+        symlink("kept", at("link")).unwrap();
+        fs::hard_link(at("link"), at("link2")).unwrap();
+        let before = fs::metadata(at("kept")).unwrap();
+        let open = File::open(dir.path()).unwrap();
+        let metadata = Metadata { mode: 0o4777, uid: 7, gid: 7, ..Metadata::default() };
+        let cases = [
+            ("symlink", FileType::Fifo),
+            ("hard", FileType::RegularFile),
+            ("hard", FileType::CharacterDevice),
+            ("link2", FileType::Symlink),
+        ];
+        for (name, file_type) in cases {
+            let place = Place { dir: open.as_fd(), name: Path::new(name), path: b"a/name" };
+            let error = place.finish(&metadata, file_type, 0).unwrap_err().to_string();
+            assert!(error.contains("a/name"), "{name}: {error}");
+        }
+        let after = fs::metadata(at("kept")).unwrap();
+        assert_eq!((before.mode(), before.uid(), before.ctime_nsec()), (after.mode(), after.uid(), after.ctime_nsec()));
+        let place = Place { dir: open.as_fd(), name: Path::new("symlink"), path: b"a/name" };
+        let metadata = Metadata { mtime: Timestamp { seconds: 9, nanoseconds: 8 }, ..metadata };
+        place.finish(&metadata, FileType::Symlink, 0).unwrap();
+        let stat = place.stat().unwrap();
+        assert_eq!((stat.uid(), stat.mtime(), stat.mtime_nsec()), (7, 9, 8));
+        assert_eq!(fs::metadata(at("kept")).unwrap().uid(), before.uid());
+    }
+}

@@ -8,16 +8,18 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, openat, renameat};
 use stos_erofs::{DirectoryState, Entry, EntryKind, LayerTree, Metadata, Step, TarSink};
-use stos_store::files;
 use stos_sys::rooted::Root;
 
 use super::inode::{self, Place, refused, split};
+
+mod remove;
+
+pub(super) use remove::remove;
 
 /// What becomes of regular files that have no name in their own layer, or lose their last one while it goes by.
 pub(crate) enum Orphans {
@@ -164,18 +166,19 @@ impl Disk {
     /// Removes what stands at `path`, with all below it, by the descriptor of what it lies in.
     fn remove(&mut self, path: &[u8]) -> Result<(), stos_store::Error> {
         let place = self.place(path)?;
-        let removed = files::remove_tree(&by_descriptor(&place));
+        let removed = remove(place);
         // What was open may have lain below it.
         self.parent = None;
         removed
     }
 
     fn keep_orphan(&mut self, number: u64, path: &[u8]) -> Result<(), stos_store::Error> {
-        let place = self.place(path)?;
-        let from = by_descriptor(&place);
-        let Orphans::Keep(orphans) = &self.orphans else { return Ok(()) };
-        let moved = rustix::fs::renameat(rustix::fs::CWD, &from, orphans, number.to_string());
-        moved.map_err(refused("set aside", path))
+        if let Orphans::Drop = self.orphans {
+            return Ok(());
+        }
+        self.place(path)?;
+        let (Orphans::Keep(orphans), Some((_, dir))) = (&self.orphans, &self.parent) else { return Ok(()) };
+        renameat(dir, split(path).1, orphans, number.to_string()).map_err(refused("set aside", path))
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), stos_store::Error> {
@@ -212,9 +215,4 @@ impl Disk {
 
 fn unpack_error(error: stos_store::Error) -> io::Error {
     io::Error::other(UnpackError::from(error))
-}
-
-/// Gives a path that leads to a name in an open directory, whatever has become of the directory's own name.
-pub(super) fn by_descriptor(place: &Place<'_>) -> PathBuf {
-    Path::new("/proc/self/fd").join(place.dir.as_raw_fd().to_string()).join(place.name)
 }
