@@ -52,7 +52,7 @@ pub struct Applied {
 pub fn apply_tar(target: &Path, tar: impl Read + AsFd, label: &LayerLabel) -> Result<Applied> {
     let mut tar = seekable(target, tar, label)?;
     let root = Root::open(target)?.on_one_mount();
-    let disk = File::open(target).map_err(Error::io("open", target))?;
+    let disk = File::from(root.open_directory(Path::new(""))?);
     let room = Room::of(&disk).map_err(Error::io("measure the disk of", target))?;
     let compression = compression_of(&mut tar, label)?;
     let (max_size, reserve) = (room.free - room.reserve, room.reserve);

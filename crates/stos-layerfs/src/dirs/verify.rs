@@ -52,13 +52,8 @@ impl Dirs {
         let dir = self.layer_dir(record.diff_id);
         let mut renewed = record.clone();
         // Looked at before it is read: what changes meanwhile breaks the new seal.
-        renewed.diff = match DirectorySeal::of(&dir.join("diff")) {
-            Ok(seal) => seal,
-            Err(Error::Store(error)) if error.is_not_found() => {
-                return Err(damaged(record, Path::new("diff"), "a directory", "none"));
-            }
-            Err(error) => return Err(error),
-        };
+        let none = |found| damaged(record, Path::new("diff"), "a directory", found);
+        renewed.diff = DirectorySeal::of(&dir.join("diff")).map_err(|error| is_damage_or(error, none))?;
         for name in ["layer.index", "layer.rest"] {
             check_side_file(&dir, &mut renewed, name, Integrity::Full)?;
         }

@@ -13,7 +13,7 @@ use crate::dirs::inode::{Place, as_path, refused};
 use crate::dirs::walk;
 
 /// How deep directories are emptied where they stand; what lies deeper is moved up first. Each level takes two descriptors.
-const DEPTH: usize = 64;
+const DEPTH: usize = 24;
 
 /// How often a look-up that raced with a rename is tried again.
 const RACES: usize = 128;
