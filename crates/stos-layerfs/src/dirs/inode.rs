@@ -81,14 +81,15 @@ impl Place<'_> {
     /// labels, and the mode that Linux gives all symlinks.
     pub(crate) fn metadata(self, stat: &Stat) -> Result<Metadata, StoreError> {
         let failed = |error: stos_sys::SysError| refused("read the extended attributes of", self.path)(error.errno);
-        let mut xattrs = Vec::new();
+        let mut all = Vec::new();
         for name in xattr::at::list(self.dir, self.name).map_err(failed)? {
             if let Some(value) = xattr::at::get(self.dir, self.name, &name).map_err(failed)? {
-                xattrs.extend(Xattr::of_file(name.to_bytes(), value));
+                all.push((name.into_bytes(), value));
             }
         }
-        xattrs.sort();
-        Ok(metadata_of(stat, xattrs))
+        let xattrs = Xattr::of_file(all);
+        let unfit = |problem| refused("keep the extended attributes of", self.path)(io::Error::other(problem));
+        Ok(metadata_of(stat, xattrs.map_err(unfit)?))
     }
 
     /// Makes the inode of an entry that is neither a directory nor a link. A regular file is given, open: its metadata
