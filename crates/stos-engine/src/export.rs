@@ -5,7 +5,8 @@
 //! upper directory of a container that runs would be undefined (Documentation/filesystems/overlayfs.rst, "Sharing and
 //! copying layers").
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use stos_erofs::{Names, TarWriter};
 
@@ -14,14 +15,26 @@ use crate::changes::layer::TreeWriter;
 use crate::changes::{ContainerTrees, Mode, MountPoints, Walk, check_is_there};
 use crate::container::ContainerRecord;
 use crate::error::Result;
+use crate::save::output::OutputFile;
+
+/// How much of the tar is written at once.
+const BUFFER: usize = 256 << 10;
+
+/// Writes the tree of a container as a tar to the file `path`, which is there whole and durable, or as it was before. What is no
+/// regular file, a device or a pipe, is written to as it is.
+pub fn export_container_to(engine: &Engine, container: &ContainerRecord, path: &Path) -> Result<()> {
+    let mut file = OutputFile::create(path)?;
+    export_container(engine, container, &mut file)?;
+    file.commit()
+}
 
 /// Writes the tree of a container as a tar into `out`. The container may run meanwhile.
 ///
-/// The tar is no layer: a file may be called `.wh.x` in it. Mount points are there, empty.
+/// It is written in pieces of 256 KiB. The tar is no layer: a file may be called `.wh.x` in it. Mount points are there, empty.
 pub fn export_container(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
     let _lease = engine.store.lease()?;
     let trees = ContainerTrees::open(engine, container)?;
-    let mut tar = TreeWriter::new(TarWriter::with_names(out, Names::Free), false);
+    let mut tar = TreeWriter::new(TarWriter::with_names(BufWriter::with_capacity(BUFFER, out), Names::Free), false);
     let walk = Walk::new(trees.upper, Some(trees.lower), Mode::Union, MountPoints::default());
     walk.run(&mut |event| tar.write(event))?;
     check_is_there(engine, container)?;

@@ -5,13 +5,12 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use serde::Serialize;
 use stos_engine::changes::{self, ChangeKind};
 use stos_engine::commit::{CommitOptions, commit_container};
 use stos_engine::container::ContainerRecord;
-use stos_engine::export::export_container;
+use stos_engine::export::{export_container, export_container_to};
 use stos_engine::image::{LoadedImage, find_image};
 use stos_engine::{Engine, Error as EngineError};
 
@@ -161,26 +160,16 @@ pub fn commit(global: &Global, args: &Commit) -> Result<u8, Failure> {
 /// Writes a container's tree as a tar to a file or to standard output.
 pub fn export(global: &Global, args: &Export) -> Result<u8, Failure> {
     let (engine, container) = find(global, &args.container, "export")?;
-    let Some(path) = &args.output else {
-        if io::stdout().is_terminal() {
-            return Err(Failure::message("a tar is nothing for a terminal: use -o FILE, or redirect", 1));
-        }
-        // Not through the line buffer of `io::stdout`.
-        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        export_container(&engine, &container, BufWriter::with_capacity(256 << 10, stdout))?;
+    if let Some(path) = &args.output {
+        export_container_to(&engine, &container, path)?;
         return Ok(0);
-    };
-    let file = File::create(path).map_err(stos_store::Error::io("create", path))?;
-    export_container(&engine, &container, BufWriter::with_capacity(256 << 10, file)).inspect_err(|_| forget(path))?;
-    Ok(0)
-}
-
-/// Removes a file that has not become whole; a device or a pipe is left alone.
-fn forget(path: &Path) {
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
-        // The failure that brought us here is the one to tell.
-        let _ = std::fs::remove_file(path);
     }
+    if io::stdout().is_terminal() {
+        return Err(Failure::message("a tar is nothing for a terminal: use -o FILE, or redirect", 1));
+    }
+    // Not through the line buffer of `io::stdout`.
+    export_container(&engine, &container, File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
+    Ok(0)
 }
 
 #[cfg(test)]
