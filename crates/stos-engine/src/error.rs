@@ -342,6 +342,14 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// A tree has too many files whose further names have not come yet.
+    #[error("{tree}: files with several names take more than {} MiB of memory to keep apart", limit >> 20)]
+    TooManyLinks {
+        /// The container, or the directory.
+        tree: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// A file cannot be written into a tar.
     #[error("cannot write {path} into a tar: {source}")]
     WriteTar {

@@ -34,7 +34,8 @@ pub fn export_container_to(engine: &Engine, container: &ContainerRecord, path: &
 pub fn export_container(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
     let _lease = engine.store.lease()?;
     let trees = ContainerTrees::open(engine, container)?;
-    let mut tar = TreeWriter::new(TarWriter::with_names(BufWriter::with_capacity(BUFFER, out), Names::Free), false);
+    let out = TarWriter::with_names(BufWriter::with_capacity(BUFFER, out), Names::Free);
+    let mut tar = TreeWriter::new(out, format!("container {}", container.name), false);
     let walk = Walk::new(trees.upper, Some(trees.lower), Mode::Union, MountPoints::default());
     walk.run(&mut |event| tar.write(event))?;
     check_is_there(engine, container)?;

@@ -102,7 +102,7 @@ fn add_directory(engine: &Engine, path: &Path) -> Result<(Kept, String)> {
     let origin = path.display().to_string();
     let root = std::fs::canonicalize(path).map_err(stos_store::Error::io("find", path))?;
     let layer = add_written_layer(engine, &origin, |out| {
-        let mut tar = TreeWriter::new(TarWriter::new(out), false);
+        let mut tar = TreeWriter::new(TarWriter::new(out), &*origin, false);
         let walk = Walk::new(Node::root(&root)?, None, Mode::Trees, MountPoints::default());
         walk.run(&mut |event| tar.write(event))?;
         tar.finish().map(drop)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The files of a walk as a tar: the layer of a container's changes, or its whole tree.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
@@ -10,6 +9,7 @@ use rustix::io::Errno;
 use stos_erofs::{DataRange, Entry, EntryKind, Metadata, TarWriter};
 use stos_spec::text::escape;
 
+use super::links::{LINKS_MAX, Links};
 use super::{Event, Node};
 use crate::error::{Error, Result};
 
@@ -23,15 +23,15 @@ const RANGES_MAX: usize = 16 << 10;
 /// Writes what a walk tells of into a tar.
 pub(crate) struct TreeWriter<W: Write> {
     tar: TarWriter<W>,
-    /// The first path of each file with several names, and how many of them are still to come.
-    links: HashMap<(u64, u64), (Vec<u8>, u64)>,
+    links: Links,
     /// Whether nobody is told of what is left out.
     is_quiet: bool,
 }
 
 impl<W: Write> TreeWriter<W> {
-    pub(crate) fn new(tar: TarWriter<W>, is_quiet: bool) -> Self {
-        Self { tar, links: HashMap::new(), is_quiet }
+    /// `tree` is what people call what is written.
+    pub(crate) fn new(tar: TarWriter<W>, tree: impl Into<String>, is_quiet: bool) -> Self {
+        Self { tar, links: Links::new(tree.into(), LINKS_MAX), is_quiet }
     }
 
     /// Ends the tar.
@@ -82,28 +82,19 @@ impl<W: Write> TreeWriter<W> {
 
     /// Writes a further name of a file that has been written; `false` where this is the first.
     fn write_link(&mut self, path: &[u8], node: &Node, metadata: &Metadata) -> Result<bool> {
-        let (inode, names) = node.links();
-        if names < 2
-            || !matches!(
-                node.file_type(),
-                FileType::RegularFile
-                    | FileType::Symlink
-                    | FileType::Fifo
-                    | FileType::CharacterDevice
-                    | FileType::BlockDevice
-            )
-        {
+        let may_be_linked = matches!(
+            node.file_type(),
+            FileType::RegularFile
+                | FileType::Symlink
+                | FileType::Fifo
+                | FileType::CharacterDevice
+                | FileType::BlockDevice
+        );
+        if node.names_of_file() < 2 || !may_be_linked {
             return Ok(false);
         }
-        let Some((first, left)) = self.links.get_mut(&inode) else {
-            self.links.insert(inode, (path.to_vec(), names - 1));
-            return Ok(false);
-        };
-        self.tar.append_link(path, metadata, first).map_err(failed(path))?;
-        *left -= 1;
-        if *left == 0 {
-            self.links.remove(&inode);
-        }
+        let Some(first) = self.links.take(path, node)? else { return Ok(false) };
+        self.tar.append_link(path, metadata, &first).map_err(failed(path))?;
         Ok(true)
     }
 

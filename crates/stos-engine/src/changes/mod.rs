@@ -7,12 +7,14 @@
 //! | `walk` | two trees side by side, in the order of their names |
 //! | `points` | the mount points that stos itself made in a container's upper directory |
 //! | `layer` | the files of a walk as a tar |
+//! | `links` | the files with several names that a walk has met |
 //!
 //! A container's changes are read where overlayfs has put them, in its upper directory: a character device 0:0 is a name that is
 //! gone, `trusted.overlay.opaque` a directory that shows nothing of the image's. Its mounts are made without `redirect_dir`
 //! and `metacopy`, so the upper says all. It is only read, so the container may run meanwhile.
 
 pub(crate) mod layer;
+mod links;
 mod node;
 mod points;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, openat, readlinkat, statx};
 use rustix::io::Errno;
 use stos_erofs::{Metadata, Timestamp, Xattr};
 use stos_sys::{SysError, xattr};
@@ -17,6 +17,27 @@ use crate::error::{Error, Result};
 pub(crate) struct Node {
     fd: OwnedFd,
     stat: Stat,
+}
+
+/// A file of a filesystem that is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    /// The type's bits of the mode.
+    kind: u32,
+    /// When it was made, where the filesystem says so.
+    birth: Option<(i64, u32)>,
+}
+
+/// What all names of a file show alike, as long as it does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Looks {
+    size: u64,
+    mtime: (i64, u32),
+    mode: u32,
+    owner: (u32, u32),
+    device: (u32, u32),
 }
 
 impl Node {
@@ -63,10 +84,32 @@ impl Node {
         (rustix::fs::major(self.stat.st_rdev), rustix::fs::minor(self.stat.st_rdev))
     }
 
-    /// What names of one file have in common, and how many there are.
-    pub(crate) fn links(&self) -> ((u64, u64), u64) {
+    /// Gives what tells the file from every other, also from one that had its inode's number before.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let more = statx(&self.fd, "", flags, StatxFlags::BTIME).map_err(SysError::at("statx", || self.shown()))?;
+        let has_birth = more.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let birth = has_birth.then_some((more.stx_btime.tv_sec, more.stx_btime.tv_nsec));
+        let kind = self.file_type().as_raw_mode();
+        Ok(Identity { device: self.stat.st_dev, inode: self.stat.st_ino, kind, birth })
+    }
+
+    /// Gives what all names of a file show alike: size, time, mode, owner and device numbers.
+    pub(crate) fn looks(&self) -> Looks {
+        let stat = &self.stat;
+        Looks {
+            size: self.size(),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as _),
+            mode: stat.st_mode,
+            owner: (stat.st_uid, stat.st_gid),
+            device: self.device(),
+        }
+    }
+
+    /// How many names the file has.
+    pub(crate) fn names_of_file(&self) -> u64 {
         // Its width depends on the architecture.
-        ((self.stat.st_dev, self.stat.st_ino), self.stat.st_nlink as _)
+        self.stat.st_nlink as _
     }
 
     pub(crate) fn size(&self) -> u64 {

@@ -69,7 +69,7 @@ impl Trees {
 
     /// The tar of a walk.
     fn tar(&self, mode: Mode) -> Result<Vec<u8>> {
-        let mut writer = TreeWriter::new(TarWriter::with_names(Vec::new(), Names::OfLayer), false);
+        let mut writer = TreeWriter::new(TarWriter::with_names(Vec::new(), Names::OfLayer), "tree", false);
         self.walk(mode).run(&mut |event| writer.write(event))?;
         writer.finish()
     }
@@ -179,6 +179,41 @@ fn stos_names(tar: &[u8]) -> Vec<String> {
     let output = std::process::Command::new("tar").arg("-tf").arg(dir.path().join("t")).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_new_file_with_the_number_of_a_removed_one_is_no_link_to_it() {
+    stos_testkit::require!(Need::Root);
+    let trees = Trees::new(&[], &["a", "m"]);
+    let at = |name: &str| trees.upper().join(name);
+    fs::hard_link(at("a"), at("z")).unwrap();
+    let number = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(at(name)).unwrap());
+    let (first, mut is_reused) = (number("a"), false);
+    let mut writer = TreeWriter::new(TarWriter::with_names(Vec::new(), Names::OfLayer), "tree", false);
+    let run = trees.walk(Mode::Overlay).run(&mut |event| {
+        let is_between = matches!(event, Event::Entry { path: b"m", .. });
+        writer.write(event)?;
+        if is_between {
+            let (time, size) = (fs::metadata(at("a")).unwrap().modified().unwrap(), fs::metadata(at("a")).unwrap().len());
+            ["a", "z"].iter().for_each(|name| fs::remove_file(at(name)).unwrap());
+            // ext4 gives a removed file's number to the next one; others may not.
+            fs::write(at("z"), vec![b'z'; size as usize]).unwrap();
+            File::open(at("z")).unwrap().set_modified(time).unwrap();
+            fs::hard_link(at("z"), at("y")).unwrap();
+            is_reused = number("z") == first;
+        }
+        Ok(())
+    });
+    run.unwrap();
+    let tar = writer.finish().unwrap();
+    let (index, _) = stos_erofs::index_tar(tar.as_slice(), Vec::new()).unwrap();
+    let mut reader = stos_erofs::IndexReader::new(index.as_slice()).unwrap();
+    let entries = std::iter::from_fn(|| reader.next_entry().unwrap());
+    let kept = entries.filter(|entry| entry.path == b"z").collect::<Vec<_>>();
+    assert!(matches!(kept[0].kind, stos_erofs::EntryKind::Regular { .. }), "reused: {is_reused}: {kept:?}");
+    if rustix::fs::statfs(&at("")).unwrap().f_type == 0xef53 {
+        assert!(is_reused, "nothing was proved");
+    }
 }
 
 #[test]
