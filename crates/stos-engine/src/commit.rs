@@ -3,6 +3,8 @@
 //!
 //! The layer's tar goes to LayerFS while the changes are read: no copy of it is made on the way.
 
+mod config;
+
 use std::io::Write;
 
 use stos_erofs::TarWriter;
@@ -40,7 +42,8 @@ pub struct CommitOptions {
 }
 
 /// Makes an image of a container: the image's layers and one more, which holds the container's changes. A container without
-/// changes gives a layer without entries. It may run meanwhile: what it changes while it is read may be in it or not, file by file.
+/// changes gives a layer without entries. Its configuration is the image's with what was asked for when the container was created:
+/// entrypoint, command, environment, working directory, user, labels; then come `changes`. It may run meanwhile: what it changes while it is read may be in it or not, file by file.
 ///
 /// The new layer and the merged index are durable before the image has its name; on an error nothing has changed.
 pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &CommitOptions) -> Result<ImageRecord> {
@@ -50,6 +53,7 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
     let lease = engine.store.lease()?;
     let base = image_of(engine, container)?;
     let mut config = ConfigDocument::of_image(&base)?;
+    config::lay_over(engine, container, &base.config, &mut config)?;
     if options.include_volumes {
         apply_changes(&mut config, &user_volumes(engine, container)?)?;
     }

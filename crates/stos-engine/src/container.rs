@@ -41,6 +41,9 @@ pub struct ContainerRecord {
     pub created: String,
     /// What it runs.
     pub command: Vec<String>,
+    /// How much of that is its entrypoint. Records of old do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// Whom it runs as, looked up at each start.
     pub user: UserSpec,
     /// Labels, the image's among them.

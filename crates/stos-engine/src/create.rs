@@ -251,6 +251,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         backend: draft.validated.chain.kind(),
         created: now(),
         command: process.args,
+        entrypoint: Some(options.entrypoint.clone().unwrap_or_else(|| config.entrypoint.clone())),
         user,
         labels,
         stop_signal,

@@ -154,6 +154,43 @@ fn check_everything() {
     }
 }
 
+#[test]
+fn the_new_image_runs_as_its_container_did() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let config = json!({"Entrypoint": ["sh", "-c"], "Env": ["PATH=/bin:/usr/bin", "A=1"], "Labels": {"x": "1"}, "Volumes": {"/v": {}},
+        "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGQUIT", "Healthcheck": {"Test": ["NONE"]}});
+    let shell = Shell::of(&ImageBuilder::new().set("/config", config));
+    let sandbox = &shell.sandbox;
+    let made = |options: &[&str], arguments: &[&str], changes: &[&str]| {
+        sandbox.ok(&[&["create", "--name", "c"], options, &["shell:1"], arguments].concat());
+        let id = sandbox.ok(&[&["commit"], changes, &["c"]].concat());
+        sandbox.ok(&["delete", "c"]);
+        sandbox.json(&["inspect", id.trim()])[0]["config"]["config"].clone()
+    };
+    let base = sandbox.json(&["inspect", "shell:1"])[0]["config"]["config"].clone();
+    assert_eq!(made(&[], &[], &[]), base, "nothing was asked for");
+
+    let options = ["-e", "A=2", "-e", "B=3", "-w", "/srv", "-u", "7:8", "-l", "y=2", "--hostname", "h"];
+    let mut expected = base.clone();
+    expected["Cmd"] = json!(["echo", "x y"]);
+    expected["Env"] = json!(["PATH=/bin:/usr/bin", "A=2", "B=3"]);
+    expected["WorkingDir"] = json!("/srv");
+    expected["User"] = json!("7:8");
+    expected["Labels"] = json!({"x": "1", "y": "2"});
+    assert_eq!(made(&options, &["echo", "x y"], &[]), expected);
+    // What is changed goes over that.
+    expected["Cmd"] = json!(["z"]);
+    expected["Env"] = json!(["PATH=/bin:/usr/bin", "A=4", "B=3"]);
+    assert_eq!(made(&options, &["echo", "x y"], &["-c", "CMD [\"z\"]", "-c", "ENV A=4"]), expected);
+
+    let mut expected = base;
+    expected["Entrypoint"] = json!(["/bin/sh"]);
+    expected.as_object_mut().unwrap().remove("Cmd");
+    assert_eq!(made(&["--entrypoint", "/bin/sh"], &[], &[]), expected, "an entrypoint drops the image's command");
+    expected["Cmd"] = json!(["-c", "true"]);
+    assert_eq!(made(&["--entrypoint", "/bin/sh"], &["-c", "true"], &[]), expected);
+}
+
 /// The names of all chains, whichever backend has them.
 fn chains(sandbox: &Sandbox) -> Vec<String> {
     let kept = ["chains/sha256", "dirs/chains/sha256"]

@@ -59,7 +59,7 @@ impl ConfigDocument {
     }
 
     /// Gives what its containers run: the member `config`.
-    fn process(&mut self) -> &mut Map<String, Value> {
+    pub(crate) fn process(&mut self) -> &mut Map<String, Value> {
         object_in(&mut self.0, "config")
     }
 }
