@@ -54,7 +54,12 @@ impl<W: Write> TreeWriter<W> {
     }
 
     fn write_node(&mut self, path: &[u8], node: &Node) -> Result<()> {
-        let metadata = node.metadata()?;
+        let metadata = node.metadata_and(&mut |name| {
+            if !self.is_quiet {
+                let attribute = escape(&name.to_string_lossy()).into_owned();
+                tracing::warn!(path = shown(path), attribute, "the attribute cannot be kept in a tar: left out");
+            }
+        })?;
         if !node.is_directory() && self.write_link(path, node, &metadata)? {
             return Ok(());
         }

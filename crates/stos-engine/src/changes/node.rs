@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One file of a tree, held by a descriptor: what is looked at is what is then read, whoever renames meanwhile.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +11,10 @@ use rustix::io::Errno;
 use stos_erofs::{Metadata, Timestamp, Xattr};
 use stos_sys::{SysError, xattr};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+
+/// What a file's attributes may take together in an image (EROFS counts in 16 bits, by four bytes).
+const ATTRIBUTES_MAX: usize = 4 * (u16::MAX as usize - 1);
 
 /// A file of any type, never followed and never opened by being looked at.
 #[derive(Debug)]
@@ -138,24 +142,40 @@ impl Node {
 
     /// Gives what a tar says of it.
     pub(crate) fn metadata(&self) -> Result<Metadata> {
+        self.metadata_and(&mut |_| {})
+    }
+
+    /// The same; tells the names of the attributes that no tar or no image could hold, and which are not in it.
+    pub(crate) fn metadata_and(&self, leave_out: &mut dyn FnMut(&CStr)) -> Result<Metadata> {
         Ok(Metadata {
             mode: (self.stat.st_mode & 0o7777) as u16,
             uid: self.stat.st_uid,
             gid: self.stat.st_gid,
             mtime: Timestamp { seconds: self.stat.st_mtime, nanoseconds: self.stat.st_mtime_nsec as u32 },
-            xattrs: self.xattrs()?,
+            xattrs: self.xattrs(leave_out)?,
         })
     }
 
     /// Gives the attributes that an image keeps, sorted.
-    fn xattrs(&self) -> Result<Vec<Xattr>> {
-        let mut all = Vec::new();
-        for name in xattr::list_by_path(&self.fd)? {
-            if let Some(value) = xattr::get_by_path(&self.fd, &name)? {
-                all.push((name.into_bytes(), value));
+    fn xattrs(&self, leave_out: &mut dyn FnMut(&CStr)) -> Result<Vec<Xattr>> {
+        let (mut xattrs, mut sum) = (Vec::new(), 0);
+        let mut names = xattr::list_by_path(&self.fd)?;
+        names.sort_unstable();
+        for name in names {
+            let Some(value) = xattr::get_by_path(&self.fd, &name)? else { continue };
+            let own = 4 + (name.to_bytes().len() + value.len()).next_multiple_of(4);
+            match Xattr::of_file([(name.to_bytes(), value)]) {
+                // What an image would drop is no loss.
+                Ok(kept) if kept.is_empty() => {}
+                Ok(kept) if sum + own <= ATTRIBUTES_MAX && kept.iter().all(|kept| !kept.name.contains(&b'=')) => {
+                    sum += own;
+                    xattrs.extend(kept);
+                }
+                _ => leave_out(&name),
             }
         }
-        Xattr::of_file(all).map_err(|source| Error::Attributes { path: String::new(), source })
+        xattrs.sort_unstable();
+        Ok(xattrs)
     }
 
     /// Gives where a symlink points.

@@ -41,7 +41,8 @@ pub struct ImageDiff {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The new image is configured as the container's image is, with what the container was created with: entrypoint, \
-                  command,\nenvironment, working directory, user and labels. Then come the changes.\n\n\
+                  command, \
+                  environment, working directory, user and labels. Then come the changes.\n\n\
                   Example:\n  stos commit -m 'with nginx' -c 'CMD [\"nginx\"]' web registry.example/web:2"
 )]
 pub struct Commit {
