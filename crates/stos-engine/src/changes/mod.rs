@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `node` | one file, held by a descriptor |
 //! | `walk` | two trees side by side, in the order of their names |
+//! | `data` | what two files hold, compared |
 //! | `points` | the mount points that stos itself made in a container's upper directory |
 //! | `layer` | the files of a walk as a tar |
 //! | `links` | the files with several names that a walk has met |
@@ -13,6 +14,7 @@
 //! gone, `trusted.overlay.opaque` a directory that shows nothing of the image's. Its mounts are made without `redirect_dir`
 //! and `metacopy`, so the upper says all. It is only read, so the container may run meanwhile.
 
+mod data;
 pub(crate) mod layer;
 mod links;
 mod node;

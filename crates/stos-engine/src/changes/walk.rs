@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use super::data::data_differ;
 use super::node::Node;
 use super::{ChangeKind, MountPoints, hash_name};
 use crate::error::{Error, Result};
@@ -221,29 +222,6 @@ fn differs(upper: &Node, lower: &Node) -> Result<bool> {
             _ => true,
         };
     Ok(!is_same || upper.metadata()? != lower.metadata()?)
-}
-
-/// Compares the data of two files of one size. Times are no proof: images are made with times that somebody has set.
-fn data_differ(upper: &Node, lower: &Node) -> Result<bool> {
-    use std::io::Read;
-    if upper.file_type() != rustix::fs::FileType::RegularFile || upper.size() == 0 {
-        return Ok(false);
-    }
-    let (mut upper, mut lower) = (upper.open_data()?, lower.open_data()?);
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    loop {
-        for (file, buffer) in [(&mut upper, &mut left), (&mut lower, &mut right)] {
-            buffer.clear();
-            let read = file.take(256 << 10).read_to_end(buffer);
-            read.map_err(stos_store::Error::io("read", "a file to be compared"))?;
-        }
-        if left != right {
-            return Ok(true);
-        }
-        if left.is_empty() {
-            return Ok(false);
-        }
-    }
 }
 
 /// A path for a message.
