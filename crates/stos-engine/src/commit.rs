@@ -14,6 +14,7 @@ use stos_spec::{BlobDigest, Descriptor, ImageRef};
 use stos_store::ImageRecord;
 
 use crate::Engine;
+use crate::additions::Additions;
 use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_new_image};
 use crate::changes::layer::TreeWriter;
 use crate::changes::{ContainerTrees, Mode, Walk, check_is_there, mounts_of};
@@ -50,7 +51,7 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
     if let Some(name) = &options.name {
         check_is_tag(name)?;
     }
-    let lease = engine.store.lease()?;
+    let mut additions = Additions::begin(engine)?;
     let base = image_of(engine, container)?;
     let mut config = ConfigDocument::of_image(&base)?;
     config::lay_over(engine, container, &base.config, &mut config)?;
@@ -62,6 +63,7 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
     let committed = (|| {
         let size = |layer: &Kept| layer.tar_bytes;
         let layer = stage("changes", size, || add_changes(engine, container, options.quiet))?;
+        additions.layer(layer.diff_id);
         let created = now();
         config.set_created(&created);
         if let Some(author) = &options.author {
@@ -76,16 +78,10 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
         };
         let top = TopLayer { diff_id: layer.diff_id, size: layer.tar_bytes, history };
         let image = append_layer(Some(&base), config, top)?;
+        additions.image(&image)?;
         stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
     })();
-    if committed.is_err() {
-        drop(lease);
-        if let Err(error) = crate::image::sweep_unused(engine) {
-            // The commit's own error is the one to tell.
-            tracing::warn!(%error, "cannot remove what a failed commit has added: the next sweep does");
-        }
-    }
-    committed
+    additions.settle(committed)
 }
 
 /// Reads the documents of a container's image. They are there as long as the container is, whatever has become of the image's names.

@@ -11,6 +11,7 @@ use stos_spec::{ImageRef, Platform};
 use stos_store::{ImageRecord, files};
 
 use crate::Engine;
+use crate::additions::Additions;
 use crate::build::{ConfigDocument, TopLayer, append_layer, apply_changes, store_new_image};
 use crate::changes::layer::TreeWriter;
 use crate::changes::{Mode, MountPoints, Node, Walk};
@@ -51,9 +52,10 @@ pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions)
     let mut config = ConfigDocument::new(&options.platform, &created);
     // Told before anything is read.
     apply_changes(&mut config, &options.changes)?;
-    let lease = engine.store.lease()?;
+    let mut additions = Additions::begin(engine)?;
     let imported = (|| {
         let (layer, origin) = stage("layer", |(layer, _): &(Kept, _)| layer.tar_bytes, || add_layer(engine, input))?;
+        additions.layer(layer.diff_id);
         let history = History {
             created: Some(created),
             created_by: Some(format!("stos import {origin}")),
@@ -62,16 +64,18 @@ pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions)
         };
         let top = TopLayer { diff_id: layer.diff_id, size: layer.tar_bytes, history };
         let image = append_layer(None, config, top)?;
+        additions.image(&image)?;
         stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
     })();
-    if imported.is_err() {
-        drop(lease);
-        if let Err(error) = crate::image::sweep_unused(engine) {
-            // The import's own error is the one to tell.
-            tracing::warn!(%error, "cannot remove what a failed import has added: the next sweep does");
-        }
+    additions.settle(imported)
+}
+
+/// Opens what is to be imported: before anything else is done, so that a path that is wrong changes nothing.
+pub fn open_input(path: &Path) -> Result<ImageInput> {
+    if path.is_dir() {
+        return Ok(ImageInput::Path(path.to_owned()));
     }
-    imported
+    Ok(ImageInput::Stream(files::open(path)?, path.display().to_string()))
 }
 
 /// Adds the layer, and gives it with what people call where it came from.

@@ -32,6 +32,7 @@
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
 
+mod additions;
 pub mod build;
 pub mod changes;
 pub mod commit;

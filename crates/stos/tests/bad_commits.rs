@@ -8,6 +8,7 @@ use std::fs;
 use sandbox::Sandbox;
 use sandbox::shell::Shell;
 use stos_testkit::guard::Need;
+use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 /// The tree that no index and no tar can hold: nested too deep for a path.
 const TOO_DEEP: &str = "echo x > /first; p=d/d/d/d/d/d/d/d/d/d; i=0; while [ $i -lt 230 ]; do mkdir -p $p; cd $p; i=$((i+1)); done";
@@ -32,4 +33,45 @@ fn an_export_that_fails_leaves_the_file_that_was_there() {
     sandbox.ok(&["export", "-o", tar.to_str().unwrap(), "d"]);
     assert!(sandbox::tool("tar", &["-tf", tar.to_str().unwrap()]).lines().any(|name| name == "new"));
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+#[test]
+fn what_fails_takes_back_only_what_it_added() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let tar = |name: &str, data: &str| {
+        let path = sandbox.path(name);
+        fs::write(&path, TarBuilder::new().entry(Entry::file("f", data)).finish()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (good, bad) = (tar("good.tar", "good"), tar("bad.tar", "bad"));
+    sandbox.ok(&["run", "--name", "c", "shell:1", "sh", "-c", "echo c > /c"]);
+    // A layer that nothing reaches, as a command leaves one that was killed.
+    sandbox.ok(&["import", &good, "good"]);
+    let index = sandbox.data_root().join("images/index.json");
+    let without = fs::read(&index).unwrap();
+    sandbox.ok(&["import", &tar("more.tar", "more"), "more"]);
+    fs::write(&index, without).unwrap();
+    let before = sandbox.listing();
+
+    let none = sandbox.path("none");
+    assert_eq!(sandbox.run(&["import", none.to_str().unwrap()]).code, 1);
+    before.assert_same(&sandbox.listing());
+    let nowhere = sandbox.path("nowhere");
+    let mut command = sandbox.command_on(&nowhere);
+    assert_eq!(sandbox::output(command.args(["import", none.to_str().unwrap()])).code, 1);
+    assert!(!nowhere.exists(), "a store is not made for what is not there");
+
+    // What fails when the layer and the chain are there already: documents cannot be written.
+    let blobs = sandbox.data_root().join("images/blobs/sha256");
+    let blobs = blobs.to_str().unwrap();
+    sandbox::tool("mount", &["--bind", blobs, blobs]);
+    sandbox::tool("mount", &["-o", "remount,bind,ro", blobs]);
+    let failed = [&["import", &bad, "bad"][..], &["commit", "c", "bad"]].map(|arguments| sandbox.run(arguments));
+    sandbox::tool("umount", &[blobs]);
+    for failed in failed {
+        assert!(failed.code == 1 && failed.stderr.contains("images/blobs"), "{failed:?}");
+    }
+    before.assert_same(&sandbox.listing());
 }

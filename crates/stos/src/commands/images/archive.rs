@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use stos_engine::import::{ImportOptions, import_image};
+use stos_engine::import::{ImportOptions, import_image, open_input};
 use stos_engine::load::{Wanted, load_images};
 use stos_engine::save::{SaveFormat, SaveTarget, Saved, save_images};
 use stos_engine::{Engine, ImageInput, PullOptions};
@@ -90,7 +90,7 @@ pub fn import(global: &Global, args: &Import) -> Result<u8, Failure> {
     let name = args.name.as_deref().map(str::parse).transpose()?;
     let input = match args.input.as_os_str().as_encoded_bytes() {
         b"-" => standard_input("a file")?,
-        _ => ImageInput::Path(args.input.clone()),
+        _ => open_input(&args.input)?,
     };
     let mut options =
         ImportOptions { name, changes: args.change.clone(), message: args.message.clone(), ..ImportOptions::default() };
