@@ -232,9 +232,11 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
         if let Some(user) = users.iter().find(|container| container.image_id == record.image_id) {
             return Err(Error::ImageInUse { image: name.to_owned(), container: user.name.to_string() });
         }
-        if crate::image_mount::is_image_mounted(engine, record.image_id)? {
-            return Err(Error::ImageMounted { image: name.to_owned() });
-        }
+    }
+    // Nobody mounts it from here on, until it has gone.
+    let (is_mounted, mounts) = crate::image_mount::is_image_mounted(engine, record.image_id)?;
+    if goes_whole && !force && is_mounted {
+        return Err(Error::ImageMounted { image: name.to_owned() });
     }
     let is_gone =
         |image: &ImageRecord| image.image_id == record.image_id && (goes_whole || image.reference == record.reference);
@@ -249,6 +251,7 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
         removed.deleted.push(record.image_id);
     }
     engine.store.remove_images(is_gone)?;
+    drop(mounts);
     if let Err(error) = sweep_unused(engine) {
         // The image is gone; what it alone reached goes with the next sweep.
         tracing::warn!(%error, "not everything that is unused could be removed: the next `stos rmi` tries again");

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stos_spec::BlobDigest;
+use stos_spec::{BlobDigest, ImageRef};
 use stos_store::files::{self, Durability};
 use stos_store::{ImageSelector, Lock};
 use stos_sys::mount::{self, MountChange};
@@ -31,6 +31,9 @@ struct MountRecord {
     /// The DATA-ROOT that has the image.
     store: PathBuf,
     image_id: BlobDigest,
+    /// What it was called when it was mounted: by that it is found when the image is gone.
+    #[serde(default)]
+    names: Vec<ImageRef>,
     /// How often it was mounted and not unmounted.
     count: u32,
 }
@@ -52,9 +55,10 @@ const LOOK_ONLY: u64 = 1 | 2 | 4;
 /// Mounts an image for a person and gives where. One that is mounted is counted once more.
 pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
     let _lease = engine.store.lease()?;
+    // Before it is looked up: `rmi` holds it from where it asks whether an image is mounted until the image has gone.
+    let _lock = lock_mounts(engine)?;
     let image = find_image(engine, image)?;
     let (id, dir) = (image.record.image_id, place(engine, image.record.image_id));
-    let _lock = lock_mounts(engine)?;
     let path = dir.join("root");
     let count = match read_record(&dir)? {
         Some(record) if record.store != engine.store.root() => {
@@ -70,7 +74,8 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
             0
         }
     };
-    let record = MountRecord { store: engine.store.root().to_owned(), image_id: id, count: count.saturating_add(1) };
+    let names = names_of(engine, id)?;
+    let record = MountRecord { store: engine.store.root().to_owned(), image_id: id, names, count: count.saturating_add(1) };
     // A crash before it leaves a mount that nobody counts: the next mount makes another over it, and an unmount takes both.
     files::replace(&dir.join("mount.json"), &dir, &files::to_json(&record), Durability::Volatile)?;
     describe(engine, id, path)
@@ -87,14 +92,38 @@ pub fn mounted_images(engine: &Engine) -> Result<Vec<MountedImage>> {
 
 /// Takes back one mount of an image, or with `force` all of them: with the last the path is gone. Gives the image's ID.
 pub fn unmount_image(engine: &Engine, image: &str, force: bool) -> Result<BlobDigest> {
-    let id = engine.store.find_image(&ImageSelector::new(image))?.image_id;
     let _lock = lock_mounts(engine)?;
-    let dir = place(engine, id);
-    match read_record(&dir)? {
-        Some(record) if record.store == engine.store.root() => release(&dir, record, force)?,
-        _ => return Err(Error::NotMounted { image: image.to_owned() }),
-    }
+    let record = find_record(engine, image)?;
+    let id = record.image_id;
+    release(&place(engine, id), record, force)?;
     Ok(id)
+}
+
+/// Finds the mount of an image by what a person typed: also of one that the store does not have any more, by the names that it had
+/// or by its ID.
+fn find_record(engine: &Engine, image: &str) -> Result<MountRecord> {
+    let found = engine.store.find_image(&ImageSelector::new(image));
+    let mut records = own_records(engine)?;
+    if let Ok(found) = &found
+        && let Some(at) = records.iter().position(|record| record.image_id == found.image_id)
+    {
+        return Ok(records.swap_remove(at));
+    }
+    let typed = image.parse::<ImageRef>().ok();
+    let digits = image.strip_prefix("sha256:").unwrap_or(image);
+    let had_name = |own: &ImageRef| typed.as_ref().is_some_and(|typed| typed == own || typed.may_mean(own));
+    let has_id = |record: &MountRecord| !digits.is_empty() && record.image_id.hex().starts_with(digits);
+    records.retain(|record| record.names.iter().any(had_name) || has_id(record));
+    match (records.pop(), found) {
+        (Some(record), _) if records.is_empty() => Ok(record),
+        (None, Err(error)) => Err(error.into()),
+        (None, Ok(_)) => Err(Error::NotMounted { image: image.to_owned() }),
+        (Some(last), _) => {
+            records.push(last);
+            let candidates = records.iter().map(|record| record.image_id.to_string()).collect();
+            Err(stos_store::Error::AmbiguousImage { query: image.to_owned(), candidates }.into())
+        }
+    }
 }
 
 /// Does the same to all images of this store that are mounted. Gives their IDs.
@@ -109,10 +138,11 @@ pub fn unmount_all_images(engine: &Engine, force: bool) -> Result<Vec<BlobDigest
         .collect()
 }
 
-/// Tells whether a person has mounted an image.
-pub(crate) fn is_image_mounted(engine: &Engine, id: BlobDigest) -> Result<bool> {
+/// Tells whether a person has mounted an image, and holds the right to change mounts: as long as the lock is held, that is so.
+pub(crate) fn is_image_mounted(engine: &Engine, id: BlobDigest) -> Result<(bool, Lock)> {
+    let lock = lock_mounts(engine)?;
     let record = read_record(&place(engine, id))?;
-    Ok(record.is_some_and(|record| record.store == engine.store.root()))
+    Ok((record.is_some_and(|record| record.store == engine.store.root()), lock))
 }
 
 /// Unmounts images that the store does not have any more. The caller holds the right to sweep.
@@ -180,7 +210,11 @@ fn release(dir: &Path, record: MountRecord, force: bool) -> Result<()> {
 }
 
 fn describe(engine: &Engine, id: BlobDigest, path: PathBuf) -> Result<MountedImage> {
-    let images = engine.store.images()?.into_iter().filter(|image| image.image_id == id);
-    let names = images.filter_map(|image| Some(image.reference?.to_string())).collect();
+    let names = names_of(engine, id)?.iter().map(ToString::to_string).collect();
     Ok(MountedImage { id, names, path })
+}
+
+fn names_of(engine: &Engine, id: BlobDigest) -> Result<Vec<ImageRef>> {
+    let images = engine.store.images()?.into_iter().filter(|image| image.image_id == id);
+    Ok(images.filter_map(|image| image.reference).collect())
 }

@@ -501,6 +501,21 @@ fn check_image_mount() {
         sandbox.ok(arguments);
         assert!(!path.exists());
     }
+    // An image that is gone while another command keeps the sweep away is still mounted, and found.
+    let id = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    for name in ["shell:1", &id[..12]] {
+        sandbox.ok(&["image", "mount", "shell:1"]);
+        let lease = File::open(sandbox.data_root().join("locks/lease")).unwrap();
+        rustix::fs::flock(&lease, rustix::fs::FlockOperation::LockShared).unwrap();
+        sandbox.ok(&["rmi", "--force", "shell:1"]);
+        assert!(path.join("srv/data").is_file());
+        assert_eq!(sandbox.ok(&["image", "unmount", name]).trim(), id);
+        assert!(!path.exists());
+        drop(lease);
+        sandbox.pull(&shell.hub.serve(&shell.image, "shell", "1"));
+    }
+    assert_eq!(sandbox.run(&["image", "unmount", &id[..12]]).code, 1);
+
     sandbox.ok(&["image", "mount", "shell:1"]);
     sandbox.ok(&["rmi", "--force", "shell:1"]);
     assert!(!path.exists());
