@@ -21,7 +21,7 @@ use stos_store::{ImageSelector, Lock};
 use stos_sys::mount::{self, MountChange};
 
 use crate::Engine;
-use crate::changes::mount_layers;
+use crate::changes::chain_root;
 use crate::error::{Error, Result};
 use crate::image::find_image;
 
@@ -66,7 +66,8 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
         }
         Some(record) => record.count,
         None => {
-            let view = mount::open_tree_clone(&mount_layers(engine, &image.config.diff_ids)?, false)?;
+            let root = chain_root(engine, None, &image.config.diff_ids)?;
+            let view = mount::open_tree_clone_at(root.as_fd(), Path::new(""), false, false)?;
             mount::change_mount(view.as_fd(), MountChange { set: LOOK_ONLY, ..MountChange::default() })?;
             mount::ensure_private_area(&mounts_dir(engine))?;
             files::ensure_directory(&path)?;

@@ -6,7 +6,7 @@ mod sandbox;
 use std::fs;
 
 use sandbox::Sandbox;
-use sandbox::shell::Shell;
+use sandbox::shell::{Shell, eventually};
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
@@ -74,4 +74,37 @@ fn what_fails_takes_back_only_what_it_added() {
         assert!(failed.code == 1 && failed.stderr.contains("images/blobs"), "{failed:?}");
     }
     before.assert_same(&sandbox.listing());
+}
+
+/// How many chains each backend has made.
+fn chains(sandbox: &Sandbox) -> (usize, usize) {
+    let count = |dir: &str| fs::read_dir(sandbox.data_root().join(dir)).map_or(0, Iterator::count);
+    (count("chains/sha256"), count("dirs/chains/sha256"))
+}
+
+#[test]
+fn a_container_is_read_under_a_lease_and_by_its_own_backend() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    sandbox.ok(&["run", "--name", "c", "shell:1", "sh", "-c", "echo x > /x"]);
+    let tar = sandbox.path("c.tar");
+    let had = chains(sandbox);
+    for (arguments, more) in [(&["diff", "c"][..], 0), (&["export", "-o", tar.to_str().unwrap(), "c"], 0), (&["commit", "c"], 1)] {
+        let other = if had == (1, 0) { "dirs" } else { "erofs" };
+        sandbox.ok(&[&["--layerfs", other], arguments].concat());
+        let (erofs, dirs) = chains(sandbox);
+        // A commit's own image is of the backend that was asked for.
+        assert_eq!(erofs + dirs, 1 + more, "{arguments:?}");
+    }
+
+    let lease = fs::File::open(sandbox.data_root().join("locks/lease")).unwrap();
+    rustix::fs::flock(&lease, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut diff = sandbox.command().args(["diff", "c"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let waits = || fs::read_to_string("/proc/locks").unwrap().lines().any(|lock| {
+        lock.contains("->") && lock.split_whitespace().any(|word| word == diff.id().to_string())
+    });
+    eventually("the diff waits for its lease", waits);
+    drop(lease);
+    assert!(diff.wait().unwrap().success());
 }

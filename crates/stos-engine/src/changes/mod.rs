@@ -25,10 +25,9 @@ mod walk;
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
 
 use serde::Serialize;
-use stos_layerfs::Integrity;
+use stos_layerfs::{BackendKind, Integrity};
 use stos_spec::{ChainId, DiffId};
 
 use crate::Engine;
@@ -61,6 +60,7 @@ pub fn container_changes(
     container: &ContainerRecord,
     tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>,
 ) -> Result<()> {
+    let _lease = engine.store.lease()?;
     let sources = ContainerTrees::open(engine, container)?;
     let points = sources.mount_points(engine, container)?;
     let walk = Walk::new(sources.upper, Some(sources.lower), Mode::Overlay, points);
@@ -80,8 +80,8 @@ pub fn image_changes(
     let below = old.map_or(&layers[..layers.len().saturating_sub(1)], |old| &old.config.diff_ids);
     let was_there = !below.is_empty() && engine.layerfs.has_chain(below)?;
     let told = (|| {
-        let upper = Node::root(&mount_layers(engine, layers)?)?;
-        let lower = if below.is_empty() { None } else { Some(Node::root(&mount_layers(engine, below)?)?) };
+        let upper = chain_root(engine, None, layers)?;
+        let lower = if below.is_empty() { None } else { Some(chain_root(engine, None, below)?) };
         let mut walk = Walk::new(upper, lower, Mode::Trees, MountPoints::default());
         walk.written = written_names(engine, layers, below);
         walk.run(&mut |event| tell_change(event, tell))
@@ -128,10 +128,20 @@ fn tell_change(event: Event<'_>, tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Resu
     tell(kind, &[b"/", path].concat())
 }
 
-/// Mounts the chain of those layers and gives where its tree is.
-pub(crate) fn mount_layers(engine: &Engine, layers: &[DiffId]) -> Result<PathBuf> {
-    let chain = engine.layerfs.ensure_sound_chain(layers, Integrity::Sealed)?;
-    Ok(engine.layerfs.ensure_chain_mounted(&chain)?)
+/// Mounts the chain of those layers and gives its root; by the backend `kind`, or by the one that an image's would be. The caller
+/// holds a lease.
+pub(crate) fn chain_root(engine: &Engine, kind: Option<BackendKind>, layers: &[DiffId]) -> Result<Node> {
+    let chain = match kind {
+        Some(kind) => engine.layerfs.ensure_sound_chain_of(kind, layers, Integrity::Sealed)?,
+        None => engine.layerfs.ensure_sound_chain(layers, Integrity::Sealed)?,
+    };
+    let path = engine.layerfs.ensure_chain_mounted(&chain)?;
+    let root = Node::root(&path)?;
+    // The empty directory below the mount would be an image without files.
+    match root.is_mount_root()? {
+        true => Ok(root),
+        false => Err(stos_layerfs::Error::NotMounted { chain: chain.chain_id(), path }.into()),
+    }
 }
 
 /// Removes a chain that was merged only to be compared, unless an image has come that needs it, or another command is at work:
@@ -159,8 +169,9 @@ pub(crate) struct ContainerTrees {
 }
 
 impl ContainerTrees {
+    /// Opens them, the image's by the container's own backend. The caller holds a lease.
     pub(crate) fn open(engine: &Engine, container: &ContainerRecord) -> Result<Self> {
-        let lower = Node::root(&mount_layers(engine, &container.layers)?)?;
+        let lower = chain_root(engine, Some(container.backend), &container.layers)?;
         let upper = Node::root(&engine.store.container_dir(&container.id).join("upper"))?;
         Ok(Self { upper, lower })
     }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, openat, readlinkat, statx};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags, fstat, openat, readlinkat, statx};
 use rustix::io::Errno;
 use stos_erofs::{Metadata, Timestamp, Xattr};
 use stos_sys::{SysError, xattr};
@@ -96,6 +96,13 @@ impl Node {
         let birth = has_birth.then_some((more.stx_btime.tv_sec, more.stx_btime.tv_nsec));
         let kind = self.file_type().as_raw_mode();
         Ok(Identity { device: self.stat.st_dev, inode: self.stat.st_ino, kind, birth })
+    }
+
+    /// Tells whether something is mounted here, and this is its root (statx(2), Linux 5.8).
+    pub(crate) fn is_mount_root(&self) -> Result<bool> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let more = statx(&self.fd, "", flags, StatxFlags::empty()).map_err(SysError::at("statx", || self.shown()))?;
+        Ok(more.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     /// Gives what all names of a file show alike: size, time, mode, owner and device numbers.

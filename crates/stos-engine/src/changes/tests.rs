@@ -335,6 +335,8 @@ fn a_root_that_is_a_symlink_or_gone_is_refused() {
     symlink("/etc", dir.path().join("link")).unwrap();
     assert!(matches!(Node::root(&dir.path().join("link")), Err(Error::Sys(_))));
     assert!(matches!(Node::root(&dir.path().join("none")), Err(Error::Sys(_))));
+    assert!(!Node::root(dir.path()).unwrap().is_mount_root().unwrap());
+    assert!(Node::root(Path::new("/proc")).unwrap().is_mount_root().unwrap());
     let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
     fs::create_dir(&odd).unwrap();
     assert_eq!(Node::root(dir.path()).unwrap().names().unwrap(), [b"link".to_vec(), b"\xff".to_vec()]);
