@@ -33,11 +33,13 @@ pub struct ImportOptions {
     pub message: Option<String>,
     /// What it runs on.
     pub platform: Platform,
+    /// Whether nobody is told of what is left out of a directory.
+    pub quiet: bool,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { name: None, changes: Vec::new(), message: None, platform: Platform::host() }
+        Self { name: None, changes: Vec::new(), message: None, platform: Platform::host(), quiet: false }
     }
 }
 
@@ -54,7 +56,7 @@ pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions)
     apply_changes(&mut config, &options.changes)?;
     let mut additions = Additions::begin(engine)?;
     let imported = (|| {
-        let (layer, origin) = stage("layer", |(layer, _): &(Kept, _)| layer.tar_bytes, || add_layer(engine, input))?;
+        let (layer, origin) = stage("layer", |(layer, _): &(Kept, _)| layer.tar_bytes, || add_layer(engine, input, options.quiet))?;
         additions.layer(layer.diff_id);
         let history = History {
             created: Some(created),
@@ -79,9 +81,9 @@ pub fn open_input(path: &Path) -> Result<ImageInput> {
 }
 
 /// Adds the layer, and gives it with what people call where it came from.
-fn add_layer(engine: &Engine, input: ImageInput) -> Result<(Kept, String)> {
+fn add_layer(engine: &Engine, input: ImageInput, quiet: bool) -> Result<(Kept, String)> {
     let (file, origin) = match input {
-        ImageInput::Path(path) if path.is_dir() => return add_directory(engine, &path),
+        ImageInput::Path(path) if path.is_dir() => return add_directory(engine, &path, quiet),
         ImageInput::Path(path) => (files::open(&path)?, path.display().to_string()),
         ImageInput::Stream(file, label) => (file, label),
     };
@@ -101,13 +103,14 @@ fn add_layer(engine: &Engine, input: ImageInput) -> Result<(Kept, String)> {
     Ok((engine.layerfs.add_layer(new, stream)?, origin))
 }
 
-/// Makes a layer of all that is in a directory, and of the directory itself.
-fn add_directory(engine: &Engine, path: &Path) -> Result<(Kept, String)> {
+/// Makes a layer of all that is in a directory, and of the directory itself. Mount points come empty, as in an export.
+fn add_directory(engine: &Engine, path: &Path, quiet: bool) -> Result<(Kept, String)> {
     let origin = path.display().to_string();
     let root = std::fs::canonicalize(path).map_err(stos_store::Error::io("find", path))?;
     let layer = add_written_layer(engine, &origin, |out| {
-        let mut tar = TreeWriter::new(TarWriter::new(out), &*origin, false);
-        let walk = Walk::new(Node::root(&root)?, None, Mode::Trees, MountPoints::default());
+        let mut tar = TreeWriter::new(TarWriter::new(out), &*origin, quiet);
+        let mut walk = Walk::new(Node::root(&root)?, None, Mode::Trees, MountPoints::default());
+        walk.stays_on_mount = true;
         walk.run(&mut |event| tar.write(event))?;
         tar.finish().map(drop)
     })?;

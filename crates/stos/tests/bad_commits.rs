@@ -9,6 +9,7 @@ use sandbox::Sandbox;
 use sandbox::shell::{Shell, eventually};
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
+use stos_testkit::tree::{Options, Tree};
 
 /// The tree that no index and no tar can hold: nested too deep for a path.
 const TOO_DEEP: &str = "echo x > /first; p=d/d/d/d/d/d/d/d/d/d; i=0; while [ $i -lt 230 ]; do mkdir -p $p; cd $p; i=$((i+1)); done";
@@ -57,6 +58,9 @@ fn what_fails_takes_back_only_what_it_added() {
 
     let none = sandbox.path("none");
     assert_eq!(sandbox.run(&["import", none.to_str().unwrap()]).code, 1);
+    before.assert_same(&sandbox.listing());
+    let url = sandbox.run(&["import", "HTTPS://example.org/root.tar", "i"]);
+    assert!(url.code == 1 && url.stderr.contains("curl -fL HTTPS://example.org/root.tar |"), "{url:?}");
     before.assert_same(&sandbox.listing());
     let nowhere = sandbox.path("nowhere");
     let mut command = sandbox.command_on(&nowhere);
@@ -107,4 +111,32 @@ fn a_container_is_read_under_a_lease_and_by_its_own_backend() {
     eventually("the diff waits for its lease", waits);
     drop(lease);
     assert!(diff.wait().unwrap().success());
+}
+
+#[test]
+fn an_import_stays_on_the_mount_that_it_was_given() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let sandbox = Sandbox::new();
+    let root = sandbox.path("root");
+    for path in ["point", "own/deep"] {
+        fs::create_dir_all(root.join(path)).unwrap();
+    }
+    fs::write(root.join("file"), "own").unwrap();
+    fs::write(root.join("own/deep/f"), "own").unwrap();
+    let (point, file, outside) = (root.join("point"), root.join("file"), sandbox.path("outside"));
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "of another").unwrap();
+    // Of the same filesystem: its device number tells nothing.
+    sandbox::tool("mount", &["--bind".as_ref(), outside.as_os_str(), point.as_os_str()]);
+    sandbox::tool("mount", &["--bind".as_ref(), outside.join("secret").as_os_str(), file.as_os_str()]);
+    let import = |more: &[&str]| sandbox.run(&[&["import"], more, &[root.to_str().unwrap(), "i"]].concat());
+    let (told, quiet) = (import(&[]), import(&["-q"]));
+    let _ = [&point, &file].map(|path| sandbox::tool("umount", &[path]));
+    assert!(told.code == 0 && told.stderr.contains("/file"), "{told:?}");
+    assert!(quiet.code == 0 && quiet.stderr.is_empty(), "{quiet:?}");
+    let path = sandbox.ok(&["image", "mount", "i"]);
+    let tree = Tree::read(path.trim().as_ref(), &Options::default()).unwrap();
+    let names: Vec<_> = tree.nodes.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+    sandbox.ok(&["image", "unmount", "i"]);
+    assert_eq!(names, ["", "own", "own/deep", "own/deep/f", "point"]);
 }

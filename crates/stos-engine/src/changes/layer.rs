@@ -49,6 +49,12 @@ impl<W: Write> TreeWriter<W> {
             }),
             Event::Opaque { path } => self.append(path, EntryKind::Opaque),
             Event::Deleted { is_hidden: true, .. } => Ok(()),
+            Event::Covered { path } => {
+                if !self.is_quiet {
+                    tracing::warn!(path = shown(path), "something is mounted on the file: left out");
+                }
+                Ok(())
+            }
             Event::Deleted { path, .. } => self.append(path, EntryKind::Whiteout),
         }
     }

@@ -121,7 +121,7 @@ fn hash_name(path: &[u8]) -> u64 {
 fn tell_change(event: Event<'_>, tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>) -> Result<()> {
     let (kind, path) = match event {
         // The root is always there, and nobody asks.
-        Event::Entry { path: b"", .. } | Event::Opaque { .. } => return Ok(()),
+        Event::Entry { path: b"", .. } | Event::Opaque { .. } | Event::Covered { .. } => return Ok(()),
         Event::Entry { kind, path, .. } => (kind, path),
         Event::Deleted { path, .. } => (ChangeKind::Deleted, path),
     };

@@ -58,6 +58,7 @@ impl Trees {
                 Event::Entry { kind: ChangeKind::Added, path, .. } => word("+", path),
                 Event::Entry { path, .. } => word("~", path),
                 Event::Opaque { path } => word("*", path),
+                Event::Covered { path } => word("?", path),
                 Event::Deleted { path, is_hidden: false } => word("-", path),
                 Event::Deleted { path, is_hidden: true } => word("(-)", path),
             });

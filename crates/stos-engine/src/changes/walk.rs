@@ -35,6 +35,8 @@ pub(crate) enum Event<'a> {
     Opaque { path: &'a [u8] },
     /// A name of the lower tree that is gone. `is_hidden` says that an opaque directory above says so already.
     Deleted { path: &'a [u8], is_hidden: bool },
+    /// A file that something is mounted on: what is below cannot be seen. Only where the walk stays on its mount.
+    Covered { path: &'a [u8] },
 }
 
 type Visit<'a> = dyn FnMut(Event<'_>) -> Result<()> + 'a;
@@ -62,11 +64,14 @@ pub(crate) struct Walk {
     roots: Option<(Node, Option<Node>)>,
     /// The hashes of the names whose files may have other data under the same metadata; `None`: all.
     pub(crate) written: Option<HashSet<u64>>,
+    /// Whether what is mounted in the upper tree is left alone: a directory that is a mount point comes empty.
+    pub(crate) stays_on_mount: bool,
 }
 
 impl Walk {
     pub(crate) fn new(upper: Node, lower: Option<Node>, mode: Mode, points: MountPoints) -> Self {
-        Self { mode, points, path: Vec::new(), frames: Vec::new(), roots: Some((upper, lower)), written: None }
+        let roots = Some((upper, lower));
+        Self { mode, points, path: Vec::new(), frames: Vec::new(), roots, written: None, stays_on_mount: false }
     }
 
     /// Walks from the roots to the end; ends early with the visitor's error.
@@ -171,6 +176,13 @@ impl Walk {
             (Mode::Union, _) | (_, None) => ChangeKind::Added,
             _ => ChangeKind::Modified,
         };
+        if self.stays_on_mount && upper.is_mount_root()? {
+            self.announce(visit)?;
+            return match upper.is_directory() {
+                true => visit(Event::Entry { kind, path: &self.path, node: &upper }),
+                false => visit(Event::Covered { path: &self.path }),
+            };
+        }
         let is_of_stos = lower.is_none() && self.mode == Mode::Overlay && self.points.made(&self.path, &upper)?;
         if !upper.is_directory() {
             let is_same = match (self.mode, &lower) {

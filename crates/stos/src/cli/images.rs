@@ -201,7 +201,11 @@ pub struct Import {
     /// What the image runs on, such as linux/arm64; this host's if not given
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
-    /// The root filesystem: a directory, or a tar, plain or compressed with gzip or zstd; - for standard input
+    /// Do not tell of what is left out: sockets above all
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The root filesystem: a directory, or a tar, plain or compressed with gzip or zstd; - for standard input. What is
+    /// mounted in a directory is not in the image: mount points are empty
     #[arg(value_name = "FILE|DIR|-")]
     pub input: PathBuf,
     /// The image's name: [REGISTRY/]REPOSITORY[:TAG]

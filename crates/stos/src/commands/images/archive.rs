@@ -90,10 +90,20 @@ pub fn import(global: &Global, args: &Import) -> Result<u8, Failure> {
     let name = args.name.as_deref().map(str::parse).transpose()?;
     let input = match args.input.as_os_str().as_encoded_bytes() {
         b"-" => standard_input("a file")?,
+        input if [&b"http://"[..], b"https://"].iter().any(|scheme| input.to_ascii_lowercase().starts_with(scheme)) => {
+            let url = args.input.display();
+            let text = format!("{url}: URLs are not supported: use `curl -fL {url} | stos import - NAME`");
+            return Err(Failure::message(text, 1));
+        }
         _ => open_input(&args.input)?,
     };
-    let mut options =
-        ImportOptions { name, changes: args.change.clone(), message: args.message.clone(), ..ImportOptions::default() };
+    let mut options = ImportOptions {
+        name,
+        changes: args.change.clone(),
+        message: args.message.clone(),
+        quiet: args.quiet,
+        ..ImportOptions::default()
+    };
     if let Some(platform) = &args.platform {
         options.platform = platform.clone();
     }
