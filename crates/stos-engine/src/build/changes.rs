@@ -24,6 +24,8 @@ pub fn apply_changes(config: &mut ConfigDocument, changes: &[String]) -> Result<
         }
         sets_cmd |= instruction == "CMD";
         apply_change(changed.process(), &instruction, value).map_err(refuse)?;
+        // What no image may have is told now, by the change that says it, not when a layer has been written.
+        changed.check().map_err(|error| refuse(error.to_string()))?;
     }
     *config = changed;
     Ok(())
@@ -252,6 +254,9 @@ mod tests {
             "ONBUILD RUN x",
             "FROM x",
             "WORKDIR ",
+            "VOLUME data",
+            "VOLUME /a/../b",
+            "VOLUME /",
             "ENV A=b\0",
         ] {
             match changed(&json!({}), &[change]) {

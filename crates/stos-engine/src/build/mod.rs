@@ -58,6 +58,11 @@ impl ConfigDocument {
         self.0.insert("author".to_owned(), json!(author));
     }
 
+    /// Checks the rules that hold for every image, but for those about its layers.
+    fn check(&self) -> std::result::Result<(), stos_spec::ConfigError> {
+        ImageConfig::parse(Value::Object(self.0.clone()).to_string().as_bytes()).map(drop)
+    }
+
     /// Gives what its containers run: the member `config`.
     pub(crate) fn process(&mut self) -> &mut Map<String, Value> {
         object_in(&mut self.0, "config")
