@@ -74,7 +74,10 @@ impl<'a> Additions<'a> {
         if let Some(layer) = layer.filter(|layer| !used.layers.contains(layer)) {
             engine.layerfs.remove_layer(layer)?;
         }
-        blobs.into_iter().filter(|blob| !used.blobs.contains(blob)).try_for_each(|blob| engine.store.remove_blob(blob))?;
+        blobs
+            .into_iter()
+            .filter(|blob| !used.blobs.contains(blob))
+            .try_for_each(|blob| engine.store.remove_blob(blob))?;
         Ok(())
     }
 }

@@ -326,14 +326,6 @@ pub enum Error {
         /// What failed.
         source: stos_sys::SysError,
     },
-    /// A file has extended attributes that no layer can hold.
-    #[error("{path}: {source}")]
-    Attributes {
-        /// The file, as seen inside.
-        path: String,
-        /// Which of them, and why.
-        source: stos_erofs::TarProblem,
-    },
     /// A container's tree is deeper than any image's may be.
     #[error("{path}: directories nested more than {limit} deep")]
     TooDeep {

@@ -76,7 +76,8 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
         }
     };
     let names = names_of(engine, id)?;
-    let record = MountRecord { store: engine.store.root().to_owned(), image_id: id, names, count: count.saturating_add(1) };
+    let record =
+        MountRecord { store: engine.store.root().to_owned(), image_id: id, names, count: count.saturating_add(1) };
     // A crash before it leaves a mount that nobody counts: the next mount makes another over it, and an unmount takes both.
     files::replace(&dir.join("mount.json"), &dir, &files::to_json(&record), Durability::Volatile)?;
     describe(engine, id, path)

@@ -56,7 +56,8 @@ pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions)
     apply_changes(&mut config, &options.changes)?;
     let mut additions = Additions::begin(engine)?;
     let imported = (|| {
-        let (layer, origin) = stage("layer", |(layer, _): &(Kept, _)| layer.tar_bytes, || add_layer(engine, input, options.quiet))?;
+        let (layer, origin) =
+            stage("layer", |(layer, _): &(Kept, _)| layer.tar_bytes, || add_layer(engine, input, options.quiet))?;
         additions.layer(layer.diff_id);
         let history = History {
             created: Some(created),

@@ -12,7 +12,8 @@ use stos_testkit::tar_builder::{Entry, TarBuilder};
 use stos_testkit::tree::{Options, Tree};
 
 /// The tree that no index and no tar can hold: nested too deep for a path.
-const TOO_DEEP: &str = "echo x > /first; p=d/d/d/d/d/d/d/d/d/d; i=0; while [ $i -lt 230 ]; do mkdir -p $p; cd $p; i=$((i+1)); done";
+const TOO_DEEP: &str =
+    "echo x > /first; p=d/d/d/d/d/d/d/d/d/d; i=0; while [ $i -lt 230 ]; do mkdir -p $p; cd $p; i=$((i+1)); done";
 
 #[test]
 fn an_export_that_fails_leaves_the_file_that_was_there() {
@@ -94,7 +95,9 @@ fn a_container_is_read_under_a_lease_and_by_its_own_backend() {
     sandbox.ok(&["run", "--name", "c", "shell:1", "sh", "-c", "echo x > /x"]);
     let tar = sandbox.path("c.tar");
     let had = chains(sandbox);
-    for (arguments, more) in [(&["diff", "c"][..], 0), (&["export", "-o", tar.to_str().unwrap(), "c"], 0), (&["commit", "c"], 1)] {
+    for (arguments, more) in
+        [(&["diff", "c"][..], 0), (&["export", "-o", tar.to_str().unwrap(), "c"], 0), (&["commit", "c"], 1)]
+    {
         let other = if had == (1, 0) { "dirs" } else { "erofs" };
         sandbox.ok(&[&["--layerfs", other], arguments].concat());
         let (erofs, dirs) = chains(sandbox);
@@ -105,9 +108,12 @@ fn a_container_is_read_under_a_lease_and_by_its_own_backend() {
     let lease = fs::File::open(sandbox.data_root().join("locks/lease")).unwrap();
     rustix::fs::flock(&lease, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let mut diff = sandbox.command().args(["diff", "c"]).stdout(std::process::Stdio::null()).spawn().unwrap();
-    let waits = || fs::read_to_string("/proc/locks").unwrap().lines().any(|lock| {
-        lock.contains("->") && lock.split_whitespace().any(|word| word == diff.id().to_string())
-    });
+    let waits = || {
+        fs::read_to_string("/proc/locks")
+            .unwrap()
+            .lines()
+            .any(|lock| lock.contains("->") && lock.split_whitespace().any(|word| word == diff.id().to_string()))
+    };
     eventually("the diff waits for its lease", waits);
     drop(lease);
     assert!(diff.wait().unwrap().success());

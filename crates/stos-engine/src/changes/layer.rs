@@ -44,7 +44,6 @@ impl<W: Write> TreeWriter<W> {
         match event {
             Event::Entry { path, node, .. } => self.write_node(path, node).map_err(|error| match error {
                 Error::Sys(source) => Error::Tree { path: shown(path), source },
-                Error::Attributes { source, .. } => Error::Attributes { path: shown(path), source },
                 other => other,
             }),
             Event::Opaque { path } => self.append(path, EntryKind::Opaque),

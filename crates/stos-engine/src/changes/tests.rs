@@ -247,7 +247,11 @@ fn an_attribute_that_no_tar_can_hold_is_left_out() {
     let node = root.child(b"f").unwrap().unwrap();
     let mut left_out = Vec::new();
     let metadata = node.metadata_and(&mut |name| left_out.push(name.to_owned())).unwrap();
-    let expected = if is_long_there { vec![c"user.a=b".to_owned(), c"user.long".to_owned()] } else { vec![c"user.a=b".to_owned()] };
+    let expected = if is_long_there {
+        vec![c"user.a=b".to_owned(), c"user.long".to_owned()]
+    } else {
+        vec![c"user.a=b".to_owned()]
+    };
     assert_eq!(left_out, expected);
     assert_eq!(metadata.xattrs.iter().map(|xattr| xattr.name.as_slice()).collect::<Vec<_>>(), [b"kept"]);
     assert_eq!(index(&trees.tar(Mode::Overlay).unwrap()), [(b"f".to_vec(), false)]);
@@ -309,25 +313,6 @@ fn a_file_with_holes_takes_what_its_data_do() {
         found.read_exact_at(&mut bytes, at).unwrap();
         assert_eq!(&bytes, b"end", "at {at}");
     }
-}
-
-#[test]
-fn attributes_that_no_layer_can_hold_are_named_with_their_file() {
-    stos_testkit::require!(Need::Root);
-    // Filesystems on disk hold less; XATTR_SIZE_MAX is 65,536.
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    fs::create_dir(dir.path().join("d")).unwrap();
-    fs::write(dir.path().join("d/f"), "").unwrap();
-    let set = |len: usize| {
-        xattr::set(File::open(dir.path().join("d/f")).unwrap(), c"trusted.big", &vec![b'v'; len]).unwrap();
-        let mut writer = TreeWriter::new(TarWriter::new(Vec::new()), true);
-        Walk::new(Node::root(dir.path()).unwrap(), None, Mode::Overlay, MountPoints::default())
-            .run(&mut |event| writer.write(event))
-    };
-    set(65_535).unwrap();
-    let error = set(65_536).unwrap_err();
-    assert!(matches!(&error, Error::Attributes { path, .. } if path == "/d/f"), "{error}");
-    assert!(error.to_string().contains("trusted.big"), "{error}");
 }
 
 #[test]

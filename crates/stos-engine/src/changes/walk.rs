@@ -95,9 +95,6 @@ impl Walk {
     fn at_path(&self, error: Error) -> Error {
         match error {
             Error::Sys(source) => Error::Tree { path: shown(&self.path), source },
-            Error::Attributes { path, source } if path.is_empty() => {
-                Error::Attributes { path: shown(&self.path), source }
-            }
             other => other,
         }
     }
