@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use flate2::bufread::GzDecoder;
 use rustix::fs::{Mode, OFlags, openat};
@@ -56,7 +56,7 @@ impl Dirs {
 
     /// Tells where in `diff` the files of entries are.
     pub(crate) fn places(&self, record: &DirsLayerRecord) -> Result<Places> {
-        Ok(Arc::new(self.layer_tree(record)?.into_places()))
+        Ok(Rc::new(self.layer_tree(record)?.into_places()))
     }
 
     /// Opens one of the files beside `diff`.
@@ -116,7 +116,7 @@ fn is_host_error(error: &io::Error) -> bool {
 }
 
 /// Where in `diff` the files of entries are. The others are orphans.
-pub(crate) type Places = Arc<stos_erofs::Places>;
+pub(crate) type Places = Rc<stos_erofs::Places>;
 
 /// The files of a layer, by the numbers of their entries.
 pub(crate) struct Files {
