@@ -132,7 +132,8 @@ fn add_changes(engine: &Engine, container: &ContainerRecord, quiet: bool) -> Res
 fn write_changes(engine: &Engine, container: &ContainerRecord, quiet: bool, out: impl Write) -> Result<()> {
     let trees = ContainerTrees::open(engine, container)?;
     let points = trees.mount_points(engine, container)?;
-    let mut tar = TreeWriter::new(TarWriter::new(out), format!("container {}", container.name), quiet);
+    let tar = TreeWriter::new(TarWriter::new(out), format!("container {}", container.name), quiet);
+    let mut tar = tar.for_layer_on(engine, &container.layers)?;
     Walk::new(trees.upper, Some(trees.lower), Mode::Overlay, points).run(&mut |event| tar.write(event))?;
     check_is_there(engine, container)?;
     tar.finish().map(drop)

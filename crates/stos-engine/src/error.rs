@@ -342,6 +342,19 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A sparse file is larger than what the layer backend can still address.
+    #[error(
+        "{path}: a sparse file of {size} bytes: expected at most {limit} in this layer, for the layers of an image that EROFS shows \
+         take at most 2 TiB with their holes"
+    )]
+    SparseTooLarge {
+        /// The file, as seen inside.
+        path: String,
+        /// Its size in bytes.
+        size: u64,
+        /// How many bytes all files of the layer may have.
+        limit: u64,
+    },
     /// A file cannot be written into a tar.
     #[error("cannot write {path} into a tar: {source}")]
     WriteTar {

@@ -109,7 +109,7 @@ fn add_directory(engine: &Engine, path: &Path, quiet: bool) -> Result<(Kept, Str
     let origin = path.display().to_string();
     let root = std::fs::canonicalize(path).map_err(stos_store::Error::io("find", path))?;
     let layer = add_written_layer(engine, &origin, |out| {
-        let mut tar = TreeWriter::new(TarWriter::new(out), &*origin, quiet);
+        let mut tar = TreeWriter::new(TarWriter::new(out), &*origin, quiet).for_layer_on(engine, &[])?;
         let mut walk = Walk::new(Node::root(&root)?, None, Mode::Trees, MountPoints::default());
         walk.stays_on_mount = true;
         walk.run(&mut |event| tar.write(event))?;

@@ -123,6 +123,7 @@ impl Failure {
                 "Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE is needed; `stos system info` says what is missing"
             }
             EngineError::ContainerState { action: "delete", .. } => "stop it first, or use --force",
+            EngineError::SparseTooLarge { .. } => "with `--layerfs dirs` layers can hold such files",
             EngineError::NoCommand => "give a command after the image",
             _ => return None,
         };

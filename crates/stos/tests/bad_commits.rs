@@ -146,3 +146,32 @@ fn an_import_stays_on_the_mount_that_it_was_given() {
     sandbox.ok(&["image", "unmount", "i"]);
     assert_eq!(names, ["", "own", "own/deep", "own/deep/f", "point"]);
 }
+
+#[test]
+fn sparse_files_beyond_what_erofs_can_address_are_told_when_they_are_met() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let made = sandbox.path("holes");
+    fs::create_dir(&made).unwrap();
+    let id = sandbox.ok(&["run", "-d", "--name", "c", "shell:1", "sh", "-c", ":"]);
+    sandbox.ok(&["wait", "c"]);
+    let upper = sandbox.data_root().join("containers").join(id.trim()).join("upper");
+    for dir in [&made, &upper] {
+        for name in ["a", "b"] {
+            fs::File::create(dir.join(name)).unwrap().set_len(1500 << 30).unwrap();
+        }
+    }
+    let before = sandbox.names("layers/sha256");
+    for arguments in [&["import", made.to_str().unwrap(), "holes"][..], &["commit", "c", "holes"]] {
+        if chains(sandbox).0 > 0 {
+            let refused = sandbox.run(&[&["--layerfs", "erofs"], arguments].concat());
+            assert!(refused.code == 1 && refused.stderr.contains("/b: a sparse file"), "{refused:?}");
+            assert!(refused.stderr.contains("hint: with `--layerfs dirs`"), "{refused:?}");
+            assert_eq!(sandbox.names("layers/sha256"), before);
+        }
+    }
+    for arguments in [&["import", made.to_str().unwrap(), "holes"][..], &["commit", "c", "holes"]] {
+        sandbox.ok(&[&["--layerfs", "dirs"], arguments].concat());
+    }
+}

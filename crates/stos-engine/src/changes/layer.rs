@@ -7,10 +7,13 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use stos_erofs::{DataRange, Entry, EntryKind, Metadata, TarWriter};
+use stos_layerfs::BackendKind;
+use stos_spec::DiffId;
 use stos_spec::text::escape;
 
 use super::links::{LINKS_MAX, Links};
 use super::{Event, Node};
+use crate::Engine;
 use crate::error::{Error, Result};
 
 /// A hole below this length is written out: a map of every small one would be longer than what it saves, and where the
@@ -20,10 +23,18 @@ const HOLE_MIN: u64 = 64 << 10;
 /// readers take ([`stos_erofs::MAX_SPARSE_MAP`]).
 const RANGES_MAX: usize = 16 << 10;
 
+/// How much one EROFS can address, over all its layers: blocks of 512 bytes, counted in 32 bits. A sparse file takes there what its
+/// size says.
+const EROFS_MAX: u64 = (u32::MAX as u64 - 1) * stos_erofs::BLOCK;
+
 /// Writes what a walk tells of into a tar.
 pub(crate) struct TreeWriter<W: Write> {
     tar: TarWriter<W>,
     links: Links,
+    /// How many bytes the backend can still address, if there is a limit; each hole counts.
+    room: Option<u64>,
+    /// The bytes of sparse files so far, holes and all.
+    sparse_bytes: u64,
     /// Whether nobody is told of what is left out.
     is_quiet: bool,
 }
@@ -31,7 +42,16 @@ pub(crate) struct TreeWriter<W: Write> {
 impl<W: Write> TreeWriter<W> {
     /// `tree` is what people call what is written.
     pub(crate) fn new(tar: TarWriter<W>, tree: impl Into<String>, is_quiet: bool) -> Self {
-        Self { tar, links: Links::new(tree.into(), LINKS_MAX), is_quiet }
+        Self { tar, links: Links::new(tree.into(), LINKS_MAX), room: None, sparse_bytes: 0, is_quiet }
+    }
+
+    /// Refuses a sparse file that the backend of new layers could not address on top of `layers`, when it is met.
+    pub(crate) fn for_layer_on(mut self, engine: &Engine, layers: &[DiffId]) -> Result<Self> {
+        self.room = match engine.layerfs.kind_of_new()? {
+            BackendKind::Erofs => Some(EROFS_MAX.saturating_sub(addressed_bytes(engine, layers)?)),
+            BackendKind::Dirs => None,
+        };
+        Ok(self)
     }
 
     /// Ends the tar.
@@ -118,9 +138,28 @@ impl<W: Write> TreeWriter<W> {
             file.rewind().map_err(read)?;
             return self.tar.append_file(path, metadata, size, file).map_err(failed(path));
         };
+        self.sparse_bytes = self.sparse_bytes.saturating_add(size);
+        if let Some(room) = self.room
+            && self.sparse_bytes.saturating_add(self.tar.position()) > room
+        {
+            return Err(Error::SparseTooLarge { path: shown(path), size, limit: room });
+        }
         let runs = Runs { file, ranges: &ranges, at: 0 };
         self.tar.append_sparse(path, metadata, size, &ranges, runs).map_err(failed(path))
     }
+}
+
+/// Gives what layers take of what an EROFS can address.
+fn addressed_bytes(engine: &Engine, layers: &[DiffId]) -> Result<u64> {
+    let mut sum = 0_u64;
+    for &layer in layers {
+        let bytes = match engine.layerfs.erofs().layer_record(layer)? {
+            Some(record) => record.tar.size + record.extra.map_or(0, |extra| extra.size),
+            None => engine.layerfs.kept(layer)?.map_or(0, |kept| kept.tar_bytes),
+        };
+        sum = sum.saturating_add(bytes);
+    }
+    Ok(sum)
 }
 
 fn failed(path: &[u8]) -> impl FnOnce(stos_erofs::Error) -> Error + '_ {
