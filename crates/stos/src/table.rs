@@ -21,20 +21,29 @@ pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         writeln!(out, "{}", padded.collect::<Vec<_>>().join("  ").trim_end())
     };
-    line(header.to_vec())?;
-    rows.iter().try_for_each(|row| line(row.iter().map(String::as_str).collect()))
+    let printed = line(header.to_vec())
+        .and_then(|()| rows.iter().try_for_each(|row| line(row.iter().map(String::as_str).collect())));
+    unless_nobody_reads(printed)
+}
+
+/// Who has read enough, as `head` does, has no complaint.
+fn unless_nobody_reads(printed: io::Result<()>) -> io::Result<()> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 /// Prints a value as JSON, indented.
 pub fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
+    let printed = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    unless_nobody_reads(printed.and_then(|()| writeln!(out)))
 }
 
 /// Prints one line.
 pub fn print_line(text: impl std::fmt::Display) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+    unless_nobody_reads(writeln!(io::stdout().lock(), "{text}"))
 }
 
 /// Gives a size as people read it: powers of 1,000, as podman.

@@ -226,6 +226,19 @@ fn an_index_gives_the_image_of_the_platform() {
 }
 
 #[test]
+fn who_has_read_enough_has_no_complaint() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let sandbox = Sandbox::new();
+    for arguments in [&["images"][..], &["images", "--format", "json"], &["layer", "ls"], &["system", "info"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = sandbox.command().args(arguments).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn images_and_inspect_say_what_was_pulled() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let (sandbox, hub) = (Sandbox::new(), Hub::new());
