@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a layer by itself consists of in the end: for who compares a directory with it.
 
+use std::collections::HashMap;
+
 use super::layer::LayerTree;
 use super::tree::{Content, DentryId, Inode, NO_ENTRY, ROOT, Tree, mark};
 use crate::index::{Entry, EntryKind};
@@ -21,20 +23,46 @@ pub struct Node {
     pub children: u64,
 }
 
-/// Where a layer's regular files stand: eight bytes a name beside the tree, for whole paths could take 4,096 bytes each and more.
+/// Where a layer's regular files stand: by names, for whole paths could take 4,096 bytes each and more.
 #[derive(Debug)]
 pub struct Places {
-    tree: Tree,
-    /// By the entries' numbers, sorted.
-    names: Vec<(u32, DentryId)>,
+    /// The files by the numbers of their entries, sorted, and where their names are.
+    files: Vec<(u32, u32)>,
+    /// Of directories and files; the root is the first.
+    names: Vec<Name>,
+    strings: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Name {
+    parent: u32,
+    end: u32,
 }
 
 impl Places {
     /// Gives one name of the regular file of that entry; `None` where it has none in the layer by itself.
     pub fn path_of(&self, number: u64) -> Option<Vec<u8>> {
         let number = u32::try_from(number).ok()?;
-        let found = self.names.binary_search_by_key(&number, |&(number, _)| number).ok()?;
-        Some(self.tree.full_path(self.names[found].1))
+        let found = self.files.binary_search_by_key(&number, |&(number, _)| number).ok()?;
+        let mut at = self.files[found].1 as usize;
+        let mut names = Vec::new();
+        while at != 0 {
+            names.push(self.name(at));
+            at = self.names[at].parent as usize;
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+
+    fn name(&self, at: usize) -> &[u8] {
+        &self.strings[self.names[at - 1].end as usize..self.names[at].end as usize]
+    }
+
+    fn add(&mut self, parent: u32, name: &[u8]) -> u32 {
+        self.strings.extend_from_slice(name);
+        // A tree's names take less than 4 GiB, and here each is kept once.
+        self.names.push(Name { parent, end: self.strings.len() as u32 });
+        (self.names.len() - 1) as u32
     }
 }
 
@@ -62,13 +90,24 @@ impl LayerTree {
     /// Gives the places of the regular files that the layer has put and that still have a name.
     pub fn into_places(self) -> Places {
         let tree = self.tree;
-        let regular = |&dentry: &DentryId| matches!(tree.inode(dentry).content, Content::Regular { .. });
-        let names = tree.walk(ROOT).filter(regular).map(|dentry| (tree.number(tree.inode_id(dentry)), dentry));
-        // What was there before the layer has no entry.
-        let mut names: Vec<_> = names.filter(|&(number, _)| number != NO_ENTRY).collect();
-        names.sort_unstable();
-        names.dedup_by_key(|&mut (number, _)| number);
-        Places { tree, names }
+        let mut places = Places { files: Vec::new(), names: vec![Name { parent: 0, end: 0 }], strings: Vec::new() };
+        let mut directories = HashMap::from([(ROOT, 0)]);
+        for dentry in tree.walk(ROOT).skip(1) {
+            let parent = directories[&tree.parent(dentry)];
+            if tree.is_directory(dentry) {
+                directories.insert(dentry, places.add(parent, tree.name(dentry)));
+            } else if let Content::Regular { .. } = tree.inode(dentry).content {
+                let number = tree.number(tree.inode_id(dentry));
+                // What was there before the layer has no entry.
+                if number != NO_ENTRY {
+                    let name = places.add(parent, tree.name(dentry));
+                    places.files.push((number, name));
+                }
+            }
+        }
+        places.files.sort_unstable();
+        places.files.dedup_by_key(|&mut (number, _)| number);
+        places
     }
 }
 

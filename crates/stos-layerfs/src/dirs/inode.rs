@@ -88,7 +88,9 @@ impl Place<'_> {
             }
         }
         let xattrs = Xattr::of_file(all);
-        let unfit = |problem| refused("keep the extended attributes of", self.path)(io::Error::other(problem));
+        // No layer has put them there.
+        let unfit = |problem| io::Error::new(io::ErrorKind::InvalidData, problem);
+        let unfit = |problem| refused("keep the extended attributes of", self.path)(unfit(problem));
         Ok(metadata_of(stat, xattrs.map_err(unfit)?))
     }
 
@@ -349,5 +351,21 @@ mod tests {
         let stat = place.stat().unwrap();
         assert_eq!((stat.uid(), stat.mtime(), stat.mtime_nsec()), (7, 9, 8));
         assert_eq!(fs::metadata(at("kept")).unwrap().uid(), before.uid());
+    }
+
+    #[test]
+    fn attributes_that_no_layer_may_have_are_damage() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let open = File::open(dir.path()).unwrap();
+        let place = Place { dir: open.as_fd(), name: Path::new("."), path: b"d" };
+        place.metadata(&place.stat().unwrap()).unwrap();
+        // Where the filesystem has attributes of that size.
+        if xattr::set(&open, c"trusted.big", &[1; 65_536]).is_ok() {
+            let error = place.metadata(&place.stat().unwrap()).unwrap_err();
+            assert!(crate::dirs::verify::is_damage(&error.into()));
+        }
     }
 }
