@@ -138,15 +138,16 @@ impl Dirs {
         }
     }
 
-    /// Breaks the seal of a layer that has turned out damaged under it, by giving its directory a new time, durably: who looks at
+    /// Breaks the seal of a layer that has turned out damaged under it, by touching its directory, durably: who looks at
     /// it proves it from now on, so no container runs from it and a pull fetches it again.
     pub(crate) fn break_seal(&self, record: &DirsLayerRecord, cause: &Error) {
         if !matches!(cause, Error::DamagedLayer { .. }) {
             return;
         }
         let path = self.layer_dir(record.diff_id).join("diff");
+        // The time that it has: setting it changes the inode's own time, which is all that is wanted.
         let broken = std::fs::File::open(&path).and_then(|directory| {
-            directory.set_modified(std::time::SystemTime::now())?;
+            directory.set_modified(directory.metadata()?.modified()?)?;
             directory.sync_all()
         });
         if let Err(error) = broken {
