@@ -189,6 +189,13 @@ fn the_new_image_runs_as_its_container_did() {
     assert_eq!(made(&["--entrypoint", "/bin/sh"], &[], &[]), expected, "an entrypoint drops the image's command");
     expected["Cmd"] = json!(["-c", "true"]);
     assert_eq!(made(&["--entrypoint", "/bin/sh"], &["-c", "true"], &[]), expected);
+
+    let file = sandbox.path("id");
+    sandbox.ok(&["create", "--name", "c", "shell:1"]);
+    let id = sandbox.ok(&["commit", "-f", "oci", "--iidfile", file.to_str().unwrap(), "c", "twice:1"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), id.trim());
+    let docker = sandbox.run(&["commit", "--format", "docker", "c"]);
+    assert!(docker.code != 0 && docker.stderr.contains("docker-archive"), "{docker:?}");
 }
 
 /// The names of all chains, whichever backend has them.
@@ -501,6 +508,13 @@ fn check_image_mount() {
         sandbox.ok(arguments);
         assert!(!path.exists());
     }
+    // All of them, each once, however many names it has.
+    sandbox.ok(&["tag", "shell:1", "again:1"]);
+    assert_eq!(sandbox.ok(&["image", "mount", "--all"]).lines().count(), 1);
+    assert!(sandbox.ok(&["image", "mount", "-a"]).trim().ends_with(path.to_str().unwrap()));
+    sandbox.ok(&["image", "unmount", "--all", "--force"]);
+    sandbox.ok(&["rmi", "again:1"]);
+
     // An image that is gone while another command keeps the sweep away is still mounted, and found.
     let id = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
     for name in ["shell:1", &id[..12]] {

@@ -58,7 +58,13 @@ pub struct Commit {
     /// Let the image have volumes where the container has what was mounted by --volume or --mount
     #[arg(long)]
     pub include_volumes: bool,
-    /// Do not tell of what is left out: sockets
+    /// The form of the image's manifest: oci
+    #[arg(short, long, value_name = "FORMAT", default_value = "oci", value_parser = commit_format)]
+    pub format: CommitFormat,
+    /// Write the new image's ID to FILE too
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Do not tell of what is left out: sockets, attributes that no tar can hold
     #[arg(short, long)]
     pub quiet: bool,
     /// The container; it may run
@@ -67,6 +73,21 @@ pub struct Commit {
     /// What the image is called: [REGISTRY/]REPOSITORY[:TAG]
     #[arg(value_name = "IMAGE")]
     pub image: Option<String>,
+}
+
+/// The form of a new image's manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitFormat {
+    /// OCI's.
+    Oci,
+}
+
+fn commit_format(text: &str) -> Result<CommitFormat, String> {
+    match text {
+        "oci" => Ok(CommitFormat::Oci),
+        "docker" => Err("new images are OCI's: `stos save --format docker-archive` writes one for Docker".to_owned()),
+        _ => Err("expected oci".to_owned()),
+    }
 }
 
 /// stos export
@@ -88,6 +109,9 @@ pub struct ImageMount {
     /// How the list looks
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+    /// All images of the store
+    #[arg(short, long, conflicts_with = "images")]
+    pub all: bool,
     /// Images; those that are mounted are listed if none is given
     #[arg(value_name = "IMAGE")]
     pub images: Vec<String>,

@@ -14,7 +14,7 @@ use stos_engine::export::{export_container, export_container_to};
 use stos_engine::image::{LoadedImage, find_image};
 use stos_engine::{Engine, Error as EngineError};
 
-use crate::cli::{Commit, Diff, Export, Format, Global, ImageDiff};
+use crate::cli::{Commit, CommitFormat, Diff, Export, Format, Global, ImageDiff};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
@@ -151,9 +151,14 @@ pub fn commit(global: &Global, args: &Commit) -> Result<u8, Failure> {
         include_volumes: args.include_volumes,
         quiet: args.quiet,
     };
+    // There is no other.
+    let CommitFormat::Oci = args.format;
     let (engine, container) = find(global, &args.container, "commit")?;
     let image = commit_container(&engine, &container, &options)?;
     table::print_line(image.image_id.hex())?;
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, image.image_id.hex()).map_err(stos_store::Error::io("write", path))?;
+    }
     Ok(0)
 }
 

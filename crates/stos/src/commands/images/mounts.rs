@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! image mount, image unmount.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
+use stos_engine::Engine;
 use stos_engine::image_mount::{self, MountedImage};
 
 use super::super::each;
@@ -9,10 +12,11 @@ use crate::cli::{Format, Global, ImageMount, ImageUnmount};
 use crate::failure::Failure;
 use crate::{table, target};
 
-/// Mounts images and prints where: the path alone for one, ID and path for more. Without images lists those that are mounted.
+/// Mounts images and prints where: the path alone for one, ID and path for more or for all. Without images lists those that are mounted.
 pub fn mount(global: &Global, args: &ImageMount) -> Result<u8, Failure> {
     let engine = target::engine(global)?;
-    if args.images.is_empty() {
+    let images = if args.all { all_images(&engine)? } else { args.images.clone() };
+    if images.is_empty() && !args.all {
         let mounted = image_mount::mounted_images(&engine)?;
         match args.format {
             Format::Json => table::print_json(&mounted.iter().map(described).collect::<Vec<_>>())?,
@@ -21,11 +25,11 @@ pub fn mount(global: &Global, args: &ImageMount) -> Result<u8, Failure> {
         return Ok(0);
     }
     let mut all = Vec::new();
-    let code = each(global, &args.images, |name| {
+    let code = each(global, &images, |name| {
         let image = image_mount::mount_image(&engine, name)?;
         match args.format {
             Format::Json => all.push(described(&image)),
-            Format::Table if args.images.len() == 1 => table::print_line(image.path.display())?,
+            Format::Table if images.len() == 1 && !args.all => table::print_line(image.path.display())?,
             Format::Table => print(&image.id.short(), &image)?,
         }
         Ok(())
@@ -34,6 +38,13 @@ pub fn mount(global: &Global, args: &ImageMount) -> Result<u8, Failure> {
         table::print_json(&all)?;
     }
     Ok(code)
+}
+
+/// The IDs of all images, each once.
+fn all_images(engine: &Engine) -> Result<Vec<String>, Failure> {
+    let images = engine.store().images()?.into_iter();
+    let ids: BTreeSet<String> = images.map(|image| image.image_id.hex().to_string()).collect();
+    Ok(ids.into_iter().collect())
 }
 
 fn name_of(image: &MountedImage) -> String {
