@@ -5,9 +5,10 @@ mod sandbox;
 
 use std::fs;
 
-use sandbox::Sandbox;
 use sandbox::shell::{Shell, eventually};
+use sandbox::{Hub, Sandbox};
 use stos_testkit::guard::Need;
+use stos_testkit::image_builder::{ImageBuilder, Layer};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 use stos_testkit::tree::{Options, Tree};
 
@@ -174,4 +175,30 @@ fn sparse_files_beyond_what_erofs_can_address_are_told_when_they_are_met() {
     for arguments in [&["import", made.to_str().unwrap(), "holes"][..], &["commit", "c", "holes"]] {
         sandbox.ok(&[&["--layerfs", "dirs"], arguments].concat());
     }
+}
+
+#[test]
+fn a_terabyte_of_nothing_in_a_shared_layer_is_not_read() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    sandbox::on_both_backends(check_shared_holes);
+}
+
+fn check_shared_holes() {
+    let sandbox = Sandbox::new();
+    let root = sandbox.path("root");
+    let file = |name: &str, size: u64| {
+        fs::create_dir_all(&root).unwrap();
+        fs::File::create(root.join(name)).unwrap().set_len(size).unwrap();
+        let tar = sandbox.path("add.tar");
+        sandbox::tool("tar", &["-cSf", tar.to_str().unwrap(), "-C", root.to_str().unwrap(), name]);
+        fs::read(tar).unwrap()
+    };
+    let (huge, small, other) = (file("huge", 1 << 40), file("small", 10), file("other", 10));
+    let hub = Hub::new();
+    let base = ImageBuilder::new().command(&["/x"]).layer(Layer::gzip(huge));
+    for (tag, top) in [("1", small), ("2", other)] {
+        sandbox.pull(&hub.serve(&base.clone().layer(Layer::gzip(top)).build(), "holes", tag));
+    }
+    // With its holes read, this would take many minutes.
+    assert_eq!(sandbox.ok(&["diff", "holes:2", "holes:1"]), "A /other\nD /small\n");
 }
