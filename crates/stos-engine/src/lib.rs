@@ -8,6 +8,7 @@
 //! | `install` | images from anywhere come into the store, whole or not at all |
 //! | [`layers`] | the layers of the store, who uses them, taking one away |
 //! | [`build`] | new images: a changed configuration, one layer more |
+//! | `additions` | what a command that makes an image adds, taken back where it fails |
 //! | [`tag`] | names of images |
 //! | [`history`] | how an image came to be |
 //! | [`load`] | images from archives and layouts |
