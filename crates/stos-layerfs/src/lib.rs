@@ -23,6 +23,7 @@
 //! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
 //! | `extra` | `layer.extra`, the data of a layer's sparse files |
 //! | `blob` | a blob that is kept while its layer is made of it |
+//! | `written` | a layer is added while its tar is written |
 //! | `mounts` | one mount per chain and machine |
 //!
 //! **Promises.** A layer's directory exists only when blob digest, size and diffID matched and its files are durable. Nothing
@@ -53,6 +54,7 @@ mod record;
 pub mod seal;
 mod tar_reader;
 pub mod transfer;
+mod written;
 mod zstd_frames;
 
 pub use backend::{Backend, BackendKind, BackendReport, Chain, Kept};

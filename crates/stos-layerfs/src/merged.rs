@@ -10,18 +10,15 @@
 //! that keeps them changes a byte of it; where a sparse file has its holes is found by looking at its data.
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, BufWriter, PipeReader, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, BufReader, Write};
 
 use stos_erofs::{DataPlace, Entry, EntryKind, MergedEntry, MergedLayer, Metadata, TarWriter};
-use stos_spec::media_type::OCI_LAYER;
-use stos_spec::{ChainId, DiffId, LayerCompression};
+use stos_spec::{ChainId, DiffId};
 
 use crate::LayerFs;
 use crate::backend::Kept;
 use crate::data::LayerData;
-use crate::error::{Error, LayerLabel, Result};
-use crate::layers::NewLayer;
+use crate::error::{Error, Result};
 
 impl LayerFs {
     /// Makes one layer of several, the lowest first, and keeps it: on any layers below it means what they mean one after the
@@ -52,38 +49,8 @@ impl LayerFs {
     /// ```
     pub fn merge_layers(&self, layers: &[DiffId]) -> Result<Kept> {
         let _lease = self.store().lease()?;
-        let (reader, writer) = io::pipe().map_err(Error::io("make", "a pipe"))?;
-        let is_whole = AtomicBool::new(false);
-        let (written, added) = std::thread::scope(|scope| {
-            let is_whole = &is_whole;
-            let span = tracing::Span::current();
-            let write = scope.spawn(move || {
-                let _entered = span.entered();
-                // The pipe's end is held until it is known what it means.
-                let result = self.write_merged(layers, BufWriter::with_capacity(64 << 10, &writer));
-                is_whole.store(result.is_ok(), Ordering::Release);
-                drop(writer);
-                result
-            });
-            let label = LayerLabel::Origin(format!("merged of {}", layers.len()));
-            let source = format!("{} layer{}, merged", layers.len(), if layers.len() == 1 { "" } else { "s" });
-            let new = NewLayer {
-                label: &label,
-                compression: LayerCompression::None,
-                diff_id: None,
-                media_type: OCI_LAYER,
-                source: &source,
-            };
-            // The reader goes with the call: a writer whose layer has failed sees that.
-            let added = self.add_layer(new, WholeOnly { reader, is_whole });
-            (write.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), added)
-        });
-        match (written, added) {
-            (Ok(()), added) => added,
-            // Nobody reads any more: the layer's own error is the cause.
-            (Err(error), Err(cause)) if is_broken_pipe(&error) => Err(cause),
-            (Err(error), _) => Err(error),
-        }
+        let origin = format!("{} layer{}, merged", layers.len(), if layers.len() == 1 { "" } else { "s" });
+        self.add_written_layer(&origin, |out| self.write_merged(layers, out), is_broken_pipe)
     }
 
     /// Writes the tar of the layer that [`merge_layers`](Self::merge_layers) would make, and keeps nothing. It is whole only
@@ -207,21 +174,5 @@ fn is_broken_pipe(error: &Error) -> bool {
     match error {
         Error::Store(stos_store::Error::Io { source, .. }) => source.kind() == io::ErrorKind::BrokenPipe,
         _ => false,
-    }
-}
-
-/// A pipe whose end counts only where its writer has come to its end: a tar that stops short looks whole.
-struct WholeOnly<'a> {
-    reader: PipeReader,
-    is_whole: &'a AtomicBool,
-}
-
-impl Read for WholeOnly<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.reader.read(into)?;
-        if read == 0 && !into.is_empty() && !self.is_whole.load(Ordering::Acquire) {
-            return Err(io::Error::other("the layers could not be read to their end"));
-        }
-        Ok(read)
     }
 }
