@@ -25,14 +25,19 @@ pub fn look_up_user(root: &Root, user: &UserSpec) -> Result<(u32, u32, Vec<u32>)
 pub fn check_command(root: &Root, command: &str, cwd: &str, env: &[String]) -> Result<()> {
     if command.contains('/') {
         let path = Path::new("/").join(cwd.trim_start_matches('/')).join(command);
-        return check_file(root, command, &path);
+        let missing = |path: &Path| format!("{} does not exist in the image", first_missing(root, path).display());
+        return match check_file(root, command, &path)? {
+            true => Ok(()),
+            false => Err(Error::CommandNotFound { command: command.to_owned(), reason: missing(&path) }),
+        };
     }
     let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
     let mut denied = None;
     for dir in path.split(':') {
         let candidate = Path::new("/").join(dir.trim_start_matches('/')).join(command);
         match check_file(root, command, &candidate) {
-            Ok(()) => return Ok(()),
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
             // Found, and it cannot be run: what a shell tells, if no later directory has a better one.
             Err(error @ Error::CommandNotExecutable { .. }) => denied = denied.or(Some(error)),
             // The start would take this file too, and fail.
@@ -44,15 +49,13 @@ pub fn check_command(root: &Root, command: &str, cwd: &str, env: &[String]) -> R
     Err(denied.unwrap_or_else(|| Error::CommandNotFound { command: command.to_owned(), reason }))
 }
 
-fn check_file(root: &Root, command: &str, path: &Path) -> Result<()> {
-    let not_found = |reason: String| Error::CommandNotFound { command: command.to_owned(), reason };
+/// Tells whether a file is there; one that is and cannot be run is refused.
+fn check_file(root: &Root, command: &str, path: &Path) -> Result<bool> {
     let unusable = |reason: &str| Error::CommandNotExecutable {
         command: command.to_owned(),
         reason: format!("{} {reason}", path.display()),
     };
-    let Ok(found) = root.resolve(path) else {
-        return Err(not_found(format!("{} does not exist in the image", first_missing(root, path).display())));
-    };
+    let Ok(found) = root.resolve(path) else { return Ok(false) };
     let stat = fstat(&found).map_err(stos_sys::SysError::at("fstat", || path.display().to_string()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(unusable("is not a file"));
@@ -64,7 +67,7 @@ fn check_file(root: &Root, command: &str, path: &Path) -> Result<()> {
         Some(interpreter) if root.resolve(&interpreter).is_err() => {
             Err(Error::InterpreterMissing { command: command.to_owned(), interpreter })
         }
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }
 
