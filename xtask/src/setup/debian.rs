@@ -11,7 +11,7 @@ use stos_testkit::environment::tool;
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 11] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -19,6 +19,10 @@ const TOOLS: [(&str, &str); 7] = [
     ("runc", "runc"),
     ("buildah", "buildah"),
     ("debootstrap", "debootstrap"),
+    ("zstd", "zstd"),
+    ("xz", "xz-utils"),
+    ("bzip2", "bzip2"),
+    ("python3", "python3-minimal"),
 ];
 
 /// Lets apt take lists whose dates are not ours, from a mirror that lags behind or on a machine whose clock does. Only for a
@@ -183,7 +187,8 @@ mod tests {
 
     /// What no package of [`TOOLS`] brings: Debian's essential packages, what comes with Rust's linker (`ldd`), and what
     /// [`super::super::erofs_utils`] installs.
-    const ELSEWHERE: [&str; 9] = ["chroot", "cp", "fsck.erofs", "ldd", "mount", "setpriv", "sh", "tar", "unshare"];
+    const ELSEWHERE: [&str; 11] =
+        ["chroot", "cp", "fsck.erofs", "gzip", "ldd", "mount", "setpriv", "sh", "tar", "touch", "unshare"];
 
     #[test]
     fn each_tool_that_a_test_needs_is_installed() {
