@@ -58,7 +58,7 @@ pub(crate) struct Installed {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InstallOptions {
     /// How many layers side by side.
-    pub jobs: usize,
+    pub jobs: Option<usize>,
     /// Whether the blobs that layers come as are kept.
     pub keep_blobs: bool,
 }
@@ -75,6 +75,13 @@ struct Install<'a> {
     kept: Mutex<Vec<BlobDigest>>,
     /// One layer has failed: the others stop where they are.
     is_cancelled: AtomicBool,
+}
+
+/// One layer more than there are processors, so that one may wait for the network; and a bound on what that takes. Asked for only
+/// here, for it reads the limits of the caller's cgroup.
+fn default_jobs() -> usize {
+    const MAX: usize = 8;
+    std::thread::available_parallelism().map_or(MAX, |processors| processors.get() + 1).min(MAX)
 }
 
 /// Puts `images` into the store, their layers side by side, `jobs` at a time: all of them, or none.
@@ -99,7 +106,7 @@ pub(crate) fn install_images(
         kept: Mutex::default(),
         is_cancelled: AtomicBool::new(false),
     };
-    let installed = install.run(&images, jobs);
+    let installed = install.run(&images, jobs.unwrap_or_else(default_jobs));
     if installed.is_err() {
         install.undo(lease, &images);
     }

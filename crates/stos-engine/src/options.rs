@@ -17,23 +17,17 @@ pub struct PullOptions {
     pub client: ClientOptions,
     /// Which platform's image is wanted.
     pub platform: Platform,
-    /// How many layers are fetched side by side. Each takes at most three threads, 5 MiB of buffers, and in directories 32 MiB
+    /// How many layers are fetched side by side; `None` for one more than there are processors, at most 8. Each takes at most three threads, 5 MiB of buffers, and in directories 32 MiB
     /// and 384 bytes an entry; of large zstd windows one at a time is unpacked.
-    pub jobs: usize,
+    pub jobs: Option<usize>,
     /// Whether the compressed blobs of layers are kept too, so that every digest can be given on.
     pub keep_blobs: bool,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { client: ClientOptions::default(), platform: Platform::host(), jobs: default_jobs(), keep_blobs: false }
+        Self { client: ClientOptions::default(), platform: Platform::host(), jobs: None, keep_blobs: false }
     }
-}
-
-/// One layer more than there are processors, so that one may wait for the network; and a bound on what that takes.
-fn default_jobs() -> usize {
-    const MAX: usize = 8;
-    std::thread::available_parallelism().map_or(MAX, |processors| processors.get() + 1).min(MAX)
 }
 
 /// When `create` and `run` ask the registry.

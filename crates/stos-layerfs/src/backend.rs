@@ -176,7 +176,7 @@ pub trait Backend {
     /// Removes a layer.
     fn remove_layer(&self, layer: DiffId) -> Result<()>;
     /// Tells by a look for its record whether the chain has been made.
-    fn has_chain(&self, layers: &[DiffId]) -> Result<bool>;
+    fn has_chain(&self, chain: ChainId) -> bool;
     /// Makes sure that the chain of `layers`, the lowest first, is made, durable and sealed, and that every file that its mount
     /// reads is what was proved, as closely as `integrity` says. The backend must keep all of them.
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain>;

@@ -50,10 +50,11 @@ impl LayerFs {
         if let Some(wanted) = self.wanted {
             return Ok(wanted);
         }
+        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
         for kind in BackendKind::ALL {
             // Where this host has been tried, it is known what it cannot have; else the mount will tell.
             let is_possible = self.best.get().is_none_or(|best| kind == *best || kind == BackendKind::Dirs);
-            if is_possible && self.backend(kind).has_chain(layers)? {
+            if is_possible && self.backend(kind).has_chain(chain) {
                 return Ok(kind);
             }
         }
@@ -76,7 +77,8 @@ impl LayerFs {
 
     /// Tells whether a backend has made the chain of `layers`.
     pub fn has_chain(&self, layers: &[DiffId]) -> Result<bool> {
-        Ok(self.erofs.has_chain(layers)? || self.dirs.has_chain(layers)?)
+        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
+        Ok(self.erofs.has_chain(chain) || self.dirs.has_chain(chain))
     }
 
     /// Gives the chain that stands in for one that this host cannot mount, if nobody asked for that backend: the store comes

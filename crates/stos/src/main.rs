@@ -67,7 +67,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
 /// codes are the process's; 1 for everything else.
 fn usage_exit_code(arguments: &[String]) -> u8 {
     let mut words = arguments.iter().map(String::as_str);
-    let cli = Cli::command();
+    let mut cli = Cli::command();
+    // Else a command knows its options only when it is chosen.
+    cli.build();
     let (_, name) = read_options(&cli, &mut words);
     let Some(name @ ("create" | "run" | "start")) = name else { return 1 };
     // What follows the image is its command's, `-b` too.

@@ -49,7 +49,7 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
 use crate::data::LayerData;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
 use crate::seal::Integrity;
@@ -172,9 +172,8 @@ impl Backend for Dirs {
         Ok(self.store.remove_object(&self.layer_dir(layer))?)
     }
 
-    fn has_chain(&self, layers: &[DiffId]) -> Result<bool> {
-        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
-        Ok(self.stack_record_path(chain).exists())
+    fn has_chain(&self, chain: ChainId) -> bool {
+        self.stack_record_path(chain).exists()
     }
 
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {

@@ -20,7 +20,7 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
 use crate::data::LayerData;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
 use crate::seal::Integrity;
@@ -99,9 +99,8 @@ impl Backend for Erofs {
         Self::remove_layer(self, layer)
     }
 
-    fn has_chain(&self, layers: &[DiffId]) -> Result<bool> {
-        let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
-        Ok(self.chain_record_path(chain).exists())
+    fn has_chain(&self, chain: ChainId) -> bool {
+        self.chain_record_path(chain).exists()
     }
 
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {

@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::Format;
 
-/// stos diff
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos diff web\n  stos diff --format json app:2 app:1")]
 pub struct Diff {
@@ -22,7 +21,6 @@ pub struct Diff {
     pub base: Option<String>,
 }
 
-/// stos image diff
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos image diff app:2 app:1")]
 pub struct ImageDiff {
@@ -37,7 +35,6 @@ pub struct ImageDiff {
     pub base: Option<String>,
 }
 
-/// stos commit
 #[derive(Debug, Args)]
 #[command(
     after_help = "The new image is configured as the container's image is, with what the container was created with: entrypoint, \
@@ -90,7 +87,6 @@ fn commit_format(text: &str) -> Result<CommitFormat, String> {
     }
 }
 
-/// stos export
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos export -o web.tar web\n  stos export web | tar -t")]
 pub struct Export {
@@ -102,7 +98,6 @@ pub struct Export {
     pub container: String,
 }
 
-/// stos image mount
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  ls $(stos image mount debian:12)/etc")]
 pub struct ImageMount {
@@ -117,7 +112,6 @@ pub struct ImageMount {
     pub images: Vec<String>,
 }
 
-/// stos image unmount
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos image unmount debian:12")]
 pub struct ImageUnmount {

@@ -39,7 +39,7 @@ pub enum NetworkMode {
     Host,
 }
 
-/// What image mode's create and run share.
+// What image mode's create and run share.
 #[derive(Debug, Clone, Args)]
 pub struct ImageOptions {
     /// Give the container a name
@@ -88,7 +88,7 @@ pub struct ImageOptions {
     pub label: Vec<String>,
 }
 
-/// What bundle mode's create and run share.
+// What bundle mode's create and run share.
 #[derive(Debug, Clone, Args)]
 pub struct BundleOptions {
     /// Bundle mode: the directory with config.json
@@ -99,7 +99,7 @@ pub struct BundleOptions {
     pub pid_file: Option<PathBuf>,
 }
 
-/// What a container is made of. One list, for whatever follows the image belongs to the command, `--rm` too.
+// What a container is made of. One list, for whatever follows the image belongs to the command, `--rm` too.
 #[derive(Debug, Clone, Args)]
 pub struct What {
     /// The image, and maybe a command with its arguments instead of the image's; with --bundle the new container's id
@@ -119,7 +119,6 @@ impl What {
     }
 }
 
-/// stos create
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  stos create --name web registry.example/web:1\n  stos create --bundle ./bundle ID"
@@ -139,7 +138,6 @@ pub struct Create {
     pub what: What,
 }
 
-/// stos run
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  stos run --rm debian:12 echo hello\n  stos run -d --name web registry.example/web:1"
@@ -165,7 +163,6 @@ pub struct Run {
     pub what: What,
 }
 
-/// stos start
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos start -a web")]
 pub struct Start {
@@ -177,7 +174,6 @@ pub struct Start {
     pub containers: Vec<String>,
 }
 
-/// stos state
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos state web")]
 pub struct State {
@@ -186,7 +182,6 @@ pub struct State {
     pub container: String,
 }
 
-/// stos wait
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos wait web")]
 pub struct Wait {
@@ -195,7 +190,6 @@ pub struct Wait {
     pub containers: Vec<String>,
 }
 
-/// stos logs
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos logs -f web")]
 pub struct Logs {
@@ -207,7 +201,6 @@ pub struct Logs {
     pub container: String,
 }
 
-/// stos list
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos list --format json")]
 pub struct List {
@@ -219,7 +212,6 @@ pub struct List {
     pub format: Format,
 }
 
-/// stos kill
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos kill -s HUP web")]
 pub struct Kill {
@@ -252,7 +244,6 @@ fn looks_like_signal(word: &str) -> bool {
     starts_so || word.parse::<i64>().is_ok() || stos_runtime::parse_signal(word).is_ok()
 }
 
-/// stos stop
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos stop -t 3 web")]
 pub struct Stop {
@@ -264,7 +255,6 @@ pub struct Stop {
     pub containers: Vec<String>,
 }
 
-/// stos delete
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos delete -f web")]
 pub struct Delete {

@@ -14,7 +14,7 @@ pub enum InspectFormat {
     /// For programs
     Json,
 }
-/// How to reach a registry.
+// How to reach a registry.
 #[derive(Debug, Clone, Args)]
 pub struct RegistryOptions {
     /// Verify certificates and refuse plain HTTP
@@ -29,7 +29,6 @@ pub struct RegistryOptions {
     pub keep_blobs: bool,
 }
 
-/// stos pull
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pull --tls-verify=false 127.0.0.1:5000/debian:12")]
 pub struct Pull {
@@ -43,7 +42,6 @@ pub struct Pull {
     pub reference: String,
 }
 
-/// stos images
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos images --format json")]
 pub struct Images {
@@ -55,7 +53,6 @@ pub struct Images {
     pub format: Format,
 }
 
-/// stos inspect
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos inspect web")]
 pub struct Inspect {
@@ -67,7 +64,6 @@ pub struct Inspect {
     pub names: Vec<String>,
 }
 
-/// stos rmi
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos rmi debian:12")]
 pub struct Rmi {
@@ -82,7 +78,6 @@ pub struct Rmi {
     pub images: Vec<String>,
 }
 
-/// stos tag
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos tag registry.example/app:1 app:stable")]
 pub struct Tag {
@@ -94,7 +89,6 @@ pub struct Tag {
     pub names: Vec<String>,
 }
 
-/// stos untag
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos untag app:stable")]
 pub struct Untag {
@@ -106,7 +100,6 @@ pub struct Untag {
     pub names: Vec<String>,
 }
 
-/// stos history
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos history --no-trunc debian:12")]
 pub struct History {
@@ -142,7 +135,6 @@ pub enum ArchiveFormat {
     DockerDir,
 }
 
-/// stos save
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  stos save -o app.tar app:1\n  stos save --format oci-archive app:1 app:2 | ssh host stos load"
@@ -168,7 +160,6 @@ pub struct Save {
     pub images: Vec<String>,
 }
 
-/// stos load
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos load -i app.tar")]
 pub struct Load {
@@ -186,7 +177,6 @@ pub struct Load {
     pub platform: Option<Platform>,
 }
 
-/// stos import
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  stos import -c 'CMD [\"/bin/sh\"]' root.tar.gz base:1\n  mmdebstrap trixie - | stos import - debian:own"
@@ -213,8 +203,8 @@ pub struct Import {
     pub name: Option<String>,
 }
 
-/// stos image
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Image {
     /// List images
     #[command(visible_alias = "list")]

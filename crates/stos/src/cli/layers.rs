@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 
 use super::{Format, InspectFormat};
 
-/// stos layer
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Layer {
     /// List layers
     #[command(visible_alias = "list")]
@@ -30,7 +30,6 @@ pub enum Layer {
     Sync(LayerSync),
 }
 
-/// stos layer ls
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos layer ls --format json")]
 pub struct LayerLs {
@@ -42,7 +41,6 @@ pub struct LayerLs {
     pub format: Format,
 }
 
-/// stos layer inspect
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos layer inspect 0f1e2d")]
 pub struct LayerInspect {
@@ -54,7 +52,6 @@ pub struct LayerInspect {
     pub layers: Vec<String>,
 }
 
-/// stos layer apply
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos layer apply root <layer.tar.gz\n  stos layer apply -i layer.tar root")]
 pub struct LayerApply {
@@ -66,7 +63,6 @@ pub struct LayerApply {
     pub directory: PathBuf,
 }
 
-/// stos layer export
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos layer export -o layer.tar 0f1e2d\n  stos layer export 0f1e2d | sha256sum")]
 pub struct LayerExport {
@@ -78,7 +74,6 @@ pub struct LayerExport {
     pub layer: String,
 }
 
-/// stos layer merge
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos layer merge 0f1e2d 3c4b5a\n  stos layer merge -o merged.tar 0f1e2d 3c4b5a")]
 pub struct LayerMerge {
@@ -90,7 +85,6 @@ pub struct LayerMerge {
     pub layers: Vec<String>,
 }
 
-/// stos layer copy
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos layer copy --to /mnt/stos 0f1e2d")]
 pub struct LayerCopy {
@@ -102,7 +96,6 @@ pub struct LayerCopy {
     pub layers: Vec<String>,
 }
 
-/// stos layer mv
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos layer mv --to /mnt/stos 0f1e2d")]
 pub struct LayerMv {
@@ -114,7 +107,6 @@ pub struct LayerMv {
     pub layers: Vec<String>,
 }
 
-/// stos layer sync
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos layer sync --to /mnt/stos")]
 pub struct LayerSync {

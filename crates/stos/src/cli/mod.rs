@@ -31,7 +31,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Options that stand before the command.
+// Options that stand before the command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// What lasts: images, layers, containers
@@ -85,7 +85,11 @@ pub enum Format {
     Json,
 }
 /// The commands.
+// Deferred, here and below: a command's options are put together when it is chosen. Those of all commands take several times as
+// long, and each start of the binary would. What a struct of options is for is said in plain comments then: clap would take a
+// documentation for the command's.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Fetch an image from its registry, verified
     Pull(Pull),

@@ -5,14 +5,13 @@ use clap::{Args, Subcommand};
 
 use super::Format;
 
-/// stos system
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum System {
     /// Show what the kernel can do and what was chosen
     Info(SystemInfo),
 }
 
-/// stos system info
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos system info --format json")]
 pub struct SystemInfo {
