@@ -107,7 +107,7 @@ fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
             summary.layers = image.config.diff_ids.len();
             let unique: BTreeSet<DiffId> = image.config.diff_ids.iter().copied().collect();
             for layer in unique {
-                summary.size += engine.layerfs.kept(layer)?.map_or(0, |kept| kept.tar_bytes);
+                summary.size += engine.layerfs.tar_bytes(layer)?.unwrap_or(0);
             }
             summary.created = image.config.created;
         }

@@ -267,6 +267,14 @@ impl LayerFs {
         }
     }
 
+    /// Gives the length of a layer's tar in bytes, by one stat where there is a tar; `None` where no backend keeps the layer.
+    pub fn tar_bytes(&self, layer: DiffId) -> Result<Option<u64>> {
+        match std::fs::metadata(self.store.layer_dir(layer).join("layer.tar")) {
+            Ok(tar) => Ok(Some(tar.len())),
+            Err(_) => Ok(self.kept(layer)?.map(|kept| kept.tar_bytes)),
+        }
+    }
+
     /// Tells which backends keep a layer.
     pub fn kinds_of(&self, layer: DiffId) -> Result<Vec<BackendKind>> {
         let mut kinds = Vec::new();
