@@ -268,10 +268,27 @@ fn freeze(id: &str) -> bool {
     let v1 = directories.iter().map(|dir| dir.join("freezer.state")).find(|path| path.exists());
     let v2 = directories.iter().map(|dir| dir.join("cgroup.freeze")).find(|path| path.exists());
     match (v1, v2) {
-        (Some(path), _) => fs::write(path, "FROZEN").is_ok(),
+        (Some(path), _) => freeze_v1(&path),
         (None, Some(path)) => fs::write(path, "1").is_ok(),
         (None, None) => false,
     }
+}
+
+/// A process that forks while it is being frozen can keep a v1 freezer at FREEZING for ever: then it is thawed and tried again.
+fn freeze_v1(state: &std::path::Path) -> bool {
+    for _ in 0..100 {
+        if fs::write(state, "FROZEN").is_err() {
+            return false;
+        }
+        for _ in 0..20 {
+            if fs::read_to_string(state).is_ok_and(|now| now.trim() == "FROZEN") {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        drop(fs::write(state, "THAWED"));
+    }
+    false
 }
 
 fn a_frozen_container_is_deleted() {
