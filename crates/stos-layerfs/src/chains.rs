@@ -27,22 +27,18 @@ impl LayerFs {
         let backend = self.backend(kind);
         let mut made = Vec::new();
         loop {
-            let layer = match backend.ensure_sound_chain(layers, integrity) {
+            match backend.ensure_sound_chain(layers, integrity) {
                 // Missing, or damaged: perhaps the other backend has it.
-                Err(Error::NoSuchLayer(layer)) if !made.contains(&layer) => layer,
-                Err(error @ Error::DamagedLayer { layer, .. }) if !made.contains(&layer) => {
+                Err(error @ (Error::NoSuchLayer(layer) | Error::DamagedLayer { layer, .. }))
+                    if !made.contains(&layer) =>
+                {
                     if !self.remake(kind, layer)? {
                         return Err(error);
                     }
                     made.push(layer);
-                    continue;
                 }
                 other => return other,
-            };
-            if !self.remake(kind, layer)? {
-                return Err(Error::NoSuchLayer(layer));
             }
-            made.push(layer);
         }
     }
 

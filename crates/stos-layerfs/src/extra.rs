@@ -17,7 +17,7 @@ use stos_store::files;
 
 use crate::error::{Error, Result};
 use crate::pipe::is_zero;
-use crate::seal::{Integrity, Seal, SealState};
+use crate::seal::{Integrity, Seal};
 
 /// The name of the file in a layer's directory.
 pub(crate) const LAYER_EXTRA: &str = "layer.extra";
@@ -181,16 +181,8 @@ impl TarSink for Comparer<'_> {
 pub(crate) fn check_extra(seal: &mut Seal, layer: DiffId, dir: &Path, integrity: Integrity) -> Result<()> {
     let path = dir.join(LAYER_EXTRA);
     let damaged = |expected, found| Error::DamagedLayer { layer, path: path.clone(), expected, found };
-    let state = match seal.look(&path) {
-        Err(Error::Store(error)) if error.is_not_found() => {
-            return Err(damaged("a file".to_owned(), "none".to_owned()));
-        }
-        other => other?,
-    };
-    match integrity {
-        Integrity::None => return Ok(()),
-        Integrity::Sealed if state == SealState::Intact => return Ok(()),
-        Integrity::Sealed | Integrity::Full => {}
+    if seal.look_for(&path, integrity, damaged)?.is_none() {
+        return Ok(());
     }
     let file = files::open(&path)?;
     // Looked at before it is read: what is written to it meanwhile breaks the new seal.

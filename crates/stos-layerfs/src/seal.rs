@@ -83,6 +83,28 @@ impl Seal {
         Ok(if is_same { SealState::Intact } else { SealState::Changed })
     }
 
+    /// Looks at the file without reading it: how its seal stands where `integrity` asks for its bytes to be proved, or `None`
+    /// where the look was enough. A missing file is damage, whose error `damaged` makes.
+    pub(crate) fn look_for(
+        &self,
+        path: &Path,
+        integrity: Integrity,
+        damaged: impl Fn(String, String) -> Error,
+    ) -> Result<Option<SealState>> {
+        let state = match self.look(path) {
+            Err(Error::Store(error)) if error.is_not_found() => {
+                return Err(damaged("a file".to_owned(), "none".to_owned()));
+            }
+            other => other?,
+        };
+        let is_enough = match integrity {
+            Integrity::None => true,
+            Integrity::Sealed => state == SealState::Intact,
+            Integrity::Full => false,
+        };
+        Ok((!is_enough).then_some(state))
+    }
+
     /// Looks at the file as closely as `integrity` says, and renews the seal where it does not hold and the bytes are right.
     ///
     /// `damaged` makes the error from what was expected and what was found. Damage under an intact seal breaks the seal.
@@ -92,17 +114,7 @@ impl Seal {
         integrity: Integrity,
         damaged: impl Fn(String, String) -> Error,
     ) -> Result<()> {
-        let state = match self.look(path) {
-            Err(Error::Store(error)) if error.is_not_found() => {
-                return Err(damaged("a file".to_owned(), "none".to_owned()));
-            }
-            other => other?,
-        };
-        match integrity {
-            Integrity::None => return Ok(()),
-            Integrity::Sealed if state == SealState::Intact => return Ok(()),
-            Integrity::Sealed | Integrity::Full => {}
-        }
+        let Some(state) = self.look_for(path, integrity, &damaged)? else { return Ok(()) };
         let size = std::fs::metadata(path).map_err(Error::io("stat", path))?.len();
         if size != self.size {
             return Err(damaged(format!("{} bytes", self.size), format!("{size} bytes")));
