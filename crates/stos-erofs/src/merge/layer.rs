@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One layer by itself, in overlayfs's form: what lower layers lose is written down, not looked up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::bounds::{Bounds, STEPS_TO_MAKE};
 use super::resolve::{Resolved, resolve};
@@ -166,18 +166,6 @@ impl LayerTree {
             path: self.tree.full_path(dentry),
             metadata: self.tree.metadata(self.tree.inode(dentry)),
             opaque: self.tree.has(dentry, mark::OPAQUE),
-        })
-    }
-
-    /// Gives the regular files that the layer has put and that still have a name: the entry's number and one name.
-    pub fn places(&self) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
-        let mut seen = HashSet::new();
-        self.tree.walk(ROOT).filter_map(move |dentry| {
-            let inode = self.tree.inode(dentry);
-            let id = self.tree.inode_id(dentry);
-            let own = matches!(inode.content, Content::Regular { .. }) && inode.layer == self.layer;
-            let first = own && (inode.names == 1 || seen.insert(id));
-            first.then(|| (u64::from(self.tree.number(id)), self.tree.full_path(dentry)))
         })
     }
 }

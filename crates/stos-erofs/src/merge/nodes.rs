@@ -27,7 +27,7 @@ pub struct Node {
 #[derive(Debug)]
 pub struct Places {
     /// The files by the numbers of their entries, sorted, and where their names are.
-    files: Vec<(u32, u32)>,
+    pub(super) files: Vec<(u32, u32)>,
     /// Of directories and files; the root is the first.
     names: Vec<Name>,
     strings: Vec<u8>,
@@ -88,8 +88,8 @@ impl LayerTree {
     }
 
     /// Gives the places of the regular files that the layer has put and that still have a name.
-    pub fn into_places(self) -> Places {
-        let tree = self.tree;
+    pub fn places(&self) -> Places {
+        let tree = &self.tree;
         let mut places = Places { files: Vec::new(), names: vec![Name { parent: 0, end: 0 }], strings: Vec::new() };
         let mut directories = HashMap::from([(ROOT, 0)]);
         for dentry in tree.walk(ROOT).skip(1) {
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(seen, expected);
         assert_eq!(found[2].file, found[3].file);
         assert_ne!(found[1].file, found[2].file);
-        let places = tree.into_places();
+        let places = tree.places();
         assert!(matches!(places.path_of(0).as_deref(), Some(b"d/f" | b"d/g")));
         assert_eq!((places.path_of(1), places.path_of(2), places.path_of(u64::MAX)), (None, None, None));
     }

@@ -72,7 +72,9 @@ fn unpack(tag: u8, entries: &[Entry], seed: u64) -> Disk {
             "seed {seed}, entry {number}:{}",
             brief(entries)
         );
-        let mut data: Vec<_> = tree.places().map(|(number, _)| number).chain(disk.orphans.keys().copied()).collect();
+        let places = tree.places();
+        let named = places.files.iter().map(|&(number, _)| u64::from(number));
+        let mut data: Vec<_> = named.chain(disk.orphans.keys().copied()).collect();
         data.sort_unstable();
         let all = (0..=number).filter(|&n| matches!(entries[n as usize].kind, EntryKind::Regular { .. }));
         assert_eq!(data, all.collect::<Vec<_>>(), "seed {seed}: all data are kept once");

@@ -56,7 +56,7 @@ impl Dirs {
 
     /// Tells where in `diff` the files of entries are.
     pub(crate) fn places(&self, record: &DirsLayerRecord) -> Result<Places> {
-        Ok(Rc::new(self.layer_tree(record)?.into_places()))
+        Ok(Rc::new(self.layer_tree(record)?.places()))
     }
 
     /// Opens one of the files beside `diff`.

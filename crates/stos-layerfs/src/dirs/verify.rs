@@ -88,7 +88,10 @@ impl Dirs {
             }
         }
         let orphans = open("orphans")?;
-        self.prove_orphans(record, &orphans, &tree.into_places(), &mut files)
+        let places = tree.places();
+        // The tree is the larger of the two, and not needed any more.
+        drop(tree);
+        self.prove_orphans(record, &orphans, &places, &mut files)
     }
 
     /// Compares the files that have no name in `diff`; their data have been proved.
