@@ -3,44 +3,46 @@
 
 use std::collections::BTreeSet;
 
-use stos_spec::{BlobDigest, ChainId, DiffId};
-use stos_store::Lock;
+use stos_spec::{ChainId, DiffId};
+use stos_store::{Lease, Objects};
 
 use crate::Engine;
 use crate::build::NewImage;
 use crate::error::Result;
+use crate::gc::take_back;
 
 /// An image in the making, whose layer is the last thing to come before its documents. Holds a lease.
 pub(crate) struct Additions<'a> {
     engine: &'a Engine,
-    lease: Lock,
+    lease: Lease,
     /// The layers that were there before.
     before: BTreeSet<DiffId>,
-    layer: Option<DiffId>,
-    chain: Option<ChainId>,
-    blobs: Vec<BlobDigest>,
+    added: Objects,
 }
 
 impl<'a> Additions<'a> {
     pub(crate) fn begin(engine: &'a Engine) -> Result<Self> {
         let lease = engine.store.lease()?;
         let before = engine.layerfs.layers()?.into_iter().collect();
-        Ok(Self { engine, lease, before, layer: None, chain: None, blobs: Vec::new() })
+        Ok(Self { engine, lease, before, added: Objects::default() })
     }
 
     /// The layer has been added, unless it was there.
     pub(crate) fn layer(&mut self, layer: DiffId) {
-        self.layer = Some(layer).filter(|layer| !self.before.contains(layer));
+        if !self.before.contains(&layer) {
+            self.added.layers.insert(layer);
+        }
     }
 
     /// The image is about to be added.
     pub(crate) fn image(&mut self, image: &NewImage) -> Result<()> {
         let layers = &image.config.diff_ids;
-        let is_new = !self.engine.layerfs.has_chain(layers)?;
-        self.chain = ChainId::of_layers(layers).filter(|_| is_new);
+        if !self.engine.layerfs.has_chain(layers)? {
+            self.added.chains.extend(ChainId::of_layers(layers));
+        }
         for blob in [&image.config_bytes, &image.manifest_bytes] {
             if !self.engine.store.has_blob(blob.digest(), blob.get().len() as u64) {
-                self.blobs.push(blob.digest());
+                self.added.blobs.insert(blob.digest());
             }
         }
         Ok(())
@@ -60,24 +62,8 @@ impl<'a> Additions<'a> {
     }
 
     fn remove(self) -> Result<()> {
-        let Self { engine, lease, layer, chain, blobs, .. } = self;
+        let Self { engine, lease, added, .. } = self;
         drop(lease);
-        if layer.is_none() && chain.is_none() && blobs.is_empty() {
-            return Ok(());
-        }
-        let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
-        let used = crate::image::used_objects(engine)?;
-        if let Some(chain) = chain.filter(|chain| !used.chains.contains(chain)) {
-            engine.layerfs.unmount_chain(chain)?;
-            engine.layerfs.remove_chain(chain)?;
-        }
-        if let Some(layer) = layer.filter(|layer| !used.layers.contains(layer)) {
-            engine.layerfs.remove_layer(layer)?;
-        }
-        blobs
-            .into_iter()
-            .filter(|blob| !used.blobs.contains(blob))
-            .try_for_each(|blob| engine.store.remove_blob(blob))?;
-        Ok(())
+        if added == Objects::default() { Ok(()) } else { take_back(engine, &added) }
     }
 }

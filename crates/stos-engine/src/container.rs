@@ -175,7 +175,7 @@ fn record_or_remove(engine: &Engine, id: &ContainerId) -> Result<Option<Containe
         Err(Error::Store(stos_store::Error::Damaged { .. })) => true,
         _ => false,
     };
-    if may_be_gone && remove_gone(engine, id)? { Ok(None) } else { found }
+    if may_be_gone && !engine.store.is_read_only() && remove_gone(engine, id)? { Ok(None) } else { found }
 }
 
 /// Lists all containers, sorted by id, each with its record, or with why that cannot be read.
@@ -212,20 +212,30 @@ pub(crate) fn is_gone(engine: &Engine, record: &ContainerRecord) -> Result<bool>
 /// exit record, which was made beforehand for those who wait: no other container ever has one that is not whole.
 pub(crate) fn remove_gone(engine: &Engine, id: &ContainerId) -> Result<bool> {
     with_life_lock(engine, id, |lock| {
-        let name = match record(engine, id) {
-            Ok(Some(record)) if record.auto_remove && is_gone(engine, &record)? => Some(record.name),
-            Err(Error::Store(stos_store::Error::Damaged { .. }))
-                if engine.exit_path(id).exists()
-                    && read_exit(engine, id)?.is_none()
-                    && !matches!(state(engine, id)?, ContainerState::Running(_)) =>
-            {
-                None
-            }
-            _ => return Ok(false),
-        };
+        let Some(name) = remainder(engine, id)? else { return Ok(false) };
         tracing::info!(container = %id, "it should have gone with its process: removed");
         remove_locked(engine, id, name.as_ref(), lock)?;
         Ok(true)
+    })
+}
+
+/// Tells whether a container should have gone with its process: [`remove_gone`] would remove it.
+pub(crate) fn is_remainder(engine: &Engine, id: &ContainerId) -> Result<bool> {
+    Ok(remainder(engine, id)?.is_some())
+}
+
+/// Gives the name of a container that should have gone with its process; `Some(None)` where its record is lost.
+fn remainder(engine: &Engine, id: &ContainerId) -> Result<Option<Option<ContainerName>>> {
+    Ok(match record(engine, id) {
+        Ok(Some(record)) if record.auto_remove && is_gone(engine, &record)? => Some(Some(record.name)),
+        Err(Error::Store(stos_store::Error::Damaged { .. }))
+            if engine.exit_path(id).exists()
+                && read_exit(engine, id)?.is_none()
+                && !matches!(state(engine, id)?, ContainerState::Running(_)) =>
+        {
+            Some(None)
+        }
+        _ => None,
     })
 }
 
@@ -332,6 +342,8 @@ fn find_by_prefix_or_lost_name(engine: &Engine, query: &str) -> Result<Option<Co
     // A power cut may have kept a container and lost the symlink of its name: the record knows it still.
     let mut records = list(engine)?.into_iter().filter_map(|(_, record)| record.ok());
     let Some(record) = records.find(|record| record.name.as_str() == query) else { return Ok(None) };
-    engine.store.ensure_name(&record.name, &record.id)?;
+    if !engine.store.is_read_only() {
+        engine.store.ensure_name(&record.name, &record.id)?;
+    }
     Ok(Some(record.id))
 }

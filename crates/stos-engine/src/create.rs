@@ -10,7 +10,7 @@ use stos_layerfs::{Chain, Integrity};
 use stos_runtime::ProcessRecord;
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};
-use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lock, Staging};
+use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lease, Staging};
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
@@ -83,7 +83,7 @@ fn find_or_pull(
     image: &str,
     options: &CreateOptions,
     progress: &dyn PullProgress,
-) -> Result<(ImageRecord, Lock)> {
+) -> Result<(ImageRecord, Lease)> {
     let lease = engine.store.lease()?;
     let local = match engine.store.find_image(&ImageSelector::new(image)) {
         Ok(record) => Some(record),

@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
-use stos_layerfs::BackendKind;
 use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
 use stos_store::{ImageRecord, ImageSelector};
 
 use crate::Engine;
-use crate::container::ContainerState;
 use crate::error::{Error, Result};
+use crate::gc::sweep_after_removal;
 
 /// An image with its documents, each proved against its digest.
 #[derive(Debug, Clone)]
@@ -116,92 +114,6 @@ fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
     Ok(summary)
 }
 
-/// The objects that images and containers reach.
-#[derive(Debug, Default)]
-pub struct UsedObjects {
-    /// Manifests, indexes, configurations; and layers, which are there only where they are kept.
-    pub blobs: BTreeSet<BlobDigest>,
-    /// Layers.
-    pub layers: BTreeSet<DiffId>,
-    /// Chains.
-    pub chains: BTreeSet<ChainId>,
-}
-
-/// Marks what images and containers reach.
-///
-/// An image or a container that cannot be read makes this fail: what it reaches is unknown, and nothing may be removed then.
-pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
-    let mut used = UsedObjects::default();
-    for record in engine.store.images()? {
-        used.blobs.extend(record.index_digest);
-        used.blobs.extend([record.manifest.digest, record.image_id]);
-        let image = load_image(engine, record)?;
-        // Where those are kept.
-        used.blobs.extend(image.manifest.layers.iter().map(|layer| layer.descriptor.digest));
-        used.chains.extend(ChainId::of_layers(&image.config.diff_ids));
-        used.layers.extend(image.config.diff_ids);
-    }
-    for manifest in engine.store.foreign_manifests()? {
-        mark_foreign(engine, manifest, &mut used.blobs)?;
-    }
-    for container in crate::container::records(engine)? {
-        used.chains.extend(ChainId::of_layers(&container.layers));
-        used.layers.extend(container.layers);
-        used.blobs.extend([container.manifest, container.image_id]);
-    }
-    Ok(used)
-}
-
-/// Marks what a document of another tool reaches: every blob that it names, and what the documents name that it leads to
-/// (`manifests` and `subject`; image-spec, manifest.md and image-index.md).
-///
-/// It need not be a document that we could use: each text in it that is a digest counts, wherever it stands. Only where it
-/// looks like a document and cannot be read, this fails.
-fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
-    // Not `blobs`: a document that is ours too still leads to layers of theirs.
-    let mut seen = BTreeSet::new();
-    let mut waiting = vec![digest];
-    while let Some(digest) = waiting.pop() {
-        blobs.insert(digest);
-        if !seen.insert(digest) {
-            continue;
-        }
-        let bytes = match engine.store.read_blob(digest) {
-            Ok(bytes) => bytes,
-            Err(stos_store::Error::NoSuchBlob(_)) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        // What is no JSON object is no document and leads nowhere.
-        if bytes.get().trim_ascii_start().first() != Some(&b'{') {
-            continue;
-        }
-        let unreadable = |error: serde_json::Error| stos_store::Error::Damaged {
-            path: engine.store.blob_path(digest),
-            reason: error.to_string(),
-        };
-        let document: Map<String, Value> = serde_json::from_slice(bytes.get()).map_err(unreadable)?;
-        for (key, value) in &document {
-            let mut named = Vec::new();
-            collect_digests(value, &mut named);
-            blobs.extend(&named);
-            if matches!(key.as_str(), "manifests" | "subject") {
-                waiting.extend(named);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Collects every text in a JSON value that is a digest. The value's depth is bounded by its parser.
-fn collect_digests(value: &Value, into: &mut Vec<BlobDigest>) {
-    match value {
-        Value::String(text) => into.extend(text.parse::<BlobDigest>()),
-        Value::Array(values) => values.iter().for_each(|value| collect_digests(value, into)),
-        Value::Object(members) => members.values().for_each(|value| collect_digests(value, into)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
 /// What removing an image did.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Removed {
@@ -252,61 +164,6 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
     }
     engine.store.remove_images(is_gone)?;
     drop(mounts);
-    if let Err(error) = sweep_unused(engine) {
-        // The image is gone; what it alone reached goes with the next sweep.
-        tracing::warn!(%error, "not everything that is unused could be removed: the next `stos rmi` tries again");
-    }
+    sweep_after_removal(engine);
     Ok(removed)
-}
-
-/// Removes every object that neither images nor containers reach, unless a command is at work that may be adding some.
-pub fn sweep_unused(engine: &Engine) -> Result<()> {
-    let Some(_right) = engine.store.try_sweep_right()? else {
-        tracing::info!("another command is at work: unused layers stay until the next sweep");
-        return Ok(());
-    };
-    for id in engine.store.containers()? {
-        crate::container::remove_gone(engine, &id)?;
-    }
-    crate::image_mount::sweep_image_mounts(engine)?;
-    let used = match used_objects(engine) {
-        Ok(used) => used,
-        Err(error) => {
-            // What a damaged image or container reaches is unknown: nothing is removed until it is healed or gone.
-            tracing::warn!(%error, "cannot tell what is unused: unused layers stay");
-            return Ok(());
-        }
-    };
-    for chain in engine.layerfs.chains()?.into_iter().filter(|chain| !used.chains.contains(chain)) {
-        engine.layerfs.unmount_chain(chain)?;
-        engine.layerfs.remove_chain(chain)?;
-    }
-    for layer in engine.layerfs.layers()?.into_iter().filter(|layer| !used.layers.contains(layer)) {
-        engine.layerfs.remove_layer(layer)?;
-    }
-    for blob in engine.store.blobs()?.into_iter().filter(|blob| !used.blobs.contains(blob)) {
-        engine.store.remove_blob(blob)?;
-    }
-    engine.store.sweep_names()?;
-    engine.store.sweep_locks()?;
-    engine.layerfs.sweep_mounts()?;
-    sweep_replaced(engine)
-}
-
-/// Removes stacked directories that were replaced, where nobody can stand on them any more: no container that runs, and no
-/// image that somebody looks at.
-fn sweep_replaced(engine: &Engine) -> Result<()> {
-    let dirs = engine.layerfs.dirs();
-    if !dirs.has_old()? || !crate::image_mount::mounted_images(engine)?.is_empty() {
-        return Ok(());
-    }
-    let mut used = BTreeSet::new();
-    for record in crate::container::records(engine)? {
-        let stands_on = record.backend == BackendKind::Dirs;
-        if stands_on && matches!(crate::container::state(engine, &record.id)?, ContainerState::Running(_)) {
-            used.insert(record.chain.hex().to_string());
-            used.extend(record.layers.iter().map(|layer| layer.hex().to_string()));
-        }
-    }
-    Ok(dirs.sweep_old(|hex| used.contains(hex))?)
 }

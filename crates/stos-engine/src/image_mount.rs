@@ -147,19 +147,25 @@ pub(crate) fn is_image_mounted(engine: &Engine, id: BlobDigest) -> Result<(bool,
     Ok((record.is_some_and(|record| record.store == engine.store.root()), lock))
 }
 
-/// Unmounts images that the store does not have any more. The caller holds the right to sweep.
-pub(crate) fn sweep_image_mounts(engine: &Engine) -> Result<()> {
+/// Unmounts images that the store does not have any more, with `dry_run` none, and gives their IDs. The caller holds the right to
+/// sweep.
+pub(crate) fn sweep_image_mounts(engine: &Engine, dry_run: bool) -> Result<Vec<BlobDigest>> {
+    let mut gone = Vec::new();
     if !mounts_dir(engine).exists() {
-        return Ok(());
+        return Ok(gone);
     }
     let images = engine.store.images()?;
     let _lock = lock_mounts(engine)?;
     for record in own_records(engine)? {
-        if !images.iter().any(|image| image.image_id == record.image_id) {
-            release(&place(engine, record.image_id), record, true)?;
+        let id = record.image_id;
+        if !images.iter().any(|image| image.image_id == id) {
+            if !dry_run {
+                release(&place(engine, id), record, true)?;
+            }
+            gone.push(id);
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 fn mounts_dir(engine: &Engine) -> PathBuf {

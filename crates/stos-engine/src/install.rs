@@ -9,11 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use stos_layerfs::{Integrity, LayerLabel, LayerOutcome, LayerRequest, NewLayer};
 use stos_spec::media_type::{OCI_LAYER, OCI_MANIFEST};
 use stos_spec::{BlobDigest, ChainId, Descriptor, DiffId, ImageRef, LayerCompression, Verified};
-use stos_store::{ImageRecord, Lock};
+use stos_store::{ImageRecord, Lease, Objects};
 
 use crate::Engine;
 use crate::build::{oci_manifest, plain_layer};
 use crate::error::{Error, Result};
+use crate::gc::take_back;
 use crate::image::load_image;
 use crate::pull::PullProgress;
 use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
@@ -69,10 +70,8 @@ struct Install<'a> {
     source: &'a dyn LayerSource,
     progress: &'a dyn PullProgress,
     keep_blobs: bool,
-    /// The layers that this has added to the store.
-    added: Mutex<Vec<DiffId>>,
-    /// The blobs that it has: layers, and manifests made here.
-    kept: Mutex<Vec<BlobDigest>>,
+    /// The layers that this has added to the store, and the blobs: layers, and manifests made here.
+    added: Mutex<Objects>,
     /// One layer has failed: the others stop where they are.
     is_cancelled: AtomicBool,
 }
@@ -86,27 +85,24 @@ fn default_jobs() -> usize {
 
 /// Puts `images` into the store, their layers side by side, `jobs` at a time: all of them, or none.
 ///
-/// The caller's `lease` keeps what is added, and is given up here. Layers whose diffID is present are not fetched. What was
+/// The caller's `lease` keeps what is added, narrowed to that while the layers come, and is given up here. Layers whose diffID is present are not fetched. What was
 /// killed leaves whole layers, which the next command uses.
 pub(crate) fn install_images(
     engine: &Engine,
-    lease: Lock,
+    mut lease: Lease,
     source: &dyn LayerSource,
     images: Vec<NamedImage>,
     options: InstallOptions,
     progress: &dyn PullProgress,
 ) -> Result<Installed> {
     let InstallOptions { jobs, keep_blobs } = options;
-    let install = Install {
-        engine,
-        source,
-        progress,
-        keep_blobs,
-        added: Mutex::default(),
-        kept: Mutex::default(),
-        is_cancelled: AtomicBool::new(false),
-    };
-    let installed = install.run(&images, jobs.unwrap_or_else(default_jobs));
+    let install =
+        Install { engine, source, progress, keep_blobs, added: Mutex::default(), is_cancelled: AtomicBool::new(false) };
+    if let Err(error) = lease.narrow(&install.relied_on(&images)) {
+        // Then nobody sweeps meanwhile, which harms nothing.
+        tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
+    }
+    let installed = install.run(&images, &mut lease, jobs.unwrap_or_else(default_jobs));
     if installed.is_err() {
         install.undo(lease, &images);
     }
@@ -114,7 +110,20 @@ pub(crate) fn install_images(
 }
 
 impl Install<'_> {
-    fn run(&self, images: &[NamedImage], jobs: usize) -> Result<Installed> {
+    /// Gives everything of which it is known that these images will need it.
+    fn relied_on(&self, images: &[NamedImage]) -> Objects {
+        let mut objects = Objects::default();
+        for NamedImage { image, .. } in images {
+            objects.add_layers(&image.diff_ids());
+            objects.blobs.extend(documents(image));
+            if self.keep_blobs {
+                objects.blobs.extend(image.layers.iter().map(WantedLayer::shown));
+            }
+        }
+        objects
+    }
+
+    fn run(&self, images: &[NamedImage], lease: &mut Lease, jobs: usize) -> Result<Installed> {
         let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
         stage("index", no_bytes, || {
             images.iter().try_for_each(|named| {
@@ -122,6 +131,8 @@ impl Install<'_> {
                 Ok::<_, Error>(())
             })
         })?;
+        // Which manifests are made is not known before.
+        lease.widen()?;
         let records = stage("commit", no_bytes, || self.record(images))?;
         Ok(Installed { records, fetched_bytes, present_layers })
     }
@@ -194,11 +205,11 @@ impl Install<'_> {
         let outcome = self.engine.layerfs.ensure_layer(request, open, &advance).map_err(unwrap_registry_error)?;
         match outcome {
             LayerOutcome::Present => return Ok(true),
-            LayerOutcome::Fetched(_) => push(&self.added, layer.diff_id),
+            LayerOutcome::Fetched(_) => self.has_added(|added| &mut added.layers, layer.diff_id),
             LayerOutcome::BlobFetched => {}
         }
         if self.keep_blobs {
-            push(&self.kept, blob.digest);
+            self.has_added(|added| &mut added.blobs, blob.digest);
         }
         Ok(false)
     }
@@ -219,7 +230,7 @@ impl Install<'_> {
                 source: &source,
             };
             layerfs.add_layer(new, self.open(layer)?)?;
-            push(&self.added, layer.diff_id);
+            self.has_added(|added| &mut added.layers, layer.diff_id);
         }
         if self.keep_blobs {
             self.keep_tar(layer.diff_id)?;
@@ -234,7 +245,7 @@ impl Install<'_> {
         let request = LayerRequest { diff_id: layer, blob: &blob, compression, source: &source, keep_blob: true };
         match self.engine.layerfs.ensure_layer(request, || Ok::<_, Error>(tar), &|_| {})? {
             LayerOutcome::Present => {}
-            _ => push(&self.kept, blob.digest),
+            _ => self.has_added(|added| &mut added.blobs, blob.digest),
         }
         Ok(())
     }
@@ -308,48 +319,36 @@ impl Install<'_> {
             layers.push(plain_layer(layer.diff_id, record.tar_bytes));
         }
         let bytes = oci_manifest(&image.config_bytes, &layers)?;
-        push(&self.kept, bytes.digest());
+        self.has_added(|added| &mut added.blobs, bytes.digest());
         Ok(Manifest { bytes, media_type: OCI_MANIFEST.to_owned() })
     }
 
-    /// Removes what has been added in vain. Where another command is at work it may rely on the layers already: then they stay
-    /// for the next sweep.
-    fn undo(self, lease: Lock, images: &[NamedImage]) {
+    /// Notes something that was not there before.
+    fn has_added<T: Ord>(&self, which: impl FnOnce(&mut Objects) -> &mut BTreeSet<T>, item: T) {
+        which(&mut self.added.lock().unwrap_or_else(PoisonError::into_inner)).insert(item);
+    }
+
+    /// Removes what has been added in vain. Where another command is at work that may rely on the layers already, they stay for
+    /// the next sweep.
+    fn undo(self, lease: Lease, images: &[NamedImage]) {
         drop(lease);
-        if let Err(error) = self.remove_added(images) {
+        let mut added = self.added.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for NamedImage { image, .. } in images {
+            added.chains.extend(ChainId::of_layers(&image.diff_ids()));
+            added.blobs.extend(documents(image));
+        }
+        if let Err(error) = take_back(self.engine, &added) {
             // What failed first is the one to tell; what stays is garbage for the sweep.
             tracing::warn!(%error, "cannot remove what a failed command has added");
         }
     }
-
-    fn remove_added(self, images: &[NamedImage]) -> Result<()> {
-        let engine = self.engine;
-        let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
-        let used = crate::image::used_objects(engine)?;
-        let chains = images.iter().filter_map(|named| ChainId::of_layers(&named.image.diff_ids()));
-        for chain in chains.filter(|chain| !used.chains.contains(chain)) {
-            engine.layerfs.unmount_chain(chain)?;
-            engine.layerfs.remove_chain(chain)?;
-        }
-        let added = self.added.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for layer in added.iter().filter(|layer| !used.layers.contains(layer)) {
-            engine.layerfs.remove_layer(*layer)?;
-        }
-        let documents = images.iter().flat_map(|named| {
-            let image = &named.image;
-            let manifest = image.manifest.as_ref().map(|manifest| manifest.bytes.digest());
-            [manifest, Some(image.config_bytes.digest()), image.index.as_ref().map(Verified::digest)]
-        });
-        let kept = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for digest in documents.flatten().chain(kept).filter(|digest| !used.blobs.contains(digest)) {
-            engine.store.remove_blob(digest)?;
-        }
-        Ok(())
-    }
 }
 
-fn push<T>(list: &Mutex<Vec<T>>, item: T) {
-    list.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+/// Gives the digests of an image's documents.
+fn documents(image: &ResolvedImage) -> impl Iterator<Item = BlobDigest> {
+    let manifest = image.manifest.as_ref().map(|manifest| manifest.bytes.digest());
+    let index = image.index.as_ref().map(Verified::digest);
+    [manifest, Some(image.config_bytes.digest()), index].into_iter().flatten()
 }
 
 /// A blob on its way, which ends in an error once another has failed.

@@ -12,7 +12,8 @@ use stos_spec::{BlobDigest, ChainId, DiffId};
 use crate::Engine;
 use crate::container;
 use crate::error::{Error, Result};
-use crate::image::{load_image, used_objects};
+use crate::gc::used_objects;
+use crate::image::load_image;
 use crate::save::SaveTarget;
 use crate::save::output::OutputFile;
 

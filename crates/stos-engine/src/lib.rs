@@ -16,6 +16,7 @@
 //! | [`location`] | where an image is to come from, as people write it |
 //! | [`save`] | images go out to archives and layouts |
 //! | [`image`] | images in the store: load, list, inspect, remove |
+//! | [`gc`] | what nothing reaches any more goes, and its space comes back |
 //! | [`changes`] | what a container has changed against its image, and an image against another |
 //! | [`commit`] | a container's changes become a new image |
 //! | [`export`] | a container's whole tree as a tar |
@@ -42,6 +43,7 @@ pub mod create;
 pub mod error;
 pub mod export;
 pub mod filesystem;
+pub mod gc;
 pub mod history;
 pub mod image;
 pub mod image_mount;
@@ -86,9 +88,17 @@ pub struct Engine {
 impl Engine {
     /// Opens the store at `data_root` (what lasts) with ROOT at `root` (what a reboot may lose).
     pub fn open(data_root: &Path, root: &Path) -> Result<Self> {
+        Self::over(Store::open(data_root)?, root)
+    }
+
+    /// The same to look at what is there: a store that can only be read is no error ([`Store::open_for_reading`]).
+    pub fn open_for_reading(data_root: &Path, root: &Path) -> Result<Self> {
+        Self::over(Store::open_for_reading(data_root)?, root)
+    }
+
+    fn over(store: Store, root: &Path) -> Result<Self> {
         stos_store::files::ensure_directory(root)?;
         let root = std::fs::canonicalize(root).map_err(stos_store::Error::io("find", root))?;
-        let store = Store::open(data_root)?;
         let layerfs = LayerFs::new(store.clone(), &root);
         Ok(Self { store, layerfs, root })
     }

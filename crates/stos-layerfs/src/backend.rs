@@ -173,15 +173,15 @@ pub trait Backend {
     /// Opens what a layer consists of: its index, and the data of its files by the numbers of its entries. The layer must be
     /// intact.
     fn open_data(&self, layer: DiffId) -> Result<LayerData>;
-    /// Removes a layer.
-    fn remove_layer(&self, layer: DiffId) -> Result<()>;
+    /// Takes a layer out of the store: it is gone, and deleted when what comes back is dropped. `None` where it is not there.
+    fn take_layer(&self, layer: DiffId) -> Result<Option<Staging>>;
     /// Tells by a look for its record whether the chain has been made.
     fn has_chain(&self, chain: ChainId) -> bool;
     /// Makes sure that the chain of `layers`, the lowest first, is made, durable and sealed, and that every file that its mount
     /// reads is what was proved, as closely as `integrity` says. The backend must keep all of them.
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain>;
-    /// Unmounts and removes a chain.
-    fn remove_chain(&self, chain: ChainId) -> Result<()>;
+    /// Unmounts a chain and takes it out of the store, as [`take_layer`](Self::take_layer) does.
+    fn take_chain(&self, chain: ChainId) -> Result<Option<Staging>>;
     /// Gives the place where a read-only view of the chain is mounted, or would be.
     fn chain_mount_point(&self, chain: ChainId) -> PathBuf;
     /// Makes sure that the view is mounted from the very files of `chain`, and gives the place.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use stos_spec::{ChainId, DiffId};
+use stos_store::Staging;
 use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::LayerFs;
@@ -133,15 +134,28 @@ impl LayerFs {
 
     /// Unmounts and removes a chain, whoever has made it. The caller holds the right to sweep.
     pub fn remove_chain(&self, chain: ChainId) -> Result<()> {
-        BackendKind::ALL.into_iter().try_for_each(|kind| self.backend(kind).remove_chain(chain))
+        self.take_chain(chain).map(drop)
     }
 
-    /// Detaches the mounts of this store's chains that the store does not hold any more, and removes what mounts have left.
-    /// Those of other stores are not touched. The caller holds the right to sweep.
-    pub fn sweep_mounts(&self) -> Result<()> {
-        self.erofs.mounts.sweep(|kind, chain| match kind {
+    /// Unmounts a chain and takes it out of the store, whoever has made it: it is gone, and deleted when what comes back is
+    /// dropped. The caller holds the right to sweep.
+    pub fn take_chain(&self, chain: ChainId) -> Result<Vec<Staging>> {
+        let taken = BackendKind::ALL.into_iter().map(|kind| self.backend(kind).take_chain(chain).transpose());
+        taken.flatten().collect()
+    }
+
+    /// Gives the directories in which a chain is kept, or would be.
+    pub fn chain_places(&self, chain: ChainId) -> Vec<PathBuf> {
+        vec![self.store.chain_dir(chain), self.dirs.chain_dir(chain)]
+    }
+
+    /// Detaches the mounts of this store's chains that the store does not hold any more, and removes what mounts have left; with
+    /// `dry_run` nothing. Gives their names. Those of other stores are not touched. The caller holds the right to sweep.
+    pub fn sweep_mounts(&self, dry_run: bool) -> Result<Vec<String>> {
+        let is_held = |kind, chain| match kind {
             BackendKind::Erofs => self.store.chain_dir(chain).exists(),
             BackendKind::Dirs => self.dirs.chain_dir(chain).exists(),
-        })
+        };
+        self.erofs.mounts.sweep(is_held, dry_run)
     }
 }

@@ -64,15 +64,25 @@ impl LayerFs {
 impl LayerForm {
     /// Gives how many bytes it takes of the disk: blocks that are allocated, each file once, however many names it has.
     pub fn disk_bytes(&self) -> Result<u64> {
-        let mut usage = Usage { bytes: 0, seen: HashSet::new() };
-        // A path in `diff` may be as long as a path can be, so it has a root of its own.
-        usage.add_tree(&self.path, |name| name == b"diff")?;
-        let diff = self.path.join("diff");
-        if diff.is_dir() {
-            usage.add_tree(&diff, |_| false)?;
-        }
-        Ok(usage.bytes)
+        disk_bytes(&self.path)
     }
+}
+
+/// Gives how many bytes a file or a directory takes of the disk: blocks that are allocated, each file once, however many names
+/// it has.
+pub fn disk_bytes(path: &Path) -> Result<u64> {
+    let metadata = std::fs::symlink_metadata(path).map_err(Error::io("stat", path))?;
+    if !metadata.is_dir() {
+        return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
+    }
+    let mut usage = Usage { bytes: 0, seen: HashSet::new() };
+    // A path in `diff` may be as long as a path can be, so it has a root of its own.
+    usage.add_tree(path, |name| name == b"diff")?;
+    let diff = path.join("diff");
+    if diff.is_dir() {
+        usage.add_tree(&diff, |_| false)?;
+    }
+    Ok(usage.bytes)
 }
 
 /// Counts what is allocated.

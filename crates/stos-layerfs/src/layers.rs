@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
 
 use stos_erofs::IndexReader;
 use stos_spec::{Descriptor, DiffId, LayerCompression};
+use stos_store::Staging;
 
 use crate::LayerFs;
 use crate::backend::{Backend, BackendKind, Kept, Origin};
@@ -297,7 +299,19 @@ impl LayerFs {
 
     /// Removes a layer, whoever keeps it. The caller holds the right to sweep.
     pub fn remove_layer(&self, layer: DiffId) -> Result<()> {
-        BackendKind::ALL.into_iter().try_for_each(|kind| self.backend(kind).remove_layer(layer))
+        self.take_layer(layer).map(drop)
+    }
+
+    /// Takes a layer out of the store, whoever keeps it: it is gone, and deleted when what comes back is dropped. The caller
+    /// holds the right to sweep.
+    pub fn take_layer(&self, layer: DiffId) -> Result<Vec<Staging>> {
+        let taken = BackendKind::ALL.into_iter().map(|kind| self.backend(kind).take_layer(layer).transpose());
+        taken.flatten().collect()
+    }
+
+    /// Gives the directories in which a layer is kept, or would be.
+    pub fn layer_places(&self, layer: DiffId) -> Vec<PathBuf> {
+        vec![self.store.layer_dir(layer), self.dirs.layer_dir(layer)]
     }
 
     /// Gives a layer's tar to read: the very bytes that it came as, uncompressed. The reader hashes what it gives, and ends in

@@ -140,8 +140,12 @@ impl Mounts {
     }
 
     /// Detaches the mounts of this store's chains that it does not hold any more, as `is_held` tells, and removes what mounts
-    /// have left. Those of other stores are not touched. The caller holds the right to sweep.
-    pub(crate) fn sweep(&self, is_held: impl Fn(BackendKind, ChainId) -> bool) -> Result<()> {
+    /// have left; with `dry_run` it only tells which. Those of other stores are not touched. The caller holds the right to sweep.
+    pub(crate) fn sweep(&self, is_held: impl Fn(BackendKind, ChainId) -> bool, dry_run: bool) -> Result<Vec<String>> {
+        let mut strays = Vec::new();
+        if !self.dir.exists() {
+            return Ok(strays);
+        }
         let _lock = self.lock()?;
         for file in files::list_names(&self.dir)? {
             let name = file.strip_suffix(".json").unwrap_or(&file);
@@ -151,11 +155,15 @@ impl Mounts {
                 // Only a mount could be somebody's.
                 None => !self.is_mounted(&self.dir.join(name))?,
             };
-            if is_stray {
-                self.remove(name, chain)?;
+            // A mount and its record have one name.
+            if is_stray && strays.last().is_none_or(|last| last != name) {
+                if !dry_run {
+                    self.remove(name, chain)?;
+                }
+                strays.push(name.to_owned());
             }
         }
-        Ok(())
+        Ok(strays)
     }
 
     /// Tells whether something is mounted at a place.

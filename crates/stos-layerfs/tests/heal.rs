@@ -59,7 +59,7 @@ impl Scene {
     }
 
     fn forget_chain(&self) {
-        self.fixture.layerfs.erofs().remove_chain(self.record.chain_id).unwrap();
+        fs::remove_dir_all(self.fixture.layerfs.store().chain_dir(self.record.chain_id)).unwrap();
     }
 }
 

@@ -140,12 +140,20 @@ fn a_sweep_takes_the_mounts_of_its_own_store_that_no_chain_needs() {
     // As a crash between making the place and mounting there leaves it.
     let half = fixture.run_root().join("chains").join(DIGITS);
     fs::create_dir(&half).unwrap();
-    fixture.layerfs.erofs().remove_chain(gone.chain_id).unwrap();
-    other.sweep_mounts().unwrap();
+    fs::remove_dir_all(fixture.layerfs.store().chain_dir(gone.chain_id)).unwrap();
+    let strays = |layerfs: &LayerFs, dry_run| {
+        let mut strays = layerfs.sweep_mounts(dry_run).unwrap();
+        strays.sort();
+        strays
+    };
+    let digits = gone.chain_id.hex().to_string();
+    assert_eq!(strays(&fixture.layerfs, true).len(), 2, "the half one and the one that is gone");
+    assert_eq!((strays(&other, true), half.exists()), (vec![DIGITS.to_owned()], true));
+    assert_eq!(strays(&other, false), [DIGITS]);
     other.unmount_chain(gone.chain_id).unwrap();
     assert!(!half.exists());
     assert!(is_mounted(&fixture.layerfs.erofs().chain_mount_point(gone.chain_id)), "another store's is not touched");
-    fixture.layerfs.sweep_mounts().unwrap();
+    assert_eq!(strays(&fixture.layerfs, false), [digits]);
     let (kept, gone) = (kept.chain_id.hex(), fixture.layerfs.erofs().chain_mount_point(gone.chain_id));
     assert!(!gone.exists());
     let mut names = vec![kept.to_string(), format!("{kept}.json")];

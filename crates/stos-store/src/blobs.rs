@@ -52,6 +52,7 @@ impl Store {
     /// Keeps verified bytes durably. A blob that is there and has the right bytes is left alone; one that is damaged is
     /// replaced.
     pub fn put_blob(&self, blob: &Verified<Vec<u8>>) -> Result<()> {
+        self.check_writable()?;
         let path = self.blob_path(blob.digest());
         if fs::read(&path).is_ok_and(|bytes| bytes == *blob.get()) {
             return Ok(());
@@ -98,6 +99,7 @@ impl Store {
 
     /// Removes a blob. The caller holds the right to sweep.
     pub fn remove_blob(&self, digest: BlobDigest) -> Result<()> {
+        self.check_writable()?;
         files::remove_file(&self.blob_path(digest))
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use stos_spec::{BlobDigest, DigestError};
 
+use crate::store::ReadOnlyReason;
+
 /// What the store could not do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -27,6 +29,14 @@ pub enum Error {
         path: PathBuf,
         /// The features that are unknown.
         features: Vec<String>,
+    },
+    /// The store cannot be written to.
+    #[error("{} can only be read: {reason}", path.display())]
+    ReadOnly {
+        /// DATA-ROOT.
+        path: PathBuf,
+        /// Why.
+        reason: ReadOnlyReason,
     },
     /// A file of the store cannot be read as what it should be.
     #[error("{} is damaged: {reason}", path.display())]

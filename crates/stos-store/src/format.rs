@@ -44,28 +44,30 @@ impl Format {
             incompatible: INCOMPATIBLE.map(str::to_owned).to_vec(),
         }
     }
-
-    /// Gives the features that this version would have to know in order to write.
-    fn unknown(&self) -> Vec<String> {
-        let is_unknown = |known: &[&str], feature: &&String| !known.contains(&feature.as_str());
-        let incompatible = self.incompatible.iter().filter(|feature| is_unknown(&INCOMPATIBLE, feature));
-        let read_only = self.read_only_compatible.iter().filter(|feature| is_unknown(&READ_ONLY_COMPATIBLE, feature));
-        incompatible.chain(read_only).cloned().collect()
-    }
 }
 
-/// Reads `stos.json` and refuses a store that this version must not use; a store without one gets it.
-pub fn ensure_format(path: &Path, scratch: &Path) -> Result<Format> {
-    if let Some(format) = files::read_json::<Format>(path)? {
-        let features = format.unknown();
-        if features.is_empty() {
-            return Ok(format);
-        }
+fn unknown(features: Vec<String>, known: &[&str]) -> Vec<String> {
+    features.into_iter().filter(|feature| !known.contains(&feature.as_str())).collect()
+}
+
+/// Reads `stos.json` and refuses a store that this version must not touch. Gives the features that keep it from writing: none,
+/// where it may.
+///
+/// # Errors
+/// [`Error::IncompatibleFormat`]; [`Error::Damaged`].
+pub fn check_format(path: &Path) -> Result<Vec<String>> {
+    let missing = || Error::Damaged { path: path.to_owned(), reason: "it is missing".to_owned() };
+    let format: Format = files::read_json(path)?.ok_or_else(missing)?;
+    let features = unknown(format.incompatible, &INCOMPATIBLE);
+    if !features.is_empty() {
         return Err(Error::IncompatibleFormat { path: path.to_owned(), features });
     }
-    let format = Format::current();
-    files::replace(path, scratch, &files::to_json(&format), Durability::Durable)?;
-    Ok(format)
+    Ok(unknown(format.read_only_compatible, &READ_ONLY_COMPATIBLE))
+}
+
+/// Writes the `stos.json` of a new store.
+pub fn write_format(path: &Path, scratch: &Path) -> Result<()> {
+    files::replace(path, scratch, &files::to_json(&Format::current()), Durability::Durable)
 }
 
 #[cfg(test)]
@@ -73,21 +75,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_newer_store_is_refused_unharmed() {
+    fn a_newer_store_is_refused_unharmed_or_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stos.json");
-        assert_eq!(ensure_format(&path, dir.path()).unwrap(), Format::current());
-        assert_eq!(ensure_format(&path, dir.path()).unwrap(), Format::current());
-        for key in ["incompatible", "read_only_compatible"] {
+        assert!(matches!(check_format(&path), Err(Error::Damaged { .. })));
+        write_format(&path, dir.path()).unwrap();
+        assert_eq!(check_format(&path).unwrap(), [""; 0]);
+        let newer = |key: &str| {
             let newer = format!(r#"{{"version": 9, "compatible": ["nice"], "{key}": ["from-the-future"]}}"#);
             std::fs::write(&path, &newer).unwrap();
-            let error = ensure_format(&path, dir.path()).unwrap_err();
-            assert!(matches!(&error, Error::IncompatibleFormat { features, .. } if features == &["from-the-future"]));
+            let checked = check_format(&path);
             assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
-        }
+            checked
+        };
+        let error = newer("incompatible").unwrap_err();
+        assert!(matches!(&error, Error::IncompatibleFormat { features, .. } if features == &["from-the-future"]));
+        assert_eq!(newer("read_only_compatible").unwrap(), ["from-the-future"]);
         std::fs::write(&path, r#"{"version": 1, "compatible": ["nice"]}"#).unwrap();
-        ensure_format(&path, dir.path()).unwrap();
+        check_format(&path).unwrap();
         std::fs::write(&path, "").unwrap();
-        assert!(matches!(ensure_format(&path, dir.path()), Err(Error::Damaged { .. })));
+        assert!(matches!(check_format(&path), Err(Error::Damaged { .. })));
     }
 }

@@ -11,13 +11,15 @@
 //!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
 //!   names/<name>                    symlink to the id                          [names]
 //!   staging/                        everything is built here first             [staging]
-//!   locks/                          one lock file per object, flock            [lock]
+//!   locks/                          one lock file per object, flock            [lock, lease]
 //! ```
 //!
-//! **Roots**: `images/index.json` and `containers/`. A blob, layer or chain that neither reaches is garbage.
-//! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them; `locks/images` guards
-//! `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
+//! **Roots**: `images/index.json`, `containers/` and leases. A blob, layer or chain that none of them reaches is garbage.
+//! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them, and `locks/lease-…` lists
+//! what a command that goes on for long relies on; `locks/images` guards `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
 //! merge; a container's directory is itself the lock of its life. A crash releases them all, for the kernel does.
+//! **Read-only**: a store on a read-only filesystem, or one that this version may only read, is opened by
+//! [`Store::open_for_reading`] and never written to: locks, staging and removals refuse.
 //! **Durability**: data are fsynced, then renamed into place or exchanged with what stands there, then the parent directory is fsynced.
 //!
 //! It stands on `stos-spec` and `stos-sys`, and never speaks to a registry or mounts anything.
@@ -28,6 +30,7 @@ pub mod error;
 pub mod files;
 pub mod format;
 pub mod images;
+pub mod lease;
 pub mod lock;
 pub mod names;
 pub mod staging;
@@ -37,6 +40,7 @@ pub use blobs::StagedBlob;
 pub use container_id::{ContainerId, ContainerName};
 pub use error::{Error, Result};
 pub use images::{ImageRecord, ImageSelector};
+pub use lease::{Lease, Objects};
 pub use lock::Lock;
 pub use staging::Staging;
 pub use store::Store;

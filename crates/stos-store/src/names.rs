@@ -97,16 +97,23 @@ impl Store {
         }
     }
 
-    /// Removes the names that lead to no container: a claim and its container's rename happen under the same lock, so these are
-    /// what a crash left.
-    pub fn sweep_names(&self) -> Result<()> {
+    /// Removes the names that lead to no container, and gives them: a claim and its container's rename happen under the same
+    /// lock, so these are what a crash left.
+    pub fn sweep_names(&self) -> Result<Vec<String>> {
         let _lock = self.lock("names")?;
-        for name in files::list_names(&self.names_dir())? {
-            if self.container_named(&name)?.is_none() {
-                files::remove_file(&self.names_dir().join(name))?;
-            }
-        }
-        Ok(())
+        let names = self.stray_names()?;
+        names.iter().try_for_each(|name| files::remove_file(&self.names_dir().join(name)))?;
+        Ok(names)
+    }
+
+    /// Lists the names that lead to no container. Some of them may be claimed at this moment, unless the lock is held.
+    pub fn stray_names(&self) -> Result<Vec<String>> {
+        let mut names = files::list_names(&self.names_dir())?;
+        let mut failure = None;
+        names.retain(|name| {
+            self.container_named(name).map_or_else(|error| failure.replace(error).is_some(), |id| id.is_none())
+        });
+        failure.map_or(Ok(names), Err)
     }
 
     /// Gives the container's directory its name back where a crash lost the symlink.
@@ -167,7 +174,8 @@ mod tests {
         std::os::unix::fs::symlink(ContainerId::random().as_str(), store.names_dir().join("lost")).unwrap();
         drop(store.lock("layer-left").unwrap());
         let held = store.lock("layer-held").unwrap();
-        store.sweep_names().unwrap();
+        assert_eq!(store.stray_names().unwrap(), ["lost"]);
+        assert_eq!(store.sweep_names().unwrap(), ["lost"]);
         store.sweep_locks().unwrap();
         assert_eq!(files::list_names(&store.names_dir()).unwrap(), ["web"]);
         assert_eq!(files::list_names(&dir.path().join("locks")).unwrap(), ["layer-held", "names"]);

@@ -16,20 +16,45 @@ use crate::staging::{self, Staging};
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Why nothing may be written; `None` where it may.
+    read_only: Option<ReadOnlyReason>,
+}
+
+/// Why a store cannot be written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadOnlyReason {
+    /// Its filesystem is mounted so.
+    Filesystem,
+    /// A newer version made it: these are the features that a writer must know and this version does not.
+    Features(Vec<String>),
+}
+
+impl std::fmt::Display for ReadOnlyReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Filesystem => f.write_str("its filesystem is mounted read-only"),
+            Self::Features(features) => {
+                write!(f, "who writes to it must know {features:?}, which this version of stos does not")
+            }
+        }
+    }
 }
 
 impl Store {
     /// Opens the store at `root`, makes it where there is none, and sweeps what a crash left in staging.
     ///
     /// A store whose format this version does not know is refused and not touched.
+    ///
+    /// # Errors
+    /// [`Error::IncompatibleFormat`]; [`Error::ReadOnly`] where it can only be read.
     pub fn open(root: &Path) -> Result<Self> {
         files::ensure_directory(root)?;
         let root = std::fs::canonicalize(root).map_err(Error::io("find", root))?;
-        let store = Self { root };
+        let store = Self { root, read_only: None };
         let format = store.root.join("stos.json");
         let is_new = !format.exists();
-        if !is_new {
-            format::ensure_format(&format, &store.staging_area())?;
+        if !is_new && let Some(reason) = store.look_for_obstacle()? {
+            return Err(Error::ReadOnly { path: store.root, reason });
         }
         for name in ["staging", "locks", "names", "containers", "layers/sha256", "chains/sha256", "images/blobs/sha256"]
         {
@@ -39,10 +64,49 @@ impl Store {
             }
         }
         if is_new {
-            format::ensure_format(&format, &store.staging_area())?;
+            format::write_format(&format, &store.staging_area())?;
         }
         staging::sweep(&store.staging_area());
         Ok(store)
+    }
+
+    /// Opens the store at `root` to look at it: as [`open`](Self::open) does, but one that can only be read is no error, and not
+    /// changed by anything that is done with it.
+    ///
+    /// # Errors
+    /// [`Error::IncompatibleFormat`].
+    pub fn open_for_reading(root: &Path) -> Result<Self> {
+        match Self::open(root) {
+            Err(Error::ReadOnly { path, reason }) => Ok(Self { root: path, read_only: Some(reason) }),
+            other => other,
+        }
+    }
+
+    /// Tells why this version cannot write to a store that is there; refuses one that it cannot even read.
+    fn look_for_obstacle(&self) -> Result<Option<ReadOnlyReason>> {
+        let features = format::check_format(&self.root.join("stos.json"))?;
+        if !features.is_empty() {
+            return Ok(Some(ReadOnlyReason::Features(features)));
+        }
+        let disk = rustix::fs::statvfs(&self.root).map_err(Error::io("look at the filesystem of", &self.root))?;
+        let is_read_only = disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+        Ok(is_read_only.then_some(ReadOnlyReason::Filesystem))
+    }
+
+    /// Tells whether the store can only be read.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.is_some()
+    }
+
+    /// Refuses to write to a store that can only be read.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`].
+    pub fn check_writable(&self) -> Result<()> {
+        match &self.read_only {
+            None => Ok(()),
+            Some(reason) => Err(Error::ReadOnly { path: self.root.clone(), reason: reason.clone() }),
+        }
     }
 
     /// Gives DATA-ROOT itself, without symlinks.
@@ -92,6 +156,7 @@ impl Store {
 
     /// Makes a staging directory.
     pub fn stage(&self) -> Result<Staging> {
+        self.check_writable()?;
         Staging::new(&self.staging_area())
     }
 
@@ -103,6 +168,7 @@ impl Store {
         name: &str,
         work: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
+        self.check_writable()?;
         let path = self.root.join("locks").join(name);
         let lock = match Lock::try_now(&path, LockMode::Exclusive)? {
             Some(lock) => lock,
@@ -125,11 +191,13 @@ impl Store {
 
     /// Waits for the lock called `name`.
     pub fn lock(&self, name: &str) -> Result<Lock> {
+        self.check_writable()?;
         Lock::wait(&self.root.join("locks").join(name), LockMode::Exclusive)
     }
 
     /// Removes the lock files of objects that nobody holds: what a crash left. Those of the store itself stay.
     pub fn sweep_locks(&self) -> Result<()> {
+        self.check_writable()?;
         let locks = self.root.join("locks");
         for name in files::list_names(&locks)?.iter().filter(|name| name.contains('-')) {
             if let Some(lock) = Lock::try_now(&locks.join(name), LockMode::Exclusive)? {
@@ -137,16 +205,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Takes a lease: while it is held, no object is removed. Whoever adds objects or relies on them holds one.
-    pub fn lease(&self) -> Result<Lock> {
-        Lock::wait(&self.root.join("locks/lease"), LockMode::Shared)
-    }
-
-    /// Takes the right to remove objects, if nobody holds a lease.
-    pub fn try_sweep_right(&self) -> Result<Option<Lock>> {
-        Lock::try_now(&self.root.join("locks/lease"), LockMode::Exclusive)
     }
 
     /// Lists the layers that the store holds, sorted.
@@ -171,11 +229,19 @@ impl Store {
     ///
     /// The object is gone on success. What of it cannot be deleted stays in staging, is told, and is tried again by each sweep.
     pub fn remove_object(&self, path: &Path) -> Result<()> {
-        Staging::adopt(&self.staging_area(), path, None).map(drop)
+        self.take_object(path).map(drop)
+    }
+
+    /// Takes the object directory `path` out of the store: it is gone, and lies in staging until what comes back is dropped,
+    /// which takes as long as the deletion of its files. `None` where there is no such object.
+    pub fn take_object(&self, path: &Path) -> Result<Option<Staging>> {
+        self.check_writable()?;
+        Staging::adopt(&self.staging_area(), path, None)
     }
 
     /// The same for who holds the lock on the directory itself ([`Lock::wait_for_directory`]).
     pub fn remove_held_object(&self, path: &Path, held: &Lock) -> Result<()> {
+        self.check_writable()?;
         Staging::adopt(&self.staging_area(), path, Some(held)).map(drop)
     }
 }
@@ -204,6 +270,56 @@ mod tests {
         std::fs::write(dir.path().join("stos.json"), r#"{"version": 2, "incompatible": ["x"]}"#).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(Error::IncompatibleFormat { .. })));
         assert_eq!(files::list_names(dir.path()).unwrap(), ["stos.json"]);
+    }
+
+    /// A store that a newer version has made: whoever writes to it must know a feature.
+    fn newer_store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let newer = r#"{"version": 2, "incompatible": ["layerfs-1"], "read_only_compatible": ["quota"]}"#;
+        std::fs::write(dir.path().join("stos.json"), newer).unwrap();
+        let store = Store::open_for_reading(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_store_that_can_only_be_read_is_read_and_refuses_what_would_change_it() {
+        let (dir, store) = newer_store();
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, Error::ReadOnly { reason: ReadOnlyReason::Features(features), .. } if features == &["quota"])
+        );
+        assert!(error.to_string().contains("quota"), "{error}");
+        std::fs::create_dir(dir.path().join("staging/left")).unwrap();
+        assert!(store.is_read_only());
+        assert!(store.images().unwrap().is_empty() && store.layers().unwrap().is_empty());
+        let blob = stos_spec::Verified::trust(b"{}".to_vec());
+        let id = ContainerId::random();
+        let held = Lock::wait_for_directory(dir.path()).unwrap();
+        let refused = [
+            store.stage().map(drop),
+            store.lock("x").map(drop),
+            store.with_lock("x", || Ok::<_, Error>(())),
+            store.try_sweep_right().map(drop),
+            store.remove_object(dir.path()),
+            store.remove_held_object(dir.path(), &held),
+            store.put_blob(&blob),
+            store.stage_blob().map(drop),
+            store.remove_blob(blob.digest()),
+            store.remove_images(|_| true),
+            store.sweep_names().map(drop),
+            store.sweep_locks(),
+            store.release_name(&"x".parse().unwrap(), &id),
+            store.ensure_name(&"x".parse().unwrap(), &id),
+        ];
+        for (number, result) in refused.into_iter().enumerate() {
+            assert!(matches!(result, Err(Error::ReadOnly { .. })), "{number}: {result:?}");
+        }
+        let mut lease = store.lease().unwrap();
+        lease.narrow(&crate::Objects::default()).unwrap();
+        lease.widen().unwrap();
+        assert_eq!(files::list_names(&dir.path().join("locks")).unwrap(), [""; 0]);
+        assert!(dir.path().join("staging/left").exists());
     }
 
     #[test]

@@ -19,12 +19,20 @@ pub enum Target {
 
 /// Opens DATA-ROOT and ROOT.
 pub fn engine(global: &Global) -> Result<Engine, Failure> {
-    let engine = Engine::open(&global.data_root, &global.root)?;
-    Ok(match global.layerfs {
+    Ok(with_backend(global, Engine::open(&global.data_root, &global.root)?))
+}
+
+/// The same for a command that changes nothing: a store that can only be read will do.
+pub fn reader(global: &Global) -> Result<Engine, Failure> {
+    Ok(with_backend(global, Engine::open_for_reading(&global.data_root, &global.root)?))
+}
+
+fn with_backend(global: &Global, engine: Engine) -> Engine {
+    match global.layerfs {
         None => engine,
         Some(LayerBackend::Erofs) => engine.with_backend(BackendKind::Erofs),
         Some(LayerBackend::Dirs) => engine.with_backend(BackendKind::Dirs),
-    })
+    }
 }
 
 /// Gives ROOT as the runtime uses it.
@@ -34,6 +42,19 @@ pub fn run_states(global: &Global) -> StateDirectory {
 
 /// Finds the container that `query` means. In bundle mode only ROOT is looked at.
 pub fn find(global: &Global, query: &str) -> Result<Target, Failure> {
+    find_with(global, query, engine)
+}
+
+/// The same for a command that changes nothing.
+pub fn find_to_read(global: &Global, query: &str) -> Result<Target, Failure> {
+    find_with(global, query, reader)
+}
+
+fn find_with(
+    global: &Global,
+    query: &str,
+    open: impl FnOnce(&Global) -> Result<Engine, Failure>,
+) -> Result<Target, Failure> {
     let states = run_states(global);
     if global.bundle_mode {
         let id: ContainerId = query.parse().map_err(stos_runtime::Error::from)?;
@@ -53,7 +74,7 @@ pub fn find(global: &Global, query: &str) -> Result<Target, Failure> {
     if !global.data_root.is_dir() {
         return Err(stos_engine::Error::NoSuchContainer(query.to_owned()).into());
     }
-    let engine = engine(global)?;
+    let engine = open(global)?;
     let record = container::find(&engine, query)?;
     Ok(Target::Image(engine, Box::new(record)))
 }

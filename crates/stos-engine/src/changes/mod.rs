@@ -29,10 +29,12 @@ use std::hash::{Hash, Hasher};
 use serde::Serialize;
 use stos_layerfs::{BackendKind, Integrity};
 use stos_spec::{ChainId, DiffId};
+use stos_store::Objects;
 
 use crate::Engine;
 use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
+use crate::gc::take_back;
 use crate::image::LoadedImage;
 
 pub(crate) use node::Node;
@@ -147,15 +149,8 @@ pub(crate) fn chain_root(engine: &Engine, kind: Option<BackendKind>, layers: &[D
 /// Removes a chain that was merged only to be compared, unless an image has come that needs it, or another command is at work:
 /// then it goes with the next sweep.
 fn forget_chain(engine: &Engine, chain: ChainId) {
-    let removed = || -> Result<()> {
-        let Some(_right) = engine.store.try_sweep_right()? else { return Ok(()) };
-        if !crate::image::used_objects(engine)?.chains.contains(&chain) {
-            engine.layerfs.unmount_chain(chain)?;
-            engine.layerfs.remove_chain(chain)?;
-        }
-        Ok(())
-    };
-    if let Err(error) = removed() {
+    let made = Objects { chains: [chain].into(), ..Objects::default() };
+    if let Err(error) = take_back(engine, &made) {
         tracing::warn!(%chain, %error, "cannot remove what was merged for the comparison: the next sweep does");
     }
 }

@@ -44,7 +44,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use stos_spec::{ChainId, DiffId};
-use stos_store::{Store, files};
+use stos_store::{Staging, Store, files};
 use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
@@ -81,21 +81,11 @@ impl Dirs {
         Ok(dir.join(format!("{hex}-{}", files::unique_name())))
     }
 
-    /// Tells whether there is anything that was replaced.
-    pub fn has_old(&self) -> Result<bool> {
-        Ok(!files::list_names(&self.store.root().join("dirs/old"))?.is_empty())
-    }
-
-    /// Removes what was replaced and no container stands on any more, as `is_used` tells by the digits of a layer or chain. The
-    /// caller holds the right to sweep.
-    pub fn sweep_old(&self, is_used: impl Fn(&str) -> bool) -> Result<()> {
+    /// Lists what was replaced: the digits of each layer or chain, and where it lies until no container stands on it.
+    pub fn old(&self) -> Result<Vec<(String, PathBuf)>> {
         let dir = self.store.root().join("dirs/old");
-        for name in files::list_names(&dir)? {
-            if !is_used(name.split('-').next().unwrap_or_default()) {
-                self.store.remove_object(&dir.join(name))?;
-            }
-        }
-        Ok(())
+        let names = files::list_names(&dir)?.into_iter();
+        Ok(names.map(|name| (name.split('-').next().unwrap_or_default().to_owned(), dir.join(name))).collect())
     }
 
     /// Gives the directory of a layer, there or not.
@@ -168,8 +158,8 @@ impl Backend for Dirs {
         Ok(LayerData::of_directory(layer, self.layer_dir(layer), places))
     }
 
-    fn remove_layer(&self, layer: DiffId) -> Result<()> {
-        Ok(self.store.remove_object(&self.layer_dir(layer))?)
+    fn take_layer(&self, layer: DiffId) -> Result<Option<Staging>> {
+        Ok(self.store.take_object(&self.layer_dir(layer))?)
     }
 
     fn has_chain(&self, chain: ChainId) -> bool {
@@ -180,9 +170,9 @@ impl Backend for Dirs {
         self.ensure_sound_stack(layers, integrity).map(Chain::Dirs)
     }
 
-    fn remove_chain(&self, chain: ChainId) -> Result<()> {
+    fn take_chain(&self, chain: ChainId) -> Result<Option<Staging>> {
         self.mounts.unmount(BackendKind::Dirs, chain)?;
-        Ok(self.store.remove_object(&self.chain_dir(chain))?)
+        Ok(self.store.take_object(&self.chain_dir(chain))?)
     }
 
     fn chain_mount_point(&self, chain: ChainId) -> PathBuf {

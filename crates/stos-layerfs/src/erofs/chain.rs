@@ -382,11 +382,6 @@ impl Erofs {
             _ => Ok(()),
         })
     }
-
-    /// Removes a chain that is not mounted. The caller holds the right to sweep.
-    pub fn remove_chain(&self, chain: ChainId) -> Result<()> {
-        Ok(self.store.remove_object(&self.store.chain_dir(chain))?)
-    }
 }
 
 fn chain_lock(chain: ChainId) -> String {

@@ -182,11 +182,6 @@ impl Erofs {
         files::sync_directory(&dir)?;
         self.replace_layer_record(&record)
     }
-
-    /// Removes a layer. The caller holds the right to sweep.
-    pub fn remove_layer(&self, layer: DiffId) -> Result<()> {
-        Ok(self.store.remove_object(&self.store.layer_dir(layer))?)
-    }
 }
 
 /// Puts a staged extra file in its place, and gives its seal; `None` where there is none.

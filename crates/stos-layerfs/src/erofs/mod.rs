@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use stos_spec::{ChainId, DiffId};
-use stos_store::Store;
+use stos_store::{Staging, Store};
 use stos_sys::mount::{MountPlan, UpperDirs};
 
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
@@ -95,8 +95,8 @@ impl Backend for Erofs {
         Ok(LayerData::of_tar(layer, self.store.layer_dir(layer)))
     }
 
-    fn remove_layer(&self, layer: DiffId) -> Result<()> {
-        Self::remove_layer(self, layer)
+    fn take_layer(&self, layer: DiffId) -> Result<Option<Staging>> {
+        Ok(self.store.take_object(&self.store.layer_dir(layer))?)
     }
 
     fn has_chain(&self, chain: ChainId) -> bool {
@@ -107,9 +107,9 @@ impl Backend for Erofs {
         Self::ensure_sound_chain(self, layers, integrity).map(Chain::Erofs)
     }
 
-    fn remove_chain(&self, chain: ChainId) -> Result<()> {
+    fn take_chain(&self, chain: ChainId) -> Result<Option<Staging>> {
         Self::unmount_chain(self, chain)?;
-        Self::remove_chain(self, chain)
+        Ok(self.store.take_object(&self.store.chain_dir(chain))?)
     }
 
     fn chain_mount_point(&self, chain: ChainId) -> PathBuf {

@@ -10,12 +10,25 @@ use super::Format;
 pub enum System {
     /// Show what the kernel can do and what was chosen
     Info(SystemInfo),
+    /// Remove what neither images nor containers need any more
+    Gc(SystemGc),
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos system info --format json")]
 pub struct SystemInfo {
     /// How it looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system gc --dry-run")]
+pub struct SystemGc {
+    /// Only show what would go
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How the result looks
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }

@@ -38,7 +38,7 @@ pub fn run(global: &Global, command: Layer) -> Result<u8, Failure> {
 }
 
 fn list(global: &Global, args: &LayerLs) -> Result<u8, Failure> {
-    let layers = layers::list_layers(&target::engine(global)?)?;
+    let layers = layers::list_layers(&target::reader(global)?)?;
     match args.format {
         Format::Json => table::print_json(&layers)?,
         Format::Table if args.quiet => layers.iter().try_for_each(|layer| table::print_line(layer.diff_id))?,
@@ -73,7 +73,7 @@ fn find(engine: &Engine, queries: &[String]) -> Result<Vec<DiffId>, Failure> {
 
 /// Prints what there is, then tells what is missing.
 fn inspect(global: &Global, args: &LayerInspect) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let mut found = Vec::new();
     let code = each(global, &args.layers, |query| {
         found.push(layers::find_layer(&engine, query)?);

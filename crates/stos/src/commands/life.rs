@@ -33,7 +33,7 @@ pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
 
 /// Prints what a container wrote, each stream to its own.
 pub fn logs(global: &Global, args: &Logs) -> Result<u8, Failure> {
-    let (engine, record) = match target::find(global, &args.container)? {
+    let (engine, record) = match target::find_to_read(global, &args.container)? {
         Target::Image(engine, record) => (engine, record),
         Target::Bundle(_, id) => return Err(only_image_mode("logs", &id)),
     };
@@ -63,7 +63,7 @@ pub fn logs(global: &Global, args: &Logs) -> Result<u8, Failure> {
 
 /// Prints a container's state as the runtime specification has it.
 pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
-    match target::find(global, &args.container)? {
+    match target::find_to_read(global, &args.container)? {
         Target::Bundle(states, id) => table::print_json(&stos_runtime::lifecycle::state(&states, &id)?)?,
         Target::Image(engine, record) => {
             let state = container::state(&engine, &record.id)?;

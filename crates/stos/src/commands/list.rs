@@ -52,7 +52,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
 }
 
 fn image_lines(global: &Global) -> Result<Vec<Line>, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let mut lines = Vec::new();
     for (id, record) in container::list(&engine)? {
         let bundle = engine.store().container_dir(&id).display().to_string();

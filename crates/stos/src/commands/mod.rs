@@ -4,6 +4,7 @@
 pub mod bundle;
 mod changes;
 mod create;
+mod gc;
 mod images;
 mod layers;
 mod life;
@@ -56,5 +57,6 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Export(args) => changes::export(global, &args),
         Command::Layer(command) => layers::run(global, command),
         Command::System(System::Info(args)) => system::info(global, &args),
+        Command::System(System::Gc(args)) => gc::gc(global, &args),
     }
 }

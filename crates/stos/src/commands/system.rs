@@ -60,7 +60,7 @@ pub fn info(global: &Global, args: &SystemInfo) -> Result<u8, Failure> {
         containers: None,
     };
     if rustix::process::geteuid().is_root() {
-        let engine = target::engine(global)?;
+        let engine = target::reader(global)?;
         info.layerfs = Some(layerfs(engine.layerfs().probe_backends(), global.layerfs));
         info.images = Some(engine.store().images()?.len());
         info.layers = Some(engine.layerfs().layers()?.len());

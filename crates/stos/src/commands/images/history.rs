@@ -13,7 +13,7 @@ const COMMAND_MAX: usize = 45;
 
 /// Prints how an image came to be, the last step first.
 pub fn history(global: &Global, args: &History) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let image = image::find_image(&engine, &args.image)?;
     let steps = image_history(&engine, &image);
     match args.format {

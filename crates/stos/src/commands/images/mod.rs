@@ -50,7 +50,7 @@ pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
 
 /// Lists the images.
 pub fn list(global: &Global, args: &Images) -> Result<u8, Failure> {
-    let images = image::list_images(&target::engine(global)?)?;
+    let images = image::list_images(&target::reader(global)?)?;
     match args.format {
         Format::Json => table::print_json(&images)?,
         Format::Table if args.quiet => images.iter().try_for_each(|image| table::print_line(image.id.short()))?,
@@ -75,7 +75,7 @@ fn row(image: &ImageSummary) -> Vec<String> {
 
 /// Prints all that is known of images and containers, as a JSON array.
 pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let mut found = Vec::new();
     let code = each(global, &args.names, |name| {
         found.push(inspect_one(&engine, name)?);
@@ -87,7 +87,7 @@ pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
 
 /// Prints all that is known of images, as a JSON array; a container's name is none.
 fn inspect_images(global: &Global, args: &Inspect) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let mut found = Vec::new();
     let code = each(global, &args.names, |name| {
         found.push(inspect_image(&engine, &image::find_image(&engine, name)?)?);
