@@ -8,6 +8,7 @@ use stos_engine::Error as EngineError;
 use stos_layerfs::Error as LayerError;
 use stos_spec::ManifestError;
 use stos_store::Error as StoreError;
+use stos_store::store::ReadOnlyReason;
 
 use crate::cli::{Global, LogFormat};
 
@@ -91,9 +92,9 @@ impl Failure {
             error if is_disk_full(error) && self.is_of_rmi => {
                 "the disk is full: free a little of it in another way first, then `stos rmi` can free the rest"
             }
-            error if is_disk_full(error) => "the disk is full: `stos rmi` removes images",
+            error if is_disk_full(error) => "the disk is full: `stos system gc` and `stos rmi` give space back",
             EngineError::Layers(LayerError::NoRoom { .. } | LayerError::TooLarge { .. }) => {
-                "the disk has too little room for the image: `stos rmi` removes others"
+                "the disk has too little room for the image: `stos system gc` and `stos rmi` give space back"
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("images/index.json") => {
@@ -109,7 +110,14 @@ impl Failure {
             EngineError::NoSuchLayer(_) => "`stos layer ls` lists the layers",
             EngineError::AmbiguousLayer { .. } => "give more digits; `stos layer ls` lists the layers",
             EngineError::LayerInUse { .. } => "`stos layer inspect` says by which; `stos layer copy` leaves it here",
-            EngineError::StoreBusy { .. } => "try again when it has ended: the copy is made",
+            EngineError::Store(StoreError::IncompatibleFormat { .. }) => {
+                "a newer version of stos made it, and can use it"
+            }
+            EngineError::Store(StoreError::ReadOnly { reason: ReadOnlyReason::Features(_), .. }) => {
+                "a newer version of stos made it, and can change it; this one can list and inspect what is there"
+            }
+            EngineError::Store(StoreError::ReadOnly { .. }) => "what is there can still be listed and inspected",
+            EngineError::StoreBusy { .. } => "try again when it has ended",
             EngineError::Layers(LayerError::SameStore { .. }) => "name another data root with --to",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",
@@ -212,14 +220,14 @@ mod tests {
         let full =
             || EngineError::Store(StoreError::io("create", "x")(std::io::Error::from(std::io::ErrorKind::StorageFull)));
         let hint = |failure: Failure| failure.hint().unwrap();
-        assert!(hint(full().into()).contains("`stos rmi` removes"));
-        assert!(!hint(Failure::of_rmi(full())).contains("`stos rmi` removes"));
+        assert!(hint(full().into()).contains("`stos rmi` give"));
+        assert!(!hint(Failure::of_rmi(full())).contains("`stos rmi` give"));
         let layer = || stos_spec::BlobDigest::of(b"").into();
         for error in [
             LayerError::NoRoom { layer: layer(), written: 0, free: 0, reserve: 0 },
             LayerError::TooLarge { layer: layer(), limit: 0 },
         ] {
-            assert!(hint(EngineError::Layers(error).into()).contains("`stos rmi` removes"));
+            assert!(hint(EngineError::Layers(error).into()).contains("`stos rmi` give"));
         }
         assert!(Failure::of_rmi(EngineError::NoCommand).hint().is_some());
     }

@@ -98,7 +98,7 @@ fn apply(args: &LayerApply) -> Result<u8, Failure> {
 }
 
 fn export(global: &Global, args: &LayerExport) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let layer = layers::find_layer(&engine, &args.layer)?;
     write_tar(args.output.as_deref(), |target| Ok(layers::export_layer(&engine, layer, target)?))
 }
@@ -140,7 +140,7 @@ fn other_engine(global: &Global, data_root: &Path) -> Result<Engine, Failure> {
 }
 
 fn copy(global: &Global, args: &LayerCopy) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let to = other_engine(global, &args.to)?;
     Ok(each(global, &args.layers, |query| {
         let layer = layers::find_layer(&engine, query)?;
@@ -167,7 +167,7 @@ fn move_away(global: &Global, args: &LayerMv) -> Result<u8, Failure> {
 }
 
 fn sync(global: &Global, args: &LayerSync) -> Result<u8, Failure> {
-    let engine = target::engine(global)?;
+    let engine = target::reader(global)?;
     let wanted = find(&engine, &args.layers)?;
     let wanted = Some(wanted.as_slice()).filter(|wanted| !wanted.is_empty());
     let to = other_engine(global, &args.to)?;
