@@ -7,10 +7,12 @@
 //! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
 //! | [`mod@test`] | setup, the release build, every test |
 //! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
+//! | [`soak`] | commands against each other on one store, for minutes |
+//! | [`kills`] | SIGKILL at moments spread over a pull, a create and a delete |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!
-//! [`process`] runs programs, [`workspace`] knows where things are.
+//! [`process`] runs programs, [`place`] holds roots of their own, [`workspace`] knows where things are.
 
 // A command for people: its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -19,8 +21,11 @@ mod bench;
 mod check;
 mod check_layers;
 mod demo;
+mod kills;
+mod place;
 mod process;
 mod setup;
+mod soak;
 mod test;
 mod workspace;
 
@@ -64,6 +69,18 @@ enum Task {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
+    Soak {
+        /// For how long
+        #[arg(long, default_value_t = 5)]
+        minutes: u64,
+    },
+    /// SIGKILL spread over a pull, a create and a delete: the next command must work and find everything right (root)
+    Kills {
+        /// At how many moments of each
+        #[arg(long, default_value_t = 50)]
+        moments: u32,
+    },
     /// Formatting, lints, floors, documentation; licences where cargo-deny is installed
     Check,
     /// Fail where a crate depends on one that it must not see
@@ -77,6 +94,8 @@ fn main() -> ExitCode {
         Task::InPeers { command } => setup::peers::enter(&command),
         Task::Test { arguments } => test::run(&arguments),
         Task::Bench { rounds } => bench::run(rounds),
+        Task::Soak { minutes } => soak::run(minutes),
+        Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),
         Task::CheckLayers => check_layers::run(),
     };

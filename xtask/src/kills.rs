@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask kills`: SIGKILL at moments spread over a pull of sci:2, over a create and over a delete. After each the next
+//! command must work, every byte be right, what was finished not be fetched again, and nothing lie in staging.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use stos_testkit::environment;
+use stos_testkit::registry::{Options, Registry};
+
+use crate::place::Place;
+use crate::setup;
+use crate::workspace::build_release;
+
+/// Kills at so many moments of each command.
+pub fn run(moments: u32) -> anyhow::Result<()> {
+    anyhow::ensure!(moments > 0, "expected at least one moment");
+    setup::run(false)?;
+    let registry = Registry::start(Options::default());
+    registry.serve_layout(&environment::layout(), "cache")?;
+    let kills = Kills { place: Place::new(build_release()?)?, registry, moments };
+    kills.pulls()?;
+    kills.creates_and_deletes()
+}
+
+struct Kills {
+    place: Place,
+    registry: Registry,
+    moments: u32,
+}
+
+/// What had come about when the command was killed, and how often.
+#[derive(Default)]
+struct Outcomes(BTreeMap<String, u32>);
+
+impl Outcomes {
+    fn add(&mut self, outcome: String) {
+        *self.0.entry(outcome).or_default() += 1;
+    }
+
+    fn print(&self, command: &str, moments: u32, took: Duration) {
+        println!("{command}: killed at {moments} moments of {:.1} ms, survived all", took.as_secs_f64() * 1000.0);
+        for (outcome, count) in &self.0 {
+            println!("  {count:>4} × {outcome}");
+        }
+    }
+}
+
+impl Kills {
+    fn reference(&self, image: &str) -> String {
+        format!("{}/cache:{}", self.registry.address(), environment::layout_tag(image))
+    }
+
+    /// Starts a command and kills it after `delay`; `false` says that it had ended by itself.
+    fn kill_after(&self, arguments: &[&str], delay: Duration) -> anyhow::Result<bool> {
+        let mut child = self.place.stos(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        std::thread::sleep(delay);
+        let had_ended = child.try_wait()?.is_some();
+        child.kill()?;
+        child.wait()?;
+        Ok(!had_ended)
+    }
+
+    fn timed(&self, arguments: &[&str]) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        self.place.ok(arguments)?;
+        Ok(start.elapsed())
+    }
+
+    /// Gives the `number`th moment, in the middle of its share of `whole`.
+    fn moment(&self, number: u32, whole: Duration) -> Duration {
+        whole * (2 * number + 1) / (2 * self.moments)
+    }
+
+    /// How often blobs were asked for since the last time, by digest.
+    fn take_blob_requests(&self) -> Vec<String> {
+        let requests = self.registry.take_requests();
+        requests
+            .iter()
+            .filter_map(|request| Some(request.strip_prefix("GET ")?.split_once("/blobs/")?.1.to_owned()))
+            .collect()
+    }
+
+    /// Gives the blobs of an image's layers by their diffIDs, in hexadecimal digits.
+    fn blobs_by_layer(&self, image: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let inspected: serde_json::Value = serde_json::from_str(&self.place.ok(&["inspect", image])?)?;
+        let layers = inspected[0]["layers"].as_array().context("an image without layers")?;
+        let digits = |value: &serde_json::Value| Some(value.as_str()?.trim_start_matches("sha256:").to_owned());
+        let pair = |layer: &serde_json::Value| Some((digits(&layer["diff_id"])?, layer["blob"].as_str()?.to_owned()));
+        layers.iter().map(pair).collect::<Option<_>>().context("a layer without digests")
+    }
+
+    fn pulls(&self) -> anyhow::Result<()> {
+        let reference = self.reference("sci:2");
+        let pull = ["pull", "--quiet", "--tls-verify=false", &reference];
+        let whole = self.timed(&pull)?;
+        let blobs = self.blobs_by_layer(&reference)?;
+        let mut outcomes = Outcomes::default();
+        for number in 0..self.moments {
+            self.place.ok(&["rmi", &reference])?;
+            anyhow::ensure!(self.place.names("layers/sha256")?.is_empty(), "rmi has left layers");
+            let was_killed = self.kill_after(&pull, self.moment(number, whole))?;
+            let is_there = !self.place.ok(&["images", "--quiet"])?.is_empty();
+            let finished = self.place.names("layers/sha256")?;
+            self.place.check().with_context(|| format!("after the kill at moment {number}"))?;
+            self.take_blob_requests();
+            self.place.ok(&pull)?;
+            let requests = self.take_blob_requests();
+            for layer in &finished {
+                let blob = blobs.get(layer).with_context(|| format!("layer {layer} is none of the image's"))?;
+                anyhow::ensure!(!requests.contains(blob), "layer {layer} was finished and fetched again");
+            }
+            self.place.check().with_context(|| format!("after the pull that followed moment {number}"))?;
+            let state = match (was_killed, is_there) {
+                (false, _) => "it had ended by itself",
+                (true, true) => "the image was there",
+                (true, false) => "no image yet",
+            };
+            outcomes.add(format!("{state}, {} of {} layers finished", finished.len(), blobs.len()));
+        }
+        outcomes.print("pull sci:2", self.moments, whole);
+        Ok(())
+    }
+
+    fn creates_and_deletes(&self) -> anyhow::Result<()> {
+        self.place.ok(&["rmi", &self.reference("sci:2")])?;
+        let reference = self.reference("deb:12");
+        self.place.ok(&["pull", "--quiet", "--tls-verify=false", &reference])?;
+        let create = ["create", "--name", "victim", &reference, "true"];
+        self.place.ok(&create)?;
+        let delete = self.timed(&["delete", "victim"])?;
+        let whole = self.timed(&create)?;
+        self.place.ok(&["delete", "victim"])?;
+        let mut outcomes = Outcomes::default();
+        for number in 0..self.moments {
+            self.kill_after(&create, self.moment(number, whole))?;
+            outcomes.add(self.settle_container(number)?);
+        }
+        outcomes.print("create", self.moments, whole);
+        let mut outcomes = Outcomes::default();
+        for number in 0..self.moments {
+            self.place.ok(&create)?;
+            self.kill_after(&["delete", "victim"], self.moment(number, delete))?;
+            outcomes.add(self.settle_container(number)?);
+        }
+        outcomes.print("delete", self.moments, delete);
+        Ok(())
+    }
+
+    /// The container is there whole, or not at all and its name is free; then it goes.
+    fn settle_container(&self, number: u32) -> anyhow::Result<String> {
+        let list = self.place.ok(&["list", "--quiet"])?;
+        self.place.check().with_context(|| format!("after the kill at moment {number}"))?;
+        let is_there = match list.lines().count() {
+            0 => false,
+            1 => true,
+            _ => anyhow::bail!("expected at most one container, found {list:?}"),
+        };
+        if is_there {
+            self.place.ok(&["start", "--attach", "victim"])?;
+        } else {
+            self.place.ok(&["create", "--name", "victim", &self.reference("deb:12"), "true"])?;
+        }
+        self.place.ok(&["delete", "victim"])?;
+        let left = [self.place.names("containers")?, self.place.names("names")?].concat();
+        anyhow::ensure!(left.is_empty(), "delete has left {left:?}");
+        Ok(if is_there { "the container was there, whole" } else { "no container" }.to_owned())
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A DATA-ROOT and a ROOT of a command's own, with the binary that works on them. What it leaves goes with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::Context;
+
+use crate::process::output;
+
+/// Both roots, in one directory below `/var/tmp`.
+pub struct Place {
+    directory: tempfile::TempDir,
+    binary: PathBuf,
+}
+
+impl Place {
+    /// Makes an empty one.
+    pub fn new(binary: PathBuf) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("stos-xtask-").tempdir_in("/var/tmp")?;
+        Ok(Self { directory, binary })
+    }
+
+    /// What lasts.
+    pub fn data_root(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// stos with the options that lead it here.
+    pub fn stos(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").env_remove("STOS_LAYERFS");
+        command.arg("--data-root").arg(self.data_root()).arg("--root").arg(self.directory.path().join("run"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it and gives what it printed.
+    pub fn ok(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        output(self.stos(arguments))
+    }
+
+    /// Runs it and gives all of how that went.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        self.stos(arguments).output().with_context(|| format!("running stos {}", arguments.join(" ")))
+    }
+
+    /// The names in a directory of DATA-ROOT; none where it is not there.
+    pub fn names(&self, directory: &str) -> anyhow::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.data_root().join(directory)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What DATA-ROOT takes of the disk, in bytes, by `du`.
+    pub fn disk_use(&self) -> anyhow::Result<u64> {
+        let printed = output(Command::new("du").args(["-s", "-B1"]).arg(self.data_root()))?;
+        printed.split_whitespace().next().and_then(|word| word.parse().ok()).with_context(|| format!("du: {printed:?}"))
+    }
+
+    /// Fails where `check --full` finds damage, or something waits in staging or is locked.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.ok(&["system", "check", "--full"])?;
+        let mut left = self.names("staging")?;
+        left.extend(self.names("locks")?.into_iter().filter(|name| name.contains('-')));
+        anyhow::ensure!(left.is_empty(), "staging and locks hold {left:?}");
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let cleaned = self.names("containers").and_then(|ids| {
+            let mut command = self.stos(&["delete", "--force"]);
+            if ids.is_empty() { Ok(String::new()) } else { output(command.args(ids)) }
+        });
+        // Images first have their chains' mounts taken away.
+        let cleaned = cleaned.and_then(|_| self.ok(&["image", "prune", "--all", "--force"]));
+        detach_below(self.directory.path());
+        if let Err(error) = cleaned {
+            eprintln!("not everything in {} could be cleaned: {error:#}", self.directory.path().display());
+        }
+    }
+}
+
+/// Detaches what is mounted below a directory, the innermost first.
+fn detach_below(directory: &Path) {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points =
+        table.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(directory));
+    for point in points.collect::<Vec<_>>().into_iter().rev() {
+        let _ = Command::new("umount").args(["--lazy", point]).status();
+    }
+}
