@@ -24,8 +24,8 @@ const CREATES: usize = 41;
 /// The bytes of the filesystem that all engines work on: several times what any of them needs.
 const DISK_SIZE: u64 = 8 << 30;
 
-/// Pulls `image` with containerd; prints nanoseconds until it says so and until all is on disk. The daemon's start is not
-/// charged.
+/// Pulls `image` with containerd and removes it; prints nanoseconds until it says so, until all is on disk, and of the removal.
+/// The daemon's start is not charged.
 const CONTAINERD: &str = r#"dir=$1 ref=$2
 mkdir -p "$dir"
 printf 'version = 3\nroot = "%s/root"\nstate = "%s/state"\ndisabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' "$dir" "$dir" "$dir" >"$dir/config.toml"
@@ -37,7 +37,9 @@ start=$(date +%s%N)
 ctr -a "$dir/sock" image pull --plain-http "$ref" >"$dir/pull.log" 2>&1 || { cat "$dir/pull.log" >&2; exit 1; }
 end=$(date +%s%N)
 sync -f "$dir"
-echo $((end - start)) $(($(date +%s%N) - start))"#;
+durable=$(date +%s%N)
+ctr -a "$dir/sock" image rm --sync "$ref" >/dev/null
+echo $((end - start)) $((durable - start)) $(($(date +%s%N) - durable))"#;
 
 /// Pulls `image` with podman; prints the same.
 const PODMAN: &str = r#"dir=$1 ref=$2
@@ -46,8 +48,9 @@ start=$(date +%s%N)
 podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay pull -q --tls-verify=false "$ref" >/dev/null
 end=$(date +%s%N)
 sync -f "$dir"
-echo $((end - start)) $(($(date +%s%N) - start))
-podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay rmi -a -f >/dev/null 2>&1 || true"#;
+durable=$(date +%s%N)
+podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay rmi -a -f >/dev/null
+echo $((end - start)) $((durable - start)) $(($(date +%s%N) - durable))"#;
 
 /// Measures cold pulls of sci:2 and creates from deb:12 and many:100.
 pub fn run(rounds: usize) -> anyhow::Result<()> {
@@ -110,6 +113,8 @@ struct Pull {
     done: Duration,
     /// Until the image would have outlasted a power cut: stos says so only then, the others say nothing of it.
     durable: Duration,
+    /// The removal of the image afterwards.
+    removed: Duration,
 }
 
 struct Bench {
@@ -157,19 +162,20 @@ impl Bench {
                 fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
             }
         }
-        println!("\ncold pull of sci:2 from docker-registry on loopback, {rounds} rounds in turn");
-        println!("  {:<12} {:>10} {:>17}   {:>10}", "", "done", "", "on disk");
+        println!("\ncold pull of sci:2 from docker-registry on loopback and its removal, {rounds} rounds in turn");
+        println!("  {:<12} {:>10} {:>17}   {:>10} {:>17}   {:>10}", "", "done", "", "on disk", "", "removed");
         let middle = |taken: &[Pull], of: fn(&Pull) -> Duration| median(&taken.iter().map(of).collect::<Vec<_>>());
         let seconds = |taken: &[Pull]| {
-            [middle(taken, |pull| pull.done), middle(taken, |pull| pull.durable)].map(|time| time.as_secs_f64())
+            [middle(taken, |pull| pull.done), middle(taken, |pull| pull.durable), middle(taken, |pull| pull.removed)]
+                .map(|time| time.as_secs_f64())
         };
         let own = seconds(&engines[0].1);
         for (name, taken) in engines.iter().filter(|(_, taken)| !taken.is_empty()) {
-            let [done, durable] = seconds(taken);
-            let ratios = [done / own[0], durable / own[1]];
+            let [done, durable, removed] = seconds(taken);
+            let ratios = [done / own[0], durable / own[1], removed / own[2]];
             println!(
-                "  {name:<12} {done:>8.2} s {:>9.2} × stos   {durable:>8.2} s {:>9.2} × stos",
-                ratios[0], ratios[1]
+                "  {name:<12} {done:>8.2} s {:>9.2} × stos   {durable:>8.2} s {:>9.2} × stos   {removed:>8.3} s {:>9.2} × stos",
+                ratios[0], ratios[1], ratios[2]
             );
         }
         Ok(())
@@ -181,7 +187,9 @@ impl Bench {
         let done = start.elapsed();
         let mut sync = tool("sync")?;
         output(sync.arg("-f").arg(place))?;
-        Ok(Pull { done, durable: start.elapsed() })
+        let durable = start.elapsed();
+        output(self.stos(place, &["rmi", reference]))?;
+        Ok(Pull { done, durable, removed: start.elapsed() - durable })
     }
 
     /// Creates from both images in turn; the time is that of the whole process.
@@ -231,7 +239,7 @@ fn pull_with_peer(script: &str, place: &Path, reference: &str) -> anyhow::Result
     let printed = output(setup::peers::command(&words))?;
     let times = printed.split_whitespace().map(|word| word.parse().map(Duration::from_nanos));
     match times.collect::<Result<Vec<_>, _>>().as_deref() {
-        Ok([done, durable]) => Ok(Pull { done: *done, durable: *durable }),
+        Ok([done, durable, removed]) => Ok(Pull { done: *done, durable: *durable, removed: *removed }),
         _ => anyhow::bail!("the peer printed {printed:?}"),
     }
 }
