@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Images in the store: load, list, inspect, remove.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -86,11 +87,13 @@ pub fn find_image(engine: &Engine, name: &str) -> Result<LoadedImage> {
 
 /// Lists the images. One whose documents are damaged is listed with what its entry says.
 pub fn list_images(engine: &Engine) -> Result<Vec<ImageSummary>> {
+    // Images share layers: each is looked at once.
+    let mut sizes = BTreeMap::new();
     let images = engine.store.images()?;
-    images.into_iter().map(|record| summarize(engine, record)).collect()
+    images.into_iter().map(|record| summarize(engine, record, &mut sizes)).collect()
 }
 
-fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
+fn summarize(engine: &Engine, record: ImageRecord, sizes: &mut BTreeMap<DiffId, u64>) -> Result<ImageSummary> {
     let mut summary = ImageSummary {
         repository: record.reference.as_ref().map(stos_spec::ImageRef::name),
         tag: record.reference.as_ref().and_then(|reference| reference.tag().map(str::to_owned)),
@@ -107,7 +110,10 @@ fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
             summary.layers = image.config.diff_ids.len();
             let unique: BTreeSet<DiffId> = image.config.diff_ids.iter().copied().collect();
             for layer in unique {
-                summary.size += engine.layerfs.tar_bytes(layer)?.unwrap_or(0);
+                summary.size += match sizes.entry(layer) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(new) => *new.insert(engine.layerfs.tar_bytes(layer)?.unwrap_or(0)),
+                };
             }
             summary.created = image.config.created;
         }
@@ -157,7 +163,7 @@ pub fn used_objects(engine: &Engine) -> Result<UsedObjects> {
 ///
 /// It need not be a document that we could use: each text in it that is a digest counts, wherever it stands. Only where it
 /// looks like a document and cannot be read, this fails.
-fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
+pub(crate) fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
     // Not `blobs`: a document that is ours too still leads to layers of theirs.
     let mut seen = BTreeSet::new();
     let mut waiting = vec![digest];

@@ -16,6 +16,7 @@ use crate::build::{oci_manifest, plain_layer};
 use crate::error::{Error, Result};
 use crate::image::load_image;
 use crate::pull::PullProgress;
+use crate::room::check_room;
 use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
 use crate::stage::{no_bytes, stage};
 
@@ -115,6 +116,7 @@ pub(crate) fn install_images(
 
 impl Install<'_> {
     fn run(&self, images: &[NamedImage], jobs: usize) -> Result<Installed> {
+        check_room(self.engine, images, self.keep_blobs)?;
         let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
         stage("index", no_bytes, || {
             images.iter().try_for_each(|named| {

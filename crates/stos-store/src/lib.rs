@@ -14,6 +14,8 @@
 //!   locks/                          one lock file per object, flock            [lock]
 //! ```
 //!
+//! What it all takes of the disk is counted in [`usage`].
+//!
 //! **Roots**: `images/index.json` and `containers/`. A blob, layer or chain that neither reaches is garbage.
 //! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them; `locks/images` guards
 //! `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
@@ -32,6 +34,7 @@ pub mod lock;
 pub mod names;
 pub mod staging;
 pub mod store;
+pub mod usage;
 
 pub use blobs::StagedBlob;
 pub use container_id::{ContainerId, ContainerName};
@@ -40,3 +43,4 @@ pub use images::{ImageRecord, ImageSelector};
 pub use lock::Lock;
 pub use staging::Staging;
 pub use store::Store;
+pub use usage::{AreaUsage, TreeUsage};

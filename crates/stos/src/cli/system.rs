@@ -10,12 +10,25 @@ use super::Format;
 pub enum System {
     /// Show what the kernel can do and what was chosen
     Info(SystemInfo),
+    /// Show what the store takes of the disk, as du would count it
+    Df(SystemDf),
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos system info --format json")]
 pub struct SystemInfo {
     /// How it looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system df -v")]
+pub struct SystemDf {
+    /// Tell it for each image, container and layer
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// How it looks; JSON has all of it, in bytes
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }

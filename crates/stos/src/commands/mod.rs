@@ -56,5 +56,6 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Export(args) => changes::export(global, &args),
         Command::Layer(command) => layers::run(global, command),
         Command::System(System::Info(args)) => system::info(global, &args),
+        Command::System(System::Df(args)) => system::df::df(global, &args),
     }
 }

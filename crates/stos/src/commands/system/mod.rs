@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! system info: what the kernel can do, and what was chosen.
+//! Commands about the host and the store; info is told here: what the kernel can do, and what was chosen.
+
+pub mod df;
 
 use serde::Serialize;
 use stos_layerfs::BackendKind;
