@@ -27,7 +27,7 @@ struct LayerNeed {
 
 /// Refuses images whose missing layers cannot fit, with all that makes them images: nothing has been fetched of them then.
 ///
-/// Layers of unknown size, as those of a docker-archive, count for nothing.
+/// Layers of unknown size, as compressed ones of a docker-archive, count for nothing.
 ///
 /// # Errors
 /// [`Error::NoRoomForImage`]

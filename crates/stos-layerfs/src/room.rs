@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is free on DATA-ROOT's disk, and how much of it a layer may take.
 
+use stos_spec::DiffId;
+
 use crate::LayerFs;
 use crate::backend::BackendKind;
 use crate::error::{Error, Result};
-use stos_spec::DiffId;
 
 /// How much of the disk a layer leaves to others where there is plenty, in bytes.
 const RESERVE_MAX: u64 = 1 << 30;
@@ -74,13 +75,5 @@ mod tests {
         assert_eq!((room(1000).reserve(), room(1000).largest_layer()), (100, 900));
         assert_eq!(room(1 << 40).reserve(), 1 << 30);
         assert_eq!(room(0).largest_layer(), 0);
-    }
-
-    #[test]
-    fn no_layer_and_no_chain_takes_less_inodes() {
-        // See tests/layers.rs for those that are made.
-        for kind in BackendKind::ALL {
-            assert!(kind.least_inodes_of_layer() > kind.least_inodes_of_chain());
-        }
     }
 }

@@ -292,7 +292,6 @@ impl<'a> Walk<'a> {
                 waiting.push(name.to_owned());
             }
         }
-        drop(entries);
         self.buffer = buffer;
         if let Some(index) = area {
             self.areas.push(Area { index, directory, names: waiting });

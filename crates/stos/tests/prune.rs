@@ -5,14 +5,16 @@ mod sandbox;
 
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sandbox::shell::{Shell, eventually};
-use sandbox::{Hub, Output, Sandbox, on_both_backends};
+use sandbox::{Hub, Output, Sandbox, on_both_backends, output};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{Image, ImageBuilder, Layer, digest};
 use stos_testkit::registry::{Fault, Rule};
+use stos_testkit::rootfs;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 fn layer_tar(name: &str) -> Vec<u8> {
@@ -246,5 +248,38 @@ fn a_pull_in_flight_is_not_broken() {
         // What the old one alone reached goes with the next.
         sandbox.ok(&["image", "prune", "-f"]);
         assert_eq!(sandbox.ok(&["layer", "ls", "-q"]).lines().count(), 2);
+    });
+}
+
+#[test]
+fn creates_and_prunes_at_once_break_nothing() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    on_both_backends(|| {
+        let (sandbox, hub) = (Sandbox::new(), Hub::new());
+        let shell = ImageBuilder::new().layer(Layer::plain(rootfs::host_shell().unwrap())).command(&["/bin/sh"]);
+        let reference = hub.serve(&shell.build(), "app", "1");
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let prunes = || {
+                while !is_done.load(Ordering::Relaxed) {
+                    let output = output(sandbox.command().args(["image", "prune", "-a", "-f"]));
+                    assert_eq!(output.code, 0, "{}", output.stderr);
+                }
+            };
+            let pruner = scope.spawn(prunes);
+            for number in 0..8 {
+                let name = format!("c{number}");
+                sandbox.ok(&["create", "-q", "--tls-verify=false", "--name", &name, &reference, "echo", "alive"]);
+                // The image is nobody's again, but for the creates that are on their way.
+                assert_eq!(sandbox.ok(&["start", "-a", &name]), "alive\n");
+                sandbox.ok(&["delete", &name]);
+            }
+            is_done.store(true, Ordering::Relaxed);
+            pruner.join().unwrap();
+        });
+        sandbox.ok(&["image", "prune", "-a", "-f"]);
+        for area in ["layers/sha256", "chains/sha256", "images/blobs/sha256", "staging", "containers", "names"] {
+            assert_eq!(sandbox.names(area), Vec::<String>::new(), "{area}");
+        }
     });
 }
