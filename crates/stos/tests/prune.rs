@@ -209,7 +209,7 @@ fn filters_choose_by_time_and_label() {
         damage();
         let mut arguments = vec!["image", "prune", "--all", "--force"];
         filters.iter().for_each(|filter| arguments.extend(["--filter", *filter]));
-        let mut expected: Vec<String> = gone.map(|image| id(image)).into_iter().collect();
+        let mut expected: Vec<String> = gone.map(id).into_iter().collect();
         if filters == ["label=kind"] {
             expected = vec![id(&old), id(&new)];
         }

@@ -73,7 +73,7 @@ impl Reach {
             images: read_images(engine)?,
             containers,
             foreign: foreign.into_iter().map(Object::Blob).collect(),
-            mounted: mounted_images(engine)?.into_iter().map(|image| image.id).collect(),
+            mounted: read_mounted(engine),
             users,
         })
     }
@@ -104,6 +104,14 @@ impl Reach {
         };
         !self.mounted.is_empty() || self.containers.iter().any(stands_on)
     }
+}
+
+fn read_mounted(engine: &Engine) -> BTreeSet<BlobDigest> {
+    let mounted = mounted_images(engine).unwrap_or_else(|error| {
+        tracing::warn!(%error, "which images are mounted is not known");
+        Vec::new()
+    });
+    mounted.into_iter().map(|image| image.id).collect()
 }
 
 fn read_containers(engine: &Engine) -> Result<Vec<ContainerReach>> {
