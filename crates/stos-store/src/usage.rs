@@ -473,4 +473,29 @@ mod tests {
         assert!(usage.total() < 1 << 20, "{usage:?}");
         assert!(usage.problems.is_empty(), "{:?}", usage.problems);
     }
+
+    #[test]
+    fn what_was_moved_away_or_cannot_be_read_is_told_and_what_has_gone_is_not() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::create_dir_all(dir.path().join("parent/child")).unwrap();
+        let child = open_root(&dir.path().join("parent/child")).unwrap();
+        let metadata = fs::metadata(dir.path().join("parent")).unwrap();
+        let parent = (metadata.dev(), metadata.ino());
+        assert!(open_parent(child.as_fd(), parent).is_ok());
+        fs::rename(dir.path().join("parent/child"), dir.path().join("elsewhere")).unwrap();
+        assert_eq!(open_parent(child.as_fd(), parent).unwrap_err(), Errno::STALE);
+
+        let mut walk = Walk::new(PathBuf::from("/top"), &[]);
+        walk.path = b"a/b".to_vec();
+        for errno in [Errno::NOENT, Errno::XDEV, Errno::NOTDIR, Errno::LOOP] {
+            walk.tell("open", errno);
+        }
+        assert!(walk.usage.problems.is_empty());
+        for _ in 0..100 {
+            walk.tell("open", Errno::IO);
+        }
+        assert_eq!(walk.usage.problems.len(), PROBLEMS_MAX);
+        assert!(walk.usage.problems[0].is_unreadable());
+        assert!(walk.usage.problems[0].to_string().contains("cannot open /top/a/b"), "{}", walk.usage.problems[0]);
+    }
 }

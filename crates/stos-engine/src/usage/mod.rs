@@ -13,7 +13,6 @@ pub(crate) mod places;
 pub(crate) mod reach;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use serde::Serialize;
 use stos_spec::{BlobDigest, DiffId};
@@ -30,7 +29,7 @@ use reach::{ContainerReach, ImageReach, Reach};
 #[derive(Debug, Clone, Serialize)]
 pub struct DiskUsage {
     /// DATA-ROOT.
-    pub data_root: PathBuf,
+    pub data_root: String,
     /// What it takes.
     pub total: u64,
     /// By what keeps it.
@@ -167,7 +166,7 @@ impl Report<'_> {
         let images = self.reach.images.iter().map(|image| self.image(image, &users)).collect();
         let containers = self.reach.containers.iter().map(|container| self.container(container)).collect();
         DiskUsage {
-            data_root: engine.store.root().to_owned(),
+            data_root: engine.store.root().display().to_string(),
             total: self.places.total(),
             summary: self.summary(),
             kinds: self.kinds(),
