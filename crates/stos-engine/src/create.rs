@@ -111,8 +111,14 @@ fn find_or_pull(
     };
     // A pull has its own, and sweeps what it leaves behind where nobody else holds one.
     drop(lease);
-    let pulled = pull_image(engine, &location, &options.pull, progress)?;
-    Ok((pulled, engine.store.lease()?))
+    loop {
+        let pulled = pull_image(engine, &location, &options.pull, progress)?;
+        let lease = engine.store.lease()?;
+        // Between the two a prune may have taken it, for no container uses it yet.
+        if engine.store.images()?.iter().any(|image| image.manifest.digest == pulled.manifest.digest) {
+            return Ok((pulled, lease));
+        }
+    }
 }
 
 /// Tells whether a sound image lacks blobs; of a damaged one that is not the first thing to tell.

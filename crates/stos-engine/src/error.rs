@@ -37,6 +37,24 @@ impl fmt::Display for Stage {
     }
 }
 
+/// What a filesystem has too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scarce {
+    /// Room for data.
+    Bytes,
+    /// Room for files.
+    Inodes,
+}
+
+impl fmt::Display for Scarce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bytes => "bytes",
+            Self::Inodes => "inodes",
+        })
+    }
+}
+
 /// What the engine could not do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -112,6 +130,20 @@ pub enum Error {
         image: String,
         /// Why they are not fetched.
         reason: &'static str,
+    },
+    /// The disk has too little room for what is missing of an image; nothing of it was fetched.
+    #[error("image {image} needs at least {needed} {scarce} more in {}, where {free} are free", path.display())]
+    NoRoomForImage {
+        /// Its name; of several images that come together the first one's.
+        image: String,
+        /// DATA-ROOT.
+        path: PathBuf,
+        /// What is too little.
+        scarce: Scarce,
+        /// How many are needed at least, the reserve that a layer leaves to others included.
+        needed: u64,
+        /// How many are free.
+        free: u64,
     },
     /// The image is still needed.
     #[error("image {image} is used by container {container}")]

@@ -5,7 +5,8 @@
 //! for commands that keep everything, which most do for as short a time; a pull lists what it relies on, and goes on meanwhile.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use stos_layerfs::BackendKind;
 use stos_spec::BlobDigest;
+use stos_store::usage::measure_tree;
 use stos_store::{Lock, Objects, Staging};
 
 use crate::Engine;
@@ -115,7 +117,7 @@ pub fn used_objects(engine: &Engine) -> Result<Objects> {
 ///
 /// It need not be a document that we could use: each text in it that is a digest counts, wherever it stands. Only where it
 /// looks like a document and cannot be read, this fails.
-fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
+pub(crate) fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTreeSet<BlobDigest>) -> Result<()> {
     // Not `blobs`: a document that is ours too still leads to layers of theirs.
     let mut seen = BTreeSet::new();
     let mut waiting = vec![digest];
@@ -229,14 +231,20 @@ struct Found {
     kept: Vec<PathBuf>,
 }
 
+/// Gives what a file or a directory takes of the disk. What has gone meanwhile takes nothing.
+fn bytes_of(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => measure_tree(path).map_or(0, |usage| usage.bytes()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    }
+}
+
 impl Found {
     /// Counts its bytes and deletes it.
     fn finish(mut self) -> Garbage {
         let places = self.taken.iter().map(Staging::path).chain(self.kept.iter().map(PathBuf::as_path));
-        self.garbage.bytes += places
-            // What has gone meanwhile takes nothing.
-            .map(|path| stos_layerfs::forms::disk_bytes(path).unwrap_or(0))
-            .sum::<u64>();
+        self.garbage.bytes += places.map(bytes_of).sum::<u64>();
         self.garbage
     }
 }
@@ -284,7 +292,7 @@ impl Sweep<'_> {
                 self.add(GarbageKind::Container, &id, Vec::new(), vec![path]);
                 continue;
             }
-            let bytes = stos_layerfs::forms::disk_bytes(&path).unwrap_or(0);
+            let bytes = bytes_of(&path);
             if container::remove_gone(self.engine, &id)? {
                 self.add(GarbageKind::Container, &id, Vec::new(), Vec::new());
                 self.found.iter_mut().last().into_iter().for_each(|found| found.garbage.bytes = bytes);
@@ -328,7 +336,7 @@ impl Sweep<'_> {
     fn blobs(&mut self, used: &Objects) -> Result<()> {
         let store = &self.engine.store;
         for blob in store.blobs()?.into_iter().filter(|blob| !used.blobs.contains(blob)) {
-            let bytes = stos_layerfs::forms::disk_bytes(&store.blob_path(blob)).unwrap_or(0);
+            let bytes = bytes_of(&store.blob_path(blob));
             if !self.dry_run {
                 store.remove_blob(blob)?;
             }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Images in the store: load, list, inspect, remove.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
@@ -84,11 +85,13 @@ pub fn find_image(engine: &Engine, name: &str) -> Result<LoadedImage> {
 
 /// Lists the images. One whose documents are damaged is listed with what its entry says.
 pub fn list_images(engine: &Engine) -> Result<Vec<ImageSummary>> {
+    // Images share layers: each is looked at once.
+    let mut sizes = BTreeMap::new();
     let images = engine.store.images()?;
-    images.into_iter().map(|record| summarize(engine, record)).collect()
+    images.into_iter().map(|record| summarize(engine, record, &mut sizes)).collect()
 }
 
-fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
+fn summarize(engine: &Engine, record: ImageRecord, sizes: &mut BTreeMap<DiffId, u64>) -> Result<ImageSummary> {
     let mut summary = ImageSummary {
         repository: record.reference.as_ref().map(stos_spec::ImageRef::name),
         tag: record.reference.as_ref().and_then(|reference| reference.tag().map(str::to_owned)),
@@ -105,7 +108,10 @@ fn summarize(engine: &Engine, record: ImageRecord) -> Result<ImageSummary> {
             summary.layers = image.config.diff_ids.len();
             let unique: BTreeSet<DiffId> = image.config.diff_ids.iter().copied().collect();
             for layer in unique {
-                summary.size += engine.layerfs.tar_bytes(layer)?.unwrap_or(0);
+                summary.size += match sizes.entry(layer) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(new) => *new.insert(engine.layerfs.tar_bytes(layer)?.unwrap_or(0)),
+                };
             }
             summary.created = image.config.created;
         }

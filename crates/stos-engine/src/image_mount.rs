@@ -147,6 +147,12 @@ pub(crate) fn is_image_mounted(engine: &Engine, id: BlobDigest) -> Result<(bool,
     Ok((record.is_some_and(|record| record.store == engine.store.root()), lock))
 }
 
+/// Gives the images of this store that are mounted, and holds the right to change mounts: as long as the lock is held, that is so.
+pub(crate) fn lock_mounted_images(engine: &Engine) -> Result<(Vec<BlobDigest>, Lock)> {
+    let lock = lock_mounts(engine)?;
+    Ok((own_records(engine)?.into_iter().map(|record| record.image_id).collect(), lock))
+}
+
 /// Unmounts images that the store does not have any more, with `dry_run` none, and gives their IDs. The caller holds the right to
 /// sweep.
 pub(crate) fn sweep_image_mounts(engine: &Engine, dry_run: bool) -> Result<Vec<BlobDigest>> {

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gc::take_back;
 use crate::image::load_image;
 use crate::pull::PullProgress;
+use crate::room::check_room;
 use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
 use crate::stage::{no_bytes, stage};
 
@@ -124,6 +125,7 @@ impl Install<'_> {
     }
 
     fn run(&self, images: &[NamedImage], lease: &mut Lease, jobs: usize) -> Result<Installed> {
+        check_room(self.engine, images, self.keep_blobs)?;
         let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
         stage("index", no_bytes, || {
             images.iter().try_for_each(|named| {

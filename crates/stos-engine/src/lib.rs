@@ -6,6 +6,7 @@
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
+//! | `room` | whether images can fit on the disk, decided before anything of them is fetched |
 //! | [`layers`] | the layers of the store, who uses them, taking one away |
 //! | [`build`] | new images: a changed configuration, one layer more |
 //! | `additions` | what a command that makes an image adds, taken back where it fails |
@@ -17,6 +18,8 @@
 //! | [`save`] | images go out to archives and layouts |
 //! | [`image`] | images in the store: load, list, inspect, remove |
 //! | [`gc`] | what nothing reaches any more goes, and its space comes back |
+//! | [`usage`] | what the store takes of the disk, and who makes it |
+//! | [`prune`] | images that nobody uses go |
 //! | [`changes`] | what a container has changed against its image, and an image against another |
 //! | [`commit`] | a container's changes become a new image |
 //! | [`export`] | a container's whole tree as a tar |
@@ -57,18 +60,21 @@ pub mod log;
 pub mod lookup;
 pub mod monitor;
 pub mod options;
+pub mod prune;
 pub mod pull;
 mod relay;
+mod room;
 pub mod save;
 mod source;
 pub mod spec;
 mod stage;
 pub mod tag;
+pub mod usage;
 pub mod validate;
 mod volume;
 mod written_layer;
 
-pub use error::{Error, Result, Stage};
+pub use error::{Error, Result, Scarce, Stage};
 pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 pub use source::input::ImageInput;
 

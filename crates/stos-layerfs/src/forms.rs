@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! In which forms a layer is kept, how each looks, and what it takes of the disk.
 
-use std::collections::HashSet;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Dir, FileType, statat};
 use serde::Serialize;
 use stos_spec::DiffId;
-use stos_sys::rooted::Root;
 
 use crate::LayerFs;
 use crate::backend::{BackendKind, Kept};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How a layer looks, by its record and a few stats: nothing is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,73 +59,14 @@ impl LayerFs {
 
 impl LayerForm {
     /// Gives how many bytes it takes of the disk: blocks that are allocated, each file once, however many names it has.
+    ///
+    /// # Errors
+    /// What cannot be read of it.
     pub fn disk_bytes(&self) -> Result<u64> {
-        disk_bytes(&self.path)
-    }
-}
-
-/// Gives how many bytes a file or a directory takes of the disk: blocks that are allocated, each file once, however many names
-/// it has.
-pub fn disk_bytes(path: &Path) -> Result<u64> {
-    let metadata = std::fs::symlink_metadata(path).map_err(Error::io("stat", path))?;
-    if !metadata.is_dir() {
-        return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
-    }
-    let mut usage = Usage { bytes: 0, seen: HashSet::new() };
-    // A path in `diff` may be as long as a path can be, so it has a root of its own.
-    usage.add_tree(path, |name| name == b"diff")?;
-    let diff = path.join("diff");
-    if diff.is_dir() {
-        usage.add_tree(&diff, |_| false)?;
-    }
-    Ok(usage.bytes)
-}
-
-/// Counts what is allocated.
-struct Usage {
-    bytes: u64,
-    /// The files with several names.
-    seen: HashSet<(u64, u64)>,
-}
-
-impl Usage {
-    fn add_tree(&mut self, root_path: &Path, leave_out: impl Fn(&[u8]) -> bool) -> Result<()> {
-        let root = Root::open(root_path)?;
-        let mut pending = vec![Vec::new()];
-        while let Some(path) = pending.pop() {
-            let directory = root.open_directory(crate::dirs::as_path(&path))?;
-            self.add(&directory, c".", root_path)?;
-            let names = Dir::read_from(&directory).map_err(Error::io("list", root_path))?;
-            for entry in names {
-                let entry = entry.map_err(Error::io("list", root_path))?;
-                let name = entry.file_name();
-                let bytes = name.to_bytes();
-                if matches!(bytes, b"." | b"..") || path.is_empty() && leave_out(bytes) {
-                    continue;
-                }
-                if self.add(&directory, name, root_path)? == FileType::Directory {
-                    pending.push(if path.is_empty() {
-                        bytes.to_vec()
-                    } else {
-                        [&path, b"/".as_slice(), bytes].concat()
-                    });
-                }
-            }
+        let mut usage = stos_store::usage::measure_tree(&self.path)?;
+        match usage.problems.pop() {
+            None => Ok(usage.bytes()),
+            Some(problem) => Err(problem.into()),
         }
-        Ok(())
-    }
-
-    /// Adds one inode, unless it is a directory, which adds itself when it is listed.
-    fn add(&mut self, directory: &OwnedFd, name: &std::ffi::CStr, root: &Path) -> Result<FileType> {
-        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(Error::io("stat a file in", root))?;
-        let file_type = FileType::from_raw_mode(stat.st_mode);
-        let is_counted = match file_type {
-            FileType::Directory => name == c".",
-            _ => stat.st_nlink < 2 || self.seen.insert((stat.st_dev, stat.st_ino)),
-        };
-        if is_counted {
-            self.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        }
-        Ok(file_type)
     }
 }

@@ -59,9 +59,6 @@ pub enum LayerOutcome {
     BlobFetched,
 }
 
-/// How much of the disk a layer leaves to others where there is plenty, in bytes.
-const RESERVE_MAX: u64 = 1 << 30;
-
 pub(crate) fn layer_lock(layer: DiffId) -> String {
     format!("layer-{}", layer.hex())
 }
@@ -167,11 +164,9 @@ impl LayerFs {
         label: &'a LayerLabel,
         compression: LayerCompression,
     ) -> Result<IngestRequest<'a>> {
-        let root = self.store.root();
-        let disk = rustix::fs::statvfs(root).map_err(Error::io("measure the disk of", root))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reserve = RESERVE_MAX.min(free / 10);
-        Ok(IngestRequest { label, blob: None, compression, diff_id: None, max_size: free - reserve, reserve })
+        let room = self.room()?;
+        let (max_size, reserve) = (room.largest_layer(), room.reserve());
+        Ok(IngestRequest { label, blob: None, compression, diff_id: None, max_size, reserve })
     }
 
     /// Makes the layer for `backend` of what another one keeps; `false` where none does. The caller holds the layer's lock.

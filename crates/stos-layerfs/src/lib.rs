@@ -16,6 +16,7 @@
 //! | [`merged`] | several layers become one new layer |
 //! | [`transfer`] | copy, move and sync of layers between data roots |
 //! | [`forms`] | in which forms a layer is kept, how each looks, what it takes of the disk |
+//! | [`room`] | what is free on the disk, and how much of it a layer may take |
 //! | [`data`] | the data of a layer's files, whichever backend keeps them |
 //! | [`ingest`] | the one pass of a blob through its threads |
 //! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
@@ -51,6 +52,7 @@ pub mod merged;
 mod mounts;
 mod pipe;
 mod record;
+pub mod room;
 pub mod seal;
 mod tar_reader;
 pub mod transfer;
@@ -66,6 +68,7 @@ pub use error::{Error, LayerLabel, Result};
 pub use forms::{LayerForm, LayerState};
 pub use ingest::{IngestReport, IngestRequest};
 pub use layers::{LayerOutcome, LayerRequest, NewLayer};
+pub use room::Room;
 pub use seal::Integrity;
 pub use tar_reader::TarReader;
 pub use transfer::{SyncReport, Transfer};

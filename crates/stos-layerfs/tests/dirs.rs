@@ -15,6 +15,7 @@ use stos_store::Store;
 use stos_sys::mount::UpperDirs;
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
+use stos_testkit::tree::{Options, Tree};
 
 /// Layers with everything that makes a tar more than its files: names that are replaced, links, members without a record,
 /// trailing bytes.
@@ -262,7 +263,6 @@ fn what_is_replaced_stays_until_nobody_can_stand_on_it() {
     scene.sound(Integrity::Full).unwrap();
     assert_eq!(fs::read_to_string(root.join("d/f")).unwrap(), "content");
     assert!(root.join("d/g").exists() && !root.join("s").exists());
-    let old = scene.fixture.data_root().join("dirs/old");
     let kept = dirs.old().unwrap();
     let mut digits: Vec<_> = kept.iter().map(|(digits, _)| digits.as_str()).collect();
     let mut expected = [chain.chain_id().hex().to_string(), scene.layers[0].hex().to_string()];
@@ -354,4 +354,24 @@ fn the_backend_is_the_one_asked_for_else_the_one_that_has_the_layers() {
         .dirs()
         .container_plan(&chain, UpperDirs { upper: "/u".into(), work: "/w".into(), volatile: false });
     assert!(matches!(error, Err(Error::OtherBackend { .. })));
+}
+
+#[test]
+fn the_smallest_layer_takes_the_inodes_that_are_counted_for_it() {
+    stos_testkit::require!(Need::Root);
+    for kind in BackendKind::ALL {
+        let fixture = Fixture::of(kind);
+        let layer = fixture.add(&TarBuilder::new().finish()).unwrap();
+        let chain = fixture.layerfs.ensure_sound_chain(&[layer], Integrity::Sealed).unwrap().chain_id();
+        let (store, dirs) = (fixture.layerfs.store(), fixture.layerfs.dirs());
+        let (layer, chain) = match kind {
+            BackendKind::Erofs => (store.layer_dir(layer), store.chain_dir(chain)),
+            BackendKind::Dirs => (dirs.layer_dir(layer), dirs.chain_dir(chain)),
+        };
+        let inodes = |path: &Path| Tree::read(path, &Options::default()).unwrap().nodes.len() as u64;
+        assert_eq!(inodes(&layer), kind.least_inodes_of_layer(), "{kind}");
+        assert_eq!(inodes(&chain), kind.least_inodes_of_chain(), "{kind}");
+        assert!(fixture.layerfs.is_kept(DiffId::of(&TarBuilder::new().finish())).unwrap());
+        assert!(!fixture.layerfs.is_kept(DiffId::of(b"another")).unwrap());
+    }
 }

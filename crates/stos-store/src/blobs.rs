@@ -44,9 +44,14 @@ impl StagedBlob {
 }
 
 impl Store {
+    /// Gives the directory of all blobs.
+    pub fn blobs_dir(&self) -> PathBuf {
+        self.images_dir().join("blobs/sha256")
+    }
+
     /// Gives the file of a blob, there or not.
     pub fn blob_path(&self, digest: BlobDigest) -> PathBuf {
-        self.images_dir().join("blobs/sha256").join(digest.hex())
+        self.blobs_dir().join(digest.hex())
     }
 
     /// Keeps verified bytes durably. A blob that is there and has the right bytes is left alone; one that is damaged is
@@ -93,7 +98,7 @@ impl Store {
 
     /// Lists the blobs that the store holds, sorted.
     pub fn blobs(&self) -> Result<Vec<BlobDigest>> {
-        let names = files::list_names(&self.images_dir().join("blobs/sha256"))?;
+        let names = files::list_names(&self.blobs_dir())?;
         Ok(names.iter().filter_map(|name| BlobDigest::from_hex(name)).collect())
     }
 

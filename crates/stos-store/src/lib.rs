@@ -14,6 +14,8 @@
 //!   locks/                          one lock file per object, flock            [lock, lease]
 //! ```
 //!
+//! What it all takes of the disk is counted in [`usage`].
+//!
 //! **Roots**: `images/index.json`, `containers/` and leases. A blob, layer or chain that none of them reaches is garbage.
 //! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them, and `locks/lease-…` lists
 //! what a command that goes on for long relies on; `locks/images` guards `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
@@ -35,6 +37,7 @@ pub mod lock;
 pub mod names;
 pub mod staging;
 pub mod store;
+pub mod usage;
 
 pub use blobs::StagedBlob;
 pub use container_id::{ContainerId, ContainerName};
@@ -44,3 +47,4 @@ pub use lease::{Lease, Objects};
 pub use lock::Lock;
 pub use staging::Staging;
 pub use store::Store;
+pub use usage::{AreaUsage, TreeUsage};

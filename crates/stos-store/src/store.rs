@@ -129,9 +129,14 @@ impl Store {
         self.layers_dir().join(layer.hex())
     }
 
+    /// Gives the directory of all chains.
+    pub fn chains_dir(&self) -> PathBuf {
+        self.root.join("chains/sha256")
+    }
+
     /// Gives the directory of a chain, there or not.
     pub fn chain_dir(&self, chain: ChainId) -> PathBuf {
-        self.root.join("chains/sha256").join(chain.hex())
+        self.chains_dir().join(chain.hex())
     }
 
     /// Gives the directory of all containers.
@@ -215,7 +220,7 @@ impl Store {
 
     /// Lists the chains that the store holds, sorted.
     pub fn chains(&self) -> Result<Vec<ChainId>> {
-        let names = files::list_names(&self.root.join("chains/sha256"))?;
+        let names = files::list_names(&self.chains_dir())?;
         Ok(names.iter().filter_map(|name| ChainId::from_hex(name)).collect())
     }
 

@@ -93,6 +93,9 @@ impl Failure {
                 "the disk is full: free a little of it in another way first, then `stos rmi` can free the rest"
             }
             error if is_disk_full(error) => "the disk is full: `stos system gc` and `stos rmi` give space back",
+            EngineError::NoRoomForImage { .. } => {
+                "`stos system gc` frees what nothing uses, `stos image prune` and `stos rmi` remove images"
+            }
             EngineError::Layers(LayerError::NoRoom { .. } | LayerError::TooLarge { .. }) => {
                 "the disk has too little room for the image: `stos system gc` and `stos rmi` give space back"
             }

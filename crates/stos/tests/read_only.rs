@@ -55,6 +55,7 @@ fn assert_can_only_be_read(shell: &Shell, reason: &str) {
         &["layer", "ls"],
         &["layer", "inspect", &shell.image.diff_ids[0]],
         &["system", "info"],
+        &["system", "df", "--verbose"],
     ] {
         let output = sandbox.run(arguments);
         assert_eq!(output.code, 0, "{arguments:?}: {}", output.stderr);

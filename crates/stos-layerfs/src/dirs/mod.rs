@@ -34,7 +34,6 @@ mod verify;
 mod walk;
 
 pub use apply::{Applied, apply_tar};
-pub(crate) use inode::as_path;
 pub use layer::DirsLayerRecord;
 pub(crate) use rest::{Files, Places};
 pub use stack::{StackRecord, StackedLayer};
@@ -66,24 +65,31 @@ impl Dirs {
         Self { store: store.clone(), mounts: Mounts::new(run_root, store.root()) }
     }
 
-    fn layers_dir(&self) -> PathBuf {
+    /// Gives the directory of all layers, there or not.
+    pub fn layers_dir(&self) -> PathBuf {
         self.store.root().join("dirs/layers/sha256")
     }
 
-    fn chains_dir(&self) -> PathBuf {
+    /// Gives the directory of all chains, there or not.
+    pub fn chains_dir(&self) -> PathBuf {
         self.store.root().join("dirs/chains/sha256")
+    }
+
+    /// Gives the directory of what was replaced, there or not. A name in it begins with the digits of a layer or chain, and a `-`.
+    pub fn replaced_dir(&self) -> PathBuf {
+        self.store.root().join("dirs/old")
     }
 
     /// Gives a place for an object that is replaced: unlike a mounted image, a stack loses what is removed below it.
     fn old_dir(&self, hex: impl std::fmt::Display) -> Result<PathBuf> {
-        let dir = self.store.root().join("dirs/old");
+        let dir = self.replaced_dir();
         files::ensure_directory(&dir)?;
         Ok(dir.join(format!("{hex}-{}", files::unique_name())))
     }
 
     /// Lists what was replaced: the digits of each layer or chain, and where it lies until no container stands on it.
     pub fn old(&self) -> Result<Vec<(String, PathBuf)>> {
-        let dir = self.store.root().join("dirs/old");
+        let dir = self.replaced_dir();
         let names = files::list_names(&dir)?.into_iter();
         Ok(names.map(|name| (name.split('-').next().unwrap_or_default().to_owned(), dir.join(name))).collect())
     }

@@ -203,6 +203,24 @@ pub struct Import {
     pub name: Option<String>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos image prune --all --force --filter until=240h --filter 'label!=keep'")]
+pub struct ImagePrune {
+    /// Remove images with names too, where no container uses them
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only images made before a time (until=2026-01-31T12:00:00Z, until=24h), with a label (label=KEY[=VALUE]), or without
+    /// one (label!=KEY[=VALUE]); all filters must fit
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// How the result looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Image {
@@ -234,4 +252,6 @@ pub enum Image {
     Unmount(super::ImageUnmount),
     /// Make an image of a root filesystem
     Import(Import),
+    /// Remove images that have no name, or with --all those that no container uses
+    Prune(ImagePrune),
 }

@@ -12,6 +12,8 @@ pub enum System {
     Info(SystemInfo),
     /// Remove what neither images nor containers need any more
     Gc(SystemGc),
+    /// Show what the store takes of the disk, as du would count it
+    Df(SystemDf),
 }
 
 #[derive(Debug, Args)]
@@ -29,6 +31,17 @@ pub struct SystemGc {
     #[arg(long)]
     pub dry_run: bool,
     /// How the result looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system df -v")]
+pub struct SystemDf {
+    /// Tell it for each image, container and layer
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// How it looks; JSON has all of it, in bytes
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }

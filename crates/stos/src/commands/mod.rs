@@ -4,14 +4,13 @@
 pub mod bundle;
 mod changes;
 mod create;
-mod gc;
 mod images;
 mod layers;
 mod life;
 mod list;
 mod system;
 
-use crate::cli::{Cli, Command, Global, System};
+use crate::cli::{Cli, Command, Global};
 use crate::failure::Failure;
 
 /// Does it to each of `names`, and gives the exit code of the first failure. A failure is told, and keeps none of the rest from
@@ -56,7 +55,6 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),
         Command::Layer(command) => layers::run(global, command),
-        Command::System(System::Info(args)) => system::info(global, &args),
-        Command::System(System::Gc(args)) => gc::gc(global, &args),
+        Command::System(command) => system::run(global, command),
     }
 }

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod history;
 pub mod mounts;
 pub mod names;
+pub mod prune;
 
 use serde_json::{Value, json};
 use stos_engine::image::{self, ImageSummary, LoadedImage};
@@ -32,6 +33,7 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::Mount(args) => mounts::mount(global, &args),
         Image::Unmount(args) => mounts::unmount(global, &args),
         Image::Import(args) => archive::import(global, &args),
+        Image::Prune(args) => prune::prune(global, &args),
     }
 }
 

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Commands about the host and the store.
+
+mod df;
+mod gc;
+mod info;
+
+use crate::cli::{Global, System};
+use crate::failure::Failure;
+
+/// Runs a command of the group `system`.
+pub fn run(global: &Global, command: System) -> Result<u8, Failure> {
+    match command {
+        System::Info(args) => info::info(global, &args),
+        System::Df(args) => df::df(global, &args),
+        System::Gc(args) => gc::gc(global, &args),
+    }
+}
