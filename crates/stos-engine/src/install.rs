@@ -368,7 +368,7 @@ impl Read for Cancellable<'_> {
 }
 
 /// A registry's error that came through a reader is told as what it is.
-fn unwrap_registry_error(error: Error) -> Error {
+pub(crate) fn unwrap_registry_error(error: Error) -> Error {
     match error {
         Error::Layers(stos_layerfs::Error::Source { layer, source }) => {
             match source.downcast::<stos_registry::Error>() {

@@ -109,6 +109,22 @@ impl Store {
         Ok(())
     }
 
+    /// Lists the names that lead to no container, sorted: what a crash left.
+    pub fn dangling_names(&self) -> Result<Vec<String>> {
+        let leads_nowhere = |name: &String| Ok::<_, Error>(self.container_named(name)?.is_none());
+        let list = || {
+            let names = files::list_names(&self.names_dir())?.into_iter();
+            names.filter_map(|name| leads_nowhere(&name).map(|is| is.then_some(name)).transpose()).collect()
+        };
+        let found: Vec<_> = list()?;
+        if found.is_empty() {
+            return Ok(found);
+        }
+        // A container that is being made has its name a moment before it is there.
+        let _lock = self.lock("names")?;
+        list()
+    }
+
     /// Gives the container's directory its name back where a crash lost the symlink.
     pub fn ensure_name(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
         let _lock = self.lock("names")?;
@@ -167,8 +183,10 @@ mod tests {
         std::os::unix::fs::symlink(ContainerId::random().as_str(), store.names_dir().join("lost")).unwrap();
         drop(store.lock("layer-left").unwrap());
         let held = store.lock("layer-held").unwrap();
+        assert_eq!(store.dangling_names().unwrap(), ["lost"]);
         store.sweep_names().unwrap();
         store.sweep_locks().unwrap();
+        assert_eq!(store.dangling_names().unwrap(), Vec::<String>::new());
         assert_eq!(files::list_names(&store.names_dir()).unwrap(), ["web"]);
         assert_eq!(files::list_names(&dir.path().join("locks")).unwrap(), ["layer-held", "names"]);
         drop(held);

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use stos_sys::signals::set_default_action;
 
-use crate::cli::{BundleOptions, Cli, Command};
+use crate::cli::{BundleOptions, Cli, Command, System};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -132,7 +132,7 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         if let (Command::Create(_) | Command::Run(_), false) = (&cli.command, of_image) {
             commands::bundle::refuse_image_options(matches)?;
         }
-        if !matches!(cli.command, Command::System(_)) && !rustix::process::geteuid().is_root() {
+        if !matches!(cli.command, Command::System(System::Info(_))) && !rustix::process::geteuid().is_root() {
             return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));
         }
         if launches {

@@ -23,6 +23,7 @@
 
 mod apply;
 mod copy;
+mod examine;
 mod inode;
 mod layer;
 mod mount;
@@ -41,7 +42,9 @@ pub use stack::{StackRecord, StackedLayer};
 pub(crate) use unpack::{Orphans, UnpackError, Unpacker};
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stos_spec::{ChainId, DiffId};
 use stos_store::{Store, files};
@@ -50,9 +53,10 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
 use crate::data::LayerData;
 use crate::error::Result;
+use crate::examine::Examined;
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
-use crate::seal::Integrity;
+use crate::seal::{Examination, Integrity};
 
 /// The backend, over one store and one ROOT.
 #[derive(Debug, Clone)]
@@ -84,6 +88,20 @@ impl Dirs {
     /// Tells whether there is anything that was replaced.
     pub fn has_old(&self) -> Result<bool> {
         Ok(!files::list_names(&self.store.root().join("dirs/old"))?.is_empty())
+    }
+
+    /// Lists what was replaced and is kept: the digits of the layer or chain, and when it was replaced.
+    pub fn old(&self) -> Result<Vec<(String, SystemTime)>> {
+        let dir = self.store.root().join("dirs/old");
+        let mut old = Vec::new();
+        for name in files::list_names(&dir)? {
+            // The rename that moved it here changed its inode. One that has gone meanwhile is none.
+            let Ok(metadata) = std::fs::metadata(dir.join(&name)) else { continue };
+            let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+            let replaced = UNIX_EPOCH + Duration::new(metadata.ctime().unsigned_abs(), nanoseconds);
+            old.push((name.split('-').next().unwrap_or_default().to_owned(), replaced));
+        }
+        Ok(old)
     }
 
     /// Removes what was replaced and no container stands on any more, as `is_used` tells by the digits of a layer or chain. The
@@ -160,11 +178,13 @@ impl Backend for Dirs {
     }
 
     fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
+        self.need_layer(layer)?;
         Self::copy_tar(self, layer, out)
     }
 
     fn open_data(&self, layer: DiffId) -> Result<LayerData> {
-        let places = self.places(&self.need_layer(layer)?)?;
+        self.need_layer(layer)?;
+        let places = self.places(layer)?;
         Ok(LayerData::of_directory(layer, self.layer_dir(layer), places))
     }
 
@@ -178,6 +198,26 @@ impl Backend for Dirs {
 
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
         self.ensure_sound_stack(layers, integrity).map(Chain::Dirs)
+    }
+
+    fn examine_layer(&self, layer: DiffId, how: Examination) -> Result<Examined> {
+        Self::examine_layer(self, layer, how)
+    }
+
+    fn examine_chain(&self, chain: ChainId, how: Examination) -> Result<Examined> {
+        Self::examine_chain(self, chain, how)
+    }
+
+    fn layers_of_chain(&self, chain: ChainId) -> Result<Option<Vec<DiffId>>> {
+        Ok(self.record_of_chain(chain)?.map(|record| record.layers.iter().map(|layer| layer.diff_id).collect()))
+    }
+
+    fn has_form(&self, layer: DiffId) -> bool {
+        self.layer_dir(layer).is_dir()
+    }
+
+    fn holds_chain(&self, chain: ChainId) -> bool {
+        self.chain_dir(chain).is_dir()
     }
 
     fn remove_chain(&self, chain: ChainId) -> Result<()> {

@@ -54,6 +54,12 @@ impl StackRecord {
     fn is_of(&self, chain: ChainId, layers: &[DiffId]) -> bool {
         self.chain_id == chain && self.layers.iter().map(|layer| &layer.diff_id).eq(layers)
     }
+
+    /// Tells whether the record can be that of `chain`, whatever its layers.
+    pub(super) fn is_itself(&self, chain: ChainId) -> bool {
+        let layers: Vec<_> = self.layers.iter().map(|layer| layer.diff_id).collect();
+        ChainId::of_layers(&layers) == Some(chain) && self.is_of(chain, &layers)
+    }
 }
 
 impl Dirs {
@@ -61,6 +67,12 @@ impl Dirs {
     pub fn stack_record(&self, layers: &[DiffId]) -> Result<Option<StackRecord>> {
         let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
         let is_own = |record: &StackRecord| record.is_of(chain, layers);
+        read_record(&self.stack_record_path(chain), is_own, "the stack is made again")
+    }
+
+    /// Reads the record of a stack, whatever its layers.
+    pub(super) fn record_of_chain(&self, chain: ChainId) -> Result<Option<StackRecord>> {
+        let is_own = |record: &StackRecord| record.is_itself(chain);
         read_record(&self.stack_record_path(chain), is_own, "the stack is made again")
     }
 
@@ -204,7 +216,7 @@ impl Dirs {
     }
 
     /// Tells whether the corrections on disk are those that the layers need.
-    fn is_top_right(&self, record: &StackRecord) -> Result<bool> {
+    pub(super) fn is_top_right(&self, record: &StackRecord) -> Result<bool> {
         let path = self.chain_dir(record.chain_id).join("top");
         if !path.is_dir() {
             return Ok(false);
@@ -216,7 +228,7 @@ impl Dirs {
     }
 
     /// Writes the new seals, where the record is still the one that was looked at.
-    fn write_seals(&self, old: &StackRecord, new: &StackRecord) -> Result<()> {
+    pub(super) fn write_seals(&self, old: &StackRecord, new: &StackRecord) -> Result<()> {
         if new == old {
             return Ok(());
         }

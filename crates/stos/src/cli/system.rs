@@ -3,13 +3,15 @@
 
 use clap::{Args, Subcommand};
 
-use super::Format;
+use super::{Format, SystemCheck};
 
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum System {
     /// Show what the kernel can do and what was chosen
     Info(SystemInfo),
+    /// Look for damage in the store, and repair it
+    Check(SystemCheck),
 }
 
 #[derive(Debug, Args)]

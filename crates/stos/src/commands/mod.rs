@@ -4,6 +4,7 @@
 pub mod bundle;
 mod changes;
 mod create;
+mod health;
 mod images;
 mod layers;
 mod life;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Images(args) => images::list(global, &args),
         Command::Inspect(args) => images::inspect(global, &args),
         Command::Rmi(args) => images::remove(global, &args),
+        Command::Verify(args) => health::verify(global, &args),
         Command::Tag(args) => images::names::tag(global, &args),
         Command::Untag(args) => images::names::untag(global, &args),
         Command::History(args) => images::history::history(global, &args),
@@ -56,5 +58,6 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Export(args) => changes::export(global, &args),
         Command::Layer(command) => layers::run(global, command),
         Command::System(System::Info(args)) => system::info(global, &args),
+        Command::System(System::Check(args)) => health::check(global, &args),
     }
 }

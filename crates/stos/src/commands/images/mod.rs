@@ -32,6 +32,7 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::Mount(args) => mounts::mount(global, &args),
         Image::Unmount(args) => mounts::unmount(global, &args),
         Image::Import(args) => archive::import(global, &args),
+        Image::Verify(args) => super::health::verify(global, &args),
     }
 }
 
