@@ -48,10 +48,9 @@ impl Check<'_> {
     }
 
     fn missing_chain(&self, kind: Option<BackendKind>, chain: ChainId) -> Finding {
-        let layerfs = &self.engine.layerfs;
-        let path = match kind {
-            Some(BackendKind::Dirs) => layerfs.dirs().chain_dir(chain),
-            _ => self.engine.store.chain_dir(chain),
+        let path = match kind.unwrap_or_else(|| self.likely_kind()) {
+            BackendKind::Dirs => self.engine.layerfs.dirs().chain_dir(chain),
+            BackendKind::Erofs => self.engine.store.chain_dir(chain),
         };
         Finding::damage(Problem::Missing, "what was made of the image's layers", "none").at(self.below_root(&path))
     }

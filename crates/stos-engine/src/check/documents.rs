@@ -47,8 +47,9 @@ impl Check<'_> {
         if self.repair.is_some() {
             let outcome = match repair::rebuild_index(self.engine) {
                 Ok(found) => {
-                    let names = "their names are lost: `stos tag` or `stos pull` gives them again";
-                    let how = format!("made again of the {found} images whose documents are there; {names}");
+                    let what = if found == 1 { "image" } else { "images" };
+                    let names = "names are lost: `stos tag` or `stos pull` gives them again";
+                    let how = format!("made again of the documents of {found} {what}; {names}");
                     images = store.images()?;
                     Outcome::Repaired { how }
                 }

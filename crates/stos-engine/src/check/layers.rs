@@ -67,9 +67,19 @@ impl Check<'_> {
         item
     }
 
+    /// Gives the backend to which what is missing would go.
+    pub(super) fn likely_kind(&self) -> BackendKind {
+        // Where it cannot be tried, as in a store that may only be read, it is most often this one.
+        self.engine.layerfs.kind_of_new().unwrap_or(BackendKind::Erofs)
+    }
+
     fn settle_missing_layer(&mut self, layer: DiffId, needs: &Users) -> Result<Item> {
         let mut item = Item::new(ObjectKind::Layer, layer, None);
-        let path = self.below_root(&self.engine.store.layer_dir(layer));
+        let path = match self.likely_kind() {
+            BackendKind::Erofs => self.engine.store.layer_dir(layer),
+            BackendKind::Dirs => self.engine.layerfs.dirs().layer_dir(layer),
+        };
+        let path = self.below_root(&path);
         item.findings.push(Finding::damage(Problem::Missing, "a layer", "none").at(path).needed_by(needs));
         if self.repair.is_some() {
             let outcome = match self.engine.layerfs.kind_of_new() {

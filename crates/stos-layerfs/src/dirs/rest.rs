@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use flate2::bufread::GzDecoder;
@@ -43,9 +43,10 @@ impl Dirs {
         let outcome = assemble_tar(rest, out, data);
         outcome.map_err(|error| match (error, source.failure.take()) {
             (stos_erofs::Error::Data { .. }, Some(failure)) if !is_damage(&failure) => failure,
-            (stos_erofs::Error::Data { number, source }, failure) => {
-                let found = failure.map_or(source.to_string(), |failure| failure.to_string());
-                damaged(&path, format!("the data of entry {number}"), found)
+            (stos_erofs::Error::Data { number, source: error }, failure) => {
+                let source_file = source.files.place_of(number);
+                let found = failure.map_or(error.to_string(), |failure| failure.to_string());
+                damaged(&dir.join(source_file), format!("the data of entry {number}"), found)
             }
             (stos_erofs::Error::Io { operation: "write the tar", source }, _) => cannot_write(layer, source),
             (stos_erofs::Error::Io { source, .. }, _) if is_host_error(&source) => Error::io("read", &path)(source),
@@ -134,6 +135,14 @@ impl Files {
     /// Gives the name that errors call an entry's file by.
     fn path_of(&self, number: u64) -> Vec<u8> {
         self.places.path_of(number).unwrap_or_else(|| format!("orphans/{number}").into_bytes())
+    }
+
+    /// Gives the place of an entry's file in the layer's directory.
+    fn place_of(&self, number: u64) -> PathBuf {
+        match self.places.path_of(number) {
+            Some(path) => Path::new("diff").join(as_path(&path)),
+            None => Path::new("orphans").join(number.to_string()),
+        }
     }
 
     /// Opens the file of an entry.
