@@ -128,12 +128,7 @@ impl LayerFs {
     /// Tells whether a form of the layer is sound, and which backend is to have it else. Of a form that has lost its record what
     /// it keeps is proved, and is sound again where it is right: then `origin` is what the record says. The caller holds the
     /// layer's lock.
-    fn look_for_layer(
-        &self,
-        kinds: &[BackendKind],
-        layer: DiffId,
-        origin: Origin<'_>,
-    ) -> Result<(&dyn Backend, bool)> {
+    fn look_for_layer(&self, kinds: &[BackendKind], layer: DiffId, origin: Origin<'_>) -> Result<(&dyn Backend, bool)> {
         let mut target = None;
         for &kind in kinds {
             let backend = self.backend(kind);

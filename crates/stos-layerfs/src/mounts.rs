@@ -211,6 +211,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_record_without_a_time_is_older_than_any_container() {
+        let from = MountedFrom { store: "/s".into(), image: 1, devices: vec![2] };
+        let old: MountRecord = serde_json::from_slice(&files::to_json(&from)).unwrap();
+        assert_eq!((&old.from, old.mounted), (&from, 0));
+        let json = files::to_json(&MountRecord { from: from.clone(), mounted: 7 });
+        let read: MountRecord = serde_json::from_slice(&json).unwrap();
+        assert_eq!((read.from, read.mounted), (from, 7));
+    }
+
+    #[test]
     fn names_of_mounts_tell_the_backend() {
         let chain = ChainId::of(b"x");
         for kind in [BackendKind::Erofs, BackendKind::Dirs] {

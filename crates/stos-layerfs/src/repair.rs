@@ -61,6 +61,22 @@ impl LayerFs {
         self.store.with_lock(&layer_lock(layer), || self.convert(backend, layer))
     }
 
+    /// Makes every form of a layer sound that is kept and looks changed, of what the store has. It costs a few stats where all of
+    /// them are intact. A form for which the store has nothing sound stays as it is.
+    pub fn heal_forms(&self, layer: DiffId) -> Result<()> {
+        for kind in BackendKind::ALL {
+            let backend = self.backend(kind);
+            if !backend.has_form(layer) || backend.is_layer_intact(layer)? {
+                continue;
+            }
+            self.store.with_lock(&layer_lock(layer), || match backend.has_layer(layer)? {
+                true => Ok(()),
+                false => self.convert(backend, layer).map(drop),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Makes a layer of one backend again of its blob, which `open` gives. `E` is the error of the source.
     ///
     /// # Errors

@@ -124,7 +124,8 @@ fn suffer(scene: &Scene, case: &Case) {
     assert_eq!(code, 1, "{said}: {report:#}");
     let (object, id) = case.object.split_once(' ').unwrap();
     let found = findings(&report);
-    let named = found.iter().find(|(item, _)| item["object"] == object && item["id"] == format!("sha256:{}", scene.filled(id)));
+    let named =
+        found.iter().find(|(item, _)| item["object"] == object && item["id"] == format!("sha256:{}", scene.filled(id)));
     let (_, finding) = named.unwrap_or_else(|| panic!("{said}: {report:#}"));
     let place = finding["path"].as_str().unwrap_or_default();
     let wanted = scene.filled(case.path);
@@ -140,7 +141,10 @@ fn suffer(scene: &Scene, case: &Case) {
     // Repaired, by what is there or by a fetch of that alone.
     let (code, report) = scene.repair(&["--full"]);
     assert_eq!((code, &report["healthy"]), (0, &json!(true)), "{said}: {report:#}");
-    assert!(findings(&report).iter().all(|(_, finding)| finding["outcome"]["state"] == "repaired"), "{said}: {report:#}");
+    assert!(
+        findings(&report).iter().all(|(_, finding)| finding["outcome"]["state"] == "repaired"),
+        "{said}: {report:#}"
+    );
     assert_eq!(scene.requests(), digits(case.fetched), "{said}");
     scene.assert_clean(&said);
     assert_eq!(scene.create(&["--verify=full"]).code, 0, "{said}");

@@ -145,7 +145,11 @@ fn a_container_on_files_that_were_replaced_is_named_until_it_is_started_again() 
                 }
                 let (code, report) = check_in(sandbox, &["--full"]);
                 let finding = only(&report);
-                assert_eq!((code, &finding["severity"], &finding["containers"]), (0, &json!("note"), &json!(["web"])), "{file}: {report:#}");
+                assert_eq!(
+                    (code, &finding["severity"], &finding["containers"]),
+                    (0, &json!("note"), &json!(["web"])),
+                    "{file}: {report:#}"
+                );
                 let said = sandbox.ok(&["system", "check"]);
                 assert!(said.contains("stos start") && said.contains("healthy: 1 image"), "{said}");
             }

@@ -47,7 +47,11 @@ fn silent_rot_is_found_by_a_full_look_and_then_by_everyone() {
                 let scene = Scene::new();
                 damage(&scene.path(file), Damage::Rot(at));
                 let (code, report) = scene.check(&[]);
-                assert_eq!((code, &report["healthy"], &report["hashed_bytes"].as_u64().unwrap() < &5000), (0, &json!(true), true), "{file}: {report:#}");
+                assert_eq!(
+                    (code, &report["healthy"], report["hashed_bytes"].as_u64().unwrap() < 5000),
+                    (0, &json!(true), true),
+                    "{file}: {report:#}"
+                );
                 assert_eq!(scene.create(&[]).code, 0, "{file}");
                 let (code, report) = scene.check(&["--full"]);
                 assert_eq!((code, &findings(&report)[0].1["path"]), (1, &json!(scene.filled(file))), "{report:#}");
@@ -74,7 +78,8 @@ fn a_copied_store_is_healthy_and_runs() {
         let shell = Shell::new();
         shell.sandbox.ok(&["create", "--name", "moved", "shell:1", "cat", "/srv/data"]);
         let copy = Sandbox::new();
-        let copied = Command::new("cp").arg("-a").arg(shell.sandbox.data_root()).arg(copy.data_root()).status().unwrap();
+        let copied =
+            Command::new("cp").arg("-a").arg(shell.sandbox.data_root()).arg(copy.data_root()).status().unwrap();
         assert!(copied.success());
         let (code, report) = check_in(&copy, &[]);
         assert_eq!((code, &report["objects"]), (0, &json!([])), "{report:#}");
@@ -139,7 +144,10 @@ fn without_the_registry_damage_stays_and_nothing_else_changes() {
     before.assert_same(&sandbox.listing());
     let output = sandbox.run(&["system", "check", "--repair", "--tls-verify=false"]);
     let last = output.stdout.lines().last().unwrap_or_default();
-    assert_eq!((output.code, last), (1, "damaged, 1 found: 1 image, 2 layers, 1 chain, 0 containers looked at (sealed)"));
+    assert_eq!(
+        (output.code, last),
+        (1, "damaged, 1 found: 1 image, 2 layers, 1 chain, 0 containers looked at (sealed)")
+    );
 }
 
 #[test]
@@ -178,9 +186,8 @@ fn kept_blobs_are_looked_at_and_layers_are_made_of_them() {
     stos_testkit::require!(Need::Root, Need::Binary);
     sandbox::on_both_backends(|| {
         let scene = Scene::pulled(&["--keep-blobs"]);
-        let blob = |layer: usize| {
-            scene.path("images/blobs/sha256").join(scene.layers[layer].1.trim_start_matches("sha256:"))
-        };
+        let blob =
+            |layer: usize| scene.path("images/blobs/sha256").join(scene.layers[layer].1.trim_start_matches("sha256:"));
         for file in ["layers/sha256/BASE/layer.tar", "dirs/layers/sha256/BASE/layer.rest"] {
             if scene.path(file).exists() {
                 damage(&scene.path(file), Damage::Flip(100));
@@ -224,6 +231,20 @@ fn one_backend_s_form_is_made_of_the_other_s() {
         assert_repaired(&scene.repair(&["--full"]), &format!("made of what the backend {from} keeps"));
         scene.assert_clean(file);
     }
+    // A pull heals every form of what the image has, too.
+    for (file, how) in [
+        ("layers/sha256/TOP/layer.tar", Damage::Cut),
+        ("dirs/layers/sha256/TOP/layer.rest", Damage::Cut),
+        ("layers/sha256/TOP/layer.json", Damage::Empty),
+        ("dirs/layers/sha256/TOP/layer.json", Damage::Empty),
+        ("chains/sha256/CHAIN/image.erofs", Damage::Cut),
+        ("dirs/chains/sha256/CHAIN/stack.json", Damage::Empty),
+    ] {
+        damage(&scene.path(file), how);
+        assert_eq!(scene.pull().code, 0);
+        scene.assert_clean(file);
+        assert_eq!(scene.requests(), ["manifests/1"], "{file}");
+    }
     // Both at once: one is fetched, and the other is made of it.
     damage(&scene.path("layers/sha256/TOP/layer.tar"), Damage::Cut);
     damage(&scene.path("dirs/layers/sha256/TOP/layer.rest"), Damage::Cut);
@@ -252,7 +273,10 @@ fn a_layer_without_an_image_comes_from_where_its_record_says() {
     damage(&dir.join("layer.tar"), Damage::Flip(700));
     let (code, report) = check_in(&other, &["--repair"]);
     assert_eq!(code, 1);
-    assert!(outcomes(&report).iter().all(|(state, why)| state == "stays" && why.contains("stos system gc")), "{report:#}");
+    assert!(
+        outcomes(&report).iter().all(|(state, why)| state == "stays" && why.contains("stos system gc")),
+        "{report:#}"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use stos_sys::process::identity::{ticks_per_second, ticks_since_boot};
 
 use crate::container::{self, ContainerRecord, ContainerState};
 use crate::error::{Error, Result};
+use crate::lifecycle::with_life_lock;
 
 use super::Check;
 use super::report::{Finding, Item, ObjectKind, Outcome};
@@ -20,12 +21,21 @@ impl Check<'_> {
         for id in self.engine.store.containers()? {
             let mut item = Item::new(ObjectKind::Container, &id, None);
             match container::record(self.engine, &id) {
+                Ok(Some(record)) if self.repair.is_some() => {
+                    // Nobody starts or removes it meanwhile.
+                    let engine = self.engine;
+                    with_life_lock(engine, &id, |lock| match lock {
+                        Some(_) => self.examine_container(&mut item, &record),
+                        None => Ok(()),
+                    })?;
+                }
                 Ok(Some(record)) => self.examine_container(&mut item, &record)?,
                 Ok(None) => continue,
                 Err(error) => self.tell_unreadable(&mut item, &id, error)?,
             }
             // One that has gone meanwhile was not damaged.
-            if self.engine.store.container_dir(&id).is_dir() || self.repair.is_some() {
+            let is_removed = item.findings.iter().any(|finding| matches!(finding.outcome, Outcome::Repaired { .. }));
+            if is_removed || self.engine.store.container_dir(&id).is_dir() {
                 self.items.push(item);
             }
         }
@@ -157,7 +167,8 @@ impl Check<'_> {
         let store = &self.engine.store;
         if let Some(holder) = holder {
             if container::record(self.engine, holder)?.is_none_or(|other| other.name == *name) {
-                let why = format!("container {} has the same name by its own record: delete one of them", holder.short());
+                let why =
+                    format!("container {} has the same name by its own record: delete one of them", holder.short());
                 return Ok(Outcome::Stays { why });
             }
             store.release_name(name, holder)?;
@@ -181,8 +192,7 @@ impl Check<'_> {
         let is_old = match record.backend {
             BackendKind::Erofs => layerfs.erofs().was_replaced_since(record.chain, init.start_time)?,
             BackendKind::Dirs => {
-                let used: Vec<_> =
-                    record.layers.iter().map(|layer| layer.hex()).chain([record.chain.hex()]).collect();
+                let used: Vec<_> = record.layers.iter().map(|layer| layer.hex()).chain([record.chain.hex()]).collect();
                 let started = time_of(init.start_time);
                 layerfs.dirs().old()?.iter().any(|(hex, replaced)| used.contains(hex) && *replaced > started)
             }

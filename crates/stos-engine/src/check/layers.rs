@@ -53,7 +53,9 @@ impl Check<'_> {
                 };
                 faults.map(told).collect()
             }
-            Err(error) => vec![Finding::damage(Problem::Unreadable, "an object that can be looked at", error.to_string())],
+            Err(error) => {
+                vec![Finding::damage(Problem::Unreadable, "an object that can be looked at", error.to_string())]
+            }
         }
     }
 
@@ -105,7 +107,7 @@ impl Check<'_> {
                     }
                     Some(left) => whys.push(format!("{how}, and still found {}", left.found)),
                 },
-                Err(error) => whys.push(error.to_string()),
+                Err(error) => whys.push(repair::told(&error)),
             }
         }
         if whys.is_empty() {

@@ -133,11 +133,15 @@ impl<'a> Check<'a> {
 
     /// Does one part, and says in the log how many bytes were hashed for it and how long it took.
     fn stage(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        stage(name, |hashed| *hashed, || {
-            let before = self.hashed;
-            work(self)?;
-            Ok(self.hashed - before)
-        })
+        stage(
+            name,
+            |hashed| *hashed,
+            || {
+                let before = self.hashed;
+                work(self)?;
+                Ok(self.hashed - before)
+            },
+        )
         .map(drop)
     }
 

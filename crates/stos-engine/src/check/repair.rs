@@ -90,6 +90,17 @@ fn candidates(engine: &Engine, layer: DiffId, owners: &[Owner]) -> Vec<Candidate
     candidates
 }
 
+/// Says why a repair failed, and what may help.
+pub(super) fn told(error: &Error) -> String {
+    match error {
+        Error::Registry(registry) => match registry.hint() {
+            Some(hint) => format!("{registry} ({hint})"),
+            None => registry.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
 /// Reads `registry/repository` as records have it. What else may stand there, such as a file's path, is none.
 fn repository_of(source: &str) -> Option<ImageRef> {
     source.parse::<ImageRef>().ok().filter(|reference| reference.name() == source)
@@ -161,7 +172,7 @@ impl<'a> Repair<'a> {
                     whys.push("its manifest, which says how long it is, is not there".to_owned());
                     break;
                 }
-                Err(error) => whys.push(error.to_string()),
+                Err(error) => whys.push(told(&error)),
             }
         }
         if whys.is_empty() {
@@ -222,7 +233,7 @@ impl<'a> Repair<'a> {
             match self.replace_blob(layer, candidate) {
                 Ok(Some(how)) => return Ok(how),
                 Ok(None) => {}
-                Err(error) => whys.push(error.to_string()),
+                Err(error) => whys.push(told(&error)),
             }
         }
         if whys.is_empty() {

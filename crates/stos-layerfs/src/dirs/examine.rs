@@ -8,6 +8,7 @@ use stos_spec::{ChainId, DiffId};
 use super::Dirs;
 use super::layer::{DirectorySeal, DirsLayerRecord};
 use super::stack::StackRecord;
+use super::verify::is_damage;
 use crate::error::{Error, Result};
 use crate::examine::{Examined, Fault};
 use crate::layers::layer_lock;
@@ -120,6 +121,7 @@ impl Dirs {
             Ok(true) => record.top = seal,
             // Of a layer, which is examined by itself.
             Err(Error::DamagedLayer { .. } | Error::NoSuchLayer(_)) => {}
+            Err(error) if is_damage(&error) => {}
             Ok(false) => {
                 wrong(Problem::Altered, "others");
                 if was_intact && how.reseals {

@@ -69,11 +69,7 @@ impl Dirs {
     }
 
     /// Reads a layer's index, and gives each entry with its number to `take`.
-    pub(super) fn read_index(
-        &self,
-        layer: DiffId,
-        mut take: impl FnMut(u64, &Entry) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn read_index(&self, layer: DiffId, mut take: impl FnMut(u64, &Entry) -> Result<()>) -> Result<()> {
         let damaged = |error: stos_erofs::Error| self.index_damage(layer, error);
         let mut reader = IndexReader::new(self.open_side_file(layer, "layer.index")?).map_err(damaged)?;
         let mut number = 0;

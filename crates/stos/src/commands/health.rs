@@ -72,7 +72,7 @@ fn name(item: &Item) -> String {
 /// Says on one line what was found: the object, its file, what was expected and found, what became of it, and who needs it.
 fn line(item: &Item, finding: &Finding) -> String {
     let mut parts = vec![name(item)];
-    parts.extend(finding.path.clone());
+    parts.extend(finding.path.clone().filter(|path| *path != item.id));
     parts.push(match finding.severity {
         Severity::Damage => format!("expected {}, found {}", finding.expected, finding.found),
         Severity::Note => finding.found.clone(),

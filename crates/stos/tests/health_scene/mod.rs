@@ -188,7 +188,8 @@ fn records_below(data_root: &Path) -> Vec<PathBuf> {
     for directory in ["layers/sha256", "chains/sha256", "dirs/layers/sha256", "dirs/chains/sha256"] {
         let Ok(entries) = fs::read_dir(data_root.join(directory)) else { continue };
         for entry in entries {
-            let names = ["layer.json", "chain.json", "stack.json"].map(|name| entry.as_ref().unwrap().path().join(name));
+            let names =
+                ["layer.json", "chain.json", "stack.json"].map(|name| entry.as_ref().unwrap().path().join(name));
             found.extend(names.into_iter().filter(|path| path.exists()));
         }
     }
@@ -208,7 +209,9 @@ fn renew(json: &mut Value, inode: u64, now: &fs::Metadata) -> bool {
             }
             members.values_mut().fold(renewed, |so_far, value| renew(value, inode, now) || so_far)
         }
-        Value::Array(values) => values.iter_mut().fold(false, |so_far, value| renew(value, inode, now) || so_far),
+        Value::Array(values) => {
+            values.iter_mut().filter_map(|value| renew(value, inode, now).then_some(())).count() > 0
+        }
         _ => false,
     }
 }
