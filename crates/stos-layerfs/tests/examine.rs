@@ -84,7 +84,8 @@ fn flip(path: &Path) {
 #[test]
 fn each_file_is_named_and_none_is_healed() {
     stos_testkit::require!(Need::Root);
-    let damages: [(&str, fn(&Path), Problem); 3] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage, Problem); 3] = [
         ("flipped", flip, Problem::Altered),
         ("cut", |path| File::options().write(true).open(path).unwrap().set_len(1).unwrap(), Problem::Size),
         ("gone", |path| fs::remove_file(path).unwrap(), Problem::Missing),
@@ -126,7 +127,7 @@ fn a_restored_store_is_sealed_again_unless_it_may_only_be_read() {
         for dir in [scene.layer_dir(), scene.chain_dir()] {
             for entry in fs::read_dir(&dir).unwrap() {
                 let path = entry.unwrap().path();
-                if !path.extension().is_some_and(|extension| extension == "json") {
+                if path.extension().is_none_or(|extension| extension != "json") {
                     File::open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
                 }
             }
