@@ -48,6 +48,7 @@ fn case(
 
 const NONE: &[&str] = &[];
 const TOP: &[&str] = &["blobs/TOP"];
+const BASE: &[&str] = &["blobs/BASE"];
 const CONFIG: &[&str] = &["blobs/CONFIG"];
 
 #[rustfmt::skip]
@@ -80,6 +81,8 @@ fn dirs_cases() -> Vec<Case> {
     vec![
         // Seen by who looks at every byte alone: see docs/on-disk.md.
         case("dirs/layers/sha256/TOP/diff/etc/top", Flip(100), "layer TOP", RefusesFull, TOP, TOP),
+        // A file that a hard link of the layer above leads to.
+        case("dirs/layers/sha256/BASE/diff/bin/app", Flip(100), "layer BASE", RefusesFull, BASE, BASE),
         case("dirs/layers/sha256/TOP/diff/etc/top", Remove, "layer TOP", RefusesFull, TOP, TOP),
         case("dirs/layers/sha256/TOP/diff/etc", Add, "layer TOP", RefusesFull, NONE, TOP),
         case("dirs/layers/sha256/TOP/diff", Add, "layer TOP", Refuses, NONE, TOP),
@@ -111,8 +114,8 @@ fn suffer(scene: &Scene, case: &Case) {
     let said = format!("{} {:?}", case.path, case.damage);
     let path = scene.path(case.path);
     let digits = |list: &[&str]| -> Vec<String> {
-        let blob = scene.layers[1].1.as_str();
-        let full = |name: &&str| name.replace("blobs/TOP", &format!("blobs/{blob}"));
+        let blob = |layer: usize| format!("blobs/{}", scene.layers[layer].1);
+        let full = |name: &&str| name.replace("blobs/TOP", &blob(1)).replace("blobs/BASE", &blob(0));
         let digest = |name: String| name.replace("MANIFEST", &scene.manifest).replace("CONFIG", &scene.config);
         list.iter().map(full).map(digest).collect()
     };

@@ -25,11 +25,14 @@ fn outcomes(report: &Value) -> Vec<(String, String)> {
     findings(report).iter().map(|(_, finding)| told(finding)).collect()
 }
 
+/// Everything has been repaired, in this way; stacks whose links led to what was replaced follow.
 #[track_caller]
 fn assert_repaired(report: &(i32, Value), how: &str) {
     let told = outcomes(&report.1);
-    assert!(!told.is_empty() && report.0 == 0, "{:#}", report.1);
-    assert!(told.iter().all(|(state, said)| state == "repaired" && said.starts_with(how)), "{how}: {told:?}");
+    assert!(report.0 == 0 && told.iter().all(|(state, _)| state == "repaired"), "{:#}", report.1);
+    let of_chains = "made again of its layers";
+    assert!(told.iter().any(|(_, said)| said.starts_with(how)), "{how}: {told:?}");
+    assert!(told.iter().all(|(_, said)| said.starts_with(how) || said == of_chains), "{how}: {told:?}");
 }
 
 #[test]

@@ -87,7 +87,12 @@ impl Dirs {
                 layer.diff = known.diff;
             }
         }
-        self.examine_top(&mut examined, &mut renewed, &top, knows_all, how)?;
+        // Links in it may lead to what was replaced.
+        let how_top = match renewed.has_other_directories_than(&record) {
+            true => Examination { integrity: Integrity::Full, ..how },
+            false => how,
+        };
+        self.examine_top(&mut examined, &mut renewed, &top, knows_all, how_top)?;
         if examined.is_sound() && how.reseals {
             self.write_seals(&record, &renewed)?;
         }

@@ -55,6 +55,12 @@ impl StackRecord {
         self.chain_id == chain && self.layers.iter().map(|layer| &layer.diff_id).eq(layers)
     }
 
+    /// Tells whether a layer's directory has been replaced since `older`. Then hard links among the corrections may still lead to
+    /// files of the one that was replaced, though nothing of `top` itself has changed.
+    pub(super) fn has_other_directories_than(&self, older: &Self) -> bool {
+        self.layers.iter().zip(&older.layers).any(|(new, old)| new.diff.inode != old.diff.inode)
+    }
+
     /// Tells whether the record can be that of `chain`, whatever its layers.
     pub(super) fn is_itself(&self, chain: ChainId) -> bool {
         let layers: Vec<_> = self.layers.iter().map(|layer| layer.diff_id).collect();
@@ -89,7 +95,7 @@ impl Dirs {
         let renewed = self.look_at_layers(&record, integrity)?;
         let top = self.chain_dir(record.chain_id).join("top");
         let is_right = match integrity {
-            Integrity::Sealed if record.top.is_intact(&top) => true,
+            Integrity::Sealed if record.top.is_intact(&top) && !renewed.has_other_directories_than(&record) => true,
             _ => self.is_top_right(&renewed)?,
         };
         if !is_right || renewed.layers.iter().zip(&record.layers).any(|(new, old)| new.index != old.index) {

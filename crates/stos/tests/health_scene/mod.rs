@@ -33,7 +33,11 @@ pub fn image(top: &str) -> Image {
         .entry(Entry::file("bin/app", "an application ".repeat(300)).mode(0o755))
         .entry(Entry::hard_link("bin/other", "bin/app"))
         .finish();
-    let top = TarBuilder::new().entry(Entry::directory("etc")).entry(Entry::file("etc/top", top.repeat(400))).finish();
+    let top = TarBuilder::new()
+        .entry(Entry::directory("etc"))
+        .entry(Entry::file("etc/top", top.repeat(400)))
+        .entry(Entry::hard_link("etc/app", "bin/app"))
+        .finish();
     let builder = ImageBuilder::new().layer(Layer::gzip(base)).layer(Layer::plain(top));
     builder.command(&["/bin/app"]).build()
 }
