@@ -331,3 +331,25 @@ fn an_image_is_verified_object_by_object() {
     assert_eq!(object["findings"][0]["problem"], "size");
     assert_eq!(scene.sandbox.run(&["verify", "none:1"]).code, 1);
 }
+
+#[test]
+fn what_cannot_be_looked_at_is_named_and_left() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let scene = Scene::new();
+    let record = scene.path("layers/sha256/TOP/layer.json");
+    damage(&record, Damage::Remove);
+    // It cannot be read, and that says nothing of the layer.
+    fs::create_dir(&record).unwrap();
+    let (code, report) = scene.repair(&[]);
+    assert_eq!((code, &report["healthy"]), (1, &json!(false)), "{report:#}");
+    let found = findings(&report);
+    assert!(found.iter().any(|(item, _)| item["id"] == scene.layers[1].0), "{report:#}");
+    for (_, finding) in found {
+        assert_eq!((&finding["problem"], &finding["outcome"]["state"]), (&Value::Null, &json!("found")), "{report:#}");
+        assert!(finding["found"].as_str().unwrap().contains("layer.json"), "{report:#}");
+    }
+    assert_eq!(scene.requests(), [""; 0]);
+    fs::remove_dir(&record).unwrap();
+    assert_eq!(scene.repair(&[]).0, 0);
+    scene.assert_clean("it can be looked at again");
+}

@@ -10,24 +10,23 @@ use crate::error::Result;
 
 use super::Check;
 use super::owners::users;
-use super::report::{Finding, Item, ObjectKind, Outcome, Users};
+use super::report::{Finding, Item, ObjectKind, Outcome};
 
 impl Check<'_> {
     /// Looks at chains: those that are there, and those that are needed and are not.
     pub(super) fn examine_chains(&mut self, chains: &BTreeSet<ChainId>) -> Result<()> {
         for &chain in chains {
-            let needs = users(&self.owners, |owner| owner.chain() == Some(chain));
             let layerfs = &self.engine.layerfs;
             let kinds: Vec<_> =
                 BackendKind::ALL.into_iter().filter(|&kind| layerfs.backend(kind).holds_chain(chain)).collect();
             let missing = self.missing_kinds(chain, &kinds);
             for kind in kinds {
                 let findings = self.examine_chain(kind, chain);
-                let item = self.settle_chain(Some(kind), chain, findings, &needs);
+                let item = self.settle_chain(Some(kind), chain, findings);
                 self.items.push(item);
             }
             for kind in missing {
-                let item = self.settle_chain(kind, chain, vec![self.missing_chain(kind, chain)], &needs);
+                let item = self.settle_chain(kind, chain, vec![self.missing_chain(kind, chain)]);
                 self.items.push(item);
             }
         }
@@ -36,7 +35,7 @@ impl Check<'_> {
 
     /// Tells in which forms a chain is needed and is not there: in that of each container, and in any for an image.
     fn missing_kinds(&self, chain: ChainId, there: &[BackendKind]) -> Vec<Option<BackendKind>> {
-        let owners = self.owners.iter().filter(|owner| owner.chain() == Some(chain));
+        let owners = self.owners.iter().filter(|owner| owner.chain == Some(chain));
         let is_missing = |wanted: &Option<BackendKind>| match wanted {
             Some(kind) => !there.contains(kind),
             None => there.is_empty(),
@@ -60,17 +59,15 @@ impl Check<'_> {
         self.findings_of(examined)
     }
 
-    fn settle_chain(
-        &mut self,
-        kind: Option<BackendKind>,
-        chain: ChainId,
-        findings: Vec<Finding>,
-        needs: &Users,
-    ) -> Item {
+    fn settle_chain(&mut self, kind: Option<BackendKind>, chain: ChainId, findings: Vec<Finding>) -> Item {
         let mut item = Item::new(ObjectKind::Chain, chain, kind);
-        item.findings = findings.into_iter().map(|finding| finding.needed_by(needs)).collect();
-        if !item.findings.is_empty() && self.repair.is_some() {
-            let outcome = self.repair_chain(kind, chain).of_unused(needs);
+        if findings.is_empty() {
+            return item;
+        }
+        let needs = users(&self.owners, |owner| owner.chain == Some(chain));
+        item.findings = findings.into_iter().map(|finding| finding.needed_by(&needs)).collect();
+        if self.repair.is_some() && Self::are_of_damage(&item.findings) {
+            let outcome = self.repair_chain(kind, chain).of_unused(&needs);
             item.settle(&outcome);
         }
         item
@@ -101,7 +98,7 @@ impl Check<'_> {
 
     /// Gives the layers of a chain, as an image, a container or its own record says.
     fn layers_of(&self, kind: Option<BackendKind>, chain: ChainId) -> Option<Vec<DiffId>> {
-        let owner = self.owners.iter().find(|owner| owner.chain() == Some(chain));
+        let owner = self.owners.iter().find(|owner| owner.chain == Some(chain));
         let recorded = || self.engine.layerfs.backend(kind?).layers_of_chain(chain).ok().flatten();
         owner.map(|owner| owner.layers.clone()).or_else(recorded)
     }

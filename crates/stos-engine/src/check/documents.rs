@@ -143,7 +143,7 @@ impl Check<'_> {
             let Ok(bytes) = self.engine.store.read_blob(owner.config) else { continue };
             match ImageConfig::parse(bytes.get()) {
                 // A container knows its layers by itself.
-                Ok(config) if owner.is_image() => self.owners[number].layers = config.diff_ids,
+                Ok(config) if owner.is_image() => self.owners[number].set_layers(config.diff_ids),
                 Ok(_) => {}
                 Err(error) => self.tell_unusable(ObjectKind::Configuration, owner.config, error.to_string()),
             }

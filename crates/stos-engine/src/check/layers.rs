@@ -16,12 +16,11 @@ impl Check<'_> {
     /// Looks at layers: those that are there, and those that are needed and are not.
     pub(super) fn examine_layers(&mut self, layers: &BTreeSet<DiffId>) -> Result<()> {
         for &layer in layers {
-            let needs = users(&self.owners, |owner| owner.layers.contains(&layer));
             let layerfs = &self.engine.layerfs;
             let kinds: Vec<_> =
                 BackendKind::ALL.into_iter().filter(|&kind| layerfs.backend(kind).has_form(layer)).collect();
             if kinds.is_empty() {
-                let item = self.settle_missing_layer(layer, &needs)?;
+                let item = self.settle_missing_layer(layer);
                 self.items.push(item);
                 continue;
             }
@@ -29,7 +28,7 @@ impl Check<'_> {
             let mut forms: Vec<_> = kinds.into_iter().map(|kind| (kind, self.examine_form(kind, layer))).collect();
             forms.sort_by_key(|(_, findings)| !findings.is_empty());
             for (kind, findings) in forms {
-                let item = self.settle_form(kind, layer, findings, &needs);
+                let item = self.settle_form(kind, layer, findings);
                 self.items.push(item);
             }
         }
@@ -53,17 +52,28 @@ impl Check<'_> {
                 };
                 faults.map(told).collect()
             }
-            Err(error) => {
-                vec![Finding::damage(Problem::Unreadable, "an object that can be looked at", error.to_string())]
-            }
+            Err(error) => vec![Finding::unexamined(error.to_string())],
         }
     }
 
-    fn settle_form(&mut self, kind: BackendKind, layer: DiffId, findings: Vec<Finding>, needs: &Users) -> Item {
+    /// Tells whether findings say that an object is damaged, and not merely that nobody could tell.
+    pub(super) fn are_of_damage(findings: &[Finding]) -> bool {
+        findings.iter().all(|finding| finding.problem.is_some())
+    }
+
+    fn users_of(&self, layer: DiffId) -> Users {
+        users(&self.owners, |owner| owner.layers.contains(&layer))
+    }
+
+    fn settle_form(&mut self, kind: BackendKind, layer: DiffId, findings: Vec<Finding>) -> Item {
         let mut item = Item::new(ObjectKind::Layer, layer, Some(kind));
-        item.findings = findings.into_iter().map(|finding| finding.needed_by(needs)).collect();
-        if !item.findings.is_empty() && self.repair.is_some() {
-            let outcome = self.repair_form(kind, layer).of_unused(needs);
+        if findings.is_empty() {
+            return item;
+        }
+        let needs = self.users_of(layer);
+        item.findings = findings.into_iter().map(|finding| finding.needed_by(&needs)).collect();
+        if self.repair.is_some() && Self::are_of_damage(&item.findings) {
+            let outcome = self.repair_form(kind, layer).of_unused(&needs);
             item.settle(&outcome);
         }
         item
@@ -75,14 +85,15 @@ impl Check<'_> {
         self.engine.layerfs.kind_of_new().unwrap_or(BackendKind::Erofs)
     }
 
-    fn settle_missing_layer(&mut self, layer: DiffId, needs: &Users) -> Result<Item> {
+    fn settle_missing_layer(&mut self, layer: DiffId) -> Item {
         let mut item = Item::new(ObjectKind::Layer, layer, None);
         let path = match self.likely_kind() {
             BackendKind::Erofs => self.engine.store.layer_dir(layer),
             BackendKind::Dirs => self.engine.layerfs.dirs().layer_dir(layer),
         };
         let path = self.below_root(&path);
-        item.findings.push(Finding::damage(Problem::Missing, "a layer", "none").at(path).needed_by(needs));
+        item.findings
+            .push(Finding::damage(Problem::Missing, "a layer", "none").at(path).needed_by(&self.users_of(layer)));
         if self.repair.is_some() {
             let outcome = match self.engine.layerfs.kind_of_new() {
                 Ok(kind) => self.repair_form(kind, layer),
@@ -90,7 +101,7 @@ impl Check<'_> {
             };
             item.settle(&outcome);
         }
-        Ok(item)
+        item
     }
 
     /// Tries one way after another to make a form of a layer again, until it is sound.

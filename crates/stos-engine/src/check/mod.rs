@@ -85,7 +85,7 @@ pub fn check_store(engine: &Engine, options: &CheckOptions<'_>) -> Result<CheckR
     })?;
     check.stage("check.chains", |check| {
         let mut chains: BTreeSet<ChainId> = engine.layerfs.chains()?.into_iter().collect();
-        chains.extend(check.owners.iter().filter_map(Owner::chain));
+        chains.extend(check.owners.iter().filter_map(|owner| owner.chain));
         check.examine_chains(&chains)
     })?;
     check.stage("check.containers", Check::examine_containers)?;
@@ -117,7 +117,7 @@ pub fn verify_image(engine: &Engine, name: &str, full: bool) -> Result<Verificat
         check.examine_layers(&layers)
     })?;
     check.stage("verify.chains", |check| {
-        let chains = check.owners.iter().filter_map(Owner::chain).collect();
+        let chains = check.owners.iter().filter_map(|owner| owner.chain).collect();
         check.examine_chains(&chains)
     })?;
     let sound = check.items.iter().all(Item::is_sound);

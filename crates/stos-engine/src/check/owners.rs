@@ -24,6 +24,8 @@ pub(super) struct Owner {
     pub document: Option<ImageManifest>,
     /// The layers, the lowest first; of an image once its configuration has been read.
     pub layers: Vec<DiffId>,
+    /// The chain of those.
+    pub chain: Option<ChainId>,
     /// The backend that a container stays with.
     pub backend: Option<BackendKind>,
 }
@@ -45,6 +47,7 @@ impl Owner {
             index: record.index_digest,
             document: None,
             layers: Vec::new(),
+            chain: None,
             backend: None,
         }
     }
@@ -59,6 +62,7 @@ impl Owner {
             config: record.image_id,
             index: None,
             document: None,
+            chain: ChainId::of_layers(&record.layers),
             layers: record.layers.clone(),
             backend: Some(record.backend),
         }
@@ -68,8 +72,10 @@ impl Owner {
         matches!(self.name, OwnerName::Image(_))
     }
 
-    pub fn chain(&self) -> Option<ChainId> {
-        ChainId::of_layers(&self.layers)
+    /// Says which layers it has, once that is known.
+    pub fn set_layers(&mut self, layers: Vec<DiffId>) {
+        self.chain = ChainId::of_layers(&layers);
+        self.layers = layers;
     }
 
     /// Gives what people call it.

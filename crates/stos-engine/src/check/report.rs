@@ -128,7 +128,7 @@ pub struct Finding {
     /// Where, below DATA-ROOT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// What is wrong.
+    /// What is wrong; `None` of notes, and of what could not be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
     /// What was expected.
@@ -152,6 +152,13 @@ impl Finding {
     pub(super) fn damage(problem: Problem, expected: impl Into<String>, found: impl Into<String>) -> Self {
         let note = Self::note(found);
         Self { severity: Severity::Damage, problem: Some(problem), expected: expected.into(), ..note }
+    }
+
+    /// An object that could not be looked at, for which the process or the host is to blame. It is not healthy by that; and
+    /// nothing of it is made again.
+    pub(super) fn unexamined(error: impl Into<String>) -> Self {
+        let note = Self::note(error);
+        Self { severity: Severity::Damage, expected: "an object that can be looked at".to_owned(), ..note }
     }
 
     pub(super) fn note(found: impl Into<String>) -> Self {
