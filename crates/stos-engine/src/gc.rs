@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use stos_layerfs::BackendKind;
+use stos_layerfs::dirs::Replaced;
 use stos_spec::BlobDigest;
 use stos_store::usage::measure_tree;
 use stos_store::{Lock, Objects, Staging};
@@ -350,17 +351,17 @@ impl Sweep<'_> {
     /// that somebody looks at.
     fn replaced(&mut self, is_any_image_mounted: bool) -> Result<()> {
         let engine = self.engine;
-        let old = engine.layerfs.dirs().old()?;
+        let old = engine.layerfs.dirs().replaced()?;
         if old.is_empty() || is_any_image_mounted {
             return Ok(());
         }
         let used = stood_on(engine)?;
-        for (hex, path) in old.into_iter().filter(|(hex, _)| !used.contains(hex)) {
+        for Replaced { digits, path, .. } in old.into_iter().filter(|old| !used.contains(&old.digits)) {
             match self.dry_run {
-                true => self.add(GarbageKind::Replaced, hex, Vec::new(), vec![path]),
+                true => self.add(GarbageKind::Replaced, digits, Vec::new(), vec![path]),
                 false => {
                     let taken = engine.store.take_object(&path)?.into_iter().collect();
-                    self.add(GarbageKind::Replaced, hex, taken, Vec::new());
+                    self.add(GarbageKind::Replaced, digits, taken, Vec::new());
                 }
             }
         }
@@ -369,7 +370,7 @@ impl Sweep<'_> {
 
     fn names_and_mounts(&mut self) -> Result<()> {
         let (store, layerfs) = (&self.engine.store, &self.engine.layerfs);
-        let names = if self.dry_run { store.stray_names()? } else { store.sweep_names()? };
+        let names = if self.dry_run { store.dangling_names()? } else { store.sweep_names()? };
         let mounts = layerfs.sweep_mounts(self.dry_run)?;
         let strays = names.into_iter().map(|name| (GarbageKind::Name, name));
         for (kind, id) in strays.chain(mounts.into_iter().map(|mount| (GarbageKind::Mount, mount))) {

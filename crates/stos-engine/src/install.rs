@@ -129,7 +129,12 @@ impl Install<'_> {
         let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
         stage("index", no_bytes, || {
             images.iter().try_for_each(|named| {
-                self.engine.layerfs.ensure_sound_chain(&named.image.diff_ids(), Integrity::Sealed)?;
+                let layerfs = &self.engine.layerfs;
+                let chain = layerfs.ensure_sound_chain(&named.image.diff_ids(), Integrity::Sealed)?;
+                if let Err(error) = layerfs.heal_chains(&chain) {
+                    // The image is whole without it; who needs it makes it again.
+                    tracing::warn!(chain = %chain.chain_id(), %error, "the other backend's form of the image stays damaged");
+                }
                 Ok::<_, Error>(())
             })
         })?;
@@ -191,6 +196,10 @@ impl Install<'_> {
             Some(blob) => self.ensure_promised(layer, blob)?,
             None => self.ensure_unpromised(layer)?,
         };
+        if let Err(error) = self.engine.layerfs.heal_forms(layer.diff_id) {
+            // One form is sound, which is enough for the image.
+            tracing::warn!(layer = %layer.diff_id, %error, "the other backend's form of the layer stays damaged");
+        }
         self.progress.layer_done(layer.shown(), was_present);
         Ok(was_present)
     }
@@ -369,7 +378,7 @@ impl Read for Cancellable<'_> {
 }
 
 /// A registry's error that came through a reader is told as what it is.
-fn unwrap_registry_error(error: Error) -> Error {
+pub(crate) fn unwrap_registry_error(error: Error) -> Error {
     match error {
         Error::Layers(stos_layerfs::Error::Source { layer, source }) => {
             match source.downcast::<stos_registry::Error>() {

@@ -24,6 +24,7 @@
 //! | [`commit`] | a container's changes become a new image |
 //! | [`export`] | a container's whole tree as a tar |
 //! | [`image_mount`] | images that a person has mounted to look at |
+//! | [`check`] | the store's health: what is damaged is named, and made again on request |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
 //! | [`filesystem`] | a container's own directories and files |
@@ -40,6 +41,7 @@
 mod additions;
 pub mod build;
 pub mod changes;
+pub mod check;
 pub mod commit;
 pub mod container;
 pub mod create;

@@ -18,8 +18,9 @@ use crate::data::LayerData;
 use crate::dirs::StackRecord;
 use crate::erofs::chain::ChainRecord;
 use crate::error::{Error, Result};
+use crate::examine::Examined;
 use crate::ingest::{IngestRequest, StageTimes};
-use crate::seal::Integrity;
+use crate::seal::{Examination, Integrity};
 
 /// A way of keeping layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -180,6 +181,22 @@ pub trait Backend {
     /// Makes sure that the chain of `layers`, the lowest first, is made, durable and sealed, and that every file that its mount
     /// reads is what was proved, as closely as `integrity` says. The backend must keep all of them.
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain>;
+    /// Tells whether there is something kept of the layer, damaged or not.
+    fn has_form(&self, layer: DiffId) -> bool;
+    /// Examines all that is kept of a layer, and heals nothing.
+    ///
+    /// # Errors
+    /// What the process or the host is to blame for; damage is what is given.
+    fn examine_layer(&self, layer: DiffId, how: Examination) -> Result<Examined>;
+    /// Tells whether there is something kept of the chain, damaged or not.
+    fn holds_chain(&self, chain: ChainId) -> bool;
+    /// Gives the layers of a chain as its record says, the lowest first; `None` where there is none, or it is damaged.
+    fn layers_of_chain(&self, chain: ChainId) -> Result<Option<Vec<DiffId>>>;
+    /// Examines what was made of a chain's layers, and heals nothing. The layers are examined by themselves.
+    ///
+    /// # Errors
+    /// What the process or the host is to blame for; damage is what is given.
+    fn examine_chain(&self, chain: ChainId, how: Examination) -> Result<Examined>;
     /// Unmounts a chain and takes it out of the store, as [`take_layer`](Self::take_layer) does.
     fn take_chain(&self, chain: ChainId) -> Result<Option<Staging>>;
     /// Gives the place where a read-only view of the chain is mounted, or would be.

@@ -43,6 +43,15 @@ impl LayerFs {
         }
     }
 
+    /// Makes every other form of a sound chain sound too that was made of it before, as closely as seals tell.
+    pub fn heal_chains(&self, sound: &Chain) -> Result<()> {
+        let other = sound.kind().other();
+        if self.backend(other).holds_chain(sound.chain_id()) {
+            self.ensure_sound_chain_of(other, &sound.layers(), Integrity::Sealed)?;
+        }
+        Ok(())
+    }
+
     fn kind_for(&self, layers: &[DiffId]) -> Result<BackendKind> {
         if let Some(wanted) = self.wanted {
             return Ok(wanted);

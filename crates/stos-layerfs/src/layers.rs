@@ -15,6 +15,7 @@ use crate::blob::{Keeping, prove_blob, unwrap_keeping_error};
 use crate::erofs::layer::check_layer_file;
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestRequest, StageTimes};
+use crate::repair::origin_of;
 use crate::seal::Integrity;
 use crate::tar_reader::TarReader;
 
@@ -86,7 +87,9 @@ impl LayerFs {
             }
         }
         self.store.with_lock(&layer_lock(request.diff_id), || {
-            let (backend, has_layer) = self.look_for_layer(&kinds, request.diff_id)?;
+            let (media_type, blob) = (request.blob.media_type.as_str(), (request.blob.digest, request.blob.size));
+            let origin = Origin { media_type, source: request.source, blob: Some(blob) };
+            let (backend, has_layer) = self.look_for_layer(&kinds, request.diff_id, origin)?;
             let lacks_blob = self.lacks_blob(&request);
             if has_layer && !lacks_blob {
                 return Ok(LayerOutcome::Present);
@@ -101,7 +104,7 @@ impl LayerFs {
                 return Ok(LayerOutcome::BlobFetched);
             }
             let ingest = IngestRequest { blob: Some(request.blob), diff_id: Some(request.diff_id), ..ingest };
-            let origin = Origin { media_type: &request.blob.media_type, source: request.source, blob: None };
+            let origin = Origin { blob: None, ..origin };
             let staged = backend.stage_layer(ingest, origin, &mut source, progress).map_err(unwrap_keeping_error)?;
             source.commit(&self.store, request.blob.digest)?;
             let times = staged.times;
@@ -121,12 +124,19 @@ impl LayerFs {
         Ok(kinds)
     }
 
-    /// Tells whether a form of the layer is sound, and which backend is to have it else. The caller holds the layer's lock.
-    fn look_for_layer(&self, kinds: &[BackendKind], layer: DiffId) -> Result<(&dyn Backend, bool)> {
+    /// Tells whether a form of the layer is sound, and which backend is to have it else. Of a form that has lost its record what
+    /// it keeps is proved, and is sound again where it is right: then `origin` is what the record says. The caller holds the
+    /// layer's lock.
+    fn look_for_layer(&self, kinds: &[BackendKind], layer: DiffId, origin: Origin<'_>) -> Result<(&dyn Backend, bool)> {
         let mut target = None;
         for &kind in kinds {
             let backend = self.backend(kind);
             if backend.has_layer(layer)? {
+                return Ok((backend, true));
+            }
+            let has_lost_record = backend.has_form(layer) && backend.kept(layer)?.is_none();
+            if has_lost_record && self.remake_of_own_locked(kind, layer, Some(origin))? {
+                tracing::warn!(%layer, "the layer's record was damaged: made again, for the layer is right");
                 return Ok((backend, true));
             }
             if target.is_none() && backend.kept(layer)?.is_some() {
@@ -175,23 +185,8 @@ impl LayerFs {
         // The bytes are proved while they are read.
         let Some(kept) = other.kept(layer)? else { return Ok(false) };
         tracing::info!(%layer, from = %other.kind(), to = %backend.kind(), "the layer is made of what the other backend keeps");
-        let label = LayerLabel::Origin(format!("{layer} as {} keeps it", other.kind()));
-        let ingest = self.ingest_request(&label, LayerCompression::None)?;
-        let ingest = IngestRequest { diff_id: Some(layer), ..ingest };
-        let blob = Some((kept.blob, kept.blob_size));
-        let origin = Origin { media_type: &kept.media_type, source: &kept.source, blob };
-        let mut tar = self.tar_of(other.kind(), &kept)?;
-        let staged = match backend.stage_layer(ingest, origin, &mut tar, &|_| {}) {
-            Ok(staged) => staged,
-            // What the other one keeps is damaged.
-            Err(error @ (Error::DiffId { .. } | Error::Source { .. } | Error::Tar { .. })) => {
-                tracing::warn!(%layer, %error, "it cannot be made of that");
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        };
-        backend.commit_layer(staged)?;
-        Ok(true)
+        let tar = self.tar_of(other.kind(), &kept)?;
+        self.restage(backend.kind(), layer, tar, origin_of(&kept))
     }
 
     /// Makes the layer anew for a backend of what the other one keeps; `false` where that has none, or no sound one.
@@ -351,7 +346,7 @@ impl LayerFs {
     }
 }
 
-fn commit(backend: &dyn Backend, staged: crate::backend::StagedLayer) -> Result<()> {
+pub(crate) fn commit(backend: &dyn Backend, staged: crate::backend::StagedLayer) -> Result<()> {
     let (layer, started) = (staged.diff_id, std::time::Instant::now());
     backend.commit_layer(staged)?;
     let sync_ms = started.elapsed().as_secs_f64() * 1000.0;

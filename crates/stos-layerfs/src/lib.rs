@@ -21,6 +21,8 @@
 //! | [`ingest`] | the one pass of a blob through its threads |
 //! | [`erofs`] | a layer *is* its tar, and the tar is mountable |
 //! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
+//! | [`examine`] | what is damaged: looks, and heals nothing |
+//! | [`repair`] | damaged layers and blobs are made again, of what the store has or what it is handed |
 //! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
 //! | `extra` | `layer.extra`, the data of a layer's sparse files |
 //! | `blob` | a blob that is kept while its layer is made of it |
@@ -44,6 +46,7 @@ pub mod data;
 pub mod dirs;
 pub mod erofs;
 pub mod error;
+pub mod examine;
 mod extra;
 pub mod forms;
 pub mod ingest;
@@ -52,6 +55,7 @@ pub mod merged;
 mod mounts;
 mod pipe;
 mod record;
+pub mod repair;
 pub mod room;
 pub mod seal;
 mod tar_reader;
@@ -65,11 +69,12 @@ pub use erofs::Erofs;
 pub use erofs::chain::ChainRecord;
 pub use erofs::layer::LayerRecord;
 pub use error::{Error, LayerLabel, Result};
+pub use examine::{Examined, Fault};
 pub use forms::{LayerForm, LayerState};
 pub use ingest::{IngestReport, IngestRequest};
 pub use layers::{LayerOutcome, LayerRequest, NewLayer};
 pub use room::Room;
-pub use seal::Integrity;
+pub use seal::{Examination, Integrity, Problem};
 pub use tar_reader::TarReader;
 pub use transfer::{SyncReport, Transfer};
 

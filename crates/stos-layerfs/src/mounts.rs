@@ -4,7 +4,7 @@
 //! ```text
 //! <chainID>         the merged image of the `erofs` backend; all containers' lower
 //! <chainID>.dirs    a view of the stacked directories of the `dirs` backend; its containers stack them themselves
-//! <name>.json       which inodes of which store the mount was made of
+//! <name>.json       which inodes of which store the mount was made of, and when
 //! ```
 //!
 //! Where repair or pull has replaced one of the inodes, the next user mounts anew and detaches the old mount lazily;
@@ -24,13 +24,24 @@ use crate::backend::BackendKind;
 use crate::error::{Error, Result};
 
 /// Which files a mount reads.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MountedFrom {
     pub(crate) store: PathBuf,
     /// Inode numbers: of the merged image, or of the corrections.
     pub(crate) image: u64,
     /// Those of the devices, or of the stacked directories.
     pub(crate) devices: Vec<u64>,
+}
+
+/// The record of a mount.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MountRecord {
+    /// What it reads.
+    #[serde(flatten)]
+    pub(crate) from: MountedFrom,
+    /// When it was mounted, in clock ticks since the boot; 0 where that is not known.
+    #[serde(default)]
+    pub(crate) mounted: u64,
 }
 
 /// The mounts of one store's chains below one ROOT.
@@ -85,7 +96,20 @@ impl Mounts {
 
     /// Gives what a chain was mounted from; `None` where nobody has written that, or not whole.
     fn mounted_from(&self, name: &str) -> Option<MountedFrom> {
+        self.read(name).map(|record| record.from)
+    }
+
+    fn read(&self, name: &str) -> Option<MountRecord> {
         files::read_json(&self.record_path(name)).ok().flatten()
+    }
+
+    /// Gives the record of a chain's mount, if it is mounted and this store has mounted it.
+    pub(crate) fn own_record(&self, kind: BackendKind, chain: ChainId) -> Result<Option<MountRecord>> {
+        let name = name_of(kind, chain);
+        if !self.is_mounted(&self.dir.join(&name))? {
+            return Ok(None);
+        }
+        Ok(self.read(&name).filter(|record| record.from.store == self.store))
     }
 
     fn record_path(&self, name: &str) -> PathBuf {
@@ -112,7 +136,8 @@ impl Mounts {
             mount::attach(detached.as_fd(), &point).map_err(refuse)?;
         }
         // Last: a crash before it leaves a mount that nobody knows, and the next user mounts anew.
-        Ok(files::replace(&self.record_path(name), &self.dir, &files::to_json(from), Durability::Volatile)?)
+        let record = MountRecord { from: from.clone(), mounted: stos_sys::process::identity::ticks_since_boot() };
+        Ok(files::replace(&self.record_path(name), &self.dir, &files::to_json(&record), Durability::Volatile)?)
     }
 
     /// Detaches a chain's mount, if there is one, unless another store made it. Containers that run keep theirs.
@@ -192,6 +217,16 @@ fn parse_name(name: &str) -> Option<(BackendKind, ChainId)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_without_a_time_is_older_than_any_container() {
+        let from = MountedFrom { store: "/s".into(), image: 1, devices: vec![2] };
+        let old: MountRecord = serde_json::from_slice(&files::to_json(&from)).unwrap();
+        assert_eq!((&old.from, old.mounted), (&from, 0));
+        let json = files::to_json(&MountRecord { from: from.clone(), mounted: 7 });
+        let read: MountRecord = serde_json::from_slice(&json).unwrap();
+        assert_eq!((read.from, read.mounted), (from, 7));
+    }
 
     #[test]
     fn names_of_mounts_tell_the_backend() {

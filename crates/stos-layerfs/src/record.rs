@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use stos_store::files;
 
 use crate::error::Result;
+use crate::seal::{Problem, Wrong};
 
 /// Reads the record at `path`; `None` where there is none, or it is damaged: not JSON, or by `is_own` that of another object.
 /// Damage is logged with `consequence`, which says what comes of it.
@@ -15,13 +16,28 @@ pub(crate) fn read_record<T: DeserializeOwned>(
     is_own: impl FnOnce(&T) -> bool,
     consequence: &str,
 ) -> Result<Option<T>> {
-    let reason = match files::read_json::<T>(path) {
-        Ok(Some(record)) if is_own(&record) => return Ok(Some(record)),
-        Ok(None) => return Ok(None),
-        Ok(Some(_)) => "it is that of another object".to_owned(),
-        Err(stos_store::Error::Damaged { reason, .. }) => reason,
-        Err(error) => return Err(error.into()),
-    };
-    tracing::warn!(path = %path.display(), reason, "the record is damaged: {consequence}");
-    Ok(None)
+    match look_at_record(path, is_own)? {
+        Ok(record) => Ok(Some(record)),
+        Err(Wrong { problem: Problem::Missing, .. }) => Ok(None),
+        Err(Wrong { found: reason, .. }) => {
+            tracing::warn!(path = %path.display(), reason, "the record is damaged: {consequence}");
+            Ok(None)
+        }
+    }
+}
+
+/// Reads the record at `path`, or tells what is wrong with it, and logs nothing.
+pub(crate) fn look_at_record<T: DeserializeOwned>(
+    path: &Path,
+    is_own: impl FnOnce(&T) -> bool,
+) -> Result<std::result::Result<T, Wrong>> {
+    let wrong = |problem, found: String| Ok(Err(Wrong { problem, expected: "the object's record".to_owned(), found }));
+    match files::read_json::<T>(path) {
+        Ok(Some(record)) if is_own(&record) => Ok(Ok(record)),
+        Ok(Some(_)) => wrong(Problem::Unreadable, "it is that of another object".to_owned()),
+        Ok(None) => wrong(Problem::Missing, "none".to_owned()),
+        Err(stos_store::Error::Damaged { reason, .. }) => wrong(Problem::Unreadable, reason),
+        Err(error) if error.is_unreadable() => wrong(Problem::Unreadable, error.to_string()),
+        Err(error) => Err(error.into()),
+    }
 }

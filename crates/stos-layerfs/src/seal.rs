@@ -23,6 +23,46 @@ pub enum Integrity {
     None,
 }
 
+/// How files are examined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Examination {
+    /// How closely.
+    pub integrity: Integrity,
+    /// Whether seals may be written: renewed where files are right, broken where they are wrong under an intact one. Nothing else
+    /// is ever written by an examination; in a store that may only be read not even those.
+    pub reseals: bool,
+}
+
+/// What can be wrong with a file or a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Problem {
+    /// It is not there.
+    Missing,
+    /// It is longer or shorter than it was.
+    Size,
+    /// What it holds is not what was proved.
+    Altered,
+    /// It cannot be read as what it should be: the disk does not give it, or a record is none.
+    Unreadable,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) problem: Problem,
+    pub(crate) expected: String,
+    pub(crate) found: String,
+}
+
+/// What the examination of a sealed file gave.
+#[derive(Debug, Default)]
+pub(crate) struct SealReport {
+    pub(crate) wrong: Option<Wrong>,
+    /// How many bytes were hashed for it.
+    pub(crate) hashed: u64,
+}
+
 /// What a file was when its bytes were hashed.
 ///
 /// Any write changes the times, any replacement the inode. Bits that rot silently change neither: only hashing every byte finds those.
@@ -114,24 +154,50 @@ impl Seal {
         integrity: Integrity,
         damaged: impl Fn(String, String) -> Error,
     ) -> Result<()> {
-        let Some(state) = self.look_for(path, integrity, &damaged)? else { return Ok(()) };
-        let size = std::fs::metadata(path).map_err(Error::io("stat", path))?.len();
-        if size != self.size {
-            return Err(damaged(format!("{} bytes", self.size), format!("{size} bytes")));
+        match self.examine(path, Examination { integrity, reseals: true })?.wrong {
+            None => Ok(()),
+            Some(Wrong { expected, found, .. }) => Err(damaged(expected, found)),
         }
-        let found = match self.prove(path) {
+    }
+
+    /// Looks at the file and tells what is wrong with it. The seal is renewed, in memory, where it does not hold and the bytes
+    /// are right; that of a file which is wrong under an intact one is broken, where `how` lets that be.
+    ///
+    /// # Errors
+    /// What the process or the host is to blame for. A file that is missing or that the disk cannot give is wrong.
+    pub(crate) fn examine(&mut self, path: &Path, how: Examination) -> Result<SealReport> {
+        let wrong = |problem, expected: String, found: String, hashed| {
+            Ok(SealReport { wrong: Some(Wrong { problem, expected, found }), hashed })
+        };
+        let metadata = match std::fs::metadata(path).map_err(Error::io("stat", path)) {
+            Err(Error::Store(error)) if error.is_not_found() => {
+                return wrong(Problem::Missing, "a file".to_owned(), "none".to_owned(), 0);
+            }
+            other => other?,
+        };
+        let is_intact = Self::from_metadata(&metadata, self.sha256) == *self;
+        match how.integrity {
+            Integrity::None => return Ok(SealReport::default()),
+            Integrity::Sealed if is_intact => return Ok(SealReport::default()),
+            Integrity::Sealed | Integrity::Full => {}
+        }
+        if metadata.len() != self.size {
+            let bytes = |count| format!("{count} bytes");
+            return wrong(Problem::Size, bytes(self.size), bytes(metadata.len()), 0);
+        }
+        let (problem, found) = match self.prove(path) {
             Ok(Ok(renewed)) => {
                 *self = renewed;
-                return Ok(());
+                return Ok(SealReport { wrong: None, hashed: metadata.len() });
             }
-            Ok(Err(found)) => found.to_string(),
-            Err(Error::Store(error)) if error.is_unreadable() => error.to_string(),
+            Ok(Err(found)) => (Problem::Altered, found.to_string()),
+            Err(Error::Store(error)) if error.is_unreadable() => (Problem::Unreadable, error.to_string()),
             Err(error) => return Err(error),
         };
-        if state == SealState::Intact {
+        if is_intact && how.reseals {
             break_seal(path);
         }
-        Err(damaged(self.sha256.to_string(), found))
+        wrong(problem, self.sha256.to_string(), found, metadata.len())
     }
 
     /// Hashes the file: its new seal where the bytes are the sealed ones, else what they hash to.
@@ -146,7 +212,7 @@ impl Seal {
 
 /// Breaks every seal of a file whose bytes have turned out wrong under an intact one, by giving it new times, durably: who
 /// looks at it hashes it from now on, so no container runs from it and a pull fetches it again.
-fn break_seal(path: &Path) {
+pub(crate) fn break_seal(path: &Path) {
     let broken = File::open(path).and_then(|file| {
         file.set_modified(std::time::SystemTime::now())?;
         file.sync_all()
@@ -155,6 +221,27 @@ fn break_seal(path: &Path) {
         // The damage itself is what the caller tells.
         tracing::warn!(path = %path.display(), %error, "cannot mark the damaged file");
     }
+}
+
+/// The same for a directory: touched, it is proved by whoever looks at it.
+pub(crate) fn break_directory_seal(path: &Path) {
+    // The time that it has: setting it changes the inode's own time, which is all that is wanted.
+    let broken = File::open(path).and_then(|directory| {
+        directory.set_modified(directory.metadata()?.modified()?)?;
+        directory.sync_all()
+    });
+    if let Err(error) = broken {
+        // The damage itself is what the caller tells.
+        tracing::warn!(path = %path.display(), %error, "cannot mark the damaged directory");
+    }
+}
+
+/// Hashes a file of which nothing is known, and gives its length too.
+pub(crate) fn hash_file(path: &Path) -> Result<(BlobDigest, u64)> {
+    let mut file = stos_store::files::open(path)?;
+    let digest = hash(&mut file, path)?;
+    let size = file.metadata().map_err(Error::io("stat", path))?.len();
+    Ok((digest, size))
 }
 
 fn hash(file: &mut File, path: &Path) -> Result<BlobDigest> {

@@ -263,13 +263,13 @@ fn what_is_replaced_stays_until_nobody_can_stand_on_it() {
     scene.sound(Integrity::Full).unwrap();
     assert_eq!(fs::read_to_string(root.join("d/f")).unwrap(), "content");
     assert!(root.join("d/g").exists() && !root.join("s").exists());
-    let kept = dirs.old().unwrap();
-    let mut digits: Vec<_> = kept.iter().map(|(digits, _)| digits.as_str()).collect();
+    let kept = dirs.replaced().unwrap();
+    let mut digits: Vec<_> = kept.iter().map(|old| old.digits.as_str()).collect();
     let mut expected = [chain.chain_id().hex().to_string(), scene.layers[0].hex().to_string()];
     digits.sort_unstable();
     expected.sort();
     assert_eq!(digits, expected);
-    assert!(kept.iter().all(|(_, path)| path.is_dir()));
+    assert!(kept.iter().all(|old| old.path.is_dir() && old.since <= std::time::SystemTime::now()));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn whatever_a_restore_loses_of_a_layer_is_found() {
             set_attribute(&layer.join("diff/d/f"), c"security.capability", &file_capability(1 << 21));
         }),
         ("one more attribute", "diff/d", |layer| set_attribute(&layer.join("diff/d"), c"user.more", b"1")),
-        ("a directory where a file was", "layer.rest", |layer| {
+        ("a directory where a file was", "diff/lost", |layer| {
             fs::remove_file(layer.join("diff/lost")).unwrap();
             fs::create_dir(layer.join("diff/lost")).unwrap();
         }),

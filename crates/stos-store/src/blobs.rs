@@ -3,10 +3,10 @@
 //! kept too.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use stos_spec::{BlobDigest, Verified};
+use stos_spec::{BlobDigest, DigestHasher, Verified};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Durability};
@@ -76,6 +76,27 @@ impl Store {
         }
     }
 
+    /// Hashes a blob of any size: gives what it hashes to and its size in bytes, or `None` where there is none.
+    pub fn hash_blob(&self, digest: BlobDigest) -> Result<Option<(BlobDigest, u64)>> {
+        let path = self.blob_path(digest);
+        let mut file = match files::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (mut hasher, mut size) = (DigestHasher::default(), 0);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).map_err(Error::io("read", &path))? {
+                0 => return Ok(Some((BlobDigest::from_bytes(hasher.finish()), size))),
+                count => {
+                    hasher.update(&buffer[..count]);
+                    size += count as u64;
+                }
+            }
+        }
+    }
+
     /// Tells whether the store has a blob of this digest and size. Its bytes are proved when they are read.
     pub fn has_blob(&self, digest: BlobDigest, size: u64) -> bool {
         fs::metadata(self.blob_path(digest)).is_ok_and(|file| file.is_file() && file.len() == size)
@@ -126,6 +147,10 @@ mod tests {
         store.put_blob(&blob).unwrap();
         assert_eq!(store.read_blob(blob.digest()).unwrap(), blob);
         assert_eq!(store.blobs().unwrap(), [blob.digest()]);
+        assert_eq!(store.hash_blob(blob.digest()).unwrap(), Some((blob.digest(), 2)));
+        fs::write(store.blob_path(blob.digest()), b"[]!").unwrap();
+        assert_eq!(store.hash_blob(blob.digest()).unwrap(), Some((BlobDigest::of(b"[]!"), 3)));
+        assert_eq!(store.hash_blob(BlobDigest::of(b"none")).unwrap(), None);
         store.remove_blob(blob.digest()).unwrap();
         assert!(store.blobs().unwrap().is_empty());
     }

@@ -151,6 +151,24 @@ impl Store {
         Ok(files::read_json(&self.images_dir().join("index.json"))?.unwrap_or_else(IndexFile::new))
     }
 
+    /// Tells whether the index is lost: it was there once, for the layout's mark is.
+    pub fn is_index_lost(&self) -> bool {
+        !self.images_dir().join("index.json").exists() && self.images_dir().join("oci-layout").exists()
+    }
+
+    /// Writes an index of `records` alone in place of one that is damaged or lost. One that can be read stays as it is.
+    pub fn replace_damaged_index(&self, records: &[ImageRecord]) -> Result<()> {
+        let _lock = self.lock("images")?;
+        match self.read_index() {
+            Ok(_) if !self.is_index_lost() => Ok(()),
+            Ok(_) | Err(Error::Damaged { .. }) => {
+                let manifests = records.iter().map(|image| serde_json::json!(image.to_descriptor())).collect();
+                self.write_index(&IndexFile { manifests, ..IndexFile::new() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Records an image under its name, durably. An image that had the name keeps an entry without one.
     pub fn put_image(&self, record: &ImageRecord) -> Result<()> {
         self.put_images(std::slice::from_ref(record))
@@ -189,15 +207,20 @@ impl Store {
         if images == before {
             return Ok(());
         }
+        let own = images.iter().map(|image| serde_json::json!(image.to_descriptor()));
+        index.manifests = foreign.into_iter().chain(own).collect();
+        self.write_index(&index)
+    }
+
+    /// Writes the index, after the mark of a layout where that is missing. The caller holds the lock.
+    fn write_index(&self, index: &IndexFile) -> Result<()> {
         let layout = self.images_dir().join("oci-layout");
         if !layout.exists() {
             let text = b"{\"imageLayoutVersion\": \"1.0.0\"}\n";
             files::replace(&layout, &self.staging_area(), text, Durability::Durable)?;
         }
-        let own = images.iter().map(|image| serde_json::json!(image.to_descriptor()));
-        index.manifests = foreign.into_iter().chain(own).collect();
         let path = self.images_dir().join("index.json");
-        files::replace(&path, &self.staging_area(), &files::to_json(&index), Durability::Durable)
+        files::replace(&path, &self.staging_area(), &files::to_json(index), Durability::Durable)
     }
 
     /// Finds the one image that `selector` means: by its full name, else by the end of its name, else by its ID.
@@ -311,6 +334,25 @@ mod tests {
         for text in ["deb:13", "quay.io/deb:12", "zz", "", "sha256:"] {
             assert!(matches!(find(&store, text), Err(Error::NoSuchImage(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_damaged_or_lost_index_is_replaced() {
+        let (dir, store) = store_with(&[record("a.example/x:1", "x")]);
+        let other = ImageRecord { reference: None, ..record("a.example/y:1", "y") };
+        let path = dir.path().join("images/index.json");
+        store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
+        assert_eq!(store.images().unwrap(), [record("a.example/x:1", "x")], "it can be read");
+        std::fs::write(&path, "{").unwrap();
+        assert!(!store.is_index_lost() && store.images().is_err());
+        store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
+        assert_eq!(store.images().unwrap(), std::slice::from_ref(&other));
+        std::fs::remove_file(&path).unwrap();
+        assert!(store.is_index_lost());
+        store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
+        assert_eq!(store.images().unwrap(), [other]);
+        let (_dir, empty) = store_with(&[]);
+        assert!(!empty.is_index_lost(), "there never was one");
     }
 
     #[test]

@@ -101,19 +101,26 @@ impl Store {
     /// lock, so these are what a crash left.
     pub fn sweep_names(&self) -> Result<Vec<String>> {
         let _lock = self.lock("names")?;
-        let names = self.stray_names()?;
+        let names = self.names_without_container()?;
         names.iter().try_for_each(|name| files::remove_file(&self.names_dir().join(name)))?;
         Ok(names)
     }
 
-    /// Lists the names that lead to no container. Some of them may be claimed at this moment, unless the lock is held.
-    pub fn stray_names(&self) -> Result<Vec<String>> {
-        let mut names = files::list_names(&self.names_dir())?;
-        let mut failure = None;
-        names.retain(|name| {
-            self.container_named(name).map_or_else(|error| failure.replace(error).is_some(), |id| id.is_none())
-        });
-        failure.map_or(Ok(names), Err)
+    /// Lists the names that lead to no container, sorted: what a crash left.
+    pub fn dangling_names(&self) -> Result<Vec<String>> {
+        let found = self.names_without_container()?;
+        if found.is_empty() || self.is_read_only() {
+            return Ok(found);
+        }
+        // A container that is being made has its name a moment before it is there.
+        let _lock = self.lock("names")?;
+        self.names_without_container()
+    }
+
+    fn names_without_container(&self) -> Result<Vec<String>> {
+        let leads_nowhere = |name: &String| Ok::<_, Error>(self.container_named(name)?.is_none());
+        let names = files::list_names(&self.names_dir())?.into_iter();
+        names.filter_map(|name| leads_nowhere(&name).map(|is| is.then_some(name)).transpose()).collect()
     }
 
     /// Gives the container's directory its name back where a crash lost the symlink.
@@ -174,9 +181,10 @@ mod tests {
         std::os::unix::fs::symlink(ContainerId::random().as_str(), store.names_dir().join("lost")).unwrap();
         drop(store.lock("layer-left").unwrap());
         let held = store.lock("layer-held").unwrap();
-        assert_eq!(store.stray_names().unwrap(), ["lost"]);
+        assert_eq!(store.dangling_names().unwrap(), ["lost"]);
         assert_eq!(store.sweep_names().unwrap(), ["lost"]);
         store.sweep_locks().unwrap();
+        assert_eq!(store.dangling_names().unwrap(), Vec::<String>::new());
         assert_eq!(files::list_names(&store.names_dir()).unwrap(), ["web"]);
         assert_eq!(files::list_names(&dir.path().join("locks")).unwrap(), ["layer-held", "names"]);
         drop(held);

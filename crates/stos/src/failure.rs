@@ -101,13 +101,13 @@ impl Failure {
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("images/index.json") => {
-                "remove that file and pull the images again: their layers are kept"
+                "`stos system check --repair` makes it again of the images' documents; their names are lost"
             }
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("stos.json") => {
                 "where this version of stos wrote the store, remove that file: it is made again"
             }
             EngineError::Store(StoreError::DamagedBlob { .. } | StoreError::NoSuchBlob(_)) => {
-                "`stos pull` fetches it again; a layer's blob with --keep-blobs"
+                "`stos pull` or `stos system check --repair` fetches it again; a pull a layer's blob with --keep-blobs"
             }
             EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
             EngineError::NoSuchLayer(_) => "`stos layer ls` lists the layers",
@@ -128,7 +128,7 @@ impl Failure {
             EngineError::NotMounted { .. } => "`stos image mount` lists the images that are mounted",
             EngineError::ImageHasNames { .. } => "name one of them, or use --force to remove all",
             EngineError::Layers(LayerError::DamagedLayer { .. } | LayerError::NoSuchLayer(_)) => {
-                "`stos pull` fetches damaged and missing layers again"
+                "`stos pull` or `stos system check --repair` fetches damaged and missing layers again"
             }
             EngineError::Layers(LayerError::NoBackend { .. }) => {
                 "Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE is needed; `stos system info` says what is missing"

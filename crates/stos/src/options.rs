@@ -7,13 +7,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 use stos_layerfs::Integrity;
+use stos_registry::ClientOptions;
 
-use crate::cli::{ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
+use crate::cli::{ConnectionOptions, ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
 
-/// Reads how to reach the registry.
+/// Reads how to reach registries.
+pub fn client_options(options: &ConnectionOptions) -> ClientOptions {
+    let mut client = ClientOptions::default();
+    client.tls_verify = options.tls_verify;
+    client
+}
+
+/// Reads what is wanted of a registry.
 pub fn pull_options(options: &RegistryOptions) -> PullOptions {
-    let mut pull = PullOptions::default();
-    pull.client.tls_verify = options.tls_verify;
+    let mut pull = PullOptions { client: client_options(&options.connection), ..PullOptions::default() };
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();
     }

@@ -56,6 +56,8 @@ fn assert_can_only_be_read(shell: &Shell, reason: &str) {
         &["layer", "inspect", &shell.image.diff_ids[0]],
         &["system", "info"],
         &["system", "df", "--verbose"],
+        &["system", "check", "--full"],
+        &["verify", "--full", "shell:1"],
     ] {
         let output = sandbox.run(arguments);
         assert_eq!(output.code, 0, "{arguments:?}: {}", output.stderr);
@@ -76,6 +78,7 @@ fn assert_can_only_be_read(shell: &Shell, reason: &str) {
         (&["layer", "merge", &shell.image.diff_ids[0]], 1),
         (&["image", "mount", "shell:1"], 1),
         (&["system", "gc"], 1),
+        (&["system", "check", "--repair"], 1),
     ] {
         let output = sandbox.run(arguments);
         assert_eq!(output.code, code, "{arguments:?}: {}", output.stderr);

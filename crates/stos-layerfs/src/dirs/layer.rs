@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::ingest::{self, IngestRequest, StageTimes};
 use crate::pipe::PipeReader;
 use crate::record::read_record;
-use crate::seal::{HashingWriter, Integrity, Seal, SealState};
+use crate::seal::{HashingWriter, Integrity, Seal, SealState, break_directory_seal};
 
 /// The contents of an unpacked layer's `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ impl Dirs {
         read_record(&self.layer_record_path(layer), is_own, "the layer is taken as missing")
     }
 
-    fn layer_record_path(&self, layer: DiffId) -> PathBuf {
+    pub(super) fn layer_record_path(&self, layer: DiffId) -> PathBuf {
         self.layer_dir(layer).join("layer.json")
     }
 
@@ -144,16 +144,7 @@ impl Dirs {
         if !matches!(cause, Error::DamagedLayer { .. }) {
             return;
         }
-        let path = self.layer_dir(record.diff_id).join("diff");
-        // The time that it has: setting it changes the inode's own time, which is all that is wanted.
-        let broken = std::fs::File::open(&path).and_then(|directory| {
-            directory.set_modified(directory.metadata()?.modified()?)?;
-            directory.sync_all()
-        });
-        if let Err(error) = broken {
-            // The damage itself is what the caller tells.
-            tracing::warn!(path = %path.display(), %error, "cannot mark the damaged layer");
-        }
+        break_directory_seal(&self.layer_dir(record.diff_id).join("diff"));
     }
 
     /// Writes a layer's record anew. The caller holds the layer's lock.

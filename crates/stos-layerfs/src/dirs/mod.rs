@@ -23,6 +23,7 @@
 
 mod apply;
 mod copy;
+mod examine;
 mod inode;
 mod layer;
 mod mount;
@@ -40,7 +41,9 @@ pub use stack::{StackRecord, StackedLayer};
 pub(crate) use unpack::{Orphans, UnpackError, Unpacker};
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stos_spec::{ChainId, DiffId};
 use stos_store::{Staging, Store, files};
@@ -49,15 +52,27 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
 use crate::data::LayerData;
 use crate::error::Result;
+use crate::examine::Examined;
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
-use crate::seal::Integrity;
+use crate::seal::{Examination, Integrity};
 
 /// The backend, over one store and one ROOT.
 #[derive(Debug, Clone)]
 pub struct Dirs {
     pub(crate) store: Store,
     pub(crate) mounts: Mounts,
+}
+
+/// A layer or a chain that was made anew while somebody may have stood on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// Its digest's hexadecimal digits.
+    pub digits: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// When it was replaced: the rename that moved it here changed its inode.
+    pub since: SystemTime,
 }
 
 impl Dirs {
@@ -87,11 +102,20 @@ impl Dirs {
         Ok(dir.join(format!("{hex}-{}", files::unique_name())))
     }
 
-    /// Lists what was replaced: the digits of each layer or chain, and where it lies until no container stands on it.
-    pub fn old(&self) -> Result<Vec<(String, PathBuf)>> {
+    /// Lists what was replaced, until no container stands on it.
+    pub fn replaced(&self) -> Result<Vec<Replaced>> {
         let dir = self.replaced_dir();
-        let names = files::list_names(&dir)?.into_iter();
-        Ok(names.map(|name| (name.split('-').next().unwrap_or_default().to_owned(), dir.join(name))).collect())
+        let mut found = Vec::new();
+        for name in files::list_names(&dir)? {
+            let path = dir.join(&name);
+            // One that has gone meanwhile is none.
+            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+            let since = UNIX_EPOCH + Duration::new(metadata.ctime().unsigned_abs(), nanoseconds);
+            let digits = name.split('-').next().unwrap_or_default().to_owned();
+            found.push(Replaced { digits, path, since });
+        }
+        Ok(found)
     }
 
     /// Gives the directory of a layer, there or not.
@@ -156,11 +180,13 @@ impl Backend for Dirs {
     }
 
     fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
+        self.need_layer(layer)?;
         Self::copy_tar(self, layer, out)
     }
 
     fn open_data(&self, layer: DiffId) -> Result<LayerData> {
-        let places = self.places(&self.need_layer(layer)?)?;
+        self.need_layer(layer)?;
+        let places = self.places(layer)?;
         Ok(LayerData::of_directory(layer, self.layer_dir(layer), places))
     }
 
@@ -174,6 +200,26 @@ impl Backend for Dirs {
 
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
         self.ensure_sound_stack(layers, integrity).map(Chain::Dirs)
+    }
+
+    fn examine_layer(&self, layer: DiffId, how: Examination) -> Result<Examined> {
+        Self::examine_layer(self, layer, how)
+    }
+
+    fn examine_chain(&self, chain: ChainId, how: Examination) -> Result<Examined> {
+        Self::examine_chain(self, chain, how)
+    }
+
+    fn layers_of_chain(&self, chain: ChainId) -> Result<Option<Vec<DiffId>>> {
+        Ok(self.record_of_chain(chain)?.map(|record| record.layers.iter().map(|layer| layer.diff_id).collect()))
+    }
+
+    fn has_form(&self, layer: DiffId) -> bool {
+        self.layer_dir(layer).is_dir()
+    }
+
+    fn holds_chain(&self, chain: ChainId) -> bool {
+        self.chain_dir(chain).is_dir()
     }
 
     fn take_chain(&self, chain: ChainId) -> Result<Option<Staging>> {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use flate2::bufread::GzDecoder;
@@ -18,14 +18,13 @@ use stos_sys::rooted::Root;
 
 use super::Dirs;
 use super::inode::{Place, as_path, refused, split};
-use super::layer::DirsLayerRecord;
 use super::verify::{is_damage, is_damage_or};
 use crate::error::{Error, Result};
 
 impl Dirs {
-    /// Writes the layer's tar to `out`, and gives its length. Whether its bytes are right is for the caller's digest to say.
+    /// Writes the layer's tar to `out`, and gives its length. Whether its bytes are right is for the caller's digest to say. The
+    /// layer's record is not read.
     pub(crate) fn copy_tar(&self, layer: DiffId, out: &mut dyn Write) -> Result<u64> {
-        let record = self.need_layer(layer)?;
         let dir = self.layer_dir(layer);
         let path = dir.join("layer.rest");
         let damaged = |path: &Path, expected: String, found: String| Error::DamagedLayer {
@@ -34,19 +33,20 @@ impl Dirs {
             expected,
             found,
         };
-        let files = Files::open(&dir, self.places(&record)?);
+        let files = Files::open(&dir, self.places(layer)?);
         let files =
             files.map_err(|error| is_damage_or(error, |found| damaged(&dir, "its directories".to_owned(), found)))?;
         let mut source = Source { files, open: None, buffer: vec![0; 64 << 10], failure: None };
-        let rest = self.open_side_file(&record, "layer.rest")?;
+        let rest = self.open_side_file(layer, "layer.rest")?;
         let rest = GzDecoder::new(BufReader::with_capacity(64 << 10, rest));
         let data = |number, offset, len, out: &mut dyn Write| source.copy(number, offset, len, out);
         let outcome = assemble_tar(rest, out, data);
         outcome.map_err(|error| match (error, source.failure.take()) {
             (stos_erofs::Error::Data { .. }, Some(failure)) if !is_damage(&failure) => failure,
-            (stos_erofs::Error::Data { number, source }, failure) => {
-                let found = failure.map_or(source.to_string(), |failure| failure.to_string());
-                damaged(&path, format!("the data of entry {number}"), found)
+            (stos_erofs::Error::Data { number, source: error }, failure) => {
+                let source_file = source.files.place_of(number);
+                let found = failure.map_or(error.to_string(), |failure| failure.to_string());
+                damaged(&dir.join(source_file), format!("the data of entry {number}"), found)
             }
             (stos_erofs::Error::Io { operation: "write the tar", source }, _) => cannot_write(layer, source),
             (stos_erofs::Error::Io { source, .. }, _) if is_host_error(&source) => Error::io("read", &path)(source),
@@ -55,13 +55,13 @@ impl Dirs {
     }
 
     /// Tells where in `diff` the files of entries are.
-    pub(crate) fn places(&self, record: &DirsLayerRecord) -> Result<Places> {
-        Ok(Rc::new(self.layer_tree(record)?.places()))
+    pub(crate) fn places(&self, layer: DiffId) -> Result<Places> {
+        Ok(Rc::new(self.layer_tree(layer)?.places()))
     }
 
     /// Opens one of the files beside `diff`.
-    fn open_side_file(&self, record: &DirsLayerRecord, name: &str) -> Result<File> {
-        let (layer, path) = (record.diff_id, self.layer_dir(record.diff_id).join(name));
+    fn open_side_file(&self, layer: DiffId, name: &str) -> Result<File> {
+        let path = self.layer_dir(layer).join(name);
         files::open(&path).map_err(|error| {
             let expected = "a file".to_owned();
             is_damage_or(error.into(), |found| Error::DamagedLayer { layer, path, expected, found })
@@ -69,13 +69,9 @@ impl Dirs {
     }
 
     /// Reads a layer's index, and gives each entry with its number to `take`.
-    pub(super) fn read_index(
-        &self,
-        record: &DirsLayerRecord,
-        mut take: impl FnMut(u64, &Entry) -> Result<()>,
-    ) -> Result<()> {
-        let damaged = |error: stos_erofs::Error| self.index_damage(record, error);
-        let mut reader = IndexReader::new(self.open_side_file(record, "layer.index")?).map_err(damaged)?;
+    pub(super) fn read_index(&self, layer: DiffId, mut take: impl FnMut(u64, &Entry) -> Result<()>) -> Result<()> {
+        let damaged = |error: stos_erofs::Error| self.index_damage(layer, error);
+        let mut reader = IndexReader::new(self.open_side_file(layer, "layer.index")?).map_err(damaged)?;
         let mut number = 0;
         while let Some(entry) = reader.next_entry().map_err(damaged)? {
             take(number, &entry)?;
@@ -84,23 +80,23 @@ impl Dirs {
         Ok(())
     }
 
-    fn index_damage(&self, record: &DirsLayerRecord, error: stos_erofs::Error) -> Error {
-        let path = self.layer_dir(record.diff_id).join("layer.index");
+    fn index_damage(&self, layer: DiffId, error: stos_erofs::Error) -> Error {
+        let path = self.layer_dir(layer).join("layer.index");
         match error {
             stos_erofs::Error::Io { source, .. } if is_host_error(&source) => Error::io("read", path)(source),
             error => {
                 let expected = "the layer's index".to_owned();
-                Error::DamagedLayer { layer: record.diff_id, path, expected, found: error.to_string() }
+                Error::DamagedLayer { layer, path, expected, found: error.to_string() }
             }
         }
     }
 
     /// Reads a layer's index, and gives what the layer by itself consists of.
-    pub(crate) fn layer_tree(&self, record: &DirsLayerRecord) -> Result<LayerTree> {
+    pub(crate) fn layer_tree(&self, layer: DiffId) -> Result<LayerTree> {
         let mut tree = LayerTree::new();
-        self.read_index(record, |number, entry| {
+        self.read_index(layer, |number, entry| {
             let applied = tree.apply(number, entry, |_| Ok(()));
-            applied.map_err(|error| self.index_damage(record, error))
+            applied.map_err(|error| self.index_damage(layer, error))
         })?;
         Ok(tree)
     }
@@ -135,6 +131,14 @@ impl Files {
     /// Gives the name that errors call an entry's file by.
     fn path_of(&self, number: u64) -> Vec<u8> {
         self.places.path_of(number).unwrap_or_else(|| format!("orphans/{number}").into_bytes())
+    }
+
+    /// Gives the place of an entry's file in the layer's directory.
+    fn place_of(&self, number: u64) -> PathBuf {
+        match self.places.path_of(number) {
+            Some(path) => Path::new("diff").join(as_path(&path)),
+            None => Path::new("orphans").join(number.to_string()),
+        }
     }
 
     /// Opens the file of an entry.

@@ -54,6 +54,18 @@ impl StackRecord {
     fn is_of(&self, chain: ChainId, layers: &[DiffId]) -> bool {
         self.chain_id == chain && self.layers.iter().map(|layer| &layer.diff_id).eq(layers)
     }
+
+    /// Tells whether a layer's directory has been replaced since `older`. Then hard links among the corrections may still lead to
+    /// files of the one that was replaced, though nothing of `top` itself has changed.
+    pub(super) fn has_other_directories_than(&self, older: &Self) -> bool {
+        self.layers.iter().zip(&older.layers).any(|(new, old)| new.diff.inode != old.diff.inode)
+    }
+
+    /// Tells whether the record can be that of `chain`, whatever its layers.
+    pub(super) fn is_itself(&self, chain: ChainId) -> bool {
+        let layers: Vec<_> = self.layers.iter().map(|layer| layer.diff_id).collect();
+        ChainId::of_layers(&layers) == Some(chain) && self.is_of(chain, &layers)
+    }
 }
 
 impl Dirs {
@@ -61,6 +73,12 @@ impl Dirs {
     pub fn stack_record(&self, layers: &[DiffId]) -> Result<Option<StackRecord>> {
         let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
         let is_own = |record: &StackRecord| record.is_of(chain, layers);
+        read_record(&self.stack_record_path(chain), is_own, "the stack is made again")
+    }
+
+    /// Reads the record of a stack, whatever its layers.
+    pub(super) fn record_of_chain(&self, chain: ChainId) -> Result<Option<StackRecord>> {
+        let is_own = |record: &StackRecord| record.is_itself(chain);
         read_record(&self.stack_record_path(chain), is_own, "the stack is made again")
     }
 
@@ -77,7 +95,7 @@ impl Dirs {
         let renewed = self.look_at_layers(&record, integrity)?;
         let top = self.chain_dir(record.chain_id).join("top");
         let is_right = match integrity {
-            Integrity::Sealed if record.top.is_intact(&top) => true,
+            Integrity::Sealed if record.top.is_intact(&top) && !renewed.has_other_directories_than(&record) => true,
             _ => self.is_top_right(&renewed)?,
         };
         if !is_right || renewed.layers.iter().zip(&record.layers).any(|(new, old)| new.index != old.index) {
@@ -204,7 +222,7 @@ impl Dirs {
     }
 
     /// Tells whether the corrections on disk are those that the layers need.
-    fn is_top_right(&self, record: &StackRecord) -> Result<bool> {
+    pub(super) fn is_top_right(&self, record: &StackRecord) -> Result<bool> {
         let path = self.chain_dir(record.chain_id).join("top");
         if !path.is_dir() {
             return Ok(false);
@@ -216,7 +234,7 @@ impl Dirs {
     }
 
     /// Writes the new seals, where the record is still the one that was looked at.
-    fn write_seals(&self, old: &StackRecord, new: &StackRecord) -> Result<()> {
+    pub(super) fn write_seals(&self, old: &StackRecord, new: &StackRecord) -> Result<()> {
         if new == old {
             return Ok(());
         }

@@ -63,7 +63,7 @@ impl Dirs {
         if found != record.diff_id {
             return Err(damaged(record, Path::new("diff"), record.diff_id.to_string(), found.to_string()));
         }
-        self.prove_tree(record, self.layer_tree(record)?)?;
+        self.prove_tree(record, self.layer_tree(record.diff_id)?)?;
         Ok(renewed)
     }
 
@@ -104,7 +104,7 @@ impl Dirs {
     ) -> Result<()> {
         let mut comparer = Comparer::new(&self.store, orphans);
         let mut expected = 0;
-        self.read_index(record, |number, entry| {
+        self.read_index(record.diff_id, |number, entry| {
             if !matches!(entry.kind, EntryKind::Regular { .. }) || places.path_of(number).is_some() {
                 return Ok(());
             }

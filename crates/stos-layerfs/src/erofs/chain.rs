@@ -93,9 +93,9 @@ pub struct SealedLayer {
 }
 
 /// A layer's record as it was when its files were looked at, and with the seals that they have now.
-struct Reseal {
-    old: LayerRecord,
-    new: LayerRecord,
+pub(super) struct Reseal {
+    pub(super) old: LayerRecord,
+    pub(super) new: LayerRecord,
 }
 
 impl ChainRecord {
@@ -106,6 +106,12 @@ impl ChainRecord {
             && self.layers.iter().all(|layer| layer.tar.sha256.as_bytes() == layer.diff_id.as_bytes())
             && self.devices.iter().all(|device| layers.contains(&device.layer))
     }
+
+    /// Tells whether the record can be that of `chain`, whatever its layers.
+    pub(super) fn is_itself(&self, chain: ChainId) -> bool {
+        let layers: Vec<_> = self.layers.iter().map(|layer| layer.diff_id).collect();
+        ChainId::of_layers(&layers) == Some(chain) && self.is_of(chain, &layers)
+    }
 }
 
 impl Erofs {
@@ -113,6 +119,12 @@ impl Erofs {
     pub fn chain_record(&self, layers: &[DiffId]) -> Result<Option<ChainRecord>> {
         let chain = ChainId::of_layers(layers).ok_or(Error::NoLayers)?;
         let is_own = |record: &ChainRecord| record.is_of(chain, layers);
+        read_record(&self.chain_record_path(chain), is_own, "the chain is made again")
+    }
+
+    /// Reads the record of a chain, whatever its layers.
+    pub(super) fn record_of_chain(&self, chain: ChainId) -> Result<Option<ChainRecord>> {
+        let is_own = |record: &ChainRecord| record.is_itself(chain);
         read_record(&self.chain_record_path(chain), is_own, "the chain is made again")
     }
 
@@ -355,7 +367,7 @@ impl Erofs {
     }
 
     /// Writes the new seals of files that were found to be right, each where the record is still the one that was looked at.
-    fn write_seals(&self, old: &ChainRecord, new: &ChainRecord, layers: &[Reseal]) -> Result<()> {
+    pub(super) fn write_seals(&self, old: &ChainRecord, new: &ChainRecord, layers: &[Reseal]) -> Result<()> {
         layers.iter().try_for_each(|layer| self.reseal_layer(layer))?;
         if new == old {
             return Ok(());
@@ -373,7 +385,7 @@ impl Erofs {
     }
 
     /// Writes the new seals of a layer, unless a pull has replaced it meanwhile.
-    fn reseal_layer(&self, Reseal { old, new }: &Reseal) -> Result<()> {
+    pub(super) fn reseal_layer(&self, Reseal { old, new }: &Reseal) -> Result<()> {
         if new == old {
             return Ok(());
         }

@@ -88,7 +88,7 @@ impl Erofs {
     /// Reads a layer's record; `None` where the store does not have the layer, or its record is damaged: not JSON, or of
     /// another layer or tar than the directory's.
     pub fn layer_record(&self, layer: DiffId) -> Result<Option<LayerRecord>> {
-        let is_own = |record: &LayerRecord| record.diff_id == layer && record.tar.sha256.as_bytes() == layer.as_bytes();
+        let is_own = |record: &LayerRecord| is_record_of(record, layer);
         read_record(&self.layer_record_path(layer), is_own, "the layer is taken as missing")
     }
 
@@ -105,7 +105,7 @@ impl Erofs {
         Err(Error::DamagedLayer { layer, path, expected: "the layer's record".to_owned(), found: found.to_owned() })
     }
 
-    fn layer_record_path(&self, layer: DiffId) -> PathBuf {
+    pub(super) fn layer_record_path(&self, layer: DiffId) -> PathBuf {
         self.store.layer_dir(layer).join("layer.json")
     }
 
@@ -161,6 +161,45 @@ impl Erofs {
         let mut record = self.need_layer(layer)?;
         let dir = self.store.layer_dir(layer);
         check_layer_file(&dir, &mut record, "layer.tar", Integrity::Full)?;
+        self.index_tar(record)
+    }
+
+    /// Makes all that follows from a layer's tar again, its record too, which says what `origin` does; `false` where the tar is
+    /// missing or not that of the layer. The caller holds the layer's lock.
+    pub(crate) fn rebuild_from_tar(&self, layer: DiffId, origin: Origin<'_>) -> Result<bool> {
+        let path = self.store.layer_dir(layer).join("layer.tar");
+        let digest = BlobDigest::from_bytes(*layer.as_bytes());
+        let tar = match files::open(&path) {
+            // Looked at before it is read: what is written to it meanwhile breaks the seal.
+            Ok(file) => Seal::of(&file, digest, &path)?,
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        match tar.prove(&path) {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Ok(false),
+            Err(Error::Store(error)) if error.is_unreadable() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let (blob, blob_size) = origin.blob.unwrap_or((digest, tar.size));
+        self.index_tar(LayerRecord {
+            diff_id: layer,
+            blob,
+            blob_size,
+            media_type: origin.media_type.to_owned(),
+            source: origin.source.to_owned(),
+            entries: 0,
+            index: tar.clone(),
+            tar,
+            extra: None,
+        })?;
+        Ok(true)
+    }
+
+    /// Makes the index and the extra file of a tar that has been proved, and writes the record with what they are.
+    fn index_tar(&self, mut record: LayerRecord) -> Result<()> {
+        let layer = record.diff_id;
+        let dir = self.store.layer_dir(layer);
         let staged = self.store.stage()?;
         let (tar_path, path) = (dir.join("layer.tar"), staged.path().join("layer.index"));
         let file = files::create_new(&path)?;
@@ -172,6 +211,7 @@ impl Erofs {
         let extra = ExtraWriter::new(staged.path());
         let indexed = stos_erofs::index_tar_into(files::open(&tar_path)?, out, extra).map_err(refuse)?;
         record.extra = put_extra(indexed.sink, layer, indexed.summary.extra_bytes, staged.path(), &dir)?;
+        record.entries = indexed.summary.entries;
         let (file, digest) = indexed.out.finish();
         let file = file.into_inner().map_err(|error| Error::io("write", &path)(error.into_error()))?;
         file.sync_all().map_err(Error::io("sync", &path))?;
@@ -182,6 +222,11 @@ impl Erofs {
         files::sync_directory(&dir)?;
         self.replace_layer_record(&record)
     }
+}
+
+/// Tells whether a record can be that of `layer`.
+pub(super) fn is_record_of(record: &LayerRecord, layer: DiffId) -> bool {
+    record.diff_id == layer && record.tar.sha256.as_bytes() == layer.as_bytes()
 }
 
 /// Puts a staged extra file in its place, and gives its seal; `None` where there is none.

@@ -8,6 +8,7 @@
 //! ```
 
 pub mod chain;
+mod examine;
 pub mod layer;
 mod mount;
 
@@ -21,9 +22,10 @@ use stos_sys::mount::{MountPlan, UpperDirs};
 use crate::backend::{Backend, BackendKind, Chain, Kept, Origin, StagedLayer};
 use crate::data::LayerData;
 use crate::error::Result;
+use crate::examine::Examined;
 use crate::ingest::IngestRequest;
 use crate::mounts::Mounts;
-use crate::seal::Integrity;
+use crate::seal::{Examination, Integrity};
 
 /// The backend, over one store and one ROOT.
 #[derive(Debug, Clone)]
@@ -105,6 +107,26 @@ impl Backend for Erofs {
 
     fn ensure_sound_chain(&self, layers: &[DiffId], integrity: Integrity) -> Result<Chain> {
         Self::ensure_sound_chain(self, layers, integrity).map(Chain::Erofs)
+    }
+
+    fn examine_layer(&self, layer: DiffId, how: Examination) -> Result<Examined> {
+        Self::examine_layer(self, layer, how)
+    }
+
+    fn examine_chain(&self, chain: ChainId, how: Examination) -> Result<Examined> {
+        Self::examine_chain(self, chain, how)
+    }
+
+    fn layers_of_chain(&self, chain: ChainId) -> Result<Option<Vec<DiffId>>> {
+        Ok(self.record_of_chain(chain)?.map(|record| record.layers.iter().map(|layer| layer.diff_id).collect()))
+    }
+
+    fn has_form(&self, layer: DiffId) -> bool {
+        self.store.layer_dir(layer).is_dir()
+    }
+
+    fn holds_chain(&self, chain: ChainId) -> bool {
+        self.store.chain_dir(chain).is_dir()
     }
 
     fn take_chain(&self, chain: ChainId) -> Result<Option<Staging>> {

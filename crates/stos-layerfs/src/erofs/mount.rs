@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use stos_erofs::ImageHeader;
@@ -35,6 +36,23 @@ impl Erofs {
         let devices = record.devices.iter().map(|device| inode(device).unwrap_or(0)).collect();
         let from = MountedFrom { store: self.store.root().to_owned(), image: record.image.inode, devices };
         self.mounts.ensure(BackendKind::Erofs, record.chain_id, &from, || self.mount_image(record))
+    }
+
+    /// Tells whether who has stood on the chain since `started`, in clock ticks since the boot, may stand on other files than
+    /// those that are there now: its mount has been replaced since then, or would be by the next start. `false` where that
+    /// cannot be told.
+    pub fn was_replaced_since(&self, chain: ChainId, started: u64) -> Result<bool> {
+        let Some(mount) = self.mounts.own_record(BackendKind::Erofs, chain)? else { return Ok(false) };
+        if mount.mounted > started {
+            return Ok(true);
+        }
+        let Some(record) = self.record_of_chain(chain)? else { return Ok(false) };
+        let inode = |path: &Path| std::fs::metadata(path).map(|file| file.ino()).ok();
+        let device = |device: &ChainDevice| inode(&self.store.layer_dir(device.layer).join(device.file_name()));
+        let devices: Option<Vec<_>> = record.devices.iter().map(device).collect();
+        // What is missing has not been replaced.
+        let now = inode(&self.chain_image_path(chain)).zip(devices);
+        Ok(now.is_some_and(|now| now != (mount.from.image, mount.from.devices)))
     }
 
     /// Mounts the chain's image, detached.

@@ -41,6 +41,21 @@ fn parse_stat(stat: &[u8]) -> Option<ProcessStat> {
     Some(ProcessStat { start_time: stat_field(stat, 22)?, is_dead })
 }
 
+/// Gives how many clock ticks a second has.
+pub fn ticks_per_second() -> u64 {
+    rustix::param::clock_ticks_per_second()
+}
+
+/// Gives the time since the boot, times of suspension included, in the clock ticks that [`ProcessStat::start_time`] counts.
+pub fn ticks_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let per_second = ticks_per_second();
+    // Neither is ever negative.
+    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    // As the kernel counts them (`nsec_to_clock_t`): parts of a tick are left out.
+    seconds * per_second + nanoseconds * per_second / 1_000_000_000
+}
+
 /// The id of this boot, new with each one.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
@@ -57,6 +72,7 @@ mod tests {
     fn a_process_is_recognised() {
         let own = process_stat(std::process::id().cast_signed()).unwrap().unwrap();
         assert!(own.start_time > 0 && !own.is_dead);
+        assert!(own.start_time <= ticks_since_boot(), "it has started");
         assert_eq!(process_stat(i32::MAX).unwrap(), None);
         assert_eq!(boot_id().unwrap().len(), 36);
     }

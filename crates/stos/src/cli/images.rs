@@ -16,11 +16,18 @@ pub enum InspectFormat {
 }
 // How to reach a registry.
 #[derive(Debug, Clone, Args)]
-pub struct RegistryOptions {
+pub struct ConnectionOptions {
     /// Verify certificates and refuse plain HTTP
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tls_verify: bool,
+}
+
+// What is wanted of a registry.
+#[derive(Debug, Clone, Args)]
+pub struct RegistryOptions {
+    #[command(flatten)]
+    pub connection: ConnectionOptions,
     /// The platform of the image, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
@@ -254,4 +261,6 @@ pub enum Image {
     Import(Import),
     /// Remove images that have no name, or with --all those that no container uses
     Prune(ImagePrune),
+    /// Prove an image: every document, layer and merged index of it
+    Verify(super::VerifyImage),
 }

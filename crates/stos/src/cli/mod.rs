@@ -6,12 +6,14 @@
 
 mod changes;
 mod containers;
+mod health;
 mod images;
 mod layers;
 mod system;
 
 pub use changes::*;
 pub use containers::*;
+pub use health::*;
 pub use images::*;
 pub use layers::*;
 pub use system::*;
@@ -99,6 +101,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Remove images
     Rmi(Rmi),
+    /// Prove an image: every document, layer and merged index of it
+    Verify(VerifyImage),
     /// Give an image further names
     Tag(Tag),
     /// Take names away from an image

@@ -3,7 +3,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::Format;
+use super::{Format, SystemCheck};
 
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
@@ -14,6 +14,8 @@ pub enum System {
     Gc(SystemGc),
     /// Show what the store takes of the disk, as du would count it
     Df(SystemDf),
+    /// Look for damage in the store, and repair it
+    Check(SystemCheck),
 }
 
 #[derive(Debug, Args)]

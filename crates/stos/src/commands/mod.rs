@@ -34,6 +34,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Images(args) => images::list(global, &args),
         Command::Inspect(args) => images::inspect(global, &args),
         Command::Rmi(args) => images::remove(global, &args),
+        Command::Verify(args) => system::check::verify(global, &args),
         Command::Tag(args) => images::names::tag(global, &args),
         Command::Untag(args) => images::names::untag(global, &args),
         Command::History(args) => images::history::history(global, &args),

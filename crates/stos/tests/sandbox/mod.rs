@@ -42,9 +42,14 @@ thread_local! {
 /// Runs a test once with each way of keeping layers.
 pub fn on_both_backends(test: impl Fn()) {
     for backend in ["erofs", "dirs"] {
-        BACKEND.set(Some(backend));
-        test();
+        on_backend(backend, &test);
     }
+}
+
+/// Runs a test with one way of keeping layers.
+pub fn on_backend(backend: &'static str, test: impl FnOnce()) {
+    BACKEND.set(Some(backend));
+    test();
     BACKEND.set(None);
 }
 

@@ -34,6 +34,7 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::Unmount(args) => mounts::unmount(global, &args),
         Image::Import(args) => archive::import(global, &args),
         Image::Prune(args) => prune::prune(global, &args),
+        Image::Verify(args) => super::system::check::verify(global, &args),
     }
 }
 

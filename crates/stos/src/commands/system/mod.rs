@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Commands about the host and the store.
 
+pub mod check;
 mod df;
 mod gc;
 mod info;
@@ -14,5 +15,6 @@ pub fn run(global: &Global, command: System) -> Result<u8, Failure> {
         System::Info(args) => info::info(global, &args),
         System::Df(args) => df::df(global, &args),
         System::Gc(args) => gc::gc(global, &args),
+        System::Check(args) => check::check(global, &args),
     }
 }

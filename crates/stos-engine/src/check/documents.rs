@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `images/index.json`, and the documents of images. They are small, so each is always hashed.
+
+use std::collections::BTreeMap;
+
+use stos_layerfs::Problem;
+use stos_spec::{BlobDigest, ImageConfig, ManifestDocument};
+use stos_store::ImageRecord;
+
+use crate::container;
+use crate::error::Result;
+
+use super::owners::{Owner, users};
+use super::report::{Finding, Item, ObjectKind, Outcome};
+use super::{Check, repair};
+
+/// Where the list of images lies.
+const INDEX: &str = "images/index.json";
+
+impl Check<'_> {
+    /// Reads which images and containers there are. A damaged list of images is made again first, if that was asked for.
+    pub(super) fn read_owners(&mut self) -> Result<()> {
+        let images = self.read_images()?;
+        self.owners.extend(images.iter().map(Owner::of_image));
+        for id in self.engine.store.containers()? {
+            // One that cannot be read is told with the containers.
+            if let Ok(Some(record)) = container::record(self.engine, &id) {
+                self.owners.push(Owner::of_container(&record));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_images(&mut self) -> Result<Vec<ImageRecord>> {
+        let store = &self.engine.store;
+        let finding = match store.images() {
+            Ok(images) if !store.is_index_lost() => return Ok(images),
+            Ok(_) => Finding::damage(Problem::Missing, "the list of images", "none"),
+            Err(stos_store::Error::Damaged { reason, .. }) => {
+                Finding::damage(Problem::Unreadable, "the list of images", reason)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut item = Item::new(ObjectKind::Record, INDEX, None);
+        item.findings.push(finding.at(INDEX));
+        let mut images = Vec::new();
+        if self.repair.is_some() {
+            let outcome = match repair::rebuild_index(self.engine) {
+                Ok(found) => {
+                    let what = if found == 1 { "image" } else { "images" };
+                    let names = "names are lost: `stos tag` or `stos pull` gives them again";
+                    let how = format!("made again of the documents of {found} {what}; {names}");
+                    images = store.images()?;
+                    Outcome::Repaired { how }
+                }
+                Err(error) => Outcome::Stays { why: error.to_string() },
+            };
+            item.settle(&outcome);
+        }
+        self.items.push(item);
+        Ok(images)
+    }
+
+    /// Looks at the documents of all owners, each once, and reads what they say.
+    pub(super) fn examine_documents(&mut self) {
+        self.examine_each(ObjectKind::Index, |owner| owner.index);
+        self.examine_each(ObjectKind::Manifest, |owner| Some(owner.manifest));
+        self.read_manifests();
+        self.examine_each(ObjectKind::Configuration, |owner| Some(owner.config));
+        self.read_configurations();
+    }
+
+    fn examine_each(&mut self, kind: ObjectKind, digest_of: impl Fn(&Owner) -> Option<BlobDigest>) {
+        let mut wanted: BTreeMap<BlobDigest, Vec<usize>> = BTreeMap::new();
+        for (number, owner) in self.owners.iter().enumerate() {
+            if let Some(digest) = digest_of(owner) {
+                wanted.entry(digest).or_default().push(number);
+            }
+        }
+        for (digest, numbers) in wanted {
+            let item = self.examine_document(kind, digest, &numbers);
+            self.items.push(item);
+        }
+    }
+
+    fn examine_document(&mut self, kind: ObjectKind, digest: BlobDigest, numbers: &[usize]) -> Item {
+        let mut item = Item::new(kind, digest, None);
+        let Some(finding) = self.look_at_blob(digest, None) else { return item };
+        let users = users(&self.owners, |owner| {
+            owner.manifest == digest || owner.config == digest || owner.index == Some(digest)
+        });
+        item.findings.push(finding.needed_by(&users));
+        if let Some(repair) = &self.repair {
+            let owners: Vec<_> = numbers.iter().map(|&number| &self.owners[number]).collect();
+            let outcome = match repair.remake_document(kind, digest, &owners) {
+                Ok(how) if self.look_at_blob(digest, None).is_none() => Outcome::Repaired { how },
+                Ok(how) => Outcome::Stays { why: format!("{how}, and it is still damaged") },
+                Err(why) => Outcome::Stays { why },
+            };
+            item.settle(&outcome);
+        }
+        item
+    }
+
+    /// Hashes a blob and tells what is wrong with it. Where its size is known it is told first.
+    pub(super) fn look_at_blob(&mut self, digest: BlobDigest, size: Option<u64>) -> Option<Finding> {
+        let store = &self.engine.store;
+        let path = self.below_root(&store.blob_path(digest));
+        let finding = match store.hash_blob(digest) {
+            Ok(Some((found, bytes))) => {
+                self.hashed += bytes;
+                match size {
+                    _ if found == digest => return None,
+                    Some(size) if size != bytes => {
+                        Finding::damage(Problem::Size, format!("{size} bytes"), format!("{bytes} bytes"))
+                    }
+                    _ => Finding::damage(Problem::Altered, digest.to_string(), found.to_string()),
+                }
+            }
+            Ok(None) => Finding::damage(Problem::Missing, "a file", "none"),
+            Err(error) => Finding::damage(Problem::Unreadable, digest.to_string(), error.to_string()),
+        };
+        Some(finding.at(path))
+    }
+
+    fn read_manifests(&mut self) {
+        for number in 0..self.owners.len() {
+            let owner = &self.owners[number];
+            let Ok(bytes) = self.engine.store.read_blob(owner.manifest) else { continue };
+            match ManifestDocument::parse(bytes.get(), owner.manifest_type.as_deref()) {
+                Ok(ManifestDocument::Image(manifest)) => self.owners[number].document = Some(manifest),
+                Ok(ManifestDocument::Index(_)) => {
+                    self.tell_unusable(ObjectKind::Manifest, owner.manifest, "an index".to_owned());
+                }
+                Err(error) => self.tell_unusable(ObjectKind::Manifest, owner.manifest, error.to_string()),
+            }
+        }
+    }
+
+    fn read_configurations(&mut self) {
+        for number in 0..self.owners.len() {
+            let owner = &self.owners[number];
+            let Ok(bytes) = self.engine.store.read_blob(owner.config) else { continue };
+            match ImageConfig::parse(bytes.get()) {
+                // A container knows its layers by itself.
+                Ok(config) if owner.is_image() => self.owners[number].set_layers(config.diff_ids),
+                Ok(_) => {}
+                Err(error) => self.tell_unusable(ObjectKind::Configuration, owner.config, error.to_string()),
+            }
+        }
+    }
+
+    /// Tells of a document that is what its digest says, and that nobody can use.
+    fn tell_unusable(&mut self, kind: ObjectKind, digest: BlobDigest, found: String) {
+        let path = self.below_root(&self.engine.store.blob_path(digest));
+        let users = users(&self.owners, |owner| owner.manifest == digest || owner.config == digest);
+        let mut finding = Finding::damage(Problem::Unreadable, format!("an image's {kind}"), found);
+        if self.repair.is_some() {
+            let why = "it is what its digest says: `stos rmi` removes the image".to_owned();
+            finding.outcome = Outcome::Stays { why };
+        }
+        let id = digest.to_string();
+        if let Some(item) = self.items.iter_mut().find(|item| item.object == kind && item.id == id)
+            && item.findings.is_empty()
+        {
+            item.findings.push(finding.at(path).needed_by(&users));
+        }
+    }
+}

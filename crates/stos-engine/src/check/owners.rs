@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images and containers: who needs the other objects of a store, and where those may be had again.
+
+use stos_layerfs::BackendKind;
+use stos_spec::{BlobDigest, ChainId, DiffId, ImageManifest, ImageRef};
+use stos_store::ImageRecord;
+
+use crate::container::ContainerRecord;
+
+use super::report::Users;
+
+/// An image or a container.
+pub(super) struct Owner {
+    name: OwnerName,
+    /// Where the image came from, if it has a name.
+    pub repository: Option<ImageRef>,
+    /// The manifest's digest, with its media type and size where they are known.
+    pub manifest: BlobDigest,
+    pub manifest_type: Option<String>,
+    /// The configuration's digest: the image ID.
+    pub config: BlobDigest,
+    pub index: Option<BlobDigest>,
+    /// The manifest itself, once it has been read.
+    pub document: Option<ImageManifest>,
+    /// The layers, the lowest first; of an image once its configuration has been read.
+    pub layers: Vec<DiffId>,
+    /// The chain of those.
+    pub chain: Option<ChainId>,
+    /// The backend that a container stays with.
+    pub backend: Option<BackendKind>,
+}
+
+enum OwnerName {
+    Image(String),
+    Container(String),
+}
+
+impl Owner {
+    pub fn of_image(record: &ImageRecord) -> Self {
+        let label = record.reference.as_ref().map_or_else(|| record.image_id.to_string(), ToString::to_string);
+        Self {
+            name: OwnerName::Image(label),
+            repository: record.reference.clone(),
+            manifest: record.manifest.digest,
+            manifest_type: Some(record.manifest.media_type.clone()),
+            config: record.image_id,
+            index: record.index_digest,
+            document: None,
+            layers: Vec::new(),
+            chain: None,
+            backend: None,
+        }
+    }
+
+    pub fn of_container(record: &ContainerRecord) -> Self {
+        Self {
+            name: OwnerName::Container(record.name.to_string()),
+            // One of an image without a name has the ID here, or what was typed.
+            repository: record.image.parse::<ImageRef>().ok().filter(|name| !name.is_short()),
+            manifest: record.manifest,
+            manifest_type: None,
+            config: record.image_id,
+            index: None,
+            document: None,
+            chain: ChainId::of_layers(&record.layers),
+            layers: record.layers.clone(),
+            backend: Some(record.backend),
+        }
+    }
+
+    pub fn is_image(&self) -> bool {
+        matches!(self.name, OwnerName::Image(_))
+    }
+
+    /// Says which layers it has, once that is known.
+    pub fn set_layers(&mut self, layers: Vec<DiffId>) {
+        self.chain = ChainId::of_layers(&layers);
+        self.layers = layers;
+    }
+
+    /// Gives what people call it.
+    pub fn label(&self) -> String {
+        match &self.name {
+            OwnerName::Image(name) | OwnerName::Container(name) => name.clone(),
+        }
+    }
+}
+
+/// Gives the names of those that `needs` says.
+pub(super) fn users(owners: &[Owner], needs: impl Fn(&Owner) -> bool) -> Users {
+    let mut users = Users::default();
+    for owner in owners.iter().filter(|owner| needs(owner)) {
+        match &owner.name {
+            OwnerName::Image(name) => users.images.insert(name.clone()),
+            OwnerName::Container(name) => users.containers.insert(name.clone()),
+        };
+    }
+    users
+}
