@@ -78,7 +78,7 @@ const COMMANDS: [&[&str]; 12] = [
 #[track_caller]
 fn assert_told(output: &Output, what: &str) {
     let says_why =
-        ["No space left on device", "room", "inodes", "no such"].iter().any(|words| output.stderr.contains(words));
+        ["No space left on device", "room", "are free", "no such"].iter().any(|words| output.stderr.contains(words));
     assert!(output.code == 0 || says_why, "{what}: {output:?}");
 }
 
