@@ -38,7 +38,10 @@ pub fn run(minutes: u64) -> anyhow::Result<()> {
     soak.place.ok(&["run", "--rm", "deb:12", "true"])?;
     let before = soak.place.disk_use()?;
     soak.loops(Duration::from_secs(minutes * 60))?;
-    soak.place.ok(&["image", "prune", "--force"])?;
+    // What the last create or run has pulled.
+    for image in ["many:100", "sci:2"] {
+        soak.one("rmi", &["rmi", &soak.reference(image)], &["no such image"])?;
+    }
     let images = soak.place.ok(&["images", "--quiet"])?;
     anyhow::ensure!(images.lines().count() == 1, "expected the first image alone, found {images:?}");
     soak.place.ok(&["system", "gc"])?;
