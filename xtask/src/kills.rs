@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask kills`: SIGKILL at moments spread over a pull of sci:2, over a create and over a delete. After each the next
-//! command must work, every byte be right, what was finished not be fetched again, and nothing lie in staging.
+//! `cargo xtask kills`: SIGKILL at moments spread over a pull of sci:2, a create, a delete, and a removal with its sweep. After
+//! each the next command must work, every byte be right, what was finished not be fetched again, and nothing lie in staging.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -22,7 +22,8 @@ pub fn run(moments: u32) -> anyhow::Result<()> {
     registry.serve_layout(&environment::layout(), "cache")?;
     let kills = Kills { place: Place::new(build_release()?)?, registry, moments };
     kills.pulls()?;
-    kills.creates_and_deletes()
+    kills.creates_and_deletes()?;
+    kills.removals()
 }
 
 struct Kills {
@@ -33,18 +34,31 @@ struct Kills {
 
 /// What had come about when the command was killed, and how often.
 #[derive(Default)]
-struct Outcomes(BTreeMap<String, u32>);
+struct Outcomes {
+    counts: BTreeMap<String, u32>,
+    kills: u32,
+}
 
 impl Outcomes {
-    fn add(&mut self, outcome: String) {
-        *self.0.entry(outcome).or_default() += 1;
+    /// Counts an outcome, of a command that was killed or had ended by itself.
+    fn add(&mut self, was_killed: bool, outcome: String) {
+        self.kills += u32::from(was_killed);
+        let outcome = if was_killed { outcome } else { "it had ended by itself".to_owned() };
+        *self.counts.entry(outcome).or_default() += 1;
     }
 
-    fn print(&self, command: &str, moments: u32, took: Duration) {
-        println!("{command}: killed at {moments} moments of {:.1} ms, survived all", took.as_secs_f64() * 1000.0);
-        for (outcome, count) in &self.0 {
+    /// Prints them. Kills that mostly came too late prove nothing.
+    fn conclude(&self, command: &str, moments: u32, took: Duration) -> anyhow::Result<()> {
+        let kills = self.kills;
+        println!(
+            "{command}: killed at {kills} of {moments} moments of {:.1} ms, survived all",
+            took.as_secs_f64() * 1000.0
+        );
+        for (outcome, count) in &self.counts {
             println!("  {count:>4} × {outcome}");
         }
+        anyhow::ensure!(kills * 2 > moments, "only {kills} of {moments} kills came while {command} ran");
+        Ok(())
     }
 }
 
@@ -95,8 +109,11 @@ impl Kills {
     fn pulls(&self) -> anyhow::Result<()> {
         let reference = self.reference("sci:2");
         let pull = ["pull", "--quiet", "--tls-verify=false", &reference];
-        let whole = self.timed(&pull)?;
+        // The second one finds the registry warm, as all that follow do.
+        self.place.ok(&pull)?;
         let blobs = self.blobs_by_layer(&reference)?;
+        self.place.ok(&["rmi", &reference])?;
+        let whole = self.timed(&pull)?;
         let mut outcomes = Outcomes::default();
         for number in 0..self.moments {
             self.place.ok(&["rmi", &reference])?;
@@ -113,15 +130,10 @@ impl Kills {
                 anyhow::ensure!(!requests.contains(blob), "layer {layer} was finished and fetched again");
             }
             self.place.check().with_context(|| format!("after the pull that followed moment {number}"))?;
-            let state = match (was_killed, is_there) {
-                (false, _) => "it had ended by itself",
-                (true, true) => "the image was there",
-                (true, false) => "no image yet",
-            };
-            outcomes.add(format!("{state}, {} of {} layers finished", finished.len(), blobs.len()));
+            let state = if is_there { "the image was there" } else { "no image yet" };
+            outcomes.add(was_killed, format!("{state}, {} of {} layers finished", finished.len(), blobs.len()));
         }
-        outcomes.print("pull sci:2", self.moments, whole);
-        Ok(())
+        outcomes.conclude("pull sci:2", self.moments, whole)
     }
 
     fn creates_and_deletes(&self) -> anyhow::Result<()> {
@@ -135,18 +147,17 @@ impl Kills {
         self.place.ok(&["delete", "victim"])?;
         let mut outcomes = Outcomes::default();
         for number in 0..self.moments {
-            self.kill_after(&create, self.moment(number, whole))?;
-            outcomes.add(self.settle_container(number)?);
+            let was_killed = self.kill_after(&create, self.moment(number, whole))?;
+            outcomes.add(was_killed, self.settle_container(number)?);
         }
-        outcomes.print("create", self.moments, whole);
+        outcomes.conclude("create", self.moments, whole)?;
         let mut outcomes = Outcomes::default();
         for number in 0..self.moments {
             self.place.ok(&create)?;
-            self.kill_after(&["delete", "victim"], self.moment(number, delete))?;
-            outcomes.add(self.settle_container(number)?);
+            let was_killed = self.kill_after(&["delete", "victim"], self.moment(number, delete))?;
+            outcomes.add(was_killed, self.settle_container(number)?);
         }
-        outcomes.print("delete", self.moments, delete);
-        Ok(())
+        outcomes.conclude("delete", self.moments, delete)
     }
 
     /// The container is there whole, or not at all and its name is free; then it goes.
@@ -167,5 +178,31 @@ impl Kills {
         let left = [self.place.names("containers")?, self.place.names("names")?].concat();
         anyhow::ensure!(left.is_empty(), "delete has left {left:?}");
         Ok(if is_there { "the container was there, whole" } else { "no container" }.to_owned())
+    }
+
+    /// An image goes whole or not at all, and what it leaves goes with the next sweep.
+    fn removals(&self) -> anyhow::Result<()> {
+        let reference = self.reference("many:100");
+        let pull = ["pull", "--quiet", "--tls-verify=false", &reference];
+        let remove = ["rmi", &reference];
+        self.place.ok(&pull)?;
+        let whole = self.timed(&remove)?;
+        let kept = self.place.names("layers/sha256")?;
+        let mut outcomes = Outcomes::default();
+        for number in 0..self.moments {
+            self.place.ok(&pull)?;
+            let was_killed = self.kill_after(&remove, self.moment(number, whole))?;
+            let is_there = self.place.ok(&["images"])?.contains("many-100");
+            self.place.check().with_context(|| format!("after the kill at moment {number}"))?;
+            if is_there {
+                self.place.ok(&["run", "--rm", &reference, "cat", "/etc/debian_version"])?;
+                self.place.ok(&remove)?;
+            } else {
+                self.place.ok(&["system", "gc"])?;
+            }
+            anyhow::ensure!(self.place.names("layers/sha256")? == kept, "rmi has left layers, or taken others");
+            outcomes.add(was_killed, if is_there { "the image was there, whole" } else { "no image" }.to_owned());
+        }
+        outcomes.conclude("rmi many:100", self.moments, whole)
     }
 }

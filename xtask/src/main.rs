@@ -8,7 +8,7 @@
 //! | [`mod@test`] | setup, the release build, every test |
 //! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
 //! | [`soak`] | commands against each other on one store, for minutes |
-//! | [`kills`] | SIGKILL at moments spread over a pull, a create and a delete |
+//! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!
@@ -75,7 +75,7 @@ enum Task {
         #[arg(long, default_value_t = 5)]
         minutes: u64,
     },
-    /// SIGKILL spread over a pull, a create and a delete: the next command must work and find everything right (root)
+    /// SIGKILL spread over a pull, a create, a delete and a removal: the next command must work and find everything right (root)
     Kills {
         /// At how many moments of each
         #[arg(long, default_value_t = 50)]
