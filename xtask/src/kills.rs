@@ -23,7 +23,9 @@ pub fn run(moments: u32) -> anyhow::Result<()> {
     let kills = Kills { place: Place::new(build_release()?)?, registry, moments };
     kills.pulls()?;
     kills.creates_and_deletes()?;
-    kills.removals()
+    kills.removals()?;
+    kills.place.ok(&["system", "gc"])?;
+    kills.place.check_locks()
 }
 
 struct Kills {

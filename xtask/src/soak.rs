@@ -45,6 +45,7 @@ pub fn run(minutes: u64) -> anyhow::Result<()> {
     let images = soak.place.ok(&["images", "--quiet"])?;
     anyhow::ensure!(images.lines().count() == 1, "expected the first image alone, found {images:?}");
     soak.place.ok(&["system", "gc"])?;
+    soak.place.check_locks()?;
     soak.place.check()?;
     let after = soak.place.disk_use()?;
     println!("\n{minutes} minutes of commands against each other, all of which succeeded:");

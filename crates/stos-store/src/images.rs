@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use stos_spec::media_type::OCI_INDEX;
+use stos_spec::text::cut;
 use stos_spec::{BlobDigest, Descriptor, ImageRef};
 
 use crate::error::{Error, Result};
@@ -18,6 +20,8 @@ use crate::store::Store;
 
 /// The name of an image (image-spec, annotations.md).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// What the annotations begin with that only our entries have.
+const OWN_PREFIX: &str = "dev.stos.";
 /// The image ID: the digest of its configuration.
 const IMAGE_ID: &str = "dev.stos.image.id";
 /// The digest of the index through which it was found.
@@ -67,16 +71,36 @@ impl IndexFile {
         Self { schema_version: 2, media_type: index_media_type(), manifests: Vec::new(), other: Map::new() }
     }
 
-    /// Takes the entries out: those that are ours, and those of other tools.
-    fn take_entries(&mut self) -> (Vec<ImageRecord>, Vec<Value>) {
-        let (mut own, mut foreign) = (Vec::new(), Vec::new());
-        for entry in self.manifests.drain(..) {
-            match Descriptor::deserialize(&entry).ok().and_then(ImageRecord::from_descriptor) {
-                Some(image) => own.push(image),
-                None => foreign.push(entry),
+    /// Tells the entries apart.
+    fn into_entries(self) -> Entries {
+        let mut entries = Entries { own: Vec::new(), foreign: Vec::new(), damaged: Vec::new(), other: self.other };
+        for entry in self.manifests {
+            match ImageRecord::from_entry(&entry) {
+                Ok(Some(image)) => entries.own.push(image),
+                Ok(None) => entries.foreign.push(entry),
+                Err(reason) => entries.damaged.push((entry, reason)),
             }
         }
-        (own, foreign)
+        entries
+    }
+}
+
+/// The entries of an index.
+struct Entries {
+    own: Vec<ImageRecord>,
+    /// Those of other tools.
+    foreign: Vec<Value>,
+    /// Those that were ours, and why they cannot be read.
+    damaged: Vec<(Value, String)>,
+    /// What else the index says.
+    other: Map<String, Value>,
+}
+
+impl Entries {
+    fn into_index(self) -> IndexFile {
+        let own = self.own.iter().map(|image| serde_json::json!(image.to_descriptor()));
+        let manifests = self.foreign.into_iter().chain(own).collect();
+        IndexFile { manifests, other: self.other, ..IndexFile::new() }
     }
 }
 
@@ -93,15 +117,26 @@ impl ImageRecord {
         Descriptor { annotations, ..self.manifest.clone() }
     }
 
-    fn from_descriptor(mut descriptor: Descriptor) -> Option<Self> {
+    /// Reads an entry; `None` for one of another tool. Ours has an annotation of ours, and all of it must make sense: an image
+    /// that is taken for another tool's, or for one without a name, would be swept.
+    fn from_entry(entry: &Value) -> std::result::Result<Option<Self>, String> {
+        let annotations = entry.get("annotations").and_then(Value::as_object);
+        if !annotations.is_some_and(|notes| notes.keys().any(|key| key.starts_with(OWN_PREFIX))) {
+            return Ok(None);
+        }
+        let mut descriptor = Descriptor::deserialize(entry).map_err(|error| error.to_string())?;
         let mut notes = std::mem::take(&mut descriptor.annotations);
-        Some(Self {
-            reference: notes.remove(REF_NAME).and_then(|text| text.parse().ok()),
-            image_id: notes.remove(IMAGE_ID)?.parse().ok()?,
-            index_digest: notes.remove(INDEX_DIGEST).and_then(|text| text.parse().ok()),
+        let bad = |key: &str| format!("the annotation {key} is not what it was");
+        let reference = notes.remove(REF_NAME).map(|text| text.parse().map_err(|_| bad(REF_NAME))).transpose()?;
+        let image_id = notes.remove(IMAGE_ID).ok_or_else(|| format!("the annotation {IMAGE_ID} is missing"))?;
+        let index_digest = notes.remove(INDEX_DIGEST).map(|text| text.parse().map_err(|_| bad(INDEX_DIGEST)));
+        Ok(Some(Self {
+            reference,
+            image_id: image_id.parse().map_err(|_| bad(IMAGE_ID))?,
+            index_digest: index_digest.transpose()?,
             pulled: notes.remove(PULLED).unwrap_or_default(),
             manifest: descriptor,
-        })
+        }))
     }
 
     /// Tells whether the image is what `wanted`, complete with its registry, names.
@@ -137,36 +172,82 @@ impl Store {
     /// Lists the images, in the order in which they came.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
         // Entries that another tool added have no ID of ours: they are left alone and not listed.
-        Ok(self.read_index()?.take_entries().0)
+        Ok(self.read_entries()?.own)
     }
 
     /// Lists what the entries that other tools have added to the index point at. A sweep keeps it.
     pub fn foreign_manifests(&self) -> Result<Vec<BlobDigest>> {
-        let (_, foreign) = self.read_index()?.take_entries();
+        let foreign = self.read_entries()?.foreign;
         let digest = |entry: &Value| entry.get("digest")?.as_str()?.parse().ok();
         Ok(foreign.iter().filter_map(digest).collect())
     }
 
+    fn index_path(&self) -> PathBuf {
+        self.images_dir().join("index.json")
+    }
+
+    /// Reads the index whole, or fails: an image that is overlooked would be swept.
+    fn read_entries(&self) -> Result<Entries> {
+        let entries = self.read_index()?.into_entries();
+        let Some((entry, reason)) = entries.damaged.first() else { return Ok(entries) };
+        let digest = entry.get("digest").and_then(Value::as_str).unwrap_or_default();
+        Err(Error::Damaged { path: self.index_path(), reason: format!("the entry {}: {reason}", cut(digest)) })
+    }
+
     fn read_index(&self) -> Result<IndexFile> {
-        Ok(files::read_json(&self.images_dir().join("index.json"))?.unwrap_or_else(IndexFile::new))
-    }
-
-    /// Tells whether the index is lost: it was there once, for the layout's mark is.
-    pub fn is_index_lost(&self) -> bool {
-        !self.images_dir().join("index.json").exists() && self.images_dir().join("oci-layout").exists()
-    }
-
-    /// Writes an index of `records` alone in place of one that is damaged or lost. One that can be read stays as it is.
-    pub fn replace_damaged_index(&self, records: &[ImageRecord]) -> Result<()> {
-        let _lock = self.lock("images")?;
-        match self.read_index() {
-            Ok(_) if !self.is_index_lost() => Ok(()),
-            Ok(_) | Err(Error::Damaged { .. }) => {
-                let manifests = records.iter().map(|image| serde_json::json!(image.to_descriptor())).collect();
-                self.write_index(&IndexFile { manifests, ..IndexFile::new() })
-            }
-            Err(error) => Err(error),
+        let path = self.index_path();
+        match files::read_json(&path)? {
+            Some(index) => Ok(index),
+            None if self.is_index_lost() => Err(Error::Damaged { path, reason: "it is missing".to_owned() }),
+            None => Ok(IndexFile::new()),
         }
+    }
+
+    /// Tells whether the index is lost: it was there once, for the layout's mark, which is written after it, is.
+    pub fn is_index_lost(&self) -> bool {
+        !self.index_path().exists() && self.images_dir().join("oci-layout").exists()
+    }
+
+    /// Writes an index that is damaged or lost anew: with the entries of it that can be read, and for the others those of `found`,
+    /// images whose documents are there. One that can be read stays as it is.
+    ///
+    /// A damaged entry whose name can be read gives it to its image; the names of others are lost.
+    pub fn replace_damaged_index(&self, found: &[ImageRecord]) -> Result<()> {
+        let _lock = self.lock("images")?;
+        let index = match self.read_index() {
+            Ok(index) => Some(index),
+            Err(Error::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let is_readable = index.is_some();
+        let mut entries = index.unwrap_or_else(IndexFile::new).into_entries();
+        let damaged = std::mem::take(&mut entries.damaged);
+        if is_readable && damaged.is_empty() {
+            return Ok(());
+        }
+        let text = |entry: &Value, pointer: &str| entry.pointer(pointer)?.as_str().map(str::to_owned);
+        let named: Vec<(Option<BlobDigest>, Option<ImageRef>)> = damaged
+            .iter()
+            .map(|(entry, _)| {
+                let digest = text(entry, "/digest").and_then(|text| text.parse().ok());
+                // `/` is written `~1` in a pointer; the key has none.
+                let name = text(entry, &format!("/annotations/{REF_NAME}")).and_then(|text| text.parse().ok());
+                (digest, name)
+            })
+            .collect();
+        // Where it is not known which images are missing, all may be.
+        let may_be_any = !is_readable || named.iter().any(|(digest, _)| digest.is_none());
+        let known: Vec<BlobDigest> = entries.own.iter().map(|image| image.manifest.digest).collect();
+        for record in found.iter().filter(|record| !known.contains(&record.manifest.digest)) {
+            let digest = record.manifest.digest;
+            let mut own_names = named.iter().filter(|(own, _)| *own == Some(digest)).peekable();
+            if own_names.peek().is_none() && may_be_any {
+                entries.own.push(record.clone());
+            }
+            entries.own.extend(own_names.map(|(_, name)| ImageRecord { reference: name.clone(), ..record.clone() }));
+        }
+        drop_needless(&mut entries.own);
+        self.write_index(&entries.into_index())
     }
 
     /// Records an image under its name, durably. An image that had the name keeps an entry without one.
@@ -200,27 +281,27 @@ impl Store {
 
     fn change_images(&self, change: impl FnOnce(&mut Vec<ImageRecord>)) -> Result<()> {
         let _lock = self.lock("images")?;
-        let mut index = self.read_index()?;
-        let (mut images, foreign) = index.take_entries();
-        let before = images.clone();
-        change(&mut images);
-        if images == before {
+        let mut entries = self.read_entries()?;
+        let before = entries.own.clone();
+        change(&mut entries.own);
+        if entries.own == before {
             return Ok(());
         }
-        let own = images.iter().map(|image| serde_json::json!(image.to_descriptor()));
-        index.manifests = foreign.into_iter().chain(own).collect();
-        self.write_index(&index)
+        self.write_index(&entries.into_index())
     }
 
-    /// Writes the index, after the mark of a layout where that is missing. The caller holds the lock.
+    /// Writes the index, and then the mark of a layout where that is missing: a mark without an index says that one is lost. The
+    /// caller holds the lock.
     fn write_index(&self, index: &IndexFile) -> Result<()> {
-        let layout = self.images_dir().join("oci-layout");
-        if !layout.exists() {
-            let text = b"{\"imageLayoutVersion\": \"1.0.0\"}\n";
-            files::replace(&layout, &self.staging_area(), text, Durability::Durable)?;
+        files::replace(&self.index_path(), &self.staging_area(), &files::to_json(index), Durability::Durable)?;
+        let mark = self.images_dir().join("oci-layout");
+        match mark.exists() {
+            true => Ok(()),
+            false => {
+                let text = b"{\"imageLayoutVersion\": \"1.0.0\"}\n";
+                files::replace(&mark, &self.staging_area(), text, Durability::Durable)
+            }
         }
-        let path = self.images_dir().join("index.json");
-        files::replace(&path, &self.staging_area(), &files::to_json(index), Durability::Durable)
     }
 
     /// Finds the one image that `selector` means: by its full name, else by the end of its name, else by its ID.
@@ -343,16 +424,61 @@ mod tests {
         let path = dir.path().join("images/index.json");
         store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
         assert_eq!(store.images().unwrap(), [record("a.example/x:1", "x")], "it can be read");
-        std::fs::write(&path, "{").unwrap();
-        assert!(!store.is_index_lost() && store.images().is_err());
-        store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
-        assert_eq!(store.images().unwrap(), std::slice::from_ref(&other));
-        std::fs::remove_file(&path).unwrap();
-        assert!(store.is_index_lost());
-        store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
-        assert_eq!(store.images().unwrap(), [other]);
-        let (_dir, empty) = store_with(&[]);
-        assert!(!empty.is_index_lost(), "there never was one");
+        for is_removed in [false, true] {
+            if is_removed {
+                std::fs::remove_file(&path).unwrap()
+            } else {
+                std::fs::write(&path, "{").unwrap()
+            }
+            // Nobody takes it for an empty one.
+            let refused = [
+                store.images().map(drop),
+                store.foreign_manifests().map(drop),
+                store.put_image(&other),
+                store.remove_images(|_| true),
+            ];
+            assert!(refused.iter().all(|result| matches!(result, Err(Error::Damaged { .. }))), "{refused:?}");
+            assert_eq!(store.is_index_lost(), !path.exists());
+            store.replace_damaged_index(std::slice::from_ref(&other)).unwrap();
+            assert_eq!(store.images().unwrap(), std::slice::from_ref(&other));
+        }
+        let (dir, empty) = store_with(&[]);
+        assert!(!empty.is_index_lost() && empty.images().unwrap().is_empty(), "there never was one");
+        // A crash in the first write: the mark comes last.
+        empty.put_image(&other).unwrap();
+        std::fs::remove_file(dir.path().join("images/oci-layout")).unwrap();
+        assert!(!empty.is_index_lost() && empty.images().unwrap().len() == 1);
+    }
+
+    #[test]
+    fn an_entry_that_was_ours_is_never_taken_for_another_tool_s() {
+        let (sound, hit) = (record("a.example/x:1", "x"), record("b.example/y:2", "y"));
+        let (dir, store) = store_with(&[sound.clone(), hit.clone()]);
+        let path = dir.path().join("images/index.json");
+        let good = std::fs::read_to_string(&path).unwrap();
+        let [id, digest] = [hit.image_id, hit.manifest.digest].map(|digest| digest.to_string());
+        let found = |record: &ImageRecord| ImageRecord { reference: None, ..record.clone() };
+        for (from, to, keeps_name) in [
+            ("dev.stos.image.id", "dev.stos.imagf.id", true),
+            (id.as_str(), &format!("{}g", &id[..id.len() - 1]), true),
+            ("b.example/y:2", "b.EXAMPLE/Y:2", false),
+            (digest.as_str(), &format!("{}g", &digest[..digest.len() - 1]), false),
+        ] {
+            // The last place is that of the second entry.
+            let at = good.rfind(from).unwrap();
+            std::fs::write(&path, format!("{}{to}{}", &good[..at], &good[at + from.len()..])).unwrap();
+            let error = store.images().unwrap_err();
+            assert!(matches!(&error, Error::Damaged { .. }), "{to}: {error}");
+            assert!(store.remove_images(|_| true).is_err(), "{to}");
+            // A stray manifest that no entry means comes back only where it is unknown which is missing.
+            let stray = record("c.example/z:3", "z");
+            store.replace_damaged_index(&[found(&sound), found(&hit), found(&stray)]).unwrap();
+            let images = store.images().unwrap();
+            assert_eq!(images[0], sound, "{to}");
+            let name = keeps_name.then(|| hit.reference.clone()).flatten();
+            assert_eq!((images[1].reference.clone(), images[1].manifest.digest), (name, hit.manifest.digest), "{to}");
+            assert_eq!(images.len(), if to.starts_with("sha256") && !keeps_name { 3 } else { 2 }, "{to}");
+        }
     }
 
     #[test]

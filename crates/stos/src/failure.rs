@@ -101,7 +101,7 @@ impl Failure {
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("images/index.json") => {
-                "`stos system check --repair` makes it again of the images' documents; their names are lost"
+                "`stos system check --repair` makes it again of what can be read and of the images' documents"
             }
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("stos.json") => {
                 "where this version of stos wrote the store, remove that file: it is made again"

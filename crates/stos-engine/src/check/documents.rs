@@ -34,8 +34,10 @@ impl Check<'_> {
     fn read_images(&mut self) -> Result<Vec<ImageRecord>> {
         let store = &self.engine.store;
         let finding = match store.images() {
-            Ok(images) if !store.is_index_lost() => return Ok(images),
-            Ok(_) => Finding::damage(Problem::Missing, "the list of images", "none"),
+            Ok(images) => return Ok(images),
+            Err(stos_store::Error::Damaged { .. }) if store.is_index_lost() => {
+                Finding::damage(Problem::Missing, "the list of images", "none")
+            }
             Err(stos_store::Error::Damaged { reason, .. }) => {
                 Finding::damage(Problem::Unreadable, "the list of images", reason)
             }
@@ -48,7 +50,7 @@ impl Check<'_> {
             let outcome = match repair::rebuild_index(self.engine) {
                 Ok(found) => {
                     let what = if found == 1 { "image" } else { "images" };
-                    let names = "names are lost: `stos tag` or `stos pull` gives them again";
+                    let names = "names that could not be read are lost: `stos tag` or `stos pull` gives them again";
                     let how = format!("made again of the documents of {found} {what}; {names}");
                     images = store.images()?;
                     Outcome::Repaired { how }
