@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use stos_layerfs::BackendKind;
 use stos_runtime::{CgroupRecord, ProcessRecord, RunState, StateDirectory};
 use stos_spec::{BlobDigest, ChainId, DiffId, UserSpec};
-use stos_store::{ContainerId, ContainerName, files};
+use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -211,12 +211,22 @@ pub(crate) fn is_gone(engine: &Engine, record: &ContainerRecord) -> Result<bool>
 /// Nothing of such a container is synced, so after a power cut its record may be empty. It is still told from others by its
 /// exit record, which was made beforehand for those who wait: no other container ever has one that is not whole.
 pub(crate) fn remove_gone(engine: &Engine, id: &ContainerId) -> Result<bool> {
-    with_life_lock(engine, id, |lock| {
-        let Some(name) = remainder(engine, id)? else { return Ok(false) };
-        tracing::info!(container = %id, "it should have gone with its process: removed");
-        remove_locked(engine, id, name.as_ref(), lock)?;
-        Ok(true)
-    })
+    with_life_lock(engine, id, |lock| take_remainder(engine, id, lock)).map(|taken| taken.is_some())
+}
+
+/// The same for a sweep, which waits for nobody: one that somebody is at work on stays. Its files are deleted when what comes back
+/// is dropped; `None` where it was none.
+pub(crate) fn take_gone(engine: &Engine, id: &ContainerId) -> Result<Option<Vec<Staging>>> {
+    match Lock::try_directory(&engine.store.container_dir(id))? {
+        Some(lock) => take_remainder(engine, id, Some(&lock)),
+        None => Ok(None),
+    }
+}
+
+fn take_remainder(engine: &Engine, id: &ContainerId, lock: Option<&Lock>) -> Result<Option<Vec<Staging>>> {
+    let Some(name) = remainder(engine, id)? else { return Ok(None) };
+    tracing::info!(container = %id, "it should have gone with its process: removed");
+    Ok(Some(remove_locked(engine, id, name.as_ref(), lock)?.into_iter().collect()))
 }
 
 /// Tells whether a container should have gone with its process: [`remove_gone`] would remove it.

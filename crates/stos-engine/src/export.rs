@@ -9,6 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use stos_erofs::{Names, TarWriter};
+use stos_store::Objects;
 
 use crate::Engine;
 use crate::changes::layer::TreeWriter;
@@ -32,7 +33,7 @@ pub fn export_container_to(engine: &Engine, container: &ContainerRecord, path: &
 ///
 /// It is written in pieces of 256 KiB. The tar is no layer: a file may be called `.wh.x` in it. Mount points are there, empty.
 pub fn export_container(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
-    let _lease = engine.store.lease()?;
+    let _lease = engine.store.lease_of(&Objects::of_layers(&container.layers))?;
     let trees = ContainerTrees::open(engine, container)?;
     let out = TarWriter::with_names(BufWriter::with_capacity(BUFFER, out), Names::Free);
     let mut tar = TreeWriter::new(out, format!("container {}", container.name), false);

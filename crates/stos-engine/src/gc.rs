@@ -5,6 +5,7 @@
 //! for commands that keep everything, which most do for as short a time; a pull lists what it relies on, and goes on meanwhile.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -127,15 +128,15 @@ pub(crate) fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTre
         if !seen.insert(digest) {
             continue;
         }
+        // What is no JSON object is no document and leads nowhere; most of it is large, too.
+        if !may_be_document(&engine.store.blob_path(digest)) {
+            continue;
+        }
         let bytes = match engine.store.read_blob(digest) {
             Ok(bytes) => bytes,
             Err(stos_store::Error::NoSuchBlob(_)) => continue,
             Err(error) => return Err(error.into()),
         };
-        // What is no JSON object is no document and leads nowhere.
-        if bytes.get().trim_ascii_start().first() != Some(&b'{') {
-            continue;
-        }
         let unreadable = |error: serde_json::Error| stos_store::Error::Damaged {
             path: engine.store.blob_path(digest),
             reason: error.to_string(),
@@ -151,6 +152,13 @@ pub(crate) fn mark_foreign(engine: &Engine, digest: BlobDigest, blobs: &mut BTre
         }
     }
     Ok(())
+}
+
+/// Tells by its first bytes whether a file may hold a JSON object. One that cannot be read may.
+fn may_be_document(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
+    read.is_err() || start.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// Collects every text in a JSON value that is a digest. The value's depth is bounded by its parser.
@@ -293,10 +301,8 @@ impl Sweep<'_> {
                 self.add(GarbageKind::Container, &id, Vec::new(), vec![path]);
                 continue;
             }
-            let bytes = bytes_of(&path);
-            if container::remove_gone(self.engine, &id)? {
-                self.add(GarbageKind::Container, &id, Vec::new(), Vec::new());
-                self.found.iter_mut().last().into_iter().for_each(|found| found.garbage.bytes = bytes);
+            if let Some(taken) = container::take_gone(self.engine, &id)? {
+                self.add(GarbageKind::Container, &id, taken, Vec::new());
             }
         }
         Ok(())

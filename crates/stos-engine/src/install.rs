@@ -86,11 +86,10 @@ fn default_jobs() -> usize {
 
 /// Puts `images` into the store, their layers side by side, `jobs` at a time: all of them, or none.
 ///
-/// The caller's `lease` keeps what is added, narrowed to that while the layers come, and is given up here. Layers whose diffID is present are not fetched. What was
+/// A lease keeps what is added, narrowed to that while the layers come. Layers whose diffID is present are not fetched. What was
 /// killed leaves whole layers, which the next command uses.
 pub(crate) fn install_images(
     engine: &Engine,
-    mut lease: Lease,
     source: &dyn LayerSource,
     images: Vec<NamedImage>,
     options: InstallOptions,
@@ -99,10 +98,7 @@ pub(crate) fn install_images(
     let InstallOptions { jobs, keep_blobs } = options;
     let install =
         Install { engine, source, progress, keep_blobs, added: Mutex::default(), is_cancelled: AtomicBool::new(false) };
-    if let Err(error) = lease.narrow(&install.relied_on(&images)) {
-        // Then nobody sweeps meanwhile, which harms nothing.
-        tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
-    }
+    let mut lease = engine.store.lease_of(&install.relied_on(&images))?;
     let installed = install.run(&images, &mut lease, jobs.unwrap_or_else(default_jobs));
     if installed.is_err() {
         install.undo(lease, &images);

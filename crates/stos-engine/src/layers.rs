@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use serde::Serialize;
 use stos_layerfs::{BackendKind, Kept, LayerForm, LayerState, Transfer};
 use stos_spec::{BlobDigest, ChainId, DiffId};
+use stos_store::Objects;
 
 use crate::Engine;
 use crate::container;
@@ -258,7 +259,7 @@ fn inspect_layer(engine: &Engine, users: &Users, layer: DiffId) -> Result<LayerD
 /// # Errors
 /// [`stos_layerfs::Error::DamagedLayer`] where the bytes were not; to a stream they have been written then.
 pub fn export_layer(engine: &Engine, layer: DiffId, target: SaveTarget<'_>) -> Result<()> {
-    let _lease = engine.store.lease()?;
+    let _lease = engine.store.lease_of(&Objects::of_layers(&[layer]))?;
     write_to(target, |out| {
         let mut tar = engine.layerfs.open_tar(layer)?;
         let mut buffer = vec![0; 256 << 10];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 use stos_runtime::{ProcessRecord, RunState};
-use stos_store::{ContainerId, ContainerName, Lock, files};
+use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 use stos_sys::SysError;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, close_inherited_from, exit_now};
 use stos_sys::process::pidfd;
@@ -292,27 +292,29 @@ fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force
         }
         remove_locked(engine, id, name, lock)
     })
+    .map(drop)
 }
 
 /// Removes a container: first its run state, then it is gone by one rename, then its name is free. The caller holds its
 /// lock, unless it is gone.
 ///
-/// Without a `name`, for a damaged record told none, every name that leads to it goes.
+/// Without a `name`, for a damaged record told none, every name that leads to it goes. Its files are deleted when what comes
+/// back is dropped.
 pub(crate) fn remove_locked(
     engine: &Engine,
     id: &ContainerId,
     name: Option<&ContainerName>,
     lock: Option<&Lock>,
-) -> Result<()> {
+) -> Result<Option<Staging>> {
     clear_run_state(engine, id)?;
-    if let Some(lock) = lock {
-        engine.store.remove_held_object(&engine.store.container_dir(id), lock)?;
-    }
+    let dir = engine.store.container_dir(id);
+    let taken = lock.map(|lock| engine.store.take_held_object(&dir, lock)).transpose()?.flatten();
     let names = match name {
         Some(name) => vec![name.clone()],
         None => files::list_names(&engine.store.names_dir())?.iter().filter_map(|name| name.parse().ok()).collect(),
     };
-    names.iter().try_for_each(|name| Ok(engine.store.release_name(name, id)?))
+    names.iter().try_for_each(|name| engine.store.release_name(name, id))?;
+    Ok(taken)
 }
 
 /// Does what decides between a start and another start, an end or a delete: of those at once each sees what the others did.
@@ -372,7 +374,7 @@ mod tests {
         let held = life_lock(&engine, &id).unwrap().unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| with_life_lock(&engine, &id, |lock| Ok(lock.is_some())));
-            remove_locked(&engine, &id, None, Some(&held)).unwrap();
+            drop(remove_locked(&engine, &id, None, Some(&held)).unwrap());
             drop(held);
             assert!(!waiter.join().unwrap().unwrap());
         });

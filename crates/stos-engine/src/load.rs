@@ -54,7 +54,6 @@ pub fn load_images(
     progress: &dyn PullProgress,
 ) -> Result<Vec<LoadedFiles>> {
     engine.layerfs.kind_of_new()?;
-    let lease = engine.store.lease()?;
     let input = stage("open", no_bytes, || OpenInput::open(engine, input))?;
     let label = input.files.label();
     let (source, images) = stage("resolve", no_bytes, || resolve(input.files, wanted, options))?;
@@ -63,7 +62,7 @@ pub fn load_images(
     let tag_of = |named: &NamedImage| named.names.is_empty().then(|| named.tags.first().cloned()).flatten();
     let tags: Vec<Option<String>> = images.iter().map(tag_of).collect();
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
-    let records = install_images(engine, lease, &*source, images, install, progress)?.records;
+    let records = install_images(engine, &*source, images, install, progress)?.records;
     Ok(records.into_iter().zip(tags).map(|(records, tag)| LoadedFiles { records, tag }).collect())
 }
 

@@ -52,7 +52,6 @@ pub fn pull_image_from_registry(
     progress: &dyn PullProgress,
 ) -> Result<Pulled> {
     engine.layerfs.kind_of_new()?;
-    let lease = engine.store.lease()?;
     let source = RegistrySource::new(engine, reference, options)?;
     let resolved = stage("resolve", document_bytes, || source.resolve(&options.platform))?;
     if let Some(manifest) = &resolved.manifest {
@@ -60,7 +59,7 @@ pub fn pull_image_from_registry(
     }
     let image = NamedImage::new(vec![reference.clone()], resolved);
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
-    let installed = install_images(engine, lease, &source, vec![image], install, progress)?;
+    let installed = install_images(engine, &source, vec![image], install, progress)?;
     let Installed { mut records, fetched_bytes, present_layers } = installed;
     let image = records.pop().and_then(|mut names| names.pop());
     let image = image.ok_or_else(|| stos_store::Error::NoSuchImage(reference.to_string()))?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Whether images can fit on the disk, decided before any layer is fetched.
 //!
-//! Only what is certain to fail is refused. Manifests tell the sizes of blobs: an uncompressed layer has that length, a
-//! compressed one at least. How much more it will take nobody knows before it is there, so a pull that passes may still run out
+//! Only what can hardly fit is refused. Manifests tell the sizes of blobs: an uncompressed layer has that length, a
+//! compressed one at least; holes, and filesystems that compress, are not reckoned with. How much more it will take nobody knows before it is there, so a pull that passes may still run out
 //! of room, and is then told by the layer that did.
 
 use std::collections::BTreeSet;

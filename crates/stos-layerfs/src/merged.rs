@@ -14,6 +14,7 @@ use std::io::{self, BufReader, Write};
 
 use stos_erofs::{DataPlace, Entry, EntryKind, MergedEntry, MergedLayer, Metadata, TarWriter};
 use stos_spec::{ChainId, DiffId};
+use stos_store::Objects;
 
 use crate::LayerFs;
 use crate::backend::Kept;
@@ -59,7 +60,7 @@ impl LayerFs {
     /// # Errors
     /// As there; the writer's.
     pub fn write_merged_layer(&self, layers: &[DiffId], out: impl Write) -> Result<()> {
-        let _lease = self.store().lease()?;
+        let _lease = self.store().lease_of(&Objects::of_layers(layers))?;
         self.write_merged(layers, out)
     }
 

@@ -11,6 +11,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use stos_spec::{DiffId, LayerCompression};
+use stos_store::Objects;
 
 use crate::LayerFs;
 use crate::backend::Origin;
@@ -63,7 +64,7 @@ impl LayerFs {
     /// # }
     /// ```
     pub fn copy_layer(&self, layer: DiffId, to: &Self) -> Result<Transfer> {
-        let _lease = self.store().lease()?;
+        let _lease = self.store().lease_of(&Objects::of_layers(&[layer]))?;
         self.copy_leased(layer, to)
     }
 
@@ -108,7 +109,7 @@ impl LayerFs {
     /// # }
     /// ```
     pub fn sync_layers(&self, layers: Option<&[DiffId]>, to: &Self) -> Result<SyncReport> {
-        let _lease = self.store().lease()?;
+        let mut lease = self.store().lease()?;
         self.refuse_same_store(to)?;
         let all;
         let layers = match layers {
@@ -118,6 +119,9 @@ impl LayerFs {
                 &all
             }
         };
+        if let Err(error) = lease.narrow(&Objects::of_layers(layers)) {
+            tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
+        }
         let mut report = SyncReport::default();
         for &layer in layers {
             match self.copy_leased(layer, to) {
@@ -132,7 +136,7 @@ impl LayerFs {
     /// Copies a layer; that it stays here meanwhile is the caller's affair.
     fn copy_leased(&self, layer: DiffId, to: &Self) -> Result<Transfer> {
         self.refuse_same_store(to)?;
-        let _lease = to.store().lease()?;
+        let _lease = to.store().lease_of(&Objects::of_layers(&[layer]))?;
         let kept = self.kept(layer)?.ok_or_else(|| self.missing(layer))?;
         let backend = to.backend(to.kind_of_new()?);
         if backend.is_layer_intact(layer)? {

@@ -13,6 +13,8 @@ use crate::files::{self, Durability};
 use crate::staging::Staging;
 use crate::store::Store;
 
+/// The largest document that is read whole, in bytes: many times what a manifest or a configuration may have.
+const DOCUMENT_MAX: u64 = 64 << 20;
 /// How far a blob's file may be ahead of the disk, in bytes.
 const WRITE_BEHIND: u64 = 16 << 20;
 
@@ -65,14 +67,14 @@ impl Store {
         files::replace(&path, &self.staging_area(), blob.get(), Durability::Durable)
     }
 
-    /// Reads a blob and proves it against its name.
+    /// Reads a blob and proves it against its name. One that is larger than any document is not read.
     pub fn read_blob(&self, digest: BlobDigest) -> Result<Verified<Vec<u8>>> {
         let path = self.blob_path(digest);
-        match fs::read(&path) {
-            Ok(bytes) => Verified::check_digest(bytes, digest, "blob")
+        match files::read_bounded(&path, DOCUMENT_MAX) {
+            Ok(Some(bytes)) => Verified::check_digest(bytes, digest, "blob")
                 .map_err(|source| Error::DamagedBlob { path: path.clone(), source }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NoSuchBlob(digest)),
-            Err(error) => Err(Error::io("read", &path)(error)),
+            Ok(None) => Err(Error::NoSuchBlob(digest)),
+            Err(error) => Err(error),
         }
     }
 

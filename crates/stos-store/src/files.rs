@@ -2,7 +2,7 @@
 //! Small files, whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -98,13 +98,31 @@ pub fn sync_filesystem_of(directory: &Path) -> Result<()> {
     rustix::fs::syncfs(open(directory)?).map_err(Error::io("sync the filesystem of", directory))
 }
 
-/// Reads a JSON file. `None` where there is none; what is not the JSON that it should be is damage.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
+/// The largest record that is read, in bytes: an index of a hundred thousand images has less.
+const RECORD_MAX: u64 = 256 << 20;
+
+/// Reads a file whole, unless it has more than `max` bytes, which is damage. `None` where there is none.
+pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
+    let size = file.metadata().map_err(Error::io("stat", path))?.len();
+    if size > max {
+        return Err(Error::Damaged {
+            path: path.to_owned(),
+            reason: format!("expected at most {max} bytes, found {size}"),
+        });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    Ok(Some(bytes))
+}
+
+/// Reads a JSON file. `None` where there is none; what is not the JSON that it should be is damage.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(bytes) = read_bounded(path, RECORD_MAX)? else { return Ok(None) };
     let damaged = |error: serde_json::Error| Error::Damaged { path: path.to_owned(), reason: error.to_string() };
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
@@ -235,6 +253,20 @@ mod tests {
         assert_eq!(read_json::<Vec<u8>>(&path).unwrap(), Some(vec![1, 2]));
         fs::write(&path, b"").unwrap();
         assert!(matches!(read_json::<Vec<u8>>(&path), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn what_is_too_large_is_damage_and_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        assert_eq!(read_bounded(&path, 3).unwrap(), None);
+        fs::write(&path, b"abc").unwrap();
+        assert_eq!(read_bounded(&path, 3).unwrap().unwrap(), b"abc");
+        assert!(matches!(read_bounded(&path, 2), Err(Error::Damaged { .. })));
+        // Holes cost no disk, and would cost memory.
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert!(matches!(read_json::<Vec<u8>>(&path), Err(Error::Damaged { .. })));
+        assert!(read_bounded(Path::new("/proc/self/mem"), 3).is_err(), "what cannot be read is told");
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub struct Objects {
 }
 
 impl Objects {
+    /// Gives layers, the lowest first, and their chain.
+    pub fn of_layers(layers: &[DiffId]) -> Self {
+        let mut objects = Self::default();
+        objects.add_layers(layers);
+        objects
+    }
+
     /// Adds those of `other`.
     pub fn extend(&mut self, other: Self) {
         self.blobs.extend(other.blobs);
@@ -54,7 +61,7 @@ impl Objects {
 #[derive(Debug)]
 pub struct Lease {
     store: Store,
-    /// Keeps everything. A store that is read-only has nothing that could be lost.
+    /// Keeps everything. In a store that can only be read, somebody else may sweep all the same, where he ever has.
     everything: Option<Lock>,
     list: Option<List>,
 }
@@ -65,6 +72,9 @@ impl Lease {
     /// # Errors
     /// Where the list cannot be written everything stays kept.
     pub fn narrow(&mut self, objects: &Objects) -> Result<()> {
+        if self.store.is_read_only() {
+            return Ok(());
+        }
         let Some(everything) = self.everything.take() else { return Ok(()) };
         match List::write(&self.store, objects) {
             Ok(list) => self.list = Some(list),
@@ -78,7 +88,7 @@ impl Lease {
 
     /// Keeps everything again: what comes now was not to be foreseen. Waits for a sweep to end, which takes milliseconds.
     pub fn widen(&mut self) -> Result<()> {
-        if self.everything.is_none() {
+        if self.everything.is_none() && !self.store.is_read_only() {
             self.everything = self.store.lease()?.everything.take();
         }
         Ok(())
@@ -119,11 +129,22 @@ impl Store {
     ///
     /// Waits for a sweep to end, which takes milliseconds.
     pub fn lease(&self) -> Result<Lease> {
+        let path = self.root().join("locks/lease");
         let everything = match self.is_read_only() {
-            true => None,
-            false => Some(Lock::wait(&self.root().join("locks/lease"), LockMode::Shared)?),
+            true => Lock::wait_to_read(&path)?,
+            false => Some(Lock::wait(&path, LockMode::Shared)?),
         };
         Ok(Lease { store: self.clone(), everything, list: None })
+    }
+
+    /// Takes a lease of these objects alone, for a command that goes on for long; of everything where they cannot be listed, as on
+    /// a full disk.
+    pub fn lease_of(&self, objects: &Objects) -> Result<Lease> {
+        let mut lease = self.lease()?;
+        if let Err(error) = lease.narrow(objects) {
+            tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
+        }
+        Ok(lease)
     }
 
     /// Takes the right to remove objects, if nobody keeps everything. What [`leased`](Self::leased) lists is kept all the same.
@@ -210,6 +231,27 @@ mod tests {
         let _right = store.try_sweep_right().unwrap().unwrap();
         assert_eq!(store.leased().unwrap(), Objects::default());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_lease_of_some_objects_keeps_those_or_everything() {
+        let (dir, store) = store();
+        let lease = store.lease_of(&some(b"a")).unwrap();
+        let right = store.try_sweep_right().unwrap();
+        assert!(right.is_some() && store.leased().unwrap() == some(b"a"));
+        drop((lease, right));
+        // A reader of a store that a newer version has made cannot list, and keeps everything.
+        let newer = r#"{"version": 2, "incompatible": ["layerfs-1"], "read_only_compatible": ["x"]}"#;
+        let own = std::fs::read(dir.path().join("stos.json")).unwrap();
+        std::fs::write(dir.path().join("stos.json"), newer).unwrap();
+        let reader = Store::open_for_reading(dir.path()).unwrap();
+        std::fs::write(dir.path().join("stos.json"), own).unwrap();
+        let mut lease = reader.lease_of(&some(b"a")).unwrap();
+        lease.widen().unwrap();
+        assert!(store.try_sweep_right().unwrap().is_none());
+        drop(lease);
+        let _right = store.try_sweep_right().unwrap().unwrap();
+        assert_eq!(store.leased().unwrap(), Objects::default());
     }
 
     #[test]

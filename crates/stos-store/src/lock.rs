@@ -55,6 +55,34 @@ impl Lock {
         }
     }
 
+    /// Waits for the shared lock at `path` without being able to write there; `None` where there is no such file.
+    pub fn wait_to_read(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Error::io("open the lock", path))?,
+        };
+        loop {
+            match flock(&file, FlockOperation::LockShared) {
+                Ok(()) => return Ok(Some(Self { file, path: path.to_owned() })),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io("lock", path)(errno)),
+            }
+        }
+    }
+
+    /// Takes the exclusive lock on the directory `path` itself if that needs no waiting; `None` also where it is gone.
+    pub fn try_directory(path: &Path) -> Result<Option<Self>> {
+        let file = match crate::files::open(path) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_current(&file, path)? => Ok(Some(Self { file, path: path.to_owned() })),
+            Ok(()) | Err(Errno::INTR | Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(Error::io("lock", path)(errno)),
+        }
+    }
+
     /// Takes the lock at `path` if that needs no waiting.
     pub fn try_now(path: &Path, mode: LockMode) -> Result<Option<Self>> {
         loop {
@@ -144,6 +172,22 @@ mod tests {
         drop(held);
         flock(&other, FlockOperation::NonBlockingLockShared).unwrap();
         assert!(Lock::wait_for_directory(&dir.path().join("none")).unwrap_err().is_not_found());
+        drop(other);
+        let held = Lock::try_directory(dir.path()).unwrap();
+        assert!(held.is_some() && Lock::try_directory(dir.path()).unwrap().is_none());
+        assert!(Lock::try_directory(&dir.path().join("none")).unwrap().is_none());
+    }
+
+    #[test]
+    fn who_cannot_write_shares_a_lock_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(Lock::wait_to_read(&path).unwrap().is_none() && !path.exists());
+        drop(Lock::wait(&path, LockMode::Shared).unwrap());
+        let reader = Lock::wait_to_read(&path).unwrap();
+        assert!(reader.is_some() && Lock::try_now(&path, LockMode::Exclusive).unwrap().is_none());
+        drop(reader);
+        assert!(Lock::try_now(&path, LockMode::Exclusive).unwrap().is_some());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! A store that is open: its paths, its leases and its staging area.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use stos_spec::{ChainId, DiffId};
 
@@ -17,7 +18,7 @@ use crate::staging::{self, Staging};
 pub struct Store {
     root: PathBuf,
     /// Why nothing may be written; `None` where it may.
-    read_only: Option<ReadOnlyReason>,
+    read_only: Option<Arc<ReadOnlyReason>>,
 }
 
 /// Why a store cannot be written to.
@@ -77,7 +78,7 @@ impl Store {
     /// [`Error::IncompatibleFormat`].
     pub fn open_for_reading(root: &Path) -> Result<Self> {
         match Self::open(root) {
-            Err(Error::ReadOnly { path, reason }) => Ok(Self { root: path, read_only: Some(reason) }),
+            Err(Error::ReadOnly { path, reason }) => Ok(Self { root: path, read_only: Some(Arc::new(reason)) }),
             other => other,
         }
     }
@@ -105,7 +106,7 @@ impl Store {
     pub fn check_writable(&self) -> Result<()> {
         match &self.read_only {
             None => Ok(()),
-            Some(reason) => Err(Error::ReadOnly { path: self.root.clone(), reason: reason.clone() }),
+            Some(reason) => Err(Error::ReadOnly { path: self.root.clone(), reason: ReadOnlyReason::clone(reason) }),
         }
     }
 
@@ -244,10 +245,11 @@ impl Store {
         Staging::adopt(&self.staging_area(), path, None)
     }
 
-    /// The same for who holds the lock on the directory itself ([`Lock::wait_for_directory`]).
-    pub fn remove_held_object(&self, path: &Path, held: &Lock) -> Result<()> {
+    /// The same for who holds the lock on the directory itself ([`Lock::wait_for_directory`]), which is held until what comes back
+    /// is dropped.
+    pub fn take_held_object(&self, path: &Path, held: &Lock) -> Result<Option<Staging>> {
         self.check_writable()?;
-        Staging::adopt(&self.staging_area(), path, Some(held)).map(drop)
+        Staging::adopt(&self.staging_area(), path, Some(held))
     }
 }
 
@@ -307,7 +309,7 @@ mod tests {
             store.with_lock("x", || Ok::<_, Error>(())),
             store.try_sweep_right().map(drop),
             store.remove_object(dir.path()),
-            store.remove_held_object(dir.path(), &held),
+            store.take_held_object(dir.path(), &held).map(drop),
             store.put_blob(&blob),
             store.stage_blob().map(drop),
             store.remove_blob(blob.digest()),
@@ -344,7 +346,7 @@ mod tests {
         // Who holds the object does not wait for himself.
         files::ensure_directory(&store.layer_dir(layer)).unwrap();
         let held = Lock::wait_for_directory(&store.layer_dir(layer)).unwrap();
-        store.remove_held_object(&store.layer_dir(layer), &held).unwrap();
+        drop(store.take_held_object(&store.layer_dir(layer), &held).unwrap());
         assert!(store.layers().unwrap().is_empty());
         assert_eq!(files::list_names(&store.staging_area()).unwrap(), Vec::<String>::new());
     }

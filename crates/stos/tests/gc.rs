@@ -233,3 +233,60 @@ fn where_it_is_unknown_what_is_needed_nothing_goes() {
     sandbox.ok(&["system", "gc"]);
     assert_eq!(sandbox.names("layers/sha256"), [hex(&kept, 0)]);
 }
+
+#[test]
+fn a_lost_or_damaged_index_is_no_empty_one() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    let reference = hub.serve(&image(&[("low", 10)]), "app", "1");
+    sandbox.pull(&reference);
+    let before = objects(&sandbox);
+    let index = sandbox.data_root().join("images/index.json");
+    let good = fs::read_to_string(&index).unwrap();
+    let damages: [&dyn Fn(); 3] = [&|| fs::remove_file(&index).unwrap(), &|| fs::write(&index, "").unwrap(), &|| {
+        fs::write(&index, good.replace("dev.stos.image.id", "dev.stos.imagf.id")).unwrap()
+    }];
+    for damage in damages {
+        damage();
+        for arguments in [
+            &["images"][..],
+            &["system", "gc"],
+            &["image", "prune", "--all", "--force"],
+            &["rmi", "--force", "app:1"],
+            &["pull", "--tls-verify=false", &reference],
+            &["tag", "app:1", "other:1"],
+        ] {
+            let refused = sandbox.run(arguments);
+            assert_eq!(refused.code, 1, "{arguments:?}: {}", refused.stderr);
+            assert!(
+                refused.stderr.contains("index.json") && refused.stderr.contains("check --repair"),
+                "{}",
+                refused.stderr
+            );
+            assert_eq!(objects(&sandbox), before, "{arguments:?}");
+        }
+        assert_eq!(sandbox.run(&["system", "check"]).code, 1);
+        sandbox.ok(&["system", "check", "--repair"]);
+        sandbox.pull(&reference);
+        sandbox.ok(&["system", "gc"]);
+        assert_eq!(objects(&sandbox), before);
+    }
+}
+
+#[test]
+fn a_registry_that_does_not_answer_keeps_nobody_from_a_sweep() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    sandbox.pull(&hub.serve(&image(&[("old", 10)]), "old", "1"));
+    forget_images(&sandbox);
+    let reference = hub.serve(&image(&[("new", 10)]), "new", "1");
+    hub.registry.take_requests();
+    hub.registry.add_rule(Rule::on("/manifests/").fault(Fault::Stall(0)));
+    let mut pull = start(&sandbox, &["pull", "--tls-verify=false", &reference]);
+    eventually("the registry is asked", || !hub.registry.requests().is_empty());
+    sandbox.ok(&["system", "gc"]);
+    assert_eq!(objects(&sandbox), [""; 0]);
+    assert!(pull.try_wait().unwrap().is_none(), "it still waits");
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+}

@@ -62,7 +62,7 @@ pub fn container_changes(
     container: &ContainerRecord,
     tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let _lease = engine.store.lease()?;
+    let _lease = engine.store.lease_of(&Objects::of_layers(&container.layers))?;
     let sources = ContainerTrees::open(engine, container)?;
     let points = sources.mount_points(engine, container)?;
     let walk = Walk::new(sources.upper, Some(sources.lower), Mode::Overlay, points);
@@ -77,9 +77,11 @@ pub fn image_changes(
     old: Option<&LoadedImage>,
     tell: &mut dyn FnMut(ChangeKind, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let lease = engine.store.lease()?;
     let layers = &new.config.diff_ids;
     let below = old.map_or(&layers[..layers.len().saturating_sub(1)], |old| &old.config.diff_ids);
+    let mut both = Objects::of_layers(layers);
+    both.add_layers(below);
+    let lease = engine.store.lease_of(&both)?;
     let was_there = !below.is_empty() && engine.layerfs.has_chain(below)?;
     let told = (|| {
         let upper = chain_root(engine, None, layers)?;

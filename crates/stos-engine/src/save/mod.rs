@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use stos_layerfs::Integrity;
 use stos_spec::manifest::Descriptor;
 use stos_spec::{BlobDigest, DiffId, ImageRef};
-use stos_store::ImageSelector;
+use stos_store::{ImageSelector, Objects};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -66,8 +66,11 @@ struct SavedImage {
 /// In the OCI forms an image of which every blob is kept goes with its own manifest, so that every digest stays. Another one
 /// gets a new manifest over its uncompressed layers: diffIDs and image ID stay, for the configuration is the same.
 pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, target: SaveTarget<'_>) -> Result<Saved> {
-    let _lease = engine.store.lease()?;
+    let mut lease = engine.store.lease()?;
     let images = collect(engine, images)?;
+    if let Err(error) = lease.narrow(&relied_on(&images)) {
+        tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
+    }
     stage("save", no_bytes, || match (format, target) {
         (SaveFormat::OciDir, SaveTarget::Stream(_)) => {
             let reason = "a directory cannot be written to a stream: give it with --output".to_owned();
@@ -87,6 +90,18 @@ pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, targe
             Ok(saved)
         }
     })
+}
+
+/// Gives what the images consist of. Whoever reads an archive from a pipe may take his time.
+fn relied_on(images: &[SavedImage]) -> Objects {
+    let mut objects = Objects::default();
+    for SavedImage { image, .. } in images {
+        objects.add_layers(&image.config.diff_ids);
+        objects.blobs.extend([image.record.manifest.digest, image.record.image_id]);
+        objects.blobs.extend(image.record.index_digest);
+        objects.blobs.extend(image.manifest.layers.iter().map(|layer| layer.descriptor.digest));
+    }
+    objects
 }
 
 fn write_archive(engine: &Engine, images: &[SavedImage], format: SaveFormat, out: &mut dyn Write) -> Result<Saved> {

@@ -93,7 +93,7 @@ impl Reach {
         self.containers.iter().any(|container| container.record.is_none())
     }
 
-    /// Tells whether somebody may stand on the replaced layer or chain that is called `name`: as a sweep decides.
+    /// Tells whether somebody may stand on the replaced layer or chain that is called `name`, as far as is known.
     pub fn may_stand_on_replaced(&self, name: &str) -> bool {
         let hex = name.split('-').next().unwrap_or_default();
         let stands_on = |container: &ContainerReach| match &container.record {

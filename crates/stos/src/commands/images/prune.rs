@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! image prune.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use stos_engine::prune::{PruneFilter, PruneOptions, prune_images};
 
@@ -25,6 +25,9 @@ pub fn prune(global: &Global, args: &ImagePrune) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// How much of an answer is read, in bytes.
+const ANSWER_MAX: u64 = 1024;
+
 /// Asks on stderr, and reads the answer from standard input, be it a terminal or not.
 fn is_wanted(args: &ImagePrune) -> Result<bool, Failure> {
     let what = match args.all {
@@ -39,7 +42,7 @@ fn is_wanted(args: &ImagePrune) -> Result<bool, Failure> {
     // Whoever cannot be asked can still answer.
     let _ = io::stderr().write_all(question.as_bytes());
     let mut answer = String::new();
-    if io::stdin().lock().read_line(&mut answer)? == 0 {
+    if io::stdin().lock().take(ANSWER_MAX).read_line(&mut answer)? == 0 {
         return Err(Failure::message(
             "standard input ended without an answer: nothing was removed; --force does not ask",
             1,
