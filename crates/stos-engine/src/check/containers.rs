@@ -195,7 +195,7 @@ impl Check<'_> {
                 let used: Vec<_> = record.layers.iter().map(|layer| layer.hex()).chain([record.chain.hex()]).collect();
                 let started = time_of(init.start_time);
                 let replaced = layerfs.dirs().replaced()?;
-                replaced.iter().any(|old| used.iter().any(|hex| *hex == old.digits) && old.since > started)
+                replaced.iter().any(|old| used.contains(&old.digits) && old.since > started)
             }
         };
         let text = "it runs on files that have been replaced since it was started: `stos stop` and `stos start` put it on the new ones";
