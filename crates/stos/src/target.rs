@@ -14,7 +14,7 @@ pub enum Target {
     /// Bundle mode's: all about it is in ROOT.
     Bundle(StateDirectory, ContainerId),
     /// Image mode's.
-    Image(Engine, Box<ContainerRecord>),
+    Image(Box<Engine>, Box<ContainerRecord>),
 }
 
 /// Opens DATA-ROOT and ROOT.
@@ -76,5 +76,5 @@ fn find_with(
     }
     let engine = open(global)?;
     let record = container::find(&engine, query)?;
-    Ok(Target::Image(engine, Box::new(record)))
+    Ok(Target::Image(Box::new(engine), Box::new(record)))
 }

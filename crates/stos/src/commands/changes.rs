@@ -22,7 +22,7 @@ use crate::target::{self, Target};
 /// Finds a container from an image.
 fn find(global: &Global, query: &str, what: &str) -> Result<(Engine, Box<ContainerRecord>), Failure> {
     match target::find(global, query)? {
-        Target::Image(engine, record) => Ok((engine, record)),
+        Target::Image(engine, record) => Ok((*engine, record)),
         Target::Bundle(_, id) => {
             Err(Failure::message(format!("container {id} is a bundle's: {what} is for containers from images"), 1))
         }
