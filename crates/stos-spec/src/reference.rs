@@ -85,7 +85,7 @@ pub struct ImageRef {
     repository: String,
     tag: Option<String>,
     digest: Option<BlobDigest>,
-    is_short: bool,
+    short_name: Option<String>,
 }
 
 impl ImageRef {
@@ -116,7 +116,12 @@ impl ImageRef {
 
     /// Tells whether the reference was written without a registry.
     pub fn is_short(&self) -> bool {
-        self.is_short
+        self.short_name.is_some()
+    }
+
+    /// Gives the repository as it was written, where that was without a registry: `alpine`, `team/app`.
+    pub fn short_name(&self) -> Option<&str> {
+        self.short_name.as_deref()
     }
 
     /// Gives what the registry is asked for: the digest, or else the tag.
@@ -139,7 +144,7 @@ impl ImageRef {
     pub fn may_mean(&self, full: &Self) -> bool {
         let wanted = self.repository.strip_prefix("library/").unwrap_or(&self.repository);
         let fits = full.repository == wanted || full.repository.ends_with(&format!("/{wanted}"));
-        self.is_short && fits && self.tag == full.tag && (self.digest.is_none() || self.digest == full.digest)
+        self.is_short() && fits && self.tag == full.tag && (self.digest.is_none() || self.digest == full.digest)
     }
 }
 
@@ -222,7 +227,8 @@ impl FromStr for ImageRef {
         }
         let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
         let is_short = !name.split_once('/').is_some_and(|(first, _)| looks_like_host(first));
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest, is_short })
+        let short_name = is_short.then(|| name.to_owned());
+        Ok(Self { registry: registry.to_owned(), repository, tag, digest, short_name })
     }
 }
 
@@ -316,6 +322,8 @@ mod tests {
         let short: ImageRef = "alpine".parse().unwrap();
         let full: ImageRef = "docker.io/library/alpine:latest".parse().unwrap();
         assert!(short.is_short() && !full.is_short());
+        assert_eq!((short.short_name(), full.short_name()), (Some("alpine"), None));
+        assert_eq!("library/alpine:3".parse::<ImageRef>().unwrap().short_name(), Some("library/alpine"));
         assert_eq!(short, full);
         assert_eq!(short.cmp(&full), Ordering::Equal);
         assert_eq!(std::collections::HashSet::from([short.clone(), full]).len(), 1);
