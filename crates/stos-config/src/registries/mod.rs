@@ -12,7 +12,9 @@
 //!
 //! In a directory the order is that of the bytes of the names. What a later file sets replaces what an earlier one has set:
 //! a list as a whole, an alias by its name, a `[[registry]]` by its prefix and as a whole. Upstream's reader is the
-//! authority where the manual is silent (`sysregistriesv2` of containers/image).
+//! authority where the manual is silent (`sysregistriesv2` of containers/image). Where it falls short of the manual, the
+//! manual is followed: a prefix may end in a tag or digest, which upstream reads and never matches, and a `location` may be
+//! missing where there is a prefix, which upstream wants for all but `*.DOMAIN`.
 
 mod parse;
 mod prefix;
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use stos_spec::ImageRef;
 
-pub use self::route::{Endpoint, Role, Route, Serves};
+pub use self::route::{Endpoint, Role, Route, Serves, WhyNot};
 pub use self::short_names::{Candidate, CandidateOrigin};
 use crate::document::Node;
 use crate::environment::Environment;
@@ -181,7 +183,7 @@ impl Registries {
     /// # Errors
     /// [`Error::Blocked`], and [`Error::Rewrite`] where a location does not make a reference.
     pub fn route(&self, reference: &ImageRef) -> Result<Route, Error> {
-        route::for_reading(self.longest(&crate::names::canonical(reference)), reference)
+        route::for_reading(self, reference)
     }
 
     /// Gives where the image is pushed to: the registry that it names. Locations and mirrors are for reading alone

@@ -3,9 +3,9 @@
 
 use stos_spec::ImageRef;
 
-use super::Table;
+use super::{Registries, Table};
 use crate::error::Error;
-use crate::names::Written;
+use crate::names::{Written, canonical};
 use crate::place::Place;
 use crate::proxy::ProxyAddress;
 
@@ -14,8 +14,17 @@ use crate::proxy::ProxyAddress;
 pub struct Route {
     /// The places, in the order in which they are to be tried; at least one. The first that has the image decides.
     pub endpoints: Vec<Endpoint>,
-    /// The mirrors that this reference is not asked of, because it has a digest or has none.
-    pub passed_over: Vec<Endpoint>,
+    /// The mirrors that are not asked, and why.
+    pub passed_over: Vec<(Endpoint, WhyNot)>,
+}
+
+/// Why a mirror is not asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNot {
+    /// The reference has a digest, or has none: see [`Endpoint::serves`].
+    Reference,
+    /// What the mirror's location becomes is itself blocked, by the table that stands here.
+    Blocked(Place),
 }
 
 /// A place where an image is asked for.
@@ -65,11 +74,10 @@ impl Serves {
     }
 }
 
-/// Gives the endpoints of an image, whose table is `found` and covers so many bytes of its [`canonical`] form.
-///
-/// [`canonical`]: crate::names::canonical
-pub(super) fn for_reading(found: Option<(&Table, usize)>, reference: &ImageRef) -> Result<Route, Error> {
-    let Some((table, matched)) = found else {
+/// Gives the endpoints of an image. As upstream, which looks up each place once more by its own name, no place that is itself
+/// blocked is asked, whatever name leads there.
+pub(super) fn for_reading(registries: &Registries, reference: &ImageRef) -> Result<Route, Error> {
+    let Some((table, matched)) = registries.longest(&canonical(reference)) else {
         return Ok(Route { endpoints: vec![plain(None, reference)], passed_over: Vec::new() });
     };
     refuse_blocked(table, reference)?;
@@ -83,14 +91,23 @@ pub(super) fn for_reading(found: Option<(&Table, usize)>, reference: &ImageRef) 
             proxy: mirror.proxy.clone(),
             place: Some(mirror.place.clone()),
         };
-        if mirror.serves.takes(reference) { endpoints.push(endpoint) } else { passed_over.push(endpoint) }
+        match blocking(registries, &endpoint.reference) {
+            _ if !mirror.serves.takes(reference) => passed_over.push((endpoint, WhyNot::Reference)),
+            Some(table) => passed_over.push((endpoint, WhyNot::Blocked(table.place.clone()))),
+            None => endpoints.push(endpoint),
+        }
     }
     let mut registry = plain(Some(table), reference);
     if let Some(location) = &table.location {
         registry.reference = rewrite(reference, matched, location, &table.place)?;
     }
+    blocking(registries, &registry.reference).map_or(Ok(()), |table| refuse_blocked(table, &registry.reference))?;
     endpoints.push(registry);
     Ok(Route { endpoints, passed_over })
+}
+
+fn blocking<'a>(registries: &'a Registries, reference: &ImageRef) -> Option<&'a Table> {
+    registries.longest(&canonical(reference)).map(|(table, _)| table).filter(|table| table.blocked)
 }
 
 /// Gives the endpoint that an image is written to.
@@ -119,7 +136,7 @@ fn refuse_blocked(table: &Table, reference: &ImageRef) -> Result<(), Error> {
 
 /// Puts a location in place of what the prefix covers. A digest stays what it is: it says which bytes are wanted.
 fn rewrite(reference: &ImageRef, matched: usize, location: &str, place: &Place) -> Result<ImageRef, Error> {
-    let text = format!("{location}{}", &crate::names::canonical(reference)[matched..]);
+    let text = format!("{location}{}", &canonical(reference)[matched..]);
     let unfit = |expected| Error::Rewrite {
         place: place.clone(),
         reference: reference.to_string(),

@@ -175,7 +175,7 @@ fn mirrors_serve_what_they_are_said_to() {
     assert_eq!(routed(&registries, &format!("a.example/x:1@{digest}"))[..2], expected);
     assert_eq!(routed(&registries, "b.example/x:1"), ["Registry b.example/x:1"]);
     let route = registries.route(&image("b.example/x:1")).unwrap();
-    assert_eq!(route.passed_over[0].serves, Serves::DigestOnly);
+    assert!(matches!(&route.passed_over[..], [(endpoint, WhyNot::Reference)] if endpoint.serves == Serves::DigestOnly));
     assert_eq!(routed(&registries, &format!("b.example/x@{digest}")).len(), 2);
     let shown = format!("{:?}", registries.route(&image("a.example/x:1")).unwrap());
     assert!(shown.contains("http://…@p:3128") && !shown.contains("hunter2"), "{shown}");
@@ -190,6 +190,22 @@ fn blocked_names_file_and_prefix() {
     assert_eq!((prefix.as_str(), &place.file, place.line), ("evil.example/ns", &system.path(MAIN), Some(1)));
     assert!(registries.destination(&image("evil.example/ns/x:1")).is_err());
     assert!(registries.route(&image("evil.example/other:1")).is_ok());
+}
+
+#[test]
+fn no_name_leads_to_what_is_blocked() {
+    let registries = main(
+        "[[registry]]\nlocation = 'evil.example'\nblocked = true\n\
+         [[registry]]\nlocation = 'a.example'\nmirror = [{ location = 'evil.example/m' }, { location = 'good.example' }]\n\
+         [[registry]]\nprefix = 'b.example'\nlocation = 'evil.example'\nblocked = true\n\
+         [[registry]]\nprefix = 'c.example'\nlocation = 'evil.example/ns'\n",
+    );
+    assert_eq!(routed(&registries, "a.example/x:1"), ["Mirror good.example/x:1", "Registry a.example/x:1"]);
+    let route = registries.route(&image("a.example/x:1")).unwrap();
+    assert!(matches!(&route.passed_over[..], [(_, WhyNot::Blocked(place))] if place.key == "registry[0]"));
+    for text in ["b.example/x:1", "c.example/x:1", "evil.example/x:1"] {
+        assert!(matches!(registries.route(&image(text)), Err(Error::Blocked { .. })), "{text}");
+    }
 }
 
 #[test]
