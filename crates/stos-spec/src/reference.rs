@@ -85,7 +85,18 @@ pub struct ImageRef {
     repository: String,
     tag: Option<String>,
     digest: Option<BlobDigest>,
-    short_name: Option<String>,
+    written: Written,
+}
+
+/// How much of its name a reference was written with.
+#[derive(Debug, Clone, Copy)]
+enum Written {
+    /// Registry and repository.
+    Full,
+    /// The repository.
+    Short,
+    /// The repository without the `library/` that was put before it.
+    ShortInLibrary,
 }
 
 impl ImageRef {
@@ -116,12 +127,16 @@ impl ImageRef {
 
     /// Tells whether the reference was written without a registry.
     pub fn is_short(&self) -> bool {
-        self.short_name.is_some()
+        !matches!(self.written, Written::Full)
     }
 
     /// Gives the repository as it was written, where that was without a registry: `alpine`, `team/app`.
     pub fn short_name(&self) -> Option<&str> {
-        self.short_name.as_deref()
+        match self.written {
+            Written::Full => None,
+            Written::Short => Some(&self.repository),
+            Written::ShortInLibrary => self.repository.strip_prefix("library/"),
+        }
     }
 
     /// Gives what the registry is asked for: the digest, or else the tag.
@@ -226,9 +241,12 @@ impl FromStr for ImageRef {
             return Err(ReferenceError::Repository { reference: reference(), found: cut(&repository) });
         }
         let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
-        let is_short = !name.split_once('/').is_some_and(|(first, _)| looks_like_host(first));
-        let short_name = is_short.then(|| name.to_owned());
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest, short_name })
+        let written = match name.split_once('/') {
+            Some((first, _)) if looks_like_host(first) => Written::Full,
+            Some(_) => Written::Short,
+            None => Written::ShortInLibrary,
+        };
+        Ok(Self { registry: registry.to_owned(), repository, tag, digest, written })
     }
 }
 

@@ -402,6 +402,15 @@ fn a_helper_that_is_missing_is_named() {
 }
 
 #[test]
+fn a_helper_that_cannot_be_run_is_told() {
+    let system = System::new(&[(PODMAN, r#"{"credHelpers": {"r.example": "h"}}"#)]);
+    let path = system.put("bin/docker-credential-h", "#!/no/such/interpreter\n");
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let error = system.find("r.example").unwrap_err();
+    assert!(matches!(&error, Error::HelperStart { program, .. } if program == "docker-credential-h"), "{error}");
+}
+
+#[test]
 fn nothing_shows_a_secret() {
     let system = System::new(&[(PODMAN, &auths(&[("r.example", "u:hunter2")]))]);
     let found = system.find("r.example").unwrap();

@@ -333,6 +333,13 @@ fn short_names_are_searched_in_order() {
 }
 
 #[test]
+fn a_name_that_is_too_long_for_a_registry_is_an_error() {
+    let registries = main(&format!("unqualified-search-registries = ['{}.example']\n", "h".repeat(60)));
+    let error = registries.candidates(&image(&"a".repeat(200))).unwrap_err();
+    assert!(matches!(error, Error::Reference(_)), "{error}");
+}
+
+#[test]
 fn recorded_aliases_win() {
     let recorded = "[aliases]\nx = 'recorded.example/x'\n";
     let configured = "unqualified-search-registries = ['s.example']\n[aliases]\nx = 'configured.example/x'\nalpine = 'docker.io/alpine'\n";
