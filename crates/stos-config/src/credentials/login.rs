@@ -85,8 +85,11 @@ impl Credentials {
         if let Some((name, place)) = file.as_ref().map(AuthFile::store).transpose()?.flatten() {
             let server = key.docker_server();
             let location = self.store_in_helper(&self.helper(name, &place), key, server, user, password)?;
-            // docker keeps the key without the secret, and so knows what it is logged in to.
-            Edit::begin(&path.path)?.set(server, "{}")?.commit()?;
+            // docker keeps the key without the secret, and so knows what it is logged in to. A login that stood there would
+            // be found before the new one.
+            let mut edit = Edit::begin(&path.path)?;
+            edit.remove(|name| is_of(name, key));
+            edit.set(server, "{}")?.commit()?;
             return Ok(location);
         }
         let auth = Zeroizing::new(STANDARD.encode(Zeroizing::new(format!("{user}:{}", password.expose())).as_bytes()));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which prefixes a reference has (containers-registries.conf(5), "Choosing a [[registry]] TOML table").
+//! Which prefixes a reference has (containers-registries.conf(5), "Choosing a `[[registry]]` TOML table").
 
 use crate::names::split_port;
 
