@@ -11,8 +11,9 @@ use anyhow::Context;
 use crate::workspace::{Metadata, Package};
 
 /// (who, must never see, why): also through others.
-const WALLS: [(&str, &[&str], &str); 2] = [
+const WALLS: [(&str, &[&str], &str); 3] = [
     ("stos-registry", &["stos-store", "stos-layerfs"], "the registry never sees the disk"),
+    ("stos-config", &["stos-registry", "ureq", "rustls"], "what reads the configuration never speaks to a network"),
     (
         "stos-runtime",
         &["stos-registry", "stos-store", "stos-layerfs", "stos-erofs", "stos-engine"],

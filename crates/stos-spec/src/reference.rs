@@ -85,7 +85,18 @@ pub struct ImageRef {
     repository: String,
     tag: Option<String>,
     digest: Option<BlobDigest>,
-    is_short: bool,
+    written: Written,
+}
+
+/// How much of its name a reference was written with.
+#[derive(Debug, Clone, Copy)]
+enum Written {
+    /// Registry and repository.
+    Full,
+    /// The repository.
+    Short,
+    /// The repository without the `library/` that was put before it.
+    ShortInLibrary,
 }
 
 impl ImageRef {
@@ -116,7 +127,16 @@ impl ImageRef {
 
     /// Tells whether the reference was written without a registry.
     pub fn is_short(&self) -> bool {
-        self.is_short
+        !matches!(self.written, Written::Full)
+    }
+
+    /// Gives the repository as it was written, where that was without a registry: `alpine`, `team/app`.
+    pub fn short_name(&self) -> Option<&str> {
+        match self.written {
+            Written::Full => None,
+            Written::Short => Some(&self.repository),
+            Written::ShortInLibrary => self.repository.strip_prefix("library/"),
+        }
     }
 
     /// Gives what the registry is asked for: the digest, or else the tag.
@@ -139,7 +159,7 @@ impl ImageRef {
     pub fn may_mean(&self, full: &Self) -> bool {
         let wanted = self.repository.strip_prefix("library/").unwrap_or(&self.repository);
         let fits = full.repository == wanted || full.repository.ends_with(&format!("/{wanted}"));
-        self.is_short && fits && self.tag == full.tag && (self.digest.is_none() || self.digest == full.digest)
+        self.is_short() && fits && self.tag == full.tag && (self.digest.is_none() || self.digest == full.digest)
     }
 }
 
@@ -221,8 +241,12 @@ impl FromStr for ImageRef {
             return Err(ReferenceError::Repository { reference: reference(), found: cut(&repository) });
         }
         let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
-        let is_short = !name.split_once('/').is_some_and(|(first, _)| looks_like_host(first));
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest, is_short })
+        let written = match name.split_once('/') {
+            Some((first, _)) if looks_like_host(first) => Written::Full,
+            Some(_) => Written::Short,
+            None => Written::ShortInLibrary,
+        };
+        Ok(Self { registry: registry.to_owned(), repository, tag, digest, written })
     }
 }
 
@@ -316,6 +340,8 @@ mod tests {
         let short: ImageRef = "alpine".parse().unwrap();
         let full: ImageRef = "docker.io/library/alpine:latest".parse().unwrap();
         assert!(short.is_short() && !full.is_short());
+        assert_eq!((short.short_name(), full.short_name()), (Some("alpine"), None));
+        assert_eq!("library/alpine:3".parse::<ImageRef>().unwrap().short_name(), Some("library/alpine"));
         assert_eq!(short, full);
         assert_eq!(short.cmp(&full), Ordering::Equal);
         assert_eq!(std::collections::HashSet::from([short.clone(), full]).len(), 1);

@@ -23,7 +23,15 @@ impl DockerRegistry {
     /// # Errors
     /// Where docker-registry is not installed, or ends before it listens; its last lines are in the error.
     pub fn start(storage: &Path) -> io::Result<Self> {
-        Self::serve(configuration(storage, false)?)
+        Self::serve(configuration(storage, false, None)?)
+    }
+
+    /// As [`DockerRegistry::start`], for those alone who are in `htpasswd`: a file of lines `USER:BCRYPT`.
+    ///
+    /// # Errors
+    /// As [`DockerRegistry::start`].
+    pub fn start_with_htpasswd(storage: &Path, htpasswd: &Path) -> io::Result<Self> {
+        Self::serve(configuration(storage, false, Some(htpasswd))?)
     }
 
     /// Serves the real images of the cache ([`environment::registry_storage`]), for reading only.
@@ -31,7 +39,7 @@ impl DockerRegistry {
     /// # Errors
     /// As [`DockerRegistry::start`].
     pub fn start_over_cache() -> io::Result<Self> {
-        Self::serve(configuration(&environment::registry_storage(), true)?)
+        Self::serve(configuration(&environment::registry_storage(), true, None)?)
     }
 
     /// `host:port`, to stand before a repository in a reference.
@@ -88,7 +96,7 @@ impl Drop for DockerRegistry {
     }
 }
 
-fn configuration(storage: &Path, read_only: bool) -> io::Result<tempfile::NamedTempFile> {
+fn configuration(storage: &Path, read_only: bool, htpasswd: Option<&Path>) -> io::Result<tempfile::NamedTempFile> {
     use std::io::Write;
     let mut file = tempfile::Builder::new().prefix("docker-registry-").suffix(".yml").tempfile()?;
     let root = serde_json::to_string(storage)?;
@@ -98,6 +106,10 @@ fn configuration(storage: &Path, read_only: bool) -> io::Result<tempfile::NamedT
          delete: {{enabled: true}}\n  maintenance: {{uploadpurging: {{enabled: false}}, readonly: {{enabled: {read_only}}}}}\n\
          http: {{addr: \"127.0.0.1:0\"}}\n"
     )?;
+    if let Some(htpasswd) = htpasswd {
+        let path = serde_json::to_string(htpasswd)?;
+        writeln!(file, "auth: {{htpasswd: {{realm: test, path: {path}}}}}")?;
+    }
     Ok(file)
 }
 
