@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use stos_spec::{BlobDigest, DigestError};
 
+use crate::credential::SourceError;
+use crate::endpoint::Role;
 use crate::message::RegistryMessage;
 use crate::url::ShownUrl;
 
@@ -39,6 +41,46 @@ pub enum Error {
     HttpInsteadOfHttps {
         /// Host, and port where one was given.
         host: String,
+    },
+    /// The proxy does not lead there.
+    #[error("the proxy {proxy} refuses the way to {host}: {reason}")]
+    Proxy {
+        /// The proxy: its scheme, host and port.
+        proxy: String,
+        /// Host, and port where one was given.
+        host: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// The credential for an endpoint cannot be had.
+    #[error("no credential for {host}: {source}")]
+    NoCredential {
+        /// Host, and port where one was given.
+        host: String,
+        /// What its source says.
+        source: SourceError,
+    },
+    /// The credential for an endpoint cannot be sent in the way that the endpoint asks for.
+    #[error("the credential for {host} cannot be used: {reason}")]
+    BadCredential {
+        /// Host, and port where one was given.
+        host: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Every endpoint that was asked has failed.
+    #[error("{last}{}", passed_text(passed))]
+    AllEndpoints {
+        /// The error of the one that was asked last.
+        last: Box<Error>,
+        /// Those that were passed over before it, in order.
+        passed: Vec<PassedOver>,
+    },
+    /// No endpoint is there for what is asked.
+    #[error("no endpoint is configured for {what}")]
+    NoEndpoint {
+        /// What is asked for.
+        what: &'static str,
     },
     /// No certificate of an authority could be loaded, so none could be trusted.
     #[error("no certificates of authorities to trust: {reason}")]
@@ -127,10 +169,12 @@ pub enum Error {
         message: RegistryMessage,
     },
     /// Any other status than the one that was expected.
-    #[error("{url}: expected status 200, found {status}{message}")]
+    #[error("{url}: expected status {expected}, found {status}{message}")]
     UnexpectedStatus {
         /// What was asked for.
         url: ShownUrl,
+        /// The status that means success.
+        expected: u16,
         /// The HTTP status.
         status: u16,
         /// What the registry says.
@@ -242,6 +286,36 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// What was to be sent could not be read.
+    #[error("{url}: cannot read what is to be sent: {source}")]
+    Content {
+        /// Where it was to go.
+        url: ShownUrl,
+        /// What the reader says.
+        source: io::Error,
+    },
+    /// What was to be sent has another size than its descriptor says.
+    #[error("{url}: expected {expected} bytes to send, found {}", found_text(*found))]
+    ContentSize {
+        /// Where it was to go.
+        url: ShownUrl,
+        /// The descriptor's size.
+        expected: u64,
+        /// How many bytes there are; `None` where there are more.
+        found: Option<u64>,
+    },
+    /// An upload does not get on: the registry does not keep what it is sent.
+    #[error("{url}: the upload does not get beyond byte {at} after {tries} tries: {last}")]
+    UploadStuck {
+        /// The upload.
+        url: ShownUrl,
+        /// How many bytes the registry has.
+        at: u64,
+        /// How often sending more was tried.
+        tries: u32,
+        /// What the last try failed with.
+        last: Box<Error>,
+    },
     /// The bytes, or the registry's word about them, have another digest than was asked for.
     #[error("{url}: expected digest {expected}, found {found}")]
     DigestMismatch {
@@ -265,6 +339,26 @@ fn retry_text(retry_after: Option<Duration>) -> String {
     retry_after.map(|time| format!(" (try again in {} s)", time.as_secs())).unwrap_or_default()
 }
 
+fn found_text(found: Option<u64>) -> String {
+    found.map_or_else(|| "more".to_owned(), |found| found.to_string())
+}
+
+fn passed_text(passed: &[PassedOver]) -> String {
+    let each = passed.iter().map(|endpoint| format!("{} {}: {}", endpoint.role, endpoint.host, endpoint.reason));
+    format!(" (before it failed: {})", each.collect::<Vec<_>>().join("; "))
+}
+
+/// An endpoint that was asked and passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// What it is.
+    pub role: Role,
+    /// Host, and port where one was given.
+    pub host: String,
+    /// What went wrong there, in short.
+    pub reason: String,
+}
+
 fn expected_text(expected: Option<u64>) -> String {
     expected.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"))
 }
@@ -282,6 +376,8 @@ impl Error {
                 Some("use --tls-verify=false if this registry is meant to be reached without TLS")
             }
             Self::Tls { .. } => Some("add the registry's CA to the system's certificates, or use --tls-verify=false"),
+            Self::AllEndpoints { last, .. } => last.hint(),
+            Self::UploadStuck { last, .. } => last.hint(),
             Self::NoRoots { .. } => Some("install the package ca-certificates"),
             Self::Unreachable { .. } => {
                 proxy_hint(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
@@ -302,9 +398,27 @@ impl Error {
             | Self::Truncated { .. }
             | Self::Stalled { .. }
             | Self::Interrupted { .. } => true,
+            Self::AllEndpoints { last, .. } => last.is_transient(),
             // 501 and 505 do not pass.
             Self::Server { status, .. } => matches!(status, 500 | 502 | 503 | 504),
             _ => false,
+        }
+    }
+
+    /// Says what went wrong without the address, which stands beside it.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => format!("unreachable: {source}"),
+            Self::Tls { source, .. } => format!("TLS failed: {source}"),
+            Self::HttpInsteadOfHttps { .. } => "it does not speak HTTPS".to_owned(),
+            Self::Timeout { .. } => "no answer in time".to_owned(),
+            Self::NotFound { .. } => "not found".to_owned(),
+            Self::Unauthorized { .. } => "unauthorized".to_owned(),
+            Self::Denied { .. } => "denied".to_owned(),
+            Self::TooManyRequests { .. } => "too many requests".to_owned(),
+            Self::Server { status, .. } => format!("the server failed with status {status}"),
+            Self::DigestMismatch { expected, found, .. } => format!("expected digest {expected}, found {found}"),
+            other => other.to_string(),
         }
     }
 
