@@ -35,9 +35,13 @@ pub struct Bearer {
     pub realm: Option<String>,
     /// What its tokens begin with, instead of `token-`.
     pub prefix: Option<String>,
-    /// The tokens, and the scopes of each; an empty list is good for all.
-    tokens: Mutex<HashMap<String, Vec<String>>>,
+    /// Those that it has given out.
+    pub tokens: Tokens,
 }
+
+/// The tokens that have been given out, and the scopes of each; an empty list is good for all.
+#[derive(Debug, Default)]
+pub struct Tokens(Mutex<HashMap<String, Vec<String>>>);
 
 impl Auth {
     /// Asks for bearer tokens, which everyone can get.
@@ -57,13 +61,13 @@ impl Auth {
 
     pub(super) fn accept(&self, token: &str) {
         if let Self::Bearer(bearer) = self {
-            lock(&bearer.tokens).insert(token.to_owned(), Vec::new());
+            lock(&bearer.tokens.0).insert(token.to_owned(), Vec::new());
         }
     }
 
     pub(super) fn expire(&self) {
         if let Self::Bearer(bearer) = self {
-            lock(&bearer.tokens).clear();
+            lock(&bearer.tokens.0).clear();
         }
     }
 
@@ -126,7 +130,7 @@ impl Bearer {
 
     fn give(&self, name: &str, scopes: Vec<String>) -> Reply {
         let scopes: Vec<String> = scopes.into_iter().filter(|scope| !scope.is_empty()).collect();
-        let mut tokens = lock(&self.tokens);
+        let mut tokens = lock(&self.tokens.0);
         let token = format!("{}{}", self.prefix.as_deref().unwrap_or("token-"), tokens.len() + 1);
         // Who asks for no scope gets a token for nothing.
         tokens.insert(token.clone(), if scopes.is_empty() { vec!["none".to_owned()] } else { scopes });
@@ -138,7 +142,7 @@ impl Bearer {
     fn is_enough(&self, shown: &str, scope: &str) -> bool {
         let token = shown.strip_prefix("Bearer ").unwrap_or_default();
         let held = |scopes: &Vec<String>| scopes.is_empty() || scopes.iter().any(|held| held.starts_with(scope));
-        lock(&self.tokens).get(token).is_some_and(held)
+        lock(&self.tokens.0).get(token).is_some_and(held)
     }
 
     fn check(&self, shown: &str, method: &str, base_url: &str, repository: Option<&str>) -> Result<(), Reply> {

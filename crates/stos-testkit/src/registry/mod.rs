@@ -37,7 +37,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use auth::{Auth, Bearer};
+pub use auth::{Auth, Bearer, Tokens};
 pub use fault::{Fault, Rule};
 pub use storage::Blob;
 pub use tls::ClientAuthority;
