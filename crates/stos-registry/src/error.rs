@@ -328,13 +328,6 @@ pub enum Error {
     },
 }
 
-/// Who has set a proxy expects it to be used, and wonders.
-fn proxy_hint(is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
-    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-    let text = "the environment names a proxy (HTTPS_PROXY or another), but stos connects directly: proxies are not supported yet";
-    names.into_iter().any(is_set).then_some(text)
-}
-
 fn retry_text(retry_after: Option<Duration>) -> String {
     retry_after.map(|time| format!(" (try again in {} s)", time.as_secs())).unwrap_or_default()
 }
@@ -379,12 +372,12 @@ impl Error {
             Self::AllEndpoints { last, .. } => last.hint(),
             Self::UploadStuck { last, .. } => last.hint(),
             Self::NoRoots { .. } => Some("install the package ca-certificates"),
-            Self::Unreachable { .. } => {
-                proxy_hint(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+            Self::Proxy { .. } => {
+                Some("HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment say which proxy leads where")
             }
-            Self::Unauthorized { .. } | Self::Denied { .. } => {
-                Some("only public images can be pulled; registries also answer so where there is no such repository")
-            }
+            Self::Unauthorized { .. } | Self::Denied { .. } => Some(
+                "log in to the registry, or check the name: registries also answer so where there is no such repository",
+            ),
             _ => None,
         }
     }
@@ -453,8 +446,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_that_is_not_used_is_told() {
-        assert!(proxy_hint(|name| name == "https_proxy").unwrap().contains("proxies are not supported"));
-        assert_eq!(proxy_hint(|name| name == "NO_PROXY"), None);
+    fn the_last_errors_nature_is_that_of_all() {
+        let passed =
+            |host: &str, reason: &str| PassedOver { role: Role::Mirror, host: host.into(), reason: reason.into() };
+        let last = Error::Unreachable { host: "r".into(), source: io::Error::other("reset") };
+        let passed = vec![passed("a", "not found"), passed("b:1", "denied")];
+        let error = Error::AllEndpoints { last: Box::new(last), passed };
+        let text = "cannot reach r: reset (before it failed: mirror a: not found; mirror b:1: denied)";
+        assert_eq!(error.to_string(), text);
+        assert!(error.is_transient() && error.hint().is_none());
+        let last = Box::new(Error::NoRoots { reason: "none".into() });
+        let error = Error::AllEndpoints { last, passed: Vec::new() };
+        assert!(!error.is_transient() && error.hint().is_some());
     }
 }
