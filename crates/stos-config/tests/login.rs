@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use stos_config::credentials::{CredentialOptions, Credentials, Location, Login};
 use stos_config::registries::Registries;
 use stos_config::{Environment, Error, Secret};
-use stos_testkit::docker_registry::DockerRegistry;
+use stos_testkit::docker_registry::{DockerRegistry, DockerRegistryOptions};
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{ImageBuilder, Layer};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
@@ -336,8 +336,8 @@ fn run(command: &mut Command) -> (bool, String) {
 fn skopeo_and_stos_read_each_others_files() {
     require!(Need::Tool("skopeo"), Need::Tool("docker-registry"));
     let system = System::new();
-    let htpasswd = system.put("htpasswd", HTPASSWD);
-    let registry = DockerRegistry::start_with_htpasswd(&system.path("storage"), &htpasswd).unwrap();
+    let options = DockerRegistryOptions { htpasswd: Some(HTPASSWD), ..DockerRegistryOptions::default() };
+    let registry = DockerRegistry::start_with(&system.path("storage"), options).unwrap();
     let host = registry.address();
     let (ours, theirs) = (system.path("ours.json"), system.path("theirs.json"));
 

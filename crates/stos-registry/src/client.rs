@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One registry: its manifests, configurations and blobs (distribution-spec, "Pull").
+//! A registry with its mirrors: its manifests, configurations and blobs (distribution-spec, "Pull").
+//!
+//! Manifests are asked of each endpoint in order, as containers-registries.conf(5) has it: the first that gives what was
+//! asked for has the word. What belongs to a manifest is asked first of the endpoint that gave it. One that fails, in
+//! whatever way, is passed over with a warning; when all have failed the last one's error says what the others did.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use stos_spec::manifest::MANIFEST_MAX;
@@ -13,52 +17,38 @@ use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{HeaderMap, Method};
 
 use crate::blob::{BlobReader, Bound, BoundedBody};
-use crate::error::Error;
-use crate::exchange::{Answer, Ask, exchange, follow, refuse_downgrade, send};
+use crate::endpoint::{Endpoint, Role};
+use crate::error::{Error, PassedOver};
+use crate::exchange::Answer;
 use crate::options::ClientOptions;
-use crate::token::{ANSWER_MAX, Token, TokenCache, pull_scope, token_url};
-use crate::transport::Transport;
-use crate::url::{Scheme, ShownUrl, Url};
+use crate::remote::{Remote, Wanted};
+use crate::token::Scope;
+use crate::url::ShownUrl;
 
 /// The header in which a registry says what it thinks that it sends.
 const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// Stands for no endpoint.
+const NONE: usize = usize::MAX;
 
 static ACCEPT_MANIFESTS: LazyLock<[(HeaderName, HeaderValue); 1]> = LazyLock::new(|| {
     let words = HeaderValue::from_str(&ACCEPTED_MANIFESTS.join(", ")).expect("media types are ASCII");
     [(header::ACCEPT, words)]
 });
 
-/// A client for one registry. Clones share connections and tokens; threads may share one.
+/// A client for one registry and its mirrors. Clones share connections and tokens; threads may share one.
 ///
-/// It opens nothing before the first request. Requests block the calling thread and start no other.
+/// It opens nothing before the first request. Requests block the calling thread and start no other. Repositories are
+/// called as the user calls them: what an endpoint calls them is its own affair.
 #[derive(Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Where the registry listens: a host, and maybe a port.
-    host: String,
-    transport: Transport,
-    tokens: TokenCache,
-    /// Which protocol has answered, as one of `Speaks`.
-    speaks: AtomicU8,
-}
-
-/// Which protocol a registry speaks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Speaks {
-    /// Nobody knows: HTTPS comes first, and without verification plain HTTP after it.
-    Unknown = 0,
-    Https = 1,
-    Http = 2,
-}
-
-impl Speaks {
-    fn scheme(self) -> Scheme {
-        if self == Self::Http { Scheme::Http } else { Scheme::Https }
-    }
+    remotes: Vec<Remote>,
+    /// Which of them gave the last manifest, or `NONE`.
+    giver: AtomicUsize,
 }
 
 /// A manifest or an index as the registry keeps it.
@@ -73,29 +63,38 @@ pub struct FetchedManifest {
 }
 
 impl Registry {
-    /// Makes a client for the registry of `reference`. No request is made yet.
+    /// Makes a client for the registry of `reference`, without mirrors and anonymous. No request is made yet.
     ///
     /// # Errors
     /// [`Error::BadOption`].
     pub fn new(reference: &ImageRef, options: &ClientOptions) -> Result<Self, Error> {
-        // Docker Hub answers under another name than it has (docker's own rule).
-        let host = match reference.registry() {
-            "docker.io" => "registry-1.docker.io",
-            host => host,
-        };
-        let speaks = if options.tls_verify { Speaks::Https } else { Speaks::Unknown };
-        let inner = Inner {
-            host: host.to_owned(),
-            transport: Transport::new(options)?,
-            tokens: TokenCache::default(),
-            speaks: AtomicU8::new(speaks as u8),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        Self::over(vec![Endpoint::of(reference, options)], options)
     }
 
-    /// Gives where the registry listens: a host, and maybe a port.
+    /// Makes a client for endpoints that are asked in this order. No request is made yet.
+    ///
+    /// An endpoint's own word on TLS counts, and not that of `options`.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`]; [`Error::NoEndpoint`] where there is none.
+    pub fn over(endpoints: Vec<Endpoint>, options: &ClientOptions) -> Result<Self, Error> {
+        if endpoints.is_empty() {
+            return Err(Error::NoEndpoint { what: "anything" });
+        }
+        let remotes: Result<Vec<_>, _> = endpoints.into_iter().map(|it| Remote::new(it, options)).collect();
+        Ok(Self { inner: Arc::new(Inner { remotes: remotes?, giver: AtomicUsize::new(NONE) }) })
+    }
+
+    /// Gives where the registry itself listens: a host, and maybe a port. Of mirrors alone it is the last.
     pub fn host(&self) -> &str {
-        &self.inner.host
+        let remotes = &self.inner.remotes;
+        let registry = remotes.iter().find(|remote| remote.endpoint().role == Role::Registry);
+        registry.or(remotes.last()).map_or("", |remote| remote.endpoint().address())
+    }
+
+    /// Gives the endpoint that gave the last manifest.
+    pub fn giver(&self) -> Option<&Endpoint> {
+        self.inner.remotes.get(self.inner.giver.load(Ordering::Relaxed)).map(Remote::endpoint)
     }
 
     /// Fetches the manifest or index that `target`, a tag or a digest, names.
@@ -112,21 +111,11 @@ impl Registry {
         expected: Option<&Descriptor>,
     ) -> Result<FetchedManifest, Error> {
         let target = Target::parse(target)?;
-        let path = format!("manifests/{target}");
-        let answer = self.get(Method::GET, repository, &path, &*ACCEPT_MANIFESTS)?.success(self.transport())?;
-        let url = answer.url.shown();
-        let announced = content_digest(answer.headers(), &url)?;
-        let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content_type = content_type.map(str::to_owned);
-        let bound = match expected {
-            Some(descriptor) if descriptor.size <= MANIFEST_MAX => Bound::Exact(descriptor.size),
-            Some(_) => return Err(Error::TooLong { url, expected: MANIFEST_MAX }),
-            None => Bound::AtMost(MANIFEST_MAX),
-        };
-        let bytes = answer.body(self.transport(), bound)?.read_all()?;
-        let digests = [target.digest(), expected.map(|descriptor| descriptor.digest), announced];
-        let bytes = verify_all(bytes, &digests).map_err(|error| Error::of_digest(error, url))?;
-        Ok(FetchedManifest { bytes, content_type })
+        let order = self.order_for_manifest(target.digest().is_some());
+        let (giver, fetched) =
+            self.first_of(order, "manifest", |remote| fetch_manifest(remote, repository, &target, expected))?;
+        self.inner.giver.store(giver, Ordering::Relaxed);
+        Ok(fetched)
     }
 
     /// Asks which manifest `target`, a tag or a digest, names now. One request, and no body where the registry can.
@@ -134,19 +123,11 @@ impl Registry {
     /// # Errors
     /// Any [`Error`]; [`Error::NotFound`] for an unknown tag, digest or repository.
     pub fn resolve_digest(&self, repository: &str, target: &str) -> Result<BlobDigest, Error> {
-        let wanted = Target::parse(target)?;
-        let answer = self.get(Method::HEAD, repository, &format!("manifests/{wanted}"), &*ACCEPT_MANIFESTS)?;
-        // A registry without HEAD, or without the header, is asked for the manifest itself.
-        if answer.status() == 405 {
-            return Ok(self.fetch_manifest(repository, target, None)?.bytes.digest());
-        }
-        let answer = answer.success(self.transport())?;
-        let url = answer.url.shown();
-        match (content_digest(answer.headers(), &url)?, wanted.digest()) {
-            (Some(found), Some(expected)) if found != expected => Err(Error::DigestMismatch { url, expected, found }),
-            (Some(found), _) => Ok(found),
-            (None, _) => Ok(self.fetch_manifest(repository, target, None)?.bytes.digest()),
-        }
+        let target = Target::parse(target)?;
+        let order = self.order_for_manifest(target.digest().is_some());
+        let (giver, digest) = self.first_of(order, "manifest", |remote| resolve_digest(remote, repository, &target))?;
+        self.inner.giver.store(giver, Ordering::Relaxed);
+        Ok(digest)
     }
 
     /// Fetches an image's configuration whole: at most `max` bytes, verified.
@@ -173,13 +154,16 @@ impl Registry {
         max: u64,
     ) -> Result<Verified<Vec<u8>>, Error> {
         if descriptor.size > max {
-            let url = self.url(self.speaks().scheme(), repository, &blob_path(descriptor))?.shown();
+            let url = self.inner.remotes[0].url_of(repository, &blob_path(descriptor))?.shown();
             return Err(Error::TooLong { url, expected: max });
         }
-        let body = self.open(repository, descriptor)?;
-        let url = body.url().clone();
-        let bytes = body.read_all()?;
-        Verified::check(bytes, descriptor, url.as_str()).map_err(|error| Error::of_digest(error, url))
+        let fetch = |remote: &Remote| {
+            let body = open(remote, repository, descriptor)?;
+            let url = body.url().clone();
+            let bytes = body.read_all()?;
+            Verified::check(bytes, descriptor, url.as_str()).map_err(|error| Error::of_digest(error, url))
+        };
+        self.first_of(self.order_for_blob(), "blob", fetch).map(|(_, bytes)| bytes)
     }
 
     /// Opens a blob to be read as it arrives. See [`BlobReader`] for what is checked there and what is not.
@@ -187,131 +171,134 @@ impl Registry {
     /// # Errors
     /// Any [`Error`]; [`Error::SizeMismatch`] where the registry announces another size than the descriptor says.
     pub fn open_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<BlobReader, Error> {
-        self.open(repository, descriptor).map(BlobReader::new)
+        let open = |remote: &Remote| open(remote, repository, descriptor).map(BlobReader::new);
+        self.first_of(self.order_for_blob(), "blob", open).map(|(_, reader)| reader)
     }
 
-    fn open(&self, repository: &str, descriptor: &Descriptor) -> Result<BoundedBody, Error> {
-        let answer = self.get(Method::GET, repository, &blob_path(descriptor), &[])?;
-        answer.body(self.transport(), Bound::Exact(descriptor.size))
+    /// Gives the endpoint that pushes go to.
+    pub(crate) fn pushed_to(&self) -> Result<&Remote, Error> {
+        let registry = self.inner.remotes.iter().find(|remote| remote.endpoint().role == Role::Registry);
+        registry.ok_or(Error::NoEndpoint { what: "a push" })
     }
 
-    fn transport(&self) -> &Transport {
-        &self.inner.transport
+    /// Gives the endpoints to ask for a manifest: who gave the last one, and then in order.
+    fn order_for_manifest(&self, is_by_digest: bool) -> Vec<usize> {
+        self.order(|index| self.inner.remotes[index].endpoint().serves(is_by_digest))
     }
 
-    fn speaks(&self) -> Speaks {
-        match self.inner.speaks.load(Ordering::Relaxed) {
-            1 => Speaks::Https,
-            2 => Speaks::Http,
-            _ => Speaks::Unknown,
-        }
+    /// Gives the endpoints to ask for a blob: who gave the manifest, whatever it is asked for, and then those that are
+    /// asked by digest.
+    fn order_for_blob(&self) -> Vec<usize> {
+        let giver = self.inner.giver.load(Ordering::Relaxed);
+        self.order(|index| index == giver || self.inner.remotes[index].endpoint().serves(true))
     }
 
-    fn url(&self, scheme: Scheme, repository: &str, path: &str) -> Result<Url, Error> {
-        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
-        let has_dots = repository.split('/').any(|part| part.is_empty() || part == "." || part == "..");
-        if has_dots || !repository.bytes().all(is_word) {
-            return Err(Error::BadName { what: "the repository", found: cut(repository) });
-        }
-        Ok(Url::new(scheme, &self.inner.host, &format!("/v2/{repository}/{path}")))
+    fn order(&self, is_asked: impl Fn(usize) -> bool) -> Vec<usize> {
+        let giver = self.inner.giver.load(Ordering::Relaxed);
+        let mut order: Vec<usize> = (0..self.inner.remotes.len()).filter(|index| is_asked(*index)).collect();
+        order.sort_by_key(|index| *index != giver);
+        order
     }
 
-    /// Asks the registry, over the protocol that it speaks, with a token where it wants one.
-    fn get(
+    /// Asks endpoints one after the other, and gives the first answer and whose it is.
+    fn first_of<T>(
         &self,
-        method: Method,
-        repository: &str,
-        path: &str,
-        headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Answer, Error> {
-        let scope = pull_scope(repository);
-        let kept = self.inner.tokens.get(&scope);
-        let ask = Ask { method, headers, token: kept.as_ref() };
-        let first = self.first_answer(repository, path, &ask)?;
-        let url = first.url.clone();
-        let answer = follow(self.transport(), first, &ask)?;
-        // Only the registry itself may ask for a token: not a host that it redirects to.
-        if answer.status() != 401 || !answer.url.is_same_origin(&url) {
-            return Ok(answer);
-        }
-        let challenges = answer.headers().get_all(header::WWW_AUTHENTICATE);
-        let Some(token_url) = token_url(challenges.iter(), &scope, &answer.url)? else {
-            return Ok(answer);
-        };
-        refuse_downgrade(self.transport(), &answer.url, &token_url)?;
-        answer.discard(self.transport());
-        let token = self.fetch_token(&token_url)?;
-        self.inner.tokens.put(&scope, token.clone());
-        exchange(self.transport(), &url, &Ask { token: Some(&token), ..ask })
-    }
-
-    /// Gives what the registry's own host answers, redirects included.
-    ///
-    /// This alone tells which protocol it speaks: where a redirect leads, or a token server, may fail as it likes.
-    fn first_answer(&self, repository: &str, path: &str, ask: &Ask<'_>) -> Result<Answer, Error> {
-        // Once: another thread may learn it meanwhile.
-        let speaks = self.speaks();
-        let url = self.url(speaks.scheme(), repository, path)?;
-        let first = send(self.transport(), &url, &url, ask);
-        if speaks != Speaks::Unknown {
-            return first;
-        }
-        let error = match first {
-            Err(error) if is_no_https(&error) => error,
-            answered => {
-                self.learn(Speaks::Https);
-                return answered;
+        order: Vec<usize>,
+        what: &'static str,
+        ask: impl Fn(&Remote) -> Result<T, Error>,
+    ) -> Result<(usize, T), Error> {
+        let mut passed = Vec::new();
+        let count = order.len();
+        for (number, index) in order.into_iter().enumerate() {
+            let remote = &self.inner.remotes[index];
+            let error = match ask(remote) {
+                Ok(answer) => return Ok((index, answer)),
+                Err(error) if is_ours(&error) => return Err(error),
+                Err(error) => error,
+            };
+            if number + 1 == count {
+                let last = Box::new(error);
+                return Err(if passed.is_empty() { *last } else { Error::AllEndpoints { last, passed } });
             }
-        };
-        tracing::debug!(host = self.host(), %error, "no HTTPS, trying plain HTTP");
-        let url = self.url(Scheme::Http, repository, path)?;
-        // Nobody has answered yet, so no token is this host's; none goes out in clear.
-        match send(self.transport(), &url, &url, &Ask { token: None, ..ask.clone() }) {
-            // Both failed: the first tells more, unless all it says is that HTTP was to be tried.
-            Err(second) if is_no_https(&second) => {
-                let said_http = matches!(error, Error::HttpInsteadOfHttps { .. });
-                Err(if said_http { second } else { error })
-            }
-            answered if self.learn(Speaks::Http) => answered,
-            // Meanwhile another thread has had an answer over TLS.
-            _ => Err(error),
+            let Endpoint { role, host, .. } = remote.endpoint();
+            tracing::warn!(%role, %host, what, %error, "passed over");
+            passed.push(PassedOver { role: *role, host: host.clone(), reason: error.in_short() });
         }
+        Err(Error::NoEndpoint { what })
     }
+}
 
-    /// Keeps which protocol the registry speaks; gives whether that is it, for the first word counts.
-    fn learn(&self, found: Speaks) -> bool {
-        let (unknown, found) = (Speaks::Unknown as u8, found as u8);
-        let known = self.inner.speaks.compare_exchange(unknown, found, Ordering::Relaxed, Ordering::Relaxed);
-        known.map_or_else(|known| known == found, |_| true)
+/// Tells whether another endpoint would fail in the same way: what is asked for cannot be asked.
+fn is_ours(error: &Error) -> bool {
+    matches!(error, Error::BadName { .. } | Error::BadOption { .. } | Error::NoRoots { .. })
+}
+
+fn get(
+    remote: &Remote,
+    method: Method,
+    repository: &str,
+    path: &str,
+    headers: &[(HeaderName, HeaderValue)],
+) -> Result<Answer, Error> {
+    let repository = remote.name_here(repository);
+    remote.get(&Wanted { method, repository, path, headers, scope: &Scope::pull(repository), body: None })
+}
+
+fn open(remote: &Remote, repository: &str, descriptor: &Descriptor) -> Result<BoundedBody, Error> {
+    let answer = get(remote, Method::GET, repository, &blob_path(descriptor), &[])?;
+    answer.body(remote.transport(), Bound::Exact(descriptor.size))
+}
+
+fn fetch_manifest(
+    remote: &Remote,
+    repository: &str,
+    target: &Target<'_>,
+    expected: Option<&Descriptor>,
+) -> Result<FetchedManifest, Error> {
+    let path = format!("manifests/{target}");
+    let answer = get(remote, Method::GET, repository, &path, &*ACCEPT_MANIFESTS)?.success(remote.transport())?;
+    let url = answer.url.shown();
+    let announced = content_digest(answer.headers(), &url)?;
+    let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.map(str::to_owned);
+    let bound = match expected {
+        Some(descriptor) if descriptor.size <= MANIFEST_MAX => Bound::Exact(descriptor.size),
+        Some(_) => return Err(Error::TooLong { url, expected: MANIFEST_MAX }),
+        None => Bound::AtMost(MANIFEST_MAX),
+    };
+    let bytes = answer.body(remote.transport(), bound)?.read_all()?;
+    let digests = [target.digest(), expected.map(|descriptor| descriptor.digest), announced];
+    let bytes = verify_all(bytes, &digests).map_err(|error| Error::of_digest(error, url))?;
+    Ok(FetchedManifest { bytes, content_type })
+}
+
+fn resolve_digest(remote: &Remote, repository: &str, target: &Target<'_>) -> Result<BlobDigest, Error> {
+    let answer = get(remote, Method::HEAD, repository, &format!("manifests/{target}"), &*ACCEPT_MANIFESTS)?;
+    // A registry without HEAD, or without the header, is asked for the manifest itself.
+    if answer.status() == 405 {
+        return Ok(fetch_manifest(remote, repository, target, None)?.bytes.digest());
     }
-
-    fn fetch_token(&self, url: &Url) -> Result<Token, Error> {
-        let accept = [(header::ACCEPT, HeaderValue::from_static("application/json"))];
-        let ask = Ask { method: Method::GET, headers: &accept, token: None };
-        let answer = exchange(self.transport(), url, &ask)?;
-        let shown = answer.url.shown();
-        let body = answer.body(self.transport(), Bound::AtMost(ANSWER_MAX))?.read_all()?;
-        Token::parse(&body, &shown)
+    let answer = answer.success(remote.transport())?;
+    let url = answer.url.shown();
+    match (content_digest(answer.headers(), &url)?, target.digest()) {
+        (Some(found), Some(expected)) if found != expected => Err(Error::DigestMismatch { url, expected, found }),
+        (Some(found), _) => Ok(found),
+        (None, _) => Ok(fetch_manifest(remote, repository, target, None)?.bytes.digest()),
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("host", &self.inner.host).finish_non_exhaustive()
+        f.debug_list().entries(self.inner.remotes.iter().map(Remote::endpoint)).finish()
     }
 }
 
-fn blob_path(descriptor: &Descriptor) -> String {
+pub(crate) fn blob_path(descriptor: &Descriptor) -> String {
     format!("blobs/{}", descriptor.digest)
 }
 
-/// Tells whether HTTPS failed below HTTP, so that a registry without verification may be asked without it.
-fn is_no_https(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { .. } | Error::Tls { .. } | Error::HttpInsteadOfHttps { .. })
-}
-
 /// Reads `Docker-Content-Digest`. An algorithm that we do not know contradicts nothing.
-fn content_digest(headers: &HeaderMap, url: &ShownUrl) -> Result<Option<BlobDigest>, Error> {
+pub(crate) fn content_digest(headers: &HeaderMap, url: &ShownUrl) -> Result<Option<BlobDigest>, Error> {
     let Some(value) = headers.get(CONTENT_DIGEST) else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes());
     match text.trim().parse() {
@@ -337,13 +324,13 @@ fn verify_all(bytes: Vec<u8>, digests: &[Option<BlobDigest>]) -> Result<Verified
 }
 
 /// What a manifest is asked for by.
-enum Target<'a> {
+pub(crate) enum Target<'a> {
     Tag(&'a str),
     Digest(BlobDigest),
 }
 
 impl<'a> Target<'a> {
-    fn parse(text: &'a str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Error> {
         if let Ok(digest) = text.parse() {
             return Ok(Self::Digest(digest));
         }
@@ -352,7 +339,7 @@ impl<'a> Target<'a> {
         if is_tag { Ok(Self::Tag(text)) } else { Err(Error::BadName { what: "the tag or digest", found: cut(text) }) }
     }
 
-    fn digest(&self) -> Option<BlobDigest> {
+    pub(crate) fn digest(&self) -> Option<BlobDigest> {
         match self {
             Self::Tag(_) => None,
             Self::Digest(digest) => Some(*digest),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use stos_spec::{BlobDigest, DigestError};
 
+use crate::credential::SourceError;
+use crate::endpoint::Role;
 use crate::message::RegistryMessage;
 use crate::url::ShownUrl;
 
@@ -39,6 +41,46 @@ pub enum Error {
     HttpInsteadOfHttps {
         /// Host, and port where one was given.
         host: String,
+    },
+    /// The proxy does not lead there.
+    #[error("the proxy {proxy} refuses the way to {host}: {reason}")]
+    Proxy {
+        /// The proxy: its scheme, host and port.
+        proxy: String,
+        /// Host, and port where one was given.
+        host: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// The credential for an endpoint cannot be had.
+    #[error("no credential for {host}: {source}")]
+    NoCredential {
+        /// Host, and port where one was given.
+        host: String,
+        /// What its source says.
+        source: SourceError,
+    },
+    /// The credential for an endpoint cannot be sent in the way that the endpoint asks for.
+    #[error("the credential for {host} cannot be used: {reason}")]
+    BadCredential {
+        /// Host, and port where one was given.
+        host: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Every endpoint that was asked has failed.
+    #[error("{last}{}", passed_text(passed))]
+    AllEndpoints {
+        /// The error of the one that was asked last.
+        last: Box<Error>,
+        /// Those that were passed over before it, in order.
+        passed: Vec<PassedOver>,
+    },
+    /// No endpoint is there for what is asked.
+    #[error("no endpoint is configured for {what}")]
+    NoEndpoint {
+        /// What is asked for.
+        what: &'static str,
     },
     /// No certificate of an authority could be loaded, so none could be trusted.
     #[error("no certificates of authorities to trust: {reason}")]
@@ -127,10 +169,12 @@ pub enum Error {
         message: RegistryMessage,
     },
     /// Any other status than the one that was expected.
-    #[error("{url}: expected status 200, found {status}{message}")]
+    #[error("{url}: expected status {expected}, found {status}{message}")]
     UnexpectedStatus {
         /// What was asked for.
         url: ShownUrl,
+        /// The status that means success.
+        expected: u16,
         /// The HTTP status.
         status: u16,
         /// What the registry says.
@@ -242,6 +286,36 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// What was to be sent could not be read.
+    #[error("{url}: cannot read what is to be sent: {source}")]
+    Content {
+        /// Where it was to go.
+        url: ShownUrl,
+        /// What the reader says.
+        source: io::Error,
+    },
+    /// What was to be sent has another size than its descriptor says.
+    #[error("{url}: expected {expected} bytes to send, found {}", found_text(*found))]
+    ContentSize {
+        /// Where it was to go.
+        url: ShownUrl,
+        /// The descriptor's size.
+        expected: u64,
+        /// How many bytes there are; `None` where there are more.
+        found: Option<u64>,
+    },
+    /// An upload does not get on: the registry does not keep what it is sent.
+    #[error("{url}: the upload does not get beyond byte {at} after {tries} tries: {last}")]
+    UploadStuck {
+        /// The upload.
+        url: ShownUrl,
+        /// How many bytes the registry has.
+        at: u64,
+        /// How often sending more was tried.
+        tries: u32,
+        /// What the last try failed with.
+        last: Box<Error>,
+    },
     /// The bytes, or the registry's word about them, have another digest than was asked for.
     #[error("{url}: expected digest {expected}, found {found}")]
     DigestMismatch {
@@ -254,15 +328,28 @@ pub enum Error {
     },
 }
 
-/// Who has set a proxy expects it to be used, and wonders.
-fn proxy_hint(is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
-    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-    let text = "the environment names a proxy (HTTPS_PROXY or another), but stos connects directly: proxies are not supported yet";
-    names.into_iter().any(is_set).then_some(text)
-}
-
 fn retry_text(retry_after: Option<Duration>) -> String {
     retry_after.map(|time| format!(" (try again in {} s)", time.as_secs())).unwrap_or_default()
+}
+
+fn found_text(found: Option<u64>) -> String {
+    found.map_or_else(|| "more".to_owned(), |found| found.to_string())
+}
+
+fn passed_text(passed: &[PassedOver]) -> String {
+    let each = passed.iter().map(|endpoint| format!("{} {}: {}", endpoint.role, endpoint.host, endpoint.reason));
+    format!(" (before it failed: {})", each.collect::<Vec<_>>().join("; "))
+}
+
+/// An endpoint that was asked and passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// What it is.
+    pub role: Role,
+    /// Host, and port where one was given.
+    pub host: String,
+    /// What went wrong there, in short.
+    pub reason: String,
 }
 
 fn expected_text(expected: Option<u64>) -> String {
@@ -282,13 +369,15 @@ impl Error {
                 Some("use --tls-verify=false if this registry is meant to be reached without TLS")
             }
             Self::Tls { .. } => Some("add the registry's CA to the system's certificates, or use --tls-verify=false"),
+            Self::AllEndpoints { last, .. } => last.hint(),
+            Self::UploadStuck { last, .. } => last.hint(),
             Self::NoRoots { .. } => Some("install the package ca-certificates"),
-            Self::Unreachable { .. } => {
-                proxy_hint(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+            Self::Proxy { .. } => {
+                Some("HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment say which proxy leads where")
             }
-            Self::Unauthorized { .. } | Self::Denied { .. } => {
-                Some("only public images can be pulled; registries also answer so where there is no such repository")
-            }
+            Self::Unauthorized { .. } | Self::Denied { .. } => Some(
+                "log in to the registry, or check the name: registries also answer so where there is no such repository",
+            ),
             _ => None,
         }
     }
@@ -302,9 +391,27 @@ impl Error {
             | Self::Truncated { .. }
             | Self::Stalled { .. }
             | Self::Interrupted { .. } => true,
+            Self::AllEndpoints { last, .. } => last.is_transient(),
             // 501 and 505 do not pass.
             Self::Server { status, .. } => matches!(status, 500 | 502 | 503 | 504),
             _ => false,
+        }
+    }
+
+    /// Says what went wrong without the address, which stands beside it.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => format!("unreachable: {source}"),
+            Self::Tls { source, .. } => format!("TLS failed: {source}"),
+            Self::HttpInsteadOfHttps { .. } => "it does not speak HTTPS".to_owned(),
+            Self::Timeout { .. } => "no answer in time".to_owned(),
+            Self::NotFound { .. } => "not found".to_owned(),
+            Self::Unauthorized { .. } => "unauthorized".to_owned(),
+            Self::Denied { .. } => "denied".to_owned(),
+            Self::TooManyRequests { .. } => "too many requests".to_owned(),
+            Self::Server { status, .. } => format!("the server failed with status {status}"),
+            Self::DigestMismatch { expected, found, .. } => format!("expected digest {expected}, found {found}"),
+            other => other.to_string(),
         }
     }
 
@@ -339,8 +446,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_that_is_not_used_is_told() {
-        assert!(proxy_hint(|name| name == "https_proxy").unwrap().contains("proxies are not supported"));
-        assert_eq!(proxy_hint(|name| name == "NO_PROXY"), None);
+    fn the_last_errors_nature_is_that_of_all() {
+        let passed =
+            |host: &str, reason: &str| PassedOver { role: Role::Mirror, host: host.into(), reason: reason.into() };
+        let last = Error::Unreachable { host: "r".into(), source: io::Error::other("reset") };
+        let passed = vec![passed("a", "not found"), passed("b:1", "denied")];
+        let error = Error::AllEndpoints { last: Box::new(last), passed };
+        let text = "cannot reach r: reset (before it failed: mirror a: not found; mirror b:1: denied)";
+        assert_eq!(error.to_string(), text);
+        assert!(error.is_transient() && error.hint().is_none());
+        let last = Box::new(Error::NoRoots { reason: "none".into() });
+        let error = Error::AllEndpoints { last, passed: Vec::new() };
+        assert!(!error.is_transient() && error.hint().is_some());
     }
 }

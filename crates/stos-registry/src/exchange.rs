@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One request and its redirects, followed by hand: so the token stays with the registry, and HTTPS stays HTTPS.
+//! One request and its redirects, followed by hand: so what authorizes stays with the registry, and HTTPS stays HTTPS.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{HeaderMap, Method, Response};
 
 use crate::blob::{Bound, BoundedBody};
+use crate::credential::Authorization;
 use crate::error::Error;
 use crate::message::{MESSAGE_MAX, RegistryMessage};
-use crate::token::Token;
-use crate::transport::Transport;
+use crate::transport::{Payload, Transport};
 use crate::url::{Scheme, Url, without_secrets};
 
 /// How many redirects are followed.
@@ -22,7 +22,7 @@ const REDIRECTS_MAX: usize = 5;
 pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     pub(crate) headers: &'a [(HeaderName, HeaderValue)],
-    pub(crate) token: Option<&'a Token>,
+    pub(crate) authorization: Option<&'a Authorization>,
 }
 
 /// A response that is no redirect, and the address that gave it.
@@ -52,20 +52,33 @@ impl Answer {
 
     /// Passes if the status is 200, and else gives the error that the status means.
     pub(crate) fn success(self, transport: &Transport) -> Result<Self, Error> {
-        if self.status() == 200 { Ok(self) } else { Err(self.refusal(transport)) }
+        self.expect(200, transport)
     }
 
-    fn refusal(self, transport: &Transport) -> Error {
+    /// Passes if the status is `expected`, and else gives the error that the status means.
+    ///
+    /// Where something was sent, any 2xx is success: registries vary.
+    pub(crate) fn expect(self, expected: u16, transport: &Transport) -> Result<Self, Error> {
+        let is_success = match expected {
+            200 => self.status() == 200,
+            _ => self.response.status().is_success(),
+        };
+        if is_success { Ok(self) } else { Err(self.refusal(expected, transport)) }
+    }
+
+    fn refusal(self, expected: u16, transport: &Transport) -> Error {
         let (status, url) = (self.status(), self.url.shown());
         let retry_after = retry_after(self.headers());
-        let message = message(self.response, &self.url, transport);
+        let (address, response) = (self.url, self.response);
+        let message = message(response, &address, transport);
         match status {
             401 => Error::Unauthorized { url, message },
             403 => Error::Denied { url, message },
             404 => Error::NotFound { url, message },
+            407 => transport.proxy_refused(&address, "it wants a user and a password, or others (407)"),
             429 => Error::TooManyRequests { url, retry_after, message },
             500..=599 => Error::Server { url, status, retry_after, message },
-            _ => Error::UnexpectedStatus { url, status, message },
+            _ => Error::UnexpectedStatus { url, expected, status, message },
         }
     }
 
@@ -88,12 +101,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Sends a request and follows its redirects. The token goes to the origin of `start` and to no other.
+/// Sends a request and follows its redirects. What authorizes it goes to the origin of `start` and to no other.
 pub(crate) fn exchange(transport: &Transport, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
     follow(transport, send(transport, start, start, ask)?, ask)
 }
 
-/// Follows the redirects of a first answer. The token goes to its origin and to no other.
+/// Follows the redirects of a first answer. What authorizes the request goes to its origin and to no other.
 pub(crate) fn follow(transport: &Transport, first: Answer, ask: &Ask<'_>) -> Result<Answer, Error> {
     let start = first.url.clone();
     let mut answer = first;
@@ -121,21 +134,33 @@ pub(crate) fn refuse_downgrade(transport: &Transport, url: &Url, next: &Url) -> 
     Ok(())
 }
 
-/// Sends one request to `url`, with the token if that has the origin of `start`.
+/// Sends one request to `url`, with what authorizes it if that has the origin of `start`.
 pub(crate) fn send(transport: &Transport, url: &Url, start: &Url, ask: &Ask<'_>) -> Result<Answer, Error> {
+    send_payload(transport, url, start, ask, Payload::None)
+}
+
+/// As [`send`], with something to send.
+pub(crate) fn send_payload(
+    transport: &Transport,
+    url: &Url,
+    start: &Url,
+    ask: &Ask<'_>,
+    payload: Payload<'_>,
+) -> Result<Answer, Error> {
     let mut headers = ask.headers.to_vec();
-    if let Some(token) = ask.token.filter(|_| url.is_same_origin(start)) {
-        headers.push((header::AUTHORIZATION, token.header()));
+    if let Some(authorization) = ask.authorization.filter(|_| url.is_same_origin(start)) {
+        headers.push((header::AUTHORIZATION, authorization.header()));
     }
     let started = Instant::now();
-    let response = transport.send(&ask.method, url, &headers)?;
+    let response = transport.send(&ask.method, url, &headers, payload)?;
     let milliseconds = started.elapsed().as_millis() as u64;
     let status = response.status().as_u16();
     tracing::debug!(method = %ask.method, url = %url.shown(), status, ms = milliseconds, "request");
     Ok(Answer { url: url.clone(), response })
 }
 
-fn redirect_target(answer: &Answer) -> Result<Url, Error> {
+/// Gives where the `Location` of an answer leads.
+pub(crate) fn redirect_target(answer: &Answer) -> Result<Url, Error> {
     let header = answer.headers().get(header::LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let location = String::from_utf8_lossy(header);
     answer.url.join(&location).map_err(|reason| Error::BadRedirect {

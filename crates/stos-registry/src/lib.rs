@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! OCI distribution client: resolve and fetch. Blocking, one thread per request, and nothing of it on a disk.
+//! OCI distribution client: resolve, fetch and push. Blocking, one thread per request, and nothing of it on a disk.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`client`] | [`Registry`]: manifests, configurations and blobs of one registry |
+//! | [`client`] | [`Registry`]: manifests, configurations and blobs of one registry and its mirrors |
+//! | [`endpoint`] | [`Endpoint`]: where images can be had, and on which terms |
+//! | [`push`] | uploads: blobs, mounted or sent whole or in chunks, and manifests |
 //! | [`blob`] | [`BlobReader`]: a blob as it arrives, never more and never less than its descriptor says |
+//! | [`credential`] | [`Credential`]: who asks, and where that is asked |
+//! | [`proxy`] | [`Proxy`]: the way through one |
 //! | [`error`] | [`Error`]: what went wrong, where, what was expected and what was found |
 //! | [`options`] | [`ClientOptions`]: TLS, time limits |
 //! | [`challenge`] | reads `WWW-Authenticate`; pure |
-//! | `token` | anonymous bearer tokens: asking for them, keeping them |
-//! | `exchange` | one request and its redirects; who may see the token |
+//! | `remote` | one endpoint as it is spoken to: its protocol, its challenges |
+//! | `authorize` | answers challenges; who gets the credential |
+//! | `token` | bearer tokens: what they allow, how long they are kept |
+//! | `exchange` | one request and its redirects; who may see what authorizes it |
 //! | `transport` | sockets and TLS (`ureq`, `rustls`), and what their errors mean |
+//! | `tls` | certificates and keys |
 //! | `url` | addresses, and how they are shown without what they may hide |
 //! | `message` | what a registry says about its own refusal |
 //!
@@ -18,20 +25,31 @@
 //! returns whole is [`Verified`](stos_spec::Verified); a streamed blob is bounded here and hashed by who reads it.
 //! Certificates of the system are the one thing it reads from files, and only when HTTPS is spoken.
 
+mod authorize;
 pub mod blob;
 pub mod challenge;
 pub mod client;
+pub mod credential;
+pub mod endpoint;
 pub mod error;
 mod exchange;
 mod message;
 pub mod options;
+pub mod proxy;
+pub mod push;
+mod remote;
+mod tls;
 mod token;
 mod transport;
 mod url;
 
 pub use blob::BlobReader;
 pub use client::{FetchedManifest, Registry};
-pub use error::Error;
+pub use credential::{Credential, CredentialFailure, Credentials, Secret};
+pub use endpoint::{ClientIdentity, Endpoint, Role, Serves};
+pub use error::{Error, PassedOver};
 pub use message::RegistryMessage;
 pub use options::{ClientOptions, Timeouts};
+pub use proxy::{Destination, Proxies, Proxy};
+pub use push::{Upload, UploadOptions, UploadStart};
 pub use url::ShownUrl;

@@ -8,9 +8,10 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct ClientOptions {
     /// Whether certificates are verified and plain HTTP is refused. With `false` HTTPS is tried without verification,
-    /// and then plain HTTP, as podman does.
+    /// and then plain HTTP, as podman does. An [`Endpoint`](crate::Endpoint) has its own word in this.
     pub tls_verify: bool,
-    /// Certificates of authorities that are trusted besides the system's, in DER.
+    /// Certificates of authorities that are trusted besides the system's and an endpoint's, each in DER, or any number in
+    /// PEM.
     pub extra_roots: Vec<Vec<u8>>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
@@ -40,7 +41,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the whole of a response's header, however slowly it comes.
     pub response: Duration,
-    /// For a body to move: no single wait may be longer.
+    /// For the header of the answer to what was sent with a body: a registry may check and move a whole blob before it
+    /// answers.
+    pub commit: Duration,
+    /// For a body to move, either way: no single wait may be longer.
     pub stall: Duration,
     /// How many bytes must come within each [`stall`](Self::stall) spent waiting, so that a trickle ends too.
     pub stall_bytes: u64,
@@ -53,6 +57,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(10),
             response: Duration::from_secs(30),
+            commit: Duration::from_secs(300),
             stall: Duration::from_secs(60),
             stall_bytes: 4096,
             document: Duration::from_secs(300),

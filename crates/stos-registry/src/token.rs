@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Anonymous bearer tokens: where to ask for one, what a token server answers, and how long it is kept.
+//! Bearer tokens: what they are to allow, what a token server answers, and how long they are kept.
+//!
+//! The rules are those of distribution's "Token Authentication Specification" and "Oauth2 Token Authentication".
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,11 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use ureq::http::HeaderValue;
 
-use crate::challenge::{Challenge, parse_challenges};
+use crate::credential::Authorization;
 use crate::error::Error;
-use crate::url::{ShownUrl, Url, without_secrets};
+use crate::url::ShownUrl;
 
 /// The largest answer of a token server, in bytes.
 pub(crate) const ANSWER_MAX: u64 = 1 << 20;
@@ -25,10 +26,62 @@ const LIFE_MIN: Duration = Duration::from_secs(60);
 /// How long before its end a token is no longer used.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// What a request needs to be allowed: one or more of `repository:NAME:ACTIONS` (distribution, "Token Scope
+/// Documentation").
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Scope {
+    words: Vec<String>,
+    writes: bool,
+}
+
+impl Scope {
+    /// Reading a repository.
+    pub(crate) fn pull(repository: &str) -> Self {
+        Self { words: vec![format!("repository:{repository}:pull")], writes: false }
+    }
+
+    /// Reading and writing a repository.
+    pub(crate) fn push(repository: &str) -> Self {
+        Self { words: vec![format!("repository:{repository}:pull,push")], writes: true }
+    }
+
+    /// Writing a repository with what another has.
+    pub(crate) fn mount(repository: &str, from: &str) -> Self {
+        let mut scope = Self::push(repository);
+        scope.words.extend(Self::pull(from).words);
+        scope
+    }
+
+    /// Gives what to ask a token server for, after a challenge that names a scope, or none.
+    ///
+    /// For a request that only reads, the registry's word stands: it knows what it wants to see. A challenge to the first
+    /// request of a push knows of that one alone, so there ours stands, and the registry's where ours does not cover it.
+    pub(crate) fn to_ask<'a>(&'a self, challenged: Option<&'a str>) -> Vec<&'a str> {
+        let challenged: Vec<&str> = challenged.map(|words| words.split_whitespace().collect()).unwrap_or_default();
+        if !self.writes && !challenged.is_empty() {
+            return challenged;
+        }
+        let ours = self.words.iter().map(String::as_str);
+        let others = challenged.into_iter().filter(|word| !self.words.iter().any(|ours| covers(ours, word)));
+        ours.chain(others).collect()
+    }
+}
+
+/// Tells whether one scope allows all that the other does: the same resource, and at least its actions.
+fn covers(scope: &str, other: &str) -> bool {
+    let (Some((resource, actions)), Some((other_resource, other_actions))) =
+        (scope.rsplit_once(':'), other.rsplit_once(':'))
+    else {
+        return scope == other;
+    };
+    let has = |action| actions.split(',').any(|ours| ours == action);
+    resource == other_resource && other_actions.split(',').all(has)
+}
+
 /// A secret. It is never shown.
 #[derive(Clone)]
 pub(crate) struct Token {
-    header: HeaderValue,
+    authorization: Authorization,
     expires: Instant,
 }
 
@@ -57,129 +110,75 @@ impl Token {
         if token.len() > TOKEN_MAX || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(bad("the token is too long or not visible ASCII"));
         }
-        let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| bad("the token is no header"))?;
-        header.set_sensitive(true);
+        let authorization = Authorization::bearer(&token).ok_or_else(|| bad("the token is no header"))?;
         let seconds = answer.expires_in.filter(|seconds| seconds.is_finite()).unwrap_or(0.0).clamp(0.0, 86_400.0);
         let life = Duration::from_secs_f64(seconds).max(LIFE_MIN);
-        Ok(Self { header, expires: Instant::now() + life })
+        Ok(Self { authorization, expires: Instant::now() + life })
     }
 
-    /// Gives the `Authorization` header.
-    pub(crate) fn header(&self) -> HeaderValue {
-        self.header.clone()
+    /// Gives what to send.
+    pub(crate) fn authorization(&self) -> Authorization {
+        self.authorization.clone()
     }
 }
 
 /// Tokens by what they allow.
 #[derive(Debug, Default)]
-pub(crate) struct TokenCache(Mutex<HashMap<String, Token>>);
+pub(crate) struct TokenCache(Mutex<HashMap<Scope, Token>>);
 
 impl TokenCache {
     /// Gives the token for a scope, if it has one that lives long enough.
-    pub(crate) fn get(&self, scope: &str) -> Option<Token> {
+    pub(crate) fn get(&self, scope: &Scope) -> Option<Token> {
         let tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.get(scope).filter(|token| token.expires > Instant::now() + MARGIN).cloned()
     }
 
+    /// Tells whether there was a token for a scope that is no longer used.
+    pub(crate) fn is_over(&self, scope: &Scope) -> bool {
+        let tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(scope).is_some_and(|token| token.expires <= Instant::now() + MARGIN)
+    }
+
     /// Keeps a token for a scope.
-    pub(crate) fn put(&self, scope: &str, token: Token) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.to_owned(), token);
-    }
-}
-
-/// Gives the scope of reading a repository.
-pub(crate) fn pull_scope(repository: &str) -> String {
-    format!("repository:{repository}:pull")
-}
-
-/// Picks the bearer challenge among the `WWW-Authenticate` headers of `url`, and makes the token server's address of it.
-///
-/// `None` where the registry asks for something else, or for nothing: an anonymous user cannot help that. A challenge
-/// without a scope means the scope that was needed.
-pub(crate) fn token_url<'a>(
-    headers: impl Iterator<Item = &'a HeaderValue>,
-    scope: &str,
-    url: &Url,
-) -> Result<Option<Url>, Error> {
-    let mut rejected = None;
-    for header in headers {
-        let text = String::from_utf8_lossy(header.as_bytes());
-        for challenge in parse_challenges(&text).iter().filter(|challenge| challenge.scheme == "bearer") {
-            match realm(challenge) {
-                Ok(realm) => return Ok(Some(with_parameters(realm, challenge, scope))),
-                Err(reason) => {
-                    let challenge = shown_challenge(challenge);
-                    rejected = rejected.or(Some(Error::BadChallenge { url: url.shown(), challenge, reason }));
-                }
-            }
-        }
-    }
-    rejected.map_or(Ok(None), Err)
-}
-
-fn realm(challenge: &Challenge) -> Result<Url, &'static str> {
-    Url::parse(challenge.parameter("realm").ok_or("a bearer challenge without a realm")?)
-}
-
-/// Shows where a challenge leads: of its parameters the realm alone, and that without secrets.
-fn shown_challenge(challenge: &Challenge) -> String {
-    let realm = challenge.parameter("realm").map(|realm| format!(" realm={}", without_secrets(realm)));
-    format!("{}{}", challenge.scheme, realm.unwrap_or_default())
-}
-
-fn with_parameters(realm: Url, challenge: &Challenge, scope: &str) -> Url {
-    let scope = challenge.parameter("scope").unwrap_or(scope);
-    match challenge.parameter("service") {
-        Some(service) => realm.with_query(&[("service", service), ("scope", scope)]),
-        None => realm.with_query(&[("scope", scope)]),
+    pub(crate) fn put(&self, scope: &Scope, token: Token) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone(), token);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::url::Url;
 
-    fn origin() -> Url {
-        Url::parse("https://r.example/v2/a/manifests/1").unwrap()
-    }
-
-    fn ask(headers: &[&str]) -> Result<Option<String>, Error> {
-        let headers: Vec<_> = headers.iter().map(|text| HeaderValue::from_str(text).unwrap()).collect();
-        let url = token_url(headers.iter(), "repository:a:pull", &origin())?;
-        Ok(url.map(|url| url.to_uri().unwrap().to_string()))
+    fn shown() -> ShownUrl {
+        Url::parse("https://r.example/v2/a/manifests/1").unwrap().shown()
     }
 
     #[test]
-    fn the_token_server_is_found() {
-        for (headers, expected) in [
-            (
-                &[r#"Bearer realm="https://t.example/t",service="r",scope="repository:b:pull""#][..],
-                Some("https://t.example/t?service=r&scope=repository:b:pull"),
-            ),
-            (&[r#"bearer realm="https://t.example""#], Some("https://t.example/?scope=repository:a:pull")),
-            (&["Basic realm=x", "Bearer realm=http://t/?a=b"], Some("http://t/?a=b&scope=repository:a:pull")),
-            (&["Bearer", "Bearer realm=https://t/"], Some("https://t/?scope=repository:a:pull")),
-            (&[r#"Basic realm="Bearer realm=https://x""#], None),
-            (&[], None),
+    fn scopes_are_asked_for_as_needed() {
+        let (pull, push, mount) = (Scope::pull("a/b"), Scope::push("a/b"), Scope::mount("a/b", "c"));
+        for (scope, challenged, expected) in [
+            (&pull, None, "repository:a/b:pull"),
+            (&pull, Some(""), "repository:a/b:pull"),
+            (&pull, Some("repository:x/a/b:pull"), "repository:x/a/b:pull"),
+            (&pull, Some("repository:a/b:pull registry:catalog:*"), "repository:a/b:pull registry:catalog:*"),
+            (&push, None, "repository:a/b:pull,push"),
+            (&push, Some("repository:a/b:pull"), "repository:a/b:pull,push"),
+            (&push, Some("repository:a/b:push,pull"), "repository:a/b:pull,push"),
+            (&push, Some("repository:a/b:delete"), "repository:a/b:pull,push repository:a/b:delete"),
+            (&mount, None, "repository:a/b:pull,push repository:c:pull"),
+            (&mount, Some("repository:c:pull odd"), "repository:a/b:pull,push repository:c:pull odd"),
         ] {
-            assert_eq!(ask(headers).unwrap().as_deref(), expected, "{headers:?}");
-        }
-        for header in [
-            "Bearer",
-            "Bearer realm=",
-            "Bearer realm=/token",
-            "Bearer realm=\"file:///x\"",
-            "Bearer realm=\"https://u:p@x/\"",
-        ] {
-            assert!(matches!(ask(&[header]), Err(Error::BadChallenge { .. })), "{header}");
+            assert_eq!(scope.to_ask(challenged).join(" "), expected, "{challenged:?}");
         }
     }
 
     #[test]
     fn answers_are_read_and_kept_secret() {
-        let url = origin().shown();
-        let header =
-            |body: &str| Token::parse(body.as_bytes(), &url).map(|token| token.header().to_str().unwrap().to_owned());
+        let header = |body: &str| {
+            let token = Token::parse(body.as_bytes(), &shown());
+            token.map(|token| token.authorization().header().to_str().unwrap().to_owned())
+        };
         assert_eq!(header(r#"{"token":"abc"}"#).unwrap(), "Bearer abc");
         assert_eq!(header(r#"{"access_token":"abc","expires_in":300}"#).unwrap(), "Bearer abc");
         assert_eq!(header(r#"{"token":"","access_token":"abc"}"#).unwrap(), "Bearer abc");
@@ -190,19 +189,20 @@ mod tests {
         }
         let long = format!(r#"{{"token":"{}"}}"#, "x".repeat(TOKEN_MAX + 1));
         assert!(matches!(header(&long), Err(Error::BadToken { .. })));
-        let token = Token::parse(br#"{"token":"secret"}"#, &url).unwrap();
-        assert!(!format!("{token:?} {:?}", token.header()).contains("secret"));
+        let token = Token::parse(br#"{"token":"secret"}"#, &shown()).unwrap();
+        assert!(!format!("{token:?} {:?}", token.authorization().header()).contains("secret"));
     }
 
     #[test]
     fn a_token_is_used_until_shortly_before_its_end() {
         let cache = TokenCache::default();
-        let url = origin().shown();
-        let mut token = Token::parse(br#"{"token":"x","expires_in":-5}"#, &url).unwrap();
-        cache.put("a", token.clone());
-        assert!(cache.get("a").is_some() && cache.get("b").is_none());
+        let (a, b) = (Scope::pull("a"), Scope::push("a"));
+        let mut token = Token::parse(br#"{"token":"x","expires_in":-5}"#, &shown()).unwrap();
+        cache.put(&a, token.clone());
+        assert!(cache.get(&a).is_some() && cache.get(&b).is_none());
         token.expires = Instant::now() + MARGIN;
-        cache.put("a", token);
-        assert!(cache.get("a").is_none());
+        cache.put(&a, token);
+        assert!(cache.get(&a).is_none());
+        assert!(cache.is_over(&a) && !cache.is_over(&b));
     }
 }

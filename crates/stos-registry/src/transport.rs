@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Sockets and TLS: one request, one response, and what their errors mean. Redirects are not followed here.
 
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
 
+use ureq::config::Config;
+use ureq::http::request::Builder;
 use ureq::http::{Method, Request, Response, header};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Timeout};
+use ureq::tls::TlsConfig;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Agent, Body, SendBody, Timeout};
 
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::options::ClientOptions;
+use crate::proxy::{Destination, Proxy, ProxyConnector};
+use crate::tls::Trust;
 use crate::url::{Scheme, Url};
 
 /// The most of a response's header that is read, in bytes.
@@ -21,60 +27,143 @@ const IDLE_CONNECTIONS: usize = 8;
 /// Connections to any host, kept alive between requests.
 pub(crate) struct Transport {
     options: ClientOptions,
-    /// Made at the first request: the certificates are read only where HTTPS is spoken.
-    secure: Mutex<Option<Agent>>,
-    plain: Mutex<Option<Agent>>,
+    endpoint: Endpoint,
+    trust: Trust,
+    /// Made at the first request of their kind: the certificates are read only where HTTPS is spoken.
+    agents: Mutex<Vec<(AgentKind, Agent)>>,
+}
+
+/// What tells agents apart.
+#[derive(PartialEq, Eq)]
+struct AgentKind {
+    scheme: Scheme,
+    /// Whether the client certificate is shown.
+    is_identified: bool,
+    proxy: Option<Proxy>,
+}
+
+/// What is sent with a request.
+pub(crate) enum Payload<'a> {
+    None,
+    /// Bytes that are at hand, and may be none.
+    Bytes(&'a [u8]),
+    /// So many bytes of a reader. One that ends early must fail instead: the library would wait for the rest.
+    Reader(&'a mut dyn Read, u64),
 }
 
 impl Transport {
     /// Checks the options. Nothing is opened or read yet.
-    pub(crate) fn new(options: &ClientOptions) -> Result<Self, Error> {
+    pub(crate) fn new(endpoint: &Endpoint, options: &ClientOptions) -> Result<Self, Error> {
         let agent = &options.user_agent;
         if agent.is_empty() || !agent.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
             return Err(Error::BadOption { option: "user_agent", found: agent.clone(), expected: "visible ASCII" });
         }
-        Ok(Self { options: options.clone(), secure: Mutex::default(), plain: Mutex::default() })
+        endpoint.check()?;
+        let mut options = options.clone();
+        options.tls_verify = endpoint.tls_verify;
+        let roots = [options.extra_roots.as_slice(), &endpoint.extra_roots].concat();
+        Ok(Self { options, endpoint: endpoint.clone(), trust: Trust::new(roots), agents: Mutex::default() })
     }
 
-    /// Gives the options.
+    /// Gives the options, as they are for this endpoint.
     pub(crate) fn options(&self) -> &ClientOptions {
         &self.options
     }
 
-    /// Sends one request without a body, and gives its response whatever the status.
+    /// Sends one request, and gives its response whatever the status.
     pub(crate) fn send(
         &self,
         method: &Method,
         url: &Url,
         headers: &[(header::HeaderName, header::HeaderValue)],
+        payload: Payload<'_>,
     ) -> Result<Response<Body>, Error> {
-        let uri = url.to_uri().map_err(|error| Error::Protocol { url: url.shown(), reason: error.to_string() })?;
-        let mut request = Request::builder().method(method.clone()).uri(uri);
+        let bad = |error: ureq::http::Error| Error::Protocol { url: url.shown(), reason: error.to_string() };
+        let mut request = Request::builder().method(method.clone()).uri(url.to_uri().map_err(bad)?);
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request =
-            request.body(()).map_err(|error| Error::Protocol { url: url.shown(), reason: error.to_string() })?;
-        self.agent(url.scheme())?.run(request).map_err(|error| self.explain(error, url))
+        let agent = self.agent(url)?;
+        let answer = match payload {
+            Payload::None => agent.run(request.body(()).map_err(bad)?),
+            Payload::Bytes(mut bytes) => {
+                let size = bytes.len() as u64;
+                self.send_body(&agent, request, &mut bytes, size).map_err(bad)?
+            }
+            Payload::Reader(reader, size) => self.send_body(&agent, request, reader, size).map_err(bad)?,
+        };
+        answer.map_err(|error| self.explain(error, url))
     }
 
-    fn agent(&self, scheme: Scheme) -> Result<Agent, Error> {
-        let slot = match scheme {
-            Scheme::Https => &self.secure,
-            Scheme::Http => &self.plain,
+    /// Sends a body. A registry may take its time before it says what it thinks of it.
+    fn send_body(
+        &self,
+        agent: &Agent,
+        request: Builder,
+        reader: &mut dyn Read,
+        size: u64,
+    ) -> Result<Result<Response<Body>, ureq::Error>, ureq::http::Error> {
+        // Said even of nothing: servers refuse a request that leaves it open (411).
+        let request = request.header(header::CONTENT_LENGTH, size).body(SendBody::from_reader(reader))?;
+        let commit = Some(self.options.timeouts.commit);
+        Ok(agent.run(agent.configure_request(request).timeout_recv_response(commit).build()))
+    }
+
+    fn proxy(&self, url: &Url) -> Option<Proxy> {
+        let (host, port) = url.host_and_port();
+        self.endpoint.proxies.as_ref()?.proxy(Destination { is_https: url.scheme() == Scheme::Https, host, port })
+    }
+
+    /// Tells what a proxy has refused.
+    pub(crate) fn proxy_refused(&self, url: &Url, reason: &str) -> Error {
+        let proxy = self.proxy(url).map_or_else(|| "on the way".to_owned(), |proxy| proxy.shown());
+        Error::Proxy { proxy, host: url.authority().to_owned(), reason: reason.to_owned() }
+    }
+
+    fn agent(&self, url: &Url) -> Result<Agent, Error> {
+        let home = Url::new(Scheme::Https, self.endpoint.address(), "/");
+        let kind = AgentKind {
+            scheme: url.scheme(),
+            is_identified: self.endpoint.identity.is_some() && url.is_same_origin(&home),
+            proxy: self.proxy(url),
         };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = &*slot {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, agent)) = agents.iter().find(|(known, _)| *known == kind) {
             return Ok(agent.clone());
         }
-        let tls = match scheme {
-            Scheme::Https => self.tls()?,
+        let tls = match kind.scheme {
+            Scheme::Https => {
+                let identity = self.endpoint.identity.as_ref().filter(|_| kind.is_identified);
+                self.trust.config(self.options.tls_verify, identity)?
+            }
             Scheme::Http => TlsConfig::default(),
         };
+        let config = self.config(tls);
+        let agent = match &kind.proxy {
+            None => Agent::new_with_config(config),
+            Some(proxy) => self.agent_through(proxy, config)?,
+        };
+        agents.push((kind, agent.clone()));
+        Ok(agent)
+    }
+
+    fn agent_through(&self, proxy: &Proxy, config: Config) -> Result<Agent, Error> {
+        // Its password is worth verifying whom it goes to, whatever is wanted of the registry.
+        let tls = if proxy.is_https() { self.trust.config(true, None)? } else { TlsConfig::default() };
+        let (connector, resolver) = ProxyConnector::new(proxy, self.config(tls)).map_err(|_| Error::BadOption {
+            option: "proxy",
+            found: proxy.shown(),
+            expected: "a URL",
+        })?;
+        Ok(Agent::with_parts(config, connector.chain(RustlsConnector::default()), resolver))
+    }
+
+    fn config(&self, tls: TlsConfig) -> Config {
         let timeouts = &self.options.timeouts;
-        let config = Agent::config_builder()
+        Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
+            // Proxies are ours: see `proxy`.
             .proxy(None)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -85,41 +174,18 @@ impl Transport {
             .timeout_send_request(Some(timeouts.response))
             .timeout_recv_response(Some(timeouts.response))
             .timeout_per_read(Some(timeouts.stall))
+            .timeout_per_write(Some(timeouts.stall))
             .max_response_header_size(HEADER_MAX)
             .max_idle_connections(2 * IDLE_CONNECTIONS)
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
-            .build();
-        Ok(slot.insert(Agent::new_with_config(config)).clone())
-    }
-
-    fn tls(&self) -> Result<TlsConfig, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = TlsConfig::builder().unversioned_rustls_crypto_provider(provider);
-        if !self.options.tls_verify {
-            // The roots are not asked, but the library wants a set.
-            let none = RootCerts::new_with_certs(&[]);
-            return Ok(builder.disable_verification(true).root_certs(none).build());
-        }
-        let system = rustls_native_certs::load_native_certs();
-        let mut roots: Vec<_> = system.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-        for root in &self.options.extra_roots {
-            // The library would leave out what it cannot read, and the user would wonder.
-            rustls::RootCertStore::empty().add(root.as_slice().into()).map_err(|error| Error::BadOption {
-                option: "extra_roots",
-                found: error.to_string(),
-                expected: "certificates in DER",
-            })?;
-            roots.push(Certificate::from_der(root).to_owned());
-        }
-        if roots.is_empty() {
-            let reason = system.errors.first().map_or_else(|| "none are installed".to_owned(), ToString::to_string);
-            return Err(Error::NoRoots { reason });
-        }
-        Ok(builder.root_certs(RootCerts::new_with_certs(&roots)).build())
+            .build()
     }
 
     fn explain(&self, error: ureq::Error, url: &Url) -> Error {
-        let host = || url.authority().to_owned();
+        let host = || match self.proxy(url) {
+            Some(proxy) => format!("{} through the proxy {proxy}", url.authority()),
+            None => url.authority().to_owned(),
+        };
         let timeouts = &self.options.timeouts;
         let unreachable = |source| Error::Unreachable { host: host(), source };
         match error {
@@ -139,11 +205,14 @@ impl Transport {
                 let reason = format!("no connection within {} s", timeouts.connect.as_secs_f32());
                 unreachable(io::Error::new(io::ErrorKind::TimedOut, reason))
             }
-            ureq::Error::Timeout(Timeout::PerRead) => Error::Timeout { url: url.shown(), limit: timeouts.stall },
+            ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
+                Error::Timeout { url: url.shown(), limit: timeouts.stall }
+            }
             ureq::Error::Timeout(_) => Error::Timeout { url: url.shown(), limit: timeouts.response },
             ureq::Error::LargeResponseHeader(..) => {
                 Error::Protocol { url: url.shown(), reason: format!("its header is larger than {HEADER_MAX} bytes") }
             }
+            ureq::Error::ConnectProxyFailed(reason) => self.proxy_refused(url, &reason),
             other => Error::Protocol { url: url.shown(), reason: other.to_string() },
         }
     }

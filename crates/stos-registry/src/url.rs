@@ -25,7 +25,8 @@ impl Scheme {
         }
     }
 
-    fn default_port(self) -> u16 {
+    /// Gives the port where none is written.
+    pub(crate) fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
@@ -112,11 +113,9 @@ impl Url {
 
     /// Adds query parameters, escaped.
     pub(crate) fn with_query(mut self, parameters: &[(&str, &str)]) -> Self {
-        for (name, value) in parameters {
+        if !parameters.is_empty() {
             self.path_and_query.push(if self.path_and_query.contains('?') { '&' } else { '?' });
-            self.path_and_query.push_str(&escape(name));
-            self.path_and_query.push('=');
-            self.path_and_query.push_str(&escape(value));
+            self.path_and_query.push_str(&form(parameters));
         }
         self
     }
@@ -135,7 +134,8 @@ impl Url {
         self.path_and_query.split('?').next().unwrap_or("/")
     }
 
-    fn host_and_port(&self) -> (&str, u16) {
+    /// Gives the host, and the port, written or not.
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
         match self.authority.rsplit_once(':') {
             // The colon of `[::1]` is not a port's.
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(0)),
@@ -146,6 +146,11 @@ impl Url {
     /// Tells whether both addresses have one scheme, host and port: whether one may see the other's secrets.
     pub(crate) fn is_same_origin(&self, other: &Self) -> bool {
         self.scheme == other.scheme && self.host_and_port() == other.host_and_port()
+    }
+
+    /// Tells whether both addresses have one host, whatever their schemes and ports.
+    pub(crate) fn is_same_host(&self, other: &Self) -> bool {
+        self.host_and_port().0 == other.host_and_port().0
     }
 
     /// Gives the address as the HTTP library takes it.
@@ -203,6 +208,29 @@ pub(crate) fn without_secrets(text: &str) -> String {
         }
         None => cut(text),
     }
+}
+
+/// Writes parameters as a query, or as the body of a form, has them.
+pub(crate) fn form(parameters: &[(&str, &str)]) -> String {
+    let pairs = parameters.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value)));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+/// Takes escapes back. `None` where what they stand for is no UTF-8, or a `%` escapes nothing.
+pub(crate) fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// Escapes all but RFC 3986's unreserved characters, and `:` and `/`, which scopes are full of.
@@ -275,6 +303,30 @@ mod tests {
         for other in ["http://r.example/a", "https://r.example:444/", "https://x.r.example/", "https://r.example.x/"] {
             assert!(!base.is_same_origin(&url(other)), "{other}");
         }
+    }
+
+    #[test]
+    fn a_host_may_have_many_ports() {
+        let base = url("https://r.example/a");
+        for (other, is_same) in [
+            ("http://R.example:5001/", true),
+            ("https://r.example:443", true),
+            ("https://auth.r.example/", false),
+            ("https://r.example.x/", false),
+        ] {
+            assert_eq!(base.is_same_host(&url(other)), is_same, "{other}");
+        }
+        assert!(url("https://[::1]:1/").is_same_host(&url("http://[::1]/")));
+    }
+
+    #[test]
+    fn escapes_are_taken_back() {
+        for (text, expected) in [("a%40b%3a", Some("a@b:")), ("", Some("")), ("%", None), ("%4", None), ("%ff", None)] {
+            assert_eq!(unescape(text).as_deref(), expected, "{text}");
+        }
+        let text = "ä &=%+:/";
+        assert_eq!(unescape(&escape(text)).as_deref(), Some(text));
+        assert_eq!(form(&[("a", "b c"), ("d", "&")]), "a=b%20c&d=%26");
     }
 
     #[test]

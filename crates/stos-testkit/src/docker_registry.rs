@@ -1,20 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Debian's `docker-registry`, the CNCF distribution server, as a child process on an ephemeral port of loopback.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use crate::environment;
+use crate::registry::tls::Tls;
+
+/// The user that a registry with a password knows.
+pub const USER: &str = "stos";
+
+/// The password of [`USER`].
+pub const PASSWORD: &str = "correct horse";
+
+/// [`USER`] and [`PASSWORD`] as `htpasswd -B` writes them, with the least rounds.
+pub const HTPASSWD: &str = "stos:$2y$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e\n";
+
+/// How a registry is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DockerRegistryOptions {
+    /// Whom it lets in by a password (Basic): lines of `USER:BCRYPT`, such as [`HTPASSWD`]. `None` for everyone.
+    pub htpasswd: Option<&'static str>,
+    /// Whether it speaks TLS, with a certificate for `localhost` and `127.0.0.1` by a CA of its own.
+    pub tls: bool,
+    /// Whether it is for reading only.
+    pub read_only: bool,
+}
 
 /// A running registry; it ends when this is dropped.
 #[derive(Debug)]
 pub struct DockerRegistry {
     child: Child,
     address: String,
-    _configuration: tempfile::NamedTempFile,
+    tls: Option<Tls>,
+    _configuration: tempfile::TempDir,
 }
 
 impl DockerRegistry {
@@ -23,15 +45,16 @@ impl DockerRegistry {
     /// # Errors
     /// Where docker-registry is not installed, or ends before it listens; its last lines are in the error.
     pub fn start(storage: &Path) -> io::Result<Self> {
-        Self::serve(configuration(storage, false, None)?)
+        Self::start_with(storage, DockerRegistryOptions::default())
     }
 
-    /// As [`DockerRegistry::start`], for those alone who are in `htpasswd`: a file of lines `USER:BCRYPT`.
+    /// Serves `storage`, which is made where it is missing.
     ///
     /// # Errors
     /// As [`DockerRegistry::start`].
-    pub fn start_with_htpasswd(storage: &Path, htpasswd: &Path) -> io::Result<Self> {
-        Self::serve(configuration(storage, false, Some(htpasswd))?)
+    pub fn start_with(storage: &Path, options: DockerRegistryOptions) -> io::Result<Self> {
+        let tls = options.tls.then(|| Tls::new(Vec::new(), None));
+        Self::serve(configuration(storage, options, tls.as_ref())?, tls)
     }
 
     /// Serves the real images of the cache ([`environment::registry_storage`]), for reading only.
@@ -39,7 +62,18 @@ impl DockerRegistry {
     /// # Errors
     /// As [`DockerRegistry::start`].
     pub fn start_over_cache() -> io::Result<Self> {
-        Self::serve(configuration(&environment::registry_storage(), true, None)?)
+        let options = DockerRegistryOptions { read_only: true, ..DockerRegistryOptions::default() };
+        Self::start_with(&environment::registry_storage(), options)
+    }
+
+    /// The CA's certificate in DER, where TLS is spoken.
+    pub fn ca_der(&self) -> Option<&[u8]> {
+        self.tls.as_ref().map(Tls::ca_der)
+    }
+
+    /// The CA's certificate in PEM, where TLS is spoken.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.tls.as_ref().map(Tls::ca_pem)
     }
 
     /// `host:port`, to stand before a repository in a reference.
@@ -52,12 +86,12 @@ impl DockerRegistry {
         self.child.id()
     }
 
-    fn serve(configuration: tempfile::NamedTempFile) -> io::Result<Self> {
+    fn serve(configuration: tempfile::TempDir, tls: Option<Tls>) -> io::Result<Self> {
         let program = environment::tool("docker-registry")
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "docker-registry is not installed"))?;
         let mut child = Command::new(program)
             .arg("serve")
-            .arg(configuration.path())
+            .arg(configuration.path().join("config.yml"))
             .stdin(Stdio::null())
             .stdout(File::options().write(true).open("/dev/null")?)
             .stderr(Stdio::piped())
@@ -84,7 +118,7 @@ impl DockerRegistry {
         };
         // Someone must go on reading, else the server blocks once the pipe is full. Ends with the server.
         thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, address, _configuration: configuration })
+        Ok(Self { child, address, tls, _configuration: configuration })
     }
 }
 
@@ -96,21 +130,33 @@ impl Drop for DockerRegistry {
     }
 }
 
-fn configuration(storage: &Path, read_only: bool, htpasswd: Option<&Path>) -> io::Result<tempfile::NamedTempFile> {
-    use std::io::Write;
-    let mut file = tempfile::Builder::new().prefix("docker-registry-").suffix(".yml").tempfile()?;
-    let root = serde_json::to_string(storage)?;
-    write!(
-        file,
+/// Writes a directory with the configuration and the files that it names.
+fn configuration(storage: &Path, options: DockerRegistryOptions, tls: Option<&Tls>) -> io::Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new().prefix("docker-registry-").tempdir()?;
+    let write = |name: &str, text: &str| -> io::Result<String> {
+        let path = directory.path().join(name);
+        fs::write(&path, text)?;
+        Ok(serde_json::to_string(&path)?)
+    };
+    let mut http = "addr: \"127.0.0.1:0\"".to_owned();
+    if let Some(tls) = tls {
+        let (certificate, key) = tls.pem();
+        let (certificate, key) = (write("tls.crt", certificate)?, write("tls.key", key)?);
+        http.push_str(&format!(", tls: {{certificate: {certificate}, key: {key}}}"));
+    }
+    let mut auth = String::new();
+    if let Some(lines) = options.htpasswd {
+        let path = write("htpasswd", lines)?;
+        auth = format!("auth: {{htpasswd: {{realm: testkit, path: {path}}}}}\n");
+    }
+    let (root, read_only) = (serde_json::to_string(storage)?, options.read_only);
+    let text = format!(
         "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {root}}}\n  \
          delete: {{enabled: true}}\n  maintenance: {{uploadpurging: {{enabled: false}}, readonly: {{enabled: {read_only}}}}}\n\
-         http: {{addr: \"127.0.0.1:0\"}}\n"
-    )?;
-    if let Some(htpasswd) = htpasswd {
-        let path = serde_json::to_string(htpasswd)?;
-        writeln!(file, "auth: {{htpasswd: {{realm: test, path: {path}}}}}")?;
-    }
-    Ok(file)
+         http: {{{http}}}\n{auth}"
+    );
+    write("config.yml", &text)?;
+    Ok(directory)
 }
 
 /// The address in the line that says that the server listens: `… msg="listening on 127.0.0.1:39003" …`.
@@ -157,9 +203,9 @@ mod tests {
     #[test]
     fn a_registry_that_cannot_start_says_why() {
         crate::require!(Need::Tool("docker-registry"));
-        let configuration = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&configuration, "version: 9.9\n").unwrap();
-        let error = DockerRegistry::serve(configuration).unwrap_err().to_string();
+        let configuration = tempfile::tempdir().unwrap();
+        fs::write(configuration.path().join("config.yml"), "version: 9.9\n").unwrap();
+        let error = DockerRegistry::serve(configuration, None).unwrap_err().to_string();
         assert!(error.starts_with("docker-registry ended (exit status: 1)") && error.contains("version"), "{error}");
     }
 

@@ -8,6 +8,7 @@
 //! | [`rootfs`] | a root filesystem made of the host's own shell |
 //! | [`registry`] | registries in this process, plain and hostile |
 //! | [`docker_registry`] | the real one, Debian's docker-registry, as a child process |
+//! | [`http_proxy`] | an HTTP proxy in this process |
 //! | [`tree`] | the comparison of two file trees |
 //! | [`guard`] | skips, or fails, a test whose needs are not met |
 //! | [`environment`] | where the binary, the tools and the real images are |
@@ -18,6 +19,7 @@
 pub mod docker_registry;
 pub mod environment;
 pub mod guard;
+pub mod http_proxy;
 pub mod image_builder;
 pub mod registry;
 pub mod rootfs;

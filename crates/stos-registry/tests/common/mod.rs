@@ -3,11 +3,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::io::Read;
-use std::sync::LazyLock;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use stos_registry::{BlobReader, ClientOptions, Error, Registry};
+use stos_registry::{
+    BlobReader, ClientOptions, Credential, CredentialFailure, Credentials, Endpoint, Error, Registry, Role,
+};
 use stos_spec::media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
 use stos_spec::{BlobDigest, Descriptor, ImageRef};
 use stos_testkit::registry::{self, Auth, Options};
@@ -127,4 +130,85 @@ pub fn all_text(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// An endpoint that is a test's registry, which is verified where it can be.
+pub fn endpoint(registry: &registry::Registry, role: Role) -> Endpoint {
+    let mut endpoint = Endpoint::new(registry.address(), role);
+    endpoint.tls_verify = registry.ca_der().is_some();
+    endpoint.extra_roots = registry.ca_der().map(<[u8]>::to_vec).into_iter().collect();
+    endpoint
+}
+
+/// The same endpoint, with a credential.
+pub fn with(mut endpoint: Endpoint, credentials: impl Credentials + 'static) -> Endpoint {
+    endpoint.credentials = Some(Arc::new(credentials));
+    endpoint
+}
+
+/// A client over endpoints, with default options.
+pub fn over(endpoints: Vec<Endpoint>) -> Registry {
+    Registry::over(endpoints, &ClientOptions::default()).expect("a client")
+}
+
+/// A client for one registry, with a credential.
+pub fn client_with(registry: &registry::Registry, credentials: impl Credentials + 'static) -> Registry {
+    over(vec![with(endpoint(registry, Role::Registry), credentials)])
+}
+
+/// A source of credentials that counts how often it is asked.
+#[derive(Clone)]
+pub struct Counted(pub Credential, pub Arc<AtomicU32>);
+
+impl Counted {
+    pub fn new(credential: Credential) -> Self {
+        Self(credential, Arc::default())
+    }
+
+    pub fn count(&self) -> u32 {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+impl Credentials for Counted {
+    fn credential(&self) -> Result<Option<Credential>, CredentialFailure> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(self.0.clone()))
+    }
+}
+
+/// Gives the values of a header in all requests that a registry has had; `-` where there is none.
+pub fn header_of_all(registry: &registry::Registry, name: &str) -> Vec<String> {
+    registry.requests().iter().map(|request| request.header(name).unwrap_or("-").to_owned()).collect()
+}
+
+/// Everything that this thread traces, as text.
+#[derive(Clone, Default)]
+pub struct Trace(Arc<Mutex<Vec<u8>>>);
+
+impl Trace {
+    /// Runs `run`, and gives what it gives and what it traced.
+    pub fn of<T>(run: impl FnOnce() -> T) -> (T, String) {
+        let trace = Self::default();
+        let writer = trace.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let value = tracing::subscriber::with_default(subscriber, run);
+        let bytes = trace.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (value, String::from_utf8(bytes).expect("text"))
+    }
+}
+
+impl io::Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -39,6 +39,8 @@ pub enum Fault {
     SlowHeader(Duration),
     /// These bytes are sent instead of an HTTP answer, and the connection ends.
     Raw(Vec<u8>),
+    /// Of all uploads only so many bytes are kept.
+    CutUploads(u64),
     /// After this answer the tag names another manifest, which is there under its digest.
     MoveTag(String, String, String),
 }
@@ -101,6 +103,7 @@ impl Fault {
             Self::ContentLength(length) => reply.framing = Framing::Length(*length),
             Self::SlowHeader(pause) => reply.cut.header_pause = Some(*pause),
             Self::Raw(bytes) => reply.raw = Some(bytes.clone()),
+            Self::CutUploads(size) => storage.cut_uploads(*size),
             Self::MoveTag(repository, tag, digest) => storage.move_tag(repository, tag, digest),
         }
     }

@@ -34,10 +34,23 @@ impl Request {
 
     /// Gives a query parameter, unescaped.
     pub(super) fn query(&self, name: &str) -> Option<String> {
-        let (_, query) = self.target.split_once('?')?;
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| unescape(value))
+        self.queries(name).into_iter().next()
     }
+
+    /// Gives all query parameters of a name, unescaped.
+    pub(super) fn queries(&self, name: &str) -> Vec<String> {
+        fields(self.target.split_once('?').unwrap_or_default().1, name)
+    }
+
+    /// Gives a field of a form, unescaped.
+    pub(super) fn form(&self, name: &str) -> Option<String> {
+        fields(&String::from_utf8_lossy(&self.body), name).into_iter().next()
+    }
+}
+
+fn fields(text: &str, name: &str) -> Vec<String> {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| unescape(value)).collect()
 }
 
 fn unescape(text: &str) -> String {

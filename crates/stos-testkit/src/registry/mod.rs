@@ -25,21 +25,22 @@ pub mod fault;
 mod http;
 mod routes;
 mod storage;
-mod tls;
+pub(crate) mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use auth::Auth;
+pub use auth::{Auth, Bearer, Tokens};
 pub use fault::{Fault, Rule};
 pub use storage::Blob;
+pub use tls::ClientAuthority;
 
 use crate::registry::http::{Connection, Request};
 use crate::registry::storage::Storage;
@@ -52,8 +53,12 @@ pub struct Options {
     pub tls: bool,
     /// The names in its certificate; without any `localhost` and `127.0.0.1`.
     pub certificate_names: Vec<String>,
+    /// Whose clients alone may connect, where TLS is spoken: those with a certificate of this authority.
+    pub clients: Option<ClientAuthority>,
     /// Whom it answers.
     pub auth: Auth,
+    /// The smallest chunk of an upload that it says it takes, in bytes.
+    pub chunk_min: Option<u64>,
 }
 
 /// A request as it came.
@@ -65,6 +70,8 @@ pub struct RequestRecord {
     pub target: String,
     /// Headers in their order, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// How many bytes it brought.
+    pub body_size: u64,
     /// Which connection brought it, counted from 0.
     pub connection: usize,
 }
@@ -88,6 +95,7 @@ struct Shared {
     address: SocketAddr,
     tls: Option<Tls>,
     auth: Auth,
+    chunk_min: Option<u64>,
     storage: Mutex<Storage>,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<RequestRecord>>,
@@ -134,8 +142,9 @@ impl Registry {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let shared = Arc::new(Shared {
             address: listener.local_addr().expect("a bound socket has an address"),
-            tls: options.tls.then(|| Tls::new(options.certificate_names)),
+            tls: options.tls.then(|| Tls::new(options.certificate_names, options.clients.as_ref())),
             auth: options.auth,
+            chunk_min: options.chunk_min,
             storage: Mutex::default(),
             rules: Mutex::default(),
             requests: Mutex::default(),
@@ -189,6 +198,17 @@ impl Registry {
     /// Gives a manifest's media type and bytes, as pushed or put.
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Vec<u8>)> {
         lock(&self.shared.storage).manifest(repository, reference).map(|found| (found.0.clone(), found.1.to_vec()))
+    }
+
+    /// Gives a blob's bytes.
+    ///
+    /// # Panics
+    /// Where its file cannot be read.
+    pub fn blob(&self, digest: &str) -> Option<Vec<u8>> {
+        let blob = lock(&self.shared.storage).blob(digest).cloned()?;
+        let mut bytes = Vec::new();
+        blob.read_from(0).and_then(|mut body| body.read_to_end(&mut bytes)).expect("a readable blob");
+        Some(bytes)
     }
 
     /// Tells whether there is a blob of that digest.
@@ -250,6 +270,7 @@ impl Shared {
             method: request.method.clone(),
             target: request.target.clone(),
             headers: request.headers.clone(),
+            body_size: request.body.len() as u64,
             connection,
         });
     }

@@ -74,6 +74,7 @@ pub(super) fn answer(shared: &Shared, request: &Request) -> Reply {
         ("PUT", Route::Manifest(repository, reference)) => put_manifest(shared, request, repository, reference),
         ("GET" | "HEAD", Route::Blob(_, digest)) => get_blob(shared, request, digest),
         ("POST", Route::Uploads(repository)) => start_upload(shared, request, repository),
+        ("GET", Route::Upload(repository, id)) => upload_status(shared, repository, id),
         ("PATCH", Route::Upload(repository, id)) => append_upload(shared, request, repository, id),
         ("PUT", Route::Upload(repository, id)) => finish_upload(shared, request, repository, id),
         _ => error(404, "UNSUPPORTED", "no such endpoint"),
@@ -140,17 +141,37 @@ fn created(repository: &str, digest: &str) -> Reply {
 }
 
 fn start_upload(shared: &Shared, request: &Request, repository: &str) -> Reply {
-    if let Some(digest) = request.query("mount").filter(|digest| lock(&shared.storage).blob(digest).is_some()) {
+    let may_read = request.query("from").is_none_or(|from| shared.auth.may_read(request, &from));
+    let mounted = request.query("mount").filter(|digest| may_read && lock(&shared.storage).blob(digest).is_some());
+    if let Some(digest) = mounted {
         return created(repository, &digest);
     }
     let id = lock(&shared.storage).start_upload();
     match request.query("digest") {
         Some(_) => finish_upload(shared, request, repository, &id),
-        None => accepted(repository, &id, 0),
+        None => {
+            let reply = accepted(repository, &id, 0);
+            shared.chunk_min.iter().fold(reply, |reply, min| reply.with_header("oci-chunk-min-length", min.to_string()))
+        }
+    }
+}
+
+fn upload_status(shared: &Shared, repository: &str, id: &str) -> Reply {
+    match lock(&shared.storage).upload_size(id) {
+        Some(size) => Reply { status: 204, ..accepted(repository, id, size) },
+        None => error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload"),
     }
 }
 
 fn append_upload(shared: &Shared, request: &Request, repository: &str, id: &str) -> Reply {
+    // A chunk begins where the last one ended, and is as long as it says.
+    if let Some(range) = request.header("content-range") {
+        let size = lock(&shared.storage).upload_size(id).unwrap_or(0);
+        let expected = format!("{size}-{}", (size + request.body.len() as u64).saturating_sub(1));
+        if range != expected {
+            return Reply { status: 416, ..accepted(repository, id, size) };
+        }
+    }
     match lock(&shared.storage).append_upload(id, &request.body) {
         Some(size) => accepted(repository, id, size),
         None => error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload"),

@@ -167,6 +167,18 @@ impl Storage {
         Some(upload.len() as u64)
     }
 
+    /// Gives how many bytes an upload has.
+    pub(super) fn upload_size(&self, id: &str) -> Option<u64> {
+        self.uploads.get(id).map(|upload| upload.len() as u64)
+    }
+
+    /// Forgets what all uploads have beyond so many bytes.
+    pub(super) fn cut_uploads(&mut self, size: u64) {
+        for upload in self.uploads.values_mut() {
+            upload.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        }
+    }
+
     /// Ends an upload. `None` where there is none, or where it has another digest.
     pub(super) fn finish_upload(&mut self, id: &str, digest: &str) -> Option<()> {
         let blob = Blob::from(self.uploads.remove(id)?);

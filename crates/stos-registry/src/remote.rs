@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One endpoint, as it is spoken to: over the protocol that it turns out to speak, with what it wants for authorization.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use stos_spec::text::cut;
+use ureq::http::Method;
+use ureq::http::header::{HeaderName, HeaderValue};
+
+use crate::authorize::{Answered, Authorizer};
+use crate::credential::Authorization;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::exchange::{Answer, Ask, exchange, follow, send_payload};
+use crate::options::ClientOptions;
+use crate::token::Scope;
+use crate::transport::{Payload, Transport};
+use crate::url::{Scheme, Url};
+
+/// One endpoint, as it is spoken to. Threads may share it.
+pub(crate) struct Remote {
+    endpoint: Endpoint,
+    transport: Transport,
+    authorizer: Authorizer,
+    /// Which protocol has answered, as one of `Speaks`.
+    speaks: AtomicU8,
+}
+
+/// Which protocol a registry speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Speaks {
+    /// Nobody knows: HTTPS comes first, and without verification plain HTTP after it.
+    Unknown = 0,
+    Https = 1,
+    Http = 2,
+}
+
+impl Speaks {
+    fn scheme(self) -> Scheme {
+        if self == Self::Http { Scheme::Http } else { Scheme::Https }
+    }
+}
+
+/// A request by its path below a repository as it is called here.
+pub(crate) struct Wanted<'a> {
+    pub(crate) method: Method,
+    pub(crate) repository: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) headers: &'a [(HeaderName, HeaderValue)],
+    pub(crate) scope: &'a Scope,
+    /// What is sent, for methods that send something.
+    pub(crate) body: Option<&'a [u8]>,
+}
+
+impl Wanted<'_> {
+    fn payload(&self) -> Payload<'_> {
+        self.body.map_or(Payload::None, Payload::Bytes)
+    }
+}
+
+impl Remote {
+    pub(crate) fn new(endpoint: Endpoint, options: &ClientOptions) -> Result<Self, Error> {
+        let speaks = if endpoint.tls_verify { Speaks::Https } else { Speaks::Unknown };
+        Ok(Self {
+            transport: Transport::new(&endpoint, options)?,
+            authorizer: Authorizer::new(&endpoint),
+            speaks: AtomicU8::new(speaks as u8),
+            endpoint,
+        })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Tells whether a token was had for this, and is no longer good.
+    pub(crate) fn is_token_over(&self, scope: &Scope) -> bool {
+        self.authorizer.is_token_over(scope)
+    }
+
+    fn speaks(&self) -> Speaks {
+        match self.speaks.load(Ordering::Relaxed) {
+            1 => Speaks::Https,
+            2 => Speaks::Http,
+            _ => Speaks::Unknown,
+        }
+    }
+
+    /// Gives the address of `path` below a repository of the user's, by the name that it has here.
+    pub(crate) fn url_of(&self, repository: &str, path: &str) -> Result<Url, Error> {
+        self.url(self.speaks().scheme(), self.name_here(repository), path)
+    }
+
+    /// Gives the name that a repository of the user's has here.
+    pub(crate) fn name_here<'a>(&'a self, repository: &'a str) -> &'a str {
+        self.endpoint.repository.as_deref().unwrap_or(repository)
+    }
+
+    fn url(&self, scheme: Scheme, repository: &str, path: &str) -> Result<Url, Error> {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+        let has_dots = repository.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+        if has_dots || !repository.bytes().all(is_word) {
+            return Err(Error::BadName { what: "the repository", found: cut(repository) });
+        }
+        Ok(Url::new(scheme, self.endpoint.address(), &format!("/v2/{repository}/{path}")))
+    }
+
+    /// Asks, over the protocol that is spoken here, with what is wanted for authorization, and follows redirects.
+    pub(crate) fn get(&self, wanted: &Wanted<'_>) -> Result<Answer, Error> {
+        let kept = self.authorizer.kept(wanted.scope);
+        let ask = Ask { method: wanted.method.clone(), headers: wanted.headers, authorization: kept.as_ref() };
+        let first = self.first_answer(wanted, &ask)?;
+        let url = first.url.clone();
+        let answer = follow(&self.transport, first, &ask)?;
+        match self.challenged(answer, &url, wanted.scope, kept.as_ref())? {
+            Answered::With(authorization) => {
+                exchange(&self.transport, &url, &Ask { authorization: Some(&authorization), ..ask })
+            }
+            Answered::Refused(answer) => Ok(answer),
+        }
+    }
+
+    /// Sends to an address that this endpoint gave for it, redirects not followed. What authorizes it goes to this
+    /// endpoint's own origin: an upload may be elsewhere, and that host learns nothing of us.
+    pub(crate) fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(HeaderName, HeaderValue)],
+        scope: &Scope,
+        payload: Payload<'_>,
+    ) -> Result<Answer, Error> {
+        let origin = Url::new(self.speaks().scheme(), self.endpoint.address(), "/");
+        let kept = self.authorizer.kept(scope);
+        let ask = Ask { method, headers, authorization: kept.as_ref() };
+        // What comes from a reader is gone once it has been sent.
+        let again = match &payload {
+            Payload::None => Some(Payload::None),
+            Payload::Bytes(bytes) => Some(Payload::Bytes(bytes)),
+            Payload::Reader(..) => None,
+        };
+        let answer = send_payload(&self.transport, url, &origin, &ask, payload)?;
+        let Some(payload) = again else { return Ok(answer) };
+        match self.challenged(answer, &origin, scope, kept.as_ref())? {
+            Answered::With(authorization) => {
+                let ask = Ask { authorization: Some(&authorization), ..ask };
+                send_payload(&self.transport, url, &origin, &ask, payload)
+            }
+            Answered::Refused(answer) => Ok(answer),
+        }
+    }
+
+    /// Asks as [`get`](Self::get) does, redirects not followed: for what changes something here.
+    pub(crate) fn ask(&self, wanted: &Wanted<'_>) -> Result<Answer, Error> {
+        let kept = self.authorizer.kept(wanted.scope);
+        let ask = Ask { method: wanted.method.clone(), headers: wanted.headers, authorization: kept.as_ref() };
+        let answer = self.first_answer(wanted, &ask)?;
+        let url = answer.url.clone();
+        match self.challenged(answer, &url, wanted.scope, kept.as_ref())? {
+            Answered::With(authorization) => {
+                let ask = Ask { authorization: Some(&authorization), ..ask };
+                send_payload(&self.transport, &url, &url, &ask, wanted.payload())
+            }
+            Answered::Refused(answer) => Ok(answer),
+        }
+    }
+
+    /// Answers a 401 of this endpoint itself. One of a host that it redirects to stays as it is.
+    fn challenged(
+        &self,
+        answer: Answer,
+        origin: &Url,
+        scope: &Scope,
+        sent: Option<&Authorization>,
+    ) -> Result<Answered, Error> {
+        if answer.status() != 401 || !answer.url.is_same_origin(origin) {
+            return Ok(Answered::Refused(answer));
+        }
+        self.authorizer.answer(&self.transport, answer, scope, sent)
+    }
+
+    /// Gives what the endpoint's own host answers, before redirects.
+    ///
+    /// This alone tells which protocol it speaks: where a redirect leads, or a token server, may fail as it likes.
+    fn first_answer(&self, wanted: &Wanted<'_>, ask: &Ask<'_>) -> Result<Answer, Error> {
+        // Once: another thread may learn it meanwhile.
+        let speaks = self.speaks();
+        let url = self.url(speaks.scheme(), wanted.repository, wanted.path)?;
+        let first = send_payload(&self.transport, &url, &url, ask, wanted.payload());
+        if speaks != Speaks::Unknown {
+            return first;
+        }
+        let error = match first {
+            Err(error) if is_no_https(&error) => error,
+            answered => {
+                self.learn(Speaks::Https);
+                return answered;
+            }
+        };
+        tracing::debug!(host = self.endpoint.address(), %error, "no HTTPS, trying plain HTTP");
+        let url = self.url(Scheme::Http, wanted.repository, wanted.path)?;
+        // Nobody has answered yet, so nothing that is kept is this host's; nothing goes out in clear.
+        let ask = Ask { authorization: None, ..ask.clone() };
+        match send_payload(&self.transport, &url, &url, &ask, wanted.payload()) {
+            // Both failed: the first tells more, unless all it says is that HTTP was to be tried.
+            Err(second) if is_no_https(&second) => {
+                let said_http = matches!(error, Error::HttpInsteadOfHttps { .. });
+                Err(if said_http { second } else { error })
+            }
+            answered if self.learn(Speaks::Http) => answered,
+            // Meanwhile another thread has had an answer over TLS.
+            _ => Err(error),
+        }
+    }
+
+    /// Keeps which protocol the endpoint speaks; gives whether that is it, for the first word counts.
+    fn learn(&self, found: Speaks) -> bool {
+        let (unknown, found) = (Speaks::Unknown as u8, found as u8);
+        let known = self.speaks.compare_exchange(unknown, found, Ordering::Relaxed, Ordering::Relaxed);
+        known.map_or_else(|known| known == found, |_| true)
+    }
+}
+
+/// Tells whether HTTPS failed below HTTP, so that an endpoint without verification may be asked without it.
+fn is_no_https(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unreachable { .. } | Error::Tls { .. } | Error::HttpInsteadOfHttps { .. } | Error::Proxy { .. }
+    )
+}
