@@ -87,7 +87,7 @@ fn find_or_pull(
     let lease = engine.store.lease()?;
     let local = match engine.store.find_image(&ImageSelector::new(image)) {
         Ok(record) => Some(record),
-        Err(stos_store::Error::NoSuchImage(_)) => None,
+        Err(stos_store::Error::NoSuchImage(_)) => find_by_what_it_stands_for(engine, image, options)?,
         Err(error) => return Err(error.into()),
     };
     let fits = |record: &ImageRecord| {
@@ -119,6 +119,25 @@ fn find_or_pull(
             return Ok((pulled, lease));
         }
     }
+}
+
+/// Gives the image of the store that a short name stands for: an alias may lead to another name.
+fn find_by_what_it_stands_for(engine: &Engine, image: &str, options: &CreateOptions) -> Result<Option<ImageRecord>> {
+    let Some(short) = image.parse::<ImageRef>().ok().filter(ImageRef::is_short) else { return Ok(None) };
+    let candidates = match options.pull.registries.candidates(&short) {
+        Ok(candidates) => candidates,
+        // What the registries are not asked for need not mean anything there.
+        Err(Error::RegistryConfig(_)) if options.pull_policy == PullPolicy::Never => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for candidate in candidates {
+        match engine.store.find_image(&ImageSelector::new(&candidate.reference.to_string())) {
+            Ok(record) => return Ok(Some(record)),
+            Err(stos_store::Error::NoSuchImage(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 /// Tells whether a sound image lacks blobs; of a damaged one that is not the first thing to tell.

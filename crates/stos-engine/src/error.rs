@@ -5,7 +5,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use stos_spec::{BlobDigest, ConfigError, DigestError, ManifestError, PlatformError, ReferenceError, UserError};
+use stos_spec::{
+    BlobDigest, ConfigError, DigestError, ImageRef, ManifestError, PlatformError, ReferenceError, UserError,
+};
 
 /// The stages of `create`, under the names of their functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,50 @@ pub enum Error {
     /// The registry failed.
     #[error(transparent)]
     Registry(#[from] stos_registry::Error),
+    /// How registries are configured cannot be read or followed, or forbids the image.
+    #[error(transparent)]
+    RegistryConfig(#[from] stos_config::Error),
+    /// A short name is in none of the registries that are searched for it.
+    #[error("no registry that is searched has {name}: {}", tried_text(tried))]
+    InNoRegistry {
+        /// The short name.
+        name: String,
+        /// The images that were asked for, and what came of it.
+        tried: Vec<(ImageRef, Error)>,
+    },
+    /// A credential was given for a short name that several registries are searched for: it belongs to one of them.
+    #[error("--creds with a short name: {name} is searched for in {}, and a credential belongs to one registry", registries.join(", "))]
+    CredentialForSeveral {
+        /// The short name.
+        name: String,
+        /// The registries.
+        registries: Vec<String>,
+    },
+    /// A proxy of a kind that stos does not speak to.
+    #[error("the proxy {proxy} is of a kind that is not supported")]
+    UnsupportedProxy {
+        /// Its address, without a user or a password.
+        proxy: String,
+    },
+    /// No registry was named, and none is searched.
+    #[error("no registry is given, and registries.conf has no unqualified-search-registries")]
+    NoDefaultRegistry,
+    /// A registry does not accept a user and a password, or a token.
+    #[error("{key} does not accept this login: {source}")]
+    LoginRefused {
+        /// The registry or the namespace.
+        key: String,
+        /// What it answered.
+        source: stos_registry::Error,
+    },
+    /// A login is stored where `logout` does not remove it.
+    #[error("the login for {key} was not stored by stos or podman: it is {kept_in}")]
+    LoggedInElsewhere {
+        /// The registry or the namespace.
+        key: String,
+        /// File and key, or helper.
+        kept_in: String,
+    },
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] stos_runtime::Error),
@@ -442,6 +488,10 @@ impl Error {
             other => other,
         }
     }
+}
+
+fn tried_text(tried: &[(ImageRef, Error)]) -> String {
+    tried.iter().map(|(image, error)| format!("{image}: {error}")).collect::<Vec<_>>().join("; ")
 }
 
 /// Members of an archive are named as the archive names them, files as the user does.

@@ -4,6 +4,7 @@
 //! | module | the part of the story |
 //! |---|---|
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
+//! | [`registries`] | [`registries::RegistryConfig`]: how registries are reached, as people have configured it |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
 //! | `room` | whether images can fit on the disk, decided before anything of them is fetched |
@@ -64,6 +65,7 @@ pub mod monitor;
 pub mod options;
 pub mod prune;
 pub mod pull;
+pub mod registries;
 mod relay;
 mod room;
 pub mod save;

@@ -6,15 +6,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use stos_layerfs::Integrity;
-use stos_registry::ClientOptions;
 use stos_spec::Platform;
 use stos_store::ContainerName;
+
+use crate::registries::RegistryConfig;
 
 /// How to pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
-    /// How to talk to the registry.
-    pub client: ClientOptions,
+    /// How to reach registries.
+    pub registries: RegistryConfig,
     /// Which platform's image is wanted.
     pub platform: Platform,
     /// How many layers are fetched side by side; `None` for one more than there are processors, at most 8. Each takes at most three threads, 5 MiB of buffers, and in directories 32 MiB
@@ -26,7 +27,7 @@ pub struct PullOptions {
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { client: ClientOptions::default(), platform: Platform::host(), jobs: None, keep_blobs: false }
+        Self { registries: RegistryConfig::default(), platform: Platform::host(), jobs: None, keep_blobs: false }
     }
 }
 

@@ -2,13 +2,15 @@
 //! A reference becomes an image in the store: the platform's manifest, its configuration and every layer, each verified, or
 //! nothing.
 
+use stos_registry::{Error as RegistryError, FetchedManifest};
 use stos_spec::{BlobDigest, ImageRef};
 use stos_store::ImageRecord;
 
 use crate::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::install::{InstallOptions, Installed, NamedImage, install_images};
 use crate::options::PullOptions;
+use crate::registries::{RegistryConfig, as_written};
 use crate::source::ResolvedImage;
 use crate::source::registry::RegistrySource;
 use crate::stage::stage;
@@ -44,6 +46,8 @@ pub struct Pulled {
 /// Pulls an image: the platform's manifest, configuration and every layer are in the store and verified, and their merged
 /// index is durable, or nothing has changed.
 ///
+/// A short name becomes what aliases and searched registries make of it; the image is called by that.
+///
 /// Layers whose diffID is present are not fetched. A pull that was killed leaves whole layers, which the next one uses.
 pub fn pull_image_from_registry(
     engine: &Engine,
@@ -52,18 +56,66 @@ pub fn pull_image_from_registry(
     progress: &dyn PullProgress,
 ) -> Result<Pulled> {
     engine.layerfs.kind_of_new()?;
-    let source = RegistrySource::new(engine, reference, options)?;
-    let resolved = stage("resolve", document_bytes, || source.resolve(&options.platform))?;
+    let (source, resolved) = stage(
+        "resolve",
+        |(_, image)| document_bytes(image),
+        || {
+            let (source, first) = ask_for(engine, reference, &options.registries)?;
+            let resolved = source.resolve(first, &options.platform)?;
+            Ok::<_, Error>((source, resolved))
+        },
+    )?;
     if let Some(manifest) = &resolved.manifest {
         progress.resolved(manifest.bytes.digest(), resolved.layers.len());
     }
-    let image = NamedImage::new(vec![reference.clone()], resolved);
+    let image = NamedImage::new(vec![source.reference().clone()], resolved);
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
     let installed = install_images(engine, &source, vec![image], install, progress)?;
     let Installed { mut records, fetched_bytes, present_layers } = installed;
     let image = records.pop().and_then(|mut names| names.pop());
     let image = image.ok_or_else(|| stos_store::Error::NoSuchImage(reference.to_string()))?;
     Ok(Pulled { image, fetched_bytes, present_layers })
+}
+
+/// Asks for what a reference names. A short name may mean several images: the first that there is counts. The next one is asked for
+/// where a registry says that there is none, or does not let us see it, which for many is the same; whatever else goes wrong ends
+/// the pull, for the image may be there.
+fn ask_for<'a>(
+    engine: &'a Engine,
+    reference: &ImageRef,
+    registries: &RegistryConfig,
+) -> Result<(RegistrySource<'a>, FetchedManifest)> {
+    let candidates = registries.candidates(reference)?;
+    let is_only = candidates.len() == 1;
+    let mut tried = Vec::new();
+    for candidate in candidates {
+        let source = RegistrySource::new(engine, candidate.reference.clone(), registries);
+        match source.and_then(|source| Ok((source.fetch_first()?, source))) {
+            Ok((first, source)) => return Ok((source, first)),
+            Err(error) if is_only || !is_absence(&error) => return Err(error),
+            Err(error) => {
+                tracing::debug!(image = %candidate.reference, %error, "not here");
+                tried.push((candidate.reference, error));
+            }
+        }
+    }
+    Err(Error::InNoRegistry { name: as_written(reference), tried })
+}
+
+/// Tells whether an image is not there for us, and may be elsewhere.
+fn is_absence(error: &Error) -> bool {
+    fn says_no(error: &RegistryError) -> bool {
+        match error {
+            RegistryError::NotFound { .. } | RegistryError::Unauthorized { .. } | RegistryError::Denied { .. } => true,
+            RegistryError::AllEndpoints { last, .. } => says_no(last),
+            _ => false,
+        }
+    }
+    match error {
+        Error::Registry(error) => says_no(error),
+        Error::RegistryConfig(error) => matches!(error, stos_config::Error::Blocked { .. }),
+        _ => false,
+    }
 }
 
 /// The bytes of an image's documents, for the log.

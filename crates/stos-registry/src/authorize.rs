@@ -89,7 +89,7 @@ impl Authorizer {
                 refuse_downgrade(transport, &refused.url, &server.realm)?;
                 let challenger = refused.url.clone();
                 refused.discard(transport);
-                let credential = self.credential_for(transport, &challenger, &server.realm)?;
+                let credential = self.credential_for(transport, &challenger, &server.realm, scope)?;
                 let token = self.fetch_token(transport, &server, scope, credential.as_ref())?;
                 self.tokens.put(scope, token.clone());
                 Ok(Answered::With(token.authorization()))
@@ -116,15 +116,20 @@ impl Authorizer {
         }
     }
 
-    /// Gives the credential, if `realm` may have it.
+    /// Gives the credential, if `realm` may have it. A login fails if not: an anonymous token would prove nothing.
     fn credential_for(
         &self,
         transport: &Transport,
         challenger: &Url,
         realm: &Url,
+        scope: &Scope,
     ) -> Result<Option<Credential>, Error> {
         let credential = self.credential.get(&self.host)?;
         if credential.is_some() && !is_own_realm(transport.options().tls_verify, challenger, realm) {
+            if *scope == Scope::login() {
+                let reason = "an unverified connection names a token server elsewhere, which gets no credential";
+                return Err(Error::BadCredential { host: self.host.clone(), reason });
+            }
             let (host, realm) = (&self.host, realm.shown());
             tracing::warn!(%host, %realm, "an unverified connection names a token server elsewhere: it gets no credential");
             return Ok(None);

@@ -175,10 +175,10 @@ impl Registry {
         self.first_of(self.order_for_blob(), "blob", open).map(|(_, reader)| reader)
     }
 
-    /// Gives the endpoint that pushes go to.
-    pub(crate) fn pushed_to(&self) -> Result<&Remote, Error> {
+    /// Gives the endpoint that is no mirror, for what mirrors are not asked for.
+    pub(crate) fn registry_itself(&self, what: &'static str) -> Result<&Remote, Error> {
         let registry = self.inner.remotes.iter().find(|remote| remote.endpoint().role == Role::Registry);
-        registry.ok_or(Error::NoEndpoint { what: "a push" })
+        registry.ok_or(Error::NoEndpoint { what })
     }
 
     /// Gives the endpoints to ask for a manifest: who gave the last one, and then in order.
@@ -255,7 +255,7 @@ fn fetch_manifest(
     target: &Target<'_>,
     expected: Option<&Descriptor>,
 ) -> Result<FetchedManifest, Error> {
-    let path = format!("manifests/{target}");
+    let path = target.path_at(remote)?;
     let answer = get(remote, Method::GET, repository, &path, &*ACCEPT_MANIFESTS)?.success(remote.transport())?;
     let url = answer.url.shown();
     let announced = content_digest(answer.headers(), &url)?;
@@ -273,7 +273,7 @@ fn fetch_manifest(
 }
 
 fn resolve_digest(remote: &Remote, repository: &str, target: &Target<'_>) -> Result<BlobDigest, Error> {
-    let answer = get(remote, Method::HEAD, repository, &format!("manifests/{target}"), &*ACCEPT_MANIFESTS)?;
+    let answer = get(remote, Method::HEAD, repository, &target.path_at(remote)?, &*ACCEPT_MANIFESTS)?;
     // A registry without HEAD, or without the header, is asked for the manifest itself.
     if answer.status() == 405 {
         return Ok(fetch_manifest(remote, repository, target, None)?.bytes.digest());
@@ -337,6 +337,14 @@ impl<'a> Target<'a> {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let is_tag = (1..=128).contains(&text.len()) && text.bytes().all(is_word) && !text.starts_with(['.', '-']);
         if is_tag { Ok(Self::Tag(text)) } else { Err(Error::BadName { what: "the tag or digest", found: cut(text) }) }
+    }
+
+    /// Gives what an endpoint is asked for: a tag may have another name there.
+    fn path_at(&self, remote: &Remote) -> Result<String, Error> {
+        match (self, &remote.endpoint().tag) {
+            (Self::Tag(_), Some(tag)) => Ok(format!("manifests/{}", Target::parse(tag)?)),
+            _ => Ok(format!("manifests/{self}")),
+        }
     }
 
     pub(crate) fn digest(&self) -> Option<BlobDigest> {

@@ -101,15 +101,28 @@ impl AskedOnce {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = answer.get_or_insert_with(|| {
             tracing::debug!(host, "the credential is asked for");
-            source.credential().map_err(|failure| SourceError(failure.into()))
+            source.credential().map_err(SourceError::from)
         });
         answer.clone().map_err(|source| Error::NoCredential { host: host.to_owned(), source })
     }
 }
 
-/// Why a credential cannot be had. Clones share the cause.
+/// What a source of credentials or of proxies failed with. Clones share the cause.
 #[derive(Debug, Clone)]
 pub struct SourceError(Arc<dyn StdError + Send + Sync>);
+
+impl SourceError {
+    /// Gives the source's own error.
+    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.0
+    }
+}
+
+impl From<CredentialFailure> for SourceError {
+    fn from(failure: CredentialFailure) -> Self {
+        Self(failure.into())
+    }
+}
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -48,8 +48,8 @@ pub enum Serves {
 /// redirects to or names as its token server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// The certificate, and those that lead to its authority, in PEM or, one of them, in DER.
-    pub certificates: Vec<u8>,
+    /// The certificate, then those that lead to its authority, each in DER, or any number in PEM.
+    pub certificates: Vec<Vec<u8>>,
     /// The key, in PEM or DER (PKCS #8, PKCS #1 or SEC 1), not encrypted.
     pub key: Vec<u8>,
 }
@@ -68,6 +68,8 @@ pub struct Endpoint {
     pub host: String,
     /// The repository's name there; without one it has the name that the user gave.
     pub repository: Option<String>,
+    /// The tag's name there, where one is asked for; without one it has the name that the user gave.
+    pub tag: Option<String>,
     /// What it is to that name.
     pub role: Role,
     /// Which references it is asked for.
@@ -91,6 +93,7 @@ impl Endpoint {
         Self {
             host: host.into(),
             repository: None,
+            tag: None,
             role,
             serves: Serves::All,
             tls_verify: true,
@@ -107,7 +110,7 @@ impl Endpoint {
     }
 
     /// Gives where it answers. Docker Hub does so under another name than it has (docker's own rule).
-    pub(crate) fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         match self.host.as_str() {
             "docker.io" => "registry-1.docker.io",
             host => host,
@@ -139,6 +142,7 @@ impl fmt::Debug for Endpoint {
         f.debug_struct("Endpoint")
             .field("host", &self.host)
             .field("repository", &self.repository)
+            .field("tag", &self.tag)
             .field("role", &self.role)
             .field("serves", &self.serves)
             .field("tls_verify", &self.tls_verify)

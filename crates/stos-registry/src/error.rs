@@ -52,6 +52,14 @@ pub enum Error {
         /// What it answered.
         reason: String,
     },
+    /// Which proxy leads there is said in a way that cannot be followed.
+    #[error("no way to {host}: {source}")]
+    NoProxy {
+        /// Host, and port where one was given.
+        host: String,
+        /// What its source says.
+        source: SourceError,
+    },
     /// The credential for an endpoint cannot be had.
     #[error("no credential for {host}: {source}")]
     NoCredential {
@@ -376,7 +384,8 @@ impl Error {
                 Some("HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment say which proxy leads where")
             }
             Self::Unauthorized { .. } | Self::Denied { .. } => Some(
-                "log in to the registry, or check the name: registries also answer so where there is no such repository",
+                "log in to the registry (`stos login`), or check the name: registries also answer so where there is no such \
+                 repository",
             ),
             _ => None,
         }

@@ -12,6 +12,7 @@
 //! | [`error`] | [`Error`]: what went wrong, where, what was expected and what was found |
 //! | [`options`] | [`ClientOptions`]: TLS, time limits |
 //! | [`challenge`] | reads `WWW-Authenticate`; pure |
+//! | `login` | whether a registry accepts a credential |
 //! | `remote` | one endpoint as it is spoken to: its protocol, its challenges |
 //! | `authorize` | answers challenges; who gets the credential |
 //! | `token` | bearer tokens: what they allow, how long they are kept |
@@ -33,6 +34,7 @@ pub mod credential;
 pub mod endpoint;
 pub mod error;
 mod exchange;
+mod login;
 mod message;
 pub mod options;
 pub mod proxy;
@@ -45,11 +47,11 @@ mod url;
 
 pub use blob::BlobReader;
 pub use client::{FetchedManifest, Registry};
-pub use credential::{Credential, CredentialFailure, Credentials, Secret};
+pub use credential::{Credential, CredentialFailure, Credentials, Secret, SourceError};
 pub use endpoint::{ClientIdentity, Endpoint, Role, Serves};
 pub use error::{Error, PassedOver};
 pub use message::RegistryMessage;
 pub use options::{ClientOptions, Timeouts};
-pub use proxy::{Destination, Proxies, Proxy};
+pub use proxy::{Destination, Proxies, Proxy, ProxyFailure};
 pub use push::{Upload, UploadOptions, UploadStart};
 pub use url::ShownUrl;

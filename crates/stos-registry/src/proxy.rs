@@ -4,10 +4,12 @@
 //! The HTTP library tunnels everything through `CONNECT`, which many proxies allow to port 443 only, and would show a
 //! client certificate to a proxy that is spoken to over TLS. So the way through a proxy is ours, below the library.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use stos_spec::text::cut;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -33,18 +35,24 @@ pub struct Destination<'a> {
     pub port: u16,
 }
 
+/// What a choice of proxies fails with. Its words reach people, so they must hold no secret.
+pub type ProxyFailure = Box<dyn StdError + Send + Sync>;
+
 /// Which proxy leads where: what `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say, for instance.
 ///
 /// Each connection is asked about by itself, for a redirect or a token server may lie on the other side of `NO_PROXY`.
 pub trait Proxies: Send + Sync {
     /// Gives the proxy to `destination`; `None` where the way is direct.
-    fn proxy(&self, destination: Destination<'_>) -> Option<Proxy>;
+    ///
+    /// # Errors
+    /// Where there should be one and it cannot be used. Nothing is asked of the destination then.
+    fn proxy(&self, destination: Destination<'_>) -> Result<Option<Proxy>, ProxyFailure>;
 }
 
 /// One proxy for everything.
 impl Proxies for Proxy {
-    fn proxy(&self, _: Destination<'_>) -> Option<Proxy> {
-        Some(self.clone())
+    fn proxy(&self, _: Destination<'_>) -> Result<Option<Proxy>, ProxyFailure> {
+        Ok(Some(self.clone()))
     }
 }
 
@@ -84,6 +92,20 @@ impl Proxy {
             None => None,
         };
         Ok(Self { url, authorization })
+    }
+
+    /// Makes a proxy of its parts: `host` may have a port, an IPv6 address stands in brackets; `login` is a user and a
+    /// password, as they are.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`].
+    pub fn new(is_https: bool, host: &str, login: Option<(Secret, Secret)>) -> Result<Self, Error> {
+        let bad = |expected| Error::BadOption { option: "proxy", found: cut(host), expected };
+        let scheme = if is_https { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://{host}")).map_err(|_| bad("a host, and maybe a port"))?;
+        let basic =
+            |(user, password)| Authorization::basic(&user, &password).ok_or_else(|| bad("a user without a colon"));
+        Ok(Self { url, authorization: login.map(basic).transpose()? })
     }
 
     /// Tells whether the proxy itself is spoken to over TLS.
@@ -353,6 +375,21 @@ mod tests {
             let error = Proxy::parse(text).unwrap_err();
             assert!(matches!(error, Error::BadOption { option: "proxy", .. }), "{text}");
             assert!(!error.to_string().contains("u:s3cret") && !error.to_string().contains("%3As3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_parts_is_the_one_that_is_read() {
+        let login = |user: &str| Some((Secret::new(user), Secret::new("a:b")));
+        assert_eq!(
+            Proxy::new(false, "p.example:1", login("u@x")).unwrap(),
+            Proxy::parse("http://u%40x:a%3Ab@p.example:1").unwrap()
+        );
+        assert_eq!(Proxy::new(true, "[::1]:1", None).unwrap(), Proxy::parse("https://[::1]:1").unwrap());
+        for (host, user) in [("", "u"), ("p example", "u"), ("u:s3cret@p.example", "u"), ("p.example", "u:s3cret")] {
+            let error = Proxy::new(false, host, login(user)).unwrap_err();
+            assert!(matches!(error, Error::BadOption { option: "proxy", .. }), "{host} {user}");
+            assert!(!user.contains("s3cret") || !error.to_string().contains("s3cret"), "{error}");
         }
     }
 

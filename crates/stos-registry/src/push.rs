@@ -66,7 +66,7 @@ impl Registry {
     /// # Errors
     /// Any [`Error`]; [`Error::SizeMismatch`] where the registry has something of another size by that digest.
     pub fn has_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<bool, Error> {
-        let remote = self.pushed_to()?;
+        let remote = self.registry_itself("a push")?;
         let repository = remote.name_here(repository);
         let (path, scope) = (blob_path(descriptor), Scope::push(repository));
         let wanted = Wanted { method: Method::HEAD, repository, path: &path, headers: &[], scope: &scope, body: None };
@@ -96,7 +96,7 @@ impl Registry {
         descriptor: &Descriptor,
         from: Option<&str>,
     ) -> Result<UploadStart, Error> {
-        let remote = self.pushed_to()?;
+        let remote = self.registry_itself("a push")?;
         let repository = remote.name_here(repository);
         if let Some(from) = from {
             // The name is to be one before it stands in an address.
@@ -160,7 +160,7 @@ impl Registry {
         media_type: &str,
         bytes: &[u8],
     ) -> Result<BlobDigest, Error> {
-        let remote = self.pushed_to()?;
+        let remote = self.registry_itself("a push")?;
         let target = Target::parse(target)?;
         let (path, found) = (format!("manifests/{target}"), BlobDigest::of(bytes));
         if let Some(expected) = target.digest().filter(|digest| *digest != found) {
@@ -190,7 +190,7 @@ impl Upload {
     /// [`Error::UploadStuck`].
     pub fn send(mut self, content: &mut dyn Read, options: &UploadOptions) -> Result<(), Error> {
         let registry = self.registry.clone();
-        let remote = registry.pushed_to()?;
+        let remote = registry.registry_itself("a push")?;
         let size = self.descriptor.size;
         let mut content = Content { inner: content, size, at: 0, failure: None };
         let answer = match options.chunk {

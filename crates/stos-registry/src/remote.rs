@@ -26,6 +26,9 @@ pub(crate) struct Remote {
     speaks: AtomicU8,
 }
 
+/// Repository and path of what is below no repository: the root of the interface.
+pub(crate) const ROOT: (&str, &str) = ("", "");
+
 /// Which protocol a registry speaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -102,6 +105,9 @@ impl Remote {
     }
 
     fn url(&self, scheme: Scheme, repository: &str, path: &str) -> Result<Url, Error> {
+        if (repository, path) == ROOT {
+            return Ok(Url::new(scheme, self.endpoint.address(), "/v2/"));
+        }
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
         let has_dots = repository.split('/').any(|part| part.is_empty() || part == "." || part == "..");
         if has_dots || !repository.bytes().all(is_word) {

@@ -94,7 +94,8 @@ fn client_cert(identity: &ClientIdentity, provider: &CryptoProvider) -> Result<C
         found: found.to_owned(),
         expected: "the certificate's key in DER or PEM, not encrypted",
     };
-    let chain = certificates(&identity.certificates).map_err(bad_certificate)?;
+    let chain: Result<Vec<_>, _> = identity.certificates.iter().map(|bytes| certificates(bytes)).collect();
+    let chain = chain.map_err(bad_certificate)?.concat();
     let key = if is_pem(&identity.key) {
         PrivateKeyDer::from_pem_slice(&identity.key).map_err(|_| bad_key("no key that can be read"))?
     } else {

@@ -35,6 +35,11 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
+    /// Nothing but being known: what a login asks for.
+    pub(crate) fn login() -> Self {
+        Self { words: Vec::new(), writes: false }
+    }
+
     /// Reading a repository.
     pub(crate) fn pull(repository: &str) -> Self {
         Self { words: vec![format!("repository:{repository}:pull")], writes: false }
@@ -157,7 +162,10 @@ mod tests {
     #[test]
     fn scopes_are_asked_for_as_needed() {
         let (pull, push, mount) = (Scope::pull("a/b"), Scope::push("a/b"), Scope::mount("a/b", "c"));
+        let login = Scope::login();
         for (scope, challenged, expected) in [
+            (&login, None, ""),
+            (&login, Some("registry:catalog:*"), "registry:catalog:*"),
             (&pull, None, "repository:a/b:pull"),
             (&pull, Some(""), "repository:a/b:pull"),
             (&pull, Some("repository:x/a/b:pull"), "repository:x/a/b:pull"),

@@ -109,14 +109,21 @@ impl Transport {
         Ok(agent.run(agent.configure_request(request).timeout_recv_response(commit).build()))
     }
 
-    fn proxy(&self, url: &Url) -> Option<Proxy> {
+    fn proxy(&self, url: &Url) -> Result<Option<Proxy>, Error> {
+        let Some(proxies) = &self.endpoint.proxies else { return Ok(None) };
         let (host, port) = url.host_and_port();
-        self.endpoint.proxies.as_ref()?.proxy(Destination { is_https: url.scheme() == Scheme::Https, host, port })
+        let chosen = proxies.proxy(Destination { is_https: url.scheme() == Scheme::Https, host, port });
+        chosen.map_err(|failure| Error::NoProxy { host: url.authority().to_owned(), source: failure.into() })
+    }
+
+    /// Gives the proxy that a request has gone through.
+    fn proxy_used(&self, url: &Url) -> Option<Proxy> {
+        self.proxy(url).ok().flatten()
     }
 
     /// Tells what a proxy has refused.
     pub(crate) fn proxy_refused(&self, url: &Url, reason: &str) -> Error {
-        let proxy = self.proxy(url).map_or_else(|| "on the way".to_owned(), |proxy| proxy.shown());
+        let proxy = self.proxy_used(url).map_or_else(|| "on the way".to_owned(), |proxy| proxy.shown());
         Error::Proxy { proxy, host: url.authority().to_owned(), reason: reason.to_owned() }
     }
 
@@ -125,7 +132,7 @@ impl Transport {
         let kind = AgentKind {
             scheme: url.scheme(),
             is_identified: self.endpoint.identity.is_some() && url.is_same_origin(&home),
-            proxy: self.proxy(url),
+            proxy: self.proxy(url)?,
         };
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, agent)) = agents.iter().find(|(known, _)| *known == kind) {
@@ -182,7 +189,7 @@ impl Transport {
     }
 
     fn explain(&self, error: ureq::Error, url: &Url) -> Error {
-        let host = || match self.proxy(url) {
+        let host = || match self.proxy_used(url) {
             Some(proxy) => format!("{} through the proxy {proxy}", url.authority()),
             None => url.authority().to_owned(),
         };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use common::*;
 use stos_registry::{
-    ClientIdentity, ClientOptions, Credential, Destination, Endpoint, Error, Proxies, Proxy, Registry, Role, Serves,
+    ClientIdentity, ClientOptions, Credential, Destination, Endpoint, Error, Proxies, Proxy, ProxyFailure, Registry,
+    Role, Serves,
 };
 use stos_spec::media_type::OCI_MANIFEST;
 use stos_spec::{BlobDigest, Descriptor};
@@ -216,7 +217,7 @@ fn for_clients(clients: &ClientAuthority) -> registry::Registry {
 }
 
 fn identity(certificates: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> ClientIdentity {
-    ClientIdentity { certificates: certificates.into(), key: key.into() }
+    ClientIdentity { certificates: vec![certificates.into()], key: key.into() }
 }
 
 #[test]
@@ -386,9 +387,9 @@ fn a_proxy_over_tls_is_verified_whatever_the_registry_is() {
 struct Except(Proxy, String);
 
 impl Proxies for Except {
-    fn proxy(&self, destination: Destination<'_>) -> Option<Proxy> {
+    fn proxy(&self, destination: Destination<'_>) -> Result<Option<Proxy>, ProxyFailure> {
         assert!(destination.is_https);
-        (format!("{}:{}", destination.host, destination.port) != self.1).then(|| self.0.clone())
+        Ok((format!("{}:{}", destination.host, destination.port) != self.1).then(|| self.0.clone()))
     }
 }
 

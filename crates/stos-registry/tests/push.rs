@@ -472,7 +472,11 @@ fn a_push_goes_to_the_registry_and_no_mirror() {
 fn the_real_registry_takes_a_push_and_gives_it_back() {
     stos_testkit::require!(Need::Tool("docker-registry"));
     let storage = tempfile::tempdir().unwrap();
-    let options = DockerRegistryOptions { htpasswd: Some(stos_testkit::docker_registry::HTPASSWD), tls: true, ..DockerRegistryOptions::default() };
+    let options = DockerRegistryOptions {
+        htpasswd: Some(stos_testkit::docker_registry::HTPASSWD),
+        tls: true,
+        ..DockerRegistryOptions::default()
+    };
     let registry = DockerRegistry::start_with(storage.path(), options).unwrap();
     let client_for = |credential: Option<Credential>| {
         let mut endpoint = Endpoint::new(registry.address(), Role::Registry);

@@ -4,13 +4,16 @@
 use std::fmt;
 use std::io::Write;
 
+use stos_config::Error as ConfigError;
 use stos_engine::Error as EngineError;
 use stos_layerfs::Error as LayerError;
+use stos_registry::Error as RegistryError;
 use stos_spec::ManifestError;
 use stos_store::Error as StoreError;
 use stos_store::store::ReadOnlyReason;
 
 use crate::cli::{Global, LogFormat};
+use crate::prompt::Interrupted;
 
 /// A command that has failed.
 #[derive(Debug)]
@@ -78,7 +81,19 @@ impl Failure {
     fn hint(&self) -> Option<String> {
         let engine = self.error.chain().find_map(|error| error.downcast_ref::<EngineError>()).map(EngineError::root)?;
         let text = match engine {
-            EngineError::Registry(error) => error.hint()?,
+            EngineError::Registry(error) | EngineError::LoginRefused { source: error, .. } => {
+                return registry_hint(error, matches!(engine, EngineError::LoginRefused { .. }));
+            }
+            EngineError::RegistryConfig(error) => return config_hint(error),
+            EngineError::InNoRegistry { .. } => {
+                "`stos registry explain` says where it would be asked for, and as whom; name the registry where you know it"
+            }
+            EngineError::CredentialForSeveral { .. } => "name the registry",
+            EngineError::UnsupportedProxy { .. } => PROXIES,
+            EngineError::NoDefaultRegistry => "name the registry",
+            EngineError::LoggedInElsewhere { .. } => {
+                "remove it with the tool that stored it, or name its file with --authfile"
+            }
             EngineError::NotPulled { .. } => "pull it first, or use --pull=missing",
             EngineError::BlobsMissing { .. } => "`stos pull --keep-blobs` of its name fetches them",
             EngineError::UnsupportedCompression { format, .. } => {
@@ -142,6 +157,35 @@ impl Failure {
     }
 }
 
+const PROXIES: &str = "stos speaks to proxies at http:// and https://; NO_PROXY excepts registries that need none";
+
+/// Gives the hint of a registry's error, or of what keeps it from being asked.
+fn registry_hint(error: &RegistryError, is_login: bool) -> Option<String> {
+    match error {
+        RegistryError::AllEndpoints { last, .. } => registry_hint(last, is_login),
+        RegistryError::NoCredential { source, .. } | RegistryError::NoProxy { source, .. } => {
+            let source = source.get_ref();
+            if let Some(EngineError::UnsupportedProxy { .. }) = source.downcast_ref() {
+                return Some(PROXIES.to_owned());
+            }
+            let config = source.downcast_ref::<EngineError>().and_then(|error| match error {
+                EngineError::RegistryConfig(error) => Some(error),
+                _ => None,
+            });
+            config_hint(config.or_else(|| source.downcast_ref())?)
+        }
+        RegistryError::Unauthorized { .. } if is_login => Some("check the user and the password".to_owned()),
+        error => error.hint().map(str::to_owned),
+    }
+}
+
+fn config_hint(error: &ConfigError) -> Option<String> {
+    match error {
+        ConfigError::NotLoggedIn { .. } => Some("`stos login` logs in".to_owned()),
+        error => error.hint().map(str::to_owned),
+    }
+}
+
 /// Whatever an error quotes, none of it moves the terminal's cursor. Line breaks are its own: in what it quotes they are escaped.
 fn printable(error: &str) -> String {
     error.lines().map(stos_spec::text::escape).collect::<Vec<_>>().join("\n")
@@ -175,7 +219,10 @@ impl fmt::Display for Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), exit_code: 1, is_of_rmi: false }
+        let error = error.into();
+        // As a shell has it of what Ctrl-C has ended.
+        let exit_code = if error.is::<Interrupted>() { 130 } else { 1 };
+        Self { error, exit_code, is_of_rmi: false }
     }
 }
 

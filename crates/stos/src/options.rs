@@ -5,27 +5,45 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use stos_config::Secret;
+use stos_config::credentials::{Credential, UserPassword};
+use stos_engine::registries::{self, RegistryConfig};
 use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 use stos_layerfs::Integrity;
-use stos_registry::ClientOptions;
 
-use crate::cli::{ConnectionOptions, ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
+use crate::cli::{ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
+use crate::prompt;
 
 /// Reads how to reach registries.
-pub fn client_options(options: &ConnectionOptions) -> ClientOptions {
-    let mut client = ClientOptions::default();
-    client.tls_verify = options.tls_verify;
-    client
+pub fn registries(options: &ConnectionOptions, creds: Option<Credential>) -> RegistryConfig {
+    RegistryConfig::new(registries::ConnectionOptions {
+        tls_verify: options.tls_verify,
+        creds,
+        authfile: options.authfile.clone(),
+        cert_dir: options.cert_dir.clone(),
+        ..registries::ConnectionOptions::default()
+    })
 }
 
-/// Reads what is wanted of a registry.
-pub fn pull_options(options: &RegistryOptions) -> PullOptions {
-    let mut pull = PullOptions { client: client_options(&options.connection), ..PullOptions::default() };
+/// Reads who asks, with `ask` for a password that is not given.
+pub fn credential(
+    options: &CredentialOptions,
+    ask: impl FnOnce(&str) -> anyhow::Result<Secret>,
+) -> anyhow::Result<Option<Credential>> {
+    let Some(text) = &options.creds else { return Ok(None) };
+    Ok(Some(UserPassword::parse(text).context("--creds")?.into_credential(ask)?))
+}
+
+/// Reads what is wanted of a registry. A password that is missing is asked for.
+pub fn pull_options(options: &RegistryOptions) -> anyhow::Result<PullOptions> {
+    let ask = |user: &str| prompt::password(&format!("Password of {user}: "), "give it as --creds USER:PASSWORD");
+    let creds = credential(&options.credential, ask)?;
+    let mut pull = PullOptions { registries: registries(&options.connection, creds), ..PullOptions::default() };
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();
     }
     pull.keep_blobs = options.keep_blobs;
-    pull
+    Ok(pull)
 }
 
 /// Reads what is asked of a new container.
@@ -44,7 +62,7 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
             PullWhen::Always => PullPolicy::Always,
             PullWhen::Never => PullPolicy::Never,
         },
-        pull: pull_options(&options.registry),
+        pull: pull_options(&options.registry)?,
         integrity: match options.verify {
             Verify::Sealed => Integrity::Sealed,
             Verify::Full => Integrity::Full,

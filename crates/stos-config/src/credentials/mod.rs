@@ -83,7 +83,6 @@ enum Keeper {
 
 /// How to prove who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Login {
     /// A name and a password.
     Password {

@@ -203,6 +203,11 @@ impl Registries {
         short_names::candidates(self, reference)
     }
 
+    /// Gives `unqualified-search-registries`, and where it is set.
+    pub fn search_registries(&self) -> Option<(&[String], &Place)> {
+        self.search.as_ref().map(|(registries, place)| (registries.as_slice(), place))
+    }
+
     /// Gives `credential-helpers`, and where it is set. An empty list counts as not set.
     pub fn credential_helpers(&self) -> Option<(&[String], &Place)> {
         self.helpers

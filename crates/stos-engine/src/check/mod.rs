@@ -25,12 +25,12 @@ mod report;
 use std::collections::BTreeSet;
 
 use stos_layerfs::{Examination, Integrity};
-use stos_registry::ClientOptions;
 use stos_spec::{BlobDigest, ChainId};
 use stos_store::ImageSelector;
 
 use crate::Engine;
 use crate::error::Result;
+use crate::registries::RegistryConfig;
 use crate::stage::stage;
 
 use owners::Owner;
@@ -43,7 +43,7 @@ pub struct CheckOptions<'a> {
     /// Whether every byte is hashed; else files whose seals hold are believed.
     pub full: bool,
     /// How to reach registries, where what is damaged is to be repaired.
-    pub repair: Option<&'a ClientOptions>,
+    pub repair: Option<&'a RegistryConfig>,
 }
 
 /// A check under way.
@@ -125,7 +125,7 @@ pub fn verify_image(engine: &Engine, name: &str, full: bool) -> Result<Verificat
 
 impl<'a> Check<'a> {
     fn new(engine: &'a Engine, options: &CheckOptions<'a>) -> Self {
-        let repair = options.repair.map(|client| Repair::new(engine, client));
+        let repair = options.repair.map(|registries| Repair::new(engine, registries));
         let how = examination(engine, options.full);
         Self { engine, how, repair, owners: Vec::new(), items: Vec::new(), hashed: 0 }
     }

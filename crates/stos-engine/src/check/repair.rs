@@ -7,7 +7,7 @@ use std::fs::File;
 
 use stos_layerfs::backend::Origin;
 use stos_layerfs::{BackendKind, LayerRequest};
-use stos_registry::{ClientOptions, Registry};
+use stos_registry::Registry;
 use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::MANIFEST_MAX;
 use stos_spec::media_type::MediaType;
@@ -18,6 +18,7 @@ use crate::Engine;
 use crate::build::{oci_manifest, plain_layer};
 use crate::error::{Error, Result};
 use crate::install::unwrap_registry_error;
+use crate::registries::RegistryConfig;
 
 use super::owners::Owner;
 use super::report::ObjectKind;
@@ -25,9 +26,9 @@ use super::report::ObjectKind;
 /// What a repair needs besides the store.
 pub(super) struct Repair<'a> {
     engine: &'a Engine,
-    client: &'a ClientOptions,
-    /// Those that have been spoken to, by name.
-    registries: RefCell<BTreeMap<String, Registry>>,
+    config: &'a RegistryConfig,
+    /// Those that have been spoken to, by their places.
+    registries: RefCell<BTreeMap<Vec<String>, Registry>>,
 }
 
 /// A blob that a layer comes as.
@@ -93,12 +94,14 @@ fn candidates(engine: &Engine, layer: DiffId, owners: &[Owner]) -> Vec<Candidate
 /// Says why a repair failed, and what may help.
 pub(super) fn told(error: &Error) -> String {
     match error {
-        Error::Registry(registry) => match registry.hint() {
-            Some(hint) => format!("{registry} ({hint})"),
-            None => registry.to_string(),
-        },
+        Error::Registry(registry) => with_hint(registry, registry.hint()),
+        Error::RegistryConfig(config) => with_hint(config, config.hint()),
         other => other.to_string(),
     }
+}
+
+fn with_hint(error: &dyn std::error::Error, hint: Option<&str>) -> String {
+    hint.map_or_else(|| error.to_string(), |hint| format!("{error} ({hint})"))
 }
 
 /// Reads `registry/repository` as records have it. What else may stand there, such as a file's path, is none.
@@ -107,17 +110,21 @@ fn repository_of(source: &str) -> Option<ImageRef> {
 }
 
 impl<'a> Repair<'a> {
-    pub fn new(engine: &'a Engine, client: &'a ClientOptions) -> Self {
-        Self { engine, client, registries: RefCell::default() }
+    pub fn new(engine: &'a Engine, config: &'a RegistryConfig) -> Self {
+        Self { engine, config, registries: RefCell::default() }
     }
 
-    fn registry(&self, reference: &ImageRef) -> Result<Registry> {
+    /// Gives a client for what a repository has under a digest, whatever tag the image came by.
+    fn registry(&self, repository: &ImageRef, digest: BlobDigest) -> Result<Registry> {
+        let wanted: ImageRef = format!("{}@{digest}", repository.name()).parse()?;
+        let route = self.config.route(&wanted)?;
+        let places: Vec<_> = route.endpoints.iter().map(|endpoint| endpoint.reference.name()).collect();
         let mut registries = self.registries.borrow_mut();
-        if let Some(registry) = registries.get(reference.registry()) {
+        if let Some(registry) = registries.get(&places) {
             return Ok(registry.clone());
         }
-        let registry = Registry::new(reference, self.client)?;
-        registries.insert(reference.registry().to_owned(), registry.clone());
+        let registry = self.config.client(&wanted, &route)?;
+        registries.insert(places, registry.clone());
         Ok(registry)
     }
 
@@ -146,7 +153,7 @@ impl<'a> Repair<'a> {
             }
             Way::Registry(candidate) => {
                 let Some(repository) = &candidate.repository else { return Ok(None) };
-                let registry = self.registry(repository)?;
+                let registry = self.registry(repository, candidate.blob.digest)?;
                 let open = || Ok::<_, Error>(registry.open_blob(repository.repository(), &candidate.blob)?);
                 layerfs.remake_of_blob(kind, candidate.request(layer), open).map_err(unwrap_registry_error)?;
                 Ok(Some(format!("fetched again from {}", repository.name())))
@@ -182,7 +189,7 @@ impl<'a> Repair<'a> {
     }
 
     fn fetch_from(&self, from: &ImageRef, kind: ObjectKind, digest: BlobDigest, owners: &[&Owner]) -> Result<bool> {
-        let registry = self.registry(from)?;
+        let registry = self.registry(from, digest)?;
         let bytes = match kind {
             ObjectKind::Configuration => {
                 let Some(manifest) = owners.iter().find_map(|owner| owner.document.as_ref()) else { return Ok(false) };
@@ -250,7 +257,7 @@ impl<'a> Repair<'a> {
             return Ok(Some("made again of the layer's tar".to_owned()));
         }
         let Some(repository) = &candidate.repository else { return Ok(None) };
-        let registry = self.registry(repository)?;
+        let registry = self.registry(repository, candidate.blob.digest)?;
         let open = || Ok::<_, Error>(registry.open_blob(repository.repository(), &candidate.blob)?);
         layerfs.replace_blob(request, open).map_err(unwrap_registry_error)?;
         Ok(Some(format!("fetched again from {}", repository.name())))

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use stos_registry::Registry;
+use stos_registry::{FetchedManifest, Registry};
 use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::{Descriptor, ManifestDocument};
 use stos_spec::{ImageRef, Platform, Verified};
@@ -11,23 +11,33 @@ use stos_spec::{ImageRef, Platform, Verified};
 use super::{DocumentSource, LayerSource, ResolvedImage, WantedLayer, resolve_image};
 use crate::Engine;
 use crate::error::{Error, Result};
-use crate::options::PullOptions;
+use crate::registries::RegistryConfig;
 
 /// One repository of a registry.
 pub(crate) struct RegistrySource<'a> {
     engine: &'a Engine,
     registry: Registry,
-    reference: &'a ImageRef,
+    reference: ImageRef,
 }
 
 impl<'a> RegistrySource<'a> {
-    pub fn new(engine: &'a Engine, reference: &'a ImageRef, options: &PullOptions) -> Result<Self> {
-        Ok(Self { engine, registry: Registry::new(reference, &options.client)?, reference })
+    pub fn new(engine: &'a Engine, reference: ImageRef, registries: &RegistryConfig) -> Result<Self> {
+        let route = registries.route(&reference)?;
+        Ok(Self { engine, registry: registries.client(&reference, &route)?, reference })
     }
 
-    /// Asks for what the reference names.
-    pub fn resolve(&self, platform: &Platform) -> Result<ResolvedImage> {
-        let first = self.registry.fetch_manifest(self.reference.repository(), &self.reference.target(), None)?;
+    /// Gives the image's name, registry and all.
+    pub fn reference(&self) -> &ImageRef {
+        &self.reference
+    }
+
+    /// Asks for what the reference names: an image or an index.
+    pub fn fetch_first(&self) -> Result<FetchedManifest> {
+        Ok(self.registry.fetch_manifest(self.reference.repository(), &self.reference.target(), None)?)
+    }
+
+    /// Follows that to the platform's image.
+    pub fn resolve(&self, first: FetchedManifest, platform: &Platform) -> Result<ResolvedImage> {
         resolve_image(self, first.bytes, first.content_type.as_deref(), platform)
     }
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use stos_config::Secret;
 use stos_spec::Platform;
 
 use super::Format;
@@ -14,13 +15,27 @@ pub enum InspectFormat {
     /// For programs
     Json,
 }
-// How to reach a registry.
+// How to reach registries.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectionOptions {
-    /// Verify certificates and refuse plain HTTP
-    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub tls_verify: bool,
+    /// Verify certificates and refuse plain HTTP [default: true, but for what registries.conf calls insecure]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
+    pub tls_verify: Option<bool>,
+    /// The file of credentials, instead of podman's and docker's
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// The directory of certificates, instead of those of certs.d: *.crt, and NAME.cert with NAME.key
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+}
+
+// Who asks a registry that the command names.
+#[derive(Debug, Clone, Args)]
+pub struct CredentialOptions {
+    /// Who asks; without a password it is asked for. For the registry that is named, and none of its mirrors
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub creds: Option<Secret>,
 }
 
 // What is wanted of a registry.
@@ -28,6 +43,8 @@ pub struct ConnectionOptions {
 pub struct RegistryOptions {
     #[command(flatten)]
     pub connection: ConnectionOptions,
+    #[command(flatten)]
+    pub credential: CredentialOptions,
     /// The platform of the image, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,

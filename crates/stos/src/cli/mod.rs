@@ -9,6 +9,7 @@ mod containers;
 mod health;
 mod images;
 mod layers;
+mod registries;
 mod system;
 
 pub use changes::*;
@@ -16,6 +17,7 @@ pub use containers::*;
 pub use health::*;
 pub use images::*;
 pub use layers::*;
+pub use registries::*;
 pub use system::*;
 
 use std::path::PathBuf;
@@ -118,6 +120,13 @@ pub enum Command {
     /// The commands about images
     #[command(subcommand)]
     Image(Image),
+    /// Log in to a registry: its credential is verified and stored
+    Login(Login),
+    /// Remove the stored credential of a registry
+    Logout(Logout),
+    /// About registries
+    #[command(subcommand)]
+    Registry(Registry),
     /// Create a container from an image, or from a bundle with --bundle
     Create(Create),
     /// Start containers that were created
@@ -179,6 +188,9 @@ mod tests {
             ("--verify none", "--verify"),
             ("--platform linux/amd64", "--platform"),
             ("--tls-verify=false", "--tls-verify"),
+            ("--creds u:p", "--creds"),
+            ("--authfile f", "--authfile"),
+            ("--cert-dir d", "--cert-dir"),
             ("--keep-blobs", "--keep-blobs"),
             ("-e A=b", "--env"),
             ("--env-file f", "--env-file"),

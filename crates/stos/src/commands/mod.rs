@@ -8,9 +8,10 @@ mod images;
 mod layers;
 mod life;
 mod list;
+mod registries;
 mod system;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, Registry};
 use crate::failure::Failure;
 
 /// Does it to each of `names`, and gives the exit code of the first failure. A failure is told, and keeps none of the rest from
@@ -42,6 +43,9 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Load(args) => images::archive::load(global, &args),
         Command::Import(args) => images::archive::import(global, &args),
         Command::Image(command) => images::run(global, command),
+        Command::Login(args) => registries::login::login(&args),
+        Command::Logout(args) => registries::login::logout(&args),
+        Command::Registry(Registry::Explain(args)) => registries::explain::explain(&args),
         Command::Create(args) => create::create(global, &args),
         Command::Run(args) => create::run(global, &args),
         Command::Start(args) => create::start(global, &args),

@@ -83,11 +83,42 @@ impl Sandbox {
     pub fn command_on(&self, data_root: &Path) -> Command {
         let mut command = Command::new(environment::stos());
         command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").stdin(Stdio::null());
+        self.configure(&mut command);
         command.arg("--data-root").arg(data_root).arg("--root").arg(self.root());
         if let Some(backend) = self.backend {
             command.arg("--layerfs").arg(backend);
         }
         command
+    }
+
+    /// Leads a command to a configuration of the test's own: of this machine none counts, and no `registries.conf` says anything.
+    fn configure(&self, command: &mut Command) {
+        for variable in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(variable).env_remove(variable.to_uppercase());
+        }
+        for variable in
+            ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "CONTAINERS_POLICY_CONF", "XDG_CACHE_HOME", "INVOCATION_ID"]
+        {
+            command.env_remove(variable);
+        }
+        let home = self.home();
+        let registries = home.join("registries.conf");
+        for directory in [&home, &home.join("run")] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        if !registries.exists() {
+            fs::write(&registries, "").unwrap();
+        }
+        command
+            .env("HOME", &home)
+            .env("XDG_CONFIG_HOME", home.join(".config"))
+            .env("XDG_RUNTIME_DIR", home.join("run"));
+        command.env("CONTAINERS_REGISTRIES_CONF", registries);
+    }
+
+    /// The user's directory, with `registries.conf`, `.config` and `run` (what a logout of the machine may lose).
+    pub fn home(&self) -> PathBuf {
+        self.path("home")
     }
 
     /// Runs it.

@@ -41,9 +41,10 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
 /// Pulls an image and prints its manifest's digest.
 pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
     let location: ImageLocation = args.reference.parse()?;
+    let options = options::pull_options(&args.registry)?;
     let engine = target::engine(global)?;
     let reporter = progress::reporter(args.quiet);
-    let image = pull_image(&engine, &location, &options::pull_options(&args.registry), &*reporter)?;
+    let image = pull_image(&engine, &location, &options, &*reporter)?;
     table::print_line(image.manifest.digest)?;
     if image.reference.is_none() && !args.quiet {
         archive::note(format_args!("it has no name there: `stos tag {} NAME` gives it one", image.image_id.short()));

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How registries are reached: what people have configured (`stos-config`), made into what the client takes (`stos-registry`).
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `site` | one place where an image is asked for, with all that is needed to ask there |
+//! | `bridge` | proxies and credentials, as the client asks for them |
+//! | [`explain`] | the same places, told instead of asked |
+//! | [`login`] | credentials that are verified, stored and removed |
+//!
+//! Every request to a registry goes through a [`RegistryConfig`]. It reads nothing before the first place is wanted, and each file
+//! of `registries.conf` once; credentials are looked for when a registry asks who it is.
+
+mod bridge;
+pub mod explain;
+pub mod login;
+mod site;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use stos_config::credentials::{Credential, CredentialOptions};
+use stos_config::registries::{Candidate, Registries, Route};
+use stos_config::{Credentials, Environment, Proxies};
+use stos_registry::{ClientOptions, Registry};
+use stos_spec::ImageRef;
+
+use self::site::Site;
+use crate::error::{Error, Result};
+
+/// What the user of one command says about registries, over what is configured.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionOptions {
+    /// Whether TLS is verified (`--tls-verify`); `None` leaves it to `insecure` of `registries.conf`.
+    pub tls_verify: Option<bool>,
+    /// Who asks (`--creds`). It goes to the registry that the user names and to nobody else: to no mirror, and not to where a
+    /// `location` leads (podman, of mirrors: `newImageSource` of containers/image).
+    pub creds: Option<Credential>,
+    /// The one file of credentials (`--authfile`).
+    pub authfile: Option<PathBuf>,
+    /// The one directory of certificates (`--cert-dir`).
+    pub cert_dir: Option<PathBuf>,
+    /// Time limits and the like. Its word on TLS does not count.
+    pub client: ClientOptions,
+}
+
+/// How registries are reached, for as long as a command runs. Clones share what has been read.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryConfig {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The process's own, if none is given.
+    environment: Option<Environment>,
+    options: ConnectionOptions,
+    loaded: OnceLock<Loaded>,
+}
+
+/// What has been read.
+#[derive(Debug)]
+struct Loaded {
+    environment: Environment,
+    registries: Registries,
+    credentials: Arc<Credentials>,
+    proxies: Arc<Proxies>,
+}
+
+/// Gives a reference without the registry that it was written without.
+pub(crate) fn as_written(reference: &ImageRef) -> String {
+    let Some(name) = reference.short_name() else { return reference.to_string() };
+    let tag = reference.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+    let digest = reference.digest().map(|digest| format!("@{digest}")).unwrap_or_default();
+    format!("{name}{tag}{digest}")
+}
+
+impl RegistryConfig {
+    /// Prepares what the process's environment leads to. Nothing is read yet.
+    pub fn new(options: ConnectionOptions) -> Self {
+        Self { shared: Arc::new(Shared { options, ..Shared::default() }) }
+    }
+
+    /// Prepares what another environment leads to. Nothing is read yet.
+    pub fn of_environment(environment: Environment, options: ConnectionOptions) -> Self {
+        let shared = Shared { environment: Some(environment), options, ..Shared::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Gives the images that a reference may mean, in the order in which they are to be tried: itself, or what aliases and
+    /// searched registries make of a short name.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be read; where a short name means nothing, or too much; where `--creds` would go to several
+    /// registries.
+    pub fn candidates(&self, reference: &ImageRef) -> Result<Vec<Candidate>> {
+        let candidates = self.loaded()?.registries.candidates(reference)?;
+        if candidates.len() > 1 && self.shared.options.creds.is_some() {
+            let registries = candidates.iter().map(|it| it.reference.registry().to_owned()).collect();
+            return Err(Error::CredentialForSeveral { name: as_written(reference), registries });
+        }
+        Ok(candidates)
+    }
+
+    /// Gives where an image is asked for: nothing but names, so that two routes can be compared.
+    pub(crate) fn route(&self, reference: &ImageRef) -> Result<Route> {
+        Ok(self.loaded()?.registries.route(reference)?)
+    }
+
+    /// Makes a client for the places of a route, which is that of `reference`.
+    pub(crate) fn client(&self, reference: &ImageRef, route: &Route) -> Result<Registry> {
+        for (mirror, why) in &route.passed_over {
+            tracing::debug!(mirror = %mirror.reference, ?why, "the mirror is not asked");
+        }
+        let sites = self.sites(reference, route)?;
+        Ok(Registry::over(sites.iter().map(Site::endpoint).collect(), &self.shared.options.client)?)
+    }
+
+    /// Gives the places of a route with all that is needed to ask there.
+    fn sites(&self, reference: &ImageRef, route: &Route) -> Result<Vec<Site>> {
+        let loaded = self.loaded()?;
+        let site = |place| Site::of_image(&self.shared.options, loaded, reference, place);
+        route.endpoints.iter().map(site).collect()
+    }
+
+    fn loaded(&self) -> Result<&Loaded> {
+        if let Some(loaded) = self.shared.loaded.get() {
+            return Ok(loaded);
+        }
+        let environment = self.shared.environment.clone().unwrap_or_else(Environment::of_process);
+        let registries = Registries::load(&environment)?;
+        for place in registries.unknown_keys() {
+            tracing::debug!(%place, "nobody reads this key");
+        }
+        let options =
+            CredentialOptions { authfile: self.shared.options.authfile.clone(), ..CredentialOptions::default() };
+        let loaded = Loaded {
+            credentials: Arc::new(Credentials::new(&environment, &registries, options)),
+            proxies: Arc::new(Proxies::of(&environment)),
+            registries,
+            environment,
+        };
+        // Where another thread was first, both have read the same.
+        Ok(self.shared.loaded.get_or_init(|| loaded))
+    }
+}
