@@ -2,6 +2,7 @@
 //! A store that is open: its paths, its leases and its staging area.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use stos_spec::{ChainId, DiffId};
 
@@ -17,7 +18,7 @@ use crate::staging::{self, Staging};
 pub struct Store {
     root: PathBuf,
     /// Why nothing may be written; `None` where it may.
-    read_only: Option<ReadOnlyReason>,
+    read_only: Option<Arc<ReadOnlyReason>>,
 }
 
 /// Why a store cannot be written to.
@@ -82,7 +83,7 @@ impl Store {
     /// [`Error::IncompatibleFormat`].
     pub fn open_for_reading(root: &Path) -> Result<Self> {
         match Self::open(root) {
-            Err(Error::ReadOnly { path, reason }) => Ok(Self { root: path, read_only: Some(reason) }),
+            Err(Error::ReadOnly { path, reason }) => Ok(Self { root: path, read_only: Some(Arc::new(reason)) }),
             other => other,
         }
     }
@@ -96,7 +97,7 @@ impl Store {
         match Self::open_for_reading(root) {
             Err(Error::Damaged { path, reason }) if path.ends_with("stos.json") => {
                 let root = std::fs::canonicalize(root).map_err(Error::io("find", root))?;
-                Ok(Self { root, read_only: Some(ReadOnlyReason::DamagedFormat(reason)) })
+                Ok(Self { root, read_only: Some(Arc::new(ReadOnlyReason::DamagedFormat(reason))) })
             }
             other => other,
         }
@@ -104,7 +105,7 @@ impl Store {
 
     /// Tells what is wrong with the `stos.json` of a store that was opened to be checked; `None` where nothing is.
     pub fn format_damage(&self) -> Option<&str> {
-        match &self.read_only {
+        match self.read_only.as_deref() {
             Some(ReadOnlyReason::DamagedFormat(reason)) => Some(reason),
             _ => None,
         }
@@ -149,7 +150,7 @@ impl Store {
     pub fn check_writable(&self) -> Result<()> {
         match &self.read_only {
             None => Ok(()),
-            Some(reason) => Err(Error::ReadOnly { path: self.root.clone(), reason: reason.clone() }),
+            Some(reason) => Err(Error::ReadOnly { path: self.root.clone(), reason: ReadOnlyReason::clone(reason) }),
         }
     }
 

@@ -365,7 +365,7 @@ fn documents_that_contradict_each_other_are_named() {
     manifest["layers"].as_array_mut().unwrap().pop();
     let bytes = manifest.to_string();
     let digest = stos_spec::BlobDigest::of(bytes.as_bytes());
-    fs::write(scene.path("images/blobs/sha256").join(digest.hex().to_string()), &bytes).unwrap();
+    fs::write(scene.path("images/blobs/sha256").join(digest.hex()), &bytes).unwrap();
     change_entry(&scene, |entry| {
         entry["digest"] = json!(digest.to_string());
         entry["size"] = json!(bytes.len());
