@@ -143,7 +143,8 @@ impl Engine {
 ///
 /// # Errors
 /// [`Error::RecordVersion`] for a record of another version of stos, which may have any form;
-/// [`stos_store::Error::Damaged`] for one that has no form, or is missing from a container's directory.
+/// [`stos_store::Error::Damaged`] for one that has no form, is missing from a container's directory, or contradicts it or itself:
+/// what it says of the container's id and chain follows from the directory's name and its layers.
 pub fn record(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecord>> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -164,7 +165,14 @@ pub fn record(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecor
     if version != u64::from(RECORD_VERSION) {
         return Err(Error::RecordVersion { path, expected: RECORD_VERSION, found: version });
     }
-    Ok(Some(serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?))
+    let record: ContainerRecord = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if record.id != *id {
+        return Err(damaged(format!("it is that of container {}", record.id)).into());
+    }
+    if ChainId::of_layers(&record.layers) != Some(record.chain) {
+        return Err(damaged(format!("its layers are not those of chain {}", record.chain)).into());
+    }
+    Ok(Some(record))
 }
 
 /// The same; but what is left of a container that goes with its process is removed, and then there is none.

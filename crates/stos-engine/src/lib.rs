@@ -106,6 +106,11 @@ impl Engine {
         Self::over(Store::open_for_reading(data_root)?, root)
     }
 
+    /// The same to look for damage: nor is a damaged `stos.json` an error ([`Store::open_to_check`]).
+    pub fn open_to_check(data_root: &Path, root: &Path) -> Result<Self> {
+        Self::over(Store::open_to_check(data_root)?, root)
+    }
+
     fn over(store: Store, root: &Path) -> Result<Self> {
         stos_store::files::ensure_directory(root)?;
         let root = std::fs::canonicalize(root).map_err(stos_store::Error::io("find", root))?;

@@ -381,16 +381,16 @@ mod tests {
     use std::path::Path;
 
     use serde_json::json;
-    use stos_spec::{BlobDigest, ChainId};
+    use stos_spec::{BlobDigest, ChainId, DiffId};
     use stos_store::ContainerId;
 
     use super::*;
 
     fn created(engine: &Engine, auto_remove: bool) -> ContainerRecord {
-        let id = ContainerId::random();
+        let (id, layers) = (ContainerId::random(), [DiffId::of(b"")]);
         let record: ContainerRecord = serde_json::from_value(json!({
             "version": 1, "id": id, "name": "test", "image": "x", "image_id": BlobDigest::of(b""),
-            "manifest": BlobDigest::of(b""), "layers": [], "chain": ChainId::of(b""), "created": now(), "command": ["x"],
+            "manifest": BlobDigest::of(b""), "layers": layers, "chain": ChainId::of_layers(&layers), "created": now(), "command": ["x"],
             "user": "0", "labels": {}, "stop_signal": 15, "network": "none", "auto_remove": auto_remove,
         }))
         .unwrap();

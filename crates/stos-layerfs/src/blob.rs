@@ -9,6 +9,7 @@ use stos_store::{StagedBlob, Store};
 
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::IngestRequest;
+use crate::room::Room;
 
 /// A blob that is written as it is read: in the same pass that makes a layer of it.
 pub(crate) struct Keeping<'a, R> {
@@ -37,7 +38,7 @@ impl<'a, R: Read> Keeping<'a, R> {
         }
         self.looked = self.written;
         let disk = rustix::fs::statvfs(self.root).map_err(Error::io("measure the disk of", self.root))?;
-        let (free, reserve) = (disk.f_bavail.saturating_mul(disk.f_frsize), self.request.reserve);
+        let (free, reserve) = (Room::from(disk).bytes, self.request.reserve);
         if free >= reserve {
             return Ok(());
         }

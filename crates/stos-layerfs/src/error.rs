@@ -157,6 +157,20 @@ pub enum Error {
         /// Its size or digest now.
         found: String,
     },
+    /// Something that was unpacked differs from what its layer says, and only a store that can be written to can tell by trying
+    /// whether that is all that its filesystem keeps.
+    #[error(
+        "{}: expected {expected}, found {found}: whether that is all that the filesystem keeps of it can be tried only in a store \
+         that can be written to", path.display()
+    )]
+    Undecided {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the layer says.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
     /// A chain's image is not what was proved when it was made.
     #[error("the image of chain {chain} is damaged: {}: expected {expected}, found {found}", path.display())]
     DamagedChain {

@@ -48,6 +48,8 @@ impl Fault {
 pub struct Examined {
     /// What is wrong; nothing where the object is sound, as closely as was looked.
     pub faults: Vec<Fault>,
+    /// What nobody can decide in a store that can only be read: no damage.
+    pub undecided: Vec<Fault>,
     /// How many bytes were hashed for it.
     pub hashed: u64,
 }
@@ -60,6 +62,27 @@ impl Examined {
 
     pub(crate) fn add(&mut self, path: &Path, wrong: Wrong) {
         self.faults.push(Fault::new(path.to_owned(), wrong));
+    }
+
+    /// Adds what an error tells of the object in `dir`: damage, or what could not be decided. All others are given back.
+    pub(crate) fn add_error(&mut self, error: Error, dir: &Path) -> Result<()> {
+        match error {
+            Error::Undecided { path, expected, found } => {
+                self.undecided.push(Fault { path, problem: Problem::Altered, expected, found });
+            }
+            error => self.faults.push(Fault::of_error(error, dir)?),
+        }
+        Ok(())
+    }
+
+    /// Says of a sealed file that is wrong that its size is, where that is so.
+    pub(crate) fn tell_size(&mut self, path: &Path, seal: &Seal) {
+        let is_wrong = |fault: &Fault| fault.path == path && fault.problem == Problem::Altered;
+        for fault in self.faults.iter_mut().filter(|fault| is_wrong(fault)) {
+            if std::fs::metadata(path).is_ok_and(|file| file.len() != seal.size) {
+                fault.problem = Problem::Size;
+            }
+        }
     }
 
     /// Examines a sealed file, and tells whether it is right. Its seal is renewed in memory.

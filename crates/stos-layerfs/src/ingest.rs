@@ -24,6 +24,7 @@ use stos_store::files;
 use crate::error::{Error, LayerLabel, Result};
 use crate::extra::{ExtraWriter, sink_error};
 use crate::pipe::{self, PipeReader, PipeWriter};
+use crate::room::Room;
 use crate::seal::{HashingWriter, Seal};
 use crate::zstd_frames::ZstdReader;
 
@@ -292,8 +293,7 @@ fn write_or_skip(tar: &mut File, buffer: &[u8]) -> io::Result<()> {
 
 /// Stops a layer before the disk is full: others write to it as well, other layers of the same image first of all.
 pub(crate) fn check_room(request: IngestRequest<'_>, tar: &File, path: &Path, written: u64) -> Result<()> {
-    let disk = rustix::fs::fstatvfs(tar).map_err(Error::io("measure the disk of", path))?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let free = Room::of(tar).map_err(Error::io("measure the disk of", path))?.bytes;
     if free >= request.reserve {
         return Ok(());
     }

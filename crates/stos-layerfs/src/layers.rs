@@ -16,7 +16,7 @@ use crate::erofs::layer::check_layer_file;
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestRequest, StageTimes};
 use crate::repair::origin_of;
-use crate::seal::Integrity;
+use crate::seal::{Examination, Integrity};
 use crate::tar_reader::TarReader;
 
 /// A layer that is wanted.
@@ -233,8 +233,11 @@ impl LayerFs {
         let in_tar = erofs.map_or(Ok(()), |mut record| {
             check_layer_file(&self.store.layer_dir(layer), &mut record, "layer.tar", Integrity::Full)
         });
-        let in_directory = dirs.map_or(Ok(()), |record| {
-            self.dirs.prove_layer(&record).map(drop).inspect_err(|error| self.dirs.break_seal(&record, error))
+        let how = Examination { integrity: Integrity::Full, reseals: !self.store.is_read_only() };
+        let in_directory = dirs.map_or(Ok(()), |record| match self.dirs.prove_if_needed(&record, how) {
+            // Nothing says that it is damaged.
+            Ok(_) | Err(Error::Undecided { .. }) => Ok(()),
+            Err(error) => Err(error),
         });
         in_tar.and(in_directory)
     }

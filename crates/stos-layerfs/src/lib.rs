@@ -73,6 +73,7 @@ pub use examine::{Examined, Fault};
 pub use forms::{LayerForm, LayerState};
 pub use ingest::{IngestReport, IngestRequest};
 pub use layers::{LayerOutcome, LayerRequest, NewLayer};
+pub use repair::Remade;
 pub use room::Room;
 pub use seal::{Examination, Integrity, Problem};
 pub use tar_reader::TarReader;
@@ -100,6 +101,11 @@ impl LayerFs {
     pub fn new(store: Store, run_root: &Path) -> Self {
         let (erofs, dirs) = (Erofs::new(&store, run_root), Dirs::new(&store, run_root));
         Self { store, erofs, dirs, wanted: None, best: Arc::default() }
+    }
+
+    /// The same over a store that was opened anew.
+    pub fn reopened(&self, store: Store, run_root: &Path) -> Self {
+        Self { wanted: self.wanted, ..Self::new(store, run_root) }
     }
 
     /// Keeps and shows layers in this way, whatever the host could have.

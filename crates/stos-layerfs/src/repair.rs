@@ -2,7 +2,8 @@
 //! Damaged layers and blobs are made again: of what the store has, or of what the caller hands over. Chains are made again by
 //! [`ensure_sound_chain`](LayerFs::ensure_sound_chain).
 //!
-//! A repair is about one form of a layer, the one that is damaged. What was healed by another process meanwhile is left alone.
+//! A repair is about one form of a layer, the one that is damaged. What was healed by another process meanwhile is left alone: it is
+//! looked at first, under its lock, and [`Remade`] tells that.
 
 use std::io::Read;
 
@@ -14,22 +15,57 @@ use crate::blob::{Keeping, prove_blob, unwrap_keeping_error};
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::IngestRequest;
 use crate::layers::{LayerRequest, commit, layer_lock};
+use crate::seal::{Examination, Integrity};
 use crate::tar_reader::TarReader;
 
 /// Where the layer is said to come from, where nobody knows it any more.
 const UNKNOWN_SOURCE: &str = "repaired";
 
+/// How an object is looked at that is to be repaired. What a closer look has found wrong has lost its seal by then.
+const LOOK: Examination = Examination { integrity: Integrity::Sealed, reseals: false };
+
+/// What came of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remade {
+    /// The object was made again.
+    Made,
+    /// It is sound, and nothing was made: another process has healed it meanwhile.
+    WasSound,
+    /// It cannot be had in this way: what it would be made of is missing or damaged.
+    Impossible,
+}
+
+impl Remade {
+    fn made_if(made: bool) -> Self {
+        if made { Self::Made } else { Self::Impossible }
+    }
+}
+
 impl LayerFs {
     /// Makes a layer of one backend again of what that backend itself keeps of it, where the tar is still to be had: the index and
-    /// what else follows from the tar, and the record. `false` where its tar is not.
+    /// what else follows from the tar, and the record.
     ///
     /// `origin` says where it came from, for a record that does not say so any more; without it, and without a record, it came as
     /// its own tar.
-    pub fn remake_of_own(&self, kind: BackendKind, layer: DiffId, origin: Option<Origin<'_>>) -> Result<bool> {
-        self.store.with_lock(&layer_lock(layer), || self.remake_of_own_locked(kind, layer, origin))
+    pub fn remake_of_own(&self, kind: BackendKind, layer: DiffId, origin: Option<Origin<'_>>) -> Result<Remade> {
+        self.unless_sound(kind, layer, || self.remake_of_own_locked(kind, layer, origin).map(Remade::made_if))
     }
 
-    /// The same for who holds the layer's lock.
+    /// Does something about a form of a layer under the layer's lock, unless that is sound.
+    fn unless_sound<E: From<Error> + From<stos_store::Error>>(
+        &self,
+        kind: BackendKind,
+        layer: DiffId,
+        make: impl FnOnce() -> std::result::Result<Remade, E>,
+    ) -> std::result::Result<Remade, E> {
+        self.store.with_lock(&layer_lock(layer), || match self.backend(kind).examine_layer(layer, LOOK)?.is_sound() {
+            true => Ok(Remade::WasSound),
+            false => make(),
+        })
+    }
+
+    /// Makes a layer of one backend again as [`remake_of_own`](Self::remake_of_own) does, whatever it is now; `false` where that is
+    /// impossible. The caller holds the layer's lock.
     pub(crate) fn remake_of_own_locked(
         &self,
         kind: BackendKind,
@@ -55,10 +91,9 @@ impl LayerFs {
         }
     }
 
-    /// Makes a layer of one backend again of what the other keeps; `false` where that has none, or no sound one.
-    pub fn remake_of_other(&self, kind: BackendKind, layer: DiffId) -> Result<bool> {
-        let backend = self.backend(kind);
-        self.store.with_lock(&layer_lock(layer), || self.convert(backend, layer))
+    /// Makes a layer of one backend again of what the other keeps. That is impossible where it has none, or no sound one.
+    pub fn remake_of_other(&self, kind: BackendKind, layer: DiffId) -> Result<Remade> {
+        self.unless_sound(kind, layer, || self.convert(self.backend(kind), layer).map(Remade::made_if))
     }
 
     /// Makes every form of a layer sound that is kept and looks changed, of what the store has. It costs a few stats where all of
@@ -86,12 +121,9 @@ impl LayerFs {
         kind: BackendKind,
         request: LayerRequest<'_>,
         open: impl FnOnce() -> std::result::Result<R, E>,
-    ) -> std::result::Result<(), E> {
+    ) -> std::result::Result<Remade, E> {
         let backend = self.backend(kind);
-        self.store.with_lock(&layer_lock(request.diff_id), || {
-            if backend.has_layer(request.diff_id)? {
-                return Ok(());
-            }
+        self.unless_sound(kind, request.diff_id, || {
             let label = LayerLabel::from(request.blob.digest);
             let ingest = IngestRequest {
                 blob: Some(request.blob),
@@ -100,11 +132,12 @@ impl LayerFs {
             };
             let origin = Origin { media_type: &request.blob.media_type, source: request.source, blob: None };
             let staged = backend.stage_layer(ingest, origin, &mut open()?, &|_| {})?;
-            Ok(commit(backend, staged).map_err(|error| error.while_writing(label))?)
+            commit(backend, staged).map_err(|error| error.while_writing(label))?;
+            Ok(Remade::Made)
         })
     }
 
-    /// Makes the blob of a layer again, which `open` gives: proved, and put in place of what is there.
+    /// Makes the blob of a layer again, which `open` gives: proved, and put in place of what is there, unless that is sound.
     ///
     /// # Errors
     /// [`Error::BlobDigest`], [`Error::BlobSize`]; those of the source and of the disk.
@@ -112,15 +145,19 @@ impl LayerFs {
         &self,
         request: LayerRequest<'_>,
         open: impl FnOnce() -> std::result::Result<R, E>,
-    ) -> std::result::Result<(), E> {
+    ) -> std::result::Result<Remade, E> {
         let digest: BlobDigest = request.blob.digest;
         self.store.with_lock(&layer_lock(request.diff_id), || {
+            if matches!(self.store.hash_blob(digest), Ok(Some((found, _))) if found == digest) {
+                return Ok(Remade::WasSound);
+            }
             let kept = Some(self.store.stage_blob().map_err(Error::from)?);
             let label = LayerLabel::from(digest);
             let ingest = self.ingest_request(&label, request.compression)?;
             let mut source = Keeping::new(open()?, kept, self.store.root(), ingest);
             prove_blob(&mut source, request.blob, &|_| {}).map_err(unwrap_keeping_error)?;
-            Ok(source.commit(&self.store, digest)?)
+            source.commit(&self.store, digest)?;
+            Ok(Remade::Made)
         })
     }
 

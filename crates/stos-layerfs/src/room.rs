@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is free on DATA-ROOT's disk, and how much of it a layer may take.
 
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::StatVfs;
 use stos_spec::DiffId;
 
 use crate::LayerFs;
@@ -20,6 +24,11 @@ pub struct Room {
 }
 
 impl Room {
+    /// Looks how much is free on the disk that an open file is on.
+    pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
+        Ok(rustix::fs::fstatvfs(file)?.into())
+    }
+
     /// Gives how many bytes a layer that begins now leaves to others: a tenth, and at most 1 GiB.
     pub fn reserve(self) -> u64 {
         RESERVE_MAX.min(self.bytes / 10)
@@ -31,13 +40,18 @@ impl Room {
     }
 }
 
+impl From<StatVfs> for Room {
+    fn from(disk: StatVfs) -> Self {
+        let inodes = (disk.f_files > 0).then_some(disk.f_favail);
+        Self { bytes: disk.f_bavail.saturating_mul(disk.f_frsize), inodes }
+    }
+}
+
 impl LayerFs {
     /// Looks how much is free.
     pub fn room(&self) -> Result<Room> {
         let root = self.store().root();
-        let disk = rustix::fs::statvfs(root).map_err(Error::io("measure the disk of", root))?;
-        let inodes = (disk.f_files > 0).then_some(disk.f_favail);
-        Ok(Room { bytes: disk.f_bavail.saturating_mul(disk.f_frsize), inodes })
+        Ok(rustix::fs::statvfs(root).map_err(Error::io("measure the disk of", root))?.into())
     }
 
     /// Tells by a look for its record whether any backend keeps a layer. Whether it is sound, and in the form that is wanted, is
@@ -75,5 +89,6 @@ mod tests {
         assert_eq!((room(1000).reserve(), room(1000).largest_layer()), (100, 900));
         assert_eq!(room(1 << 40).reserve(), 1 << 30);
         assert_eq!(room(0).largest_layer(), 0);
+        assert!(Room::of(tempfile::tempfile().unwrap()).unwrap().bytes > 0);
     }
 }

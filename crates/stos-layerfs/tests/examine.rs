@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fixture::Fixture;
-use stos_layerfs::{Backend, BackendKind, Examination, Integrity, Problem};
-use stos_spec::{ChainId, DiffId};
+use stos_layerfs::{Backend, BackendKind, Error, Examination, Integrity, LayerFs, LayerRequest, Problem, Remade};
+use stos_spec::media_type::OCI_LAYER;
+use stos_spec::{BlobDigest, ChainId, Descriptor, DiffId, LayerCompression};
+use stos_store::Store;
 use stos_testkit::guard::Need;
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 use stos_testkit::tree::{Options, Tree};
@@ -107,11 +109,7 @@ fn each_file_is_named_and_none_is_healed() {
                     let found = scene.examine(how);
                     let place = dir.strip_prefix(scene.fixture.data_root()).unwrap().join(name).display().to_string();
                     assert_eq!(found.len(), 1, "{kind} {name} {what} {how:?}: {found:?}");
-                    assert_eq!(found[0].0, place, "{what} {how:?}");
-                    // Only sealed files have a size on record; of an unpacked layer it is told that it is not what it was.
-                    if kind == BackendKind::Erofs && *name != "layer.extra" {
-                        assert_eq!(found[0].1, problem, "{name} {what} {how:?}");
-                    }
+                    assert_eq!(found[0], (place, problem), "{kind} {what} {how:?}");
                 }
                 before.assert_same(&scene.tree());
             }
@@ -168,7 +166,7 @@ fn records_are_told_from_what_they_are_about() {
             assert_eq!(scene.examine(SEALED), expected, "{kind} {text:?}");
             // The tar alone tells that the layer is right.
             let layerfs = &scene.fixture.layerfs;
-            assert!(layerfs.remake_of_own(kind, scene.layers[1], None).unwrap());
+            assert_eq!(layerfs.remake_of_own(kind, scene.layers[1], None).unwrap(), Remade::Made);
             let kept = scene.backend().kept(scene.layers[1]).unwrap().unwrap();
             assert_eq!((kept.source.as_str(), kept.blob.hex()), ("repaired", scene.layers[1].hex()));
             layerfs.ensure_sound_chain(&scene.layers, Integrity::Sealed).unwrap();
@@ -184,8 +182,9 @@ fn what_has_no_right_tar_is_not_made_of_itself() {
         let scene = Scene::new(kind);
         flip(&scene.layer_dir().join(name));
         let before = scene.tree();
-        assert!(!scene.fixture.layerfs.remake_of_own(kind, scene.layers[1], None).unwrap());
-        assert!(!scene.fixture.layerfs.remake_of_other(kind, scene.layers[1]).unwrap(), "there is none");
+        let layerfs = &scene.fixture.layerfs;
+        assert_eq!(layerfs.remake_of_own(kind, scene.layers[1], None).unwrap(), Remade::Impossible);
+        assert_eq!(layerfs.remake_of_other(kind, scene.layers[1]).unwrap(), Remade::Impossible, "there is none");
         let mut after = scene.tree();
         // Locks come and go.
         for path in [&b"locks"[..], b"staging"] {
@@ -193,4 +192,80 @@ fn what_has_no_right_tar_is_not_made_of_itself() {
         }
         before.assert_same(&after);
     }
+}
+
+#[test]
+fn what_is_sound_is_not_made_again() {
+    stos_testkit::require!(Need::Root);
+    let never = || -> Result<&[u8], Error> { panic!("nothing is fetched") };
+    for kind in BackendKind::ALL {
+        let fixture = Fixture::of(kind);
+        let tar = TarBuilder::new().entry(Entry::file("f", "content")).finish();
+        let layer = DiffId::of(&tar);
+        let blob = Descriptor::new(OCI_LAYER, BlobDigest::of(&tar), tar.len() as u64);
+        let compression = LayerCompression::None;
+        let request = LayerRequest { diff_id: layer, blob: &blob, compression, source: "test", keep_blob: true };
+        fixture.layerfs.ensure_layer(request, || Ok::<_, Error>(tar.as_slice()), &|_| {}).unwrap();
+        let other = LayerFs::new(fixture.layerfs.store().clone(), &fixture.run_root()).with_backend(kind.other());
+        let request = LayerRequest { keep_blob: false, ..request };
+        other.ensure_layer(request, never, &|_| {}).unwrap();
+        let before = Tree::read(&fixture.data_root(), &Options::default()).unwrap();
+        let layerfs = &fixture.layerfs;
+        assert_eq!(layerfs.remake_of_own(kind, layer, None).unwrap(), Remade::WasSound, "{kind}");
+        assert_eq!(layerfs.remake_of_other(kind, layer).unwrap(), Remade::WasSound, "{kind}");
+        assert_eq!(layerfs.remake_of_blob(kind, request, never).unwrap(), Remade::WasSound, "{kind}");
+        assert_eq!(layerfs.replace_blob(request, never).unwrap(), Remade::WasSound, "{kind}");
+        let mut after = Tree::read(&fixture.data_root(), &Options::default()).unwrap();
+        // Locks come and go.
+        after.nodes.insert(b"locks".to_vec(), before.nodes[&b"locks"[..]].clone());
+        before.assert_same(&after);
+        // And what is not is.
+        fs::write(layerfs.store().blob_path(blob.digest), "x").unwrap();
+        let open = || Ok::<_, Error>(tar.as_slice());
+        assert_eq!(layerfs.replace_blob(request, open).unwrap(), Remade::Made, "{kind}");
+        let record = match kind {
+            BackendKind::Erofs => layerfs.store().layer_dir(layer).join("layer.json"),
+            BackendKind::Dirs => layerfs.dirs().layer_dir(layer).join("layer.json"),
+        };
+        fs::write(&record, "").unwrap();
+        assert_eq!(layerfs.remake_of_other(kind, layer).unwrap(), Remade::Made, "{kind}");
+        fs::write(&record, "").unwrap();
+        assert_eq!(layerfs.remake_of_blob(kind, request, open).unwrap(), Remade::Made, "{kind}");
+    }
+}
+
+#[test]
+fn what_only_trying_could_tell_is_no_damage_where_nothing_may_be_written() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::of(BackendKind::Dirs);
+    // A time that not every filesystem holds, and an ACL that says no more than the mode, which none keeps.
+    let acl =
+        [2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255];
+    let odd = |entry: Entry| entry.mode(0o644).mtime(1 << 40, 0).xattr("system.posix_acl_access", acl);
+    let low = TarBuilder::new().entry(odd(Entry::directory("d"))).entry(Entry::file("d/plain", "plain")).finish();
+    // The stack gets a directory again that this one merely implies.
+    let high = TarBuilder::new().entry(odd(Entry::file("d/odd", "odd"))).finish();
+    let layers = [fixture.add(&low).unwrap(), fixture.add(&high).unwrap()];
+    let chain = fixture.layerfs.ensure_sound_chain(&layers, Integrity::Full).unwrap().chain_id();
+    let format = r#"{"version": 1, "incompatible": ["layerfs-1"], "read_only_compatible": ["quota"]}"#;
+    fs::write(fixture.data_root().join("stos.json"), format).unwrap();
+    let store = Store::open_for_reading(&fixture.data_root()).unwrap();
+    let layerfs = LayerFs::new(store, &fixture.run_root());
+    let dirs = layerfs.backend(BackendKind::Dirs);
+    let undecided = |examined: stos_layerfs::Examined| {
+        assert_eq!(examined.faults, []);
+        examined.undecided.into_iter().map(|fault| fault.path).collect::<Vec<_>>()
+    };
+    let place = |layer: usize, name: &str| layerfs.dirs().layer_dir(layers[layer]).join("diff").join(name);
+    assert_eq!(undecided(dirs.examine_layer(layers[0], READ_ONLY).unwrap()), [place(0, "d")]);
+    assert_eq!(undecided(dirs.examine_layer(layers[1], READ_ONLY).unwrap()), [place(1, "d/odd")]);
+    let top = layerfs.dirs().chain_dir(chain).join("top");
+    assert_eq!(undecided(dirs.examine_chain(chain, READ_ONLY).unwrap()), [top.join("d")]);
+    layerfs.prove_layer(layers[0]).unwrap();
+    // What is damaged is told all the same.
+    fs::remove_file(place(0, "d/plain")).unwrap();
+    let examined = dirs.examine_layer(layers[0], READ_ONLY).unwrap();
+    assert_eq!(examined.faults.len(), 1, "{examined:?}");
+    fs::write(top.join("more"), "").unwrap();
+    assert_eq!(dirs.examine_chain(chain, READ_ONLY).unwrap().faults.len(), 1);
 }

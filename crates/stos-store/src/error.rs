@@ -30,6 +30,14 @@ pub enum Error {
         /// The features that are unknown.
         features: Vec<String>,
     },
+    /// The format file is damaged, and must not be written anew.
+    #[error("{} is not written anew: {reason}", path.display())]
+    OtherFormat {
+        /// The format file.
+        path: PathBuf,
+        /// What says, or may say, that another version wrote it.
+        reason: String,
+    },
     /// The store cannot be written to.
     #[error("{} can only be read: {reason}", path.display())]
     ReadOnly {

@@ -18,6 +18,11 @@ pub const INCOMPATIBLE: [&str; 1] = ["layerfs-1"];
 /// What a writer must know.
 pub const READ_ONLY_COMPATIBLE: [&str; 0] = [];
 
+/// The directories that each store has.
+const ALWAYS_THERE: [&str; 7] = ["chains", "containers", "images", "layers", "locks", "names", "staging"];
+/// What may lie beside them: the format itself, the layers of another backend, and what a filesystem's own root has.
+const SOMETIMES_THERE: [&str; 3] = ["stos.json", "dirs", "lost+found"];
+
 /// The contents of `stos.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
@@ -65,6 +70,47 @@ pub fn check_format(path: &Path) -> Result<Vec<String>> {
     Ok(unknown(format.read_only_compatible, &READ_ONLY_COMPATIBLE))
 }
 
+/// Tells why a `stos.json` that is damaged, in the store at `root`, must not be written anew: what says, or may say, that another
+/// version made the store. `None` where nothing does: the file is empty, or a part of what this version writes is left of it and
+/// nothing else that means anything; and beside it lies what this version puts there, and nothing else.
+///
+/// # Errors
+/// Where the file or the directory cannot be read.
+pub fn obstacle_to_rewriting(root: &Path) -> Result<Option<String>> {
+    let path = root.join("stos.json");
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok() {
+        return Ok(Some("it is JSON that another version may have written".to_owned()));
+    }
+    if let Some(words) = foreign_words(&String::from_utf8_lossy(&bytes)) {
+        return Ok(Some(format!("it says {words}, as another version may have written")));
+    }
+    if let Some(missing) = ALWAYS_THERE.iter().find(|name| !root.join(name).is_dir()) {
+        return Ok(Some(format!("there is no directory {missing}, which a store has")));
+    }
+    let is_known = |name: &String| [&ALWAYS_THERE[..], &SOMETIMES_THERE].concat().contains(&name.as_str());
+    let unknown = files::list_names(root)?.into_iter().find(|name| !is_known(name));
+    Ok(unknown.map(|name| format!("{name:?} lies beside it, which this version of stos does not know")))
+}
+
+/// Gives what stands in a damaged `stos.json` that this version would not have written: a word, or another number of the version.
+fn foreign_words(text: &str) -> Option<String> {
+    let written = String::from_utf8_lossy(&files::to_json(&Format::current())).into_owned();
+    let known: Vec<&str> = written.split('"').skip(1).step_by(2).collect();
+    let mut rest = text.split('"').skip(1);
+    while let Some(word) = rest.next() {
+        // The last one may have been cut.
+        let is_whole = rest.next().is_some();
+        if !known.iter().any(|own| *own == word || !is_whole && own.starts_with(word)) {
+            return Some(format!("{word:?}"));
+        }
+    }
+    let (_, number) = text.split_once("\"version\"")?;
+    let number = number.trim_start_matches(|c: char| c == ':' || c.is_whitespace());
+    let number = number.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    (!number.is_empty() && number != VERSION.to_string()).then(|| format!("version {number}"))
+}
+
 /// Writes the `stos.json` of a new store.
 pub fn write_format(path: &Path, scratch: &Path) -> Result<()> {
     files::replace(path, scratch, &files::to_json(&Format::current()), Durability::Durable)
@@ -95,5 +141,41 @@ mod tests {
         check_format(&path).unwrap();
         std::fs::write(&path, "").unwrap();
         assert!(matches!(check_format(&path), Err(Error::Damaged { .. })));
+    }
+    #[test]
+    fn only_what_nothing_says_to_be_newer_may_be_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stos.json");
+        let good = String::from_utf8(files::to_json(&Format::current())).unwrap();
+        let obstacle = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            obstacle_to_rewriting(dir.path()).unwrap()
+        };
+        assert!(obstacle("").unwrap().contains("chains"), "it is no store");
+        ALWAYS_THERE.iter().for_each(|name| std::fs::create_dir(dir.path().join(name)).unwrap());
+        // Wherever it was cut.
+        for end in 0..good.trim_end().len() {
+            assert_eq!(obstacle(&good[..end]), None, "{:?}", &good[..end]);
+        }
+        for text in ["\0\0\0\0", "not JSON", &good.replace(':', ";"), &good.replace('{', "[")] {
+            assert_eq!(obstacle(text), None, "{text:?}");
+        }
+        let newer = [
+            good.as_str(),
+            "{}",
+            "[]",
+            r#"{"version": 2, "incompat"#,
+            r#"{"version": 12"#,
+            r#"{"version": 1, "incompatible": ["layerfs-2"#,
+            r#"{"version": 1, "incompatible": ["layerfs-1", "layerfs-1x"], "#,
+            r#"{"version": 1, "quota"#,
+        ];
+        for text in newer {
+            assert!(obstacle(text).is_some(), "{text:?}");
+        }
+        std::fs::create_dir(dir.path().join("dirs")).unwrap();
+        assert_eq!(obstacle(""), None);
+        std::fs::create_dir(dir.path().join("snapshots")).unwrap();
+        assert!(obstacle("").unwrap().contains("snapshots"));
     }
 }

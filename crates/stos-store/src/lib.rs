@@ -21,7 +21,8 @@
 //! what a command that goes on for long relies on; `locks/images` guards `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
 //! merge; a container's directory is itself the lock of its life. A crash releases them all, for the kernel does.
 //! **Read-only**: a store on a read-only filesystem, or one that this version may only read, is opened by
-//! [`Store::open_for_reading`] and never written to: locks, staging and removals refuse.
+//! [`Store::open_for_reading`] and never written to: locks, staging and removals refuse. So is one whose `stos.json` is damaged, by
+//! [`Store::open_to_check`].
 //! **Durability**: data are fsynced, then renamed into place or exchanged with what stands there, then the parent directory is fsynced.
 //!
 //! It stands on `stos-spec` and `stos-sys`, and never speaks to a registry or mounts anything.

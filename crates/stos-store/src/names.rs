@@ -80,7 +80,8 @@ impl Store {
         let link = self.names_dir().join(name);
         let target = match fs::read_link(&link) {
             Ok(target) => target,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            // EINVAL says that it is no symlink: then it leads nowhere.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::INVAL)) => return Ok(None),
             Err(error) => return Err(Error::io("read the name", &link)(error)),
         };
         let id = target.to_str().and_then(|text| text.parse::<ContainerId>().ok());
@@ -99,10 +100,14 @@ impl Store {
 
     /// Removes the names that lead to no container, and gives them: a claim and its container's rename happen under the same
     /// lock, so these are what a crash left.
+    ///
+    /// # Errors
+    /// Of the first that cannot be removed, such as a directory; the others are gone.
     pub fn sweep_names(&self) -> Result<Vec<String>> {
         let _lock = self.lock("names")?;
         let names = self.names_without_container()?;
-        names.iter().try_for_each(|name| files::remove_file(&self.names_dir().join(name)))?;
+        let removed: Vec<_> = names.iter().map(|name| files::remove_file(&self.names_dir().join(name))).collect();
+        removed.into_iter().collect::<Result<()>>()?;
         Ok(names)
     }
 
@@ -188,6 +193,24 @@ mod tests {
         assert_eq!(files::list_names(&store.names_dir()).unwrap(), ["web"]);
         assert_eq!(files::list_names(&dir.path().join("locks")).unwrap(), ["layer-held", "names"]);
         drop(held);
+    }
+
+    #[test]
+    fn what_is_no_symlink_is_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for name in ["file", "web"] {
+            std::fs::write(store.names_dir().join(name), "").unwrap();
+        }
+        std::fs::create_dir(store.names_dir().join("directory")).unwrap();
+        assert_eq!(store.container_named("web").unwrap(), None);
+        let id = commit(&store, "web").unwrap();
+        assert_eq!(store.container_named("web").unwrap(), Some(id));
+        assert_eq!(store.dangling_names().unwrap(), ["directory", "file"]);
+        // What cannot go keeps nothing else from going.
+        let error = store.sweep_names().unwrap_err();
+        assert!(error.to_string().contains("names/directory"), "{error}");
+        assert_eq!(store.dangling_names().unwrap(), ["directory"]);
     }
 
     #[test]

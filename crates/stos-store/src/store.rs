@@ -28,6 +28,8 @@ pub enum ReadOnlyReason {
     Filesystem,
     /// A newer version made it: these are the features that a writer must know and this version does not.
     Features(Vec<String>),
+    /// What says who may write to it, `stos.json`, cannot be read, for this reason.
+    DamagedFormat(String),
 }
 
 impl std::fmt::Display for ReadOnlyReason {
@@ -36,6 +38,9 @@ impl std::fmt::Display for ReadOnlyReason {
             Self::Filesystem => f.write_str("its filesystem is mounted read-only"),
             Self::Features(features) => {
                 write!(f, "who writes to it must know {features:?}, which this version of stos does not")
+            }
+            Self::DamagedFormat(reason) => {
+                write!(f, "its stos.json, which says who may write to it, is damaged: {reason}")
             }
         }
     }
@@ -81,6 +86,45 @@ impl Store {
             Err(Error::ReadOnly { path, reason }) => Ok(Self { root: path, read_only: Some(Arc::new(reason)) }),
             other => other,
         }
+    }
+
+    /// Opens the store at `root` to look for damage in it: as [`open_for_reading`](Self::open_for_reading) does, but a `stos.json`
+    /// that is damaged is no error either. Such a store can only be read, until [`rewrite_format`](Self::rewrite_format).
+    ///
+    /// # Errors
+    /// [`Error::IncompatibleFormat`].
+    pub fn open_to_check(root: &Path) -> Result<Self> {
+        match Self::open_for_reading(root) {
+            Err(Error::Damaged { path, reason }) if path.ends_with("stos.json") => {
+                let root = std::fs::canonicalize(root).map_err(Error::io("find", root))?;
+                Ok(Self { root, read_only: Some(Arc::new(ReadOnlyReason::DamagedFormat(reason))) })
+            }
+            other => other,
+        }
+    }
+
+    /// Tells what is wrong with the `stos.json` of a store that was opened to be checked; `None` where nothing is.
+    pub fn format_damage(&self) -> Option<&str> {
+        match self.read_only.as_deref() {
+            Some(ReadOnlyReason::DamagedFormat(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Writes a `stos.json` that is damaged anew, and opens the store.
+    ///
+    /// # Errors
+    /// [`Error::OtherFormat`] where something says, or may say, that another version made the store: then nothing is changed.
+    pub fn rewrite_format(&self) -> Result<Self> {
+        let path = self.root.join("stos.json");
+        // Another process may have done so meanwhile.
+        if let Err(Error::Damaged { .. }) = format::check_format(&path) {
+            if let Some(reason) = format::obstacle_to_rewriting(&self.root)? {
+                return Err(Error::OtherFormat { path, reason });
+            }
+            format::write_format(&path, &self.staging_area())?;
+        }
+        Self::open(&self.root)
     }
 
     /// Tells why this version cannot write to a store that is there; refuses one that it cannot even read.
@@ -277,6 +321,34 @@ mod tests {
         std::fs::write(dir.path().join("stos.json"), r#"{"version": 2, "incompatible": ["x"]}"#).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(Error::IncompatibleFormat { .. })));
         assert_eq!(files::list_names(dir.path()).unwrap(), ["stos.json"]);
+    }
+
+    #[test]
+    fn a_damaged_format_is_written_anew_where_nothing_says_that_the_store_is_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let path = dir.path().join("stos.json");
+        let good = std::fs::read(&path).unwrap();
+        assert_eq!(Store::open_to_check(dir.path()).unwrap().format_damage(), None);
+        for (text, is_ours) in [("", true), (r#"{"version": 2"#, false), ("{}", false)] {
+            std::fs::write(&path, text).unwrap();
+            assert!(matches!(Store::open(dir.path()), Err(Error::Damaged { .. })));
+            let store = Store::open_to_check(dir.path()).unwrap();
+            assert!(store.is_read_only() && store.format_damage().is_some());
+            let refused = store.stage().unwrap_err();
+            assert!(matches!(&refused, Error::ReadOnly { reason: ReadOnlyReason::DamagedFormat(_), .. }));
+            assert!(refused.to_string().contains("stos.json"), "{refused}");
+            match store.rewrite_format() {
+                Ok(store) => {
+                    assert!(is_ours && !store.is_read_only(), "{text}");
+                    assert_eq!(std::fs::read(&path).unwrap(), good);
+                }
+                Err(error) => {
+                    assert!(!is_ours && matches!(error, Error::OtherFormat { .. }), "{text}: {error}");
+                    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+                }
+            }
+        }
     }
 
     /// A store that a newer version has made: whoever writes to it must know a feature.

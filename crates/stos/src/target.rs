@@ -27,6 +27,11 @@ pub fn reader(global: &Global) -> Result<Engine, Failure> {
     Ok(with_backend(global, Engine::open_for_reading(&global.data_root, &global.root)?))
 }
 
+/// The same for the command that looks for damage: a store whose `stos.json` is damaged will do too.
+pub fn checker(global: &Global) -> Result<Engine, Failure> {
+    Ok(with_backend(global, Engine::open_to_check(&global.data_root, &global.root)?))
+}
+
 fn with_backend(global: &Global, engine: Engine) -> Engine {
     match global.layerfs {
         None => engine,

@@ -61,6 +61,87 @@ fn what_a_container_is_made_of_is_looked_at() {
 }
 
 #[test]
+fn a_record_that_contradicts_its_place_or_itself_is_damaged_and_nothing_is_made_for_it() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let id = sandbox.ok(&["create", "--name", "web", "shell:1", "echo"]).trim().to_owned();
+    let path = sandbox.data_root().join("containers").join(&id).join("container.json");
+    let good = fs::read(&path).unwrap();
+    let other = |digits: &str| digits.chars().rev().collect::<String>();
+    for key in ["id", "chain", "layers"] {
+        let mut record: Value = serde_json::from_slice(&good).unwrap();
+        record[key] = match key {
+            "id" => json!(other(&id)),
+            "chain" => json!(format!("sha256:{}", other(record[key].as_str().unwrap().trim_start_matches("sha256:")))),
+            _ => json!([]),
+        };
+        fs::write(&path, record.to_string()).unwrap();
+        let (code, report) = check_in(sandbox, &[]);
+        let finding = only(&report);
+        assert_eq!((code, &finding["problem"]), (1, &json!("unreadable")), "{key}: {report:#}");
+        assert_eq!(finding["path"], json!(format!("containers/{id}/container.json")), "{key}");
+        let (code, report) = check_in(sandbox, &["--repair"]);
+        assert_eq!((code, &only(&report)["outcome"]["state"]), (1, &json!("stays")), "{key}: {report:#}");
+        assert_eq!((sandbox.names("containers"), sandbox.names("names")), (vec![id.clone()], vec!["web".to_owned()]));
+        assert_ne!(sandbox.run(&["start", "web"]).code, 0, "{key}");
+        assert_ne!(sandbox.run(&["system", "gc"]).code, 0, "{key}: nobody knows what it needs");
+    }
+    fs::write(&path, good).unwrap();
+    assert_eq!(check_in(sandbox, &["--full"]).1["objects"], json!([]));
+}
+
+#[test]
+fn what_cannot_be_looked_at_keeps_nothing_else_from_its_turn() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let create = |name: &str| sandbox.ok(&["create", "--name", name, "shell:1", "echo"]).trim().to_owned();
+    let [state, config, work] = ["state", "config", "work"].map(create);
+    let dir = |id: &str| sandbox.data_root().join("containers").join(id);
+    let run = sandbox.root().join("containers").join(&state);
+    fs::create_dir_all(&run).unwrap();
+    fs::write(run.join("state.json"), "").unwrap();
+    damage(&dir(&config).join("config.json"), Damage::Remove);
+    fs::create_dir(dir(&config).join("config.json")).unwrap();
+    let file = "0".repeat(64);
+    fs::write(dir(&file), "").unwrap();
+    fs::write(sandbox.data_root().join("names/file"), "").unwrap();
+    fs::create_dir(sandbox.data_root().join("names/directory")).unwrap();
+    damage(&dir(&work).join("work"), Damage::Remove);
+    for repairs in [false, true] {
+        let (code, report) = check_in(sandbox, if repairs { &["--repair"] } else { &[] });
+        let found = findings(&report);
+        let of = |id: &str| {
+            let finding = found.iter().find(|(item, _)| item["id"] == json!(id));
+            &finding.unwrap_or_else(|| panic!("{id}: {report:#}")).1
+        };
+        assert_eq!((code, found.len()), (1, 6), "{report:#}");
+        for (id, said) in [(&state, "state.json"), (&config, "config.json"), (&file, "container.json")] {
+            let finding = of(id);
+            assert_eq!((&finding["severity"], &finding["problem"]), (&json!("damage"), &Value::Null), "{report:#}");
+            assert!(finding["found"].as_str().unwrap().contains(said), "{report:#}");
+            assert_eq!(finding["outcome"]["state"], "found", "{report:#}");
+        }
+        for (name, outcome) in [("file", "repaired"), ("directory", "stays")] {
+            let expected = (&json!("note"), &json!(if repairs { outcome } else { "found" }));
+            assert_eq!((&of(name)["severity"], &of(name)["outcome"]["state"]), expected, "{report:#}");
+        }
+        let expected = (&json!("missing"), &json!(if repairs { "repaired" } else { "found" }));
+        assert_eq!((&of(&work)["problem"], &of(&work)["outcome"]["state"]), expected, "{report:#}");
+    }
+    fs::remove_dir_all(&run).unwrap();
+    fs::remove_file(dir(&file)).unwrap();
+    fs::remove_dir(sandbox.data_root().join("names/directory")).unwrap();
+    sandbox.ok(&["delete", "config"]);
+    assert_eq!(check_in(sandbox, &["--full"]).1["objects"], json!([]));
+    // A name that is a file is taken away by a sweep too.
+    fs::write(sandbox.data_root().join("names/file"), "").unwrap();
+    sandbox.ok(&["system", "gc"]);
+    assert_eq!(sandbox.names("names"), ["state", "work"]);
+}
+
+#[test]
 fn a_record_of_another_version_is_no_damage() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();

@@ -276,10 +276,150 @@ fn a_layer_without_an_image_comes_from_where_its_record_says() {
     damage(&dir.join("layer.tar"), Damage::Flip(700));
     let (code, report) = check_in(&other, &["--repair"]);
     assert_eq!(code, 1);
-    assert!(
-        outcomes(&report).iter().all(|(state, why)| state == "stays" && why.contains("stos system gc")),
-        "{report:#}"
-    );
+    let goes = |report: &Value| {
+        assert!(outcomes(report).iter().all(|(state, _)| state == "stays"), "{report:#}");
+        outcomes(report).iter().all(|(_, why)| why.contains("stos system gc"))
+    };
+    assert!(goes(&report), "{report:#}");
+    // Whether nothing uses it nobody can tell where a container's record is lost.
+    let lost = other.data_root().join("containers").join("0".repeat(64));
+    fs::create_dir(&lost).unwrap();
+    let (_, report) = check_in(&other, &["--repair"]);
+    let layer = json!({ "objects": [report["objects"][0]] });
+    assert!(report["objects"][0]["object"] == "layer" && !goes(&layer), "{report:#}");
+    assert_ne!(other.run(&["system", "gc"]).code, 0);
+    fs::remove_dir(&lost).unwrap();
+    other.ok(&["system", "gc"]);
+    assert_eq!(check_in(&other, &["--full"]).1["objects"], json!([]));
+}
+
+#[test]
+fn a_damaged_blob_that_nothing_uses_goes_with_the_next_sweep() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let scene = Scene::new();
+    let digits = "0".repeat(64);
+    let blob = scene.path("images/blobs/sha256").join(&digits);
+    let index = scene.path("images/index.json");
+    let good = fs::read(&index).unwrap();
+    fs::write(&blob, "{}").unwrap();
+    let told = |config: Option<&str>| {
+        let (code, report) = scene.repair(&["--full"]);
+        let blob = findings(&report).into_iter().find(|(item, _)| item["id"] == json!(format!("sha256:{digits}")));
+        let outcome = blob.unwrap_or_else(|| panic!("{config:?}: {report:#}")).1["outcome"].clone();
+        assert_eq!((code, &outcome["state"]), (1, &json!("stays")), "{report:#}");
+        outcome["why"].as_str().unwrap().contains("stos system gc")
+    };
+    assert!(told(None));
+    // Not where another tool has a use for it,
+    let mut listed: Value = serde_json::from_slice(&good).unwrap();
+    let entry = json!({ "mediaType": "application/json", "digest": format!("sha256:{digits}"), "size": 2 });
+    listed["manifests"].as_array_mut().unwrap().push(entry);
+    fs::write(&index, listed.to_string()).unwrap();
+    assert!(!told(None));
+    // nor where an image's configuration is lost, which no registry has any more.
+    fs::write(&index, good).unwrap();
+    damage(&scene.path("images/blobs/sha256/CONFIG"), Damage::Remove);
+    scene.hub.registry.add_rule(Rule::on(&scene.config).fault(Fault::status(404)));
+    assert!(!told(Some(&scene.config)));
+    scene.sandbox.ok(&["rmi", "app:1"]);
+    assert!(!blob.exists());
+    scene.assert_clean("swept");
+}
+
+/// Changes the entry of the only image in the list of images.
+fn change_entry(scene: &Scene, change: impl FnOnce(&mut Value)) {
+    let path = scene.path("images/index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut index["manifests"][0]);
+    fs::write(path, index.to_string()).unwrap();
+}
+
+#[test]
+fn an_id_that_is_not_that_of_the_image_is_corrected() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let scene = Scene::new();
+    change_entry(&scene, |entry| entry["annotations"]["dev.stos.image.id"] = json!(scene.manifest));
+    let (code, report) = scene.check(&[]);
+    let found = findings(&report);
+    assert_eq!((code, found.len()), (1, 1), "{report:#}");
+    let finding = &found[0].1;
+    assert_eq!((&finding["path"], &finding["images"]), (&json!("images/index.json"), &json!([scene.reference])));
+    assert_eq!((&finding["problem"], &finding["found"]), (&json!("altered"), &json!(scene.manifest)));
+    assert_eq!(scene.sandbox.run(&["verify", "app:1"]).code, 1);
+    assert_repaired(&scene.repair(&[]), "taken from the image's manifest");
+    scene.assert_clean("the image has its ID again");
+    assert_eq!(scene.sandbox.json(&["inspect", "app:1"])[0]["id"], json!(scene.config));
+    // And what the image has was kept all the while.
+    scene.sandbox.ok(&["system", "gc"]);
+    assert_eq!(scene.create(&[]).code, 0);
+    assert_eq!(scene.requests(), [""; 0]);
+}
+
+#[test]
+fn documents_that_contradict_each_other_are_named() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let scene = Scene::new();
+    // Each is what its digest says; but this manifest has a layer less than the configuration.
+    let mut manifest: Value =
+        serde_json::from_slice(&fs::read(scene.path("images/blobs/sha256/MANIFEST")).unwrap()).unwrap();
+    manifest["layers"].as_array_mut().unwrap().pop();
+    let bytes = manifest.to_string();
+    let digest = stos_spec::BlobDigest::of(bytes.as_bytes());
+    fs::write(scene.path("images/blobs/sha256").join(digest.hex()), &bytes).unwrap();
+    change_entry(&scene, |entry| {
+        entry["digest"] = json!(digest.to_string());
+        entry["size"] = json!(bytes.len());
+    });
+    assert_ne!(scene.sandbox.run(&["system", "gc"]).code, 0, "nobody knows what the image needs");
+    let (code, report) = scene.repair(&[]);
+    let found = findings(&report);
+    assert_eq!((code, found.len()), (1, 1), "{report:#}");
+    assert_eq!((&found[0].0["object"], &found[0].0["id"]), (&json!("configuration"), &json!(scene.config)));
+    assert!(outcomes(&report)[0].1.contains("stos rmi"), "{report:#}");
+    scene.sandbox.ok(&["rmi", "app:1"]);
+    scene.sandbox.ok(&["system", "gc"]);
+    scene.assert_clean("it is gone");
+}
+
+#[test]
+fn a_damaged_format_is_named_and_written_anew_where_nothing_says_that_the_store_is_newer() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let scene = Scene::new();
+    let path = scene.path("stos.json");
+    let good = fs::read(&path).unwrap();
+    let newer = good.len() - 4;
+    for (text, is_ours) in [("", true), ("{\n  \"version\": 1,\n  \"comp", true), (r#"{"version": 2, "inco"#, false)] {
+        fs::write(&path, text).unwrap();
+        damage(&scene.path("chains/sha256/CHAIN/image.erofs"), Damage::Cut);
+        let before = scene.sandbox.listing();
+        for command in [&["images"][..], &["verify", "app:1"], &["pull", "-q", "--tls-verify=false", &scene.reference]]
+        {
+            let refused = scene.sandbox.run(command);
+            assert_eq!(refused.code, 1, "{text}");
+            assert!(refused.stderr.contains("stos.json is damaged") && refused.stderr.contains("hint:"), "{text}");
+        }
+        let (code, report) = scene.check(&["--full"]);
+        let found = findings(&report);
+        assert_eq!((code, found.len()), (1, 2), "{report:#}");
+        let (object, finding) = &found[0];
+        assert_eq!((&object["object"], &object["id"]), (&json!("record"), &json!("stos.json")), "{report:#}");
+        assert_eq!((&finding["path"], &finding["problem"]), (&json!("stos.json"), &json!("unreadable")));
+        before.assert_same(&scene.sandbox.listing());
+        let (code, report) = scene.repair(&[]);
+        if is_ours {
+            assert_eq!(code, 0, "{report:#}");
+            assert_eq!(fs::read(&path).unwrap(), good);
+        } else {
+            let told = outcomes(&report);
+            assert_eq!((code, told[0].0.as_str(), told[1].0.as_str()), (1, "stays", "found"), "{report:#}");
+            assert!(told[0].1.contains("version 2"), "{report:#}");
+            before.assert_same(&scene.sandbox.listing());
+            fs::write(&path, &good[..newer]).unwrap();
+            assert_eq!(scene.repair(&[]).0, 0);
+        }
+        scene.assert_clean(text);
+    }
+    assert_eq!(scene.create(&[]).code, 0);
 }
 
 #[test]
@@ -352,4 +492,18 @@ fn what_cannot_be_looked_at_is_named_and_left() {
     fs::remove_dir(&record).unwrap();
     assert_eq!(scene.repair(&[]).0, 0);
     scene.assert_clean("it can be looked at again");
+    for name in ["images/index.json", "images/blobs/sha256/MANIFEST"] {
+        let path = scene.path(name);
+        let good = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let (code, report) = scene.repair(&[]);
+        let found = findings(&report);
+        assert_eq!((code, found.len()), (1, 1), "{name}: {report:#}");
+        assert_eq!((&found[0].1["path"], &found[0].1["problem"]), (&json!(scene.filled(name)), &Value::Null));
+        assert_eq!(scene.requests(), [""; 0]);
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, good).unwrap();
+        scene.assert_clean(name);
+    }
 }

@@ -7,9 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sandbox::shell::Shell;
-use sandbox::{on_both_backends, tool};
+use sandbox::{Hub, Sandbox, on_both_backends, tool};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
+use stos_testkit::image_builder::{ImageBuilder, Layer};
+use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 /// Adds a feature to one of the sets of `stos.json`, as a newer version would.
 fn add_feature(data_root: &Path, set: &str, feature: &str) {
@@ -140,4 +142,28 @@ fn a_store_that_is_no_more_to_be_understood_is_refused_unharmed() {
         }
     }
     before.assert_same(&shell.sandbox.listing());
+}
+
+#[test]
+fn what_a_filesystem_may_not_keep_is_no_damage_where_nothing_can_be_tried() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    sandbox::on_backend("dirs", || {
+        // An ACL that says no more than the mode is kept by none.
+        let acl = [
+            2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+        ];
+        let odd = Entry::file("odd", "").mode(0o644).mtime(1 << 40, 0).xattr("system.posix_acl_access", acl);
+        let image = ImageBuilder::new().layer(Layer::plain(TarBuilder::new().entry(odd).finish())).build();
+        let (sandbox, hub) = (Sandbox::new(), Hub::new());
+        sandbox.pull(&hub.serve(&image, "odd", "1"));
+        assert_eq!(sandbox.json(&["system", "check", "--full", "--format", "json"])["objects"], json!([]));
+        add_feature(&sandbox.data_root(), "read_only_compatible", "quota-2");
+        let before = sandbox.listing();
+        let report = sandbox.json(&["system", "check", "--full", "--format", "json"]);
+        let finding = &report["objects"][0]["findings"][0];
+        assert_eq!((&report["healthy"], &finding["severity"]), (&json!(true), &json!("note")), "{report:#}");
+        assert!(finding["path"].as_str().unwrap().ends_with("/diff/odd"), "{report:#}");
+        sandbox.ok(&["verify", "--full", "odd:1"]);
+        before.assert_same(&sandbox.listing());
+    });
 }

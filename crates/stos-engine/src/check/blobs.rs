@@ -7,6 +7,7 @@ use stos_layerfs::{Integrity, Problem};
 use stos_spec::BlobDigest;
 
 use crate::error::Result;
+use crate::gc::mark_foreign;
 
 use super::Check;
 use super::owners::users;
@@ -54,14 +55,25 @@ impl Check<'_> {
             owner.document.iter().flat_map(|manifest| &manifest.layers).any(|layer| layer.descriptor.digest == digest)
         });
         item.findings.push(finding.needed_by(&users));
-        if let Some(repair) = &self.repair {
+        if let Some(repair) = &self.repair
+            && Self::are_of_damage(&item.findings)
+        {
             let outcome = match repair.refetch_blob(digest, &self.owners) {
                 Ok(how) if self.look_at_blob(digest, None).is_none() => Outcome::Repaired { how },
                 Ok(how) => Outcome::Stays { why: format!("{how}, and it is still damaged") },
                 Err(why) => Outcome::Stays { why },
             };
-            item.settle(&outcome);
+            let is_foreign = users.is_empty() && self.is_foreign(digest);
+            item.settle(&if is_foreign { outcome } else { self.of_unused(outcome, &users) });
         }
         item
+    }
+
+    /// Tells whether documents that other tools have put into the list of images lead to a blob, or may, where one cannot be read.
+    fn is_foreign(&self, digest: BlobDigest) -> bool {
+        let mut reached = BTreeSet::new();
+        let manifests = self.engine.store.foreign_manifests().unwrap_or_else(|_| vec![digest]);
+        let marked = manifests.into_iter().try_for_each(|manifest| mark_foreign(self.engine, manifest, &mut reached));
+        marked.is_err() || reached.contains(&digest)
     }
 }

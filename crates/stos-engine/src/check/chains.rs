@@ -67,7 +67,8 @@ impl Check<'_> {
         let needs = users(&self.owners, |owner| owner.chain == Some(chain));
         item.findings = findings.into_iter().map(|finding| finding.needed_by(&needs)).collect();
         if self.repair.is_some() && Self::are_of_damage(&item.findings) {
-            let outcome = self.repair_chain(kind, chain).of_unused(&needs);
+            let outcome = self.repair_chain(kind, chain);
+            let outcome = self.of_unused(outcome, &needs);
             item.settle(&outcome);
         }
         item

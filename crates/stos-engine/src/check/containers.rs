@@ -23,52 +23,44 @@ impl Check<'_> {
             match container::record(self.engine, &id) {
                 Ok(Some(record)) if self.repair.is_some() => {
                     // Nobody starts or removes it meanwhile.
-                    let engine = self.engine;
-                    with_life_lock(engine, &id, |lock| match lock {
-                        Some(_) => self.examine_container(&mut item, &record),
-                        None => Ok(()),
-                    })?;
+                    let looked = with_life_lock(self.engine, &id, |lock| {
+                        Ok(lock.map(|_| self.examine_container(&id, &record)).unwrap_or_default())
+                    });
+                    item.findings = looked.unwrap_or_else(|error| vec![Finding::unexamined(error.to_string())]);
                 }
-                Ok(Some(record)) => self.examine_container(&mut item, &record)?,
+                Ok(Some(record)) => item.findings = self.examine_container(&id, &record),
                 Ok(None) => continue,
-                Err(error) => self.tell_unreadable(&mut item, &id, error)?,
+                Err(error) => {
+                    let told = self.tell_unreadable(&id, error);
+                    let finding = told.unwrap_or_else(|error| Finding::unexamined(error.to_string()));
+                    item.findings.push(finding.at(self.below_root(&self.engine.record_path(&id))));
+                }
             }
             // One that has gone meanwhile was not damaged.
             let is_removed = item.findings.iter().any(|finding| matches!(finding.outcome, Outcome::Repaired { .. }));
-            if is_removed || self.engine.store.container_dir(&id).is_dir() {
+            if is_removed || self.engine.store.container_dir(&id).symlink_metadata().is_ok() {
                 self.items.push(item);
             }
         }
-        self.examine_names()
-    }
-
-    fn examine_container(&mut self, item: &mut Item, record: &ContainerRecord) -> Result<()> {
-        let name = record.name.to_string();
-        let about = |mut finding: Finding| {
-            finding.containers.push(name.clone());
-            finding
-        };
-        if let Some(finding) = self.examine_config(&record.id) {
-            item.findings.push(about(finding));
-        }
-        for directory in ["upper", "work", "rootfs"] {
-            if let Some(finding) = self.examine_directory(&record.id, directory) {
-                item.findings.push(about(finding));
-            }
-        }
-        if let Some(finding) = self.examine_name(record)? {
-            item.findings.push(about(finding));
-        }
-        if let Some(finding) = self.stands_on_old_files(record)? {
-            item.findings.push(about(finding));
-        }
+        self.examine_names();
         Ok(())
     }
 
+    /// Looks at all of a container whose record can be read. What fails for one part of it keeps no other from its turn.
+    fn examine_container(&self, id: &ContainerId, record: &ContainerRecord) -> Vec<Finding> {
+        let unexamined = |error: Error| Some(Finding::unexamined(error.to_string()));
+        let mut findings = vec![self.examine_config(id)];
+        findings.extend(["upper", "work", "rootfs"].map(|directory| self.examine_directory(id, directory)));
+        findings.push(self.examine_name(id, &record.name).unwrap_or_else(unexamined));
+        findings.push(self.stands_on_old_files(record).unwrap_or_else(unexamined));
+        let mut findings: Vec<_> = findings.into_iter().flatten().collect();
+        findings.iter_mut().for_each(|finding| finding.containers.push(record.name.to_string()));
+        findings
+    }
+
     /// Tells of a record that cannot be read. Nothing else has what it says.
-    fn tell_unreadable(&mut self, item: &mut Item, id: &ContainerId, error: Error) -> Result<()> {
-        let path = self.below_root(&self.engine.record_path(id));
-        let finding = match error {
+    fn tell_unreadable(&self, id: &ContainerId, error: Error) -> Result<Finding> {
+        Ok(match error {
             Error::RecordVersion { found, .. } => {
                 Finding::note(format!("version {found}: another version of stos wrote it"))
             }
@@ -89,10 +81,9 @@ impl Check<'_> {
                 );
                 self.stays(Finding::damage(problem, "the container's record", reason), &why)
             }
-            other => Finding::damage(Problem::Unreadable, "the container's record", other.to_string()),
-        };
-        item.findings.push(finding.at(path));
-        Ok(())
+            Error::Store(error) => Finding::unread("the container's record", &error),
+            other => Finding::unexamined(other.to_string()),
+        })
     }
 
     fn should_have_gone(&self, id: &ContainerId) -> Result<bool> {
@@ -120,7 +111,10 @@ impl Check<'_> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Finding::damage(Problem::Missing, expected, "none")
             }
-            Err(error) => Finding::damage(Problem::Unreadable, expected, error.to_string()),
+            Err(error) => {
+                let finding = Finding::unread(expected, &stos_store::Error::io("read", &path)(error));
+                return Some(finding.at(self.below_root(&path)));
+            }
         };
         let why = "nothing else has all that it says: `stos commit` keeps the container's files, then delete it and create it anew";
         Some(self.stays(finding.at(self.below_root(&path)), why))
@@ -146,19 +140,20 @@ impl Check<'_> {
     }
 
     /// Looks whether a container's name leads to it.
-    fn examine_name(&self, record: &ContainerRecord) -> Result<Option<Finding>> {
-        let (store, id) = (&self.engine.store, &record.id);
-        let holder = store.container_named(record.name.as_str())?;
+    fn examine_name(&self, id: &ContainerId, name: &ContainerName) -> Result<Option<Finding>> {
+        let store = &self.engine.store;
+        let holder = store.container_named(name.as_str())?;
         let found = match &holder {
             Some(holder) if holder == id => return Ok(None),
             Some(other) => format!("that of container {}", other.short()),
             None => "none".to_owned(),
         };
         let problem = if holder.is_some() { Problem::Altered } else { Problem::Missing };
-        let path = self.below_root(&store.names_dir().join(record.name.as_str()));
+        let path = self.below_root(&store.names_dir().join(name.as_str()));
         let mut finding = Finding::damage(problem, "the container's name", found).at(path);
         if self.repair.is_some() {
-            finding.outcome = self.give_name_back(&record.name, id, holder.as_ref())?;
+            let given = self.give_name_back(name, id, holder.as_ref());
+            finding.outcome = given.unwrap_or_else(|error| Outcome::Stays { why: error.to_string() });
         }
         Ok(Some(finding))
     }
@@ -203,22 +198,27 @@ impl Check<'_> {
     }
 
     /// Looks for names that lead nowhere. A crash leaves them, and they keep nobody from taking the name: no damage.
-    fn examine_names(&mut self) -> Result<()> {
-        let names = self.engine.store.dangling_names()?;
-        if self.repair.is_some() && !names.is_empty() {
-            self.engine.store.sweep_names()?;
-        }
-        for name in names {
-            let path = self.engine.store.names_dir().join(&name);
-            let mut item = Item::new(ObjectKind::Name, &name, None);
-            let mut finding = Finding::note("it leads to no container").at(self.below_root(&path));
-            if self.repair.is_some() {
-                finding.outcome = Outcome::Repaired { how: "removed".to_owned() };
+    fn examine_names(&mut self) {
+        let store = &self.engine.store;
+        let names = match store.dangling_names() {
+            Ok(names) => names,
+            Err(error) => {
+                let finding = Finding::unexamined(error.to_string()).at(self.below_root(&store.names_dir()));
+                self.items.push(Item { findings: vec![finding], ..Item::new(ObjectKind::Name, "names", None) });
+                return;
             }
-            item.findings.push(finding);
-            self.items.push(item);
+        };
+        let swept = (self.repair.is_some() && !names.is_empty()).then(|| store.sweep_names());
+        for name in names {
+            let path = store.names_dir().join(&name);
+            let mut finding = Finding::note("it leads to no container").at(self.below_root(&path));
+            finding.outcome = match &swept {
+                None => Outcome::Found,
+                Some(Err(error)) if path.symlink_metadata().is_ok() => Outcome::Stays { why: error.to_string() },
+                Some(_) => Outcome::Repaired { how: "removed".to_owned() },
+            };
+            self.items.push(Item { findings: vec![finding], ..Item::new(ObjectKind::Name, &name, None) });
         }
-        Ok(())
     }
 }
 

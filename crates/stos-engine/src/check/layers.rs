@@ -50,7 +50,12 @@ impl Check<'_> {
                 let told = |fault: stos_layerfs::Fault| {
                     Finding::damage(fault.problem, fault.expected, fault.found).at(self.below_root(&fault.path))
                 };
-                faults.map(told).collect()
+                let undecided = examined.undecided.into_iter().map(|fault| {
+                    let (expected, found) = (fault.expected, fault.found);
+                    let text = "whether that is all that the filesystem keeps can be tried only in a store that can be written to";
+                    Finding::note(format!("expected {expected}, found {found}: {text}")).at(self.below_root(&fault.path))
+                });
+                faults.map(told).chain(undecided).collect()
             }
             Err(error) => vec![Finding::unexamined(error.to_string())],
         }
@@ -73,7 +78,8 @@ impl Check<'_> {
         let needs = self.users_of(layer);
         item.findings = findings.into_iter().map(|finding| finding.needed_by(&needs)).collect();
         if self.repair.is_some() && Self::are_of_damage(&item.findings) {
-            let outcome = self.repair_form(kind, layer).of_unused(&needs);
+            let outcome = self.repair_form(kind, layer);
+            let outcome = self.of_unused(outcome, &needs);
             item.settle(&outcome);
         }
         item

@@ -3,6 +3,7 @@
 //!
 //! | module | what it looks at, in this order |
 //! |---|---|
+//! | `format` | `stos.json` |
 //! | `documents` | `images/index.json`; of each image its index, manifest and configuration |
 //! | `blobs` | all other blobs |
 //! | `layers` | the layers that images and containers need, and all others that are there |
@@ -17,6 +18,7 @@ mod blobs;
 mod chains;
 mod containers;
 mod documents;
+mod format;
 mod layers;
 mod owners;
 mod repair;
@@ -54,6 +56,8 @@ struct Check<'a> {
     /// Images and containers, which need the rest.
     owners: Vec<Owner>,
     items: Vec<Item>,
+    /// Whether there is an image or a container of which nobody can tell what it needs, beside those in `owners`.
+    has_unread_owners: bool,
     hashed: u64,
 }
 
@@ -66,11 +70,18 @@ fn examination(engine: &Engine, full: bool) -> Examination {
 /// Checks a store, and repairs it where that was asked for.
 ///
 /// # Errors
-/// Where the store as a whole cannot be read. Damage is no error: the report names it.
+/// Where the store as a whole cannot be read, or can only be read and is to be repaired. Damage is no error: the report names it.
 pub fn check_store(engine: &Engine, options: &CheckOptions<'_>) -> Result<CheckReport> {
+    let (format, reopened) = format::examine_format(engine, options.repair.is_some()).unzip();
+    let reopened = reopened.flatten();
+    let engine = reopened.as_ref().unwrap_or(engine);
+    if options.repair.is_some() && format.is_none() {
+        engine.store.check_writable()?;
+    }
     // Nothing is removed meanwhile.
     let _lease = engine.store.lease()?;
     let mut check = Check::new(engine, options);
+    check.items.extend(format);
     check.stage("check.documents", |check| {
         check.read_owners()?;
         check.examine_documents();
@@ -125,9 +136,11 @@ pub fn verify_image(engine: &Engine, name: &str, full: bool) -> Result<Verificat
 
 impl<'a> Check<'a> {
     fn new(engine: &'a Engine, options: &CheckOptions<'a>) -> Self {
-        let repair = options.repair.map(|registries| Repair::new(engine, registries));
+        // Where the format stays damaged nothing is written.
+        let registries = options.repair.filter(|_| !engine.store.is_read_only());
+        let repair = registries.map(|registries| Repair::new(engine, registries));
         let how = examination(engine, options.full);
-        Self { engine, how, repair, owners: Vec::new(), items: Vec::new(), hashed: 0 }
+        Self { engine, how, repair, owners: Vec::new(), items: Vec::new(), has_unread_owners: false, hashed: 0 }
     }
 
     /// Does one part, and says in the log how many bytes were hashed for it and how long it took.

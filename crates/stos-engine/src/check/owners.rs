@@ -7,16 +7,18 @@ use stos_store::ImageRecord;
 
 use crate::container::ContainerRecord;
 
-use super::report::Users;
+use super::Check;
+use super::report::{Outcome, Users};
 
 /// An image or a container.
 pub(super) struct Owner {
     name: OwnerName,
     /// Where the image came from, if it has a name.
     pub repository: Option<ImageRef>,
-    /// The manifest's digest, with its media type and size where they are known.
+    /// What the list of images says of it, if it is one.
+    pub entry: Option<ImageRecord>,
+    /// The manifest's digest.
     pub manifest: BlobDigest,
-    pub manifest_type: Option<String>,
     /// The configuration's digest: the image ID.
     pub config: BlobDigest,
     pub index: Option<BlobDigest>,
@@ -41,8 +43,8 @@ impl Owner {
         Self {
             name: OwnerName::Image(label),
             repository: record.reference.clone(),
+            entry: Some(record.clone()),
             manifest: record.manifest.digest,
-            manifest_type: Some(record.manifest.media_type.clone()),
             config: record.image_id,
             index: record.index_digest,
             document: None,
@@ -57,8 +59,8 @@ impl Owner {
             name: OwnerName::Container(record.name.to_string()),
             // One of an image without a name has the ID here, or what was typed.
             repository: record.image.parse::<ImageRef>().ok().filter(|name| !name.is_short()),
+            entry: None,
             manifest: record.manifest,
-            manifest_type: None,
             config: record.image_id,
             index: None,
             document: None,
@@ -72,6 +74,11 @@ impl Owner {
         matches!(self.name, OwnerName::Image(_))
     }
 
+    /// Tells whether it is known what it needs: a container's record says all of it, of an image only its documents do.
+    fn is_read(&self) -> bool {
+        !self.is_image() || self.document.is_some() && self.chain.is_some()
+    }
+
     /// Says which layers it has, once that is known.
     pub fn set_layers(&mut self, layers: Vec<DiffId>) {
         self.chain = ChainId::of_layers(&layers);
@@ -83,6 +90,15 @@ impl Owner {
         match &self.name {
             OwnerName::Image(name) | OwnerName::Container(name) => name.clone(),
         }
+    }
+}
+
+impl Check<'_> {
+    /// Says of damage that stays and harms nobody how it goes. Where one of those that may need the object cannot be read nobody can
+    /// tell that, and no sweep removes anything.
+    pub(super) fn of_unused(&self, outcome: Outcome, users: &Users) -> Outcome {
+        let is_garbage = users.is_empty() && !self.has_unread_owners && self.owners.iter().all(Owner::is_read);
+        if is_garbage { outcome.of_garbage() } else { outcome }
     }
 }
 

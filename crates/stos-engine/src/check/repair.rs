@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use stos_layerfs::backend::Origin;
-use stos_layerfs::{BackendKind, LayerRequest};
+use stos_layerfs::{BackendKind, LayerRequest, Remade};
 use stos_registry::Registry;
 use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::MANIFEST_MAX;
@@ -139,24 +139,24 @@ impl<'a> Repair<'a> {
                     blob: Some((candidate.blob.digest, candidate.blob.size)),
                 });
                 let made = layerfs.remake_of_own(kind, layer, origin)?;
-                Ok(made.then(|| "made again of its own tar".to_owned()))
+                Ok(how_of(made, || "made again of its own tar".to_owned()))
             }
             Way::Other => {
                 let made = layerfs.remake_of_other(kind, layer)?;
-                Ok(made.then(|| format!("made of what the backend {} keeps", kind.other())))
+                Ok(how_of(made, || format!("made of what the backend {} keeps", kind.other())))
             }
             Way::KeptBlob(candidate) => {
                 let path = self.engine.store.blob_path(candidate.blob.digest);
                 let open = || Ok(File::open(&path).map_err(stos_store::Error::io("open", &path))?);
-                layerfs.remake_of_blob(kind, candidate.request(layer), open).map_err(unwrap_registry_error)?;
-                Ok(Some("made of its blob, which is kept".to_owned()))
+                let made = layerfs.remake_of_blob(kind, candidate.request(layer), open);
+                Ok(how_of(made.map_err(unwrap_registry_error)?, || "made of its blob, which is kept".to_owned()))
             }
             Way::Registry(candidate) => {
                 let Some(repository) = &candidate.repository else { return Ok(None) };
                 let registry = self.registry(repository, candidate.blob.digest)?;
                 let open = || Ok::<_, Error>(registry.open_blob(repository.repository(), &candidate.blob)?);
-                layerfs.remake_of_blob(kind, candidate.request(layer), open).map_err(unwrap_registry_error)?;
-                Ok(Some(format!("fetched again from {}", repository.name())))
+                let made = layerfs.remake_of_blob(kind, candidate.request(layer), open);
+                Ok(how_of(made.map_err(unwrap_registry_error)?, || fetched_from(repository)))
             }
         }
     }
@@ -174,7 +174,7 @@ impl<'a> Repair<'a> {
         let mut whys = Vec::new();
         for repository in self.repositories(owners) {
             match self.fetch_from(&repository, kind, digest, owners) {
-                Ok(true) => return Ok(format!("fetched again from {}", repository.name())),
+                Ok(true) => return Ok(fetched_from(&repository)),
                 Ok(false) => {
                     whys.push("its manifest, which says how long it is, is not there".to_owned());
                     break;
@@ -252,16 +252,29 @@ impl<'a> Repair<'a> {
     fn replace_blob(&self, layer: DiffId, candidate: &Candidate) -> Result<Option<String>> {
         let (layerfs, request) = (&self.engine.layerfs, candidate.request(layer));
         if candidate.blob.digest.as_bytes() == layer.as_bytes()
-            && layerfs.replace_blob(request, || Ok::<_, Error>(layerfs.open_tar(layer)?)).is_ok()
+            && let Ok(made) = layerfs.replace_blob(request, || Ok::<_, Error>(layerfs.open_tar(layer)?))
         {
-            return Ok(Some("made again of the layer's tar".to_owned()));
+            return Ok(how_of(made, || "made again of the layer's tar".to_owned()));
         }
         let Some(repository) = &candidate.repository else { return Ok(None) };
         let registry = self.registry(repository, candidate.blob.digest)?;
         let open = || Ok::<_, Error>(registry.open_blob(repository.repository(), &candidate.blob)?);
-        layerfs.replace_blob(request, open).map_err(unwrap_registry_error)?;
-        Ok(Some(format!("fetched again from {}", repository.name())))
+        let made = layerfs.replace_blob(request, open).map_err(unwrap_registry_error)?;
+        Ok(how_of(made, || fetched_from(repository)))
     }
+}
+
+/// Says how something has become sound; `None` where it has not.
+fn how_of(made: Remade, how: impl FnOnce() -> String) -> Option<String> {
+    match made {
+        Remade::Made => Some(how()),
+        Remade::WasSound => Some("another command has healed it meanwhile".to_owned()),
+        Remade::Impossible => None,
+    }
+}
+
+fn fetched_from(repository: &ImageRef) -> String {
+    format!("fetched again from {}", repository.name())
 }
 
 impl Candidate {
@@ -322,6 +335,14 @@ pub(super) fn rebuild_index(engine: &Engine) -> Result<usize> {
     }
     engine.store.replace_damaged_index(&images)?;
     Ok(images.len())
+}
+
+/// Writes the ID of an image anew, unless what the list of images says of the image has changed meanwhile.
+pub(super) fn correct_id(engine: &Engine, entry: &ImageRecord, right: BlobDigest) -> Result<()> {
+    if engine.store.images()?.contains(entry) {
+        engine.store.put_image(&ImageRecord { image_id: right, ..entry.clone() })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -109,12 +109,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Says of damage that stays and harms nobody how it goes.
-    pub(super) fn of_unused(self, users: &Users) -> Self {
+    /// Says of damage that stays, of what nothing uses, how it goes.
+    pub(super) fn of_garbage(self) -> Self {
         match self {
-            Self::Stays { why } if users.images.is_empty() && users.containers.is_empty() => {
-                Self::Stays { why: format!("{why}; nothing uses it: `stos system gc` removes it") }
-            }
+            Self::Stays { why } => Self::Stays { why: format!("{why}; nothing uses it: `stos system gc` removes it") },
             other => other,
         }
     }
@@ -161,6 +159,14 @@ impl Finding {
         Self { severity: Severity::Damage, expected: "an object that can be looked at".to_owned(), ..note }
     }
 
+    /// What cannot be read: damage where the disk does not give it, else an object that could not be looked at.
+    pub(super) fn unread(expected: impl Into<String>, error: &stos_store::Error) -> Self {
+        match error.is_unreadable() {
+            true => Self::damage(Problem::Unreadable, expected, error.to_string()),
+            false => Self::unexamined(error.to_string()),
+        }
+    }
+
     pub(super) fn note(found: impl Into<String>) -> Self {
         Self {
             severity: Severity::Note,
@@ -189,6 +195,12 @@ impl Finding {
 pub(super) struct Users {
     pub images: BTreeSet<String>,
     pub containers: BTreeSet<String>,
+}
+
+impl Users {
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.containers.is_empty()
+    }
 }
 
 /// What the check of a store gave.

@@ -11,12 +11,12 @@ use stos_erofs::{Entry, LayerTree, NoSink, TarIndexer, TarSink};
 use stos_spec::{DiffId, DigestHasher, LayerCompression};
 use stos_sys::rooted::Root;
 
-use super::copy::Room;
 use super::layer::unpack_failure;
 use super::unpack::{Orphans, UnpackError, Unpacker};
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestRequest, check_diff_id, check_inodes, check_room, flow};
 use crate::pipe::PipeReader;
+use crate::room::Room;
 use existing::{Existing, Mounts};
 
 mod existing;
@@ -55,7 +55,7 @@ pub fn apply_tar(target: &Path, tar: impl Read + AsFd, label: &LayerLabel) -> Re
     let disk = File::from(root.open_directory(Path::new(""))?);
     let room = Room::of(&disk).map_err(Error::io("measure the disk of", target))?;
     let compression = compression_of(&mut tar, label)?;
-    let (max_size, reserve) = (room.free - room.reserve, room.reserve);
+    let (max_size, reserve) = (room.largest_layer(), room.reserve());
     let request = IngestRequest { label, blob: None, compression, diff_id: None, max_size, reserve };
     let disk = Disk { file: disk, path: target };
     let look = || {
@@ -150,13 +150,13 @@ fn seekable(target: &Path, tar: impl Read + AsFd, label: &LayerLabel) -> Result<
     let spool = rustix::fs::open(target, flags, Mode::RUSR | Mode::WUSR);
     let mut spool = File::from(spool.map_err(Error::io("make a file without a name in", target))?);
     let room = Room::of(&spool).map_err(Error::io("measure the disk of", target))?;
-    keep(tar, &mut spool, room, target, label)?;
+    keep(tar, &mut spool, room.reserve(), target, label)?;
     spool.rewind().map_err(Error::io("read again", target))?;
     Ok(spool)
 }
 
 /// Writes the tar into a file, and leaves the disk as much room as a pull does.
-fn keep(mut tar: impl Read, spool: &mut File, room: Room, target: &Path, label: &LayerLabel) -> Result<()> {
+fn keep(mut tar: impl Read, spool: &mut File, reserve: u64, target: &Path, label: &LayerLabel) -> Result<()> {
     let mut buffer = vec![0; 256 << 10];
     let (mut written, mut looked) = (0, 0);
     loop {
@@ -173,8 +173,9 @@ fn keep(mut tar: impl Read, spool: &mut File, room: Room, target: &Path, label: 
             continue;
         }
         looked = written;
-        if let Some(free) = room.exhausted(&*spool).map_err(Error::io("measure the disk of", target))? {
-            return Err(Error::NoRoom { layer: label.clone(), written, free, reserve: room.reserve });
+        let free = Room::of(&*spool).map_err(Error::io("measure the disk of", target))?.bytes;
+        if free < reserve {
+            return Err(Error::NoRoom { layer: label.clone(), written, free, reserve });
         }
     }
 }

@@ -3,57 +3,28 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, fstatvfs, seek};
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use stos_store::Error as StoreError;
 
 use super::inode::refused;
+use crate::room::Room;
 
 /// How many bytes are handled at a time.
 const PIECE: usize = 256 << 10;
 /// How many bytes are written between two looks at the disk's room.
 const LOOK_AT_ROOM: u64 = 16 << 20;
-/// How much of the disk stays free at most; a tenth where that is less.
-const RESERVE_MAX: u64 = 1 << 30;
 
-/// How much a disk had free when work began, and how much of that must stay.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    /// In bytes.
-    pub(super) free: u64,
-    /// In bytes.
-    pub(super) reserve: u64,
-}
-
-impl Room {
-    /// Measures the disk that an open file is on.
-    pub(super) fn of(file: impl AsFd) -> io::Result<Self> {
-        let free = free(file)?;
-        Ok(Self { free, reserve: RESERVE_MAX.min(free / 10) })
-    }
-
-    /// Gives what is free now where that is less than what must stay.
-    pub(super) fn exhausted(&self, file: impl AsFd) -> io::Result<Option<u64>> {
-        let free = free(file)?;
-        Ok((free < self.reserve).then_some(free))
-    }
-}
-
-fn free(file: impl AsFd) -> io::Result<u64> {
-    let disk = fstatvfs(file)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-/// Copies the data of `from` into the empty file `to`, and its length. `path` is for errors.
-pub(super) fn copy_data(from: &File, to: &File, room: Room, path: &[u8]) -> Result<(), StoreError> {
-    let copied = try_copy(from, to, room);
+/// Copies the data of `from` into the empty file `to`, and its length; `reserve` bytes of the disk must stay free. `path` is for
+/// errors.
+pub(super) fn copy_data(from: &File, to: &File, reserve: u64, path: &[u8]) -> Result<(), StoreError> {
+    let copied = try_copy(from, to, reserve);
     copied.map_err(refused("copy", path))
 }
 
-fn try_copy(from: &File, to: &File, room: Room) -> io::Result<()> {
+fn try_copy(from: &File, to: &File, reserve: u64) -> io::Result<()> {
     let len = from.metadata()?.len();
     let mut buffer = vec![0; PIECE];
     let (mut written, mut looked) = (0, 0);
@@ -71,7 +42,7 @@ fn try_copy(from: &File, to: &File, room: Room) -> io::Result<()> {
             written += count as u64;
             if written - looked >= LOOK_AT_ROOM {
                 looked = written;
-                check_room(to, room, written)?;
+                check_room(to, reserve, written)?;
             }
         }
         position = next_data(from, position, len)?;
@@ -80,12 +51,13 @@ fn try_copy(from: &File, to: &File, room: Room) -> io::Result<()> {
 }
 
 /// Stops a copy before the disk is full.
-fn check_room(to: &File, room: Room, written: u64) -> io::Result<()> {
-    let Some(free) = room.exhausted(to)? else { return Ok(()) };
-    let said = format!(
-        "the disk is nearly full: {free} bytes are free after {written} of the copy, and {} must stay",
-        room.reserve
-    );
+fn check_room(to: &File, reserve: u64, written: u64) -> io::Result<()> {
+    let free = Room::of(to)?.bytes;
+    if free >= reserve {
+        return Ok(());
+    }
+    let said =
+        format!("the disk is nearly full: {free} bytes are free after {written} of the copy, and {reserve} must stay");
     Err(io::Error::new(io::ErrorKind::StorageFull, said))
 }
 
@@ -145,8 +117,6 @@ mod tests {
 
     use super::*;
 
-    const NO_BOUND: Room = Room { free: u64::MAX, reserve: 0 };
-
     fn file() -> File {
         tempfile::tempfile_in("/var/tmp").unwrap()
     }
@@ -158,7 +128,7 @@ mod tests {
         from.write_all_at(b"start", 0).unwrap();
         from.write_all_at(&[7; 300_000], far).unwrap();
         from.set_len(2 << 40).unwrap();
-        copy_data(&from, &to, NO_BOUND, b"f").unwrap();
+        copy_data(&from, &to, 0, b"f").unwrap();
         let stat = to.metadata().unwrap();
         assert!(stat.len() == 2 << 40 && stat.blocks() * 512 < 2 << 20, "{stat:?}");
         assert!(has_same_data(&from, &to).unwrap());
@@ -176,10 +146,8 @@ mod tests {
     fn a_copy_leaves_room_and_names_the_file() {
         let (from, to) = (file(), file());
         from.write_all_at(&vec![1; 2 * LOOK_AT_ROOM as usize], 0).unwrap();
-        let error = copy_data(&from, &to, Room { free: 0, reserve: u64::MAX }, b"a/big").unwrap_err();
+        let error = copy_data(&from, &to, u64::MAX, b"a/big").unwrap_err();
         assert!(error.is_full() && error.to_string().contains("a/big"), "{error}");
         assert_eq!(to.metadata().unwrap().len(), LOOK_AT_ROOM);
-        let room = Room::of(&to).unwrap();
-        assert!(room.reserve <= RESERVE_MAX && room.reserve <= room.free / 10);
     }
 }

@@ -10,7 +10,7 @@ use super::layer::{DirectorySeal, DirsLayerRecord};
 use super::stack::StackRecord;
 use super::verify::is_damage;
 use crate::error::{Error, Result};
-use crate::examine::{Examined, Fault};
+use crate::examine::Examined;
 use crate::layers::layer_lock;
 use crate::record::look_at_record;
 use crate::seal::{Examination, Integrity, Problem, Wrong, break_directory_seal};
@@ -28,24 +28,17 @@ impl Dirs {
                 return Ok(examined);
             }
         };
-        let was_intact = self.looks_intact(&record);
-        if was_intact && how.integrity != Integrity::Full {
-            return Ok(examined);
+        let proved = self.prove_if_needed(&record, how);
+        if !matches!(proved, Ok(None)) {
+            examined.hashed = record.tar_bytes + record.index.size + record.rest.size;
         }
-        examined.hashed = record.tar_bytes + record.index.size + record.rest.size;
-        match self.prove_layer(&record) {
-            Ok(renewed) => {
-                if renewed != record && how.reseals {
-                    self.reseal_layer(&record, &renewed)?;
-                }
-            }
-            Err(error) => {
-                if was_intact && how.reseals {
-                    self.break_seal(&record, &error);
-                }
-                examined.faults.push(Fault::of_error(error, &dir)?);
-            }
+        match proved {
+            Ok(Some(renewed)) if renewed != record && how.reseals => self.reseal_layer(&record, &renewed)?,
+            Ok(_) => {}
+            Err(error) => examined.add_error(error, &dir)?,
         }
+        examined.tell_size(&dir.join("layer.index"), &record.index);
+        examined.tell_size(&dir.join("layer.rest"), &record.rest);
         Ok(examined)
     }
 
@@ -92,7 +85,9 @@ impl Dirs {
             true => Examination { integrity: Integrity::Full, ..how },
             false => how,
         };
-        self.examine_top(&mut examined, &mut renewed, &top, knows_all, how_top)?;
+        if let Err(error) = self.examine_top(&mut examined, &mut renewed, &top, knows_all, how_top) {
+            examined.add_error(error, &self.chain_dir(chain))?;
+        }
         if examined.is_sound() && how.reseals {
             self.write_seals(&record, &renewed)?;
         }

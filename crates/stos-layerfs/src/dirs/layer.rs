@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::ingest::{self, IngestRequest, StageTimes};
 use crate::pipe::PipeReader;
 use crate::record::read_record;
-use crate::seal::{HashingWriter, Integrity, Seal, SealState, break_directory_seal};
+use crate::seal::{Examination, HashingWriter, Integrity, Seal, SealState, break_directory_seal};
 
 /// The contents of an unpacked layer's `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,15 +121,8 @@ impl Dirs {
     /// sealed again. The caller holds the layer's lock.
     pub(crate) fn has_layer(&self, layer: DiffId) -> Result<bool> {
         let Some(record) = self.layer_record(layer)? else { return Ok(false) };
-        if self.looks_intact(&record) {
-            return Ok(true);
-        }
-        match self.prove_layer(&record) {
-            Ok(renewed) => {
-                tracing::info!(%layer, "the layer was moved or copied; its bytes are right: sealed again");
-                self.replace_layer_record(&renewed)?;
-                Ok(true)
-            }
+        match self.prove_and_reseal(&record, Integrity::Sealed) {
+            Ok(()) => Ok(true),
             Err(error @ Error::DamagedLayer { .. }) => {
                 tracing::warn!(%layer, %error, "the unpacked layer is damaged");
                 Ok(false)
@@ -138,13 +131,40 @@ impl Dirs {
         }
     }
 
-    /// Breaks the seal of a layer that has turned out damaged under it, by touching its directory, durably: who looks at
-    /// it proves it from now on, so no container runs from it and a pull fetches it again.
-    pub(crate) fn break_seal(&self, record: &DirsLayerRecord, cause: &Error) {
-        if !matches!(cause, Error::DamagedLayer { .. }) {
-            return;
+    /// Looks at a layer as closely as `integrity` says, and writes its record with the seals that it has now. The caller holds the
+    /// layer's lock.
+    pub(crate) fn prove_and_reseal(&self, record: &DirsLayerRecord, integrity: Integrity) -> Result<()> {
+        let Some(renewed) = self.prove_if_needed(record, Examination { integrity, reseals: true })? else {
+            return Ok(());
+        };
+        if renewed != *record {
+            tracing::info!(layer = %record.diff_id, "the layer was moved or copied; its bytes are right: sealed again");
+            self.replace_layer_record(&renewed)?;
         }
-        break_directory_seal(&self.layer_dir(record.diff_id).join("diff"));
+        Ok(())
+    }
+
+    /// Proves a layer whose seals do not hold, or of which every byte is asked for, and gives its record with the seals that it has
+    /// now; `None` where a look was enough.
+    ///
+    /// Where it turns out damaged under intact seals, or by the closest look, the seal of its directory is broken, if `how` lets it
+    /// be, by touching it, durably: who looks at it proves it from now on, so no container runs from it and a pull fetches it again.
+    pub(crate) fn prove_if_needed(
+        &self,
+        record: &DirsLayerRecord,
+        how: Examination,
+    ) -> Result<Option<DirsLayerRecord>> {
+        let is_intact = self.looks_intact(record);
+        if is_intact && how.integrity != Integrity::Full {
+            return Ok(None);
+        }
+        let proved = self.prove_layer(record);
+        // A create looks at the seal of the directory alone, which may hold where another does not.
+        let hides = is_intact || how.integrity == Integrity::Full;
+        if hides && how.reseals && matches!(proved, Err(Error::DamagedLayer { .. })) {
+            break_directory_seal(&self.layer_dir(record.diff_id).join("diff"));
+        }
+        proved.map(Some)
     }
 
     /// Writes a layer's record anew. The caller holds the layer's lock.

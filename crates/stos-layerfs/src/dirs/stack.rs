@@ -205,16 +205,7 @@ impl Dirs {
         let mut renewed = record.clone();
         for layer in &mut renewed.layers {
             let id = layer.diff_id;
-            self.store.with_lock(&layer_lock(id), || {
-                let known = self.need_layer(id)?;
-                if integrity == Integrity::Full || !self.looks_intact(&known) {
-                    let proved = self.prove_layer(&known).inspect_err(|error| self.break_seal(&known, error))?;
-                    if proved != known {
-                        self.replace_layer_record(&proved)?;
-                    }
-                }
-                Ok::<_, Error>(())
-            })?;
+            self.store.with_lock(&layer_lock(id), || self.prove_and_reseal(&self.need_layer(id)?, integrity))?;
             let known = self.need_layer(id)?;
             (layer.diff, layer.index) = (known.diff, known.index.sha256);
         }

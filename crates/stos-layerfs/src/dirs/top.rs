@@ -6,7 +6,7 @@ use std::fs::{self, File, Metadata as Stat};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -15,16 +15,18 @@ use stos_store::Store;
 use stos_sys::rooted::Root;
 
 use super::Dirs;
-use super::copy::{self, Room};
+use super::copy;
 use super::inode::{self, Place, as_path, refused, split};
 use super::layer::DirsLayerRecord;
 use super::verify::{Comparer, is_damage};
 use super::walk;
 use crate::error::Result;
+use crate::room::Room;
 
 /// The directory, and those of the layers that its hard links go to.
 pub(super) struct Top<'a> {
     store: &'a Store,
+    path: PathBuf,
     root: Root,
     layers: Vec<Layer>,
 }
@@ -60,7 +62,7 @@ impl<'a> Top<'a> {
             Ok(Layer { diff: Root::open(&dir.join("diff"))?, orphans: Root::open(&dir.join("orphans"))? })
         };
         let layers = records.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { store: &dirs.store, root: Root::open(path)?, layers })
+        Ok(Self { store: &dirs.store, path: path.to_owned(), root: Root::open(path)?, layers })
     }
 
     /// Makes what is not there yet, and gives how much that was, the root not counted. `shown` is the layer whose root would be
@@ -69,9 +71,9 @@ impl<'a> Top<'a> {
         let mut directories = Vec::new();
         let mut made = 0;
         let mut copies = Copies::new();
-        let room = Room::of(&self.root).map_err(refused("measure the disk of", b""))?;
+        let reserve = Room::of(&self.root).map_err(refused("measure the disk of", b""))?.reserve();
         for correction in corrections.iter() {
-            self.make_one(&correction, &mut copies, room)?;
+            self.make_one(&correction, &mut copies, reserve)?;
             made += u64::from(!correction.path().is_empty());
             if matches!(correction, Correction::Directory { .. }) {
                 directories.push(correction);
@@ -102,7 +104,7 @@ impl<'a> Top<'a> {
         Ok(self.root.open_directory(as_path(path)).map_err(|error| refused("open", path)(error.errno))?)
     }
 
-    fn make_one(&self, correction: &Correction, copies: &mut Copies, room: Room) -> Result<()> {
+    fn make_one(&self, correction: &Correction, copies: &mut Copies, reserve: u64) -> Result<()> {
         let path = correction.path();
         if path.is_empty() {
             return Ok(());
@@ -116,10 +118,10 @@ impl<'a> Top<'a> {
             Correction::Make { metadata, file, .. } => {
                 place.make(&special(file, metadata))?;
             }
-            Correction::Copy { .. } => copy_file(&self.source(correction)?, place, room)?,
+            Correction::Copy { .. } => copy_file(&self.source(correction)?, place, reserve)?,
             Correction::Link { target, .. } => self.link(place, target)?,
             Correction::Node { .. } | Correction::Orphan { .. } => {
-                self.link_or_copy(&self.source(correction)?, place, copies, room)?;
+                self.link_or_copy(&self.source(correction)?, place, copies, reserve)?;
             }
         }
         Ok(())
@@ -134,7 +136,7 @@ impl<'a> Top<'a> {
 
     /// Makes one more name for a layer's file. A filesystem has a bound on those (ext4: 65,000 of a file), and other images'
     /// stacks take theirs: beyond it a copy does, whose further names are links to it.
-    fn link_or_copy(&self, source: &Source, place: Place<'_>, copies: &mut Copies, room: Room) -> Result<()> {
+    fn link_or_copy(&self, source: &Source, place: Place<'_>, copies: &mut Copies, reserve: u64) -> Result<()> {
         match place.link_to(source.place()) {
             Err(Errno::MLINK) => {}
             made => return Ok(made.map_err(refused("create the hard link", place.path))?),
@@ -147,7 +149,7 @@ impl<'a> Top<'a> {
                 made => return Ok(made.map_err(refused("create the hard link", place.path))?),
             }
         }
-        copy_file(source, place, room)?;
+        copy_file(source, place, reserve)?;
         copies.insert(source.file, place.path.to_vec());
         Ok(())
     }
@@ -181,7 +183,7 @@ impl<'a> Top<'a> {
     }
 
     fn holds(&self, corrections: &Corrections, shown: Option<usize>) -> Result<bool> {
-        let mut comparer = Comparer::new(self.store, &self.root);
+        let mut comparer = Comparer::new(self.store, &self.root, self.path.clone());
         let mut copies = Copies::new();
         let mut expected = 1;
         for correction in corrections.iter() {
@@ -196,7 +198,11 @@ impl<'a> Top<'a> {
                 return Ok(false);
             }
         }
-        Ok(walk::count_tree(&self.root)? == expected)
+        if walk::count_tree(&self.root)? != expected {
+            return Ok(false);
+        }
+        comparer.finish()?;
+        Ok(true)
     }
 
     fn holds_one(&self, correction: &Correction, comparer: &mut Comparer<'_>, copies: &mut Copies) -> Result<bool> {
@@ -240,11 +246,11 @@ fn inode_of(stat: &Stat) -> (u64, u64) {
 }
 
 /// Copies a file with all its attributes; of a regular one the data too, holes left out.
-fn copy_file(source: &Source, to: Place<'_>, room: Room) -> Result<()> {
+fn copy_file(source: &Source, to: Place<'_>, reserve: u64) -> Result<()> {
     let from = source.place();
     let kind = kind_of(from, &from.stat()?)?;
     if let (Some(file), EntryKind::Regular { metadata, .. }) = (to.make(&kind)?, &kind) {
-        copy::copy_data(&open_file(from)?, &file, room, to.path)?;
+        copy::copy_data(&open_file(from)?, &file, reserve, to.path)?;
         inode::finish_file(&file, metadata, to.path)?;
     }
     Ok(())

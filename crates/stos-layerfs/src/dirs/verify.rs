@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
@@ -76,7 +76,7 @@ impl Dirs {
         };
         let mut files = Files::default();
         let diff = open("diff")?;
-        let mut comparer = Comparer::new(&self.store, &diff);
+        let mut comparer = Comparer::new(&self.store, &diff, dir.join("diff"));
         for node in tree.nodes() {
             let path = &node.entry.path;
             let wrong = |(wanted, found)| damaged(record, &Path::new("diff").join(as_path(path)), wanted, found);
@@ -91,7 +91,10 @@ impl Dirs {
         let places = tree.places();
         // The tree is the larger of the two, and not needed any more.
         drop(tree);
-        self.prove_orphans(record, &orphans, &places, &mut files)
+        let decided = comparer.finish();
+        // Damage is told first.
+        self.prove_orphans(record, &orphans, &places, &mut files)?;
+        decided
     }
 
     /// Compares the files that have no name in `diff`; their data have been proved.
@@ -102,7 +105,7 @@ impl Dirs {
         places: &Places,
         files: &mut Files,
     ) -> Result<()> {
-        let mut comparer = Comparer::new(&self.store, orphans);
+        let mut comparer = Comparer::new(&self.store, orphans, self.layer_dir(record.diff_id).join("orphans"));
         let mut expected = 0;
         self.read_index(record.diff_id, |number, entry| {
             if !matches!(entry.kind, EntryKind::Regular { .. }) || places.path_of(number).is_some() {
@@ -116,7 +119,8 @@ impl Dirs {
             files.check(number | 1 << 32, 1, &stat).map_err(wrong)
         })?;
         let wrong = |(wanted, found)| damaged(record, Path::new("orphans"), wanted, found);
-        comparer.count(b"", expected)?.map_err(wrong)
+        comparer.count(b"", expected)?.map_err(wrong)?;
+        comparer.finish()
     }
 }
 
@@ -180,15 +184,37 @@ impl Files {
 pub(super) struct Comparer<'a> {
     root: &'a Root,
     store: &'a Store,
+    /// Where `root` is, for errors.
+    place: PathBuf,
+    /// The first thing that only trying could decide, in a store that can only be read.
+    undecided: Option<Error>,
     /// The last parent that was opened.
     parent: Option<(Vec<u8>, OwnedFd)>,
     staging: Option<Staging>,
 }
 
 impl<'a> Comparer<'a> {
-    /// Compares below `root`, which is on the store's filesystem.
-    pub(super) fn new(store: &'a Store, root: &'a Root) -> Self {
-        Self { root, store, parent: None, staging: None }
+    /// Compares below `root`, which is at `place` on the store's filesystem.
+    pub(super) fn new(store: &'a Store, root: &'a Root, place: PathBuf) -> Self {
+        Self { root, store, place, undecided: None, parent: None, staging: None }
+    }
+
+    /// Tells whether everything that was compared could be decided. What could not was taken as right until here.
+    ///
+    /// # Errors
+    /// [`Error::Undecided`], in a store that can only be read.
+    pub(super) fn finish(self) -> Result<()> {
+        self.undecided.map_or(Ok(()), Err)
+    }
+
+    /// Remembers what cannot be decided here, where that is so.
+    fn is_undecidable(&mut self, path: &[u8], difference: &Difference) -> bool {
+        let is_read_only = self.store.is_read_only();
+        if is_read_only && self.undecided.is_none() {
+            let (expected, found) = difference.clone();
+            self.undecided = Some(Error::Undecided { path: self.place.join(as_path(path)), expected, found });
+        }
+        is_read_only
     }
 
     /// Compares what stands at `path` with all that an entry would make there, but for the data of a file.
@@ -203,7 +229,9 @@ impl<'a> Comparer<'a> {
             Err(error) => return Err(error),
         };
         let Some(wanted) = metadata_of(kind) else { return Ok(Ok(stat)) };
-        if let Some(difference) = differ(&wanted, &found.metadata) {
+        if let Some(difference) = differ(&wanted, &found.metadata)
+            && !self.is_undecidable(path, &difference)
+        {
             let made = self.make_sample(kind)?;
             if made != found.metadata {
                 return Ok(Err(differ(&made, &found.metadata).unwrap_or(difference)));
@@ -281,6 +309,9 @@ impl<'a> Comparer<'a> {
 
     /// Tells whether the filesystem gives a file no more names, by trying.
     pub(super) fn has_all_names(&mut self, file: Place<'_>) -> Result<bool> {
+        if self.is_undecidable(file.path, &("a hard link to the layer's file".to_owned(), "a copy of it".to_owned())) {
+            return Ok(true);
+        }
         let staging = match self.staging.take() {
             Some(staging) => staging,
             None => self.store.stage()?,

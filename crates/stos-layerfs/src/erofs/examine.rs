@@ -9,7 +9,7 @@ use super::Erofs;
 use super::chain::{ChainRecord, Reseal};
 use super::layer::{LayerRecord, is_record_of};
 use crate::error::Result;
-use crate::examine::{Examined, Fault};
+use crate::examine::Examined;
 use crate::extra::{LAYER_EXTRA, check_extra};
 use crate::record::look_at_record;
 use crate::seal::{Examination, Integrity, Problem, SealState, Wrong, break_seal, hash_file};
@@ -30,14 +30,22 @@ impl Erofs {
             }
         };
         let mut renewed = record.clone();
-        let is_tar_right = examined.examine_file(&mut renewed.tar, &dir.join("layer.tar"), how)?;
-        examined.examine_file(&mut renewed.index, &dir.join("layer.index"), how)?;
-        // What is in it follows from the tar: of a wrong one it follows nothing.
-        if is_tar_right {
-            examine_extra(&mut examined, &mut renewed, &dir, how)?;
-        }
+        let examined = self.examine_files(&mut renewed, how)?;
         if examined.is_sound() && how.reseals {
             self.reseal_layer(&Reseal { old: record, new: renewed })?;
+        }
+        Ok(examined)
+    }
+
+    /// Examines the files of a layer, and renews in its record the seals of those that are right.
+    pub(super) fn examine_files(&self, record: &mut LayerRecord, how: Examination) -> Result<Examined> {
+        let dir = self.store.layer_dir(record.diff_id);
+        let mut examined = Examined::default();
+        let is_tar_right = examined.examine_file(&mut record.tar, &dir.join("layer.tar"), how)?;
+        examined.examine_file(&mut record.index, &dir.join("layer.index"), how)?;
+        // What is in it follows from the tar: of a wrong one it follows nothing.
+        if is_tar_right {
+            examine_extra(&mut examined, record, &dir, how)?;
         }
         Ok(examined)
     }
@@ -110,7 +118,8 @@ fn examine_extra(examined: &mut Examined, record: &mut LayerRecord, dir: &Path, 
         examined.hashed += record.tar.size;
     }
     if let Err(error) = check_extra(seal, layer, dir, how.integrity) {
-        examined.faults.push(Fault::of_error(error, dir)?);
+        examined.add_error(error, dir)?;
+        examined.tell_size(&path, seal);
         if was_intact && how.reseals {
             break_seal(&path);
         }

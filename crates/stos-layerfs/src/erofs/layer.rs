@@ -11,10 +11,10 @@ use stos_store::files::{self, Durability};
 use super::Erofs;
 use crate::backend::{Origin, StagedLayer};
 use crate::error::{Error, Result};
-use crate::extra::{ExtraWriter, LAYER_EXTRA, check_extra, sink_error};
+use crate::extra::{ExtraWriter, LAYER_EXTRA, sink_error};
 use crate::ingest::{IngestRequest, ingest_layer};
 use crate::record::read_record;
-use crate::seal::{HashingWriter, Integrity, Seal, SealState};
+use crate::seal::{Examination, HashingWriter, Integrity, Seal, SealState};
 
 /// The contents of `layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,19 +49,13 @@ impl Erofs {
     pub fn has_layer(&self, layer: DiffId) -> Result<bool> {
         let Some(record) = self.layer_record(layer)? else { return Ok(false) };
         let mut renewed = record.clone();
-        let dir = self.store.layer_dir(layer);
-        let mut is_right = |name| match check_layer_file(&dir, &mut renewed, name, Integrity::Sealed) {
-            Ok(()) => Ok(true),
-            Err(Error::DamagedLayer { .. }) => Ok(false),
-            Err(error) => Err(error),
-        };
-        if !is_right("layer.tar")? {
+        let how = Examination { integrity: Integrity::Sealed, reseals: true };
+        let examined = self.examine_files(&mut renewed, how)?;
+        if examined.faults.iter().any(|fault| fault.path.ends_with("layer.tar")) {
             return Ok(false);
         }
-        let is_index_right = is_right("layer.index")?;
-        if !is_index_right || !is_extra_right(&mut renewed, &dir)? {
-            let what = if is_index_right { LAYER_EXTRA } else { "index" };
-            tracing::warn!(%layer, "the layer's {what} is damaged: made again from its tar");
+        if let Some(fault) = examined.faults.first() {
+            tracing::warn!(%layer, path = %fault.path.display(), "the layer's file is damaged: made again from its tar");
             return match self.rebuild_index(layer) {
                 Ok(()) => Ok(true),
                 // Rot that its seal has hidden until now.
@@ -236,16 +230,6 @@ fn put_extra(extra: ExtraWriter, layer: DiffId, extra_bytes: u64, staged: &Path,
     file.sync_all().map_err(Error::io("sync", &target))?;
     std::fs::rename(staged.join(LAYER_EXTRA), &target).map_err(Error::io("rename a file to", &target))?;
     Seal::of(&file, seal.sha256, &target).map(Some)
-}
-
-/// Looks at the extra file of a layer that has one; its tar has been looked at.
-fn is_extra_right(record: &mut LayerRecord, dir: &Path) -> Result<bool> {
-    let layer = record.diff_id;
-    match record.extra.as_mut().map(|seal| check_extra(seal, layer, dir, Integrity::Sealed)) {
-        None | Some(Ok(())) => Ok(true),
-        Some(Err(Error::DamagedLayer { .. })) => Ok(false),
-        Some(Err(error)) => Err(error),
-    }
 }
 
 /// Looks at `layer.tar` or `layer.index` in `dir`, as closely as `integrity` says, and renews its seal in the record.

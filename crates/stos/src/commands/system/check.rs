@@ -10,7 +10,7 @@ use crate::{options, table, target};
 
 /// Looks for damage in the whole store, and repairs it where that was asked for.
 pub fn check(global: &Global, args: &SystemCheck) -> Result<u8, Failure> {
-    let engine = if args.repair { target::engine(global)? } else { target::reader(global)? };
+    let engine = target::checker(global)?;
     let registries = options::registries(&args.connection, None);
     let report = check_store(&engine, &CheckOptions { full: args.full, repair: args.repair.then_some(&registries) })?;
     match args.format {
@@ -81,7 +81,8 @@ fn line(item: &Item, finding: &Finding) -> String {
         (Outcome::Found, Severity::Damage) => "damaged".to_owned(),
         (Outcome::Found, Severity::Note) => "note".to_owned(),
         (Outcome::Repaired { how }, _) => format!("repaired: {how}"),
-        (Outcome::Stays { why }, _) => format!("stays damaged: {why}"),
+        (Outcome::Stays { why }, Severity::Damage) => format!("stays damaged: {why}"),
+        (Outcome::Stays { why }, Severity::Note) => format!("stays: {why}"),
     });
     let users = |what: &str, names: &[String]| match names {
         [] => None,
