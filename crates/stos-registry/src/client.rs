@@ -12,10 +12,12 @@ use stos_spec::{BlobDigest, Descriptor, DigestError, ImageRef, Verified};
 use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{HeaderMap, Method};
 
-use crate::blob::{BlobReader, Bound, BoundedBody};
+use crate::blob::Bound;
 use crate::error::Error;
 use crate::exchange::{Answer, Ask, exchange, follow, refuse_downgrade, send};
 use crate::options::ClientOptions;
+use crate::resume::BlobReader;
+use crate::retry::{Attempts, Cancel, retry};
 use crate::token::{ANSWER_MAX, Token, TokenCache, pull_scope, token_url};
 use crate::transport::Transport;
 use crate::url::{Scheme, ShownUrl, Url};
@@ -30,7 +32,8 @@ static ACCEPT_MANIFESTS: LazyLock<[(HeaderName, HeaderValue); 1]> = LazyLock::ne
 
 /// A client for one registry. Clones share connections and tokens; threads may share one.
 ///
-/// It opens nothing before the first request. Requests block the calling thread and start no other.
+/// It opens nothing before the first request. Requests block the calling thread and start no other. What may pass is tried
+/// again, as [`RetryPolicy`](crate::RetryPolicy) says.
 #[derive(Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
@@ -43,6 +46,8 @@ struct Inner {
     tokens: TokenCache,
     /// Which protocol has answered, as one of `Speaks`.
     speaks: AtomicU8,
+    /// Ends the waits between tries.
+    cancel: Cancel,
 }
 
 /// Which protocol a registry speaks.
@@ -89,6 +94,7 @@ impl Registry {
             transport: Transport::new(options)?,
             tokens: TokenCache::default(),
             speaks: AtomicU8::new(speaks as u8),
+            cancel: Cancel::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -112,6 +118,16 @@ impl Registry {
         expected: Option<&Descriptor>,
     ) -> Result<FetchedManifest, Error> {
         let target = Target::parse(target)?;
+        let attempts = self.attempts(repository, &format!("manifests/{target}"))?;
+        retry(attempts, self.cancel_flag(), || self.fetch_manifest_once(repository, &target, expected))
+    }
+
+    fn fetch_manifest_once(
+        &self,
+        repository: &str,
+        target: &Target<'_>,
+        expected: Option<&Descriptor>,
+    ) -> Result<FetchedManifest, Error> {
         let path = format!("manifests/{target}");
         let answer = self.get(Method::GET, repository, &path, &*ACCEPT_MANIFESTS)?.success(self.transport())?;
         let url = answer.url.shown();
@@ -134,18 +150,23 @@ impl Registry {
     /// # Errors
     /// Any [`Error`]; [`Error::NotFound`] for an unknown tag, digest or repository.
     pub fn resolve_digest(&self, repository: &str, target: &str) -> Result<BlobDigest, Error> {
-        let wanted = Target::parse(target)?;
+        let target = Target::parse(target)?;
+        let attempts = self.attempts(repository, &format!("manifests/{target}"))?;
+        retry(attempts, self.cancel_flag(), || self.resolve_digest_once(repository, &target))
+    }
+
+    fn resolve_digest_once(&self, repository: &str, wanted: &Target<'_>) -> Result<BlobDigest, Error> {
         let answer = self.get(Method::HEAD, repository, &format!("manifests/{wanted}"), &*ACCEPT_MANIFESTS)?;
         // A registry without HEAD, or without the header, is asked for the manifest itself.
         if answer.status() == 405 {
-            return Ok(self.fetch_manifest(repository, target, None)?.bytes.digest());
+            return Ok(self.fetch_manifest_once(repository, wanted, None)?.bytes.digest());
         }
         let answer = answer.success(self.transport())?;
         let url = answer.url.shown();
         match (content_digest(answer.headers(), &url)?, wanted.digest()) {
             (Some(found), Some(expected)) if found != expected => Err(Error::DigestMismatch { url, expected, found }),
             (Some(found), _) => Ok(found),
-            (None, _) => Ok(self.fetch_manifest(repository, target, None)?.bytes.digest()),
+            (None, _) => Ok(self.fetch_manifest_once(repository, wanted, None)?.bytes.digest()),
         }
     }
 
@@ -176,9 +197,9 @@ impl Registry {
             let url = self.url(self.speaks().scheme(), repository, &blob_path(descriptor))?.shown();
             return Err(Error::TooLong { url, expected: max });
         }
-        let body = self.open(repository, descriptor)?;
-        let url = body.url().clone();
-        let bytes = body.read_all()?;
+        let reader = self.open_blob(repository, descriptor)?;
+        let url = reader.url().clone();
+        let bytes = reader.read_all()?;
         Verified::check(bytes, descriptor, url.as_str()).map_err(|error| Error::of_digest(error, url))
     }
 
@@ -187,15 +208,37 @@ impl Registry {
     /// # Errors
     /// Any [`Error`]; [`Error::SizeMismatch`] where the registry announces another size than the descriptor says.
     pub fn open_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<BlobReader, Error> {
-        self.open(repository, descriptor).map(BlobReader::new)
+        BlobReader::open(self.clone(), repository, descriptor)
     }
 
-    fn open(&self, repository: &str, descriptor: &Descriptor) -> Result<BoundedBody, Error> {
-        let answer = self.get(Method::GET, repository, &blob_path(descriptor), &[])?;
-        answer.body(self.transport(), Bound::Exact(descriptor.size))
+    /// Ends all work of this client and its clones: requests, bodies and waits under way fail soon, with no further try. For who
+    /// has no use for the rest any more.
+    pub fn cancel(&self) {
+        self.inner.cancel.set();
+        self.inner.transport.shut_down();
     }
 
-    fn transport(&self) -> &Transport {
+    /// Asks for a blob, or with a `Range` among the headers for a part of it. Whatever the status, that is the answer.
+    pub(crate) fn ask_for_blob(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Answer, Error> {
+        self.get(Method::GET, repository, &blob_path(descriptor), headers)
+    }
+
+    /// Begins to count the tries for something of a repository.
+    pub(crate) fn attempts(&self, repository: &str, path: &str) -> Result<Attempts, Error> {
+        let url = self.url(self.speaks().scheme(), repository, path)?.shown();
+        Ok(Attempts::new(&self.transport().options().retry, url))
+    }
+
+    pub(crate) fn cancel_flag(&self) -> &Cancel {
+        &self.inner.cancel
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
     }
 
@@ -301,7 +344,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-fn blob_path(descriptor: &Descriptor) -> String {
+pub(crate) fn blob_path(descriptor: &Descriptor) -> String {
     format!("blobs/{}", descriptor.digest)
 }
 

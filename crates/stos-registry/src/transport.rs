@@ -36,6 +36,14 @@ impl Transport {
         Ok(Self { options: options.clone(), secure: Mutex::default(), plain: Mutex::default() })
     }
 
+    /// Breaks all connections, those in use too: who waits for one of them fails.
+    pub(crate) fn shut_down(&self) {
+        for slot in [&self.secure, &self.plain] {
+            let agent = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            agent.into_iter().for_each(Agent::shutdown);
+        }
+    }
+
     /// Gives the options.
     pub(crate) fn options(&self) -> &ClientOptions {
         &self.options

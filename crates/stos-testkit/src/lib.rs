@@ -7,6 +7,7 @@
 //! | [`image_builder`] | images over them, with a fault where asked; as a layout, or pushed to a registry |
 //! | [`rootfs`] | a root filesystem made of the host's own shell |
 //! | [`registry`] | registries in this process, plain and hostile |
+//! | [`proxy`] | a TCP proxy before any server: resets, latency, a cap on throughput, counters |
 //! | [`docker_registry`] | the real one, Debian's docker-registry, as a child process |
 //! | [`tree`] | the comparison of two file trees |
 //! | [`guard`] | skips, or fails, a test whose needs are not met |
@@ -19,6 +20,7 @@ pub mod docker_registry;
 pub mod environment;
 pub mod guard;
 pub mod image_builder;
+pub mod proxy;
 pub mod registry;
 pub mod rootfs;
 pub mod tar_builder;
