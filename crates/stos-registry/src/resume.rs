@@ -24,8 +24,8 @@ use std::time::Instant;
 
 use stos_spec::Descriptor;
 use stos_spec::text::cut;
-use ureq::http::header::{self, HeaderValue};
 use ureq::http::HeaderMap;
+use ureq::http::header::{self, HeaderValue};
 
 use crate::blob::{Bound, BoundedBody, Slow};
 use crate::client::{Registry, blob_path};
@@ -324,7 +324,11 @@ impl Source {
         let header = answer.headers().get(header::CONTENT_RANGE).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let range = header.map_or_else(|| "no Content-Range".to_owned(), |text| format!("{:?}", cut(&text)));
         let expected = format!("\"bytes {at}-{}/{size}\" with status 206", size.saturating_sub(1));
-        Error::WrongPart { url: answer.url.shown(), expected, found: format!("{range} with status {}", answer.status()) }
+        Error::WrongPart {
+            url: answer.url.shown(),
+            expected,
+            found: format!("{range} with status {}", answer.status()),
+        }
     }
 }
 

@@ -223,7 +223,9 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit_and_half_of_each_is_chance() {
         let policy = RetryPolicy::default();
-        for (failed, least, most) in [(1, 250, 500), (2, 500, 1000), (3, 1000, 2000), (7, 15_000, 30_000), (99, 15_000, 30_000)] {
+        for (failed, least, most) in
+            [(1, 250, 500), (2, 500, 1000), (3, 1000, 2000), (7, 15_000, 30_000), (99, 15_000, 30_000)]
+        {
             let at = |chance| policy.wait(failed, chance).as_millis();
             assert_eq!((at(0), at(u64::MAX)), (least, most), "{failed}");
         }
@@ -270,7 +272,9 @@ mod tests {
         let wait = attempts(5).count(busy(Some(7 * SECOND))).unwrap();
         assert!(wait >= 7 * SECOND && wait <= 8 * SECOND, "{wait:?}");
         let error = attempts(5).count(busy(Some(3600 * SECOND))).unwrap_err();
-        assert!(matches!(&error, Error::WaitTooLong { asked, limit, .. } if (asked.as_secs(), limit.as_secs()) == (3600, 60)));
+        assert!(
+            matches!(&error, Error::WaitTooLong { asked, limit, .. } if (asked.as_secs(), limit.as_secs()) == (3600, 60))
+        );
         let said = error.to_string();
         assert!(said.contains("3600 s") && said.contains("60 s") && said.contains("status 503"), "{said}");
     }

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 
 /// How much is passed on at once, in bytes.
 const CHUNK: usize = 16 << 10;
-/// How many chunks may be on the way at a time, in each direction of a connection.
-const CHUNKS: usize = 1024;
+/// How many chunks wait between reader and writer of each direction of a connection.
+const CHUNKS: usize = 4;
+/// How many do where there is latency: what is on the way then is no reason to stop reading.
+const CHUNKS_ON_THE_WAY: usize = 1024;
 
 /// What is wrong with the way.
 #[derive(Debug, Clone, Default)]
@@ -179,7 +181,7 @@ struct Way<'a> {
 impl Way<'_> {
     /// Passes on what comes until it ends, or `limit` is reached: tells whether that is why.
     fn pass(&self, from: &TcpStream, to: &TcpStream) -> bool {
-        let (sender, receiver) = sync_channel(CHUNKS);
+        let (sender, receiver) = sync_channel(if self.latency.is_zero() { CHUNKS } else { CHUNKS_ON_THE_WAY });
         std::thread::scope(|scope| {
             scope.spawn(move || read_all(from, &sender));
             let is_limit = self.write_all(receiver, to);

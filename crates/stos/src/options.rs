@@ -18,6 +18,8 @@ pub fn pull_options(options: &RegistryOptions) -> PullOptions {
         pull.platform = platform.clone();
     }
     pull.keep_blobs = options.keep_blobs;
+    pull.jobs = options.jobs.map(usize::from);
+    pull.client.retry.tries = options.retry + 1;
     pull
 }
 

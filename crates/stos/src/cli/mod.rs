@@ -176,6 +176,8 @@ mod tests {
             ("--platform linux/amd64", "--platform"),
             ("--tls-verify=false", "--tls-verify"),
             ("--keep-blobs", "--keep-blobs"),
+            ("--jobs 2", "--jobs"),
+            ("--retry 0", "--retry"),
             ("-e A=b", "--env"),
             ("--env-file f", "--env-file"),
             ("--read-only", "--read-only"),

@@ -12,6 +12,9 @@ pub enum System {
     Info(SystemInfo),
     /// Remove what neither images nor containers need any more
     Gc(SystemGc),
+    /// Remove what a command has left that a signal has ended, and end by that signal
+    #[command(hide = true)]
+    Sweep(SystemSweep),
 }
 
 #[derive(Debug, Args)]
@@ -31,4 +34,13 @@ pub struct SystemGc {
     /// How the result looks
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+// What a command becomes that a signal ends.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system sweep --signal 15")]
+pub struct SystemSweep {
+    /// The signal's number
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=31))]
+    pub signal: i32,
 }

@@ -6,6 +6,7 @@ mod changes;
 mod create;
 mod gc;
 mod images;
+mod interrupt;
 mod layers;
 mod life;
 mod list;
@@ -30,6 +31,7 @@ fn each(global: &Global, names: &[String], mut act: impl FnMut(&str) -> Result<(
 /// Runs the command.
 pub fn run(cli: Cli) -> Result<u8, Failure> {
     let global = &cli.global;
+    let _armed = if interrupt::is_long(&cli.command) { Some(interrupt::sweep_at_signals(global)?) } else { None };
     match cli.command {
         Command::Pull(args) => images::pull(global, &args),
         Command::Images(args) => images::list(global, &args),
@@ -58,5 +60,6 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Layer(command) => layers::run(global, command),
         Command::System(System::Info(args)) => system::info(global, &args),
         Command::System(System::Gc(args)) => gc::gc(global, &args),
+        Command::System(System::Sweep(args)) => interrupt::sweep(global, &args),
     }
 }
