@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use sandbox::shell::eventually;
 use sandbox::{Hub, Sandbox, on_both_backends};
 use serde_json::Value;
+use stos_testkit::docker_registry::DockerRegistry;
+use stos_testkit::environment;
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{Image, ImageBuilder, Layer};
 use stos_testkit::proxy::{self, Proxy};
@@ -28,7 +30,7 @@ fn noise(size: usize) -> Vec<u8> {
 }
 
 fn layer(name: &str, size: usize) -> Layer {
-    Layer::gzip(TarBuilder::new().entry(Entry::file(name, noise(size))).finish())
+    Layer::gzip(TarBuilder::new().entry(Entry::file(name, noise(size)).mode(0o755)).finish())
 }
 
 fn image(sizes: &[usize]) -> Image {
@@ -67,7 +69,7 @@ fn a_way_that_breaks_after_each_64_kib_brings_an_image_once() {
         assert_eq!(ingested.len(), image.layers.len(), "each layer went through once");
         let mut resumes = 0;
         for layer in &image.layers {
-            let size = layer.bytes.len() as u64;
+            let size = layer.size;
             let body = bodies.iter().find(|body| body["url"].as_str().unwrap().contains(&layer.digest)).unwrap();
             assert_eq!((body["bytes"].as_u64(), body["wire_bytes"].as_u64()), (Some(size), Some(size)), "{body}");
             assert!(ingested.iter().any(|event| event["blob_bytes"] == size), "{ingested:?}");
@@ -77,6 +79,28 @@ fn a_way_that_breaks_after_each_64_kib_brings_an_image_once() {
         assert_eq!(sandbox.names("staging"), [""; 0]);
         sandbox.ok(&["create", "--verify=full", "--pull=never", &reference, "/file-0"]);
     });
+}
+
+#[test]
+fn a_real_registry_behind_a_way_that_breaks_after_each_5_mb_brings_a_real_image_once() {
+    require!(Need::Root, Need::Tool("docker-registry"), Need::Image("sci:2"));
+    let sandbox = Sandbox::new();
+    let registry = DockerRegistry::start_over_cache().unwrap();
+    let way = proxy::Options { reset_after: Some(5_000_000), ..proxy::Options::default() };
+    let proxy = Proxy::start(registry.address(), way);
+    let log = sandbox.path("log");
+    let log_options = ["--debug", "--log-format", "json", "--log", log.to_str().unwrap()];
+    let reference = format!("{}/sci:2", proxy.address());
+    let digest = sandbox.ok(&[&log_options[..], &["pull", "--tls-verify=false", &reference]].concat());
+    assert_eq!(Some(digest.trim().to_owned()), environment::image_digest("sci:2"));
+    let events = events(&log);
+    let bodies = with_message(&events, "body received");
+    for layer in with_message(&events, "layer ingested") {
+        let body = bodies.iter().find(|body| body["bytes"] == layer["blob_bytes"]).unwrap();
+        assert_eq!(body["bytes"], body["wire_bytes"], "{body}");
+    }
+    let resumes: u64 = bodies.iter().map(|body| body["resumes"].as_u64().unwrap()).sum();
+    assert!(resumes > 10, "{resumes}");
 }
 
 #[test]
@@ -101,9 +125,9 @@ fn a_registry_that_only_fails_is_given_up_and_leaves_nothing() {
     require!(Need::Root);
     let (sandbox, hub) = (Sandbox::new(), Hub::new());
     let reference = hub.serve(&image(&[1000, 2000]), "app", "1");
-    sandbox.ok(&["images"]);
-    let before = sandbox.listing();
     hub.registry.add_rule(Rule::on("/blobs/").fault(Fault::status(503)));
+    sandbox.run(&["pull", "--tls-verify=false", "--retry=0", &reference]);
+    let before = sandbox.listing();
     let output = sandbox.run(&["pull", "--tls-verify=false", "--retry=1", &reference]);
     assert_eq!(output.code, 1);
     assert!(output.stderr.contains("status 503") && output.stderr.contains("2 tries"), "{}", output.stderr);
