@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::io::Errno;
 
@@ -79,6 +79,17 @@ pub fn set_default_action(signal: i32) -> Result<()> {
 #[derive(Debug)]
 pub struct ExecuteOn {
     signals: Vec<i32>,
+}
+
+/// Whether a signal has come on which a program is being executed.
+static IS_EXECUTING: AtomicBool = AtomicBool::new(false);
+
+/// Tells whether the calling process is about to become the program of [`ExecuteOn`].
+///
+/// For a moment its threads still run, and none can start another: clone(2) gives EAGAIN while another thread is in execve(2). Who
+/// meets that error has nobody to tell it to.
+pub fn is_executing() -> bool {
+    IS_EXECUTING.load(Ordering::Acquire)
 }
 
 /// What to execute on a signal, ready for execve(2).
@@ -156,6 +167,7 @@ extern "C" fn execute_program(signal: libc::c_int) {
     let program = PROGRAMS.get(signal as usize).map_or(std::ptr::null_mut(), |slot| slot.load(Ordering::Acquire));
     // SAFETY: the pointer is null or to a program that is never freed nor changed.
     if let Some(program) = unsafe { program.as_ref() } {
+        IS_EXECUTING.store(true, Ordering::Release);
         // SAFETY: execve is async-signal-safe; both lists end in a null pointer and hold strings that live as long as the program.
         unsafe { libc::execve(program.path.as_ptr(), program.argv.as_ptr(), program.env.as_ptr()) };
     }

@@ -233,8 +233,10 @@ fn a_signal_ends_a_pull_and_leaves_nothing_half_done() {
             send(&child, signal);
             let (by, said) = ended_by(child);
             assert_eq!((by, said.as_str()), (Some(signal.as_raw()), ""), "{arguments:?}");
-            assert_eq!(sandbox.names("staging"), [""; 0], "{arguments:?}");
-            assert_eq!(sandbox.names("locks"), ["lease"], "{arguments:?}");
+            // At once, unless the disk is slow: then it takes a moment longer, in the background.
+            eventually("nothing is left", || {
+                sandbox.names("staging").is_empty() && sandbox.names("locks") == ["lease"]
+            });
             for directory in ["layers/sha256", "chains/sha256", "containers", "names"] {
                 assert_eq!(sandbox.names(directory), [""; 0], "{arguments:?}");
             }

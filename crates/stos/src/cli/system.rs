@@ -12,7 +12,7 @@ pub enum System {
     Info(SystemInfo),
     /// Remove what neither images nor containers need any more
     Gc(SystemGc),
-    /// Remove what a command has left that a signal has ended, and end by that signal
+    /// Remove what a command has left that was killed
     #[command(hide = true)]
     Sweep(SystemSweep),
 }
@@ -38,9 +38,9 @@ pub struct SystemGc {
 
 // What a command becomes that a signal ends.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos system sweep --signal 15")]
+#[command(after_help = "Example:\n  stos system sweep")]
 pub struct SystemSweep {
-    /// The signal's number
+    /// End by this signal, and soon: what takes longer goes on in the background
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=31))]
-    pub signal: i32,
+    pub signal: Option<i32>,
 }
