@@ -40,6 +40,8 @@ pub(crate) struct BoundedBody {
     /// How much of the whole is there: what came before the body, and of it so far.
     received: u64,
     pace: Pace,
+    /// It was too slow when it last moved: told when more is wanted, for what came then has been handed out.
+    slow: Option<Slow>,
     state: State,
     opened: Instant,
     /// How long reading all of it at once may take.
@@ -83,7 +85,7 @@ impl BoundedBody {
         let pace = Pace::new(timeouts);
         let reader = response.into_body().into_reader();
         let (state, opened, document) = (State::Open, Instant::now(), timeouts.document);
-        Ok(Self { reader, url, bound, announced, start, received: start, pace, state, opened, document })
+        Ok(Self { reader, url, bound, announced, start, received: start, pace, slow: None, state, opened, document })
     }
 
     /// Gives where the body comes from.
@@ -153,7 +155,10 @@ impl BoundedBody {
     }
 
     fn read_open(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let left = self.bound.limit() - self.received;
+        let left = self.missing();
+        if let Some(slow) = self.slow.take().filter(|_| left > 0) {
+            return Err(self.stalled(slow));
+        }
         let mut probe = [0];
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let window = if room == 0 { &mut probe[..] } else { &mut buffer[..room] };
@@ -172,10 +177,8 @@ impl BoundedBody {
             return Err(self.truncated());
         }
         self.received += n as u64;
-        match self.pace.check(n as u64, started.elapsed()) {
-            Err(slow) if n > 0 => Err(self.stalled(slow)),
-            _ => Ok(n),
-        }
+        self.slow = self.pace.check(n as u64, started.elapsed()).err().filter(|_| n > 0);
+        Ok(n)
     }
 
     fn truncated(&self) -> Error {

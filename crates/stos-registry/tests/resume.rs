@@ -235,6 +235,26 @@ fn a_stall_is_a_break() {
 }
 
 #[test]
+fn what_came_too_slowly_is_kept() {
+    // A byte each 40 ms where 40 are wanted each 200 ms: too slow, and then the rest at once.
+    let registry = broken_once(Fault::Trickle(1, Duration::from_millis(40)), &[]);
+    let options = set(patient(), |options| {
+        (options.timeouts.stall, options.timeouts.stall_bytes) = (Duration::from_millis(200), 40);
+    });
+    let mut reader = open_with(&registry, &options);
+    assert_eq!(drain(&mut reader).0, LAYER);
+    assert!(reader.resumes() >= 1);
+    assert_eq!(reader.wire_bytes(), SIZE);
+    // Never at once: the tries end, and not a byte is lost or doubled until then.
+    registry.clear_rules();
+    registry.add_rule(Rule::on("/blobs/").fault(Fault::Trickle(1, Duration::from_millis(40))));
+    let options = set(options, |options| options.retry.tries = 3);
+    let (bytes, error) = drain(&mut open_with(&registry, &options));
+    assert!(matches!(&error, Some(Error::GaveUp { last, .. }) if matches!(**last, Error::Stalled { .. })), "{error:?}");
+    assert!(LAYER.starts_with(&bytes) && bytes.len() < LAYER.len(), "{}", bytes.len());
+}
+
+#[test]
 fn the_stall_limit_holds_over_connections_that_break() {
     // A byte, a pause, and a break, again and again: each connection is quick and brings something, all of them together do not.
     let registry = plain();
