@@ -170,6 +170,7 @@ impl Install<'_> {
                         // The first failure is the one to tell: it is kept before the others learn of it.
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         self.is_cancelled.store(true, Ordering::Relaxed);
+                        self.source.cancel();
                         next.store(queue.len(), Ordering::Relaxed);
                     }
                 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Bodies as they arrive: bounded in size, and in the time that they may stand still.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
@@ -29,52 +28,6 @@ impl Bound {
     }
 }
 
-/// A blob as it arrives from the registry.
-///
-/// It gives the bytes of the wire, never decoded, and ends with `Ok(0)` only after exactly the descriptor's size. A body
-/// that is longer fails with the first byte too many, a shorter one at its end, and one that stands still as
-/// [`Timeouts`] say; the error is then an [`Error`], found with [`Error::from_io`], and stays: a reader that has failed
-/// never gives bytes or `Ok(0)` again. **The bytes are not verified**: who reads them hashes them.
-///
-/// Read until `Ok(0)`: only then is it known that nothing follows, and the connection free for the next request.
-pub struct BlobReader {
-    inner: BoundedBody,
-}
-
-impl BlobReader {
-    pub(crate) fn new(inner: BoundedBody) -> Self {
-        Self { inner }
-    }
-
-    /// Gives how many bytes have arrived.
-    pub fn received(&self) -> u64 {
-        self.inner.received
-    }
-
-    /// Gives how many bytes there are in all: the descriptor's size.
-    pub fn size(&self) -> u64 {
-        self.inner.bound.limit()
-    }
-
-    /// Gives where the blob comes from, after redirects.
-    pub fn url(&self) -> &ShownUrl {
-        &self.inner.url
-    }
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read_some(buffer).map_err(io::Error::from)
-    }
-}
-
-impl fmt::Debug for BlobReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let received = self.received();
-        f.debug_struct("BlobReader").field("url", self.url()).field("received", &received).finish_non_exhaustive()
-    }
-}
-
 /// A response's body with its bounds.
 pub(crate) struct BoundedBody {
     reader: BodyReader<'static>,
@@ -82,8 +35,13 @@ pub(crate) struct BoundedBody {
     bound: Bound,
     /// The size that the header announces.
     announced: Option<u64>,
+    /// Where in the whole the body begins.
+    start: u64,
+    /// How much of the whole is there: what came before the body, and of it so far.
     received: u64,
     pace: Pace,
+    /// It was too slow when it last moved: told when more is wanted, for what came then has been handed out.
+    slow: Option<Slow>,
     state: State,
     opened: Instant,
     /// How long reading all of it at once may take.
@@ -105,7 +63,18 @@ impl BoundedBody {
         bound: Bound,
         timeouts: &Timeouts,
     ) -> Result<Self, Error> {
-        let announced = content_length(response.headers());
+        Self::open_at(0, response, url, bound, timeouts)
+    }
+
+    /// Takes a response's body that begins at `start` of the whole, which `bound` is about. Errors count from its beginning.
+    pub(crate) fn open_at(
+        start: u64,
+        response: Response<Body>,
+        url: ShownUrl,
+        bound: Bound,
+        timeouts: &Timeouts,
+    ) -> Result<Self, Error> {
+        let announced = content_length(response.headers()).map(|length| length.saturating_add(start));
         match (bound, announced) {
             (Bound::Exact(expected), Some(found)) if expected != found => {
                 return Err(Error::SizeMismatch { url, expected, found });
@@ -116,12 +85,33 @@ impl BoundedBody {
         let pace = Pace::new(timeouts);
         let reader = response.into_body().into_reader();
         let (state, opened, document) = (State::Open, Instant::now(), timeouts.document);
-        Ok(Self { reader, url, bound, announced, received: 0, pace, state, opened, document })
+        Ok(Self { reader, url, bound, announced, start, received: start, pace, slow: None, state, opened, document })
     }
 
     /// Gives where the body comes from.
     pub(crate) fn url(&self) -> &ShownUrl {
         &self.url
+    }
+
+    /// Gives how much of the whole is there.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Gives how many bytes came of the body itself.
+    pub(crate) fn wire_bytes(&self) -> u64 {
+        self.received - self.start
+    }
+
+    /// Gives how many bytes of the whole are missing.
+    pub(crate) fn missing(&self) -> u64 {
+        self.bound.limit() - self.received
+    }
+
+    /// Goes on measuring where an earlier body of the same whole has stopped, after `waited` without either.
+    pub(crate) fn continue_pace(&mut self, earlier: &Self, waited: Duration) {
+        self.pace.recent = earlier.pace.recent;
+        self.pace.waited = earlier.pace.waited + waited;
     }
 
     /// Reads all of it, within the time for a document.
@@ -132,7 +122,11 @@ impl BoundedBody {
         let mut buffer = [0; 16 << 10];
         loop {
             match self.read_some(&mut buffer)? {
-                0 => return Ok(bytes),
+                0 => {
+                    let ms = self.opened.elapsed().as_millis() as u64;
+                    tracing::debug!(url = %self.url, bytes = self.received, ms, "document received");
+                    return Ok(bytes);
+                }
                 n => bytes.extend_from_slice(&buffer[..n]),
             }
             let waited = self.opened.elapsed();
@@ -142,7 +136,8 @@ impl BoundedBody {
         }
     }
 
-    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+    /// Reads some of it; 0 at its end. Where it has failed once it always fails.
+    pub(crate) fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         if buffer.is_empty() || self.state == State::Ended {
             return Ok(0);
         }
@@ -152,7 +147,7 @@ impl BoundedBody {
             _ => self.read_open(buffer),
         };
         match &result {
-            Ok(0) => self.end(),
+            Ok(0) => self.state = State::Ended,
             Ok(_) => {}
             Err(_) => self.state = State::Failed,
         }
@@ -160,7 +155,10 @@ impl BoundedBody {
     }
 
     fn read_open(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let left = self.bound.limit() - self.received;
+        let left = self.missing();
+        if let Some(slow) = self.slow.take().filter(|_| left > 0) {
+            return Err(self.stalled(slow));
+        }
         let mut probe = [0];
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let window = if room == 0 { &mut probe[..] } else { &mut buffer[..room] };
@@ -179,10 +177,8 @@ impl BoundedBody {
             return Err(self.truncated());
         }
         self.received += n as u64;
-        match self.pace.check(n as u64, started.elapsed()) {
-            Err(slow) if n > 0 => Err(self.stalled(slow)),
-            _ => Ok(n),
-        }
+        self.slow = self.pace.check(n as u64, started.elapsed()).err().filter(|_| n > 0);
+        Ok(n)
     }
 
     fn truncated(&self) -> Error {
@@ -193,7 +189,8 @@ impl BoundedBody {
         Error::Truncated { url: self.url.clone(), expected, found: self.received }
     }
 
-    fn stalled(&self, slow: Slow) -> Error {
+    /// Words that the body is too slow.
+    pub(crate) fn stalled(&self, slow: Slow) -> Error {
         Error::Stalled { url: self.url.clone(), found: self.received, recent: slow.recent, waited: slow.waited }
     }
 
@@ -210,12 +207,6 @@ impl BoundedBody {
             },
         }
     }
-
-    fn end(&mut self) {
-        self.state = State::Ended;
-        let milliseconds = self.opened.elapsed().as_millis() as u64;
-        tracing::debug!(url = %self.url, bytes = self.received, ms = milliseconds, "body received");
-    }
 }
 
 /// Gives the announced size. The library has refused lengths that contradict each other or are no numbers.
@@ -231,9 +222,10 @@ struct Pace {
     recent: u64,
 }
 
-struct Slow {
-    recent: u64,
-    waited: Duration,
+/// What a wait has brought.
+pub(crate) struct Slow {
+    pub(crate) recent: u64,
+    pub(crate) waited: Duration,
 }
 
 impl Pace {

@@ -3,7 +3,8 @@
 //!
 //! Manifests are asked of each endpoint in order, as containers-registries.conf(5) has it: the first that gives what was
 //! asked for has the word. What belongs to a manifest is asked first of the endpoint that gave it. One that fails, in
-//! whatever way, is passed over with a warning; when all have failed the last one's error says what the others did.
+//! whatever way, is passed over with a warning; when all have failed the registry's own error says what the others did.
+//! What may pass is waited out at the registry itself alone: see `order`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,12 +17,15 @@ use stos_spec::{BlobDigest, Descriptor, DigestError, ImageRef, Verified};
 use ureq::http::header::{self, HeaderName, HeaderValue};
 use ureq::http::{HeaderMap, Method};
 
-use crate::blob::{BlobReader, Bound, BoundedBody};
+use crate::blob::Bound;
 use crate::endpoint::{Endpoint, Role};
-use crate::error::{Error, PassedOver};
+use crate::error::Error;
 use crate::exchange::Answer;
 use crate::options::ClientOptions;
+use crate::order::Order;
 use crate::remote::{Remote, Wanted};
+use crate::resume::BlobReader;
+use crate::retry::Cancel;
 use crate::token::Scope;
 use crate::url::ShownUrl;
 
@@ -39,7 +43,8 @@ static ACCEPT_MANIFESTS: LazyLock<[(HeaderName, HeaderValue); 1]> = LazyLock::ne
 /// A client for one registry and its mirrors. Clones share connections and tokens; threads may share one.
 ///
 /// It opens nothing before the first request. Requests block the calling thread and start no other. Repositories are
-/// called as the user calls them: what an endpoint calls them is its own affair.
+/// called as the user calls them: what an endpoint calls them is its own affair. What may pass is tried again, as
+/// [`RetryPolicy`](crate::RetryPolicy) says.
 #[derive(Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
@@ -49,6 +54,8 @@ struct Inner {
     remotes: Vec<Remote>,
     /// Which of them gave the last manifest, or `NONE`.
     giver: AtomicUsize,
+    /// Ends the waits between tries.
+    cancel: Cancel,
 }
 
 /// A manifest or an index as the registry keeps it.
@@ -82,7 +89,8 @@ impl Registry {
             return Err(Error::NoEndpoint { what: "anything" });
         }
         let remotes: Result<Vec<_>, _> = endpoints.into_iter().map(|it| Remote::new(it, options)).collect();
-        Ok(Self { inner: Arc::new(Inner { remotes: remotes?, giver: AtomicUsize::new(NONE) }) })
+        let inner = Inner { remotes: remotes?, giver: AtomicUsize::new(NONE), cancel: Cancel::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Gives where the registry itself listens: a host, and maybe a port. Of mirrors alone it is the last.
@@ -111,11 +119,9 @@ impl Registry {
         expected: Option<&Descriptor>,
     ) -> Result<FetchedManifest, Error> {
         let target = Target::parse(target)?;
-        let order = self.order_for_manifest(target.digest().is_some());
-        let (giver, fetched) =
-            self.first_of(order, "manifest", |remote| fetch_manifest(remote, repository, &target, expected))?;
-        self.inner.giver.store(giver, Ordering::Relaxed);
-        Ok(fetched)
+        self.ask_for_manifest(repository, &target, |remote, path| {
+            fetch_manifest(remote, repository, path, &target, expected)
+        })
     }
 
     /// Asks which manifest `target`, a tag or a digest, names now. One request, and no body where the registry can.
@@ -124,10 +130,7 @@ impl Registry {
     /// Any [`Error`]; [`Error::NotFound`] for an unknown tag, digest or repository.
     pub fn resolve_digest(&self, repository: &str, target: &str) -> Result<BlobDigest, Error> {
         let target = Target::parse(target)?;
-        let order = self.order_for_manifest(target.digest().is_some());
-        let (giver, digest) = self.first_of(order, "manifest", |remote| resolve_digest(remote, repository, &target))?;
-        self.inner.giver.store(giver, Ordering::Relaxed);
-        Ok(digest)
+        self.ask_for_manifest(repository, &target, |remote, path| resolve_digest(remote, repository, path, &target))
     }
 
     /// Fetches an image's configuration whole: at most `max` bytes, verified.
@@ -157,13 +160,17 @@ impl Registry {
             let url = self.inner.remotes[0].url_of(repository, &blob_path(descriptor))?.shown();
             return Err(Error::TooLong { url, expected: max });
         }
-        let fetch = |remote: &Remote| {
-            let body = open(remote, repository, descriptor)?;
-            let url = body.url().clone();
-            let bytes = body.read_all()?;
-            Verified::check(bytes, descriptor, url.as_str()).map_err(|error| Error::of_digest(error, url))
-        };
-        self.first_of(self.order_for_blob(), "blob", fetch).map(|(_, bytes)| bytes)
+        self.order_for_blob()?.ask(
+            repository,
+            |_| Ok(blob_path(descriptor)),
+            |remote, path| {
+                let answer = get(remote, Method::GET, repository, path, &[])?;
+                let body = answer.body(remote.transport(), Bound::Exact(descriptor.size))?;
+                let url = body.url().clone();
+                let bytes = body.read_all()?;
+                Verified::check(bytes, descriptor, url.as_str()).map_err(|error| Error::of_digest(error, url))
+            },
+        )
     }
 
     /// Opens a blob to be read as it arrives. See [`BlobReader`] for what is checked there and what is not.
@@ -171,8 +178,22 @@ impl Registry {
     /// # Errors
     /// Any [`Error`]; [`Error::SizeMismatch`] where the registry announces another size than the descriptor says.
     pub fn open_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<BlobReader, Error> {
-        let open = |remote: &Remote| open(remote, repository, descriptor).map(BlobReader::new);
-        self.first_of(self.order_for_blob(), "blob", open).map(|(_, reader)| reader)
+        BlobReader::open(self.order_for_blob()?, repository, descriptor)
+    }
+
+    /// Ends all work of this client and its clones: requests, bodies and waits under way fail soon, with no further try. For who
+    /// has no use for the rest any more.
+    pub fn cancel(&self) {
+        self.inner.cancel.set();
+        self.inner.remotes.iter().for_each(|remote| remote.transport().shut_down());
+    }
+
+    pub(crate) fn cancel_flag(&self) -> &Cancel {
+        &self.inner.cancel
+    }
+
+    pub(crate) fn remote(&self, index: usize) -> &Remote {
+        &self.inner.remotes[index]
     }
 
     /// Gives the endpoint that is no mirror, for what mirrors are not asked for.
@@ -181,59 +202,41 @@ impl Registry {
         registry.ok_or(Error::NoEndpoint { what })
     }
 
+    /// Asks for a manifest, and keeps who gave it.
+    fn ask_for_manifest<T>(
+        &self,
+        repository: &str,
+        target: &Target<'_>,
+        ask: impl Fn(&Remote, &str) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut order = self.order_for_manifest(target.digest().is_some())?;
+        let found = order.ask(repository, |remote| target.path_at(remote), ask)?;
+        self.inner.giver.store(order.index(), Ordering::Relaxed);
+        Ok(found)
+    }
+
     /// Gives the endpoints to ask for a manifest: who gave the last one, and then in order.
-    fn order_for_manifest(&self, is_by_digest: bool) -> Vec<usize> {
-        self.order(|index| self.inner.remotes[index].endpoint().serves(is_by_digest))
+    fn order_for_manifest(&self, is_by_digest: bool) -> Result<Order, Error> {
+        self.order("manifest", |index| self.remote(index).endpoint().serves(is_by_digest))
     }
 
     /// Gives the endpoints to ask for a blob: who gave the manifest, whatever it is asked for, and then those that are
     /// asked by digest.
-    fn order_for_blob(&self) -> Vec<usize> {
+    fn order_for_blob(&self) -> Result<Order, Error> {
         let giver = self.inner.giver.load(Ordering::Relaxed);
-        self.order(|index| index == giver || self.inner.remotes[index].endpoint().serves(true))
+        self.order("blob", |index| index == giver || self.remote(index).endpoint().serves(true))
     }
 
-    fn order(&self, is_asked: impl Fn(usize) -> bool) -> Vec<usize> {
+    fn order(&self, what: &'static str, is_asked: impl Fn(usize) -> bool) -> Result<Order, Error> {
         let giver = self.inner.giver.load(Ordering::Relaxed);
-        let mut order: Vec<usize> = (0..self.inner.remotes.len()).filter(|index| is_asked(*index)).collect();
-        order.sort_by_key(|index| *index != giver);
-        order
-    }
-
-    /// Asks endpoints one after the other, and gives the first answer and whose it is.
-    fn first_of<T>(
-        &self,
-        order: Vec<usize>,
-        what: &'static str,
-        ask: impl Fn(&Remote) -> Result<T, Error>,
-    ) -> Result<(usize, T), Error> {
-        let mut passed = Vec::new();
-        let count = order.len();
-        for (number, index) in order.into_iter().enumerate() {
-            let remote = &self.inner.remotes[index];
-            let error = match ask(remote) {
-                Ok(answer) => return Ok((index, answer)),
-                Err(error) if is_ours(&error) => return Err(error),
-                Err(error) => error,
-            };
-            if number + 1 == count {
-                let last = Box::new(error);
-                return Err(if passed.is_empty() { *last } else { Error::AllEndpoints { last, passed } });
-            }
-            let Endpoint { role, host, .. } = remote.endpoint();
-            tracing::warn!(%role, %host, what, %error, "passed over");
-            passed.push(PassedOver { role: *role, host: host.clone(), reason: error.in_short() });
-        }
-        Err(Error::NoEndpoint { what })
+        let mut indexes: Vec<usize> = (0..self.inner.remotes.len()).filter(|index| is_asked(*index)).collect();
+        indexes.sort_by_key(|index| *index != giver);
+        Order::new(self.clone(), indexes, what)
     }
 }
 
-/// Tells whether another endpoint would fail in the same way: what is asked for cannot be asked.
-fn is_ours(error: &Error) -> bool {
-    matches!(error, Error::BadName { .. } | Error::BadOption { .. } | Error::NoRoots { .. })
-}
-
-fn get(
+/// Asks an endpoint for something of a repository that is called so here. Whatever the status, that is the answer.
+pub(crate) fn get(
     remote: &Remote,
     method: Method,
     repository: &str,
@@ -244,19 +247,14 @@ fn get(
     remote.get(&Wanted { method, repository, path, headers, scope: &Scope::pull(repository), body: None })
 }
 
-fn open(remote: &Remote, repository: &str, descriptor: &Descriptor) -> Result<BoundedBody, Error> {
-    let answer = get(remote, Method::GET, repository, &blob_path(descriptor), &[])?;
-    answer.body(remote.transport(), Bound::Exact(descriptor.size))
-}
-
 fn fetch_manifest(
     remote: &Remote,
     repository: &str,
+    path: &str,
     target: &Target<'_>,
     expected: Option<&Descriptor>,
 ) -> Result<FetchedManifest, Error> {
-    let path = target.path_at(remote)?;
-    let answer = get(remote, Method::GET, repository, &path, &*ACCEPT_MANIFESTS)?.success(remote.transport())?;
+    let answer = get(remote, Method::GET, repository, path, &*ACCEPT_MANIFESTS)?.success(remote.transport())?;
     let url = answer.url.shown();
     let announced = content_digest(answer.headers(), &url)?;
     let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -272,18 +270,18 @@ fn fetch_manifest(
     Ok(FetchedManifest { bytes, content_type })
 }
 
-fn resolve_digest(remote: &Remote, repository: &str, target: &Target<'_>) -> Result<BlobDigest, Error> {
-    let answer = get(remote, Method::HEAD, repository, &target.path_at(remote)?, &*ACCEPT_MANIFESTS)?;
+fn resolve_digest(remote: &Remote, repository: &str, path: &str, target: &Target<'_>) -> Result<BlobDigest, Error> {
+    let answer = get(remote, Method::HEAD, repository, path, &*ACCEPT_MANIFESTS)?;
     // A registry without HEAD, or without the header, is asked for the manifest itself.
     if answer.status() == 405 {
-        return Ok(fetch_manifest(remote, repository, target, None)?.bytes.digest());
+        return Ok(fetch_manifest(remote, repository, path, target, None)?.bytes.digest());
     }
     let answer = answer.success(remote.transport())?;
     let url = answer.url.shown();
     match (content_digest(answer.headers(), &url)?, target.digest()) {
         (Some(found), Some(expected)) if found != expected => Err(Error::DigestMismatch { url, expected, found }),
         (Some(found), _) => Ok(found),
-        (None, _) => Ok(fetch_manifest(remote, repository, target, None)?.bytes.digest()),
+        (None, _) => Ok(fetch_manifest(remote, repository, path, target, None)?.bytes.digest()),
     }
 }
 

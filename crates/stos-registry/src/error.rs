@@ -159,7 +159,7 @@ pub enum Error {
     TooManyRequests {
         /// What was asked for.
         url: ShownUrl,
-        /// How long to wait, where the registry says so in seconds.
+        /// How long to wait, where the registry says so.
         retry_after: Option<Duration>,
         /// What the registry says.
         message: RegistryMessage,
@@ -171,7 +171,7 @@ pub enum Error {
         url: ShownUrl,
         /// The HTTP status.
         status: u16,
-        /// How long to wait, where the registry says so in seconds.
+        /// How long to wait, where the registry says so.
         retry_after: Option<Duration>,
         /// What the registry says.
         message: RegistryMessage,
@@ -324,6 +324,60 @@ pub enum Error {
         /// What the last try failed with.
         last: Box<Error>,
     },
+    /// The rest of a blob was asked for, and something else was answered.
+    #[error("{url}: expected the part {expected}, found {found}")]
+    WrongPart {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The `Content-Range` that was asked for.
+        expected: String,
+        /// What was answered.
+        found: String,
+    },
+    /// The rest of a blob was asked for, and what is there now calls itself another one than the beginning was of.
+    #[error("{url}: the blob has changed while it was received: expected the ETag {expected:?}, found {found:?}")]
+    Changed {
+        /// What was asked for.
+        url: ShownUrl,
+        /// The `ETag` at the beginning.
+        expected: String,
+        /// The `ETag` of the rest, cut.
+        found: String,
+    },
+    /// The server knows no parts, and its connections break again and again: too much was received in vain.
+    #[error("{url}: the connection breaks, and the server only sends the whole again: {wasted} bytes came in vain")]
+    NoParts {
+        /// What was asked for.
+        url: ShownUrl,
+        /// How many bytes were thrown away.
+        wasted: u64,
+    },
+    /// It failed again and again, each time in a way that may pass.
+    #[error("{last} (given up after {tries} tries in a row and {} s of waiting between them)", waited.as_secs())]
+    GaveUp {
+        /// How many tries in a row have failed.
+        tries: u32,
+        /// How long was waited between them.
+        waited: Duration,
+        /// How the last one failed.
+        last: Box<Error>,
+    },
+    /// The server asks to wait for longer than is waited.
+    #[error("{last}: it asks to wait for {} s, longer than the {} s that stos waits", asked.as_secs(), limit.as_secs())]
+    WaitTooLong {
+        /// How long it asks for.
+        asked: Duration,
+        /// How long is waited at most.
+        limit: Duration,
+        /// What the server said.
+        last: Box<Error>,
+    },
+    /// The client was told to stop.
+    #[error("{url}: the client was told to stop")]
+    Cancelled {
+        /// What was asked for.
+        url: ShownUrl,
+    },
     /// The bytes, or the registry's word about them, have another digest than was asked for.
     #[error("{url}: expected digest {expected}, found {found}")]
     DigestMismatch {
@@ -346,7 +400,7 @@ fn found_text(found: Option<u64>) -> String {
 
 fn passed_text(passed: &[PassedOver]) -> String {
     let each = passed.iter().map(|endpoint| format!("{} {}: {}", endpoint.role, endpoint.host, endpoint.reason));
-    format!(" (before it failed: {})", each.collect::<Vec<_>>().join("; "))
+    format!(" (also failed: {})", each.collect::<Vec<_>>().join("; "))
 }
 
 /// An endpoint that was asked and passed over.
@@ -373,6 +427,8 @@ impl Error {
     /// Gives a hint for people, where there is something that they can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::GaveUp { last, .. } => last.hint(),
+            Self::WaitTooLong { .. } => Some("try again when that time has passed"),
             Self::HttpInsteadOfHttps { .. } | Self::Downgrade { .. } => {
                 Some("use --tls-verify=false if this registry is meant to be reached without TLS")
             }
@@ -403,6 +459,8 @@ impl Error {
             Self::AllEndpoints { last, .. } => last.is_transient(),
             // 501 and 505 do not pass.
             Self::Server { status, .. } => matches!(status, 500 | 502 | 503 | 504),
+            Self::UnexpectedStatus { status, .. } => *status == 408,
+            Self::GaveUp { .. } => true,
             _ => false,
         }
     }
@@ -420,7 +478,34 @@ impl Error {
             Self::TooManyRequests { .. } => "too many requests".to_owned(),
             Self::Server { status, .. } => format!("the server failed with status {status}"),
             Self::DigestMismatch { expected, found, .. } => format!("expected digest {expected}, found {found}"),
+            Self::GaveUp { tries, last, .. } => format!("{}, {tries} times in a row", last.in_short()),
+            Self::WaitTooLong { asked, last, .. } => {
+                format!("{}, it asks to wait for {} s", last.in_short(), asked.as_secs())
+            }
             other => other.to_string(),
+        }
+    }
+
+    /// Gives how long the server asks to wait, where it does.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyRequests { retry_after, .. } | Self::Server { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Gives the kind that a reader's error has.
+    fn io_kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Stalled { .. } | Self::Timeout { .. } => io::ErrorKind::TimedOut,
+            Self::Truncated { .. } => io::ErrorKind::UnexpectedEof,
+            // A reader would simply try an interrupted read again.
+            Self::Interrupted { source, .. } if source.kind() != io::ErrorKind::Interrupted => source.kind(),
+            Self::TooLong { .. } | Self::SizeMismatch { .. } | Self::WrongPart { .. } | Self::Changed { .. } => {
+                io::ErrorKind::InvalidData
+            }
+            Self::GaveUp { last, .. } | Self::AllEndpoints { last, .. } => last.io_kind(),
+            _ => io::ErrorKind::Other,
         }
     }
 
@@ -437,16 +522,7 @@ impl Error {
 impl From<Error> for io::Error {
     /// Puts the error where [`Error::from_io`] finds it.
     fn from(error: Error) -> Self {
-        let kind = match &error {
-            Error::Stalled { .. } | Error::Timeout { .. } => io::ErrorKind::TimedOut,
-            Error::Truncated { .. } => io::ErrorKind::UnexpectedEof,
-            Error::Interrupted { source, .. } => source.kind(),
-            Error::TooLong { .. } | Error::SizeMismatch { .. } => io::ErrorKind::InvalidData,
-            _ => io::ErrorKind::Other,
-        };
-        // A reader would simply try an interrupted read again.
-        let kind = if kind == io::ErrorKind::Interrupted { io::ErrorKind::Other } else { kind };
-        Self::new(kind, error)
+        Self::new(error.io_kind(), error)
     }
 }
 
@@ -461,7 +537,7 @@ mod tests {
         let last = Error::Unreachable { host: "r".into(), source: io::Error::other("reset") };
         let passed = vec![passed("a", "not found"), passed("b:1", "denied")];
         let error = Error::AllEndpoints { last: Box::new(last), passed };
-        let text = "cannot reach r: reset (before it failed: mirror a: not found; mirror b:1: denied)";
+        let text = "cannot reach r: reset (also failed: mirror a: not found; mirror b:1: denied)";
         assert_eq!(error.to_string(), text);
         assert!(error.is_transient() && error.hint().is_none());
         let last = Box::new(Error::NoRoots { reason: "none".into() });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One request and its redirects, followed by hand: so what authorizes stays with the registry, and HTTPS stays HTTPS.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ureq::Body;
 use ureq::http::header::{self, HeaderName, HeaderValue};
@@ -11,6 +11,7 @@ use crate::blob::{Bound, BoundedBody};
 use crate::credential::Authorization;
 use crate::error::Error;
 use crate::message::{MESSAGE_MAX, RegistryMessage};
+use crate::retry::retry_after;
 use crate::transport::{Payload, Transport};
 use crate::url::{Scheme, Url, without_secrets};
 
@@ -66,7 +67,8 @@ impl Answer {
         if is_success { Ok(self) } else { Err(self.refusal(expected, transport)) }
     }
 
-    fn refusal(self, expected: u16, transport: &Transport) -> Error {
+    /// Gives the error that a status other than the expected one means.
+    pub(crate) fn refusal(self, expected: u16, transport: &Transport) -> Error {
         let (status, url) = (self.status(), self.url.shown());
         let retry_after = retry_after(self.headers());
         let (address, response) = (self.url, self.response);
@@ -94,11 +96,6 @@ fn message(response: Response<Body>, url: &Url, transport: &Transport) -> Regist
     let body = BoundedBody::open(response, url.shown(), Bound::AtMost(MESSAGE_MAX), timeouts);
     // The status has the say; a body that breaks off has nothing to add.
     body.and_then(BoundedBody::read_all).map(|bytes| RegistryMessage::parse(&bytes)).unwrap_or_default()
-}
-
-/// Reads `Retry-After` in seconds; registries do not send dates.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Sends a request and follows its redirects. What authorizes it goes to the origin of `start` and to no other.

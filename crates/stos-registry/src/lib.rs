@@ -6,12 +6,14 @@
 //! | [`client`] | [`Registry`]: manifests, configurations and blobs of one registry and its mirrors |
 //! | [`endpoint`] | [`Endpoint`]: where images can be had, and on which terms |
 //! | [`push`] | uploads: blobs, mounted or sent whole or in chunks, and manifests |
-//! | [`blob`] | [`BlobReader`]: a blob as it arrives, never more and never less than its descriptor says |
+//! | [`resume`] | [`BlobReader`]: a blob as it arrives, over as many connections as it takes |
+//! | [`retry`] | [`RetryPolicy`]: what is tried again, when, and how often |
 //! | [`credential`] | [`Credential`]: who asks, and where that is asked |
 //! | [`proxy`] | [`Proxy`]: the way through one |
 //! | [`error`] | [`Error`]: what went wrong, where, what was expected and what was found |
-//! | [`options`] | [`ClientOptions`]: TLS, time limits |
+//! | [`options`] | [`ClientOptions`]: TLS, time limits, tries |
 //! | [`challenge`] | reads `WWW-Authenticate`; pure |
+//! | `order` | which endpoint is asked after which, and whose failures are waited out |
 //! | `login` | whether a registry accepts a credential |
 //! | `remote` | one endpoint as it is spoken to: its protocol, its challenges |
 //! | `authorize` | answers challenges; who gets the credential |
@@ -27,7 +29,7 @@
 //! Certificates of the system are the one thing it reads from files, and only when HTTPS is spoken.
 
 mod authorize;
-pub mod blob;
+mod blob;
 pub mod challenge;
 pub mod client;
 pub mod credential;
@@ -37,15 +39,17 @@ mod exchange;
 mod login;
 mod message;
 pub mod options;
+mod order;
 pub mod proxy;
 pub mod push;
 mod remote;
+pub mod resume;
+pub mod retry;
 mod tls;
 mod token;
 mod transport;
 mod url;
 
-pub use blob::BlobReader;
 pub use client::{FetchedManifest, Registry};
 pub use credential::{Credential, CredentialFailure, Credentials, Secret, SourceError};
 pub use endpoint::{ClientIdentity, Endpoint, Role, Serves};
@@ -54,4 +58,6 @@ pub use message::RegistryMessage;
 pub use options::{ClientOptions, Timeouts};
 pub use proxy::{Destination, Proxies, Proxy, ProxyFailure};
 pub use push::{Upload, UploadOptions, UploadStart};
+pub use resume::BlobReader;
+pub use retry::RetryPolicy;
 pub use url::ShownUrl;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::retry::RetryPolicy;
+
 /// How a client talks to its registry.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -15,6 +17,8 @@ pub struct ClientOptions {
     pub extra_roots: Vec<Vec<u8>>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
+    /// How often to try again.
+    pub retry: RetryPolicy,
     /// The `User-Agent`, in visible ASCII.
     pub user_agent: String,
 }
@@ -25,12 +29,13 @@ impl Default for ClientOptions {
             tls_verify: true,
             extra_roots: Vec::new(),
             timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
             user_agent: concat!("stos/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
 }
 
-/// How long to wait for what. None of them limits the whole of a blob that is read as it arrives.
+/// How long to wait for what, in one try. None of them limits the whole of a blob that is read as it arrives.
 ///
 /// Looking up a host's name is bounded by the system's resolver alone (`resolv.conf`): a limit of ours would need a
 /// thread that could outlive the request.

@@ -29,8 +29,15 @@ pub(crate) struct Transport {
     options: ClientOptions,
     endpoint: Endpoint,
     trust: Trust,
+    agents: Mutex<Agents>,
+}
+
+#[derive(Default)]
+struct Agents {
     /// Made at the first request of their kind: the certificates are read only where HTTPS is spoken.
-    agents: Mutex<Vec<(AgentKind, Agent)>>,
+    of_kind: Vec<(AgentKind, Agent)>,
+    /// One that is made afterwards sends nothing either.
+    is_shut_down: bool,
 }
 
 /// What tells agents apart.
@@ -63,6 +70,13 @@ impl Transport {
         options.tls_verify = endpoint.tls_verify;
         let roots = [options.extra_roots.as_slice(), &endpoint.extra_roots].concat();
         Ok(Self { options, endpoint: endpoint.clone(), trust: Trust::new(roots), agents: Mutex::default() })
+    }
+
+    /// Breaks all connections, those in use too: who waits for one of them fails, and so does who wants another one.
+    pub(crate) fn shut_down(&self) {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.is_shut_down = true;
+        agents.of_kind.iter().for_each(|(_, agent)| agent.clone().shutdown());
     }
 
     /// Gives the options, as they are for this endpoint.
@@ -135,7 +149,7 @@ impl Transport {
             proxy: self.proxy(url)?,
         };
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, agent)) = agents.iter().find(|(known, _)| *known == kind) {
+        if let Some((_, agent)) = agents.of_kind.iter().find(|(known, _)| *known == kind) {
             return Ok(agent.clone());
         }
         let tls = match kind.scheme {
@@ -150,7 +164,10 @@ impl Transport {
             None => Agent::new_with_config(config),
             Some(proxy) => self.agent_through(proxy, config)?,
         };
-        agents.push((kind, agent.clone()));
+        if agents.is_shut_down {
+            agent.clone().shutdown();
+        }
+        agents.of_kind.push((kind, agent.clone()));
         Ok(agent)
     }
 

@@ -160,7 +160,7 @@ fn when_all_fail_all_are_told() {
     assert_eq!((passed[0].role, &passed[0].host), (Role::Mirror, &mirror.address()));
     let text = error.to_string();
     assert!(text.starts_with(&format!("{}/v2/team/app/manifests/2: not found", registry.base_url())), "{text}");
-    let told = format!(" (before it failed: mirror {}: the server failed with status 503)", mirror.address());
+    let told = format!(" (also failed: mirror {}: the server failed with status 503)", mirror.address());
     assert!(text.ends_with(&told), "{text}");
     assert!(!error.is_transient() && error.hint().is_none());
     // One endpoint's error is its own.

@@ -180,13 +180,16 @@ fn each_status_has_its_error() {
     let error = layer_error(&[Fault::status(429), seconds("7")]);
     assert!(matches!(error, Error::TooManyRequests { retry_after: Some(Duration { .. }), .. }), "{error}");
     assert!(error.to_string().contains("7 s") && error.is_transient(), "{error}");
-    for odd in ["-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", ""] {
+    let error = layer_error(&[Fault::status(429), seconds("Wed, 21 Oct 2015 07:28:00 GMT")]);
+    assert!(matches!(error, Error::TooManyRequests { retry_after: Some(Duration::ZERO), .. }), "{error}");
+    for odd in ["-1", "soon", "Wed, 41 Oct 2026 07:28:00 GMT", ""] {
         let error = layer_error(&[Fault::status(429), seconds(odd)]);
         assert!(matches!(error, Error::TooManyRequests { retry_after: None, .. }), "{odd}");
     }
     let error = layer_error(&[Fault::status(503), seconds("1")]);
     assert!(matches!(error, Error::Server { status: 503, retry_after: Some(_), .. }) && error.is_transient());
     assert!(!layer_error(&[Fault::status(501)]).is_transient());
+    assert!(layer_error(&[Fault::status(408)]).is_transient());
     // A part, or nothing, is not what was asked for.
     for status in [204, 206, 304, 400, 418] {
         let error = layer_error(&[Fault::status(status)]);

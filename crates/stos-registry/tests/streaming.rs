@@ -7,6 +7,7 @@ use std::io::Read;
 
 use common::*;
 use stos_spec::{BlobDigest, Descriptor, DigestHasher};
+use stos_testkit::proxy::{Options, Proxy};
 use stos_testkit::registry::{Auth, Blob};
 
 const SIZE: u64 = 256 << 20;
@@ -20,10 +21,15 @@ fn peak() -> u64 {
 
 #[test]
 fn a_large_blob_streams_in_little_memory() {
-    for tls in [false, true] {
+    for (tls, reset_after) in [(false, None), (true, None), (false, Some(1 << 20))] {
         let registry = registry(tls, Auth::Open);
         let digest = registry.put_blob(Blob::Pattern(SIZE)).parse().unwrap();
-        let client = client(&registry);
+        let proxy =
+            reset_after.map(|_| Proxy::start(registry.address(), Options { reset_after, ..Options::default() }));
+        let client = match &proxy {
+            Some(proxy) => client_at(&proxy.address(), &patient()),
+            None => client(&registry),
+        };
         // The first request loads the system's certificates, which are not the stream's.
         client.fetch_manifest(REPOSITORY, "1", None).unwrap();
         let before = peak();
@@ -37,6 +43,8 @@ fn a_large_blob_streams_in_little_memory() {
             }
         }
         assert_eq!(BlobDigest::from_bytes(hasher.finish()), digest);
+        assert_eq!((reader.received(), reader.wire_bytes()), (SIZE, SIZE));
+        assert_eq!(reader.resumes() > 0, proxy.is_some());
         let grown = peak() - before;
         assert!(grown < 16 << 20, "{grown} bytes of memory for {SIZE} bytes of blob");
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! locks/lease          held shared: everything is kept. Held exclusively: the right to sweep
-//! locks/lease-<hex>    held by its maker: the objects that it lists are kept
+//! locks/lease-<hex>    held by its maker from the moment that it is there: the objects that it lists are kept
 //! ```
 //!
 //! A lease begins with everything, for nobody knows yet what a name leads to. A command that goes on for long, a pull above
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use stos_spec::{BlobDigest, ChainId, DiffId};
 
 use crate::error::Result;
-use crate::files::{self, Durability};
+use crate::files;
 use crate::lock::{Lock, LockMode};
 use crate::store::Store;
 
@@ -105,9 +105,7 @@ impl List {
     /// The caller keeps everything meanwhile.
     fn write(store: &Store, objects: &Objects) -> Result<Self> {
         let path = list_path(store, &format!("{LIST_PREFIX}{}", files::unique_name()));
-        files::write_new(&path, &files::to_json_line(objects), Durability::Volatile)?;
-        // Nobody sweeps, so nobody else wants it.
-        Ok(Self { lock: Some(Lock::wait(&path, LockMode::Exclusive)?) })
+        Ok(Self { lock: Some(Lock::of_new_file(&path, &store.staging_area(), &files::to_json_line(objects))?) })
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Whether others may hold a lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Lock {
     /// Waits for the exclusive lock on the directory `path` itself, which leaves no file behind.
     pub fn wait_for_directory(path: &Path) -> Result<Self> {
         loop {
-            let file = crate::files::open(path)?;
+            let file = files::open(path)?;
             match flock(&file, FlockOperation::LockExclusive) {
                 Ok(()) if is_current(&file, path)? => return Ok(Self { file, path: path.to_owned() }),
                 Ok(()) | Err(Errno::INTR) => {}
@@ -100,11 +101,33 @@ impl Lock {
         }
     }
 
+    /// Gives the new file `bytes`, which is made in `scratch` and locked before it becomes visible at `path`: whoever finds it
+    /// there unlocked knows that its maker has ended.
+    pub(crate) fn of_new_file(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<Self> {
+        let temporary = scratch.join(files::unique_name());
+        let made = files::write_new(&temporary, bytes, files::Durability::Volatile).and_then(|()| {
+            let file = open(&temporary)?;
+            // A sweep that looks whether it may take the file holds it for a moment.
+            while let Err(errno) = flock(&file, FlockOperation::LockExclusive) {
+                if errno != Errno::INTR {
+                    return Err(Error::io("lock", &temporary)(errno));
+                }
+            }
+            files::rename_new(&temporary, path).map_err(Error::io("rename a file to", path))?;
+            Ok(Self { file, path: path.to_owned() })
+        });
+        if made.is_err() {
+            // The rename did not happen: what is left is ours alone. If even this fails the sweep takes it.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        made
+    }
+
     /// Removes the lock's file while it is held exclusively, so that `locks/` does not grow for ever.
     ///
     /// Whoever waits for it finds that its file has no name any more and begins anew (see `is_current`).
     pub fn remove(self) -> Result<()> {
-        crate::files::remove_file(&self.path)
+        files::remove_file(&self.path)
     }
 
     /// Gives the locked file.
@@ -161,6 +184,20 @@ mod tests {
         assert!(path.exists());
         assert!(Lock::try_now(&path, LockMode::Shared).unwrap().is_none());
         drop(second);
+    }
+
+    #[test]
+    fn a_lock_with_contents_is_held_from_the_first_moment_on() {
+        let (dir, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = dir.path().join("lock");
+        let held = Lock::of_new_file(&path, scratch.path(), b"x").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
+        assert!(Lock::try_now(&path, LockMode::Shared).unwrap().is_none());
+        // Its name is taken: nothing is changed, and nothing left.
+        assert!(Lock::of_new_file(&path, scratch.path(), b"y").is_err());
+        assert_eq!(files::list_names(scratch.path()).unwrap(), [""; 0]);
+        held.remove().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -245,7 +245,8 @@ impl Store {
         Lock::wait(&self.root.join("locks").join(name), LockMode::Exclusive)
     }
 
-    /// Removes the lock files of objects that nobody holds: what a crash left. Those of the store itself stay.
+    /// Removes the lock files of objects, and the lists of leases, that nobody holds: what a crash left. Those of the store itself
+    /// stay. Whoever has opened one of them meanwhile begins anew, so this needs no right to sweep.
     pub fn sweep_locks(&self) -> Result<()> {
         self.check_writable()?;
         let locks = self.root.join("locks");

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Signals as something to read (signalfd(2)), for a process that waits for several things at once.
+//! Signals as something to read (signalfd(2)), for a process that waits for several things at once; and as the end of a process
+//! that first puts things in order.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::io::Errno;
 
@@ -68,6 +71,130 @@ pub fn set_default_action(signal: i32) -> Result<()> {
     Ok(())
 }
 
+/// Signals on which the calling process executes another program instead of ending. Dropping it gives them their default
+/// action again.
+///
+/// That is the one way to end all other threads at one instant and still do something afterwards: what they were about to do
+/// they have done, or they have not.
+#[derive(Debug)]
+pub struct ExecuteOn {
+    signals: Vec<i32>,
+}
+
+/// Whether a signal has come on which a program is being executed.
+static IS_EXECUTING: AtomicBool = AtomicBool::new(false);
+
+/// Tells whether the calling process is about to become the program of [`ExecuteOn`].
+///
+/// For a moment its threads still run, and none can start another: clone(2) gives EAGAIN while another thread is in execve(2). Who
+/// meets that error has nobody to tell it to.
+pub fn is_executing() -> bool {
+    IS_EXECUTING.load(Ordering::Acquire)
+}
+
+/// What to execute on a signal, ready for execve(2).
+struct Program {
+    path: CString,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    /// What the pointers point into.
+    _strings: [Vec<CString>; 2],
+}
+
+/// The program of each signal, by its number. A handler may look at one at any time, so none is ever freed.
+static PROGRAMS: [AtomicPtr<Program>; 65] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 65];
+
+impl ExecuteOn {
+    /// Executes `path` with the arguments that `argv` gives for the signal, as soon as one of `signals` comes, whatever the threads
+    /// of the process are doing. The program begins with all of `signals` blocked.
+    ///
+    /// A signal that the process ignores stays ignored: its caller wanted that (nohup(1), a shell's background job).
+    pub fn new(signals: &[i32], path: &CStr, argv: impl Fn(i32) -> Vec<CString>, env: &[CString]) -> Result<Self> {
+        let mut armed = Self { signals: Vec::new() };
+        for &signal in signals.iter().filter(|signal| (1..=64).contains(*signal)) {
+            if is_ignored(signal)? {
+                continue;
+            }
+            let strings = [argv(signal), env.to_vec()];
+            let [argv, env] = [0, 1].map(|list| crate::process::exec::pointers(&strings[list]));
+            let program = Box::new(Program { path: path.to_owned(), argv, env, _strings: strings });
+            PROGRAMS[signal as usize].store(Box::into_raw(program), Ordering::Release);
+            set_handler(signal, signals)?;
+            armed.signals.push(signal);
+        }
+        Ok(armed)
+    }
+}
+
+impl Drop for ExecuteOn {
+    fn drop(&mut self) {
+        for &signal in &self.signals {
+            // It cannot fail for a signal that has taken a handler.
+            let _ = set_default_action(signal);
+        }
+    }
+}
+
+/// Tells whether the calling process ignores a signal.
+fn is_ignored(signal: i32) -> Result<bool> {
+    // SAFETY: all-zero bytes are a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is changed, and `action` outlives the call.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) } != 0 {
+        return Err(SysError::new("sigaction", format!("{signal}"), last_errno()));
+    }
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Has [`execute_program`] called on a signal, with all of `blocked` blocked.
+fn set_handler(signal: i32, blocked: &[i32]) -> Result<()> {
+    // SAFETY: all-zero bytes are a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = execute_program as extern "C" fn(libc::c_int) as usize;
+    for &other in blocked {
+        // SAFETY: an all-zero set is an empty one; a number that is no signal changes nothing.
+        unsafe { libc::sigaddset(&raw mut action.sa_mask, other) };
+    }
+    // SAFETY: the handler calls nothing that is not async-signal-safe (signal-safety(7)).
+    if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+        return Err(SysError::new("sigaction", format!("{signal}, a handler"), last_errno()));
+    }
+    Ok(())
+}
+
+/// The handler. Where nothing can be executed the signal has its default action once this returns.
+extern "C" fn execute_program(signal: libc::c_int) {
+    let program = PROGRAMS.get(signal as usize).map_or(std::ptr::null_mut(), |slot| slot.load(Ordering::Acquire));
+    // SAFETY: the pointer is null or to a program that is never freed nor changed.
+    if let Some(program) = unsafe { program.as_ref() } {
+        IS_EXECUTING.store(true, Ordering::Release);
+        // SAFETY: execve is async-signal-safe; both lists end in a null pointer and hold strings that live as long as the program.
+        unsafe { libc::execve(program.path.as_ptr(), program.argv.as_ptr(), program.env.as_ptr()) };
+    }
+    // SAFETY: both calls are async-signal-safe; the signal is blocked until the handler returns.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+/// Ends the calling process as `signal` would: who waits for it sees that. Returns only where the signal cannot do it, as for the
+/// first process of a pid namespace.
+pub fn end_by(signal: i32) -> Result<()> {
+    set_default_action(signal)?;
+    // SAFETY: all-zero bytes are a valid `sigset_t`, which is empty.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a number that is no signal changes nothing.
+    unsafe { libc::sigaddset(&raw mut set, signal) };
+    // SAFETY: the default action runs no code of ours.
+    unsafe { libc::raise(signal) };
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    if unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
+        return Err(SysError::new("sigprocmask", format!("SIG_UNBLOCK, [{signal}]"), last_errno()));
+    }
+    Ok(())
+}
+
 fn last_errno() -> Errno {
     std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
@@ -75,6 +202,19 @@ fn last_errno() -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_is_ignored_stays_ignored() {
+        assert!(!is_ignored(libc::SIGUSR1).unwrap());
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+        let armed = ExecuteOn::new(&[libc::SIGUSR1, 0, 99], c"/no/such", |_| Vec::new(), &[]).unwrap();
+        assert!(armed.signals.is_empty() && is_ignored(libc::SIGUSR1).unwrap());
+        drop(armed);
+        set_default_action(libc::SIGUSR1).unwrap();
+        let armed = ExecuteOn::new(&[libc::SIGUSR1], c"/no/such", |_| Vec::new(), &[]).unwrap();
+        assert_eq!(armed.signals, [libc::SIGUSR1]);
+    }
 
     #[test]
     fn a_blocked_signal_can_be_read() {

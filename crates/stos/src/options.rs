@@ -16,13 +16,17 @@ use crate::prompt;
 
 /// Reads how to reach registries.
 pub fn registries(options: &ConnectionOptions, creds: Option<Credential>) -> RegistryConfig {
-    RegistryConfig::new(registries::ConnectionOptions {
+    RegistryConfig::new(connection(options, creds))
+}
+
+fn connection(options: &ConnectionOptions, creds: Option<Credential>) -> registries::ConnectionOptions {
+    registries::ConnectionOptions {
         tls_verify: options.tls_verify,
         creds,
         authfile: options.authfile.clone(),
         cert_dir: options.cert_dir.clone(),
         ..registries::ConnectionOptions::default()
-    })
+    }
 }
 
 /// Reads who asks, with `ask` for a password that is not given.
@@ -38,11 +42,14 @@ pub fn credential(
 pub fn pull_options(options: &RegistryOptions) -> anyhow::Result<PullOptions> {
     let ask = |user: &str| prompt::password(&format!("Password of {user}: "), "give it as --creds USER:PASSWORD");
     let creds = credential(&options.credential, ask)?;
-    let mut pull = PullOptions { registries: registries(&options.connection, creds), ..PullOptions::default() };
+    let mut connection = connection(&options.connection, creds);
+    connection.client.retry.tries = options.retry + 1;
+    let mut pull = PullOptions { registries: RegistryConfig::new(connection), ..PullOptions::default() };
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();
     }
     pull.keep_blobs = options.keep_blobs;
+    pull.jobs = options.jobs.map(usize::from);
     Ok(pull)
 }
 

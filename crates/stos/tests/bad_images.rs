@@ -145,7 +145,7 @@ fn registries_that_lie_about_bytes() {
     ];
     for (case, faults, found) in faults {
         scene.hub.registry.add_rule(faults.into_iter().fold(Rule::on(on_layer.clone()), Rule::fault));
-        scene.refused(case, &reference, &[&layer.digest, &size, &found]);
+        scene.refused_with(case, &reference, &["--retry=0"], &[&layer.digest, &size, &found]);
         scene.hub.registry.clear_rules();
     }
     scene.hub.registry.add_rule(Rule::on(on_layer).fault(registry::Fault::status(404)));
@@ -393,7 +393,7 @@ fn references_that_lead_nowhere() {
     let absent = digest(b"no manifest");
     scene.refused("a digest that is not there", &format!("{address}/good@{absent}"), &[&absent, "not found"]);
     // A port that is closed, and that nobody is given meanwhile.
-    scene.refused("nobody listens", "127.0.0.1:1/good:1", &["127.0.0.1:1", "cannot reach"]);
+    scene.refused_with("nobody listens", "127.0.0.1:1/good:1", &["--retry=0"], &["127.0.0.1:1", "cannot reach"]);
     for invalid in ["Upper:1", "a//b", "good@sha256:short", "good:../x", "good@md5:00", "", "a/../b"] {
         scene.refused("no reference", invalid, &[invalid]);
     }

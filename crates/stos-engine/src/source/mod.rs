@@ -133,6 +133,9 @@ pub(crate) trait LayerSource: Sync {
 
     /// Opens a layer as it lies there, compressed or not. Whoever reads it proves it.
     fn open_layer(&self, layer: &WantedLayer) -> Result<Box<dyn Read + '_>>;
+
+    /// Ends what waits for layers, for nobody wants them any more: it fails soon. Files make nobody wait.
+    fn cancel(&self) {}
 }
 
 /// Something that has documents under their digests.

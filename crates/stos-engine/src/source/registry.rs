@@ -70,4 +70,8 @@ impl LayerSource for RegistrySource<'_> {
         let blob = layer.blob.as_ref().ok_or(Error::Layers(stos_layerfs::Error::NoSuchLayer(layer.diff_id)))?;
         Ok(Box::new(self.registry.open_blob(self.reference.repository(), blob)?))
     }
+
+    fn cancel(&self) {
+        self.registry.cancel();
+    }
 }

@@ -42,9 +42,22 @@ pub fn manifest(config: &str) -> String {
     .to_string()
 }
 
+/// Options that send nothing a second time, so that a test sees what went wrong, and sees it at once.
+pub fn once() -> ClientOptions {
+    set(ClientOptions::default(), |options| options.retry.tries = 1)
+}
+
+/// Options for a registry without TLS that is asked again, as often as by default and without much waiting.
+pub fn patient() -> ClientOptions {
+    set(ClientOptions::default(), |options| {
+        options.tls_verify = false;
+        options.retry.first_wait = Duration::from_millis(1);
+    })
+}
+
 /// Options whose limits are short, for what is to run into them.
 pub fn quick() -> ClientOptions {
-    let mut options = ClientOptions::default();
+    let mut options = once();
     options.timeouts.response = Duration::from_secs(1);
     options.timeouts.stall = Duration::from_secs(1);
     options
@@ -53,12 +66,12 @@ pub fn quick() -> ClientOptions {
 /// Options as they are by default, with one authority at least: a machine without any cannot try TLS at all.
 pub fn strict() -> ClientOptions {
     static ROOT: LazyLock<Vec<u8>> = LazyLock::new(|| registry(true, Auth::Open).ca_der().expect("a CA").to_vec());
-    set(ClientOptions::default(), |options| options.extra_roots = vec![ROOT.clone()])
+    set(once(), |options| options.extra_roots = vec![ROOT.clone()])
 }
 
 /// Options for a registry without TLS.
 pub fn insecure() -> ClientOptions {
-    set(ClientOptions::default(), |options| options.tls_verify = false)
+    set(once(), |options| options.tls_verify = false)
 }
 
 /// Options for a registry without TLS whose limits are short.
@@ -75,7 +88,7 @@ pub fn set(mut options: ClientOptions, change: impl FnOnce(&mut ClientOptions)) 
 /// Options that trust the registry's own CA.
 pub fn trusting(registry: &registry::Registry) -> ClientOptions {
     let root = registry.ca_der().expect("a registry with TLS").to_vec();
-    set(ClientOptions::default(), |options| options.extra_roots = vec![root])
+    set(once(), |options| options.extra_roots = vec![root])
 }
 
 /// A client for `address`.
@@ -146,9 +159,9 @@ pub fn with(mut endpoint: Endpoint, credentials: impl Credentials + 'static) -> 
     endpoint
 }
 
-/// A client over endpoints, with default options.
+/// A client over endpoints, which sends nothing a second time.
 pub fn over(endpoints: Vec<Endpoint>) -> Registry {
-    Registry::over(endpoints, &ClientOptions::default()).expect("a client")
+    Registry::over(endpoints, &once()).expect("a client")
 }
 
 /// A client for one registry, with a credential.

@@ -12,7 +12,7 @@ use super::last_errno;
 use crate::error::{Result, SysError};
 
 /// A list of strings as execve(2) takes it.
-pub(super) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 

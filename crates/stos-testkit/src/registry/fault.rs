@@ -35,6 +35,10 @@ pub enum Fault {
     UntilClose,
     /// `Content-Length` says this, whatever is sent.
     ContentLength(u64),
+    /// Whoever asks for a part of a blob gets the whole.
+    IgnoreRange,
+    /// Nothing comes for so long, and then the answer.
+    Late(Duration),
     /// The header comes byte by byte, with a pause after each.
     SlowHeader(Duration),
     /// These bytes are sent instead of an HTTP answer, and the connection ends.
@@ -101,6 +105,9 @@ impl Fault {
             Self::Chunked => reply.framing = Framing::Chunked,
             Self::UntilClose => reply.framing = Framing::UntilClose,
             Self::ContentLength(length) => reply.framing = Framing::Length(*length),
+            // The request was answered so: see `without_range`.
+            Self::IgnoreRange => {}
+            Self::Late(pause) => reply.cut.start_pause = Some(*pause),
             Self::SlowHeader(pause) => reply.cut.header_pause = Some(*pause),
             Self::Raw(bytes) => reply.raw = Some(bytes.clone()),
             Self::CutUploads(size) => storage.cut_uploads(*size),
@@ -182,6 +189,13 @@ impl Rule {
             }
             None => true,
         }
+    }
+}
+
+/// Takes the wish for a part out of a request, where a fault wants that.
+pub(super) fn without_range(faults: &[Fault], request: &mut Request) {
+    if faults.iter().any(|fault| matches!(fault, Fault::IgnoreRange)) {
+        request.headers.retain(|(name, _)| name != "range");
     }
 }
 

@@ -86,6 +86,7 @@ pub(super) struct Cut {
     pub(super) stall_after: Option<u64>,
     pub(super) trickle: Option<(usize, Duration)>,
     pub(super) header_pause: Option<Duration>,
+    pub(super) start_pause: Option<Duration>,
 }
 
 /// An answer.
@@ -256,6 +257,11 @@ impl Connection {
 
     /// Sends an answer. `true` where the connection may serve another request.
     pub(super) fn send(&mut self, mut reply: Reply, method: &str, stop: &Stop) -> io::Result<bool> {
+        if let Some(pause) = reply.cut.start_pause
+            && stop.wait(Some(pause))
+        {
+            return Ok(false);
+        }
         if let Some(raw) = &reply.raw {
             self.write(raw)?;
             return Ok(false);

@@ -304,10 +304,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn serve(stream: Arc<TcpStream>, number: usize, shared: &Shared) {
     // A peer that goes away ends the connection; what a test expects of it is checked on the other side.
     let Ok(mut connection) = Connection::new(stream, shared.tls.as_ref()) else { return };
-    while let Ok(Some(request)) = connection.read_request() {
+    while let Ok(Some(mut request)) = connection.read_request() {
         shared.record(&request, number);
+        let faults = fault::matching(&mut lock(&shared.rules), &request);
+        fault::without_range(&faults, &mut request);
         let mut reply = routes::answer(shared, &request);
-        for fault in fault::matching(&mut lock(&shared.rules), &request) {
+        for fault in faults {
             fault.apply(&mut reply, &mut lock(&shared.storage));
         }
         let is_last = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));

@@ -113,16 +113,22 @@ fn get_blob(shared: &Shared, request: &Request, digest: &str) -> Reply {
         return error(404, "BLOB_UNKNOWN", "blob unknown to registry");
     };
     let size = blob.size();
-    let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    // As the CNCF's registry does: what never changes has its digest for a strong validator.
+    let etag = format!("\"{digest}\"");
+    let is_same = request.header("if-range").is_none_or(|validator| validator == etag);
+    let range = request.header("range").filter(|_| is_same);
+    let range = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     let offset = range.unwrap_or(0);
     if offset > 0 && offset >= size {
-        return error(416, "RANGE_INVALID", "beyond the end of the blob");
+        let refusal = error(416, "RANGE_INVALID", "beyond the end of the blob");
+        return refusal.with_header("content-range", format!("bytes */{size}"));
     }
     let reply = match range {
         Some(_) => Reply::new(206).with_header("content-range", format!("bytes {offset}-{}/{size}", size - 1)),
         None => Reply::new(200).with_header("accept-ranges", "bytes"),
     };
-    let reply = reply.with_header("content-type", "application/octet-stream").with_header(DIGEST, digest);
+    let reply = reply.with_header("content-type", "application/octet-stream").with_header("etag", etag);
+    let reply = reply.with_header(DIGEST, digest);
     match blob.read_from(offset) {
         Ok(body) => reply.with_body(body, size - offset),
         Err(failure) => error(500, "UNKNOWN", &failure.to_string()),

@@ -96,13 +96,28 @@ fn a_part_of_a_blob_can_be_had() {
     let url = format!("{}/v2/a/blobs/{}", registry.base_url(), registry.put_blob("0123456789"));
     let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
     let client = ureq::Agent::new_with_config(config.build());
+    let ask = |range: &str, etag: Option<&str>| {
+        let request = client.get(&url).header("Range", range);
+        let request = if let Some(etag) = etag { request.header("If-Range", etag) } else { request };
+        let mut answer = request.call().unwrap();
+        let header = |name| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let headers = (header("content-range"), header("etag"));
+        (answer.status().as_u16(), headers, answer.body_mut().read_to_string().unwrap())
+    };
     let get = |range: &str| {
-        let mut answer = client.get(&url).header("Range", range).call().unwrap();
-        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+        let (status, _, body) = ask(range, None);
+        (status, body)
     };
     assert_eq!(get(""), (200, "0123456789".into()));
     assert_eq!(get("bytes=7-"), (206, "789".into()));
-    assert_eq!(get("bytes=10-").0, 416);
+    let (status, (range, etag), _) = ask("bytes=10-", None);
+    assert_eq!((status, range.as_deref(), etag), (416, Some("bytes */10"), None));
+    let (_, (range, etag), _) = ask("bytes=7-", None);
+    assert_eq!(range.as_deref(), Some("bytes 7-9/10"));
+    assert_eq!(ask("bytes=7-", etag.as_deref()).0, 206);
+    assert_eq!(ask("bytes=7-", Some("\"other\"")).0, 200);
+    registry.add_rule(Rule::on("/blobs/").times(1).fault(Fault::IgnoreRange));
+    assert_eq!(get("bytes=7-"), (200, "0123456789".into()));
     registry.add_rule(Rule::on("/blobs/").fault(Fault::Extra(2)).fault(Fault::Corrupt).fault(Fault::Chunked));
     assert_eq!(get(""), (200, "1123456789++".into()));
 }

@@ -51,6 +51,12 @@ pub struct RegistryOptions {
     /// Keep the layers' compressed blobs too, so that `save` can give every digest on
     #[arg(long)]
     pub keep_blobs: bool,
+    /// How many layers are fetched at a time, 1 to 64 [default: one more than there are processors, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: Option<u8>,
+    /// How often in a row a request that brought nothing is sent again; a layer that came in part goes on in any case, but with 0
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(..=100))]
+    pub retry: u32,
 }
 
 #[derive(Debug, Args)]

@@ -192,6 +192,8 @@ mod tests {
             ("--authfile f", "--authfile"),
             ("--cert-dir d", "--cert-dir"),
             ("--keep-blobs", "--keep-blobs"),
+            ("--jobs 2", "--jobs"),
+            ("--retry 0", "--retry"),
             ("-e A=b", "--env"),
             ("--env-file f", "--env-file"),
             ("--read-only", "--read-only"),

@@ -16,6 +16,9 @@ pub enum System {
     Df(SystemDf),
     /// Look for damage in the store, and repair it
     Check(SystemCheck),
+    /// Remove what a command has left that was killed
+    #[command(hide = true)]
+    Sweep(SystemSweep),
 }
 
 #[derive(Debug, Args)]
@@ -46,4 +49,13 @@ pub struct SystemDf {
     /// How it looks; JSON has all of it, in bytes
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+// What a command becomes that a signal ends.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system sweep")]
+pub struct SystemSweep {
+    /// End by this signal, and soon: what takes longer goes on in the background
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=31))]
+    pub signal: Option<i32>,
 }

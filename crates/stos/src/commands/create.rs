@@ -7,6 +7,7 @@ use stos_engine::lifecycle::start_detached;
 use stos_engine::monitor::{Attachment, run_container};
 use stos_engine::{CreateOptions, Engine};
 
+use super::system::interrupt;
 use super::{bundle, each};
 use crate::cli::{BundleOptions, Create, Global, ImageOptions, Run, Start};
 use crate::failure::Failure;
@@ -21,7 +22,7 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     refuse_pid_file(&args.bundle)?;
     let engine = target::engine(global).map_err(as_container_failure)?;
     let options = read_options(&args.image_options, args.what.command(), args.rm)?;
-    let record = create_from_image(&engine, args.what.subject(), &options, args.quiet)?;
+    let record = create_from_image(global, &engine, args.what.subject(), &options, args.quiet)?;
     table::print_line(&record.id)?;
     Ok(0)
 }
@@ -43,11 +44,14 @@ fn as_container_failure(failure: Failure) -> Failure {
 }
 
 fn create_from_image(
+    global: &Global,
     engine: &Engine,
     image: &str,
     options: &CreateOptions,
     quiet: bool,
 ) -> Result<ContainerRecord, Failure> {
+    // Until then only: what is launched later has signals of its own.
+    let _armed = interrupt::sweep_at_signals(global).map_err(as_container_failure)?;
     let reporter = progress::reporter(quiet);
     create_container_from_image(engine, image, options, &*reporter).map_err(Failure::of_container)
 }
@@ -61,7 +65,7 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     let engine = target::engine(global).map_err(as_container_failure)?;
     let options = read_options(&args.image_options, args.what.command(), args.rm)?;
     let options = CreateOptions { starts_at_once: true, ..options };
-    let record = create_from_image(&engine, args.what.subject(), &options, args.quiet)?;
+    let record = create_from_image(global, &engine, args.what.subject(), &options, args.quiet)?;
     if args.detach {
         start_detached(&engine, &record).map_err(Failure::of_container)?;
         table::print_line(&record.id)?;

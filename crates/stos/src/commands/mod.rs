@@ -30,6 +30,11 @@ fn each(global: &Global, names: &[String], mut act: impl FnMut(&str) -> Result<(
 /// Runs the command.
 pub fn run(cli: Cli) -> Result<u8, Failure> {
     let global = &cli.global;
+    let _armed = if system::interrupt::is_long(&cli.command) {
+        Some(system::interrupt::sweep_at_signals(global)?)
+    } else {
+        None
+    };
     match cli.command {
         Command::Pull(args) => images::pull(global, &args),
         Command::Images(args) => images::list(global, &args),

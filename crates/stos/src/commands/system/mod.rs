@@ -5,6 +5,7 @@ pub mod check;
 mod df;
 mod gc;
 mod info;
+pub mod interrupt;
 
 use crate::cli::{Global, System};
 use crate::failure::Failure;
@@ -16,5 +17,6 @@ pub fn run(global: &Global, command: System) -> Result<u8, Failure> {
         System::Df(args) => df::df(global, &args),
         System::Gc(args) => gc::gc(global, &args),
         System::Check(args) => check::check(global, &args),
+        System::Sweep(args) => interrupt::sweep(global, &args),
     }
 }
