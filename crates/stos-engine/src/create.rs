@@ -131,7 +131,7 @@ fn find_by_what_it_stands_for(engine: &Engine, image: &str, options: &CreateOpti
         Err(error) => return Err(error),
     };
     for candidate in candidates {
-        match engine.store.find_image(&ImageSelector::new(&candidate.reference.to_string())) {
+        match engine.store.find_image(&ImageSelector::new(candidate.reference.to_string())) {
             Ok(record) => return Ok(Some(record)),
             Err(stos_store::Error::NoSuchImage(_)) => {}
             Err(error) => return Err(error.into()),
