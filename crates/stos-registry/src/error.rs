@@ -432,7 +432,9 @@ impl Error {
             Self::HttpInsteadOfHttps { .. } | Self::Downgrade { .. } => {
                 Some("use --tls-verify=false if this registry is meant to be reached without TLS")
             }
-            Self::Tls { .. } => Some("add the registry's CA to the system's certificates, or use --tls-verify=false"),
+            Self::Tls { .. } => Some(
+                "put the registry's CA into its directory of certs.d or that of --cert-dir, or use --tls-verify=false",
+            ),
             Self::AllEndpoints { last, .. } => last.hint(),
             Self::UploadStuck { last, .. } => last.hint(),
             Self::NoRoots { .. } => Some("install the package ca-certificates"),

@@ -403,3 +403,40 @@ fn each_destination_has_a_way_of_its_own() {
     assert_eq!(fetch_layer(&over(vec![endpoint])).unwrap(), LAYER);
     assert_eq!(proxy.requests(), [format!("CONNECT {} HTTP/1.1", other.address())]);
 }
+
+/// Says that nothing can be reached.
+struct Broken;
+
+impl Proxies for Broken {
+    fn proxy(&self, _: Destination<'_>) -> Result<Option<Proxy>, ProxyFailure> {
+        Err("HTTPS_PROXY is no proxy".into())
+    }
+}
+
+#[test]
+fn a_way_that_cannot_be_told_is_not_replaced_by_another() {
+    for tls in [true, false] {
+        let registry = registry(tls, Auth::Open);
+        let error = fetch_layer(&over(vec![through(&registry, Broken)])).unwrap_err();
+        assert!(matches!(error, Error::NoProxy { .. }) && error.to_string().contains("HTTPS_PROXY"), "{error}");
+        assert!(registry.requests().is_empty());
+    }
+}
+
+#[test]
+fn a_tag_may_have_another_name_there() {
+    let registry = plain();
+    let mut endpoint = endpoint(&registry, Role::Registry);
+    endpoint.tag = Some("one".to_owned());
+    let client = over(vec![endpoint.clone()]);
+    client.fetch_manifest(REPOSITORY, "1", None).unwrap_err();
+    client.resolve_digest(REPOSITORY, "1").unwrap_err();
+    let digest = layer().digest.to_string();
+    client.fetch_manifest(REPOSITORY, &digest, None).unwrap_err();
+    let path = |target: &str| format!("/v2/{REPOSITORY}/manifests/{target}");
+    let expected = [format!("GET {}", path("one")), format!("HEAD {}", path("one")), format!("GET {}", path(&digest))];
+    assert_eq!(registry.take_requests(), expected);
+    endpoint.tag = Some("../x".to_owned());
+    let error = over(vec![endpoint]).fetch_manifest(REPOSITORY, "1", None).unwrap_err();
+    assert!(matches!(error, Error::BadName { .. }), "{error}");
+}

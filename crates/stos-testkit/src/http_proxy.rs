@@ -22,6 +22,8 @@ pub struct ProxyOptions {
     pub tls: bool,
     /// Whether it refuses `CONNECT` with 403, as many do to ports other than 443.
     pub refuses_tunnels: bool,
+    /// Names that it knows, as `host:port`, and the addresses that they lead to. Others it looks up.
+    pub names: Vec<(String, String)>,
 }
 
 /// A running proxy. It ends when this is dropped; tunnels end with their peers.
@@ -37,6 +39,7 @@ struct Shared {
     login: Option<String>,
     tls: Option<Tls>,
     refuses_tunnels: bool,
+    names: Vec<(String, String)>,
     heads: Mutex<Vec<Vec<String>>>,
     is_over: Mutex<bool>,
 }
@@ -54,6 +57,7 @@ impl HttpProxy {
             login: login.map(|login| format!("Basic {login}")),
             tls: options.tls.then(|| Tls::new(Vec::new(), None)),
             refuses_tunnels: options.refuses_tunnels,
+            names: options.names,
             heads: Mutex::default(),
             is_over: Mutex::default(),
         });
@@ -131,13 +135,20 @@ impl Shared {
             let mut words = head[0].split(' ');
             let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
             if method == "CONNECT" {
-                let there = TcpStream::connect(target)?;
+                let there = self.connect(target)?;
                 send(&mut stream, b"HTTP/1.1 200 Connection established\r\n\r\n")?;
                 return tunnel(stream, &raw, there);
             }
-            forward(&mut stream, &head, method, target)?;
+            let rest = target.strip_prefix("http://").ok_or(io::ErrorKind::InvalidData)?;
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            forward(&mut stream, &head, method, path, self.connect(authority)?)?;
         }
         Ok(())
+    }
+
+    fn connect(&self, authority: &str) -> io::Result<TcpStream> {
+        let known = self.names.iter().find(|(name, _)| name == authority).map(|(_, address)| address.as_str());
+        TcpStream::connect(known.unwrap_or(authority))
     }
 
     fn refusal(&self, head: &[String]) -> Option<u16> {
@@ -175,10 +186,13 @@ fn send(stream: &mut BufReader<Box<dyn Duplex>>, bytes: &[u8]) -> io::Result<()>
 }
 
 /// Sends one request on, in origin form and without what was the proxy's, and its answer back, whose length is told.
-fn forward(stream: &mut BufReader<Box<dyn Duplex>>, head: &[String], method: &str, target: &str) -> io::Result<()> {
-    let rest = target.strip_prefix("http://").ok_or(io::ErrorKind::InvalidData)?;
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let mut there = TcpStream::connect(authority)?;
+fn forward(
+    stream: &mut BufReader<Box<dyn Duplex>>,
+    head: &[String],
+    method: &str,
+    path: &str,
+    mut there: TcpStream,
+) -> io::Result<()> {
     let kept = head[1..].iter().filter(|line| !line.to_ascii_lowercase().starts_with("proxy-"));
     let lines: Vec<&str> = kept.map(String::as_str).collect();
     there.write_all(format!("{method} {path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n")).as_bytes())?;

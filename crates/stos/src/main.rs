@@ -9,6 +9,7 @@
 //! | `options` | options of a container, read into the engine's types |
 //! | `failure` | errors with their chain, a hint and an exit code |
 //! | `logging` | where the trace goes |
+//! | `process_list` | secrets of the command line, hidden from who lists processes |
 //! | `prompt` | users and passwords, asked for on a terminal |
 //! | `progress` | bars on a terminal |
 //! | `table` | columns for people |
@@ -21,6 +22,7 @@ mod commands;
 mod failure;
 mod logging;
 mod options;
+mod process_list;
 mod progress;
 mod prompt;
 mod table;

@@ -12,7 +12,7 @@ use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 use stos_layerfs::Integrity;
 
 use crate::cli::{ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
-use crate::prompt;
+use crate::{process_list, prompt};
 
 /// Reads how to reach registries.
 pub fn registries(options: &ConnectionOptions, creds: Option<Credential>) -> RegistryConfig {
@@ -35,6 +35,7 @@ pub fn credential(
     ask: impl FnOnce(&str) -> anyhow::Result<Secret>,
 ) -> anyhow::Result<Option<Credential>> {
     let Some(text) = &options.creds else { return Ok(None) };
+    process_list::hide(text);
     Ok(Some(UserPassword::parse(text).context("--creds")?.into_credential(ask)?))
 }
 

@@ -207,7 +207,12 @@ pub struct Hub {
 impl Hub {
     /// Starts one that speaks plain HTTP with everyone.
     pub fn new() -> Self {
-        Self { registry: Registry::start(registry::Options::default()), layouts: tempfile::tempdir().unwrap() }
+        Self::with(registry::Options::default())
+    }
+
+    /// Starts one with options of its own.
+    pub fn with(options: registry::Options) -> Self {
+        Self { registry: Registry::start(options), layouts: tempfile::tempdir().unwrap() }
     }
 
     /// Serves an image, faults included, and gives the reference.

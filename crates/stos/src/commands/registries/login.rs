@@ -6,10 +6,11 @@ use stos_engine::registries::{self, RegistryConfig};
 
 use crate::cli::{Login, Logout};
 use crate::failure::Failure;
-use crate::{options, prompt, table};
+use crate::{options, process_list, prompt, table};
 
 /// Has a registry verify a user and a password, and stores them.
 pub fn login(args: &Login) -> Result<u8, Failure> {
+    args.password.iter().for_each(process_list::hide);
     let registries = options::registries(&args.connection, None);
     let key = key(&registries, args.registry.as_deref())?;
     let known = registries.stored_login(&key)?;
