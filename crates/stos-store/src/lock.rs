@@ -2,6 +2,7 @@
 //! Locks that a crash releases: flock(2) on files in `locks/`.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -104,18 +105,12 @@ impl Lock {
     /// Gives the new file `bytes`, which is made in `scratch` and locked before it becomes visible at `path`: whoever finds it
     /// there unlocked knows that its maker has ended.
     pub(crate) fn of_new_file(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<Self> {
-        let temporary = scratch.join(files::unique_name());
-        let made = files::write_new(&temporary, bytes, files::Durability::Volatile).and_then(|()| {
-            let file = open(&temporary)?;
-            // A sweep that looks whether it may take the file holds it for a moment.
-            while let Err(errno) = flock(&file, FlockOperation::LockExclusive) {
-                if errno != Errno::INTR {
-                    return Err(Error::io("lock", &temporary)(errno));
-                }
-            }
-            files::rename_new(&temporary, path).map_err(Error::io("rename a file to", path))?;
-            Ok(Self { file, path: path.to_owned() })
-        });
+        let (temporary, mut file) = files::create_held(scratch)?;
+        let made = file
+            .write_all(bytes)
+            .map_err(Error::io("write", &temporary))
+            .and_then(|()| files::rename_new(&temporary, path).map_err(Error::io("rename a file to", path)))
+            .map(|()| Self { file, path: path.to_owned() });
         if made.is_err() {
             // The rename did not happen: what is left is ours alone. If even this fails the sweep takes it.
             let _ = std::fs::remove_file(&temporary);
