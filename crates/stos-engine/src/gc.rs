@@ -96,6 +96,8 @@ pub fn used_objects(engine: &Engine) -> Result<Objects> {
         used.blobs.extend(record.index_digest);
         used.blobs.extend([record.manifest.digest, record.image_id]);
         let image = load_image(engine, record)?;
+        // That is the image's ID, unless the list of images is damaged.
+        used.blobs.insert(image.manifest.config.digest);
         // Where those are kept.
         used.blobs.extend(image.manifest.layers.iter().map(|layer| layer.descriptor.digest));
         used.add_layers(&image.config.diff_ids);

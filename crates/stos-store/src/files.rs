@@ -3,10 +3,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,7 +35,10 @@ pub fn create_new(path: &Path) -> Result<File> {
 
 /// Writes a new file, mode 0600, in a directory that nobody else sees yet.
 pub fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
-    let mut file = create_new(path)?;
+    write_to(&mut create_new(path)?, path, bytes, durability)
+}
+
+fn write_to(file: &mut File, path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     file.write_all(bytes).map_err(Error::io("write", path))?;
     if durability == Durability::Durable {
         file.sync_all().map_err(Error::io("sync", path))?;
@@ -42,12 +46,27 @@ pub fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<()
     Ok(())
 }
 
+/// Makes a file in `scratch` and holds it locked until it is closed: what nobody holds there a sweep removes.
+pub(crate) fn create_held(scratch: &Path) -> Result<(PathBuf, File)> {
+    loop {
+        let path = scratch.join(unique_name());
+        let file = create_new(&path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A sweep may take the file before it is locked: then there is nothing to lose, and we begin anew.
+            Ok(()) if file.metadata().map_err(Error::io("stat", &path))?.nlink() == 0 => {}
+            Ok(()) => return Ok((path, file)),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("lock", &path)(errno)),
+        }
+    }
+}
+
 /// Replaces or makes the file `path` by a rename, so that a reader sees the old or the new contents and nothing between.
 ///
 /// `scratch` is a directory of the same filesystem for the file until it is whole.
 pub fn replace(path: &Path, scratch: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
-    let temporary = scratch.join(unique_name());
-    let written = write_new(&temporary, bytes, durability)
+    let (temporary, mut file) = create_held(scratch)?;
+    let written = write_to(&mut file, &temporary, bytes, durability)
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("rename a file to", path)));
     if let Err(error) = written {
         // The rename did not happen: what is left is ours alone. If even this fails the sweep takes it.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `staging/`: everything is built here, and becomes visible by one rename.
 //!
-//! Each entry is a directory that its maker holds locked (flock on the directory itself). What nobody holds is what a
-//! crash left, and the next command sweeps it.
+//! Each entry is a directory, or a file that will replace a record, that its maker holds locked (flock on itself). What nobody
+//! holds is what a crash left, and the next command sweeps it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -210,18 +210,10 @@ fn sweep_entry(path: &Path) -> Result<bool> {
     }
     if entry.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         files::remove_tree(path)?;
-    } else if is_old(&entry) {
-        files::remove_file(path)?;
     } else {
-        return Ok(false);
+        files::remove_file(path)?;
     }
     Ok(true)
-}
-
-/// Tells whether a plain file in staging is a crash's: they live for milliseconds between write and rename.
-fn is_old(file: &File) -> bool {
-    let age = file.metadata().ok().and_then(|metadata| metadata.modified().ok()).and_then(|time| time.elapsed().ok());
-    age.is_some_and(|age| age.as_secs() > 60)
 }
 
 #[cfg(test)]
@@ -245,6 +237,33 @@ mod tests {
         assert_eq!(fs::read(target.join("x")).unwrap(), b"1");
         drop(Staging::new(&area).unwrap());
         assert_eq!(files::list_names(&area).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn records_are_replaced_whatever_sweeps_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let (area, record) = (dir.path().join("area"), dir.path().join("record"));
+        fs::create_dir(&area).unwrap();
+        fs::write(area.join("left"), "by a crash").unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        sweep(&area);
+                    }
+                });
+            }
+            let done = (0..2000).try_for_each(|number| {
+                let text = format!("{number}");
+                files::replace(&record, &area, text.as_bytes(), Durability::Volatile)?;
+                assert_eq!(fs::read_to_string(&record).unwrap(), text);
+                Ok::<_, Error>(())
+            });
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.unwrap();
+        });
+        assert_eq!(files::list_names(&area).unwrap(), [""; 0]);
     }
 
     #[test]
@@ -276,9 +295,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = Staging::new(dir.path()).unwrap();
         files::ensure_directory(&dir.path().join("left/deep")).unwrap();
-        fs::write(dir.path().join("fresh"), b"").unwrap();
+        let (record, file) = files::create_held(dir.path()).unwrap();
         assert_eq!(sweep(dir.path()), 1);
-        assert!(held.path().exists() && dir.path().join("fresh").exists());
+        assert!(held.path().exists() && record.exists());
+        // A crash closes it.
+        drop(file);
+        assert_eq!((sweep(dir.path()), record.exists()), (1, false));
     }
 
     #[test]

@@ -346,6 +346,8 @@ fn an_id_that_is_not_that_of_the_image_is_corrected() {
     assert_eq!((&finding["path"], &finding["images"]), (&json!("images/index.json"), &json!([scene.reference])));
     assert_eq!((&finding["problem"], &finding["found"]), (&json!("altered"), &json!(scene.manifest)));
     assert_eq!(scene.sandbox.run(&["verify", "app:1"]).code, 1);
+    scene.sandbox.ok(&["system", "gc"]);
+    assert!(scene.path("images/blobs/sha256/CONFIG").exists(), "no sweep takes what the image really has");
     assert_repaired(&scene.repair(&[]), "taken from the image's manifest");
     scene.assert_clean("the image has its ID again");
     assert_eq!(scene.sandbox.json(&["inspect", "app:1"])[0]["id"], json!(scene.config));
