@@ -11,7 +11,7 @@ use stos_testkit::environment::tool;
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -23,6 +23,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("xz", "xz-utils"),
     ("bzip2", "bzip2"),
     ("python3", "python3-minimal"),
+    ("mkfs.ext4", "e2fsprogs"),
 ];
 
 /// Lets apt take lists whose dates are not ours, from a mirror that lags behind or on a machine whose clock does. Only for a
