@@ -188,8 +188,21 @@ mod tests {
 
     /// What no package of [`TOOLS`] brings: Debian's essential packages, what comes with Rust's linker (`ldd`), and what
     /// [`super::super::erofs_utils`] installs.
-    const ELSEWHERE: [&str; 12] =
-        ["du", "chroot", "cp", "fsck.erofs", "gzip", "ldd", "mount", "setpriv", "sh", "tar", "touch", "unshare"];
+    const ELSEWHERE: [&str; 13] = [
+        "du",
+        "chroot",
+        "cp",
+        "fsck.erofs",
+        "gzip",
+        "ldd",
+        "mount",
+        "script",
+        "setpriv",
+        "sh",
+        "tar",
+        "touch",
+        "unshare",
+    ];
 
     #[test]
     fn each_tool_that_a_test_needs_is_installed() {
