@@ -292,6 +292,19 @@ impl Sweep<'_> {
         self.found.push(Found { garbage: Garbage { kind, id: id.to_string(), bytes: 0 }, taken, kept });
     }
 
+    /// Takes something out of the store that lies at `places`; or leaves it there, and only tells of it.
+    fn take(
+        &mut self,
+        kind: GarbageKind,
+        id: impl ToString,
+        places: Vec<PathBuf>,
+        take: impl FnOnce() -> Result<Vec<Staging>>,
+    ) -> Result<()> {
+        let (taken, kept) = if self.dry_run { (Vec::new(), places) } else { (take()?, Vec::new()) };
+        self.add(kind, id, taken, kept);
+        Ok(())
+    }
+
     /// Containers that should have gone with their process.
     fn containers(&mut self) -> Result<()> {
         for id in self.engine.store.containers()? {
@@ -321,11 +334,7 @@ impl Sweep<'_> {
     fn chains(&mut self, used: &Objects) -> Result<()> {
         let layerfs = &self.engine.layerfs;
         for chain in layerfs.chains()?.into_iter().filter(|chain| !used.chains.contains(chain)) {
-            let (taken, kept) = match self.dry_run {
-                true => (Vec::new(), layerfs.chain_places(chain)),
-                false => (layerfs.take_chain(chain)?, Vec::new()),
-            };
-            self.add(GarbageKind::Chain, chain, taken, kept);
+            self.take(GarbageKind::Chain, chain, layerfs.chain_places(chain), || Ok(layerfs.take_chain(chain)?))?;
         }
         Ok(())
     }
@@ -333,11 +342,7 @@ impl Sweep<'_> {
     fn layers(&mut self, used: &Objects) -> Result<()> {
         let layerfs = &self.engine.layerfs;
         for layer in layerfs.layers()?.into_iter().filter(|layer| !used.layers.contains(layer)) {
-            let (taken, kept) = match self.dry_run {
-                true => (Vec::new(), layerfs.layer_places(layer)),
-                false => (layerfs.take_layer(layer)?, Vec::new()),
-            };
-            self.add(GarbageKind::Layer, layer, taken, kept);
+            self.take(GarbageKind::Layer, layer, layerfs.layer_places(layer), || Ok(layerfs.take_layer(layer)?))?;
         }
         Ok(())
     }
@@ -365,13 +370,8 @@ impl Sweep<'_> {
         }
         let used = stood_on(engine)?;
         for Replaced { digits, path, .. } in old.into_iter().filter(|old| !used.contains(&old.digits)) {
-            match self.dry_run {
-                true => self.add(GarbageKind::Replaced, digits, Vec::new(), vec![path]),
-                false => {
-                    let taken = engine.store.take_object(&path)?.into_iter().collect();
-                    self.add(GarbageKind::Replaced, digits, taken, Vec::new());
-                }
-            }
+            let take = || Ok(engine.store.take_object(&path)?.into_iter().collect());
+            self.take(GarbageKind::Replaced, digits, vec![path.clone()], take)?;
         }
         Ok(())
     }
@@ -395,8 +395,8 @@ fn stood_on(engine: &Engine) -> Result<BTreeSet<String>> {
         let Some(record) = container::record(engine, &id)? else { continue };
         let stands_on = record.backend == BackendKind::Dirs;
         if stands_on && matches!(container::state(engine, &record.id)?, ContainerState::Running(_)) {
-            used.insert(record.chain.hex().to_string());
-            used.extend(record.layers.iter().map(|layer| layer.hex().to_string()));
+            used.insert(record.chain.hex());
+            used.extend(record.layers.iter().map(|layer| layer.hex()));
         }
     }
     Ok(used)

@@ -119,9 +119,7 @@ impl LayerFs {
                 &all
             }
         };
-        if let Err(error) = lease.narrow(&Objects::of_layers(layers)) {
-            tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
-        }
+        lease.narrow_if_possible(&Objects::of_layers(layers));
         let mut report = SyncReport::default();
         for &layer in layers {
             match self.copy_leased(layer, to) {

@@ -86,6 +86,13 @@ impl Lease {
         Ok(())
     }
 
+    /// The same for who goes on where the objects cannot be listed, as on a full disk: then everything stays kept.
+    pub fn narrow_if_possible(&mut self, objects: &Objects) {
+        if let Err(error) = self.narrow(objects) {
+            tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
+        }
+    }
+
     /// Keeps everything again: what comes now was not to be foreseen. Waits for a sweep to end, which takes milliseconds.
     pub fn widen(&mut self) -> Result<()> {
         if self.everything.is_none() && !self.store.is_read_only() {
@@ -139,9 +146,7 @@ impl Store {
     /// a full disk.
     pub fn lease_of(&self, objects: &Objects) -> Result<Lease> {
         let mut lease = self.lease()?;
-        if let Err(error) = lease.narrow(objects) {
-            tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
-        }
+        lease.narrow_if_possible(objects);
         Ok(lease)
     }
 

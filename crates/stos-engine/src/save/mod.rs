@@ -68,9 +68,7 @@ struct SavedImage {
 pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, target: SaveTarget<'_>) -> Result<Saved> {
     let mut lease = engine.store.lease()?;
     let images = collect(engine, images)?;
-    if let Err(error) = lease.narrow(&relied_on(&images)) {
-        tracing::debug!(%error, "what this relies on cannot be listed: everything is kept");
-    }
+    lease.narrow_if_possible(&relied_on(&images));
     stage("save", no_bytes, || match (format, target) {
         (SaveFormat::OciDir, SaveTarget::Stream(_)) => {
             let reason = "a directory cannot be written to a stream: give it with --output".to_owned();
