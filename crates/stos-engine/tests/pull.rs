@@ -49,6 +49,29 @@ fn a_pull_stores_every_document_and_layer() {
 }
 
 #[test]
+fn an_image_that_is_there_takes_one_request() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().build();
+    fixture.serve(&image, "1");
+    let index = Image::index(Dialect::Oci, &[&image]);
+    fixture.registry.put_manifest("app", Some("list"), &index.media_type, index.bytes.as_ref().unwrap());
+    for tag in ["1", "list"] {
+        let reference = fixture.reference(tag);
+        let first = fixture.pull(&reference).unwrap();
+        fixture.registry.take_requests();
+        let second = fixture.pull(&reference).unwrap();
+        assert_eq!(second.image.manifest.digest, first.image.manifest.digest);
+        assert_eq!(fixture.registry.take_requests(), [format!("GET /v2/app/manifests/{tag}")]);
+    }
+    // What the store has of it and is damaged is fetched again.
+    let manifest = fixture.engine.store().blob_path(blob(&image.manifest.digest));
+    std::fs::write(&manifest, b"{}").unwrap();
+    fixture.pull(&fixture.reference("list")).unwrap();
+    assert_eq!(std::fs::read(&manifest).unwrap(), *image.manifest.bytes.as_ref().unwrap());
+}
+
+#[test]
 fn each_fault_of_a_layer_has_its_kind() {
     stos_testkit::require!(Need::Root);
     let fixture = Fixture::new();

@@ -75,7 +75,8 @@ pub struct Endpoint {
     /// Which references it is asked for.
     pub serves: Serves,
     /// Whether certificates are verified and plain HTTP is refused. With `false` HTTPS is tried without verification,
-    /// and then plain HTTP, as `insecure` of containers-registries.conf(5) has it.
+    /// and then plain HTTP, as `insecure` of containers-registries.conf(5) has it; of loopback, where no proxy leads, plain HTTP
+    /// is tried first.
     pub tls_verify: bool,
     /// Certificates of authorities that are trusted besides the system's, each in DER, or any number in PEM.
     pub extra_roots: Vec<Vec<u8>>,

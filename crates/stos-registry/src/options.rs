@@ -10,7 +10,7 @@ use crate::retry::RetryPolicy;
 #[non_exhaustive]
 pub struct ClientOptions {
     /// Whether certificates are verified and plain HTTP is refused. With `false` HTTPS is tried without verification,
-    /// and then plain HTTP, as podman does. An [`Endpoint`](crate::Endpoint) has its own word in this.
+    /// and then plain HTTP, as podman does; of loopback plain HTTP first. An [`Endpoint`](crate::Endpoint) has its own word in this.
     pub tls_verify: bool,
     /// Certificates of authorities that are trusted besides the system's and an endpoint's, each in DER, or any number in
     /// PEM.

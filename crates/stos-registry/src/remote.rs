@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One endpoint, as it is spoken to: over the protocol that it turns out to speak, with what it wants for authorization.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use stos_spec::text::cut;
@@ -33,7 +34,8 @@ pub(crate) const ROOT: (&str, &str) = ("", "");
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Speaks {
-    /// Nobody knows: HTTPS comes first, and without verification plain HTTP after it.
+    /// Nobody knows, and none is required: HTTPS comes first, and plain HTTP after it. On this host itself it is the other way
+    /// round, unless a proxy leads there: nothing passes a wire, and a failed handshake is a round trip more.
     Unknown = 0,
     Https = 1,
     Http = 2,
@@ -196,31 +198,47 @@ impl Remote {
     fn first_answer(&self, wanted: &Wanted<'_>, ask: &Ask<'_>) -> Result<Answer, Error> {
         // Once: another thread may learn it meanwhile.
         let speaks = self.speaks();
-        let url = self.url(speaks.scheme(), wanted.repository, wanted.path)?;
-        let first = send_payload(&self.transport, &url, &url, ask, wanted.payload());
         if speaks != Speaks::Unknown {
-            return first;
+            return self.send_first(speaks, wanted, ask);
         }
-        let error = match first {
-            Err(error) if is_no_https(&error) => error,
-            answered => {
-                self.learn(Speaks::Https);
-                return answered;
-            }
-        };
-        tracing::debug!(host = self.endpoint.address(), %error, "no HTTPS, trying plain HTTP");
-        let url = self.url(Scheme::Http, wanted.repository, wanted.path)?;
+        let plain = self.url(Scheme::Http, wanted.repository, wanted.path)?;
+        let passes_no_wire = is_this_host(self.endpoint.address()) && !self.transport.is_through_proxy(&plain);
+        let (guess, other) = if passes_no_wire { (Speaks::Http, Speaks::Https) } else { (Speaks::Https, Speaks::Http) };
         // Nobody has answered yet, so nothing that is kept is this host's; nothing goes out in clear.
         let ask = Ask { authorization: None, ..ask.clone() };
-        match send_payload(&self.transport, &url, &url, &ask, wanted.payload()) {
-            // Both failed: the first tells more, unless all it says is that HTTP was to be tried.
-            Err(second) if is_no_https(&second) => {
-                let said_http = matches!(error, Error::HttpInsteadOfHttps { .. });
-                Err(if said_http { second } else { error })
+        let first = self.send_first(guess, wanted, &ask);
+        if !may_speak(other, &first) {
+            self.learn(guess);
+            return first;
+        }
+        if let Err(error) = &first {
+            let (host, next) = (self.endpoint.address(), other.scheme());
+            tracing::debug!(host, %error, ?next, "the other protocol is tried");
+        }
+        match (self.send_first(other, wanted, &ask), first) {
+            (Err(second), first) if is_no_answer(&second) => self.settle(guess, first, second),
+            (answered, _) if self.learn(other) => answered,
+            // Meanwhile another thread has had an answer over the first.
+            (_, first) => first,
+        }
+    }
+
+    fn send_first(&self, speaks: Speaks, wanted: &Wanted<'_>, ask: &Ask<'_>) -> Result<Answer, Error> {
+        let url = self.url(speaks.scheme(), wanted.repository, wanted.path)?;
+        send_payload(&self.transport, &url, &url, ask, wanted.payload())
+    }
+
+    /// Gives what came of the first protocol where the other one has failed: unless all it said is that the other was to be tried,
+    /// or less than the other did.
+    fn settle(&self, guess: Speaks, first: Result<Answer, Error>, second: Error) -> Result<Answer, Error> {
+        match first {
+            Ok(answer) => {
+                self.learn(guess);
+                Ok(answer)
             }
-            answered if self.learn(Speaks::Http) => answered,
-            // Meanwhile another thread has had an answer over TLS.
-            _ => Err(error),
+            Err(Error::HttpInsteadOfHttps { .. }) => Err(second),
+            Err(_) if matches!(second, Error::Tls { .. }) => Err(second),
+            Err(first) => Err(first),
         }
     }
 
@@ -232,10 +250,48 @@ impl Remote {
     }
 }
 
-/// Tells whether HTTPS failed below HTTP, so that an endpoint without verification may be asked without it.
-fn is_no_https(error: &Error) -> bool {
+/// Tells whether what came of one protocol leaves room for the other.
+fn may_speak(other: Speaks, answered: &Result<Answer, Error>) -> bool {
+    match (other, answered) {
+        // What servers say that are asked in clear where they speak TLS: a 400, an alert, or nothing.
+        (Speaks::Https, Ok(answer)) => answer.status() == 400,
+        (Speaks::Https, Err(error)) => is_no_answer(error) || matches!(error, Error::Protocol { .. }),
+        (_, Ok(_)) => false,
+        (_, Err(error)) => is_no_answer(error),
+    }
+}
+
+/// Tells whether a request failed below HTTP.
+fn is_no_answer(error: &Error) -> bool {
     matches!(
         error,
         Error::Unreachable { .. } | Error::Tls { .. } | Error::HttpInsteadOfHttps { .. } | Error::Proxy { .. }
     )
+}
+
+/// Tells whether an address is of this host itself, by its name alone.
+fn is_this_host(address: &str) -> bool {
+    let host = match address.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => address,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_is_known_by_its_name() {
+        for address in ["127.0.0.1", "127.9.9.9:5000", "localhost", "LocalHost:80", "[::1]", "[::1]:5000"] {
+            assert!(is_this_host(address), "{address}");
+        }
+        for address in
+            ["r.example", "127.0.0.1.example", "128.0.0.1:5000", "[fe80::1]:80", "localhost.example", "10.0.0.1"]
+        {
+            assert!(!is_this_host(address), "{address}");
+        }
+    }
 }

@@ -130,6 +130,12 @@ impl Transport {
         chosen.map_err(|failure| Error::NoProxy { host: url.authority().to_owned(), source: failure.into() })
     }
 
+    /// Tells whether a request goes through a proxy.
+    pub(crate) fn is_through_proxy(&self, url: &Url) -> bool {
+        // Where that cannot be told the request fails, and says so.
+        !matches!(self.proxy(url), Ok(None))
+    }
+
     /// Gives the proxy that a request has gone through.
     fn proxy_used(&self, url: &Url) -> Option<Proxy> {
         self.proxy(url).ok().flatten()

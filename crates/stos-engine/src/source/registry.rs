@@ -36,6 +36,12 @@ impl<'a> RegistrySource<'a> {
         Ok(self.registry.fetch_manifest(self.reference.repository(), &self.reference.target(), None)?)
     }
 
+    /// Gives a document that the store has, so that an image that is there takes one request.
+    fn stored(&self, descriptor: &Descriptor) -> Option<Verified<Vec<u8>>> {
+        let stored = self.engine.store.read_blob(descriptor.digest).ok();
+        stored.filter(|bytes| bytes.get().len() as u64 == descriptor.size)
+    }
+
     /// Follows that to the platform's image.
     pub fn resolve(&self, first: FetchedManifest, platform: &Platform) -> Result<ResolvedImage> {
         resolve_image(self, first.bytes, first.content_type.as_deref(), platform)
@@ -43,8 +49,12 @@ impl<'a> RegistrySource<'a> {
 }
 
 impl DocumentSource for RegistrySource<'_> {
-    /// What the index calls it counts as much as what the registry does.
+    /// From the store where it is there, whole; else from the registry, and then what the index calls it counts as much as what
+    /// the registry does.
     fn manifest(&self, descriptor: &Descriptor) -> Result<Verified<Vec<u8>>> {
+        if let Some(bytes) = self.stored(descriptor) {
+            return Ok(bytes);
+        }
         let repository = self.reference.repository();
         let fetched = self.registry.fetch_manifest(repository, &descriptor.digest.to_string(), Some(descriptor))?;
         ManifestDocument::parse(fetched.bytes.get(), fetched.content_type.as_deref())
@@ -54,9 +64,9 @@ impl DocumentSource for RegistrySource<'_> {
 
     /// From the store where it is there, whole; else from the registry.
     fn config(&self, descriptor: &Descriptor) -> Result<Verified<Vec<u8>>> {
-        match self.engine.store.read_blob(descriptor.digest) {
-            Ok(bytes) if bytes.get().len() as u64 == descriptor.size => Ok(bytes),
-            _ => Ok(self.registry.fetch_config(self.reference.repository(), descriptor, CONFIG_MAX)?),
+        match self.stored(descriptor) {
+            Some(bytes) => Ok(bytes),
+            None => Ok(self.registry.fetch_config(self.reference.repository(), descriptor, CONFIG_MAX)?),
         }
     }
 }
