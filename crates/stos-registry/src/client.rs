@@ -338,7 +338,7 @@ impl<'a> Target<'a> {
     }
 
     /// Gives what an endpoint is asked for: a tag may have another name there.
-    fn path_at(&self, remote: &Remote) -> Result<String, Error> {
+    pub(crate) fn path_at(&self, remote: &Remote) -> Result<String, Error> {
         match (self, &remote.endpoint().tag) {
             (Self::Tag(_), Some(tag)) => Ok(format!("manifests/{}", Target::parse(tag)?)),
             _ => Ok(format!("manifests/{self}")),

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | [`client`] | [`Registry`]: manifests, configurations and blobs of one registry and its mirrors |
 //! | [`endpoint`] | [`Endpoint`]: where images can be had, and on which terms |
-//! | [`push`] | uploads: blobs, mounted or sent whole or in chunks, and manifests |
+//! | [`push`] | what a repository is given: blobs, mounted or sent, and manifests |
+//! | [`upload`] | [`Upload`]: a blob on its way, whole or in chunks |
 //! | [`resume`] | [`BlobReader`]: a blob as it arrives, over as many connections as it takes |
 //! | [`retry`] | [`RetryPolicy`]: what is tried again, when, and how often |
 //! | [`credential`] | [`Credential`]: who asks, and where that is asked |
@@ -48,6 +49,7 @@ pub mod retry;
 mod tls;
 mod token;
 mod transport;
+pub mod upload;
 mod url;
 
 pub use client::{FetchedManifest, Registry};
@@ -57,7 +59,8 @@ pub use error::{Error, PassedOver};
 pub use message::RegistryMessage;
 pub use options::{ClientOptions, Timeouts};
 pub use proxy::{Destination, Proxies, Proxy, ProxyFailure};
-pub use push::{Upload, UploadOptions, UploadStart};
+pub use push::Reopen;
 pub use resume::BlobReader;
 pub use retry::RetryPolicy;
+pub use upload::{Upload, UploadOptions, UploadStart};
 pub use url::ShownUrl;

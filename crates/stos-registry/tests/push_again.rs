@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Pushes over a way that breaks, and to registries that do not take everything.
+
+mod common;
+
+use std::io::{self, Read};
+
+use common::*;
+use stos_registry::{Error, Registry};
+use stos_spec::media_type::OCI_MANIFEST;
+use stos_spec::{BlobDigest, Descriptor};
+use stos_testkit::registry::{self, Fault, Options, Rule};
+
+const BYTES: &[u8] = b"0123456789";
+
+fn empty() -> registry::Registry {
+    registry::Registry::start(Options::default())
+}
+
+fn blob() -> Descriptor {
+    Descriptor::new("application/octet-stream", BlobDigest::of(BYTES), BYTES.len() as u64)
+}
+
+fn client_of(registry: &registry::Registry) -> Registry {
+    client_at(&registry.address(), &patient())
+}
+
+fn open() -> io::Result<Box<dyn Read>> {
+    Ok(Box::new(BYTES))
+}
+
+/// Gives the methods of the requests so far, in their order.
+fn methods(registry: &registry::Registry) -> String {
+    let requests = registry.take_requests();
+    requests.iter().map(|request| request.split(' ').next().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_asked_for_is_asked_again() {
+    let registry = empty();
+    let client = client_of(&registry);
+    registry.add_rule(Rule::on("/v2/").times(2).fault(Fault::status(503)));
+    assert!(!client.has_blob(REPOSITORY, &blob()).unwrap());
+    assert_eq!(methods(&registry), "HEAD HEAD HEAD");
+    registry.add_rule(Rule::on("/uploads/").method("POST").times(2).fault(Fault::Raw(Vec::new())));
+    client.push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap();
+    assert_eq!(methods(&registry), "POST POST POST PUT");
+    registry.add_rule(Rule::on("/manifests/").times(1).fault(Fault::status(429)));
+    client.put_manifest(REPOSITORY, "1", OCI_MANIFEST, manifest("1").as_bytes()).unwrap();
+    assert_eq!(methods(&registry), "PUT PUT");
+    // What does not pass is told at once.
+    registry.add_rule(Rule::on("/manifests/").fault(Fault::status(403)));
+    let error = client.put_manifest(REPOSITORY, "1", OCI_MANIFEST, b"{}").unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error}");
+    assert_eq!(methods(&registry), "PUT");
+}
+
+#[test]
+fn a_blob_that_broke_off_is_sent_in_chunks() {
+    let registry = empty();
+    let client = client_of(&registry);
+    registry.add_rule(Rule::on("digest=").method("PUT").times(1).fault(Fault::status(502)));
+    registry.add_rule(Rule::on("/blobs/sha256").method("HEAD").times(1).fault(Fault::status(404)));
+    client.push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap();
+    assert_eq!(methods(&registry), "POST PUT HEAD POST PATCH PATCH PATCH PUT");
+    assert_eq!(registry.blob(&blob().digest.to_string()).unwrap(), BYTES);
+    // Only the answer was lost: the blob is there, and nothing is sent twice.
+    let registry = empty();
+    let client = client_of(&registry);
+    registry.add_rule(Rule::on("digest=").method("PUT").times(1).fault(Fault::Raw(Vec::new())));
+    client.push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap();
+    assert_eq!(methods(&registry), "POST PUT HEAD");
+    // Where nothing is to be tried again it is not.
+    let registry = empty();
+    let client = client_at(&registry.address(), &insecure());
+    registry.add_rule(Rule::on("digest=").method("PUT").times(1).fault(Fault::status(502)));
+    let error = client.push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap_err();
+    assert!(matches!(error, Error::Server { status: 502, .. }), "{error}");
+    assert_eq!(methods(&registry), "POST PUT");
+}
+
+#[test]
+fn what_nobody_has_hashed_is_sent_as_it_is_made() {
+    for chunk in [1, 4, 5, 10, 100] {
+        let registry = empty();
+        let sent = client_of(&registry).push_stream(REPOSITORY, "text/plain", &open, chunk).unwrap();
+        assert_eq!(sent, Descriptor { media_type: "text/plain".into(), ..blob() });
+        assert_eq!(registry.blob(&sent.digest.to_string()).unwrap(), BYTES, "{chunk}");
+    }
+    let registry = empty();
+    let nothing = || -> io::Result<Box<dyn Read>> { Ok(Box::new(io::empty())) };
+    let sent = client_of(&registry).push_stream(REPOSITORY, "text/plain", &nothing, 4).unwrap();
+    assert_eq!((sent.size, registry.blob(&sent.digest.to_string()).unwrap()), (0, Vec::new()));
+    // The answer to the last request is lost: the upload is gone when it is sent again, and the blob is there.
+    let registry = empty();
+    registry.add_rule(Rule::on("digest=").method("PUT").times(1).fault(Fault::Raw(Vec::new())));
+    client_of(&registry).push_stream(REPOSITORY, "text/plain", &open, 100).unwrap();
+    assert_eq!(methods(&registry), "POST PATCH PUT PUT HEAD");
+}
+
+#[test]
+fn a_registry_that_takes_no_chunks_gets_it_whole() {
+    for status in [400, 405, 416, 501] {
+        let registry = empty();
+        let refuses = Rule::on("/uploads/").method("PATCH").fault(Fault::CutUploads(0)).fault(Fault::status(status));
+        registry.add_rule(refuses);
+        let sent = client_at(&registry.address(), &insecure()).push_stream(REPOSITORY, "text/plain", &open, 4).unwrap();
+        assert_eq!(registry.blob(&sent.digest.to_string()).unwrap(), BYTES, "{status}");
+        let methods = methods(&registry);
+        assert!(methods.starts_with("POST PATCH ") && methods.ends_with(" POST PUT"), "{methods}");
+    }
+}
+
+#[test]
+fn content_that_fails_is_told_and_leaves_nothing() {
+    let registry = empty();
+    let client = client_of(&registry);
+    let gone = || -> io::Result<Box<dyn Read>> { Err(io::Error::other("the disk is gone")) };
+    struct Breaks(bool);
+    impl Read for Breaks {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            into[..1].fill(b'0');
+            Ok(1)
+        }
+    }
+    let breaks = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(false))) };
+    for open in [&gone as &dyn Fn() -> io::Result<Box<dyn Read>>, &breaks] {
+        for error in [
+            client.push_blob(REPOSITORY, &blob(), None, open, 2).unwrap_err(),
+            client.push_stream(REPOSITORY, "text/plain", open, 2).unwrap_err(),
+        ] {
+            let Error::Content { source, .. } = &error else { panic!("{error}") };
+            assert_eq!(source.to_string(), "the disk is gone");
+        }
+    }
+    assert!(!methods(&registry).contains("PUT PUT"));
+    assert!(!registry.has_blob(&blob().digest.to_string()));
+}
