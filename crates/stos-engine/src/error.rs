@@ -116,6 +116,12 @@ pub enum Error {
         /// What it answered.
         source: stos_registry::Error,
     },
+    /// An image without a name is to be pushed to where its name says.
+    #[error("{image} has no name that says where to push it")]
+    NoDestination {
+        /// The image, by its ID.
+        image: String,
+    },
     /// A login is stored where `logout` does not remove it.
     #[error("the login for {key} was not stored by stos or podman: it is {kept_in}")]
     LoggedInElsewhere {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use stos_layerfs::{Integrity, LayerLabel, LayerOutcome, LayerRequest, NewLayer};
@@ -18,6 +18,7 @@ use crate::gc::take_back;
 use crate::image::load_image;
 use crate::pull::PullProgress;
 use crate::room::check_room;
+use crate::side_by_side::{default_jobs, side_by_side};
 use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
 use crate::stage::{no_bytes, stage};
 
@@ -75,13 +76,6 @@ struct Install<'a> {
     added: Mutex<Objects>,
     /// One layer has failed: the others stop where they are.
     is_cancelled: AtomicBool,
-}
-
-/// One layer more than there are processors, so that one may wait for the network; and a bound on what that takes. Asked for only
-/// here, for it reads the limits of the caller's cgroup.
-fn default_jobs() -> usize {
-    const MAX: usize = 8;
-    std::thread::available_parallelism().map_or(MAX, |processors| processors.get() + 1).min(MAX)
 }
 
 /// Puts `images` into the store, their layers side by side, `jobs` at a time: all of them, or none.
@@ -153,38 +147,13 @@ impl Install<'_> {
     }
 
     fn run_queue(&self, queue: &[&WantedLayer], jobs: usize) -> Result<(u64, usize)> {
-        let next = AtomicUsize::new(0);
-        let failure = Mutex::new(None);
-        let present = AtomicUsize::new(0);
-        let fetched = AtomicU64::new(0);
-        let work = || {
-            while let Some(layer) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.ensure(layer) {
-                    Ok(true) => {
-                        present.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(false) => {
-                        fetched.fetch_add(layer.size(), Ordering::Relaxed);
-                    }
-                    Err(error) => {
-                        // The first failure is the one to tell: it is kept before the others learn of it.
-                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                        self.is_cancelled.store(true, Ordering::Relaxed);
-                        self.source.cancel();
-                        next.store(queue.len(), Ordering::Relaxed);
-                    }
-                }
-            }
+        let cancel = || {
+            self.is_cancelled.store(true, Ordering::Relaxed);
+            self.source.cancel();
         };
-        std::thread::scope(|scope| {
-            for _ in 0..jobs.clamp(1, queue.len().max(1)) {
-                scope.spawn(work);
-            }
-        });
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok((fetched.into_inner(), present.into_inner())),
-        }
+        let present = side_by_side(queue, jobs, |layer| self.ensure(layer), cancel)?;
+        let fetched = queue.iter().zip(&present).filter(|(_, was_present)| !**was_present);
+        Ok((fetched.map(|(layer, _)| layer.size()).sum(), present.iter().filter(|was_present| **was_present).count()))
     }
 
     /// Makes sure of a layer, and tells whether it was there.

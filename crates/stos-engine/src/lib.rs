@@ -4,9 +4,11 @@
 //! | module | the part of the story |
 //! |---|---|
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
+//! | [`push`] | [`push::push_image`]: an image of the store becomes one of a registry |
 //! | [`registries`] | [`registries::RegistryConfig`]: how registries are reached, as people have configured it |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
+//! | `side_by_side` | several layers at a time, until one fails |
 //! | `room` | whether images can fit on the disk, decided before anything of them is fetched |
 //! | [`layers`] | the layers of the store, who uses them, taking one away |
 //! | [`build`] | new images: a changed configuration, one layer more |
@@ -65,10 +67,12 @@ pub mod monitor;
 pub mod options;
 pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod registries;
 mod relay;
 mod room;
 pub mod save;
+mod side_by_side;
 mod source;
 pub mod spec;
 mod stage;

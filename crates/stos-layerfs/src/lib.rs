@@ -23,6 +23,7 @@
 //! | [`dirs`] | a layer is a directory, for older kernels and exotic filesystems |
 //! | [`examine`] | what is damaged: looks, and heals nothing |
 //! | [`repair`] | damaged layers and blobs are made again, of what the store has or what it is handed |
+//! | [`sent`] | the blobs as which a layer has been sent to registries |
 //! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
 //! | `extra` | `layer.extra`, the data of a layer's sparse files |
 //! | `blob` | a blob that is kept while its layer is made of it |
@@ -58,6 +59,7 @@ mod record;
 pub mod repair;
 pub mod room;
 pub mod seal;
+pub mod sent;
 mod tar_reader;
 pub mod transfer;
 mod written;
@@ -76,6 +78,7 @@ pub use layers::{LayerOutcome, LayerRequest, NewLayer};
 pub use repair::Remade;
 pub use room::Room;
 pub use seal::{Examination, Integrity, Problem};
+pub use sent::SentBlob;
 pub use tar_reader::TarReader;
 pub use transfer::{SyncReport, Transfer};
 

@@ -91,6 +91,7 @@ impl Failure {
             EngineError::CredentialForSeveral { .. } => "name the registry",
             EngineError::UnsupportedProxy { .. } => PROXIES,
             EngineError::NoDefaultRegistry => "name the registry",
+            EngineError::NoDestination { .. } => "give it one: `stos push IMAGE REGISTRY/REPOSITORY:TAG`",
             EngineError::LoggedInElsewhere { .. } => {
                 "remove it with the tool that stored it, or name its file with --authfile"
             }

@@ -41,17 +41,26 @@ pub fn credential(
 
 /// Reads what is wanted of a registry. A password that is missing is asked for.
 pub fn pull_options(options: &RegistryOptions) -> anyhow::Result<PullOptions> {
-    let ask = |user: &str| prompt::password(&format!("Password of {user}: "), "give it as --creds USER:PASSWORD");
-    let creds = credential(&options.credential, ask)?;
-    let mut connection = connection(&options.connection, creds);
-    connection.client.retry.tries = options.retry + 1;
-    let mut pull = PullOptions { registries: RegistryConfig::new(connection), ..PullOptions::default() };
+    let registries = asked_registries(&options.connection, &options.credential, options.retry)?;
+    let mut pull = PullOptions { registries, ..PullOptions::default() };
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();
     }
     pull.keep_blobs = options.keep_blobs;
     pull.jobs = options.jobs.map(usize::from);
     Ok(pull)
+}
+
+/// Reads how to reach registries, and how often. A password that is missing is asked for.
+pub fn asked_registries(
+    options: &ConnectionOptions,
+    credential_options: &CredentialOptions,
+    retry: u32,
+) -> anyhow::Result<RegistryConfig> {
+    let ask = |user: &str| prompt::password(&format!("Password of {user}: "), "give it as --creds USER:PASSWORD");
+    let mut connection = connection(options, credential(credential_options, ask)?);
+    connection.client.retry.tries = retry + 1;
+    Ok(RegistryConfig::new(connection))
 }
 
 /// Reads what is asked of a new container.

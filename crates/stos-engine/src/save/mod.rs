@@ -90,6 +90,13 @@ pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, targe
     })
 }
 
+/// Writes a small file of the user's: it is there whole or not at all.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = OutputFile::create(path)?;
+    file.write_all(bytes).map_err(Error::output("write", path))?;
+    file.commit()
+}
+
 /// Gives what the images consist of. Whoever reads an archive from a pipe may take his time.
 fn relied_on(images: &[SavedImage]) -> Objects {
     let mut objects = Objects::default();

@@ -72,6 +72,52 @@ pub struct Pull {
     pub reference: String,
 }
 
+/// How the layers of an image that is pushed are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// As every registry and engine reads it
+    Gzip,
+    /// Smaller and faster, for newer ones
+    Zstd,
+    /// Not at all
+    None,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos push registry.example/team/app:1\n  stos push --compress zstd app:1 registry.example/team/app:1"
+)]
+pub struct Push {
+    /// Print nothing but the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub connection: ConnectionOptions,
+    #[command(flatten)]
+    pub credential: CredentialOptions,
+    /// Compress all layers so [default: those that are kept or there already go as they are, others with gzip]
+    #[arg(long, value_name = "FORMAT", value_enum, visible_alias = "compression-format")]
+    pub compress: Option<Compress>,
+    /// How much effort goes into that: 1 to 9 for gzip, 1 to 20 for zstd
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<u32>,
+    /// Write the digest of the manifest there to FILE
+    #[arg(long, value_name = "FILE")]
+    pub digestfile: Option<PathBuf>,
+    /// How many layers are sent at a time, 1 to 64 [default: one more than there are processors, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: Option<u8>,
+    /// How often in a row a request that achieved nothing is sent again
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(..=100))]
+    pub retry: u32,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Where it goes, instead of where its name says: [docker://]REGISTRY/REPOSITORY[:TAG]
+    #[arg(value_name = "DESTINATION")]
+    pub destination: Option<String>,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos images --format json")]
 pub struct Images {
@@ -259,6 +305,8 @@ pub enum Image {
     Ls(Images),
     /// Fetch an image from its registry, verified
     Pull(Pull),
+    /// Send an image to a registry
+    Push(Push),
     /// Show everything about images, as JSON
     Inspect(Inspect),
     /// Remove images

@@ -97,6 +97,8 @@ pub enum Format {
 pub enum Command {
     /// Fetch an image from its registry, verified
     Pull(Pull),
+    /// Send an image to a registry
+    Push(Push),
     /// List images
     Images(Images),
     /// Show everything about an image or a container, as JSON

@@ -37,6 +37,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
     };
     match cli.command {
         Command::Pull(args) => images::pull(global, &args),
+        Command::Push(args) => images::push::push(global, &args),
         Command::Images(args) => images::list(global, &args),
         Command::Inspect(args) => images::inspect(global, &args),
         Command::Rmi(args) => images::remove(global, &args),

@@ -6,6 +6,7 @@ pub mod history;
 pub mod mounts;
 pub mod names;
 pub mod prune;
+pub mod push;
 
 use serde_json::{Value, json};
 use stos_engine::image::{self, ImageSummary, LoadedImage};
@@ -22,6 +23,7 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
     match command {
         Image::Ls(args) => list(global, &args),
         Image::Pull(args) => pull(global, &args),
+        Image::Push(args) => push::push(global, &args),
         Image::Inspect(args) => inspect_images(global, &args),
         Image::Rm(args) => remove(global, &args),
         Image::Tag(args) => names::tag(global, &args),

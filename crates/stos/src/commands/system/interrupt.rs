@@ -41,11 +41,12 @@ pub fn is_long(command: &Command) -> bool {
     matches!(
         command,
         Command::Pull(_)
+            | Command::Push(_)
             | Command::Save(_)
             | Command::Load(_)
             | Command::Import(_)
             | Command::Commit(_)
-            | Command::Image(Image::Pull(_) | Image::Save(_) | Image::Load(_) | Image::Import(_))
+            | Command::Image(Image::Pull(_) | Image::Push(_) | Image::Save(_) | Image::Load(_) | Image::Import(_))
     )
 }
 

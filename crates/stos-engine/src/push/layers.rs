@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How a repository comes to have a layer: it has it, it takes it from another repository, or it is sent.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stos_layerfs::{Kept, SentBlob};
+use stos_registry::{Error as RegistryError, Upload, UploadStart};
+use stos_spec::manifest::{Descriptor, LayerDescriptor};
+use stos_spec::media_type::{OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
+use stos_spec::{BlobDigest, DiffId, DigestError, LayerCompression};
+use stos_store::files;
+
+use super::PushOptions;
+use super::compress::Compressed;
+use super::target::Target;
+use crate::Engine;
+use crate::build::plain_layer;
+use crate::error::{Error, Result};
+use crate::pull::PullProgress;
+
+/// The layers of an image on their way.
+pub(super) struct LayerPush<'a> {
+    pub engine: &'a Engine,
+    pub target: &'a Target<'a>,
+    pub options: &'a PushOptions,
+    pub progress: &'a dyn PullProgress,
+}
+
+/// A layer that the repository has now.
+#[derive(Debug, Clone)]
+pub(super) struct PushedLayer {
+    /// As which blob.
+    pub blob: Descriptor,
+    pub compression: LayerCompression,
+    pub way: Way,
+}
+
+/// How the repository came to have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Present,
+    Mounted,
+    Sent,
+}
+
+/// A blob as which the layer may go.
+struct Candidate {
+    blob: Descriptor,
+    compression: LayerCompression,
+    /// The repositories of this registry that may have it.
+    siblings: Vec<String>,
+}
+
+impl PushedLayer {
+    pub fn sent_bytes(&self) -> u64 {
+        if self.way == Way::Sent { self.blob.size } else { 0 }
+    }
+
+    /// Gives the blob in OCI's words: a manifest speaks one dialect.
+    pub fn oci_descriptor(&self) -> Descriptor {
+        Descriptor::new(media_type(self.compression), self.blob.digest, self.blob.size)
+    }
+}
+
+fn media_type(compression: LayerCompression) -> &'static str {
+    match compression {
+        LayerCompression::None => OCI_LAYER,
+        LayerCompression::Gzip => OCI_LAYER_GZIP,
+        LayerCompression::Zstd => OCI_LAYER_ZSTD,
+    }
+}
+
+impl LayerPush<'_> {
+    /// Makes sure that the repository has a layer, which the image's manifest describes as `layer`.
+    pub fn ensure(&self, diff_id: DiffId, layer: &LayerDescriptor) -> Result<PushedLayer> {
+        let store = &self.engine.store;
+        for candidate in self.candidates(diff_id, layer)? {
+            let (blob, compression) = (candidate.blob.clone(), candidate.compression);
+            let done = |way| Ok(PushedLayer { blob: blob.clone(), compression, way });
+            if self.target.has_blob(&blob)? {
+                self.progress.layer_done(blob.digest, true);
+                return done(Way::Present);
+            }
+            let mut upload = None;
+            for from in &candidate.siblings {
+                match self.target.mount(&blob, from)? {
+                    UploadStart::Mounted => {
+                        self.progress.layer_done(blob.digest, true);
+                        return done(Way::Mounted);
+                    }
+                    UploadStart::Started(started) => upload = Some(started),
+                }
+            }
+            if store.has_blob(blob.digest, blob.size) {
+                self.send_kept(&blob, upload)?;
+                self.note(diff_id, &blob, compression);
+                return done(Way::Sent);
+            }
+        }
+        self.send_made(diff_id)
+    }
+
+    /// Gives the blobs as which a layer may go, the image's own first: what is kept of it, what it came as, what it has been
+    /// sent as; those alone that are compressed as is wanted.
+    fn candidates(&self, diff_id: DiffId, layer: &LayerDescriptor) -> Result<Vec<Candidate>> {
+        let kept = self.engine.layerfs.kept(diff_id)?;
+        let sent = self.engine.layerfs.sent_blobs(diff_id);
+        let mut blobs = vec![(layer.descriptor.clone(), layer.compression)];
+        // Another level may have been wanted then.
+        let known = if self.options.level.is_none() { sent.as_slice() } else { &[] };
+        for SentBlob { digest, size, compression, .. } in known {
+            // Of a layer that cannot go as it is, one that is compressed is wanted.
+            let is_wanted =
+                *compression == self.compression_of_made() && blobs.iter().all(|(blob, _)| blob.digest != *digest);
+            if is_wanted {
+                blobs.push((Descriptor::new(media_type(*compression), *digest, *size), *compression));
+            }
+        }
+        if self.options.compression == Some(LayerCompression::None) && layer.compression != LayerCompression::None {
+            let size = self.tar_bytes(diff_id)?;
+            blobs.push((plain_layer(diff_id, size), LayerCompression::None));
+        }
+        let is_wanted = |compression| self.options.compression.is_none_or(|wanted| wanted == compression);
+        let wanted = blobs.into_iter().filter(|(_, compression)| is_wanted(*compression));
+        Ok(wanted.map(|(blob, compression)| self.candidate(blob, compression, kept.as_ref(), &sent)).collect())
+    }
+
+    fn candidate(
+        &self,
+        blob: Descriptor,
+        compression: LayerCompression,
+        kept: Option<&Kept>,
+        sent: &[SentBlob],
+    ) -> Candidate {
+        let came_from = kept.filter(|kept| kept.blob == blob.digest).map(|kept| kept.source.as_str());
+        let sent_to = sent.iter().filter(|known| known.digest == blob.digest).map(|known| known.place.as_str());
+        let mut siblings: Vec<String> =
+            came_from.into_iter().chain(sent_to).filter_map(|it| self.target.sibling(it)).collect();
+        siblings.dedup();
+        Candidate { blob, compression, siblings }
+    }
+
+    fn tar_bytes(&self, diff_id: DiffId) -> Result<u64> {
+        Ok(self.engine.layerfs.tar_bytes(diff_id)?.ok_or(stos_layerfs::Error::NoSuchLayer(diff_id))?)
+    }
+
+    fn compression_of_made(&self) -> LayerCompression {
+        self.options.compression.unwrap_or(LayerCompression::Gzip)
+    }
+
+    /// Sends a blob that is kept. One that has turned out damaged is removed: it is of no use.
+    fn send_kept(&self, blob: &Descriptor, upload: Option<Box<Upload>>) -> Result<()> {
+        let path = self.engine.store.blob_path(blob.digest);
+        let open = || -> io::Result<Box<dyn Read + '_>> {
+            self.progress.layer_started(blob.digest, blob.size);
+            let told = |count| self.progress.layer_advanced(blob.digest, count);
+            Ok(Box::new(Told { from: files::open(&path).map_err(io::Error::other)?, told }))
+        };
+        match self.target.push_blob(blob, upload, &open) {
+            Err(error) if is_of_content(&error) => Err(self.damage_of(blob)?.unwrap_or(error)),
+            sent => {
+                self.progress.layer_done(blob.digest, false);
+                sent
+            }
+        }
+    }
+
+    /// Tells whether a kept blob is damaged, which is why the registry did not take it.
+    fn damage_of(&self, blob: &Descriptor) -> Result<Option<Error>> {
+        let Some((found, _)) = self.engine.store.hash_blob(blob.digest)? else { return Ok(None) };
+        if found == blob.digest {
+            return Ok(None);
+        }
+        let path = self.engine.store.blob_path(blob.digest);
+        files::remove_file(&path)?;
+        let source = DigestError::Mismatch { what: "layer".to_owned(), expected: blob.digest, found };
+        Ok(Some(stos_store::Error::DamagedBlob { path, source }.into()))
+    }
+
+    /// Makes the blob of the layer's tar, which is proved while it is read, and sends it.
+    fn send_made(&self, diff_id: DiffId) -> Result<PushedLayer> {
+        let compression = self.compression_of_made();
+        let size = self.tar_bytes(diff_id)?;
+        let shown = BlobDigest::from_bytes(*diff_id.as_bytes());
+        let read = Arc::<AtomicU64>::default();
+        let told = |_| self.progress.layer_advanced(shown, read.swap(0, Ordering::Relaxed));
+        let open = || -> io::Result<Box<dyn Read + '_>> {
+            self.progress.layer_started(shown, size);
+            let tar = self.engine.layerfs.open_tar(diff_id).map_err(io::Error::other)?;
+            Ok(Box::new(Told { from: Compressed::new(tar, compression, self.options.level, read.clone())?, told }))
+        };
+        let blob = match compression {
+            LayerCompression::None => {
+                let blob = plain_layer(diff_id, size);
+                self.target.push_blob(&blob, None, &open)?;
+                blob
+            }
+            _ => self.target.push_stream(media_type(compression), &open)?,
+        };
+        self.note(diff_id, &blob, compression);
+        self.progress.layer_done(shown, false);
+        Ok(PushedLayer { blob, compression, way: Way::Sent })
+    }
+
+    fn note(&self, diff_id: DiffId, blob: &Descriptor, compression: LayerCompression) {
+        let Descriptor { digest, size, .. } = *blob;
+        let sent = SentBlob { digest, size, compression, place: self.target.name() };
+        if let Err(error) = self.engine.layerfs.note_sent_blob(diff_id, sent) {
+            // The next push compresses it once more.
+            tracing::warn!(layer = %diff_id, %error, "cannot note as which blob the layer was sent");
+        }
+    }
+}
+
+/// Tells whether a push may have failed for what was sent.
+fn is_of_content(error: &Error) -> bool {
+    use RegistryError::{Content, ContentSize, DigestMismatch, UnexpectedStatus};
+    let Error::Registry(error) = error else { return false };
+    matches!(error, Content { .. } | ContentSize { .. } | DigestMismatch { .. } | UnexpectedStatus { status: 400, .. })
+}
+
+/// Something to read, of which each piece is told.
+struct Told<R, F> {
+    from: R,
+    told: F,
+}
+
+impl<R: Read, F: Fn(u64)> Read for Told<R, F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(into)?;
+        (self.told)(count as u64);
+        Ok(count)
+    }
+}
