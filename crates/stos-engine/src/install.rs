@@ -165,7 +165,9 @@ impl Install<'_> {
         let all = images.iter().flat_map(|named| &named.image.layers);
         let mut queue: Vec<&WantedLayer> = all.filter(|layer| seen.insert(key(layer))).collect();
         queue.sort_by_key(|layer| std::cmp::Reverse(layer.size()));
-        let total: u64 = images.iter().flat_map(|named| &named.image.layers).map(WantedLayer::size).sum();
+        let all = images.iter().flat_map(|named| &named.image.layers);
+        // What manifests claim of layers that are there already may be anything.
+        let total = all.fold(0, |sum: u64, layer| sum.saturating_add(layer.size()));
         stage("layers", |_| total, || self.run_queue(&queue, jobs))
     }
 

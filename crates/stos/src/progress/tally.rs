@@ -77,13 +77,13 @@ impl Tally {
             self.layers.entry(blob).or_insert(Layer { size, received: 0, started: None, told: (now, 0), end: None });
             own.insert(blob, size);
         }
-        own.values().sum()
+        sum(own.into_values())
     }
 
     /// Gives how many bytes come, or have come, of all layers that were not there before, as far as is known.
     pub fn expected(&self) -> u64 {
         let layers = self.layers.values().filter(|layer| layer.end != Some(End::Present));
-        layers.map(|layer| layer.size).sum()
+        sum(layers.map(|layer| layer.size))
     }
 
     /// A layer has been asked for.
@@ -139,6 +139,11 @@ impl Tally {
     }
 }
 
+/// Sizes are what a manifest claims.
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 pub(super) mod testing {
     use stos_spec::{BlobDigest, Platform};
@@ -178,6 +183,9 @@ pub(super) mod testing {
         assert!(tally.under_way().is_empty());
         let expected = Summary { layers: 2, present: 1, received: 100, took: Duration::from_secs(6) };
         assert_eq!(tally.summary(after(7)), expected);
+        let huge = [(blob("4"), u64::MAX), (blob("5"), u64::MAX)];
+        assert_eq!(announced(&huge, |image| tally.announce(image, after(7))), u64::MAX);
+        assert_eq!(tally.expected(), u64::MAX);
         tally.start_merge(after(7));
         assert_eq!(tally.merge_took(after(9)), Duration::from_secs(2));
     }

@@ -68,7 +68,7 @@ pub fn left(remaining: u64, per_second: f64) -> String {
     /// Who has to wait for four days knows enough.
     const MAX: f64 = 360_000.0;
     let seconds = remaining as f64 / per_second;
-    if !seconds.is_finite() || seconds < 0.0 || seconds >= MAX { "-".to_owned() } else { whole(seconds.ceil() as u64) }
+    if (0.0..MAX).contains(&seconds) { whole(seconds.ceil() as u64) } else { "-".to_owned() }
 }
 
 /// How far something has come.
