@@ -16,7 +16,7 @@ use crate::build::{oci_manifest, plain_layer};
 use crate::error::{Error, Result};
 use crate::gc::take_back;
 use crate::image::load_image;
-use crate::pull::PullProgress;
+use crate::pull::{Announced, PullProgress};
 use crate::room::check_room;
 use crate::side_by_side::{default_jobs, side_by_side};
 use crate::source::{LayerSource, Manifest, ResolvedImage, WantedLayer};
@@ -90,14 +90,29 @@ pub(crate) fn install_images(
     progress: &dyn PullProgress,
 ) -> Result<Installed> {
     let InstallOptions { jobs, keep_blobs } = options;
+    images.iter().for_each(|image| announce(image, progress));
     let install =
         Install { engine, source, progress, keep_blobs, added: Mutex::default(), is_cancelled: AtomicBool::new(false) };
     let mut lease = engine.store.lease_of(&install.relied_on(&images))?;
     let installed = install.run(&images, &mut lease, jobs.unwrap_or_else(default_jobs));
-    if installed.is_err() {
-        install.undo(lease, &images);
+    match installed {
+        Ok(_) => progress.done(),
+        Err(_) => install.undo(lease, &images),
     }
     installed
+}
+
+/// Tells what is going to come.
+fn announce(named: &NamedImage, progress: &dyn PullProgress) {
+    let image = &named.image;
+    let layers: Vec<_> = image.layers.iter().map(|layer| (layer.shown(), layer.size())).collect();
+    progress.resolved(&Announced {
+        image: named.names.first(),
+        manifest: image.manifest.as_ref().map(|manifest| manifest.bytes.digest()),
+        image_id: image.config_bytes.digest(),
+        platform: &image.platform,
+        layers: &layers,
+    });
 }
 
 impl Install<'_> {
@@ -117,6 +132,7 @@ impl Install<'_> {
     fn run(&self, images: &[NamedImage], lease: &mut Lease, jobs: usize) -> Result<Installed> {
         check_room(self.engine, images, self.keep_blobs)?;
         let (fetched_bytes, present_layers) = self.fetch_layers(images, jobs)?;
+        self.progress.merge_started();
         stage("index", no_bytes, || {
             images.iter().try_for_each(|named| {
                 let layerfs = &self.engine.layerfs;
@@ -128,6 +144,7 @@ impl Install<'_> {
                 Ok::<_, Error>(())
             })
         })?;
+        self.progress.merge_done();
         // Which manifests are made is not known before.
         lease.widen()?;
         let records = stage("commit", no_bytes, || self.record(images))?;
@@ -142,7 +159,9 @@ impl Install<'_> {
         let all = images.iter().flat_map(|named| &named.image.layers);
         let mut queue: Vec<&WantedLayer> = all.filter(|layer| seen.insert(key(layer))).collect();
         queue.sort_by_key(|layer| std::cmp::Reverse(layer.size()));
-        let total: u64 = images.iter().flat_map(|named| &named.image.layers).map(WantedLayer::size).sum();
+        let all = images.iter().flat_map(|named| &named.image.layers);
+        // What manifests claim of layers that are there already may be anything.
+        let total = all.fold(0, |sum: u64, layer| sum.saturating_add(layer.size()));
         stage("layers", |_| total, || self.run_queue(&queue, jobs))
     }
 
@@ -206,7 +225,8 @@ impl Install<'_> {
                 media_type: OCI_LAYER,
                 source: &source,
             };
-            layerfs.add_layer(new, self.open(layer)?)?;
+            let advance = |count| self.progress.layer_advanced(layer.shown(), count);
+            layerfs.add_layer(new, Counted { inner: self.open(layer)?, pending: 0, advance })?;
             self.has_added(|added| &mut added.layers, layer.diff_id);
         }
         if self.keep_blobs {
@@ -340,6 +360,31 @@ impl Read for Cancellable<'_> {
             return Err(io::Error::other("another layer of the image has failed"));
         }
         self.blob.read(into)
+    }
+}
+
+/// A layer of which nobody counts the bytes on their way, counted.
+struct Counted<R, F: Fn(u64)> {
+    inner: R,
+    /// What has come and has not been told yet.
+    pending: u64,
+    advance: F,
+}
+
+impl<R, F: Fn(u64)> Counted<R, F> {
+    /// How many bytes are told at once.
+    const STEP: u64 = 256 << 10;
+}
+
+impl<R: Read, F: Fn(u64)> Read for Counted<R, F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(into)?;
+        self.pending += count as u64;
+        let is_end = count == 0 && !into.is_empty();
+        if self.pending >= Self::STEP || (is_end && self.pending > 0) {
+            (self.advance)(std::mem::take(&mut self.pending));
+        }
+        Ok(count)
     }
 }
 

@@ -3,7 +3,7 @@
 //! nothing.
 
 use stos_registry::{Error as RegistryError, FetchedManifest};
-use stos_spec::{BlobDigest, ImageRef};
+use stos_spec::{BlobDigest, ImageRef, Platform};
 use stos_store::ImageRecord;
 
 use crate::Engine;
@@ -15,16 +15,40 @@ use crate::source::ResolvedImage;
 use crate::source::registry::RegistrySource;
 use crate::stage::stage;
 
-/// Who wants to know how a pull goes. Called from several threads.
+/// What is known of an image once its documents are there, and before any layer is.
+#[derive(Debug, Clone, Copy)]
+pub struct Announced<'a> {
+    /// Its name, the first of several; `None` where it has none.
+    pub image: Option<&'a ImageRef>,
+    /// Its manifest; `None` where its source has none, and one is made of the layers.
+    pub manifest: Option<BlobDigest>,
+    /// Its configuration.
+    pub image_id: BlobDigest,
+    /// What it runs on.
+    pub platform: &'a Platform,
+    /// Its layers, the lowest first: what they are called from here on, and their bytes, 0 where nobody has said how many. An image
+    /// may have one twice; it comes once.
+    pub layers: &'a [(BlobDigest, u64)],
+}
+
+/// Who wants to know how a pull goes. Called from several threads, for each layer in order.
+///
+/// What fails is not told here: it is returned.
 pub trait PullProgress: Sync {
-    /// The manifest is known; `layers` of them in all.
-    fn resolved(&self, _manifest: BlobDigest, _layers: usize) {}
-    /// A layer is being fetched; `size` bytes will come.
+    /// An image's documents are known and keep the rules. Of an archive with several images each is told, before any layer comes.
+    fn resolved(&self, _image: &Announced<'_>) {}
+    /// A layer is being fetched; `size` bytes will come, 0 where nobody has said how many.
     fn layer_started(&self, _blob: BlobDigest, _size: u64) {}
-    /// `count` more bytes of it have come.
+    /// `count` more bytes of it have come: called once for some 256 KiB, or what is left of a layer.
     fn layer_advanced(&self, _blob: BlobDigest, _count: u64) {}
     /// It is in the store, or was there before.
     fn layer_done(&self, _blob: BlobDigest, _was_present: bool) {}
+    /// All layers are there; what containers mount is made of them.
+    fn merge_started(&self) {}
+    /// It is made, or was there before.
+    fn merge_done(&self) {}
+    /// Everything is in the store, under its names.
+    fn done(&self) {}
 }
 
 /// Nobody does.
@@ -65,9 +89,6 @@ pub fn pull_image_from_registry(
             Ok::<_, Error>((source, resolved))
         },
     )?;
-    if let Some(manifest) = &resolved.manifest {
-        progress.resolved(manifest.bytes.digest(), resolved.layers.len());
-    }
     let image = NamedImage::new(vec![source.reference().clone()], resolved);
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
     let installed = install_images(engine, &source, vec![image], install, progress)?;

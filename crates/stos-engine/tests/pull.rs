@@ -7,12 +7,12 @@ use std::sync::Mutex;
 
 use fixture::{Fixture, blob, builder, diff_id, layer, options};
 use stos_engine::Error;
-use stos_engine::pull::{PullProgress, pull_image_from_registry};
+use stos_engine::pull::{Announced, PullProgress, pull_image_from_registry};
 use stos_layerfs::{BackendKind, Error as LayerError};
 use stos_registry::Error as RegistryError;
-use stos_spec::{BlobDigest, ConfigError, DiffId, ManifestError, Platform};
+use stos_spec::{BlobDigest, ConfigError, DiffId, ImageRef, ManifestError, Platform};
 use stos_testkit::guard::Need;
-use stos_testkit::image_builder::{Dialect, Fault, Image, ImageBuilder, Layer, digest};
+use stos_testkit::image_builder::{Dialect, Fault, Image, ImageBuilder, Layer};
 use stos_testkit::registry::{self, Rule};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
@@ -285,36 +285,71 @@ fn pull_at_once(fixture: &Fixture) {
     assert_eq!(fixture.names("locks"), ["images", "lease"]);
 }
 
-#[test]
-fn progress_counts_every_byte() {
-    #[derive(Default)]
-    struct Told(Mutex<Vec<String>>, Mutex<u64>);
-    impl PullProgress for Told {
-        fn resolved(&self, manifest: BlobDigest, layers: usize) {
-            self.0.lock().unwrap().push(format!("{manifest} {layers}"));
-        }
-        fn layer_advanced(&self, _: BlobDigest, count: u64) {
-            *self.1.lock().unwrap() += count;
-        }
-        fn layer_done(&self, blob: BlobDigest, was_present: bool) {
-            self.0.lock().unwrap().push(format!("{blob} {was_present}"));
-        }
+/// What has been told, a line for each call, and the bytes of layers.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>, Mutex<u64>);
+
+impl Told {
+    fn line(&self, line: String) {
+        self.0.lock().unwrap().push(line);
     }
+}
+
+impl PullProgress for Told {
+    fn resolved(&self, image: &Announced<'_>) {
+        let bytes: u64 = image.layers.iter().map(|(_, size)| size).sum();
+        let (name, manifest) = (image.image.unwrap(), image.manifest.unwrap());
+        self.line(format!("{name} {manifest} {} {} {} {bytes}", image.image_id, image.platform, image.layers.len()));
+    }
+    fn layer_advanced(&self, _: BlobDigest, count: u64) {
+        *self.1.lock().unwrap() += count;
+    }
+    fn layer_done(&self, blob: BlobDigest, was_present: bool) {
+        self.line(format!("{blob} {was_present}"));
+    }
+    fn merge_started(&self) {
+        self.line("merge".to_owned());
+    }
+    fn merge_done(&self) {
+        self.line("merged".to_owned());
+    }
+    fn done(&self) {
+        self.line("done".to_owned());
+    }
+}
+
+#[test]
+fn progress_counts_every_byte_and_tells_each_step() {
     stos_testkit::require!(Need::Root);
     let fixture = Fixture::new();
     let image = builder().build();
-    let reference = fixture.serve(&image, "1").parse().unwrap();
+    let reference: ImageRef = fixture.serve(&image, "1").parse().unwrap();
+    let size = image.layers.iter().map(|layer| layer.size).sum::<u64>();
     for was_present in [false, true] {
         let told = Told::default();
         pull_image_from_registry(&fixture.engine, &reference, &options(), &told).unwrap();
         let mut lines = told.0.into_inner().unwrap();
-        lines[1..].sort();
-        let mut expected = vec![format!("{} 2", image.manifest.digest)];
-        expected.extend(image.layers.iter().map(|layer| format!("{} {was_present}", layer.digest)));
-        expected[1..].sort();
+        lines[1..3].sort();
+        let (manifest, config) = (&image.manifest.digest, &image.config.digest);
+        let mut layers: Vec<_> = image.layers.iter().map(|layer| format!("{} {was_present}", layer.digest)).collect();
+        layers.sort();
+        let mut expected = vec![format!("{reference} {manifest} {config} linux/amd64 2 {size}")];
+        expected.extend(layers);
+        expected.extend(["merge", "merged", "done"].map(str::to_owned));
         assert_eq!(lines, expected);
-        let bytes = if was_present { 0 } else { image.layers.iter().map(|layer| layer.size).sum() };
-        assert_eq!(*told.1.lock().unwrap(), bytes);
+        assert_eq!(*told.1.lock().unwrap(), if was_present { 0 } else { size });
     }
-    assert_ne!(image.manifest.digest, digest(b""));
+}
+
+#[test]
+fn a_pull_that_fails_is_never_told_to_be_done() {
+    stos_testkit::require!(Need::Root);
+    let fixture = Fixture::new();
+    let image = builder().fault(Fault::LayerBytes(1)).build();
+    let reference = fixture.serve(&image, "1").parse().unwrap();
+    let told = Told::default();
+    pull_image_from_registry(&fixture.engine, &reference, &options(), &told).unwrap_err();
+    let lines = told.0.into_inner().unwrap();
+    assert!(lines.len() < 3 && lines[0].starts_with(&reference.to_string()), "{lines:?}");
+    assert!(!lines.iter().any(|line| line == "done" || line.starts_with("merge")), "{lines:?}");
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounded::{List, Map};
 use crate::digest::{DiffId, DigestError};
+use crate::document::{self, DEPTH_MAX, DocumentError};
 use crate::platform::{Platform, PlatformError};
 use crate::text::{cut, shown};
 use crate::user::{UserError, UserSpec};
@@ -24,6 +25,15 @@ pub enum ConfigError {
     Json {
         /// What the parser says, with line and column. It quotes the document, so it is cut.
         reason: String,
+    },
+    /// Values lie in values deeper than any real document's, which some readers do not survive.
+    #[error("the image configuration is nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// A name stands twice in an object, maybe once in other case: readers differ in which of them counts.
+    #[error("the image configuration is ambiguous: it has {name:?} twice in one object, maybe in other case")]
+    DuplicateName {
+        /// The name, the second time.
+        name: String,
     },
     /// Its `rootfs.type` is not `layers`.
     #[error("the image configuration has rootfs.type {found:?}, expected \"layers\"")]
@@ -50,6 +60,14 @@ pub enum ConfigError {
     /// Its platform cannot be one.
     #[error("the image configuration: {0}")]
     BadPlatform(#[source] PlatformError),
+    /// It names no platform, though the specification has it do so (config.md: `os` and `architecture` are required).
+    #[error("the image configuration has no {missing}, expected platform {expected}")]
+    NoPlatform {
+        /// What is missing: `os` or `architecture`.
+        missing: &'static str,
+        /// The platform asked for.
+        expected: Platform,
+    },
     /// The image is for another platform.
     #[error("the image is for platform {found}, expected {expected}")]
     Platform {
@@ -187,6 +205,11 @@ struct RawProcess {
 impl ImageConfig {
     /// Reads a configuration and checks every rule that needs no other document.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        document::check(bytes).map_err(|error| match error {
+            DocumentError::Json(reason) => ConfigError::Json { reason },
+            DocumentError::TooDeep => ConfigError::TooDeep,
+            DocumentError::DuplicateName(name) => ConfigError::DuplicateName { name },
+        })?;
         let raw: RawConfig =
             serde_json::from_slice(bytes).map_err(|error| ConfigError::Json { reason: shown(&error.to_string()) })?;
         if raw.rootfs.kind != "layers" {
@@ -259,7 +282,12 @@ impl ImageConfig {
         if wanted.fit(&self.platform).is_some() {
             return Ok(());
         }
-        Err(ConfigError::Platform { expected: wanted.clone(), found: self.platform.clone() })
+        let expected = wanted.clone();
+        let words = [("os", &self.platform.os), ("architecture", &self.platform.architecture)];
+        match words.into_iter().find(|(_, word)| word.is_empty()) {
+            Some((missing, _)) => Err(ConfigError::NoPlatform { missing, expected }),
+            None => Err(ConfigError::Platform { expected, found: self.platform.clone() }),
+        }
     }
 }
 
@@ -308,9 +336,43 @@ mod tests {
         assert!(matches!(broken("/config/User", json!("4294967296")), ConfigError::User(_)));
         assert!(matches!(broken("/config/Entrypoint", json!(["a\u{0}b"])), ConfigError::Nul { .. }));
         assert!(matches!(broken("/config/Env", json!("x")), ConfigError::Json { .. }));
+        let deep = serde_json::from_str::<Value>(&format!("{}{}", "[".repeat(101), "]".repeat(101))).unwrap();
+        assert!(matches!(broken("/config/Healthcheck", deep), ConfigError::TooDeep));
         assert!(matches!(broken("/os", json!("linux\u{1b}[2J")), ConfigError::BadPlatform(_)));
         for root in ["/", "//", "/.", "/./"] {
             assert!(matches!(broken("/config/Volumes", json!({ root: {} })), ConfigError::Volume { .. }), "{root}");
+        }
+    }
+
+    #[test]
+    fn no_name_stands_twice() {
+        let text = config().to_string();
+        for (case, document) in [
+            ("User", text.replacen("\"User\"", "\"User\":\"0\",\"User\"", 1)),
+            ("user", text.replacen("\"User\"", "\"user\":\"0\",\"User\"", 1)),
+            ("RootFS", text.replacen("\"rootfs\"", "\"RootFS\":{},\"rootfs\"", 1)),
+        ] {
+            let error = ImageConfig::parse(document.as_bytes()).unwrap_err();
+            let ConfigError::DuplicateName { name } = &error else { panic!("{case}: {error}") };
+            assert!(name.eq_ignore_ascii_case(case), "{case}: {name}");
+        }
+        let mut labelled = config();
+        labelled["config"]["Labels"] = json!({"Maintainer": "a", "maintainer": "b"});
+        assert_eq!(parse(&labelled).unwrap().labels.len(), 2);
+    }
+
+    #[test]
+    fn no_platform_is_told_as_such() {
+        let wanted = Platform::new("linux", "amd64", None);
+        for (field, others) in [("os", "architecture"), ("architecture", "os")] {
+            for nothing in [None, Some(json!(""))] {
+                let mut config = config();
+                config.as_object_mut().unwrap().remove(field);
+                config.as_object_mut().unwrap().extend(nothing.map(|value| (field.to_owned(), value)));
+                let error = parse(&config).unwrap().check_platform(&wanted).unwrap_err();
+                assert!(matches!(&error, ConfigError::NoPlatform { missing, .. } if *missing == field), "{error}");
+                assert!(!error.to_string().contains(&format!("no {others}")), "{error}");
+            }
         }
     }
 

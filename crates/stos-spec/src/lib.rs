@@ -17,6 +17,7 @@
 mod bounded;
 pub mod config;
 pub mod digest;
+mod document;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;

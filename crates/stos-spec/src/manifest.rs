@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::bounded::Map;
 use crate::digest::{BlobDigest, DigestError};
+use crate::document::{self, DEPTH_MAX, DocumentError};
 use crate::media_type::{LayerCompression, MediaType, OCI_MANIFEST, essence};
 use crate::platform::{Platform, PlatformError};
 use crate::text::{cut, shown};
@@ -39,6 +40,15 @@ pub enum ManifestError {
         /// What the parser says, with line and column. It quotes the document, so it is cut.
         reason: String,
     },
+    /// Values lie in values deeper than any real document's, which some readers do not survive.
+    #[error("the manifest is nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// A name stands twice in an object, maybe once in other case: readers differ in which of them counts.
+    #[error("the manifest is ambiguous: it has {name:?} twice in one object, maybe in other case")]
+    DuplicateName {
+        /// The name, the second time.
+        name: String,
+    },
     /// Its `schemaVersion` is not 2.
     #[error("the manifest has schemaVersion {found}, expected 2")]
     SchemaVersion {
@@ -58,10 +68,12 @@ pub enum ManifestError {
         found: String,
     },
     /// It is a manifest, but of an artifact: its configuration is not an image's.
-    #[error("not an image but an artifact: its configuration has media type {found:?}")]
+    #[error("not an image but an artifact{}: its configuration has media type {found:?}", of_type(artifact_type.as_deref()))]
     Artifact {
         /// The media type of its configuration.
         found: String,
+        /// What it calls itself (`artifactType`), where it does.
+        artifact_type: Option<String>,
     },
     /// A descriptor has a digest that cannot be used.
     #[error("{what}: {source}")]
@@ -79,17 +91,35 @@ pub enum ManifestError {
         /// What is wrong with it.
         source: PlatformError,
     },
-    /// A layer cannot be used.
-    #[error("layer {number} ({digest}) has media type {found:?}: {reason}")]
-    Layer {
+    /// A layer is none that stos knows.
+    #[error("layer {number} ({digest}) has media type {found:?}: expected a layer tar, plain, gzip or zstd")]
+    UnknownLayer {
         /// The layer's number, the lowest is 1.
         number: usize,
         /// Its digest.
         digest: BlobDigest,
         /// Its media type.
         found: String,
-        /// Why it cannot be used.
-        reason: &'static str,
+    },
+    /// A layer is one that registries do not carry (image-spec, layer.md "Non-Distributable Layers"; Docker's foreign layers).
+    #[error("layer {number} ({digest}) has media type {found:?}: registries do not carry foreign layers")]
+    ForeignLayer {
+        /// The layer's number, the lowest is 1.
+        number: usize,
+        /// Its digest.
+        digest: BlobDigest,
+        /// Its media type.
+        found: String,
+    },
+    /// A layer needs a key (ocicrypt).
+    #[error("layer {number} ({digest}) has media type {found:?}: encrypted layers are not supported")]
+    EncryptedLayer {
+        /// The layer's number, the lowest is 1.
+        number: usize,
+        /// Its digest.
+        digest: BlobDigest,
+        /// Its media type.
+        found: String,
     },
     /// The image has no layers, or too many.
     #[error("the manifest lists {found} layers, expected 1 to {LAYERS_MAX}")]
@@ -105,6 +135,10 @@ pub enum ManifestError {
         /// The platforms of the index, joined by commas: the first few.
         found: String,
     },
+}
+
+fn of_type(artifact_type: Option<&str>) -> String {
+    artifact_type.map(|text| format!(" of type {text:?}")).unwrap_or_default()
 }
 
 /// Points at a blob: what it is, how large, and what it must hash to (image-spec, descriptor.md).
@@ -228,9 +262,12 @@ struct Outline<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawManifest {
     config: RawDescriptor,
     layers: Vec<RawDescriptor>,
+    #[serde(default)]
+    artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -242,25 +279,40 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8], document: &'static str) -> Resu
     serde_json::from_slice(bytes).map_err(|error| ManifestError::Json { document, reason: shown(&error.to_string()) })
 }
 
+/// Tells whether a media type is one of manifests or indexes, of whatever age.
+fn is_of_manifests(text: &str) -> bool {
+    matches!(MediaType::of(text), MediaType::ImageManifest | MediaType::ImageIndex | MediaType::SchemaOne)
+}
+
 impl ManifestDocument {
     /// Reads the manifest or index in `bytes`.
     ///
     /// `content_type` is what the registry or the descriptor called it. Where that or the document's own `mediaType` says
-    /// one thing and its fields another it is refused: two readers could take it for two images (CVE-2021-41190).
+    /// one thing and its fields another it is refused: two readers could take it for two images (CVE-2021-41190). So is one in
+    /// which a name stands twice.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
         if bytes.len() as u64 > MANIFEST_MAX {
             return Err(ManifestError::TooLarge { found: bytes.len() as u64 });
         }
+        document::check(bytes).map_err(|error| match error {
+            DocumentError::Json(reason) => ManifestError::Json { document: "manifest", reason },
+            DocumentError::TooDeep => ManifestError::TooDeep,
+            DocumentError::DuplicateName(name) => ManifestError::DuplicateName { name },
+        })?;
         let outline: Outline<'_> = read(bytes, "manifest")?;
-        match outline.schema_version.map_or("missing", RawValue::get) {
-            "2" => {}
-            found => return Err(ManifestError::SchemaVersion { found: shown(found) }),
-        }
         let own_type = outline.media_type.map(|raw| {
             let text = serde_json::from_str::<String>(raw.get());
             text.map_err(|_| ManifestError::UnknownMediaType { found: cut(raw.get()) })
         });
         let own_type = own_type.transpose()?;
+        // What it is comes first: of something else nothing more is known.
+        if let Some(found) = own_type.as_deref().filter(|own| !is_of_manifests(own)) {
+            return Err(ManifestError::UnknownMediaType { found: cut(found) });
+        }
+        match outline.schema_version.map_or("missing", RawValue::get) {
+            "2" => {}
+            found => return Err(ManifestError::SchemaVersion { found: shown(found) }),
+        }
         if Self::kind_of(&outline, own_type.as_deref(), content_type)? {
             return Ok(Self::Index(ImageIndex::of(read(bytes, "index")?)));
         }
@@ -283,7 +335,7 @@ impl ManifestDocument {
             let reason = "it has neither \"manifests\" nor both \"config\" and \"layers\"".to_owned();
             return Err(ManifestError::Ambiguous { reason });
         }
-        for (whose, text) in [("its mediaType", own), ("the registry's Content-Type", header)] {
+        for (whose, text) in [("its mediaType", own), ("what it was announced as", header)] {
             let Some(text) = text else { continue };
             match MediaType::of(text) {
                 MediaType::ImageIndex if is_index => {}
@@ -293,10 +345,7 @@ impl ManifestDocument {
                     let reason = format!("{whose} is {:?}, but its fields are those of {kind}", cut(text));
                     return Err(ManifestError::Ambiguous { reason });
                 }
-                // A generic Content-Type (application/json) says nothing; a mediaType of its own must be right.
-                _ if whose == "its mediaType" => {
-                    return Err(ManifestError::UnknownMediaType { found: cut(text) });
-                }
+                // A generic Content-Type (application/json) says nothing.
                 _ => {}
             }
         }
@@ -308,7 +357,8 @@ impl ImageManifest {
     fn check(raw: RawManifest, media_type: String) -> Result<Self, ManifestError> {
         let config = raw.config.check(|| "the configuration's descriptor".to_owned())?;
         if MediaType::of(&config.media_type) != MediaType::ImageConfig {
-            return Err(ManifestError::Artifact { found: cut(&config.media_type) });
+            let artifact_type = raw.artifact_type.as_deref().map(cut);
+            return Err(ManifestError::Artifact { found: cut(&config.media_type), artifact_type });
         }
         if raw.layers.is_empty() || raw.layers.len() > LAYERS_MAX {
             return Err(ManifestError::LayerCount { found: raw.layers.len() });
@@ -316,17 +366,16 @@ impl ImageManifest {
         let layers = raw.layers.into_iter().enumerate().map(|(index, layer)| {
             let number = index + 1;
             let descriptor = layer.check(|| format!("layer {number}"))?;
-            let refuse = |reason| ManifestError::Layer {
-                number,
-                digest: descriptor.digest,
-                found: cut(&descriptor.media_type),
-                reason,
-            };
+            let (digest, found) = (descriptor.digest, || cut(&descriptor.media_type));
             let compression = match MediaType::of(&descriptor.media_type) {
                 MediaType::Layer(compression) => compression,
-                MediaType::ForeignLayer => return Err(refuse("registries do not carry foreign layers")),
-                MediaType::EncryptedLayer => return Err(refuse("encrypted layers are not supported")),
-                _ => return Err(refuse("expected a layer tar, plain, gzip or zstd")),
+                MediaType::ForeignLayer => {
+                    return Err(ManifestError::ForeignLayer { number, digest, found: found() });
+                }
+                MediaType::EncryptedLayer => {
+                    return Err(ManifestError::EncryptedLayer { number, digest, found: found() });
+                }
+                _ => return Err(ManifestError::UnknownLayer { number, digest, found: found() }),
             };
             Ok(LayerDescriptor { descriptor, compression })
         });
@@ -387,198 +436,4 @@ fn platforms_of(images: &[&Descriptor]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::media_type::*;
-    use serde_json::{Value, json};
-
-    fn blob(media_type: &str) -> Value {
-        json!({"mediaType": media_type, "digest": BlobDigest::of(b"x").to_string(), "size": 1})
-    }
-
-    fn manifest() -> Value {
-        json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blob(OCI_CONFIG), "layers": [blob(OCI_LAYER_GZIP)]})
-    }
-
-    fn parse(value: &Value, header: Option<&str>) -> Result<ManifestDocument, ManifestError> {
-        ManifestDocument::parse(value.to_string().as_bytes(), header)
-    }
-
-    fn with(mut value: Value, key: &str, field: Value) -> Value {
-        value[key] = field;
-        value
-    }
-
-    #[test]
-    fn a_manifest_is_read() {
-        let ManifestDocument::Image(image) = parse(&manifest(), Some(OCI_MANIFEST)).unwrap() else { panic!() };
-        assert_eq!(image.layers[0].compression, LayerCompression::Gzip);
-        assert_eq!(image.compressed_size(), 1);
-        let docker = json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": blob(DOCKER_CONFIG),
-            "layers": [blob(DOCKER_LAYER_GZIP), blob(DOCKER_LAYER)]});
-        let ManifestDocument::Image(image) = parse(&docker, Some("application/json")).unwrap() else { panic!() };
-        assert_eq!(image.layers[1].compression, LayerCompression::None);
-    }
-
-    #[test]
-    fn what_contradicts_itself_is_refused() {
-        let both = with(manifest(), "manifests", json!([]));
-        assert!(matches!(parse(&both, None), Err(ManifestError::Ambiguous { .. })));
-        assert!(matches!(parse(&manifest(), Some(OCI_INDEX)), Err(ManifestError::Ambiguous { .. })));
-        let wrong_name = with(manifest(), "mediaType", json!(OCI_INDEX));
-        assert!(matches!(parse(&wrong_name, None), Err(ManifestError::Ambiguous { .. })));
-        let neither = json!({"schemaVersion": 2});
-        assert!(matches!(parse(&neither, None), Err(ManifestError::Ambiguous { .. })));
-        let odd = with(manifest(), "mediaType", json!("text/plain"));
-        assert!(matches!(parse(&odd, None), Err(ManifestError::UnknownMediaType { .. })));
-        for no_name in ["5", "[]", "{\"a\":1}"] {
-            let odd = with(manifest(), "mediaType", serde_json::from_str(no_name).unwrap());
-            let error = parse(&odd, None).unwrap_err();
-            assert!(matches!(&error, ManifestError::UnknownMediaType { found } if found == no_name), "{error}");
-        }
-    }
-
-    #[test]
-    fn layers_say_how_they_are_compressed() {
-        use crate::media_type::{DOCKER_LAYER_ZSTD, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
-        for (media_type, expected) in [
-            (OCI_LAYER, LayerCompression::None),
-            (OCI_LAYER_GZIP, LayerCompression::Gzip),
-            (OCI_LAYER_ZSTD, LayerCompression::Zstd),
-            (DOCKER_LAYER_ZSTD, LayerCompression::Zstd),
-        ] {
-            let value = with(manifest(), "layers", json!([blob(media_type)]));
-            let ManifestDocument::Image(parsed) = parse(&value, None).unwrap() else { panic!("{media_type}") };
-            assert_eq!(parsed.layers[0].compression, expected, "{media_type}");
-        }
-    }
-
-    #[test]
-    fn each_rule_has_its_own_error() {
-        let one = with(manifest(), "schemaVersion", json!(1));
-        assert!(matches!(parse(&one, None), Err(ManifestError::SchemaVersion { found }) if found == "1"));
-        let artifact = with(manifest(), "config", blob("application/vnd.oci.empty.v1+json"));
-        assert!(matches!(parse(&artifact, None), Err(ManifestError::Artifact { .. })));
-        let empty = with(manifest(), "layers", json!([]));
-        assert!(matches!(parse(&empty, None), Err(ManifestError::LayerCount { found: 0 })));
-        let many = with(manifest(), "layers", Value::Array(vec![blob(OCI_LAYER); LAYERS_MAX + 1]));
-        assert!(matches!(parse(&many, None), Err(ManifestError::LayerCount { .. })));
-        for layer in [
-            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-            "x/y",
-            "application/vnd.oci.image.layer.v1.tar+encrypted",
-        ] {
-            let value = with(manifest(), "layers", json!([blob(OCI_LAYER), blob(layer)]));
-            assert!(matches!(parse(&value, None), Err(ManifestError::Layer { number: 2, .. })), "{layer}");
-        }
-        let mut path = manifest();
-        path["layers"][0]["digest"] = json!("sha256:../../etc/passwd");
-        assert!(matches!(parse(&path, None), Err(ManifestError::Digest { .. })));
-        assert!(matches!(ManifestDocument::parse(b"{", None), Err(ManifestError::Json { .. })));
-        let deep = [vec![b'['; 5000], vec![b']'; 5000]].concat();
-        assert!(matches!(ManifestDocument::parse(&deep, None), Err(ManifestError::Json { .. })));
-        let large = vec![b' '; MANIFEST_MAX as usize + 1];
-        assert!(matches!(ManifestDocument::parse(&large, None), Err(ManifestError::TooLarge { .. })));
-        let negative = manifest().to_string().replace("\"size\":1", "\"size\":-1");
-        assert!(matches!(ManifestDocument::parse(negative.as_bytes(), None), Err(ManifestError::Json { .. })));
-    }
-
-    fn entry(text: &str, platform: Option<(&str, &str)>) -> Value {
-        let mut value = blob(OCI_MANIFEST);
-        value["digest"] = json!(BlobDigest::of(text.as_bytes()).to_string());
-        if let Some((os, architecture)) = platform {
-            value["platform"] = json!({"os": os, "architecture": architecture});
-        }
-        value
-    }
-
-    fn index(entries: &[Value]) -> ImageIndex {
-        let value = json!({"schemaVersion": 2, "manifests": entries});
-        let ManifestDocument::Index(index) = parse(&value, None).unwrap() else { panic!() };
-        index
-    }
-
-    #[test]
-    fn the_platform_decides() {
-        let index = index(&[
-            entry("attestation", Some(("unknown", "unknown"))),
-            entry("arm", Some(("linux", "arm64"))),
-            entry("pc", Some(("linux", "x86_64"))),
-            entry("pc again", Some(("linux", "amd64"))),
-        ]);
-        let picked = index.select(&Platform::new("linux", "amd64", None)).unwrap();
-        assert_eq!(picked.digest, BlobDigest::of(b"pc"));
-        let error = index.select(&Platform::new("linux", "s390x", None)).unwrap_err();
-        assert!(error.to_string().contains("linux/s390x"), "{error}");
-        assert!(error.to_string().ends_with("linux/amd64, linux/arm64"), "{error}");
-    }
-
-    #[test]
-    fn a_manifest_is_recorded_under_a_type_of_manifests() {
-        let nameless = with(manifest(), "mediaType", Value::Null);
-        for (document, header, expected) in [
-            (manifest(), Some("text/plain"), OCI_MANIFEST),
-            (with(manifest(), "mediaType", json!(DOCKER_MANIFEST)), Some(OCI_MANIFEST), DOCKER_MANIFEST),
-            (
-                nameless.clone(),
-                Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8"),
-                DOCKER_MANIFEST,
-            ),
-            (nameless.clone(), Some("text/plain\u{1b}[2J"), OCI_MANIFEST),
-            (nameless, None, OCI_MANIFEST),
-        ] {
-            let ManifestDocument::Image(image) = parse(&document, header).unwrap() else { panic!() };
-            assert_eq!(image.media_type, expected, "{header:?}");
-        }
-    }
-
-    #[test]
-    fn errors_are_short_and_move_no_cursor() {
-        let long = format!("\u{1b}[2J{}", "x".repeat(1 << 20));
-        let mut layer = manifest();
-        layer["layers"][0]["mediaType"] = json!(long);
-        let mut size = manifest();
-        size["layers"][0]["size"] = json!(long);
-        for document in [
-            with(manifest(), "schemaVersion", json!(long)),
-            with(manifest(), "mediaType", json!(long)),
-            with(manifest(), "mediaType", json!([long])),
-            with(manifest(), "mediaType", json!(format!("{OCI_INDEX};{long}"))),
-            with(manifest(), "config", blob(&long)),
-            layer,
-            size,
-        ] {
-            let error = parse(&document, None).unwrap_err().to_string();
-            assert!(error.len() < 1500 && !error.contains('\u{1b}'), "{} bytes: {error}", error.len());
-        }
-        let odd = with(entry("x", None), "platform", json!({"os": "linux", "architecture": long}));
-        let error = index(&[odd]).select(&Platform::host()).unwrap_err().to_string();
-        assert!(error.len() < 1500 && !error.contains('\u{1b}'), "{} bytes: {error}", error.len());
-        let many: Vec<Value> =
-            (0..1000).map(|number| entry("x", Some(("linux", format!("a{number}").as_str())))).collect();
-        let error = index(&many).select(&Platform::host()).unwrap_err().to_string();
-        assert!(error.len() < 600, "{error}");
-    }
-
-    #[test]
-    fn an_entry_that_cannot_be_read_keeps_nobody_from_another() {
-        let odd_platform =
-            with(entry("x", None), "platform", json!({"os": "linux", "architecture": "rva22 (preview)"}));
-        let odd_digest = with(entry("x", Some(("linux", "arm64"))), "digest", json!("sha512:00"));
-        let index = index(&[odd_platform, odd_digest, entry("pc", Some(("linux", "amd64")))]);
-        let picked = index.select(&Platform::new("linux", "amd64", None)).unwrap();
-        assert_eq!(picked.digest, BlobDigest::of(b"pc"));
-        let error = index.select(&Platform::new("linux", "arm64", None)).unwrap_err();
-        assert!(matches!(&error, ManifestError::Platform { what, .. } if what == "manifest 1 of the index"), "{error}");
-    }
-
-    #[test]
-    fn an_index_of_one_image_needs_no_platform() {
-        let host = Platform::host();
-        assert!(index(&[entry("only", None)]).select(&host).is_ok());
-        assert!(index(&[entry("one", None), entry("two", None)]).select(&host).is_err());
-        assert!(index(&[]).select(&host).is_err());
-        let attested = index(&[entry("attestation", Some(("unknown", "unknown"))), entry("only", None)]);
-        assert_eq!(attested.select(&host).unwrap().digest, BlobDigest::of(b"only"));
-    }
-}
+mod tests;

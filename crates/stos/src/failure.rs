@@ -78,7 +78,8 @@ impl Failure {
         self.error.downcast_ref::<EngineError>().is_some_and(is_damaged_container)
     }
 
-    fn hint(&self) -> Option<String> {
+    /// Gives what to do, where there is advice.
+    pub fn hint(&self) -> Option<String> {
         let engine = self.error.chain().find_map(|error| error.downcast_ref::<EngineError>()).map(EngineError::root)?;
         let text = match engine {
             EngineError::Registry(error) | EngineError::LoginRefused { source: error, .. } => {

@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::{Global, LogFormat};
 use crate::failure::Failure;
+use crate::progress::LogBesideBars;
 
 /// Starts logging: to stderr warnings only, unless somebody asked for a log: by `--log`, `--log-format json` or `--debug`.
 ///
@@ -27,7 +28,7 @@ pub fn start(global: &Global) -> Result<(), Failure> {
             let file = File::options().append(true).create(true).open(path);
             BoxMakeWriter::new(Arc::new(file.with_context(|| format!("cannot open the log {}", path.display()))?))
         }
-        None => BoxMakeWriter::new(std::io::stderr),
+        None => BoxMakeWriter::new(|| LogBesideBars),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     match global.log_format {

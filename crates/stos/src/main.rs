@@ -11,7 +11,7 @@
 //! | `logging` | where the trace goes |
 //! | `process_list` | secrets of the command line, hidden from who lists processes |
 //! | `prompt` | users and passwords, asked for on a terminal |
-//! | `progress` | bars on a terminal |
+//! | `progress` | bars on a terminal, lines or JSON elsewhere |
 //! | `table` | columns for people |
 //!
 //! Results go to stdout, everything else to stderr. Image mode talks to `stos-engine`, bundle mode to `stos-runtime` alone:

@@ -67,7 +67,7 @@ impl Scene {
     #[track_caller]
     fn refused_with(&self, case: &str, reference: &str, options: &[&str], words: &[&str]) {
         for (command, code) in [("pull", 1), ("create", 125), ("run", 125)] {
-            let arguments = [&[command, "--tls-verify=false"], options, &[reference]].concat();
+            let arguments = [&[command, "-q", "--tls-verify=false"], options, &[reference]].concat();
             let output = self.sandbox.run(&arguments);
             assert_eq!((output.code, &*output.stdout), (code, ""), "{case}: {command}: {}", output.stderr);
             assert!(output.stderr.starts_with("Error: "), "{case}: {command}: {}", output.stderr);

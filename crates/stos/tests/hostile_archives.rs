@@ -118,7 +118,7 @@ fn refused(sandbox: &Sandbox, path: &Path, case: &str) -> String {
     sandbox.ok(&["system", "gc"]);
     let before = sandbox.listing();
     for keep in [false, true] {
-        let mut arguments = vec!["load", "-i", path.to_str().unwrap()];
+        let mut arguments = vec!["load", "-q", "-i", path.to_str().unwrap()];
         arguments.extend(keep.then_some("--keep-blobs"));
         let said = sandbox.run(&arguments);
         assert!(said.code == 1 && said.stdout.is_empty(), "{case}: {said:?}");

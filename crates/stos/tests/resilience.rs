@@ -224,10 +224,10 @@ fn a_signal_ends_a_pull_and_leaves_nothing_half_done() {
         let (sandbox, hub) = (Sandbox::new(), Hub::new());
         let reference = hub.serve(&image(&[200_000, 100_000]), "app", "1");
         for (signal, arguments) in [
-            (Signal::INT, &["pull", "--tls-verify=false", &reference][..]),
-            (Signal::TERM, &["image", "pull", "--tls-verify=false", &reference]),
-            (Signal::HUP, &["create", "--tls-verify=false", &reference]),
-            (Signal::INT, &["run", "--rm", "--tls-verify=false", &reference]),
+            (Signal::INT, &["pull", "-q", "--tls-verify=false", &reference][..]),
+            (Signal::TERM, &["image", "pull", "-q", "--tls-verify=false", &reference]),
+            (Signal::HUP, &["create", "-q", "--tls-verify=false", &reference]),
+            (Signal::INT, &["run", "--rm", "-q", "--tls-verify=false", &reference]),
         ] {
             let child = start_and_stall(&sandbox, &hub, arguments);
             send(&child, signal);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
-use super::{Format, RegistryOptions};
+use super::{Format, ProgressOptions, RegistryOptions};
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,9 +131,8 @@ pub struct Create {
     /// Go when the process has ended
     #[arg(long)]
     pub rm: bool,
-    /// Print nothing but the id
-    #[arg(short, long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub progress: ProgressOptions,
     #[command(flatten)]
     pub what: What,
 }
@@ -156,9 +155,8 @@ pub struct Run {
     /// Delete the container when its process has ended
     #[arg(long)]
     pub rm: bool,
-    /// Show no progress
-    #[arg(short, long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub progress: ProgressOptions,
     #[command(flatten)]
     pub what: What,
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stos_config::Secret;
 use stos_spec::Platform;
 
-use super::Format;
+use super::{Format, ProgressOptions};
 
 /// How `inspect` prints: there is one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,9 +62,8 @@ pub struct RegistryOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pull --tls-verify=false 127.0.0.1:5000/debian:12")]
 pub struct Pull {
-    /// Print nothing but the digest
-    #[arg(short, long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub progress: ProgressOptions,
     #[command(flatten)]
     pub registry: RegistryOptions,
     /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]
@@ -242,9 +241,8 @@ pub struct Load {
     /// Read FILE instead of standard input: a docker-archive or an OCI layout, in a tar or a directory
     #[arg(short, long, value_name = "FILE|DIR")]
     pub input: Option<PathBuf>,
-    /// Show no progress
-    #[arg(short, long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub progress: ProgressOptions,
     /// Keep the layers' compressed blobs too, so that `save` can give every digest on
     #[arg(long)]
     pub keep_blobs: bool,

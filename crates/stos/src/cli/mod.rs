@@ -9,6 +9,7 @@ mod containers;
 mod health;
 mod images;
 mod layers;
+mod progress;
 mod registries;
 mod system;
 
@@ -17,6 +18,7 @@ pub use containers::*;
 pub use health::*;
 pub use images::*;
 pub use layers::*;
+pub use progress::*;
 pub use registries::*;
 pub use system::*;
 

@@ -27,7 +27,7 @@ pub fn refuse_image_options(matches: &ArgMatches) -> Result<(), Failure> {
     let of_images = ImageOptions::augment_args(clap::Command::new("image"));
     let of_images: Vec<_> = of_images.get_arguments().map(|option| option.get_id().as_str()).collect();
     let is_refused = |id: &str| {
-        let is_of_image = of_images.contains(&id) || ["rm", "interactive"].contains(&id);
+        let is_of_image = of_images.contains(&id) || ["rm", "interactive", "progress"].contains(&id);
         is_of_image && given.value_source(id) == Some(ValueSource::CommandLine)
     };
     match given.ids().find(|id| is_refused(id.as_str())) {

@@ -5,14 +5,16 @@ use stos_engine::container::ContainerRecord;
 use stos_engine::create::create_container_from_image;
 use stos_engine::lifecycle::start_detached;
 use stos_engine::monitor::{Attachment, run_container};
+use stos_engine::pull::PullProgress;
 use stos_engine::{CreateOptions, Engine};
 
 use super::system::interrupt;
 use super::{bundle, each};
-use crate::cli::{BundleOptions, Create, Global, ImageOptions, Run, Start};
+use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, Run, Start};
 use crate::failure::Failure;
+use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
-use crate::{options, progress, table};
+use crate::{options, table};
 
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
@@ -20,9 +22,11 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
         return bundle::create(global, &args.what, &dir, args.bundle.pid_file.as_deref());
     }
     refuse_pid_file(&args.bundle)?;
-    let engine = target::engine(global).map_err(as_container_failure)?;
-    let options = read_options(&args.image_options, args.what.command(), args.rm)?;
-    let record = create_from_image(global, &engine, args.what.subject(), &options, args.quiet)?;
+    let record = reporter(&args.progress)?.watch(|progress| {
+        let engine = target::engine(global).map_err(as_container_failure)?;
+        let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+        create_from_image(global, &engine, args.what.subject(), &options, progress)
+    })?;
     table::print_line(&record.id)?;
     Ok(0)
 }
@@ -43,17 +47,20 @@ fn as_container_failure(failure: Failure) -> Failure {
     failure.with_exit_code(125)
 }
 
+fn reporter(options: &ProgressOptions) -> Result<Reporter, Failure> {
+    progress::reporter(options).map_err(as_container_failure)
+}
+
 fn create_from_image(
     global: &Global,
     engine: &Engine,
     image: &str,
     options: &CreateOptions,
-    quiet: bool,
+    progress: &dyn PullProgress,
 ) -> Result<ContainerRecord, Failure> {
     // Until then only: what is launched later has signals of its own.
     let _armed = interrupt::sweep_at_signals(global).map_err(as_container_failure)?;
-    let reporter = progress::reporter(quiet);
-    create_container_from_image(engine, image, options, &*reporter).map_err(Failure::of_container)
+    create_container_from_image(engine, image, options, progress).map_err(Failure::of_container)
 }
 
 /// Creates a container and starts it: attached, or in the background with `--detach`.
@@ -62,10 +69,13 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
         return bundle::run(global, &args.what, &dir, args.bundle.pid_file.as_deref(), args.detach);
     }
     refuse_pid_file(&args.bundle)?;
-    let engine = target::engine(global).map_err(as_container_failure)?;
-    let options = read_options(&args.image_options, args.what.command(), args.rm)?;
-    let options = CreateOptions { starts_at_once: true, ..options };
-    let record = create_from_image(global, &engine, args.what.subject(), &options, args.quiet)?;
+    let (engine, record) = reporter(&args.progress)?.watch(|progress| {
+        let engine = target::engine(global).map_err(as_container_failure)?;
+        let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+        let options = CreateOptions { starts_at_once: true, ..options };
+        let record = create_from_image(global, &engine, args.what.subject(), &options, progress)?;
+        Ok((engine, record))
+    })?;
     if args.detach {
         start_detached(&engine, &record).map_err(Failure::of_container)?;
         table::print_line(&record.id)?;

@@ -61,24 +61,25 @@ fn write(engine: &Engine, args: &Save) -> Result<Saved, Failure> {
 
 /// Reads images from a file, a directory or standard input, and prints what they are called.
 pub fn load(global: &Global, args: &Load) -> Result<u8, Failure> {
-    let input = match &args.input {
-        Some(path) => ImageInput::Path(path.clone()),
-        None => standard_input("--input")?,
-    };
-    let engine = target::engine(global)?;
-    let mut options = PullOptions { keep_blobs: args.keep_blobs, ..PullOptions::default() };
-    if let Some(platform) = &args.platform {
-        options.platform = platform.clone();
-    }
-    let reporter = progress::reporter(args.quiet);
-    for image in load_images(&engine, input, &Wanted::All, &options, &*reporter)? {
+    let loaded = progress::reporter(&args.progress)?.watch(|progress| {
+        let input = match &args.input {
+            Some(path) => ImageInput::Path(path.clone()),
+            None => standard_input("--input")?,
+        };
+        let mut options = PullOptions { keep_blobs: args.keep_blobs, ..PullOptions::default() };
+        if let Some(platform) = &args.platform {
+            options.platform = platform.clone();
+        }
+        Ok(load_images(&target::engine(global)?, input, &Wanted::All, &options, progress)?)
+    })?;
+    for image in loaded {
         for record in &image.records {
             match &record.reference {
                 Some(name) => table::print_line(format!("Loaded image: {name}"))?,
                 None => table::print_line(format!("Loaded image: {}", record.image_id))?,
             }
         }
-        if let Some(tag) = image.tag.filter(|_| !args.quiet) {
+        if let Some(tag) = image.tag.filter(|_| !args.progress.quiet) {
             note(format_args!("{tag:?} is a tag of the layout, and no image's name: `stos tag` gives it one"));
         }
     }

@@ -42,13 +42,13 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
 
 /// Pulls an image and prints its manifest's digest.
 pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
-    let location: ImageLocation = args.reference.parse()?;
-    let options = options::pull_options(&args.registry)?;
-    let engine = target::engine(global)?;
-    let reporter = progress::reporter(args.quiet);
-    let image = pull_image(&engine, &location, &options, &*reporter)?;
+    let image = progress::reporter(&args.progress)?.watch(|progress| {
+        let location: ImageLocation = args.reference.parse()?;
+        let options = options::pull_options(&args.registry)?;
+        Ok(pull_image(&target::engine(global)?, &location, &options, progress)?)
+    })?;
     table::print_line(image.manifest.digest)?;
-    if image.reference.is_none() && !args.quiet {
+    if image.reference.is_none() && !args.progress.quiet {
         archive::note(format_args!("it has no name there: `stos tag {} NAME` gives it one", image.image_id.short()));
     }
     Ok(0)
