@@ -5,6 +5,8 @@
 //! journal, in a file of the host's: on the host's own filesystem the times hang on its history (ext4 without a journal
 //! steps over every inode freed in the last minutes).
 
+mod network;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ durable=$(date +%s%N)
 podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay rmi -a -f >/dev/null
 echo $((end - start)) $((durable - start)) $(($(date +%s%N) - durable))"#;
 
-/// Measures cold pulls of sci:2 and creates from deb:12 and many:100.
+/// Measures cold pulls of sci:2, pulls of what is there, pushes, and creates from deb:12 and many:100.
 pub fn run(rounds: usize) -> anyhow::Result<()> {
     anyhow::ensure!(rounds > 0, "expected at least one round");
     setup::run(false)?;
@@ -62,6 +64,8 @@ pub fn run(rounds: usize) -> anyhow::Result<()> {
     let bench = Bench { binary, disk, address: registry.address().to_owned() };
     bench.versions()?;
     bench.pulls(rounds)?;
+    bench.present_pulls()?;
+    bench.pushes(rounds)?;
     bench.creates()
 }
 

@@ -82,7 +82,7 @@ mod tests {
                 1 => Err(Error::NoDefaultRegistry),
                 _ => {
                     wait();
-                    Err::<(), _>(Error::NoMonitor)
+                    Err::<(), _>(Error::NoCommand)
                 }
             }
         };

@@ -20,7 +20,7 @@ use crate::build::plain_layer;
 use crate::error::{Error, Result};
 use crate::pull::PullProgress;
 
-/// The layers of an image on their way.
+/// The layers of an image on their way. Progress calls them by the blobs that the image's manifest names, as whatever they go.
 pub(super) struct LayerPush<'a> {
     pub engine: &'a Engine,
     pub target: &'a Target<'a>,
@@ -75,31 +75,49 @@ fn media_type(compression: LayerCompression) -> &'static str {
 impl LayerPush<'_> {
     /// Makes sure that the repository has a layer, which the image's manifest describes as `layer`.
     pub fn ensure(&self, diff_id: DiffId, layer: &LayerDescriptor) -> Result<PushedLayer> {
-        let store = &self.engine.store;
+        let shown = layer.descriptor.digest;
         for candidate in self.candidates(diff_id, layer)? {
             let (blob, compression) = (candidate.blob.clone(), candidate.compression);
             let done = |way| Ok(PushedLayer { blob: blob.clone(), compression, way });
             if self.target.has_blob(&blob)? {
-                self.progress.layer_done(blob.digest, true);
+                self.progress.layer_done(shown, true);
                 return done(Way::Present);
             }
             let mut upload = None;
             for from in &candidate.siblings {
                 match self.target.mount(&blob, from)? {
                     UploadStart::Mounted => {
-                        self.progress.layer_done(blob.digest, true);
+                        self.progress.layer_done(shown, true);
                         return done(Way::Mounted);
                     }
                     UploadStart::Started(started) => upload = Some(started),
                 }
             }
-            if store.has_blob(blob.digest, blob.size) {
-                self.send_kept(&blob, upload)?;
+            if self.is_kept(&blob) {
+                self.send_kept(&blob, shown, upload)?;
+                self.progress.layer_done(shown, false);
                 self.note(diff_id, &blob, compression);
                 return done(Way::Sent);
             }
         }
-        self.send_made(diff_id)
+        let pushed = self.send_made(diff_id, shown)?;
+        self.progress.layer_done(shown, false);
+        self.note(diff_id, &pushed.blob, pushed.compression);
+        Ok(pushed)
+    }
+
+    /// Gives how many bytes of a layer progress will count, if it is sent.
+    pub fn expected(&self, diff_id: DiffId, layer: &LayerDescriptor) -> Result<u64> {
+        let goes_as_it_is = self.is_wanted(layer.compression) && self.is_kept(&layer.descriptor);
+        if goes_as_it_is { Ok(layer.descriptor.size) } else { self.tar_bytes(diff_id) }
+    }
+
+    fn is_kept(&self, blob: &Descriptor) -> bool {
+        self.engine.store.has_blob(blob.digest, blob.size)
+    }
+
+    fn is_wanted(&self, compression: LayerCompression) -> bool {
+        self.options.compression.is_none_or(|wanted| wanted == compression)
     }
 
     /// Gives the blobs as which a layer may go, the image's own first: what is kept of it, what it came as, what it has been
@@ -122,8 +140,7 @@ impl LayerPush<'_> {
             let size = self.tar_bytes(diff_id)?;
             blobs.push((plain_layer(diff_id, size), LayerCompression::None));
         }
-        let is_wanted = |compression| self.options.compression.is_none_or(|wanted| wanted == compression);
-        let wanted = blobs.into_iter().filter(|(_, compression)| is_wanted(*compression));
+        let wanted = blobs.into_iter().filter(|(_, compression)| self.is_wanted(*compression));
         Ok(wanted.map(|(blob, compression)| self.candidate(blob, compression, kept.as_ref(), &sent)).collect())
     }
 
@@ -151,19 +168,16 @@ impl LayerPush<'_> {
     }
 
     /// Sends a blob that is kept. One that has turned out damaged is removed: it is of no use.
-    fn send_kept(&self, blob: &Descriptor, upload: Option<Box<Upload>>) -> Result<()> {
+    fn send_kept(&self, blob: &Descriptor, shown: BlobDigest, upload: Option<Box<Upload>>) -> Result<()> {
         let path = self.engine.store.blob_path(blob.digest);
         let open = || -> io::Result<Box<dyn Read + '_>> {
-            self.progress.layer_started(blob.digest, blob.size);
-            let told = |count| self.progress.layer_advanced(blob.digest, count);
+            self.progress.layer_started(shown, blob.size);
+            let told = |count| self.progress.layer_advanced(shown, count);
             Ok(Box::new(Told { from: files::open(&path).map_err(io::Error::other)?, told }))
         };
         match self.target.push_blob(blob, upload, &open) {
             Err(error) if is_of_content(&error) => Err(self.damage_of(blob)?.unwrap_or(error)),
-            sent => {
-                self.progress.layer_done(blob.digest, false);
-                sent
-            }
+            sent => sent,
         }
     }
 
@@ -180,10 +194,9 @@ impl LayerPush<'_> {
     }
 
     /// Makes the blob of the layer's tar, which is proved while it is read, and sends it.
-    fn send_made(&self, diff_id: DiffId) -> Result<PushedLayer> {
+    fn send_made(&self, diff_id: DiffId, shown: BlobDigest) -> Result<PushedLayer> {
         let compression = self.compression_of_made();
         let size = self.tar_bytes(diff_id)?;
-        let shown = BlobDigest::from_bytes(*diff_id.as_bytes());
         let read = Arc::<AtomicU64>::default();
         let told = |_| self.progress.layer_advanced(shown, read.swap(0, Ordering::Relaxed));
         let open = || -> io::Result<Box<dyn Read + '_>> {
@@ -199,8 +212,6 @@ impl LayerPush<'_> {
             }
             _ => self.target.push_stream(media_type(compression), &open)?,
         };
-        self.note(diff_id, &blob, compression);
-        self.progress.layer_done(shown, false);
         Ok(PushedLayer { blob, compression, way: Way::Sent })
     }
 

@@ -32,7 +32,7 @@ use crate::Engine;
 use crate::build::oci_manifest;
 use crate::error::{Error, Result};
 use crate::image::{LoadedImage, find_image};
-use crate::pull::PullProgress;
+use crate::pull::{Announced, PullProgress};
 use crate::registries::RegistryConfig;
 use crate::side_by_side::{default_jobs, side_by_side};
 use crate::stage::{no_bytes, stage};
@@ -91,12 +91,14 @@ pub fn push_image(
     let reference = destination.or(image.record.reference.as_ref()).ok_or_else(no_destination)?;
     let target = Target::new(reference, &options.registries)?;
     let push = LayerPush { engine, target: &target, options, progress };
+    announce(&push, &image, reference)?;
     let layers = stage(
         "layers",
         |layers: &Vec<PushedLayer>| layers.iter().map(PushedLayer::sent_bytes).sum(),
         || push_layers(&push, &image),
     )?;
     let (manifest, is_rewritten) = stage("documents", no_bytes, || push_documents(engine, &target, &image, &layers))?;
+    progress.done();
     let count = |way: Way| layers.iter().filter(|layer| layer.way == way).count();
     Ok(Pushed {
         reference: reference.clone(),
@@ -106,6 +108,20 @@ pub fn push_image(
         present_layers: count(Way::Present),
         mounted_layers: count(Way::Mounted),
     })
+}
+
+/// Tells what is going to be sent, at most.
+fn announce(push: &LayerPush<'_>, image: &LoadedImage, reference: &ImageRef) -> Result<()> {
+    let layers = image.config.diff_ids.iter().zip(&image.manifest.layers);
+    let layers = layers.map(|(diff_id, layer)| Ok((layer.descriptor.digest, push.expected(*diff_id, layer)?)));
+    push.progress.resolved(&Announced {
+        image: Some(reference),
+        manifest: Some(image.record.manifest.digest),
+        image_id: image.record.image_id,
+        platform: &image.config.platform,
+        layers: &layers.collect::<Result<Vec<_>>>()?,
+    });
+    Ok(())
 }
 
 /// Gives what the image consists of: a registry may take its time.

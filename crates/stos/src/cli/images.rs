@@ -87,9 +87,8 @@ pub enum Compress {
     after_help = "Examples:\n  stos push registry.example/team/app:1\n  stos push --compress zstd app:1 registry.example/team/app:1"
 )]
 pub struct Push {
-    /// Print nothing but the digest
-    #[arg(short, long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub progress: ProgressOptions,
     #[command(flatten)]
     pub connection: ConnectionOptions,
     #[command(flatten)]

@@ -11,25 +11,25 @@ use crate::{options, progress, table, target};
 
 /// Sends an image to a registry and prints the digest of its manifest there.
 pub fn push(global: &Global, args: &Push) -> Result<u8, Failure> {
-    let destination = args.destination.as_deref().map(parse_destination).transpose()?;
-    let push = PushOptions {
-        registries: options::asked_registries(&args.connection, &args.credential, args.retry)?,
-        compression: args.compress.map(|compress| match compress {
-            Compress::Gzip => LayerCompression::Gzip,
-            Compress::Zstd => LayerCompression::Zstd,
-            Compress::None => LayerCompression::None,
-        }),
-        level: args.compression_level,
-        jobs: args.jobs.map(usize::from),
-    };
-    let engine = target::engine(global)?;
-    let reporter = progress::reporter(args.quiet);
-    let pushed = push_image(&engine, &args.image, destination.as_ref(), &push, &*reporter)?;
+    let pushed = progress::reporter(&args.progress)?.watch(|progress| {
+        let destination = args.destination.as_deref().map(parse_destination).transpose()?;
+        let push = PushOptions {
+            registries: options::asked_registries(&args.connection, &args.credential, args.retry)?,
+            compression: args.compress.map(|compress| match compress {
+                Compress::Gzip => LayerCompression::Gzip,
+                Compress::Zstd => LayerCompression::Zstd,
+                Compress::None => LayerCompression::None,
+            }),
+            level: args.compression_level,
+            jobs: args.jobs.map(usize::from),
+        };
+        Ok(push_image(&target::engine(global)?, &args.image, destination.as_ref(), &push, progress)?)
+    })?;
     if let Some(path) = &args.digestfile {
         stos_engine::save::write_file(path, pushed.manifest.to_string().as_bytes())?;
     }
     table::print_line(pushed.manifest)?;
-    if pushed.is_rewritten && args.compress.is_none() && !args.quiet {
+    if pushed.is_rewritten && args.compress.is_none() && !args.progress.quiet {
         note(format_args!(
             "not every layer could go as it came: the image has a new manifest there; `stos pull --keep-blobs` keeps digests"
         ));
