@@ -229,6 +229,48 @@ fn what_a_registry_has_goes_as_it_came_though_it_is_not_kept() {
 }
 
 #[test]
+fn what_a_push_does_is_shown() {
+    require!(Need::Root);
+    let (sandbox, hub, there) = (Sandbox::new(), Hub::new(), Hub::new());
+    let image = every_kind().build();
+    let from = hub.serve(&image, "app", "1");
+    sandbox.ok(&["pull", "--tls-verify=false", "--keep-blobs", &from]);
+    let to = format!("{}/copy:1", there.registry.address());
+    let events = |arguments: &[&str]| -> Vec<Value> {
+        let output = push(&sandbox, &[&["--progress=json"], arguments].concat());
+        let objects = output.stderr.lines().filter(|line| line.starts_with("{\"event\""));
+        objects.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let named =
+        |events: &[Value], name: &str| events.iter().filter(|it| it["event"] == name).cloned().collect::<Vec<_>>();
+    for (bytes_sent, present) in [(image.layers.iter().map(|layer| layer.size).sum::<u64>(), 0), (0, 4)] {
+        let events = events(&[&from, &to]);
+        let (first, last) = (&events[0], events.last().unwrap());
+        assert_eq!((&first["event"], &first["image"]), (&"resolved".into(), &to.as_str().into()));
+        assert_eq!(
+            (&last["event"], &last["bytes"], &last["present"]),
+            (&"done".into(), &bytes_sent.into(), &present.into())
+        );
+        let mut done: Vec<Value> = named(&events, "layer-done").into_iter().map(|it| it["layer"].clone()).collect();
+        let mut expected: Vec<Value> = image.layers.iter().map(|layer| layer.digest.clone().into()).collect();
+        done.sort_by_key(Value::to_string);
+        expected.sort_by_key(Value::to_string);
+        assert_eq!(done, expected);
+    }
+    // Of what is compressed on the way the bytes of the tars count.
+    let events = events(&["--compress=zstd", &from, &to]);
+    let tars: usize = ["gzip", "members", "plain"].iter().map(|text| tar(text).len()).sum();
+    assert_eq!(events.last().unwrap()["bytes"], tars);
+    assert!(named(&events, "layer-start").iter().all(|start| start["total"].as_u64() > Some(0)), "{events:?}");
+    let plain = push(&sandbox, &["--compress=gzip", &from, &to]);
+    assert!(plain.stderr.contains("done: ") && plain.stderr.contains("already there"), "{}", plain.stderr);
+    assert_eq!(push(&sandbox, &["-q", &from, &to]).stderr, "");
+    let failed = push(&sandbox, &["--progress=json", "--retry=0", &from, "127.0.0.1:1/x:1"]);
+    let last = failed.stderr.lines().rfind(|line| line.starts_with("{\"event\"")).unwrap();
+    assert!(failed.code == 1 && last.contains("\"failed\"") && last.contains("127.0.0.1:1"), "{}", failed.stderr);
+}
+
+#[test]
 fn a_committed_image_goes_over_its_base() {
     require!(Need::Root);
     let (sandbox, hub) = (Sandbox::new(), Hub::new());
