@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
 //! | [`registries`] | [`registries::RegistryConfig`]: how registries are reached, as people have configured it |
+//! | [`policy`] | which images may come in: signatures, fetched and checked |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
 //! | `room` | whether images can fit on the disk, decided before anything of them is fetched |
@@ -63,6 +64,7 @@ pub mod log;
 pub mod lookup;
 pub mod monitor;
 pub mod options;
+pub mod policy;
 pub mod prune;
 pub mod pull;
 pub mod registries;
