@@ -11,12 +11,30 @@ use stos_engine::registries::{self, RegistryConfig};
 use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 use stos_layerfs::Integrity;
 
-use crate::cli::{ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
+use crate::cli::{
+    ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
+};
 use crate::{process_list, prompt};
 
-/// Reads how to reach registries.
-pub fn registries(options: &ConnectionOptions, creds: Option<Credential>) -> RegistryConfig {
-    RegistryConfig::new(connection(options, creds))
+/// Reads how to reach registries, where no image comes in.
+pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
+    RegistryConfig::new(connection(options, None))
+}
+
+/// Reads how to reach registries, and which images may come from them.
+pub fn registries_and_policy(
+    options: &ConnectionOptions,
+    policy: &PolicyOptions,
+    creds: Option<Credential>,
+) -> RegistryConfig {
+    let signature_policy = policy.signature_policy.clone();
+    RegistryConfig::new(registries::ConnectionOptions { signature_policy, ..connection(options, creds) })
+}
+
+/// Reads which images may come from files.
+pub fn policy(options: &PolicyOptions) -> RegistryConfig {
+    let signature_policy = options.signature_policy.clone();
+    RegistryConfig::new(registries::ConnectionOptions { signature_policy, ..registries::ConnectionOptions::default() })
 }
 
 fn connection(options: &ConnectionOptions, creds: Option<Credential>) -> registries::ConnectionOptions {
@@ -45,6 +63,7 @@ pub fn pull_options(options: &RegistryOptions) -> anyhow::Result<PullOptions> {
     let creds = credential(&options.credential, ask)?;
     let mut connection = connection(&options.connection, creds);
     connection.client.retry.tries = options.retry + 1;
+    connection.signature_policy = options.policy.signature_policy.clone();
     let mut pull = PullOptions { registries: RegistryConfig::new(connection), ..PullOptions::default() };
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();

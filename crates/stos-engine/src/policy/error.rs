@@ -85,18 +85,17 @@ pub enum PolicyError {
 
 impl PolicyError {
     /// Gives a hint for people, where there is something that they can do.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotLookedFor { .. } => Some(
-                "set use-sigstore-attachments: true for the image's registry or repository in /etc/containers/registries.d/*.yaml"
-                    .to_owned(),
+                "set use-sigstore-attachments: true for the image's registry or repository in a file of \
+                 /etc/containers/registries.d: containers-registries.d(5)",
             ),
-            Self::InFiles { .. } => Some("pull it from a registry that has its signatures".to_owned()),
-            Self::NoneAccepted { refused, .. }
-                if refused.iter().any(|one| matches!(one.reason, SignatureFault::Identity { .. })) =>
-            {
-                Some("signedIdentity says which identities are accepted; cosign signs repositories, which matchRepository takes".to_owned())
-            }
+            Self::InFiles { .. } => Some("pull it from a registry that has its signatures"),
+            Self::NoneAccepted { refused, .. } if refused.iter().any(RefusedSignature::is_of_identity) => Some(
+                "signedIdentity says which identities are accepted; cosign signs repositories, which matchRepository takes",
+            ),
+            Self::Unsigned { .. } => Some("the image's own manifest must be signed, not an index alone"),
             _ => None,
         }
     }
@@ -160,6 +159,12 @@ pub enum SignatureFault {
         /// What it is for, cut.
         found: String,
     },
+}
+
+impl RefusedSignature {
+    fn is_of_identity(&self) -> bool {
+        matches!(self.reason, SignatureFault::Identity { .. })
+    }
 }
 
 impl fmt::Display for RefusedSignature {
