@@ -328,54 +328,44 @@ fn a_short_name_is_asked_about_in_full() {
 fn a_mirror_gives_signatures_and_the_name_stays() {
     require!(Need::Root, Need::Binary);
     let (scene, image) = (Scene::new(), image("x"));
-    let (mirror, origin) = (Hub::new(), &scene.hub.registry);
-    let name = "r.example/team/app:1";
-    mirror.serve(&image, "cache/app", "1");
-    scene.serve(&image, &[]);
-    let configuration = format!(
-        "[[registry]]\nprefix = \"r.example\"\nlocation = \"{}\"\ninsecure = true\n[[registry.mirror]]\n\
-         location = \"{}/cache\"\ninsecure = true\n",
-        origin.address(),
-        mirror.registry.address()
-    );
-    put(
-        &scene.sandbox,
-        "registries.conf",
-        &configuration.replace("prefix = \"r.example\"", "prefix = \"r.example/team\"").replace(
-            &format!("location = \"{}\"", origin.address()),
-            &format!("location = \"{}/team\"", origin.address()),
-        ),
-    );
-    let requirement = signed_by(&scene.sandbox, "signer.pub", &scene.signer);
-    policy(&scene.sandbox, &accept(), &json!({"docker": {"r.example": [requirement]}}));
+    let origin = &scene.hub.registry;
+    scene.hub.serve(&image, "team/app", "1");
+    let name = "r.example/app:1";
     let signatures = [scene.signer.sign(name, &image.manifest.digest)];
-    signing::attach(&mirror.registry, "cache/app", &image.manifest.digest, &signatures);
-    // That the mirror has its signatures asked for is enough.
-    let yaml = format!("docker:\n  {}/cache:\n    use-sigstore-attachments: true\n", mirror.registry.address());
-    put(&scene.sandbox, ".config/containers/registries.d/all.yaml", &yaml);
-    origin.take_requests();
-    scene.sandbox.ok(&["pull", name]);
-    assert_eq!(origin.take_requests(), [""; 0]);
-    // A mirror without them is passed over, for them alone.
+    let requirement = signed_by(&scene.sandbox, "signer.pub", &scene.signer);
+    policy(&scene.sandbox, &reject(), &json!({"docker": {"r.example": [requirement]}}));
+    let mirrored_by = |mirror: &Hub, more: &str| {
+        mirror.serve(&image, "cache/app", "1");
+        let (origin, mirror) = (origin.address(), mirror.registry.address());
+        let table = format!("[[registry]]\nprefix = \"r.example\"\nlocation = \"{origin}/team\"\ninsecure = true\n");
+        let mirror = format!("[[registry.mirror]]\nlocation = \"{mirror}/cache\"\ninsecure = true\n{more}\n");
+        put(&scene.sandbox, "registries.conf", &format!("{table}{mirror}"));
+    };
+    let asked_for_at = |scope: &str| {
+        let text = format!("docker:\n  {scope}:\n    use-sigstore-attachments: true\n");
+        put(&scene.sandbox, ".config/containers/registries.d/all.yaml", &text);
+    };
+    // It gives them with the image, and that its own name is known for them is enough.
     let mirror = Hub::new();
-    mirror.serve(&image, "cache/app", "1");
-    signing::attach(origin, "team/app", &image.manifest.digest, &signatures);
-    put(
-        &scene.sandbox,
-        ".config/containers/registries.d/all.yaml",
-        "docker: {r.example: {use-sigstore-attachments: true}}",
-    );
-    let text = fs::read_to_string(scene.sandbox.home().join("registries.conf")).unwrap();
-    let (head, _) = text.split_once("[[registry.mirror]]").unwrap();
-    let address = mirror.registry.address();
-    let text = format!(
-        "{head}[[registry.mirror]]\nlocation = \"{address}/cache\"\ninsecure = true\npull-from-mirror = \"all\"\n"
-    );
-    put(&scene.sandbox, "registries.conf", &text);
-    scene.sandbox.ok(&["rmi", name]);
-    origin.take_requests();
+    mirrored_by(&mirror, "");
+    signing::attach(&mirror.registry, "cache/app", &image.manifest.digest, &signatures);
+    asked_for_at(&format!("{}/cache", mirror.registry.address()));
     scene.sandbox.ok(&["pull", name]);
-    assert_eq!(scene.asked(&image, &signatures)[0], "signature");
+    // One that serves no tags gives those of what it has given by digest.
+    mirrored_by(&mirror, "pull-from-mirror = \"digest-only\"");
+    scene.sandbox.ok(&["pull", &format!("r.example/app@{}", image.manifest.digest)]);
+    assert_eq!(origin.take_requests(), [""; 0]);
+    // One without them is passed over, for them alone.
+    let mirror = Hub::new();
+    mirrored_by(&mirror, "");
+    asked_for_at("r.example");
+    scene.sandbox.ok(&["image", "prune", "--all", "--force"]);
+    scene.sandbox.ok(&["system", "gc"]);
+    refused(&scene.sandbox, &["pull", name], 1, &["has none", name]);
+    signing::attach(origin, "team/app", &image.manifest.digest, &signatures);
+    (origin.take_requests(), mirror.registry.take_requests());
+    scene.sandbox.ok(&["pull", name]);
+    assert_eq!(scene.asked(&image, &signatures), ["signature", "payload"]);
     assert!(mirror.registry.take_requests().iter().any(|request| request.ends_with(&image.config.digest)));
 }
 

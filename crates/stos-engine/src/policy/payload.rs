@@ -2,13 +2,14 @@
 //! What a sigstore signature signs: a document of simple signing, which names a manifest and what it is signed as.
 //!
 //! It is read as strictly as upstream does (`UntrustedSigstorePayload` of containers/image): objects have the keys that they must
-//! have, each once, and no others. In `optional`, which cosign writes as `null` where it has nothing to say, anything may stand.
+//! have, each once, and no others. In `optional`, which cosign writes as `null` where it has nothing to say, anything else may stand
+//! besides the creator and the time; none of it counts.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 
 /// The one type of payload that there is, of cosign and of containers/image.
 const TYPE: &str = "cosign container image signature";
@@ -43,6 +44,14 @@ struct Document {
     critical: Object<Critical>,
     #[serde(rename = "optional", deserialize_with = "object_or_null")]
     _optional: (),
+}
+
+#[derive(serde::Deserialize)]
+struct Optional {
+    #[serde(default, rename = "creator")]
+    _creator: Option<String>,
+    #[serde(default)]
+    timestamp: Option<f64>,
 }
 
 #[derive(serde::Deserialize)]
@@ -90,7 +99,11 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
 }
 
 fn object_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-    Option::<Object<std::collections::BTreeMap<String, IgnoredAny>>>::deserialize(deserializer).map(drop)
+    let optional = Option::<Object<Optional>>::deserialize(deserializer)?;
+    match optional.and_then(|optional| optional.0.timestamp) {
+        Some(seconds) if seconds.fract() != 0.0 => Err(D::Error::custom("optional.timestamp is no whole number")),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +128,10 @@ mod tests {
         for (from, to) in [
             (r#""optional":null"#, r#""optional":[]"#),
             (r#""optional":null"#, r#""optional":1"#),
+            (r#""optional":null"#, r#""optional":{"creator":1}"#),
+            (r#""optional":null"#, r#""optional":{"creator":"a","creator":"b"}"#),
+            (r#""optional":null"#, r#""optional":{"timestamp":"1"}"#),
+            (r#""optional":null"#, r#""optional":{"timestamp":1.5}"#),
             (r#","optional":null"#, ""),
             (r#""optional":null"#, r#""Optional":null"#),
             (r#""optional":null"#, r#""optional":null,"optional":null"#),
