@@ -452,7 +452,8 @@ fn what_is_attached_to_a_manifest_is_asked_of_who_gave_that() {
         client.fetch_manifest(REPOSITORY, &digest(), None).unwrap();
         let path = |repository: &str| format!("GET /v2/{repository}/manifests/{SIGNATURES}");
         // Nobody has any; the registry's word counts, and who gave the manifest stays who is asked for the rest.
-        (mirror.take_requests(), registry.take_requests());
+        mirror.take_requests();
+        registry.take_requests();
         let error = client.fetch_attached(REPOSITORY, SIGNATURES).unwrap_err();
         let Error::AllEndpoints { last, .. } = &error else { panic!("{error}") };
         assert!(matches!(**last, Error::NotFound { .. }), "{error}");

@@ -363,7 +363,8 @@ fn a_mirror_gives_signatures_and_the_name_stays() {
     scene.sandbox.ok(&["system", "gc"]);
     refused(&scene.sandbox, &["pull", name], 1, &["has none", name]);
     signing::attach(origin, "team/app", &image.manifest.digest, &signatures);
-    (origin.take_requests(), mirror.registry.take_requests());
+    origin.take_requests();
+    mirror.registry.take_requests();
     scene.sandbox.ok(&["pull", name]);
     assert_eq!(scene.asked(&image, &signatures), ["signature", "payload"]);
     assert!(mirror.registry.take_requests().iter().any(|request| request.ends_with(&image.config.digest)));

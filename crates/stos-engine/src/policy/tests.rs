@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+use std::slice;
+
 use serde_json::{Value, json};
 use stos_registry::{ClientOptions, Error as RegistryError};
 use stos_testkit::registry::{self, Fault, Rule};
@@ -141,7 +143,7 @@ fn each_signature_that_does_not_hold_says_why() {
     let tampered = Signature { payload: [&scene.signed().payload[..], b" "].concat(), ..scene.signed() };
     let swapped = Signature { annotation: other.annotation.clone(), ..scene.signed() };
     for signature in [other, tampered, swapped] {
-        assert_eq!(scene.refused(&[signature]), [no_key.clone()]);
+        assert_eq!(scene.refused(&[signature]), slice::from_ref(&no_key));
     }
     let elsewhere = BlobDigest::of(b"other").to_string();
     let fault = SignatureFault::Manifest { found: elsewhere.clone() };
@@ -158,7 +160,7 @@ fn each_signature_that_does_not_hold_says_why() {
     for annotation in ["", "AAEC", "no base64"] {
         let expected = if annotation == "no base64" { &SignatureFault::Encoding } else { &no_key };
         let signature = Signature { annotation: Some(annotation.to_owned()), ..scene.signed() };
-        assert_eq!(scene.refused(&[signature]), [expected.clone()]);
+        assert_eq!(scene.refused(&[signature]), slice::from_ref(expected));
     }
     let long = vec![b' '; PAYLOAD_MAX as usize + 1];
     let fault = SignatureFault::TooLong { size: PAYLOAD_MAX + 1, max: PAYLOAD_MAX };
