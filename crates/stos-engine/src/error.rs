@@ -83,6 +83,9 @@ pub enum Error {
     /// How registries are configured cannot be read or followed, or forbids the image.
     #[error(transparent)]
     RegistryConfig(#[from] stos_config::Error),
+    /// The policy requires a signature, and the image's are not what it wants, or cannot be checked.
+    #[error(transparent)]
+    Policy(#[from] crate::policy::PolicyError),
     /// A short name is in none of the registries that are searched for it.
     #[error("no registry that is searched has {name}: {}", tried_text(tried))]
     InNoRegistry {

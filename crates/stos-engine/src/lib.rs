@@ -6,6 +6,7 @@
 //! | [`pull`] | [`pull::pull_image_from_registry`]: a reference becomes an image in the store |
 //! | [`push`] | [`push::push_image`]: an image of the store becomes one of a registry |
 //! | [`registries`] | [`registries::RegistryConfig`]: how registries are reached, as people have configured it |
+//! | [`policy`] | which images may come in: signatures, fetched and checked |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
 //! | `side_by_side` | several layers at a time, until one fails |
@@ -65,6 +66,7 @@ pub mod log;
 pub mod lookup;
 pub mod monitor;
 pub mod options;
+pub mod policy;
 pub mod prune;
 pub mod pull;
 pub mod push;

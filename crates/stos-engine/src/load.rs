@@ -2,7 +2,9 @@
 //! Images from files: docker-archives and OCI layouts, proved as closely as those of a registry.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use stos_config::policy::PolicyImage;
 use stos_spec::ImageRef;
 use stos_spec::text::cut;
 use stos_store::ImageRecord;
@@ -54,9 +56,10 @@ pub fn load_images(
     progress: &dyn PullProgress,
 ) -> Result<Vec<LoadedFiles>> {
     engine.layerfs.kind_of_new()?;
+    let path = whereabouts(&input)?;
     let input = stage("open", no_bytes, || OpenInput::open(engine, input))?;
     let label = input.files.label();
-    let (source, images) = stage("resolve", no_bytes, || resolve(input.files, wanted, options))?;
+    let (source, images) = stage("resolve", no_bytes, || resolve(input.files, path, wanted, options))?;
     check_is_the_one(&label, &images, wanted)?;
     check_names(&label, &images)?;
     let tag_of = |named: &NamedImage| named.names.is_empty().then(|| named.tags.first().cloned()).flatten();
@@ -97,16 +100,33 @@ fn check_names(label: &str, images: &[NamedImage]) -> Result<()> {
     Ok(())
 }
 
-/// A docker-archive that is a layout too, as Docker writes it today, is read as a layout: that keeps every digest.
-fn resolve(files: Files, wanted: &Wanted, options: &PullOptions) -> Result<(Box<dyn LayerSource>, Vec<NamedImage>)> {
+/// Gives the path that the policy knows files by; that of a stream is empty.
+fn whereabouts(input: &ImageInput) -> Result<PathBuf> {
+    let ImageInput::Path(path) = input else { return Ok(PathBuf::new()) };
+    Ok(std::fs::canonicalize(path).map_err(stos_store::Error::io("find", path))?)
+}
+
+/// A docker-archive that is a layout too, as Docker writes it today, is read as a layout: that keeps every digest. The policy is asked
+/// about what the files are read as, before any document is.
+fn resolve(
+    files: Files,
+    path: PathBuf,
+    wanted: &Wanted,
+    options: &PullOptions,
+) -> Result<(Box<dyn LayerSource>, Vec<NamedImage>)> {
     let name = if let Wanted::Name(name) = wanted { Some(name) } else { None };
     if name.is_none() && LayoutSource::is_layout(&files)? {
+        options.registries.admit_files(&match files {
+            Files::Directory(..) => PolicyImage::Oci(path),
+            Files::Archive(_) => PolicyImage::OciArchive(path),
+        })?;
         let layout = LayoutSource::new(files)?;
         let tag = if let Wanted::Tag(tag) = wanted { Some(tag.as_str()) } else { None };
         let images = layout.images(&options.platform, tag)?;
         return Ok((Box::new(layout), images));
     }
     if DockerSource::is_docker_archive(&files)? {
+        options.registries.admit_files(&PolicyImage::DockerArchive)?;
         let (source, images) = DockerSource::read(&files, &options.platform, name)?;
         return Ok((Box::new(source), images));
     }

@@ -134,7 +134,9 @@ fn is_absence(error: &Error) -> bool {
     }
     match error {
         Error::Registry(error) => says_no(error),
-        Error::RegistryConfig(error) => matches!(error, stos_config::Error::Blocked { .. }),
+        Error::RegistryConfig(error) => {
+            matches!(error, stos_config::Error::Blocked { .. } | stos_config::Error::Rejected { .. })
+        }
         _ => false,
     }
 }

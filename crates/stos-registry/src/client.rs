@@ -124,6 +124,20 @@ impl Registry {
         })
     }
 
+    /// Fetches the manifest under a tag that belongs to another manifest, as that of its signatures (`sha256-HEX.sig`). It is asked for
+    /// where that one's blobs are, whatever an endpoint is asked for by tag, and has the same name everywhere.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::NotFound`] where there is none.
+    pub fn fetch_attached(&self, repository: &str, tag: &str) -> Result<FetchedManifest, Error> {
+        let target = Target::parse(tag)?;
+        self.order_for_blob()?.ask(
+            repository,
+            |_| Ok(format!("manifests/{target}")),
+            |remote, path| fetch_manifest(remote, repository, path, &target, None),
+        )
+    }
+
     /// Asks which manifest `target`, a tag or a digest, names now. One request, and no body where the registry can.
     ///
     /// # Errors

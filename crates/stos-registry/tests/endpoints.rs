@@ -440,3 +440,30 @@ fn a_tag_may_have_another_name_there() {
     let error = over(vec![endpoint]).fetch_manifest(REPOSITORY, "1", None).unwrap_err();
     assert!(matches!(error, Error::BadName { .. }), "{error}");
 }
+
+#[test]
+fn what_is_attached_to_a_manifest_is_asked_of_who_gave_that() {
+    const SIGNATURES: &str = "sha256-0.sig";
+    for serves in [Serves::All, Serves::DigestOnly] {
+        let (mirror, registry) = (mirror(true, Auth::Open), registry(true, Auth::Open));
+        let mut first = mirror_endpoint(&mirror);
+        (first.serves, first.tag) = (serves, Some("one".to_owned()));
+        let client = over(vec![first, endpoint(&registry, Role::Registry)]);
+        client.fetch_manifest(REPOSITORY, &digest(), None).unwrap();
+        let path = |repository: &str| format!("GET /v2/{repository}/manifests/{SIGNATURES}");
+        // Nobody has any; the registry's word counts, and who gave the manifest stays who is asked for the rest.
+        mirror.take_requests();
+        registry.take_requests();
+        let error = client.fetch_attached(REPOSITORY, SIGNATURES).unwrap_err();
+        let Error::AllEndpoints { last, .. } = &error else { panic!("{error}") };
+        assert!(matches!(**last, Error::NotFound { .. }), "{error}");
+        assert_eq!((mirror.take_requests(), registry.take_requests()), (vec![path(THERE)], vec![path(REPOSITORY)]));
+        registry.put_manifest(REPOSITORY, Some(SIGNATURES), OCI_MANIFEST, b"{}");
+        assert_eq!(client.fetch_attached(REPOSITORY, SIGNATURES).unwrap().bytes.get(), b"{}");
+        assert_eq!(client.giver().unwrap().role, Role::Mirror);
+        mirror.put_manifest(THERE, Some(SIGNATURES), OCI_MANIFEST, b"[]");
+        assert_eq!(client.fetch_attached(REPOSITORY, SIGNATURES).unwrap().bytes.get(), b"[]");
+        let error = client.fetch_attached(REPOSITORY, "../x").unwrap_err();
+        assert!(matches!(error, Error::BadName { .. }), "{error}");
+    }
+}

@@ -7,6 +7,7 @@
 //! | [`image_builder`] | images over them, with a fault where asked; as a layout, or pushed to a registry |
 //! | [`rootfs`] | a root filesystem made of the host's own shell |
 //! | [`registry`] | registries in this process, plain and hostile |
+//! | [`signing`] | sigstore signatures, and where a registry has them |
 //! | [`proxy`] | a TCP proxy before any server: resets, latency, a cap on throughput, counters |
 //! | [`docker_registry`] | the real one, Debian's docker-registry, as a child process |
 //! | [`http_proxy`] | an HTTP proxy in this process |
@@ -25,5 +26,6 @@ pub mod image_builder;
 pub mod proxy;
 pub mod registry;
 pub mod rootfs;
+pub mod signing;
 pub mod tar_builder;
 pub mod tree;

@@ -11,12 +11,30 @@ use stos_engine::registries::{self, RegistryConfig};
 use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 use stos_layerfs::Integrity;
 
-use crate::cli::{ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PullWhen, RegistryOptions, Verify};
+use crate::cli::{
+    ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
+};
 use crate::{process_list, prompt};
 
-/// Reads how to reach registries.
-pub fn registries(options: &ConnectionOptions, creds: Option<Credential>) -> RegistryConfig {
-    RegistryConfig::new(connection(options, creds))
+/// Reads how to reach registries, where no image comes in.
+pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
+    RegistryConfig::new(connection(options, None))
+}
+
+/// Reads how to reach registries, and which images may come from them.
+pub fn registries_and_policy(
+    options: &ConnectionOptions,
+    policy: &PolicyOptions,
+    creds: Option<Credential>,
+) -> RegistryConfig {
+    let signature_policy = policy.signature_policy.clone();
+    RegistryConfig::new(registries::ConnectionOptions { signature_policy, ..connection(options, creds) })
+}
+
+/// Reads which images may come from files.
+pub fn policy(options: &PolicyOptions) -> RegistryConfig {
+    let signature_policy = options.signature_policy.clone();
+    RegistryConfig::new(registries::ConnectionOptions { signature_policy, ..registries::ConnectionOptions::default() })
 }
 
 fn connection(options: &ConnectionOptions, creds: Option<Credential>) -> registries::ConnectionOptions {
@@ -41,8 +59,9 @@ pub fn credential(
 
 /// Reads what is wanted of a registry. A password that is missing is asked for.
 pub fn pull_options(options: &RegistryOptions) -> anyhow::Result<PullOptions> {
-    let registries = asked_registries(&options.connection, &options.credential, options.retry)?;
-    let mut pull = PullOptions { registries, ..PullOptions::default() };
+    let mut connection = asked(&options.connection, &options.credential, options.retry)?;
+    connection.signature_policy = options.policy.signature_policy.clone();
+    let mut pull = PullOptions { registries: RegistryConfig::new(connection), ..PullOptions::default() };
     if let Some(platform) = &options.platform {
         pull.platform = platform.clone();
     }
@@ -51,16 +70,24 @@ pub fn pull_options(options: &RegistryOptions) -> anyhow::Result<PullOptions> {
     Ok(pull)
 }
 
-/// Reads how to reach registries, and how often. A password that is missing is asked for.
-pub fn asked_registries(
+/// Reads how to push. A password that is missing is asked for.
+pub fn push_registries(
+    connection: &ConnectionOptions,
+    credential: &CredentialOptions,
+    retry: u32,
+) -> anyhow::Result<RegistryConfig> {
+    Ok(RegistryConfig::new(asked(connection, credential, retry)?))
+}
+
+fn asked(
     options: &ConnectionOptions,
     credential_options: &CredentialOptions,
     retry: u32,
-) -> anyhow::Result<RegistryConfig> {
+) -> anyhow::Result<registries::ConnectionOptions> {
     let ask = |user: &str| prompt::password(&format!("Password of {user}: "), "give it as --creds USER:PASSWORD");
     let mut connection = connection(options, credential(credential_options, ask)?);
     connection.client.retry.tries = retry + 1;
-    Ok(RegistryConfig::new(connection))
+    Ok(connection)
 }
 
 /// Reads what is asked of a new container.

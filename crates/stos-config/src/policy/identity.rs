@@ -3,7 +3,7 @@
 
 use stos_spec::ImageRef;
 
-use crate::names::Written;
+use crate::names::{Written, canonical};
 
 /// Which identity a signature must claim (containers-policy.json(5), `signedIdentity`).
 ///
@@ -49,6 +49,27 @@ impl SignedIdentity {
             (Self::RemapIdentity { prefix, signed_prefix }, Some(image)) => {
                 let remapped = remapped(image, prefix, signed_prefix);
                 remapped.is_some_and(|image| is_exactly_or_by_digest(&image, &claimed))
+            }
+        }
+    }
+
+    /// Says for people what a signature of an image must claim.
+    pub fn expected(&self, image: Option<&ImageRef>) -> String {
+        let any_of = |name: &str| format!("any image of {name}");
+        let exactly_or_by_digest = |image: &ImageRef| match image.digest() {
+            Some(_) => any_of(&image.name()),
+            None => canonical(image),
+        };
+        match (self, image) {
+            (Self::ExactReference(wanted), _) => canonical(wanted),
+            (Self::ExactRepository(wanted), _) => any_of(wanted),
+            (_, None) => "an identity that is named in the policy".to_owned(),
+            (Self::MatchExact, Some(image)) => canonical(image),
+            (Self::MatchRepository, Some(image)) => any_of(&image.name()),
+            (Self::MatchRepoDigestOrExact, Some(image)) => exactly_or_by_digest(image),
+            (Self::RemapIdentity { prefix, signed_prefix }, Some(image)) => {
+                let nothing = || format!("{image} with {signed_prefix} for {prefix}, which is no image");
+                remapped(image, prefix, signed_prefix).map_or_else(nothing, |image| exactly_or_by_digest(&image))
             }
         }
     }
@@ -139,6 +160,28 @@ mod tests {
         ] {
             assert_eq!(taken(&identity, image), expected, "{identity:?} {image}");
         }
+    }
+
+    #[test]
+    fn what_is_expected_is_said() {
+        use SignedIdentity::*;
+        let remap = |prefix: &str, signed: &str| RemapIdentity { prefix: prefix.into(), signed_prefix: signed.into() };
+        let tag: ImageRef = "r.example/ns/a:1".parse().unwrap();
+        let digest: ImageRef = format!("r.example/ns/a:1@{}", BlobDigest::of(b"")).parse().unwrap();
+        for (identity, image, expected) in [
+            (MatchExact, &tag, "r.example/ns/a:1"),
+            (MatchRepoDigestOrExact, &tag, "r.example/ns/a:1"),
+            (MatchRepoDigestOrExact, &digest, "any image of r.example/ns/a"),
+            (MatchRepository, &tag, "any image of r.example/ns/a"),
+            (ExactReference("v.example/x:2".parse().unwrap()), &tag, "v.example/x:2"),
+            (ExactRepository("v.example/x".into()), &tag, "any image of v.example/x"),
+            (remap("r.example", "v.example"), &tag, "v.example/ns/a:1"),
+            (remap("r.example", "v.example"), &digest, "any image of v.example/ns/a"),
+        ] {
+            assert_eq!(identity.expected(Some(image)), expected, "{identity:?}");
+        }
+        assert!(MatchExact.expected(None).contains("named in the policy"));
+        assert!(remap("r.example/ns", "short").expected(Some(&tag)).contains("no image"));
     }
 
     #[test]

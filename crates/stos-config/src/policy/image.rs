@@ -8,7 +8,8 @@ use stos_spec::ImageRef;
 
 use crate::names;
 
-/// An image by its transport. Paths are absolute and without symlinks ([`std::fs::canonicalize`]): scopes are such.
+/// An image by its transport. Paths are absolute and without symlinks ([`std::fs::canonicalize`]): scopes are such. An empty path
+/// stands for a stream, which is in no scope but the transport's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyImage {
     /// `docker:`, from a registry. By the name that it has, a short one's [candidate](crate::registries::Candidate) in full: not
@@ -63,6 +64,9 @@ impl fmt::Display for PolicyImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Docker(reference) => write!(f, "{reference}"),
+            Self::Oci(path) | Self::OciArchive(path) | Self::Dir(path) if path.as_os_str().is_empty() => {
+                write!(f, "an {} that is a stream", self.transport())
+            }
             Self::Oci(path) | Self::OciArchive(path) | Self::Dir(path) => {
                 write!(f, "{}:{}", self.transport(), path.display())
             }

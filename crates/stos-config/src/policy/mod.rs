@@ -12,7 +12,8 @@
 //! Where there is none everything is accepted; podman refuses to pull then. A file is read strictly: an unknown key, a key that
 //! stands twice, an unknown type of requirement, an empty list make it an error, whatever image is asked about.
 //!
-//! What a requirement wants and stos cannot check is told by [`Decision::verdict`], and is never a pass.
+//! What a requirement wants and stos cannot check is told by [`Decision::verdict`], and is never a pass. Signatures are fetched and checked
+//! by `stos-engine`.
 
 mod identity;
 mod image;

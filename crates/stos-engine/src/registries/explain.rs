@@ -5,9 +5,11 @@
 //! read, and a helper is run.
 
 use serde::Serialize;
+use stos_config::Place;
 use stos_config::credentials::{CredentialSource, Login};
+use stos_config::policy::{PolicyImage, Requirement, SigstoreKeys};
 use stos_config::proxy::ProxyChoice;
-use stos_config::registries::{Candidate, CandidateOrigin, Endpoint, Role as ConfiguredRole, Serves, WhyNot};
+use stos_config::registries::{Candidate, CandidateOrigin, Endpoint, Role as ConfiguredRole, Route, Serves, WhyNot};
 use stos_spec::ImageRef;
 
 use super::bridge::{Way, proxy_of};
@@ -31,12 +33,48 @@ pub struct ExplainedCandidate {
     pub reference: String,
     /// Why it is one.
     pub because: String,
-    /// Why it is not asked for at all: it is blocked, or what is configured cannot be followed.
+    /// Why it is not asked for at all: it is blocked, the policy rejects it, or what is configured cannot be followed.
     pub refused: Option<String>,
+    /// What the signature policy says of it; `None` where it is blocked, or the policy cannot be read.
+    pub policy: Option<ExplainedPolicy>,
     /// Where it is asked for, in this order.
     pub endpoints: Vec<ExplainedEndpoint>,
     /// The mirrors that are not asked.
     pub passed_over: Vec<PassedOverMirror>,
+}
+
+/// What the signature policy says of an image.
+#[derive(Debug, Serialize)]
+pub struct ExplainedPolicy {
+    /// File and key of the requirements; without it there is no policy, and everything is accepted.
+    pub configured_by: Option<String>,
+    /// What must hold, all of it.
+    pub requirements: Vec<ExplainedRequirement>,
+    /// Whether registries are asked for signatures, where one is required.
+    pub attachments: Option<ExplainedAttachments>,
+}
+
+/// Something that must hold for an image.
+#[derive(Debug, Serialize)]
+pub struct ExplainedRequirement {
+    /// `insecureAcceptAnything`, `reject`, `sigstoreSigned`, or `unsupported` for what cannot be checked.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Where the keys are, any of which may have signed.
+    pub keys: Vec<String>,
+    /// What a signature must be for, or what cannot be checked.
+    pub expected: Option<String>,
+    /// File and key of the requirement.
+    pub configured_by: Option<String>,
+}
+
+/// Whether registries are asked for the signatures of an image.
+#[derive(Debug, Serialize)]
+pub struct ExplainedAttachments {
+    /// Whether they are.
+    pub used: bool,
+    /// File and key of what says so; without it nothing does.
+    pub configured_by: Option<String>,
 }
 
 /// A place where the image is asked for.
@@ -142,10 +180,15 @@ impl RegistryConfig {
             reference: reference.to_string(),
             because: because(&candidate.origin),
             refused: None,
+            policy: None,
             endpoints: Vec::new(),
             passed_over: Vec::new(),
         };
-        let found = self.route(reference).and_then(|route| Ok((self.sites(reference, &route)?, route)));
+        let found = self.route(reference).and_then(|route| {
+            explained.policy = Some(self.explain_policy(reference, &route)?);
+            self.admission(reference, &route)?;
+            Ok((self.sites(reference, &route)?, route))
+        });
         match found {
             Ok((sites, route)) => {
                 explained.endpoints = sites.iter().map(|site| site.explain(reference)).collect();
@@ -155,6 +198,50 @@ impl RegistryConfig {
             Err(error) => explained.refused = Some(error.to_string()),
         }
         explained
+    }
+}
+
+impl RegistryConfig {
+    fn explain_policy(&self, reference: &ImageRef, route: &Route) -> Result<ExplainedPolicy> {
+        let decision = self.policy()?.decision(&PolicyImage::Docker(reference.clone()));
+        let needs_signature = decision.requirements.iter().any(|it| matches!(it, Requirement::SigstoreSigned(_)));
+        let attachments = match needs_signature {
+            true => {
+                let (used, place) = self.attachments(reference, route)?;
+                Some(ExplainedAttachments { used, configured_by: place.map(|place| place.to_string()) })
+            }
+            false => None,
+        };
+        Ok(ExplainedPolicy {
+            configured_by: decision.place.map(|place| place.to_string()),
+            requirements: decision.requirements.iter().map(|it| explain_requirement(it, reference)).collect(),
+            attachments,
+        })
+    }
+}
+
+fn explain_requirement(requirement: &Requirement, reference: &ImageRef) -> ExplainedRequirement {
+    let explained = |kind, place: Option<&Place>| ExplainedRequirement {
+        kind,
+        keys: Vec::new(),
+        expected: None,
+        configured_by: place.map(ToString::to_string),
+    };
+    match requirement {
+        Requirement::InsecureAcceptAnything => explained("insecureAcceptAnything", None),
+        Requirement::Reject(place) => explained("reject", Some(place)),
+        Requirement::SigstoreSigned(signed) => ExplainedRequirement {
+            keys: match &signed.keys {
+                SigstoreKeys::Paths(paths) => paths.iter().map(|path| path.display().to_string()).collect(),
+                SigstoreKeys::Data(_) => vec![signed.place.to_string()],
+            },
+            expected: Some(signed.identity.expected(Some(reference))),
+            ..explained("sigstoreSigned", Some(&signed.place))
+        },
+        Requirement::Unsupported { what, place } => {
+            ExplainedRequirement { expected: Some((*what).to_owned()), ..explained("unsupported", Some(place)) }
+        }
+        _ => explained("unsupported", None),
     }
 }
 

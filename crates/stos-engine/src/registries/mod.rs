@@ -9,7 +9,8 @@
 //! | [`login`] | credentials that are verified, stored and removed |
 //!
 //! Every request to a registry goes through a [`RegistryConfig`]. It reads nothing before the first place is wanted, and each file
-//! of `registries.conf` once; credentials are looked for when a registry asks who it is.
+//! of `registries.conf` once; credentials are looked for when a registry asks who it is. The [policy](crate::policy) is read when an
+//! image is to come in, be it from files.
 
 mod bridge;
 pub mod explain;
@@ -20,13 +21,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use stos_config::credentials::{Credential, CredentialOptions};
+use stos_config::policy::PolicyImage;
 use stos_config::registries::{Candidate, Registries, Route};
-use stos_config::{Credentials, Environment, Proxies};
+use stos_config::{Credentials, Environment, Place, Policy, Proxies};
 use stos_registry::{ClientOptions, Registry};
 use stos_spec::ImageRef;
 
 use self::site::Site;
 use crate::error::{Error, Result};
+use crate::policy::{Admission, PolicyError, PolicyFiles, attachments_of};
 
 /// What the user of one command says about registries, over what is configured.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +43,8 @@ pub struct ConnectionOptions {
     pub authfile: Option<PathBuf>,
     /// The one directory of certificates (`--cert-dir`).
     pub cert_dir: Option<PathBuf>,
+    /// The one file that says which images are accepted (`--signature-policy`).
+    pub signature_policy: Option<PathBuf>,
     /// Time limits and the like. Its word on TLS does not count.
     pub client: ClientOptions,
 }
@@ -56,6 +61,7 @@ struct Shared {
     environment: Option<Environment>,
     options: ConnectionOptions,
     loaded: OnceLock<Loaded>,
+    policy: PolicyFiles,
 }
 
 /// What has been read.
@@ -123,11 +129,55 @@ impl RegistryConfig {
         route.endpoints.iter().map(site).collect()
     }
 
+    /// Asks the policy about an image of a registry, which is asked for at the places of a route. What is decided without a signature
+    /// is decided here, before any request.
+    ///
+    /// # Errors
+    /// Where the policy cannot be read, rejects the image, or wants what cannot be checked.
+    pub(crate) fn admission(&self, reference: &ImageRef, route: &Route) -> Result<Admission> {
+        let admission = Admission::ask(self.policy()?, &PolicyImage::Docker(reference.clone()))?;
+        if let Some(required_by) = admission.required_by() {
+            let (are_used, said_by) = self.attachments(reference, route)?;
+            if !are_used {
+                let (image, place) = (admission.image().to_owned(), required_by.clone());
+                return Err(PolicyError::NotLookedFor { image, place, said_by }.into());
+            }
+        }
+        Ok(admission)
+    }
+
+    /// Asks the policy about images of files, before anything but their kind is read.
+    ///
+    /// # Errors
+    /// As [`admission`](Self::admission); where a signature is required.
+    pub(crate) fn admit_files(&self, image: &PolicyImage) -> Result<()> {
+        let admission = Admission::ask(self.policy()?, image)?;
+        match admission.required_by() {
+            Some(place) => {
+                Err(PolicyError::InFiles { image: admission.image().to_owned(), place: place.clone() }.into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn policy(&self) -> Result<&Policy> {
+        self.shared.policy.policy(|| self.environment(), self.shared.options.signature_policy.as_deref())
+    }
+
+    fn attachments(&self, reference: &ImageRef, route: &Route) -> Result<(bool, Option<Place>)> {
+        let stores = self.shared.policy.stores(|| self.environment())?;
+        Ok(attachments_of(stores, reference, route.endpoints.iter().map(|endpoint| &endpoint.reference)))
+    }
+
+    fn environment(&self) -> Environment {
+        self.shared.environment.clone().unwrap_or_else(Environment::of_process)
+    }
+
     fn loaded(&self) -> Result<&Loaded> {
         if let Some(loaded) = self.shared.loaded.get() {
             return Ok(loaded);
         }
-        let environment = self.shared.environment.clone().unwrap_or_else(Environment::of_process);
+        let environment = self.environment();
         let registries = Registries::load(&environment)?;
         for place in registries.unknown_keys() {
             tracing::debug!(%place, "nobody reads this key");

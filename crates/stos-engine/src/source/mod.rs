@@ -143,6 +143,12 @@ pub(crate) trait DocumentSource {
     /// Gives the manifest or index that an index points at, and refuses one that is not what the index calls it.
     fn manifest(&self, descriptor: &Descriptor) -> Result<Verified<Vec<u8>>>;
 
+    /// Refuses the image of a manifest that may not come in: asked before anything that it names is read. Files were asked about as
+    /// a whole.
+    fn admit(&self, _manifest: BlobDigest) -> Result<()> {
+        Ok(())
+    }
+
     /// Gives a configuration.
     fn config(&self, descriptor: &Descriptor) -> Result<Verified<Vec<u8>>>;
 }
@@ -175,6 +181,7 @@ pub(crate) fn resolve_image(
             }
         }
     };
+    source.admit(bytes.digest())?;
     let config_bytes = source.config(&manifest.config)?;
     let config = read_config(&config_bytes, manifest.layers.len(), platform)?;
     let layers = config.diff_ids.iter().zip(manifest.layers);

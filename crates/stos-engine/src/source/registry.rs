@@ -6,11 +6,12 @@ use std::io::Read;
 use stos_registry::{FetchedManifest, Registry};
 use stos_spec::config::CONFIG_MAX;
 use stos_spec::manifest::{Descriptor, ManifestDocument};
-use stos_spec::{ImageRef, Platform, Verified};
+use stos_spec::{BlobDigest, ImageRef, Platform, Verified};
 
 use super::{DocumentSource, LayerSource, ResolvedImage, WantedLayer, resolve_image};
 use crate::Engine;
 use crate::error::{Error, Result};
+use crate::policy::Admission;
 use crate::registries::RegistryConfig;
 
 /// One repository of a registry.
@@ -18,12 +19,15 @@ pub(crate) struct RegistrySource<'a> {
     engine: &'a Engine,
     registry: Registry,
     reference: ImageRef,
+    admission: Admission,
 }
 
 impl<'a> RegistrySource<'a> {
+    /// Prepares to ask, where the policy lets the image come.
     pub fn new(engine: &'a Engine, reference: ImageRef, registries: &RegistryConfig) -> Result<Self> {
         let route = registries.route(&reference)?;
-        Ok(Self { engine, registry: registries.client(&reference, &route)?, reference })
+        let admission = registries.admission(&reference, &route)?;
+        Ok(Self { engine, registry: registries.client(&reference, &route)?, reference, admission })
     }
 
     /// Gives the image's name, registry and all.
@@ -60,6 +64,10 @@ impl DocumentSource for RegistrySource<'_> {
         ManifestDocument::parse(fetched.bytes.get(), fetched.content_type.as_deref())
             .map_err(|source| Error::Manifest { digest: descriptor.digest, source })?;
         Ok(fetched.bytes)
+    }
+
+    fn admit(&self, manifest: BlobDigest) -> Result<()> {
+        self.admission.check(&self.registry, self.reference.repository(), manifest)
     }
 
     /// From the store where it is there, whole; else from the registry.

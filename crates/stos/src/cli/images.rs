@@ -38,6 +38,14 @@ pub struct CredentialOptions {
     pub creds: Option<Secret>,
 }
 
+// Which images may come in.
+#[derive(Debug, Clone, Args)]
+pub struct PolicyOptions {
+    /// The file that says which images are accepted, instead of policy.json of ~/.config/containers or /etc/containers
+    #[arg(long, value_name = "FILE")]
+    pub signature_policy: Option<PathBuf>,
+}
+
 // What is wanted of a registry.
 #[derive(Debug, Clone, Args)]
 pub struct RegistryOptions {
@@ -45,6 +53,8 @@ pub struct RegistryOptions {
     pub connection: ConnectionOptions,
     #[command(flatten)]
     pub credential: CredentialOptions,
+    #[command(flatten)]
+    pub policy: PolicyOptions,
     /// The platform of the image, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
@@ -248,6 +258,8 @@ pub struct Load {
     /// The platform of the images, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub policy: PolicyOptions,
 }
 
 #[derive(Debug, Args)]

@@ -195,6 +195,7 @@ mod tests {
             ("--creds u:p", "--creds"),
             ("--authfile f", "--authfile"),
             ("--cert-dir d", "--cert-dir"),
+            ("--signature-policy f", "--signature-policy"),
             ("--keep-blobs", "--keep-blobs"),
             ("--jobs 2", "--jobs"),
             ("--retry 0", "--retry"),

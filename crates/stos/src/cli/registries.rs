@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 use stos_config::Secret;
 
-use super::{ConnectionOptions, CredentialOptions, Format};
+use super::{ConnectionOptions, CredentialOptions, Format, PolicyOptions};
 
 #[derive(Debug, Args)]
 #[command(
@@ -58,6 +58,8 @@ pub struct RegistryExplain {
     pub connection: ConnectionOptions,
     #[command(flatten)]
     pub credential: CredentialOptions,
+    #[command(flatten)]
+    pub policy: PolicyOptions,
     /// How it looks
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,

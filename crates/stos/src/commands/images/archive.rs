@@ -13,7 +13,7 @@ use stos_engine::{Engine, ImageInput, PullOptions};
 
 use crate::cli::{ArchiveFormat, Global, Import, Load, Save};
 use crate::failure::Failure;
-use crate::{progress, table, target};
+use crate::{options, progress, table, target};
 
 /// How much of an archive is written at once.
 const BUFFER: usize = 256 << 10;
@@ -66,7 +66,8 @@ pub fn load(global: &Global, args: &Load) -> Result<u8, Failure> {
             Some(path) => ImageInput::Path(path.clone()),
             None => standard_input("--input")?,
         };
-        let mut options = PullOptions { keep_blobs: args.keep_blobs, ..PullOptions::default() };
+        let registries = options::policy(&args.policy);
+        let mut options = PullOptions { registries, keep_blobs: args.keep_blobs, ..PullOptions::default() };
         if let Some(platform) = &args.platform {
             options.platform = platform.clone();
         }

@@ -14,7 +14,7 @@ pub fn push(global: &Global, args: &Push) -> Result<u8, Failure> {
     let pushed = progress::reporter(&args.progress)?.watch(|progress| {
         let destination = args.destination.as_deref().map(parse_destination).transpose()?;
         let push = PushOptions {
-            registries: options::asked_registries(&args.connection, &args.credential, args.retry)?,
+            registries: options::push_registries(&args.connection, &args.credential, args.retry)?,
             compression: args.compress.map(|compress| match compress {
                 Compress::Gzip => LayerCompression::Gzip,
                 Compress::Zstd => LayerCompression::Zstd,

@@ -5,7 +5,8 @@ use std::io;
 
 use stos_config::Secret;
 use stos_engine::registries::explain::{
-    ExplainedCandidate, ExplainedCredential, ExplainedEndpoint, ExplainedProxy, Explanation,
+    ExplainedCandidate, ExplainedCredential, ExplainedEndpoint, ExplainedPolicy, ExplainedProxy, ExplainedRequirement,
+    Explanation,
 };
 use stos_spec::ImageRef;
 use stos_spec::text::escape;
@@ -19,7 +20,7 @@ pub fn explain(args: &RegistryExplain) -> Result<u8, Failure> {
     let reference: ImageRef = args.reference.parse()?;
     // Where it comes from is told, and not what it is.
     let creds = options::credential(&args.credential, |_| Ok(Secret::from("")))?;
-    let explanation = options::registries(&args.connection, creds).explain(&reference)?;
+    let explanation = options::registries_and_policy(&args.connection, &args.policy, creds).explain(&reference)?;
     match args.format {
         Format::Json => table::print_json(&explanation)?,
         Format::Table => print(&explanation)?,
@@ -44,6 +45,9 @@ fn print(explanation: &Explanation) -> io::Result<()> {
 
 fn print_candidate(candidate: &ExplainedCandidate) -> io::Result<()> {
     line(&format!("{}  ({})", candidate.reference, candidate.because))?;
+    if let Some(policy) = &candidate.policy {
+        print_policy(policy)?;
+    }
     if let Some(refused) = &candidate.refused {
         return line(&format!("     not asked for: {refused}"));
     }
@@ -58,6 +62,29 @@ fn print_candidate(candidate: &ExplainedCandidate) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn print_policy(policy: &ExplainedPolicy) -> io::Result<()> {
+    let by = policy.configured_by.as_deref().unwrap_or("no policy.json");
+    let mut name = "policy";
+    for requirement in &policy.requirements {
+        field(name, &format!("{} ({})", demand(requirement), requirement.configured_by.as_deref().unwrap_or(by)))?;
+        name = "";
+    }
+    let Some(attachments) = &policy.attachments else { return Ok(()) };
+    let because = attachments.configured_by.as_deref().unwrap_or("nothing says that they are");
+    let asked = if attachments.used { "registries are asked for them" } else { "registries are not asked for them" };
+    field("signatures", &format!("{asked} ({because})"))
+}
+
+fn demand(requirement: &ExplainedRequirement) -> String {
+    let expected = requirement.expected.as_deref().unwrap_or_default();
+    match requirement.kind {
+        "insecureAcceptAnything" => "accepts it".to_owned(),
+        "reject" => "rejects it".to_owned(),
+        "sigstoreSigned" => format!("wants a signature by {}, for {expected}", requirement.keys.join(" or ")),
+        _ => format!("wants what cannot be checked: {expected}"),
+    }
 }
 
 fn print_endpoint(number: usize, endpoint: &ExplainedEndpoint) -> io::Result<()> {

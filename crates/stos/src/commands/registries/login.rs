@@ -11,7 +11,7 @@ use crate::{options, process_list, prompt, table};
 /// Has a registry verify a user and a password, and stores them.
 pub fn login(args: &Login) -> Result<u8, Failure> {
     args.password.iter().for_each(process_list::hide);
-    let registries = options::registries(&args.connection, None);
+    let registries = options::registries(&args.connection);
     let key = key(&registries, args.registry.as_deref())?;
     let known = registries.stored_login(&key)?;
     if args.get_login {

@@ -11,7 +11,7 @@ use crate::{options, table, target};
 /// Looks for damage in the whole store, and repairs it where that was asked for.
 pub fn check(global: &Global, args: &SystemCheck) -> Result<u8, Failure> {
     let engine = target::checker(global)?;
-    let registries = options::registries(&args.connection, None);
+    let registries = options::registries(&args.connection);
     let report = check_store(&engine, &CheckOptions { full: args.full, repair: args.repair.then_some(&registries) })?;
     match args.format {
         Format::Json => table::print_json(&report)?,
