@@ -136,6 +136,8 @@ fn configurations_that_break_a_rule() {
         ("/config/Volumes", json!({"/a/../../etc": {}}), vec!["Volumes", "/a/../../etc"]),
         ("/config/Volumes", json!({"data": {}}), vec!["Volumes", "data"]),
         ("/config/Entrypoint", json!(["sh\u{0}"]), vec!["Entrypoint", "NUL"]),
+        ("/os", json!(""), vec!["no os", "expected platform"]),
+        ("/architecture", json!(""), vec!["no architecture", "expected platform"]),
         ("/rootfs/type", json!("tree"), vec!["tree", "layers"]),
         ("/rootfs/diff_ids", json!(["sha256:short"]), vec!["diff_ids[0]"]),
         ("/config", json!("text"), vec!["text"]),
@@ -459,4 +461,63 @@ fn account_files_that_are_no_files() {
         }
         assert!(sandbox.names("containers").is_empty(), "{case}");
     }
+}
+
+#[test]
+fn directories_of_a_configuration_are_made_inside() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let outside = format!("/tmp/stos-outside-{}", std::process::id());
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    // By its text it leads to the host's /tmp; as a container sees it, to its own.
+    let escape = TarBuilder::new().entry(Entry::symlink("escape", "../../../../../../../../tmp")).finish();
+    let image = ImageBuilder::new()
+        .layer(Layer::gzip(rootfs::host_shell().unwrap()))
+        .layer(Layer::plain(escape))
+        .command(&["sh", "-c", "pwd -P; cd / && cd /tmp/stos-outside-*/volume && pwd -P"])
+        .working_dir(&outside.replace("/tmp", "/escape/../escape/."))
+        .set("/config/Volumes", json!({outside.replace("/tmp", "/escape") + "/volume": {}}))
+        .build();
+    let reference = hub.serve(&image, "inside", "1");
+    let said = sandbox.ok(&["run", "-q", "--rm", "--tls-verify=false", &reference]);
+    assert_eq!(said, format!("{outside}\n{outside}/volume\n"));
+    assert!(!std::path::Path::new(&outside).exists());
+}
+
+#[test]
+fn what_a_command_of_the_image_lacks_is_named() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let (sandbox, hub) = (Sandbox::new(), Hub::new());
+    let program = std::fs::read("/proc/self/exe").unwrap();
+    let tar = TarBuilder::new()
+        .entry(Entry::file("bin/program", program).mode(0o755))
+        .entry(Entry::file("bin/script", "#! /opt/python/bin/python3 -u\n").mode(0o755))
+        .entry(Entry::symlink("bin/dangling", "/opt/none"))
+        .finish();
+    let layer = Layer::gzip(tar);
+    // This test is a program of this machine, and the image has no loader for it.
+    let loader = if cfg!(all(target_arch = "x86_64", target_env = "gnu")) {
+        "/lib64/ld-linux-x86-64.so.2"
+    } else {
+        "/bin/program"
+    };
+    for (entrypoint, code, missing) in [
+        ("/bin/program", 127, loader),
+        ("program", 127, loader),
+        ("/bin/script", 127, "/opt/python/bin/python3"),
+        ("/opt/app/bin/run", 127, "/opt"),
+        ("/bin/none", 127, "/bin/none"),
+        ("/bin/dangling", 127, "/bin/dangling"),
+        ("none", 127, "PATH"),
+        ("/bin", 126, "not a file"),
+    ] {
+        let image = ImageBuilder::new().layer(layer.clone()).entrypoint(&[entrypoint]).build();
+        let reference = hub.serve(&image, "lacks", "1");
+        let ran = sandbox.run(&["run", "-q", "--rm", "--pull=always", "--tls-verify=false", &reference]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{entrypoint}: {}", ran.stderr);
+        assert!(ran.stderr.contains(missing) && ran.stderr.contains(entrypoint), "{entrypoint}: {}", ran.stderr);
+        assert!(sandbox.names("containers").is_empty(), "{entrypoint}");
+    }
+    let nothing = hub.serve(&ImageBuilder::new().layer(layer).build(), "lacks", "nothing");
+    let ran = sandbox.run(&["run", "-q", "--rm", "--tls-verify=false", &nothing]);
+    assert!(ran.code == 125 && ran.stderr.contains("hint: give a command"), "{ran:?}");
 }
