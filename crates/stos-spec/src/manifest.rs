@@ -335,14 +335,14 @@ impl ManifestDocument {
             let reason = "it has neither \"manifests\" nor both \"config\" and \"layers\"".to_owned();
             return Err(ManifestError::Ambiguous { reason });
         }
-        for (whose, text) in [("its mediaType", own), ("what it was announced as", header)] {
+        for (whose, text) in [("its mediaType is", own), ("it was announced as", header)] {
             let Some(text) = text else { continue };
             match MediaType::of(text) {
                 MediaType::ImageIndex if is_index => {}
                 MediaType::ImageManifest if !is_index => {}
                 MediaType::ImageIndex | MediaType::ImageManifest | MediaType::SchemaOne => {
                     let kind = if is_index { "an index" } else { "a manifest" };
-                    let reason = format!("{whose} is {:?}, but its fields are those of {kind}", cut(text));
+                    let reason = format!("{whose} {:?}, but its fields are those of {kind}", cut(text));
                     return Err(ManifestError::Ambiguous { reason });
                 }
                 // A generic Content-Type (application/json) says nothing.

@@ -105,6 +105,9 @@ impl Failure {
             EngineError::Manifest { source: ManifestError::NoPlatform { .. }, .. } => {
                 "choose one of these with --platform"
             }
+            EngineError::Manifest { source: ManifestError::SchemaVersion { found }, .. } if found == "1" => {
+                "schema 1 proves nothing of its layers: whoever has the image can push it again with a newer tool"
+            }
             EngineError::Store(StoreError::NameTaken { .. }) => "choose another --name, or delete that container first",
             EngineError::Store(StoreError::NoSuchImage(_)) => "`stos images` lists the images, `stos pull` fetches one",
             error if is_disk_full(error) && self.is_of_rmi => {

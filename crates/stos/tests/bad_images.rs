@@ -4,97 +4,18 @@
 //! Which rule is broken is told by kind in the tests of the libraries; here the command must name the object, what was
 //! expected and what was found, give the right exit code, and leave nothing in DATA-ROOT, in ROOT or outside.
 
+mod bad_scene;
 mod sandbox;
 
 use std::fs;
 use std::path::PathBuf;
 
-use sandbox::{Hub, Sandbox, stable};
-use serde_json::{Value, json};
+use bad_scene::{Scene, small};
+use serde_json::Value;
 use stos_testkit::guard::Need;
-use stos_testkit::image_builder::{Dialect, Fault, Image, ImageBuilder, Layer, digest};
+use stos_testkit::image_builder::{Fault, Image, ImageBuilder, Layer, digest};
 use stos_testkit::registry::{self, Rule};
-use stos_testkit::rootfs;
 use stos_testkit::tar_builder::{Entry, RawHeader, TarBuilder};
-use stos_testkit::tree::Tree;
-
-/// A store with one good image and a container of it, a registry, and a tree outside that nobody may touch.
-struct Scene {
-    sandbox: Sandbox,
-    hub: Hub,
-    shell: Layer,
-    before: [Tree; 3],
-}
-
-impl Scene {
-    fn new() -> Self {
-        let (sandbox, hub) = (Sandbox::new(), Hub::new());
-        let shell = Layer::gzip(rootfs::host_programs(&["cat"]).unwrap());
-        let good = ImageBuilder::new().layer(shell.clone()).command(&["cat", "/etc/passwd"]).build();
-        sandbox.ok(&["create", "--tls-verify=false", "--name", "keeper", &hub.serve(&good, "good", "1")]);
-        let canary = sandbox.path("canary");
-        fs::create_dir_all(canary.join("directory")).unwrap();
-        fs::write(canary.join("file"), "alive").unwrap();
-        fs::write(canary.join("directory/file"), "alive").unwrap();
-        let mut scene = Self { sandbox, hub, shell, before: [Tree::default(), Tree::default(), Tree::default()] };
-        scene.before = scene.now();
-        scene
-    }
-
-    fn canary(&self) -> PathBuf {
-        self.sandbox.path("canary")
-    }
-
-    fn now(&self) -> [Tree; 3] {
-        [self.sandbox.data_root(), self.sandbox.root(), self.canary()].map(|path| stable(&path))
-    }
-
-    #[track_caller]
-    fn unchanged(&self, case: &str) {
-        for ((before, now), what) in self.before.iter().zip(&self.now()).zip(["DATA-ROOT", "ROOT", "the canary"]) {
-            let differences: Vec<_> = before.differences(now).iter().map(ToString::to_string).collect();
-            assert!(differences.is_empty(), "{case}: {what} has changed: {differences:#?}");
-        }
-        assert_eq!(self.sandbox.names("staging"), Vec::<String>::new(), "{case}");
-    }
-
-    /// pull, create and run refuse it with their exit codes, say each of `words`, and leave no trace.
-    #[track_caller]
-    fn refused(&self, case: &str, reference: &str, words: &[&str]) {
-        self.refused_with(case, reference, &[], words);
-    }
-
-    #[track_caller]
-    fn refused_with(&self, case: &str, reference: &str, options: &[&str], words: &[&str]) {
-        for (command, code) in [("pull", 1), ("create", 125), ("run", 125)] {
-            let arguments = [&[command, "-q", "--tls-verify=false"], options, &[reference]].concat();
-            let output = self.sandbox.run(&arguments);
-            assert_eq!((output.code, &*output.stdout), (code, ""), "{case}: {command}: {}", output.stderr);
-            assert!(output.stderr.starts_with("Error: "), "{case}: {command}: {}", output.stderr);
-            for word in words {
-                assert!(output.stderr.contains(word), "{case}: {command} does not say {word}: {}", output.stderr);
-            }
-            self.unchanged(&format!("{case}, {command}"));
-        }
-    }
-
-    /// Serves an image of the shell and one more layer.
-    fn serve(&self, top: &Layer) -> (Image, String) {
-        let image = ImageBuilder::new().layer(self.shell.clone()).layer(top.clone()).command(&["sh"]).build();
-        let reference = self.hub.serve(&image, "bad", "1");
-        (image, reference)
-    }
-
-    /// Serves a document as `bad:1`, whatever it is.
-    fn serve_document(&self, media_type: &str, document: &Value) -> String {
-        self.hub.registry.put_manifest("bad", Some("1"), media_type, document.to_string().as_bytes());
-        format!("{}/bad:1", self.hub.registry.address())
-    }
-}
-
-fn small() -> Vec<u8> {
-    TarBuilder::new().entry(Entry::file("file", "some data that can be flipped, cut and stretched")).finish()
-}
 
 #[test]
 fn bytes_that_are_not_what_was_promised() {
@@ -279,108 +200,6 @@ fn legal_layers_reach_nothing_outside() {
     before.nodes.get_mut(list).unwrap().mtime = now.nodes[list].mtime;
     before.assert_same(&now);
     scene.before[2].assert_same(&canary);
-}
-
-#[test]
-fn manifests_that_are_no_image() {
-    stos_testkit::require!(Need::Root, Need::Binary);
-    let scene = Scene::new();
-    let (image, _) = scene.serve(&Layer::gzip(small()));
-    let media_type = Dialect::Oci.manifest();
-    let document: Value = serde_json::from_slice(image.manifest.bytes.as_ref().unwrap()).unwrap();
-    let changed = |pointer: &str, value: Value| {
-        let mut document = document.clone();
-        match document.pointer_mut(pointer) {
-            Some(place) => *place = value,
-            None => document[&pointer[1..]] = value,
-        }
-        document
-    };
-    let artifact = "application/vnd.example.chart.config.v1+json";
-    let cases = [
-        ("an artifact", changed("/config/mediaType", json!(artifact)), vec![artifact]),
-        ("manifest and index at once", changed("/manifests", json!([])), vec!["ambiguous"]),
-        ("an index by its mediaType", changed("/mediaType", json!(Dialect::Oci.index())), vec![Dialect::Oci.index()]),
-        ("schema 1", changed("/schemaVersion", json!(1)), vec!["schemaVersion 1", "expected 2"]),
-        ("no layers", changed("/layers", json!([])), vec!["0 layers"]),
-        ("an unknown layer", changed("/layers/1/mediaType", json!("text/plain")), vec!["layer 2", "text/plain"]),
-        (
-            "an encrypted layer",
-            changed("/layers/1/mediaType", json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted")),
-            vec!["layer 2", "encrypted"],
-        ),
-        (
-            "a digest that is a path",
-            changed("/layers/1/digest", json!("sha256:../../../../etc/passwd")),
-            vec!["layer 2", "../../../../etc/passwd"],
-        ),
-        ("an unknown algorithm", changed("/config/digest", json!("md5:00")), vec!["md5"]),
-        ("a config too large", changed("/config/size", json!(1_u64 << 40)), vec!["8388608"]),
-    ];
-    for (case, document, words) in cases {
-        let reference = scene.serve_document(media_type, &document);
-        scene.refused(case, &reference, &words);
-    }
-    let reference = scene.serve_document(media_type, &json!("no manifest"));
-    scene.refused("no object", &reference, &[&digest(b"\"no manifest\"")]);
-    scene.hub.registry.put_manifest("bad", Some("1"), media_type, "[".repeat(100_000).as_bytes());
-    scene.refused("deep JSON", &reference, &[]);
-    scene.hub.registry.put_manifest("bad", Some("1"), media_type, &vec![b' '; 5 << 20]);
-    scene.refused("5 MiB", &reference, &["4194304"]);
-}
-
-#[test]
-fn platforms_that_are_not_there() {
-    stos_testkit::require!(Need::Root, Need::Binary);
-    let scene = Scene::new();
-    let build = |arch| ImageBuilder::new().platform("linux", arch, "").layer(scene.shell.clone()).build();
-    let images = [build("riscv64"), build("s390x")];
-    let images = images.each_ref();
-    let index = Image::index(Dialect::Oci, &images);
-    let reference = scene.hub.serve_index(&index, &images, "bad", "1");
-    let own = format!("linux/{}", stos_testkit::image_builder::architecture());
-    scene.refused("none of an index", &reference, &[&index.digest, &own, "linux/riscv64", "linux/s390x"]);
-    scene.refused_with("one asked for", &reference, &["--platform", "linux/mips"], &["linux/mips", "linux/s390x"]);
-    let reference = scene.hub.serve(images[0], "bad", "2");
-    scene.refused("not the image's", &reference, &[&images[0].config.digest, &own, "linux/riscv64"]);
-
-    // Indexes of indexes, each a document of its own.
-    let mut digest = images[0].manifest.digest.clone();
-    for level in 0..6 {
-        let entry = json!({"mediaType": Dialect::Oci.index(), "digest": digest, "size": 1, "platform":
-            {"os": "linux", "architecture": stos_testkit::image_builder::architecture()}, "annotations": {"l": level.to_string()}});
-        let mut entry = entry;
-        let bytes = scene.hub.registry.manifest("bad", &digest).unwrap();
-        entry["size"] = json!(bytes.1.len());
-        entry["mediaType"] = json!(bytes.0);
-        let document = json!({"schemaVersion": 2, "mediaType": Dialect::Oci.index(), "manifests": [entry]});
-        digest =
-            scene.hub.registry.put_manifest("bad", Some("deep"), Dialect::Oci.index(), document.to_string().as_bytes());
-    }
-    scene.refused("too deep", &format!("{}/bad:deep", scene.hub.registry.address()), &["index within 3 indexes"]);
-}
-
-#[test]
-fn configurations_that_break_a_rule() {
-    stos_testkit::require!(Need::Root, Need::Binary);
-    let scene = Scene::new();
-    let cases = [
-        ("/config/Env", json!(["NOTHING"]), vec!["Env[0]", "NOTHING", "NAME=VALUE"]),
-        ("/config/User", json!("4294967296"), vec!["User", "4294967296"]),
-        ("/config/WorkingDir", json!("srv/app"), vec!["WorkingDir", "srv/app"]),
-        ("/config/Volumes", json!({"/a/../../etc": {}}), vec!["Volumes", "/a/../../etc"]),
-        ("/config/Volumes", json!({"data": {}}), vec!["Volumes", "data"]),
-        ("/config/Entrypoint", json!(["sh\u{0}"]), vec!["Entrypoint", "NUL"]),
-        ("/rootfs/type", json!("tree"), vec!["tree", "layers"]),
-        ("/rootfs/diff_ids", json!(["sha256:short"]), vec!["diff_ids[0]"]),
-        ("/config", json!("text"), vec!["text"]),
-    ];
-    for (pointer, value, words) in cases {
-        let image = ImageBuilder::new().layer(scene.shell.clone()).command(&["sh"]).set(pointer, value).build();
-        let reference = scene.hub.serve(&image, "bad", "1");
-        let words: Vec<&str> = words.iter().copied().chain([image.config.digest.as_str()]).collect();
-        scene.refused(pointer, &reference, &words);
-    }
 }
 
 #[test]

@@ -81,7 +81,10 @@ impl LayoutSource {
                 // Signatures may lie beside the images, and images whose platform only their configurations tell.
                 Err(
                     error @ (Error::Manifest { source: ManifestError::Artifact { .. }, .. }
-                    | Error::Config { source: ConfigError::Platform { .. }, .. }),
+                    | Error::Config {
+                        source: ConfigError::Platform { .. } | ConfigError::NoPlatform { .. },
+                        ..
+                    }),
                 ) => {
                     other.get_or_insert(error);
                 }

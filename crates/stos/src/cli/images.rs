@@ -70,7 +70,9 @@ pub struct RegistryOptions {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos pull --tls-verify=false 127.0.0.1:5000/debian:12")]
+#[command(
+    after_help = "Examples:\n  stos pull --tls-verify=false 127.0.0.1:5000/debian:12\n  stos pull --progress json registry.example/app:1 2>events"
+)]
 pub struct Pull {
     #[command(flatten)]
     pub progress: ProgressOptions,
