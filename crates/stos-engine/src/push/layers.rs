@@ -13,7 +13,7 @@ use stos_spec::{BlobDigest, DiffId, DigestError, LayerCompression};
 use stos_store::files;
 
 use super::PushOptions;
-use super::compress::Compressed;
+use super::compress::{Codec, Compressed};
 use super::target::Target;
 use crate::Engine;
 use crate::build::plain_layer;
@@ -197,20 +197,26 @@ impl LayerPush<'_> {
     fn send_made(&self, diff_id: DiffId, shown: BlobDigest) -> Result<PushedLayer> {
         let compression = self.compression_of_made();
         let size = self.tar_bytes(diff_id)?;
+        let codec = Codec::new(compression, self.options.level);
         let read = Arc::<AtomicU64>::default();
-        let told = |_| self.progress.layer_advanced(shown, read.swap(0, Ordering::Relaxed));
         let open = || -> io::Result<Box<dyn Read + '_>> {
             self.progress.layer_started(shown, size);
             let tar = self.engine.layerfs.open_tar(diff_id).map_err(io::Error::other)?;
-            Ok(Box::new(Told { from: Compressed::new(tar, compression, self.options.level, read.clone())?, told }))
+            Ok(match codec {
+                None => Box::new(Told { from: tar, told: |count| self.progress.layer_advanced(shown, count) }),
+                Some(codec) => {
+                    let told = |_| self.progress.layer_advanced(shown, read.swap(0, Ordering::Relaxed));
+                    Box::new(Told { from: Compressed::new(tar, codec, read.clone())?, told })
+                }
+            })
         };
-        let blob = match compression {
-            LayerCompression::None => {
+        let blob = match codec {
+            None => {
                 let blob = plain_layer(diff_id, size);
                 self.target.push_blob(&blob, None, &open)?;
                 blob
             }
-            _ => self.target.push_stream(media_type(compression), &open)?,
+            Some(_) => self.target.push_stream(media_type(compression), &open)?,
         };
         Ok(PushedLayer { blob, compression, way: Way::Sent })
     }

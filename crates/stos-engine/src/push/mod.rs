@@ -49,8 +49,8 @@ pub struct PushOptions {
     pub compression: Option<LayerCompression>,
     /// How much effort goes into that: 1 to 9 for gzip, 1 to 20 for zstd; `None` for what each has by default.
     pub level: Option<u32>,
-    /// How many layers are sent side by side; `None` for one more than there are processors, at most 8. Each takes two threads
-    /// and 10 MiB of buffers.
+    /// How many layers are sent side by side; `None` for one more than there are processors, at most 8. Each takes a
+    /// chunk of 8 MiB, a thread for each processor, at most 8, and for each of those two blocks of 1 MiB (gzip) or 2 MiB (zstd).
     pub jobs: Option<usize>,
 }
 
