@@ -25,8 +25,8 @@ const ZSTD_BLOCK: usize = 2 << 20;
 /// The most threads that compress one layer.
 const WORKERS_MAX: usize = 8;
 
-/// gzip's own middle between speed and size.
-const GZIP_LEVEL: u32 = 6;
+/// As hard as this library tries at 5 its output is smaller than that of zlib at 6, at nearly twice the speed.
+const GZIP_LEVEL: u32 = 5;
 
 /// zstd's own default.
 const ZSTD_LEVEL: u32 = 3;
