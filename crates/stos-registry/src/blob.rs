@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Response, header};
 use ureq::{Body, BodyReader};
 
+use crate::deadline::within;
 use crate::error::Error;
 use crate::options::Timeouts;
 use crate::url::ShownUrl;
@@ -44,6 +45,8 @@ pub(crate) struct BoundedBody {
     slow: Option<Slow>,
     state: State,
     opened: Instant,
+    /// How long one read may take that gives nothing.
+    stall: Duration,
     /// How long reading all of it at once may take.
     document: Duration,
 }
@@ -84,8 +87,9 @@ impl BoundedBody {
         }
         let pace = Pace::new(timeouts);
         let reader = response.into_body().into_reader();
-        let (state, opened, document) = (State::Open, Instant::now(), timeouts.document);
-        Ok(Self { reader, url, bound, announced, start, received: start, pace, slow: None, state, opened, document })
+        let (state, opened, received, slow) = (State::Open, Instant::now(), start, None);
+        let Timeouts { stall, document, .. } = *timeouts;
+        Ok(Self { reader, url, bound, announced, start, received, pace, slow, state, opened, stall, document })
     }
 
     /// Gives where the body comes from.
@@ -121,17 +125,20 @@ impl BoundedBody {
         let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0));
         let mut buffer = [0; 16 << 10];
         loop {
-            match self.read_some(&mut buffer)? {
-                0 => {
-                    let ms = self.opened.elapsed().as_millis() as u64;
+            let left = self.document.saturating_sub(self.opened.elapsed());
+            let read = within(left, || self.read_some(&mut buffer));
+            let waited = self.opened.elapsed();
+            match read {
+                Ok(0) => {
+                    let ms = waited.as_millis() as u64;
                     tracing::debug!(url = %self.url, bytes = self.received, ms, "document received");
                     return Ok(bytes);
                 }
-                n => bytes.extend_from_slice(&buffer[..n]),
-            }
-            let waited = self.opened.elapsed();
-            if waited > self.document {
-                return Err(self.stalled(Slow { recent: self.received, waited }));
+                Ok(_) | Err(Error::Stalled { .. }) if waited >= self.document => {
+                    return Err(self.stalled(Slow { recent: self.received, waited }));
+                }
+                Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -164,7 +171,7 @@ impl BoundedBody {
         let window = if room == 0 { &mut probe[..] } else { &mut buffer[..room] };
         let started = Instant::now();
         let n = loop {
-            match self.reader.read(window) {
+            match within(self.stall, || self.reader.read(window)) {
                 Ok(n) => break n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.explain(error, started.elapsed())),

@@ -51,6 +51,8 @@ pub enum Error {
         host: String,
         /// What it answered.
         reason: String,
+        /// The status of that, where it was HTTP.
+        status: Option<u16>,
     },
     /// Which proxy leads there is said in a way that cannot be followed.
     #[error("no way to {host}: {source}")]
@@ -462,6 +464,7 @@ impl Error {
             // 501 and 505 do not pass.
             Self::Server { status, .. } => matches!(status, 500 | 502 | 503 | 504),
             Self::UnexpectedStatus { status, .. } => *status == 408,
+            Self::Proxy { status, .. } => matches!(status, Some(502..=504)),
             Self::GaveUp { .. } => true,
             _ => false,
         }

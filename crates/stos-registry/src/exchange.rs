@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One request and its redirects, followed by hand: so what authorizes stays with the registry, and HTTPS stays HTTPS.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ureq::Body;
 use ureq::http::header::{self, HeaderName, HeaderValue};
@@ -11,9 +11,14 @@ use crate::blob::{Bound, BoundedBody};
 use crate::credential::Authorization;
 use crate::error::Error;
 use crate::message::{MESSAGE_MAX, RegistryMessage};
+use crate::options::Timeouts;
+use crate::proxy::Refusal;
 use crate::retry::retry_after;
 use crate::transport::{Payload, Transport};
 use crate::url::{Scheme, Url, without_secrets};
+
+/// How long is waited for the rest of a body that nobody needs: one that comes later costs its connection.
+const UNNEEDED: Duration = Duration::from_secs(3);
 
 /// How many redirects are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -37,7 +42,7 @@ impl Answer {
         self.response.status().as_u16()
     }
 
-    fn is_redirect(&self) -> bool {
+    pub(crate) fn is_redirect(&self) -> bool {
         matches!(self.status(), 301 | 302 | 303 | 307 | 308)
     }
 
@@ -77,7 +82,7 @@ impl Answer {
             401 => Error::Unauthorized { url, message },
             403 => Error::Denied { url, message },
             404 => Error::NotFound { url, message },
-            407 => transport.proxy_refused(&address, "it wants a user and a password, or others (407)"),
+            407 => transport.proxy_refused(&address, Refusal::of_status(407)),
             429 => Error::TooManyRequests { url, retry_after, message },
             500..=599 => Error::Server { url, status, retry_after, message },
             _ => Error::UnexpectedStatus { url, expected, status, message },
@@ -93,7 +98,8 @@ impl Answer {
 
 fn message(response: Response<Body>, url: &Url, transport: &Transport) -> RegistryMessage {
     let timeouts = &transport.options().timeouts;
-    let body = BoundedBody::open(response, url.shown(), Bound::AtMost(MESSAGE_MAX), timeouts);
+    let timeouts = Timeouts { document: timeouts.document.min(UNNEEDED), ..timeouts.clone() };
+    let body = BoundedBody::open(response, url.shown(), Bound::AtMost(MESSAGE_MAX), &timeouts);
     // The status has the say; a body that breaks off has nothing to add.
     body.and_then(BoundedBody::read_all).map(|bytes| RegistryMessage::parse(&bytes)).unwrap_or_default()
 }

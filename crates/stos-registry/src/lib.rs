@@ -20,6 +20,7 @@
 //! | `authorize` | answers challenges; who gets the credential |
 //! | `token` | bearer tokens: what they allow, how long they are kept |
 //! | `exchange` | one request and its redirects; who may see what authorizes it |
+//! | `deadline` | an end to what the HTTP library does in one call |
 //! | `transport` | sockets and TLS (`ureq`, `rustls`), and what their errors mean |
 //! | `tls` | certificates and keys |
 //! | `url` | addresses, and how they are shown without what they may hide |
@@ -34,6 +35,7 @@ mod blob;
 pub mod challenge;
 pub mod client;
 pub mod credential;
+mod deadline;
 pub mod endpoint;
 pub mod error;
 mod exchange;

@@ -14,10 +14,11 @@ use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport as Wire,
+    Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport as Wire,
 };
 
 use crate::credential::{Authorization, Secret};
+use crate::deadline::{Limits, within};
 use crate::error::Error;
 use crate::url::{Scheme, Url, unescape, without_secrets};
 
@@ -156,7 +157,7 @@ pub(crate) struct ProxyConnector {
     uri: Uri,
     /// How the proxy itself is spoken to: verified where it speaks TLS, and without a client certificate.
     config: Config,
-    inner: DefaultConnector,
+    tls: RustlsConnector,
 }
 
 impl ProxyConnector {
@@ -164,7 +165,7 @@ impl ProxyConnector {
     pub(crate) fn new(proxy: &Proxy, config: Config) -> Result<(Self, ProxyResolver), ureq::http::Error> {
         let uri = proxy.url.to_uri()?;
         let resolver = ProxyResolver { uri: uri.clone(), inner: DefaultResolver::default() };
-        Ok((Self { proxy: proxy.clone(), uri, config, inner: DefaultConnector::default() }, resolver))
+        Ok((Self { proxy: proxy.clone(), uri, config, tls: RustlsConnector::default() }, resolver))
     }
 }
 
@@ -184,7 +185,9 @@ impl Connector<()> for ProxyConnector {
             run_connector: Arc::clone(&details.run_connector),
             register_shutdown: Arc::clone(&details.register_shutdown),
         };
-        let Some(wire) = self.inner.connect(&to_proxy, None)? else { return Ok(None) };
+        let tcp = Connector::<()>::chain(TcpConnector::default(), Limits).connect(&to_proxy, None)?;
+        let Some(wire) = self.tls.connect(&to_proxy, tcp)? else { return Ok(None) };
+        let wire: Box<dyn Wire> = Box::new(wire);
         let authority = details.uri.authority().map(ToString::to_string).unwrap_or_default();
         let authorization = self.proxy.authorization.as_ref().map(Authorization::header);
         let authorization =
@@ -192,7 +195,10 @@ impl Connector<()> for ProxyConnector {
         if details.needs_tls() {
             let host = details.uri.host().unwrap_or_default();
             let port = details.uri.port_u16().unwrap_or(Scheme::Https.default_port());
-            let wire = open_tunnel(wire, details.timeout, &format!("{host}:{port}"), authorization.as_deref())?;
+            let open = || open_tunnel(wire, details.timeout, &format!("{host}:{port}"), authorization.as_deref());
+            // The library counts each wait by itself.
+            let wire =
+                if details.timeout.after.is_not_happening() { open() } else { within(*details.timeout.after, open) }?;
             return Ok(Some(Box::new(Tunnel(wire))));
         }
         Ok(Some(Box::new(AbsoluteForm { wire, authority, authorization, is_request: true })))
@@ -220,20 +226,50 @@ fn open_tunnel(
             wire.buffers().input_consume(end + 4);
             return match status {
                 Some(200..=299) => Ok(wire),
-                Some(407) => Err(refused("it wants a user and a password, or others (407)")),
-                Some(status) => Err(refused(&format!("it answered {status}"))),
-                None => Err(refused("its answer is not HTTP")),
+                Some(status) => Err(Refusal::of_status(status).into_error()),
+                None => Err(Refusal::of("its answer is not HTTP").into_error()),
             };
         }
         if !is_more || input.len() > ANSWER_MAX {
-            return Err(refused("it ended the connection, or its answer has no end"));
+            return Err(Refusal::of("it ended the connection, or its answer has no end").into_error());
         }
     }
 }
 
-fn refused(reason: &str) -> ureq::Error {
-    ureq::Error::ConnectProxyFailed(reason.to_owned())
+/// Why a proxy does not lead there.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: String,
+    /// What it answered, where that was HTTP.
+    pub(crate) status: Option<u16>,
 }
+
+impl Refusal {
+    fn of(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), status: None }
+    }
+
+    pub(crate) fn of_status(status: u16) -> Self {
+        let reason = match status {
+            407 => "it wants a user and a password, or others (407)".to_owned(),
+            status => format!("it answered {status}"),
+        };
+        Self { reason, status: Some(status) }
+    }
+
+    /// Wraps it for its way through the library.
+    fn into_error(self) -> ureq::Error {
+        ureq::Error::Io(io::Error::other(self))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl StdError for Refusal {}
 
 /// Reads the status of `HTTP/1.1 200 …`.
 fn status(head: &[u8]) -> Option<u16> {

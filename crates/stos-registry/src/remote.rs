@@ -12,7 +12,7 @@ use crate::authorize::{Answered, Authorizer};
 use crate::credential::Authorization;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::exchange::{Answer, Ask, exchange, follow, send_payload};
+use crate::exchange::{Answer, Ask, exchange, follow, redirect_target, send_payload};
 use crate::options::ClientOptions;
 use crate::token::Scope;
 use crate::transport::{Payload, Transport};
@@ -208,7 +208,10 @@ impl Remote {
         let ask = Ask { authorization: None, ..ask.clone() };
         let first = self.send_first(guess, wanted, &ask);
         if !may_speak(other, &first) {
-            self.learn(guess);
+            // Of a proxy that does not lead there just now nothing is learned.
+            if !matches!(first, Err(Error::Proxy { .. })) {
+                self.learn(guess);
+            }
             return first;
         }
         if let Err(error) = &first {
@@ -254,19 +257,26 @@ impl Remote {
 fn may_speak(other: Speaks, answered: &Result<Answer, Error>) -> bool {
     match (other, answered) {
         // What servers say that are asked in clear where they speak TLS: a 400, an alert, or nothing.
-        (Speaks::Https, Ok(answer)) => answer.status() == 400,
+        (Speaks::Https, Ok(answer)) => answer.status() == 400 || leads_to_https(answer),
         (Speaks::Https, Err(error)) => is_no_answer(error) || matches!(error, Error::Protocol { .. }),
         (_, Ok(_)) => false,
         (_, Err(error)) => is_no_answer(error),
     }
 }
 
-/// Tells whether a request failed below HTTP.
+/// Tells whether an answer in clear only says that TLS is spoken here, as many servers have it.
+fn leads_to_https(answer: &Answer) -> bool {
+    let target = answer.is_redirect().then(|| redirect_target(answer).ok()).flatten();
+    target.is_some_and(|url| url.scheme() == Scheme::Https && url.host_and_port().0 == answer.url.host_and_port().0)
+}
+
+/// Tells whether a request failed below HTTP. A proxy that is overloaded has not said that there is no way.
 fn is_no_answer(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unreachable { .. } | Error::Tls { .. } | Error::HttpInsteadOfHttps { .. } | Error::Proxy { .. }
-    )
+    match error {
+        Error::Unreachable { .. } | Error::Tls { .. } | Error::HttpInsteadOfHttps { .. } => true,
+        Error::Proxy { .. } => !error.is_transient(),
+        _ => false,
+    }
 }
 
 /// Tells whether an address is of this host itself, by its name alone.

@@ -8,13 +8,15 @@ use ureq::config::Config;
 use ureq::http::request::Builder;
 use ureq::http::{Method, Request, Response, header};
 use ureq::tls::TlsConfig;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Body, SendBody, Timeout};
 
+use crate::deadline::Limits;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::options::ClientOptions;
-use crate::proxy::{Destination, Proxy, ProxyConnector};
+use crate::proxy::{Destination, Proxy, ProxyConnector, Refusal};
 use crate::tls::Trust;
 use crate::url::{Scheme, Url};
 
@@ -142,9 +144,10 @@ impl Transport {
     }
 
     /// Tells what a proxy has refused.
-    pub(crate) fn proxy_refused(&self, url: &Url, reason: &str) -> Error {
+    pub(crate) fn proxy_refused(&self, url: &Url, refusal: Refusal) -> Error {
         let proxy = self.proxy_used(url).map_or_else(|| "on the way".to_owned(), |proxy| proxy.shown());
-        Error::Proxy { proxy, host: url.authority().to_owned(), reason: reason.to_owned() }
+        let Refusal { reason, status } = refusal;
+        Error::Proxy { proxy, host: url.authority().to_owned(), reason, status }
     }
 
     fn agent(&self, url: &Url) -> Result<Agent, Error> {
@@ -167,7 +170,10 @@ impl Transport {
         };
         let config = self.config(tls);
         let agent = match &kind.proxy {
-            None => Agent::new_with_config(config),
+            None => {
+                let wire = Connector::<()>::chain(TcpConnector::default(), Limits);
+                Agent::with_parts(config, wire.chain(RustlsConnector::default()), DefaultResolver::default())
+            }
             Some(proxy) => self.agent_through(proxy, config)?,
         };
         if agents.is_shut_down {
@@ -221,8 +227,14 @@ impl Transport {
         match error {
             ureq::Error::Io(error) => match error.downcast::<rustls::Error>() {
                 Ok(error) => explain_tls(error, host()),
-                // A peer that ends the connection within a handshake, or resets it, says no more than that.
-                Err(error) => unreachable(error),
+                Err(error) => match error.downcast::<Refusal>() {
+                    Ok(refusal) => self.proxy_refused(url, refusal),
+                    Err(error) if is_unknown_host(&error) => {
+                        unreachable(io::Error::new(io::ErrorKind::NotFound, error.to_string()))
+                    }
+                    // A peer that ends the connection within a handshake, or resets it, says no more than that.
+                    Err(error) => unreachable(error),
+                },
             },
             ureq::Error::Rustls(error) => explain_tls(error, host()),
             ureq::Error::Tls(reason) => Error::Tls { host: host(), source: reason.into() },
@@ -242,10 +254,23 @@ impl Transport {
             ureq::Error::LargeResponseHeader(..) => {
                 Error::Protocol { url: url.shown(), reason: format!("its header is larger than {HEADER_MAX} bytes") }
             }
-            ureq::Error::ConnectProxyFailed(reason) => self.proxy_refused(url, &reason),
             other => Error::Protocol { url: url.shown(), reason: other.to_string() },
         }
     }
+}
+
+/// Tells whether a name has no address, and will have none in a minute: what the resolver says of EAI_NONAME and EAI_NODATA, by
+/// glibc's words and musl's, for the standard library keeps no more of it. EAI_AGAIN is another matter.
+fn is_unknown_host(error: &io::Error) -> bool {
+    const WORDS: [&str; 4] = [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Name does not resolve",
+        "Name has no usable address",
+    ];
+    let said = error.to_string();
+    let reason = said.strip_prefix("failed to lookup address information: ");
+    reason.is_some_and(|reason| WORDS.contains(&reason))
 }
 
 fn explain_tls(error: rustls::Error, host: String) -> Error {

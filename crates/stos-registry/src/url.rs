@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use stos_spec::text::cut;
+use stos_spec::text::{self, cut};
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
@@ -165,7 +165,9 @@ impl Url {
     /// Gives the address as people may see it.
     pub(crate) fn shown(&self) -> ShownUrl {
         let query = if self.path_and_query.contains('?') { "?…" } else { "" };
-        ShownUrl(format!("{}://{}{}{query}", self.scheme.as_str(), self.authority, self.path()))
+        let text = format!("{}://{}{}{query}", self.scheme.as_str(), self.authority, self.path());
+        // Redirects name any path they like.
+        ShownUrl(text::escape(&text).into_owned())
     }
 }
 

@@ -323,6 +323,27 @@ fn an_image_goes_where_it_is_told() {
 }
 
 #[test]
+fn a_location_is_for_reading() {
+    require!(Need::Root);
+    let (sandbox, hub, elsewhere) = (Sandbox::new(), Hub::new(), Hub::new());
+    let image = ImageBuilder::new().layer(Layer::gzip(tar("x"))).build();
+    elsewhere.serve(&image, "copies/app", "1");
+    let (named, there) = (hub.registry.address(), elsewhere.registry.address());
+    sandbox.ok(&["images"]);
+    let conf = format!(
+        "[[registry]]\nprefix = \"{named}\"\nlocation = \"{there}/copies\"\ninsecure = true\n\
+         [[registry.mirror]]\nlocation = \"{there}/copies\"\ninsecure = true\n"
+    );
+    fs::write(sandbox.home().join("registries.conf"), conf).unwrap();
+    let name = format!("{named}/app:1");
+    sandbox.ok(&["pull", "--keep-blobs", &name]);
+    assert!(hub.registry.requests().is_empty() && !elsewhere.registry.take_requests().is_empty());
+    sandbox.ok(&["push", "app:1", &format!("{named}/other:2")]);
+    assert!(hub.registry.manifest("other", "2").is_some());
+    assert_eq!(elsewhere.registry.take_requests(), [""; 0]);
+}
+
+#[test]
 fn a_push_that_fails_names_nothing() {
     require!(Need::Root);
     on_both_backends(|| {

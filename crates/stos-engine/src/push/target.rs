@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The repository that an image goes to.
 
-use stos_config::registries::{Role, Route};
 use stos_registry::{Registry, Reopen, Upload, UploadStart};
 use stos_spec::{BlobDigest, Descriptor, ImageRef};
 
@@ -9,19 +8,16 @@ use super::CHUNK;
 use crate::error::Result;
 use crate::registries::RegistryConfig;
 
-/// The repository that an image goes to, at the registry itself: mirrors get nothing.
+/// The repository that an image goes to, at the registry that it names: mirrors get nothing, and locations are for reading.
 pub(super) struct Target<'a> {
     reference: &'a ImageRef,
-    registries: &'a RegistryConfig,
-    route: Route,
     registry: Registry,
 }
 
 impl<'a> Target<'a> {
     pub fn new(reference: &'a ImageRef, registries: &'a RegistryConfig) -> Result<Self> {
-        let route = registries.route(reference)?;
-        let registry = registries.client(reference, &route)?;
-        Ok(Self { reference, registries, route, registry })
+        let route = registries.destination(reference)?;
+        Ok(Self { reference, registry: registries.client(reference, &route)? })
     }
 
     /// Gives what `layer.json` and `sent.json` call it: `registry/repository`.
@@ -29,13 +25,12 @@ impl<'a> Target<'a> {
         self.reference.name()
     }
 
-    /// Gives the repository `place` (`registry/repository`) as the registry calls it, where it is another one of this registry.
+    /// Gives the repository of `place` (`registry/repository`), where it is another one of this registry.
     pub fn sibling(&self, place: &str) -> Option<String> {
         let other: ImageRef = place.parse().ok().filter(|other: &ImageRef| !other.is_short())?;
-        let route = self.registries.route(&other).ok()?;
-        let (here, there) = (itself(&self.route)?, itself(&route)?);
-        let is_sibling = here.registry() == there.registry() && here.repository() != there.repository();
-        is_sibling.then(|| there.repository().to_owned())
+        let is_sibling =
+            self.reference.registry() == other.registry() && self.reference.repository() != other.repository();
+        is_sibling.then(|| other.repository().to_owned())
     }
 
     pub fn has_blob(&self, blob: &Descriptor) -> Result<bool> {
@@ -63,9 +58,4 @@ impl<'a> Target<'a> {
     pub fn cancel(&self) {
         self.registry.cancel();
     }
-}
-
-/// Gives what an image is called at its registry.
-fn itself(route: &Route) -> Option<&ImageRef> {
-    route.endpoints.iter().find(|endpoint| endpoint.role == Role::Registry).map(|endpoint| &endpoint.reference)
 }

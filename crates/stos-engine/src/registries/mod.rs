@@ -113,6 +113,12 @@ impl RegistryConfig {
         Ok(self.loaded()?.registries.route(reference)?)
     }
 
+    /// Gives where an image is pushed to: the registry that it names, whatever leads elsewhere for reading.
+    pub(crate) fn destination(&self, reference: &ImageRef) -> Result<Route> {
+        let endpoints = vec![self.loaded()?.registries.destination(reference)?];
+        Ok(Route { endpoints, passed_over: Vec::new() })
+    }
+
     /// Makes a client for the places of a route, which is that of `reference`.
     pub(crate) fn client(&self, reference: &ImageRef, route: &Route) -> Result<Registry> {
         for (mirror, why) in &route.passed_over {
