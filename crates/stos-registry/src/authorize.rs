@@ -12,6 +12,7 @@
 //! A realm that is not the registry's own is asked for an anonymous token. Challenges of other hosts, to which the
 //! registry or its redirects have led, are not answered at all (CVE-2020-15157): see [`Remote`](crate::remote::Remote).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ureq::http::{HeaderMap, HeaderValue, Method, header};
@@ -36,6 +37,8 @@ pub(crate) struct Authorizer {
     tokens: TokenCache,
     /// The password, once the endpoint has asked for it.
     basic: Mutex<Option<Authorization>>,
+    /// Whether it has asked for anything.
+    has_answered: AtomicBool,
 }
 
 /// What comes of a challenge.
@@ -49,7 +52,8 @@ pub(crate) enum Answered {
 impl Authorizer {
     pub(crate) fn new(endpoint: &Endpoint) -> Self {
         let credential = AskedOnce::new(endpoint.credentials.clone());
-        Self { host: endpoint.host.clone(), credential, tokens: TokenCache::default(), basic: Mutex::default() }
+        let (tokens, basic, has_answered) = (TokenCache::default(), Mutex::default(), AtomicBool::new(false));
+        Self { host: endpoint.host.clone(), credential, tokens, basic, has_answered }
     }
 
     /// Gives what is known to be wanted, so that the endpoint need not ask for it.
@@ -58,9 +62,10 @@ impl Authorizer {
         token.or_else(|| self.basic.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Tells whether a token was had for this, and is no longer good.
-    pub(crate) fn is_token_over(&self, scope: &Scope) -> bool {
-        self.tokens.is_over(scope)
+    /// Tells whether a request for this is likely to be challenged: a token was had for it and is no longer good, or there was none,
+    /// and others were wanted.
+    pub(crate) fn may_be_challenged(&self, scope: &Scope) -> bool {
+        self.tokens.is_over(scope) || self.has_answered.load(Ordering::Relaxed) && self.kept(scope).is_none()
     }
 
     /// Answers the challenge of `refused`, a 401 of the endpoint itself, to a request that carried `sent`.
@@ -75,6 +80,7 @@ impl Authorizer {
             Some(wanted) => wanted,
             None => return Ok(Answered::Refused(refused)),
         };
+        self.has_answered.store(true, Ordering::Relaxed);
         match wanted {
             Wanted::Basic => match self.basic()? {
                 // What has been refused once is not sent twice.

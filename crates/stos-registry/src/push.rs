@@ -15,8 +15,8 @@ use ureq::http::{HeaderMap, Method};
 use crate::client::{Registry, Target, blob_path, content_digest};
 use crate::error::Error;
 use crate::exchange::Answer;
-use crate::remote::{Remote, Wanted};
-use crate::retry::{Attempts, retry};
+use crate::remote::{Remote, Wanted, check_repository};
+use crate::retry::{Attempts, Cancel, retry};
 use crate::token::Scope;
 use crate::upload::{Session, Upload, UploadOptions, UploadStart, next_location};
 use crate::url::ShownUrl;
@@ -68,12 +68,11 @@ impl Registry {
         let started = |session| UploadStart::Started(Box::new(Upload::new(session, descriptor.clone())));
         if let Some(from) = from {
             match self.mount(repository, descriptor, from) {
-                Err(error) if is_refusal(&error) => {
-                    tracing::debug!(from, digest = %descriptor.digest, %error, "not mounted, to be sent");
-                }
                 Ok(None) => return Ok(UploadStart::Mounted),
                 Ok(Some(session)) => return Ok(started(session)),
-                Err(error) => return Err(error),
+                Err(error @ (Error::Cancelled { .. } | Error::BadName { .. })) => return Err(error),
+                // Whatever keeps it from being mounted: where it keeps it from being sent too, that will be told.
+                Err(error) => tracing::debug!(from, digest = %descriptor.digest, %error, "not mounted, to be sent"),
             }
         }
         self.begin_session(repository).map(started)
@@ -93,19 +92,27 @@ impl Registry {
         chunk: u64,
     ) -> Result<(), Error> {
         let begin = || self.begin_session(repository).map(|session| Upload::new(session, descriptor.clone()));
-        let upload = started.map_or_else(begin, |upload| Ok(*upload))?;
+        let mut upload = started.map_or_else(begin, |upload| Ok(*upload))?;
         let url = upload.shown_url();
-        let sent = upload.send(&mut *opened(open, &url)?, &UploadOptions::default());
-        match sent {
-            Err(error) if error.is_transient() && self.may_repeat()? => {
-                tracing::info!(%url, %error, "the upload broke off: it is sent again, in chunks");
-                // The answer alone may have been lost.
-                if self.has_blob(repository, descriptor)? {
-                    return Ok(());
+        let (mut attempts, cancel) = (self.attempts(url.clone())?, self.cancel_flag());
+        let (mut options, mut takes_chunks, mut was_refused) = (UploadOptions::default(), true, false);
+        loop {
+            match upload.send(&mut *opened(open, &url)?, &options) {
+                Ok(()) => return Ok(()),
+                Err(error) if options.chunk.is_some() && takes_no_chunks(&error) => takes_chunks = false,
+                // What comes from a reader cannot answer a challenge; a chunk can.
+                Err(Error::Unauthorized { .. }) if options.chunk.is_none() && !was_refused => was_refused = true,
+                Err(error) => {
+                    attempts.wait_after(error, cancel)?;
+                    // The answer alone may have been lost.
+                    if self.has_blob(repository, descriptor)? {
+                        return Ok(());
+                    }
                 }
-                begin()?.send(&mut *opened(open, &url)?, &UploadOptions { chunk: Some(chunk) })
             }
-            sent => sent,
+            tracing::info!(%url, takes_chunks, "the blob is sent again");
+            options.chunk = takes_chunks.then_some(chunk);
+            upload = begin()?;
         }
     }
 
@@ -125,15 +132,15 @@ impl Registry {
         let session = self.begin_session(repository)?;
         let url = session.url.shown();
         let describe = |(digest, size)| Descriptor::new(media_type, digest, size);
-        match session.send_stream(&mut *opened(open, &url)?, chunk) {
-            Err(error) if takes_no_chunks(&error) => {
-                tracing::info!(%url, %error, "the registry takes no chunks: the blob is sent in one request");
-                let descriptor = describe(hash(&mut *opened(open, &url)?, &url)?);
-                self.push_blob(repository, &descriptor, None, open, chunk)?;
-                Ok(descriptor)
+        if session.takes_chunks() {
+            match session.send_stream(&mut *opened(open, &url)?, chunk) {
+                Err(error) if takes_no_chunks(&error) => tracing::info!(%url, %error, "the registry takes no chunks"),
+                sent => return sent.map(describe),
             }
-            sent => sent.map(describe),
         }
+        let descriptor = describe(hash(&mut *opened(open, &url)?, &url, self.cancel_flag())?);
+        self.push_blob(repository, &descriptor, None, open, chunk)?;
+        Ok(descriptor)
     }
 
     /// Puts a manifest or an index under `target`, a tag or its own digest. Gives its digest.
@@ -175,9 +182,10 @@ impl Registry {
         let remote = self.registry_itself("a push")?;
         let here = remote.name_here(repository);
         let path = "blobs/uploads/";
+        let scope = Scope::push(here);
         self.again(remote, repository, path, || {
-            let answer = start_upload(remote, here, path, &Scope::push(here))?.expect(202, remote.transport())?;
-            self.session_of(remote, repository, answer)
+            let answer = start_upload(remote, here, path, &scope)?.expect(202, remote.transport())?;
+            self.session_of(remote, repository, scope.clone(), answer)
         })
     }
 
@@ -185,22 +193,21 @@ impl Registry {
     fn mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> Result<Option<Session>, Error> {
         let remote = self.registry_itself("a push")?;
         let here = remote.name_here(repository);
-        // The name is to be one before it stands in an address.
-        remote.url_of(from, "")?;
+        check_repository(from)?;
         let path = format!("blobs/uploads/?mount={}&from={from}", descriptor.digest);
-        self.again(remote, repository, &path, || {
-            let answer = start_upload(remote, here, &path, &Scope::mount(here, from))?;
-            if answer.status() == 201 {
-                check_digest(&answer, descriptor.digest)?;
-                answer.discard(remote.transport());
-                return Ok(None);
-            }
-            let answer = answer.expect(202, remote.transport())?;
-            self.session_of(remote, repository, answer).map(Some)
-        })
+        let scope = Scope::mount(here, from);
+        let answer = start_upload(remote, here, &path, &scope)?;
+        if answer.status() == 201 {
+            check_digest(&answer, descriptor.digest)?;
+            answer.discard(remote.transport());
+            return Ok(None);
+        }
+        let answer = answer.expect(202, remote.transport())?;
+        self.session_of(remote, repository, scope, answer).map(Some)
     }
 
-    fn session_of(&self, remote: &Remote, repository: &str, answer: Answer) -> Result<Session, Error> {
+    /// Takes an upload that has begun. What was allowed then is what its other requests need.
+    fn session_of(&self, remote: &Remote, repository: &str, scope: Scope, answer: Answer) -> Result<Session, Error> {
         let url = next_location(remote, &answer)?.ok_or_else(|| Error::BadHeader {
             url: answer.url.shown(),
             name: "Location",
@@ -210,7 +217,6 @@ impl Registry {
         let chunk_min = number(answer.headers(), &HeaderName::from_static(CHUNK_MIN_LENGTH)).unwrap_or(0);
         answer.discard(remote.transport());
         let (registry, repository) = (self.clone(), repository.to_owned());
-        let scope = Scope::push(remote.name_here(&repository));
         Ok(Session { registry, repository, scope, url, chunk_min })
     }
 
@@ -223,11 +229,11 @@ impl Registry {
         attempt: impl FnMut() -> Result<T, Error>,
     ) -> Result<T, Error> {
         let url = remote.url_of(repository, path)?.shown();
-        retry(Attempts::new(&remote.transport().options().retry, url), self.cancel_flag(), attempt)
+        retry(self.attempts(url)?, self.cancel_flag(), attempt)
     }
 
-    fn may_repeat(&self) -> Result<bool, Error> {
-        Ok(self.registry_itself("a push")?.transport().options().retry.tries > 1)
+    fn attempts(&self, url: ShownUrl) -> Result<Attempts, Error> {
+        Ok(Attempts::new(&self.registry_itself("a push")?.transport().options().retry, url))
     }
 }
 
@@ -239,10 +245,11 @@ fn opened<'a>(open: &Reopen<'a>, url: &ShownUrl) -> Result<Box<dyn Read + 'a>, E
     open().map_err(|source| Error::Content { url: url.clone(), source })
 }
 
-fn hash(content: &mut dyn Read, url: &ShownUrl) -> Result<(BlobDigest, u64), Error> {
+fn hash(content: &mut dyn Read, url: &ShownUrl, cancel: &Cancel) -> Result<(BlobDigest, u64), Error> {
     let (mut hasher, mut size, mut buffer) = (DigestHasher::default(), 0, vec![0; 256 << 10]);
     loop {
         match content.read(&mut buffer) {
+            _ if cancel.is_set() => return Err(Error::Cancelled { url: url.clone() }),
             Ok(0) => return Ok((BlobDigest::from_bytes(hasher.finish()), size)),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
@@ -251,15 +258,6 @@ fn hash(content: &mut dyn Read, url: &ShownUrl) -> Result<(BlobDigest, u64), Err
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(Error::Content { url: url.clone(), source }),
         }
-    }
-}
-
-/// Tells whether a mount is merely refused, so that an upload may do.
-fn is_refusal(error: &Error) -> bool {
-    match error {
-        Error::Unauthorized { .. } | Error::Denied { .. } | Error::NotFound { .. } => true,
-        Error::UnexpectedStatus { status, .. } => matches!(status, 400..=499),
-        _ => false,
     }
 }
 

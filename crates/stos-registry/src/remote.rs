@@ -83,9 +83,9 @@ impl Remote {
         &self.transport
     }
 
-    /// Tells whether a token was had for this, and is no longer good.
-    pub(crate) fn is_token_over(&self, scope: &Scope) -> bool {
-        self.authorizer.is_token_over(scope)
+    /// Tells whether a request for this is likely to be challenged.
+    pub(crate) fn may_be_challenged(&self, scope: &Scope) -> bool {
+        self.authorizer.may_be_challenged(scope)
     }
 
     fn speaks(&self) -> Speaks {
@@ -110,11 +110,7 @@ impl Remote {
         if (repository, path) == ROOT {
             return Ok(Url::new(scheme, self.endpoint.address(), "/v2/"));
         }
-        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
-        let has_dots = repository.split('/').any(|part| part.is_empty() || part == "." || part == "..");
-        if has_dots || !repository.bytes().all(is_word) {
-            return Err(Error::BadName { what: "the repository", found: cut(repository) });
-        }
+        check_repository(repository)?;
         Ok(Url::new(scheme, self.endpoint.address(), &format!("/v2/{repository}/{path}")))
     }
 
@@ -251,6 +247,16 @@ impl Remote {
         let known = self.speaks.compare_exchange(unknown, found, Ordering::Relaxed, Ordering::Relaxed);
         known.map_or_else(|known| known == found, |_| true)
     }
+}
+
+/// Refuses what is no repository's name: it stands in addresses.
+pub(crate) fn check_repository(name: &str) -> Result<(), Error> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    let has_dots = name.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+    if has_dots || !name.bytes().all(is_word) {
+        return Err(Error::BadName { what: "the repository", found: cut(name) });
+    }
+    Ok(())
 }
 
 /// Tells whether what came of one protocol leaves room for the other.

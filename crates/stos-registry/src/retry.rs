@@ -46,15 +46,6 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Gives the wait after so many tries that have failed, the server having `asked` for one or not: none where nothing is sent
-    /// a second time.
-    pub(crate) fn pause(&self, failed: u32, asked: Option<Duration>) -> Duration {
-        if self.tries <= 1 {
-            return Duration::ZERO;
-        }
-        self.wait(failed, chance()).max(asked.unwrap_or_default().min(self.retry_after_max))
-    }
-
     /// Gives the wait after so many tries that have failed. `chance` is a random number.
     fn wait(&self, failed: u32, chance: u64) -> Duration {
         let doubled = self.first_wait.saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
@@ -190,7 +181,7 @@ impl Cancel {
     }
 
     /// Waits so long, or until it is set; tells whether it is.
-    pub(crate) fn wait(&self, time: Duration) -> bool {
+    fn wait(&self, time: Duration) -> bool {
         let flag = self.flag.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(flag, time, |flag| !*flag);
         *waited.unwrap_or_else(PoisonError::into_inner).0

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::request::Builder;
@@ -100,6 +101,7 @@ impl Transport {
             request = request.header(name, value);
         }
         let agent = self.agent(url)?;
+        let is_sending = !matches!(payload, Payload::None);
         let answer = match payload {
             Payload::None => agent.run(request.body(()).map_err(bad)?),
             Payload::Bytes(mut bytes) => {
@@ -108,7 +110,8 @@ impl Transport {
             }
             Payload::Reader(reader, size) => self.send_body(&agent, request, reader, size).map_err(bad)?,
         };
-        answer.map_err(|error| self.explain(error, url))
+        let limit = if is_sending { self.options.timeouts.commit } else { self.options.timeouts.response };
+        answer.map_err(|error| self.explain(error, url, limit))
     }
 
     /// Sends a body. A registry may take its time before it says what it thinks of it.
@@ -122,7 +125,9 @@ impl Transport {
         // Said even of nothing: servers refuse a request that leaves it open (411).
         let request = request.header(header::CONTENT_LENGTH, size).body(SendBody::from_reader(reader))?;
         let commit = Some(self.options.timeouts.commit);
-        Ok(agent.run(agent.configure_request(request).timeout_recv_response(commit).build()))
+        // That one wait for the header may be as long, too.
+        let request = agent.configure_request(request).timeout_recv_response(commit).timeout_per_read(commit);
+        Ok(agent.run(request.build()))
     }
 
     fn proxy(&self, url: &Url) -> Result<Option<Proxy>, Error> {
@@ -217,7 +222,8 @@ impl Transport {
             .build()
     }
 
-    fn explain(&self, error: ureq::Error, url: &Url) -> Error {
+    /// Words an error of the library. `response` is how long the answer's header was waited for.
+    fn explain(&self, error: ureq::Error, url: &Url, response: Duration) -> Error {
         let host = || match self.proxy_used(url) {
             Some(proxy) => format!("{} through the proxy {proxy}", url.authority()),
             None => url.authority().to_owned(),
@@ -247,10 +253,11 @@ impl Transport {
                 let reason = format!("no connection within {} s", timeouts.connect.as_secs_f32());
                 unreachable(io::Error::new(io::ErrorKind::TimedOut, reason))
             }
-            ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
-                Error::Timeout { url: url.shown(), limit: timeouts.stall }
+            ureq::Error::Timeout(Timeout::PerRead) => {
+                Error::Timeout { url: url.shown(), limit: timeouts.stall.max(response) }
             }
-            ureq::Error::Timeout(_) => Error::Timeout { url: url.shown(), limit: timeouts.response },
+            ureq::Error::Timeout(Timeout::PerWrite) => Error::Timeout { url: url.shown(), limit: timeouts.stall },
+            ureq::Error::Timeout(_) => Error::Timeout { url: url.shown(), limit: response },
             ureq::Error::LargeResponseHeader(..) => {
                 Error::Protocol { url: url.shown(), reason: format!("its header is larger than {HEADER_MAX} bytes") }
             }

@@ -22,11 +22,14 @@ use crate::token::Scope;
 use crate::transport::Payload;
 use crate::url::{ShownUrl, Url};
 
-/// How often a chunk is sent at least, one try after the other, before the registry is believed to keep nothing of it.
-const TRIES_MIN: u32 = 3;
+/// How often in a row a registry may take a chunk and have no more afterwards, or refuse it as out of step.
+const TRIES_MAX: u32 = 3;
 
-/// The largest chunk that a registry can make us keep in memory, in bytes.
-const CHUNK_MAX: u64 = 256 << 20;
+/// The largest chunk that a registry can make us keep in memory, in bytes. One that wants larger ones gets the blob whole.
+const CHUNK_MAX: u64 = 32 << 20;
+
+/// How much of a chunk is read before anybody looks whether it is still wanted, in bytes.
+const PIECE: u64 = 1 << 20;
 
 /// How a blob is sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +90,7 @@ impl Upload {
         let remote = registry.registry_itself("a push")?;
         let mut content = Content { inner: content, size: descriptor.size, at: 0, failure: None };
         let sent = match options.chunk {
-            Some(chunk) if descriptor.size > 0 => session
+            Some(chunk) if descriptor.size > 0 && session.takes_chunks() => session
                 .send_chunks(remote, &mut content, chunk)
                 .and_then(|()| session.finish_chunks(remote, &descriptor)),
             _ => session.send_whole(remote, &mut content, descriptor.digest),
@@ -96,6 +99,21 @@ impl Upload {
         match content.failure {
             Some(failure) => Err(failure.into_error(&session.url)),
             None => sent,
+        }
+    }
+}
+
+impl Upload {
+    /// Tells the registry that nothing will come, so that it need not keep the upload. It may keep it all the same.
+    pub fn abandon(self) {
+        let Self { session: Session { registry, scope, url, .. }, .. } = self;
+        let sent = registry.registry_itself("a push").and_then(|remote| {
+            let answer = remote.send(Method::DELETE, &url, &[], &scope, Payload::None)?;
+            answer.discard(remote.transport());
+            Ok(())
+        });
+        if let Err(error) = sent {
+            tracing::debug!(url = %url.shown(), %error, "the upload is left to the registry");
         }
     }
 }
@@ -123,17 +141,30 @@ impl Session {
         Ok((digest, at))
     }
 
+    /// Tells whether the registry takes chunks that we can keep in memory.
+    pub(crate) fn takes_chunks(&self) -> bool {
+        self.chunk_min <= CHUNK_MAX
+    }
+
     /// Gives how large a chunk is to be, where so much is wanted.
     fn chunk_of(&self, wanted: u64) -> u64 {
-        wanted.max(1).max(self.chunk_min).min(CHUNK_MAX)
+        wanted.max(1).max(self.chunk_min)
     }
 
     fn read_chunk(&self, content: &mut dyn Read, size: u64, buffer: &mut Vec<u8>) -> Result<(), Error> {
         buffer.clear();
-        match content.take(size).read_to_end(buffer) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(Error::Content { url: self.url.shown(), source }),
+        while (buffer.len() as u64) < size {
+            if self.registry.cancel_flag().is_set() {
+                return Err(Error::Cancelled { url: self.url.shown() });
+            }
+            let left = PIECE.min(size - buffer.len() as u64);
+            match content.take(left).read_to_end(buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(source) => return Err(Error::Content { url: self.url.shown(), source }),
+            }
         }
+        Ok(())
     }
 
     fn send_whole(&mut self, remote: &Remote, content: &mut Content<'_>, digest: BlobDigest) -> Result<(), Error> {
@@ -144,9 +175,8 @@ impl Session {
                 Payload::Bytes(&[])
             }
             size => {
-                if remote.is_token_over(&self.scope) {
-                    // What comes from a reader is sent once, so the token is renewed first. What the answer says is of no
-                    // matter.
+                if remote.may_be_challenged(&self.scope) {
+                    // What comes from a reader is sent once, so a token is had first. What the answer says is of no matter.
                     drop(self.ask_status(remote));
                 }
                 Payload::Reader(content, size)
@@ -191,10 +221,9 @@ impl Session {
 
     /// Sends bytes until the registry has them all, each time from where it says that it is.
     fn send_chunk(&mut self, remote: &Remote, start: u64, bytes: &[u8]) -> Result<(), Error> {
-        let policy = &remote.transport().options().retry;
-        let tries_max = policy.tries.max(TRIES_MIN);
         let end = start + bytes.len() as u64;
-        let (mut at, mut tries) = (start, 0);
+        let mut attempts = Attempts::new(&remote.transport().options().retry, self.url.shown());
+        let (mut at, mut stuck) = (start, 0);
         while at < end {
             let rest = &bytes[usize::try_from(at - start).unwrap_or(bytes.len())..];
             let (has, failure) = match self.patch(remote, at, rest) {
@@ -209,20 +238,32 @@ impl Session {
                 let (url, found) = (self.url.shown(), format!("0-{}", has.saturating_sub(1)));
                 return Err(Error::BadHeader { url, name: "Range", found, expected: "a range that ends in the chunk" });
             }
-            tries = if has > at { 0 } else { tries + 1 };
-            let (url, asked) = (self.url.shown(), failure.as_ref().and_then(Error::retry_after));
-            if tries == tries_max {
-                let missing =
-                    || Error::ContentSize { url: url.clone(), expected: end - start, found: Some(has - start) };
-                let last = Box::new(failure.unwrap_or_else(missing));
-                return Err(Error::UploadStuck { url, at, tries, last });
-            }
-            if tries > 0 && self.registry.cancel_flag().wait(policy.pause(tries, asked)) {
-                return Err(Error::Cancelled { url });
+            if has > at {
+                (at, stuck) = (has, 0);
+                attempts.refill();
+                continue;
             }
             at = has;
+            match failure {
+                Some(error) if error.is_transient() => attempts.wait_after(error, self.registry.cancel_flag())?,
+                failure => {
+                    stuck += 1;
+                    if stuck == TRIES_MAX {
+                        return Err(self.is_stuck(at, start, end, failure));
+                    }
+                    // Quay tells one byte more than it has.
+                    at -= u64::from(failure.is_some() && at > start);
+                }
+            }
         }
         Ok(())
+    }
+
+    fn is_stuck(&self, at: u64, start: u64, end: u64, failure: Option<Error>) -> Error {
+        let url = self.url.shown();
+        let missing = || Error::ContentSize { url: url.clone(), expected: end - start, found: Some(at - start) };
+        let last = Box::new(failure.unwrap_or_else(missing));
+        Error::UploadStuck { url, at, tries: TRIES_MAX, last }
     }
 
     /// Sends one chunk; gives how many bytes the registry has then.

@@ -156,7 +156,7 @@ fn what_cannot_be_mounted_is_sent() {
     let registry = empty(true, Auth::Open);
     assert_eq!(started(&registry).len(), 2);
     // It refuses in some other way, or the token server does.
-    for status in [400, 401, 403, 404, 405] {
+    for status in [400, 401, 403, 404, 405, 500, 501] {
         let registry = empty(true, Auth::Open);
         registry.add_rule(Rule::on("mount=").fault(Fault::status(status)));
         assert_eq!(started(&registry).len(), 3, "{status}");
@@ -164,9 +164,9 @@ fn what_cannot_be_mounted_is_sent() {
     let registry = empty(true, Auth::bearer());
     registry.add_rule(Rule::on("scope=repository:other").fault(Fault::status(403)));
     started(&registry);
-    // What is no refusal stays an error.
+    // Where it can be reached for nothing else either, that is told.
     let registry = empty(true, Auth::Open);
-    registry.add_rule(Rule::on("mount=").fault(Fault::status(500)));
+    registry.add_rule(Rule::on("/uploads/").fault(Fault::status(500)));
     let error = client(&registry).begin_upload(REPOSITORY, &blob(bytes), Some("other/app")).unwrap_err();
     assert!(matches!(error, Error::Server { status: 500, .. }), "{error}");
 }
@@ -231,16 +231,41 @@ fn an_upload_goes_on_where_the_registry_is() {
 
 #[test]
 fn an_upload_that_does_not_get_on_is_given_up() {
-    for fault in [Fault::status(416), Fault::status(503), Fault::Raw(Vec::new())] {
+    for (fault, tries, patches) in [
+        (Fault::status(416), 1, 3),
+        (Fault::Header("range", Some("0-0".into())), 1, 0),
+        (Fault::status(503), 4, 4),
+        (Fault::Raw(Vec::new()), 4, 4),
+        (Fault::status(503), 1, 1),
+    ] {
         let registry = empty(false, Auth::Open);
-        let client = client(&registry);
+        let client = client_at(&registry.address(), &set(patient(), |options| options.retry.tries = tries));
         client.has_blob(REPOSITORY, &layer()).unwrap();
-        registry.add_rule(Rule::on("/uploads/").method("PATCH").fault(Fault::CutUploads(0)).fault(fault));
+        let is_late = patches == 0;
+        let rule = Rule::on("/uploads/").method("PATCH").fault(Fault::CutUploads(0)).fault(fault.clone());
+        registry.add_rule(if is_late { rule.after(1) } else { rule });
         registry.take_requests();
         let error = push(&client, b"0123456789", &chunks(4)).unwrap_err();
-        assert!(matches!(&error, Error::UploadStuck { at: 0, tries: 3, .. }), "{error}");
-        assert_eq!(registry.requests().len(), 7, "a POST, and three times a PATCH and a GET");
+        if is_late {
+            // Of what had arrived nothing is there any more.
+            assert!(matches!(&error, Error::BadHeader { name: "Range", .. }), "{error}");
+            continue;
+        }
+        match (&error, tries) {
+            (Error::UploadStuck { at: 0, tries: 3, .. }, _) => assert_eq!(patches, 3),
+            // As everywhere: what may pass is tried as often as was asked for, and not at all with `--retry 0`.
+            (Error::GaveUp { tries: 4, .. }, 4) | (Error::Server { status: 503, .. }, 1) => {}
+            _ => panic!("{fault:?}: {error}"),
+        }
+        assert_eq!(registry.requests().len(), 1 + 2 * patches, "a POST, and so often a PATCH and a GET");
     }
+    let registry = empty(false, Auth::Open);
+    let busy = client_at(&registry.address(), &patient());
+    busy.has_blob(REPOSITORY, &layer()).unwrap();
+    let later = Fault::Status(429, vec![("retry-after".into(), "3600".into())], Vec::new());
+    registry.add_rule(Rule::on("/uploads/").method("PATCH").fault(Fault::CutUploads(0)).fault(later));
+    let error = push(&busy, b"0123456789", &chunks(4)).unwrap_err();
+    assert!(matches!(&error, Error::WaitTooLong { .. }), "{error}");
     // What will not pass is not tried again.
     for status in [400, 403, 404, 413, 501] {
         let registry = empty(false, Auth::Open);
@@ -432,8 +457,9 @@ fn a_registry_that_has_other_bytes_is_told() {
     let error = client.put_manifest(REPOSITORY, "1", OCI_MANIFEST, b"{}").unwrap_err();
     assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
     registry.put_blob(LAYER);
-    let error = client.begin_upload(REPOSITORY, &layer(), Some("other/app")).unwrap_err();
-    assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
+    // A mount of something else is none: the blob is to be sent.
+    let started = client.begin_upload(REPOSITORY, &layer(), Some("other/app")).unwrap();
+    assert!(matches!(started, UploadStart::Started(_)));
     // What it has by that digest has another size.
     let longer = Descriptor::new("x", layer().digest, layer().size + 1);
     let error = client.has_blob(REPOSITORY, &longer).unwrap_err();

@@ -4,12 +4,13 @@
 mod common;
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use common::*;
-use stos_registry::{Error, Registry};
+use stos_registry::{Credential, Error, Registry, Role, UploadOptions, UploadStart};
 use stos_spec::media_type::OCI_MANIFEST;
 use stos_spec::{BlobDigest, Descriptor};
-use stos_testkit::registry::{self, Fault, Options, Rule};
+use stos_testkit::registry::{self, Auth, Fault, Options, Rule};
 
 const BYTES: &[u8] = b"0123456789";
 
@@ -109,6 +110,94 @@ fn a_registry_that_takes_no_chunks_gets_it_whole() {
         let methods = methods(&registry);
         assert!(methods.starts_with("POST PATCH ") && methods.ends_with(" POST PUT"), "{methods}");
     }
+}
+
+#[test]
+fn after_a_break_a_registry_that_takes_no_chunks_gets_it_whole() {
+    let registry = empty();
+    registry.add_rule(Rule::on("digest=").method("PUT").times(1).fault(Fault::status(503)));
+    registry.add_rule(Rule::on("/blobs/sha256").method("HEAD").times(1).fault(Fault::status(404)));
+    registry.add_rule(Rule::on("/uploads/").method("PATCH").fault(Fault::status(405)));
+    client_of(&registry).push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap();
+    assert_eq!(methods(&registry), "POST PUT HEAD POST PATCH POST PUT");
+}
+
+#[test]
+fn a_registry_that_wants_huge_chunks_gets_it_whole() {
+    let registry = registry::Registry::start(Options { chunk_min: Some(1 << 40), ..Options::default() });
+    let client = client_of(&registry);
+    let sent = client.push_stream(REPOSITORY, "text/plain", &open, 4).unwrap();
+    assert_eq!(registry.blob(&sent.digest.to_string()).unwrap(), BYTES);
+    assert!(!methods(&registry).contains("PATCH"));
+}
+
+#[test]
+fn a_registry_that_counts_one_byte_too_many_is_gone_on_with() {
+    // What it has, as Quay tells it, after a chunk that came in part.
+    let registry = empty();
+    let patches = Rule::on("/uploads/").method("PATCH").times(1);
+    registry.add_rule(patches.fault(Fault::CutUploads(3)).fault(Fault::status(503)));
+    registry.add_rule(Rule::on("/uploads/").method("GET").fault(Fault::Header("range", Some("0-3".into()))));
+    let sent = client_of(&registry).push_stream(REPOSITORY, "text/plain", &open, 100).unwrap();
+    assert_eq!(registry.blob(&sent.digest.to_string()).unwrap(), BYTES);
+}
+
+#[test]
+fn an_upload_that_a_mount_has_begun_is_allowed_what_the_mount_was() {
+    // Everyone may read there, so nothing but the mount has wanted a token yet.
+    for content in [BYTES.to_vec(), vec![7; 300 << 10]] {
+        let registry =
+            registry::Registry::start(Options { auth: Auth::bearer_for("user", "s3cret"), ..Options::default() });
+        registry.add_rule(Rule::on("/blobs/sha256").method("HEAD").fault(Fault::status(404)));
+        let endpoint = with(endpoint(&registry, Role::Registry), Credential::password("user", "s3cret"));
+        let client = over(vec![endpoint]);
+        let blob = Descriptor::new("x", BlobDigest::of(&content), content.len() as u64);
+        assert!(!client.has_blob(REPOSITORY, &blob).unwrap());
+        let started = client.begin_upload(REPOSITORY, &blob, Some("other/app")).unwrap();
+        let UploadStart::Started(upload) = started else { panic!("there is nothing to mount") };
+        upload.send(&mut content.as_slice(), &UploadOptions::default()).unwrap();
+        assert_eq!(registry.blob(&blob.digest.to_string()).unwrap(), content);
+        // A token that is revoked before its time: what comes from a reader cannot answer, what is sent again can.
+        let again = vec![8; 300 << 10];
+        let blob = Descriptor::new("x", BlobDigest::of(&again), again.len() as u64);
+        let UploadStart::Started(upload) = client.begin_upload(REPOSITORY, &blob, None).unwrap() else { panic!() };
+        registry.expire_tokens();
+        let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(again.as_slice())) };
+        client.push_blob(REPOSITORY, &blob, Some(upload), &open, 100 << 10).unwrap();
+        assert_eq!(registry.blob(&blob.digest.to_string()).unwrap(), again);
+    }
+}
+
+#[test]
+fn a_registry_may_take_its_time_to_answer_what_it_was_sent() {
+    let registry = empty();
+    registry.add_rule(Rule::on("digest=").method("PUT").fault(Fault::Late(Duration::from_millis(1500))));
+    let options = set(insecure(), |options| {
+        options.timeouts.stall = Duration::from_millis(500);
+        options.timeouts.response = Duration::from_millis(500);
+    });
+    client_at(&registry.address(), &options).push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap();
+    let options = set(options, |options| options.timeouts.commit = Duration::from_millis(700));
+    let error = client_at(&registry.address(), &options).push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap_err();
+    assert!(matches!(&error, Error::Timeout { limit, .. } if limit.as_millis() == 700), "{error}");
+}
+
+#[test]
+fn a_push_that_nobody_wants_any_more_ends_in_the_middle_of_a_chunk() {
+    /// Cancels when it is first read, and never ends.
+    struct Endless(Registry);
+    impl Read for Endless {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.0.cancel();
+            into.fill(7);
+            Ok(into.len())
+        }
+    }
+    let registry = empty();
+    let client = client_of(&registry);
+    let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Endless(client.clone()))) };
+    let error = client.push_stream(REPOSITORY, "text/plain", &open, u64::MAX).unwrap_err();
+    assert!(matches!(error, Error::Cancelled { .. }), "{error}");
 }
 
 #[test]

@@ -352,14 +352,14 @@ fn a_push_that_fails_names_nothing() {
         sandbox.pull(&from);
         let before = sandbox.listing();
         for (rule, said) in [
-            (Rule::on("/uploads").method("POST").fault(Fault::status(403)), "403"),
-            (Rule::on("/uploads/").method("PATCH").fault(Fault::CutUploads(0)).fault(Fault::status(500)), "500"),
-            (Rule::on("digest=").method("PUT").fault(Fault::status(403)), "403"),
+            (Rule::on("/uploads").method("POST").fault(Fault::status(403)), "status 403"),
+            (Rule::on("/uploads/").method("PATCH").fault(Fault::CutUploads(0)).fault(Fault::status(500)), "status 500"),
+            (Rule::on("digest=").method("PUT").fault(Fault::status(403)), "status 403"),
             (
                 Rule::on("digest=").method("PUT").fault(Fault::Header("docker-content-digest", Some(digest(b"x")))),
                 "digest",
             ),
-            (Rule::on("/manifests/").method("PUT").fault(Fault::status(400)), "400"),
+            (Rule::on("/manifests/").method("PUT").fault(Fault::status(400)), "status 400"),
         ] {
             let there = Hub::new();
             there.registry.add_rule(rule.clone());
@@ -367,8 +367,9 @@ fn a_push_that_fails_names_nothing() {
             let output = push(&sandbox, &["--retry=0", &from, &to]);
             assert!(output.code == 1 && output.stderr.contains(said), "{rule:?}: {}", output.stderr);
             assert_eq!(output.stdout, "");
-            if !said.contains("400") {
-                assert!(there.registry.manifest("copy", "1").is_none());
+            // The registry has taken what it refuses then, and layers that had arrived are remembered.
+            if said != "status 400" {
+                assert!(there.registry.manifest("copy", "1").is_none(), "{rule:?}");
                 sandbox.listing().assert_same(&before);
             }
         }
@@ -420,9 +421,6 @@ fn what_is_damaged_here_is_not_pushed() {
         let mut bytes = fs::read(&tar).unwrap();
         bytes[600] ^= 1;
         fs::write(&tar, &bytes).unwrap();
-        let to = format!("{}/second:1", Hub::new().registry.address());
-        let output = push(&sandbox, &["--compress=zstd", "--retry=0", &from, &to]);
-        assert_eq!(output.code, 1, "{}", output.stderr);
         let there = Hub::new();
         let output = push(&sandbox, &["--compress=zstd", &from, &format!("{}/second:1", there.registry.address())]);
         let is_named = output.stderr.contains("damaged") && output.stderr.contains(&image.diff_ids[0]);

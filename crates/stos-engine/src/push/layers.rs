@@ -20,6 +20,9 @@ use crate::build::plain_layer;
 use crate::error::{Error, Result};
 use crate::pull::PullProgress;
 
+/// How many repositories are asked for one blob: each that does not give it costs a round trip or two.
+const SIBLINGS_MAX: usize = 4;
+
 /// The layers of an image on their way. Progress calls them by the blobs that the image's manifest names, as whatever they go.
 pub(super) struct LayerPush<'a> {
     pub engine: &'a Engine,
@@ -83,6 +86,7 @@ impl LayerPush<'_> {
                 self.progress.layer_done(shown, true);
                 return done(Way::Present);
             }
+            let is_kept = self.is_kept(&blob);
             let mut upload = None;
             for from in &candidate.siblings {
                 match self.target.mount(&blob, from)? {
@@ -90,10 +94,14 @@ impl LayerPush<'_> {
                         self.progress.layer_done(shown, true);
                         return done(Way::Mounted);
                     }
-                    UploadStart::Started(started) => upload = Some(started),
+                    UploadStart::Started(started) if is_kept => {
+                        upload = Some(started);
+                        break;
+                    }
+                    UploadStart::Started(started) => started.abandon(),
                 }
             }
-            if self.is_kept(&blob) {
+            if is_kept {
                 self.send_kept(&blob, shown, upload)?;
                 self.progress.layer_done(shown, false);
                 self.note(diff_id, &blob, compression);
@@ -153,9 +161,12 @@ impl LayerPush<'_> {
     ) -> Candidate {
         let came_from = kept.filter(|kept| kept.blob == blob.digest).map(|kept| kept.source.as_str());
         let sent_to = sent.iter().filter(|known| known.digest == blob.digest).map(|known| known.place.as_str());
-        let mut siblings: Vec<String> =
-            came_from.into_iter().chain(sent_to).filter_map(|it| self.target.sibling(it)).collect();
-        siblings.dedup();
+        let mut siblings = Vec::new();
+        for sibling in came_from.into_iter().chain(sent_to).filter_map(|place| self.target.sibling(place)) {
+            if siblings.len() < SIBLINGS_MAX && !siblings.contains(&sibling) {
+                siblings.push(sibling);
+            }
+        }
         Candidate { blob, compression, siblings }
     }
 
