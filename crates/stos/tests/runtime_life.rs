@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's life by runc's command line: create, start, state, kill, delete, and what each refuses.
+
+mod runtime_scene;
+
+use runtime_scene::{Runtime, output};
+use serde_json::json;
+use stos_testkit::guard::Need;
+use stos_testkit::require;
+
+#[test]
+fn a_life() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "echo in the bundle; hostname"]);
+    bundle.set("/annotations", json!({"a.example/key": "value"}));
+    let id = runtime.id("life");
+    let created = runtime.create(&bundle, &id);
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    let state = runtime.state(&id);
+    assert_eq!((&state["status"], &state["id"]), (&json!("created"), &json!(id)));
+    assert_eq!(state["bundle"], json!(bundle.dir.canonicalize().unwrap()));
+    assert_eq!(state["annotations"]["a.example/key"], "value");
+    assert!(state["pid"].as_i64().unwrap() > 0 && state["ociVersion"].as_str().unwrap().starts_with("1."));
+    assert_eq!(runtime.said(&id), "", "nothing runs before the start");
+    assert_ne!(runtime.create(&bundle, &id).code, 0, "the id is taken");
+    runtime.ok(&["start", &id]);
+    runtime.wait_for(&id, "stopped");
+    assert_eq!(runtime.said(&id), "in the bundle\nruntime\n");
+    assert_ne!(runtime.run(&["start", &id]).code, 0, "it has ended");
+    runtime.ok(&["delete", &id]);
+    assert_ne!(runtime.run(&["state", &id]).code, 0);
+    assert_ne!(runtime.run(&["delete", &id]).code, 0);
+    runtime.ok(&["delete", "--force", &id]);
+}
+
+#[test]
+fn run_gives_the_exit_code_and_leaves_nothing() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "echo out; echo err >&2; exit 11"]);
+    let ran = runtime.run_bundle(&bundle, "run");
+    assert_eq!((ran.code, ran.stdout.as_str()), (11, "out\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("err\n"), "{}", ran.stderr);
+    // The first process of a pid namespace ends by no signal of its own.
+    let own: Vec<_> = bundle.config()["linux"]["namespaces"].as_array().unwrap().clone();
+    bundle.set("/linux/namespaces", own.into_iter().filter(|it| it["type"] != "pid").collect());
+    bundle.set("/process/args", json!(["sh", "-c", "kill -9 $$"]));
+    assert_eq!(runtime.run_bundle(&bundle, "killed").code, 137);
+    assert_eq!(runtime.ok(&["list", "--quiet"]).trim(), "");
+    // Where no bundle is named it is the current directory.
+    bundle.set("/process/args", json!(["echo", "from here"]));
+    let ran = output(runtime.command().current_dir(&bundle.dir).args(["run", &runtime.id("here")]));
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "from here\n"), "{}", ran.stderr);
+}
+
+#[test]
+fn kill_sends_the_signal_and_delete_wants_an_end() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "trap 'echo usr1' USR1; echo ready; while :; do sleep 0.05; done"]);
+    let id = runtime.started(&bundle, "kill");
+    assert_eq!(runtime.status(&id), "running");
+    runtime_scene::eventually(|| runtime.said(&id).contains("ready"));
+    runtime.ok(&["kill", &id, "USR1"]);
+    runtime_scene::eventually(|| runtime.said(&id).contains("usr1"));
+    assert_ne!(runtime.run(&["delete", &id]).code, 0, "it runs");
+    runtime.ok(&["kill", &id, "9"]);
+    runtime.wait_for(&id, "stopped");
+    assert_ne!(runtime.run(&["kill", &id, "TERM"]).code, 0, "it has ended");
+    runtime.ok(&["delete", &id]);
+    let id = runtime.started(&bundle, "forced");
+    runtime.ok(&["delete", "--force", &id]);
+    assert_ne!(runtime.run(&["state", &id]).code, 0);
+}
+
+#[test]
+fn an_id_is_a_name_and_no_path() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh"]);
+    for id in ["..", ".", "a/b", "../x", &"x".repeat(1025)] {
+        assert_ne!(output(runtime.command().args(["create", "--bundle"]).arg(&bundle.dir).arg(id)).code, 0, "{id}");
+    }
+}
