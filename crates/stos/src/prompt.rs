@@ -6,6 +6,7 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use anyhow::{Context, bail};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use stos_config::Secret;
+use stos_spec::text::shown;
 
 /// The most of an answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 << 10;
@@ -21,7 +22,8 @@ pub struct Interrupted;
 /// Where standard input ends, or is no terminal: then `otherwise` says what to do.
 pub fn user(usual: Option<&str>, otherwise: &str) -> anyhow::Result<String> {
     expect_terminal("the user", otherwise)?;
-    say(&usual.map_or_else(|| "Username: ".to_owned(), |usual| format!("Username ({usual}): ")));
+    // It is from a file or a helper.
+    say(&usual.map_or_else(|| "Username: ".to_owned(), |usual| format!("Username ({}): ", shown(usual))));
     let mut answer = String::new();
     let length = io::stdin().lock().take(ANSWER_MAX as u64).read_line(&mut answer).context("cannot read the user")?;
     match (answer.trim(), usual) {

@@ -291,6 +291,7 @@ fn options_that_make_no_sense_are_refused_and_show_nothing() {
     require!(Need::Root, Need::Binary);
     let sandbox = Sandbox::new();
     let creds = format!("{USER}:{PASSWORD}");
+    let address_with_user = format!("https://{creds}@r.example/");
     for (arguments, code, said) in [
         (&["pull", "--creds", &format!(":{PASSWORD}"), "r.example/x"][..], 1, "--creds"),
         (&["run", "--creds", &format!(":{PASSWORD}"), "r.example/x"], 125, "--creds"),
@@ -307,6 +308,8 @@ fn options_that_make_no_sense_are_refused_and_show_nothing() {
         (&["login"], 1, "hint: name the registry"),
         (&["logout"], 1, "hint: name the registry"),
         (&["logout", "--all", "r.example"], 1, "--all"),
+        (&["login", &address_with_user], 1, "HOST"),
+        (&["login", &address_with_user["https://".len()..]], 1, "HOST"),
     ] {
         let refused = sandbox.run(arguments);
         assert!(refused.code == code && refused.stderr.contains(said), "{arguments:?}: {refused:?}");
@@ -334,9 +337,11 @@ fn who_lists_processes_sees_no_password() {
     registry.add_rule(Rule::on("/v2/").fault(Fault::SlowHeader(Duration::from_secs(10))));
     let sandbox = Sandbox::new();
     let (address, creds) = (registry.address(), format!("{USER}:{PASSWORD}"));
+    let short = format!("-p={PASSWORD}");
     let (joined, reference) = (format!("--creds={creds}"), format!("{address}/team/app:1"));
     for (arguments, hidden) in [
         (&["login", "--tls-verify=false", "-u", USER, "-p", PASSWORD, &address][..], PASSWORD),
+        (&["login", "--tls-verify=false", "-u", USER, &short, &address], PASSWORD),
         (&["pull", "--tls-verify=false", "--creds", &creds, &reference], &creds),
         (&["run", "--tls-verify=false", &joined, &reference], &creds),
     ] {
@@ -418,6 +423,13 @@ fn on_a_terminal_it_asks_and_the_password_is_not_seen() {
     terminal.answer("Password of stos: ", &format!("{PASSWORD}\n"));
     let (code, seen) = terminal.end();
     assert!(code == Some(0) && seen.contains(&image.manifest.digest) && !seen.contains(PASSWORD), "{seen:?}");
+    // A name that is stored is shown as text.
+    let stored = put(&sandbox, "odd.json", &format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"YRtbMkpiOng=\"}}}}}}"));
+    let login = ["login", "--tls-verify=false", "--authfile", stored.to_str().unwrap(), &address];
+    let mut terminal = Terminal::start(&sandbox, &login);
+    terminal.answer("Username (a\\u{1b}[2Jb): ", "\n");
+    terminal.answer("Password: ", "\u{3}");
+    assert!(!terminal.end().1.contains("\u{1b}[2J"));
     // Ctrl-C ends it, and gives the terminal back as it was: stty tells.
     let mut terminal = Terminal::start(&sandbox, &[&pull[..], &["; echo code=$?; stty -a"]].concat());
     terminal.answer("Password of stos: ", "corr\u{3}");

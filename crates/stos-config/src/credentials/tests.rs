@@ -402,6 +402,29 @@ fn a_helper_that_is_missing_is_named() {
 }
 
 #[test]
+fn a_store_that_fails_is_passed_over() {
+    let system = System::new(&[
+        (DOCKER, r#"{"credsStore": "s", "credHelpers": {"own.example": "s"}}"#),
+        ("home/.dockercfg", &format!(r#"{{"late.example": {}}}"#, basic("u:p"))),
+    ]);
+    for (script, said) in [
+        ("echo 'no bus' >&2; exit 1", "docker-credential-s get failed for r.example (exit status: 1): no bus"),
+        ("echo hunter2", "docker-credential-s get for r.example: expected a JSON object"),
+        ("yes hunter2", "docker-credential-s get for r.example: expected at most 64 KiB"),
+    ] {
+        system.helper("s", script);
+        let found = system.find("r.example/x").unwrap();
+        let [passed_over @ PassedOver::StoreFailed { place, .. }] = &found.passed_over[..] else { panic!("{found:?}") };
+        assert_eq!((found.credential, place.key.as_str()), (None, "credsStore"));
+        let told = passed_over.to_string();
+        assert!(told.contains("config.json: credsStore: ") && told.contains(said) && !told.contains("hunter2"), "{told}");
+        // Other files are looked at, and who is named for a registry must answer.
+        assert!(system.told("late.example").starts_with("u:p"));
+        assert!(system.find("own.example").is_err());
+    }
+}
+
+#[test]
 fn a_helper_that_cannot_be_run_is_told() {
     let system = System::new(&[(PODMAN, r#"{"credHelpers": {"r.example": "h"}}"#)]);
     let path = system.put("bin/docker-credential-h", "#!/no/such/interpreter\n");
