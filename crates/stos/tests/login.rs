@@ -394,6 +394,21 @@ impl Terminal {
         self.script.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Sends a signal to the command, and to nobody else on the terminal.
+    fn signal(&self, sandbox: &Sandbox, signal: &str) {
+        let stos = sandbox.command().get_program().to_owned();
+        let root = sandbox.data_root();
+        let is_it = |process: &std::path::Path| {
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            words.next() == Some(stos.as_encoded_bytes()) && words.any(|word| word == root.as_os_str().as_encoded_bytes())
+        };
+        let mut processes = fs::read_dir("/proc").unwrap().map(|process| process.unwrap().path());
+        let found = processes.find(|process| is_it(process)).unwrap();
+        let pid = found.file_name().unwrap().to_str().unwrap();
+        assert_eq!(output(Command::new("kill").args(["-s", signal, pid])).code, 0);
+    }
+
     fn end(mut self) -> (Option<i32>, String) {
         let mut rest = Vec::new();
         self.script.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
@@ -438,4 +453,25 @@ fn on_a_terminal_it_asks_and_the_password_is_not_seen() {
         seen.contains("code=130") && seen.contains(" echo ") && seen.contains(" icanon") && !seen.contains("corr"),
         "{seen:?}"
     );
+}
+
+#[test]
+fn a_signal_at_the_question_leaves_a_terminal_that_shows_what_is_typed() {
+    require!(Need::Root, Need::Binary, Need::Tool("script"));
+    let sandbox = Sandbox::new();
+    for (command, question) in [
+        (&["login", "-u", USER, "r.example"][..], "Password: "),
+        // This one becomes another program then.
+        (&["pull", "--creds", USER, "r.example/x"], "Password of stos: "),
+    ] {
+        for (signal, code) in [("HUP", 129), ("INT", 130), ("QUIT", 131), ("TERM", 143)] {
+            let mut terminal = Terminal::start(&sandbox, &[command, &["; echo code=$?; stty -a"]].concat());
+            terminal.answer(question, "");
+            terminal.signal(&sandbox, signal);
+            let (_, seen) = terminal.end();
+            for expected in [&format!("code={code}"), " echo ", " icanon"] {
+                assert!(seen.contains(expected), "{command:?} {signal} {expected:?}: {seen:?}");
+            }
+        }
+    }
 }
