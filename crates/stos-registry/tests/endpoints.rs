@@ -221,7 +221,7 @@ fn identity(certificates: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Client
 }
 
 #[test]
-fn a_client_certificate_is_shown_in_either_form() {
+fn a_client_certificate_is_shown() {
     let clients = ClientAuthority::new();
     let registry = for_clients(&clients);
     let with_identity = |identity: Option<ClientIdentity>| {
@@ -231,25 +231,21 @@ fn a_client_certificate_is_shown_in_either_form() {
     };
     let error = with_identity(None).unwrap_err();
     assert!(matches!(error, Error::Tls { .. } | Error::Unreachable { .. } | Error::Protocol { .. }), "{error}");
-    for identity in [
-        identity(clients.certificate_pem.clone(), clients.key_pem.clone()),
-        identity(clients.certificate_der.clone(), clients.key_der.clone()),
-        identity(clients.certificate_pem.clone(), clients.key_der.clone()),
-    ] {
-        assert_eq!(with_identity(Some(identity)).unwrap(), LAYER);
-    }
+    let good = identity(clients.certificate_der.clone(), clients.key_der.clone());
+    assert_eq!(with_identity(Some(good)).unwrap(), LAYER);
     // Another's key, no key, no certificate: told before anything is asked.
     let other = ClientAuthority::new();
     registry.take_requests();
-    for (identity, option) in [
-        (identity(clients.certificate_pem.clone(), other.key_pem.clone()), "client key"),
-        (identity(clients.certificate_pem.clone(), "nonsense"), "client key"),
-        (identity(clients.certificate_pem.clone(), [0x30, 1]), "client key"),
-        (identity("nonsense", clients.key_pem.clone()), "client certificate"),
-        (identity([0x30, 1], clients.key_der.clone()), "client key"),
+    for identity in [
+        identity(clients.certificate_der.clone(), other.key_der.clone()),
+        identity(clients.certificate_der.clone(), clients.key_pem.clone()),
+        identity(clients.certificate_der.clone(), "nonsense"),
+        identity(clients.certificate_der.clone(), [0x30, 1]),
+        identity("nonsense", clients.key_der.clone()),
+        identity([0x30, 1], clients.key_der.clone()),
     ] {
         let error = with_identity(Some(identity)).unwrap_err();
-        assert!(matches!(&error, Error::BadOption { option: found, .. } if *found == option), "{option}: {error}");
+        assert!(matches!(&error, Error::BadOption { option: "client key", .. }), "{error}");
         assert!(!all_text(&error).contains("PRIVATE KEY"), "{error}");
     }
     assert!(registry.requests().is_empty());
@@ -262,7 +258,7 @@ fn a_client_certificate_is_shown_to_nobody_else() {
     let target = format!("{}/v2/{REPOSITORY}/blobs/{}", other.base_url(), layer().digest);
     registry.add_rule(Rule::on("/blobs/").fault(Fault::redirect(target)));
     let mut first = endpoint(&registry, Role::Registry);
-    first.identity = Some(identity(clients.certificate_pem.clone(), clients.key_pem.clone()));
+    first.identity = Some(identity(clients.certificate_der.clone(), clients.key_der.clone()));
     first.extra_roots.push(other.ca_der().unwrap().to_vec());
     let error = fetch_layer(&over(vec![first.clone()])).unwrap_err();
     assert!(error.to_string().contains(&other.address()), "{error}");
@@ -273,19 +269,28 @@ fn a_client_certificate_is_shown_to_nobody_else() {
 }
 
 #[test]
-fn authorities_are_taken_in_pem_as_well() {
-    let (registry, other) = (registry(true, Auth::Open), registry(true, Auth::Open));
-    let mut endpoint = endpoint(&registry, Role::Registry);
-    // Several in one file, with words between them.
-    let pem = format!("the first\n{}\nthe second\n{}", other.ca_pem().unwrap(), registry.ca_pem().unwrap());
-    endpoint.extra_roots = vec![pem.into_bytes()];
-    assert_eq!(fetch_layer(&over(vec![endpoint.clone()])).unwrap(), LAYER);
-    for roots in [&b""[..], b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &[0x30, 1]]
-    {
-        endpoint.extra_roots = vec![roots.to_vec()];
-        let error = fetch_layer(&over(vec![endpoint.clone()])).unwrap_err();
+fn authorities_that_cannot_be_used_are_a_mirrors_own_affair() {
+    let (mirror, registry) = (registry(true, Auth::Open), registry(true, Auth::Open));
+    let good = endpoint(&registry, Role::Registry);
+    let with_roots = |endpoint: &Endpoint, roots| {
+        let mut endpoint = endpoint.clone();
+        endpoint.extra_roots = roots;
+        endpoint
+    };
+    let several = with_roots(&good, vec![der(&mirror), der(&registry)]);
+    assert_eq!(fetch_layer(&over(vec![several])).unwrap(), LAYER);
+    for root in [&b""[..], b"nonsense", mirror.ca_pem().unwrap().as_bytes(), &[0x30, 1]] {
+        let bad = |endpoint: &Endpoint| with_roots(endpoint, vec![root.to_vec()]);
+        let error = fetch_layer(&over(vec![bad(&good)])).unwrap_err();
         assert!(matches!(error, Error::BadOption { option: "extra_roots", .. }), "{error}");
+        let client = over(vec![bad(&endpoint(&mirror, Role::Mirror)), good.clone()]);
+        assert_eq!(fetch_layer(&client).unwrap(), LAYER);
     }
+    assert!(mirror.requests().is_empty());
+}
+
+fn der(registry: &registry::Registry) -> Vec<u8> {
+    registry.ca_der().unwrap().to_vec()
 }
 
 fn through(registry: &registry::Registry, proxies: impl Proxies + 'static) -> Endpoint {
