@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::request::Builder;
@@ -98,6 +99,10 @@ impl Transport {
             request = request.header(name, value);
         }
         let agent = self.agent(url)?;
+        let patience = match payload {
+            Payload::None => self.options.timeouts.response,
+            Payload::Bytes(_) | Payload::Reader(..) => self.options.timeouts.commit,
+        };
         let answer = match payload {
             Payload::None => agent.run(request.body(()).map_err(bad)?),
             Payload::Bytes(mut bytes) => {
@@ -106,7 +111,7 @@ impl Transport {
             }
             Payload::Reader(reader, size) => self.send_body(&agent, request, reader, size).map_err(bad)?,
         };
-        answer.map_err(|error| self.explain(error, url))
+        answer.map_err(|error| self.explain(error, url, patience))
     }
 
     /// Sends a body. A registry may take its time before it says what it thinks of it.
@@ -211,7 +216,8 @@ impl Transport {
             .build()
     }
 
-    fn explain(&self, error: ureq::Error, url: &Url) -> Error {
+    /// Tells what the library's error means of a request whose answer was waited for with so much patience.
+    fn explain(&self, error: ureq::Error, url: &Url, patience: Duration) -> Error {
         let host = || match self.proxy_used(url) {
             Some(proxy) => format!("{} through the proxy {proxy}", url.authority()),
             None => url.authority().to_owned(),
@@ -238,6 +244,7 @@ impl Transport {
             ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
                 Error::Timeout { url: url.shown(), limit: timeouts.stall }
             }
+            ureq::Error::Timeout(Timeout::RecvResponse) => Error::Timeout { url: url.shown(), limit: patience },
             ureq::Error::Timeout(_) => Error::Timeout { url: url.shown(), limit: timeouts.response },
             ureq::Error::LargeResponseHeader(..) => {
                 Error::Protocol { url: url.shown(), reason: format!("its header is larger than {HEADER_MAX} bytes") }

@@ -184,6 +184,11 @@ impl ShownUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Leaves the scheme out, where nobody knows yet which one will be spoken.
+    pub(crate) fn without_scheme(&self) -> Self {
+        Self(self.0.split_once("://").map_or(self.0.as_str(), |(_, rest)| rest).to_owned())
+    }
 }
 
 impl fmt::Display for ShownUrl {

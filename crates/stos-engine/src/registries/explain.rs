@@ -100,7 +100,8 @@ pub struct ExplainedEndpoint {
     pub certificates: ExplainedCertificates,
     /// The way there over HTTPS.
     pub proxy: ExplainedProxy,
-    /// The way there over plain HTTP, which is tried after HTTPS where TLS is not verified.
+    /// The way there over plain HTTP, which is tried too where TLS is not verified: after HTTPS, or before it on loopback, unless this way
+    /// leads through a proxy.
     pub proxy_of_http: Option<ExplainedProxy>,
     /// Who asks, should it want to know.
     pub credential: ExplainedCredential,
