@@ -85,7 +85,8 @@ fn asked(
     credential_options: &CredentialOptions,
     retry: u32,
 ) -> anyhow::Result<registries::ConnectionOptions> {
-    let ask = |user: &str| prompt::password(&format!("Password of {}: ", shown(user)), "give it as --creds USER:PASSWORD");
+    let ask =
+        |user: &str| prompt::password(&format!("Password of {}: ", shown(user)), "give it as --creds USER:PASSWORD");
     let mut connection = connection(options, credential(credential_options, ask)?);
     connection.client.retry.tries = retry + 1;
     Ok(connection)

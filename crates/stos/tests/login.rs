@@ -401,7 +401,8 @@ impl Terminal {
         let is_it = |process: &std::path::Path| {
             let line = fs::read(process.join("cmdline")).unwrap_or_default();
             let mut words = line.split(|byte| *byte == 0);
-            words.next() == Some(stos.as_encoded_bytes()) && words.any(|word| word == root.as_os_str().as_encoded_bytes())
+            words.next() == Some(stos.as_encoded_bytes())
+                && words.any(|word| word == root.as_os_str().as_encoded_bytes())
         };
         let mut processes = fs::read_dir("/proc").unwrap().map(|process| process.unwrap().path());
         let found = processes.find(|process| is_it(process)).unwrap();
@@ -439,7 +440,8 @@ fn on_a_terminal_it_asks_and_the_password_is_not_seen() {
     let (code, seen) = terminal.end();
     assert!(code == Some(0) && seen.contains(&image.manifest.digest) && !seen.contains(PASSWORD), "{seen:?}");
     // A name that is stored is shown as text.
-    let stored = put(&sandbox, "odd.json", &format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"YRtbMkpiOng=\"}}}}}}"));
+    let stored =
+        put(&sandbox, "odd.json", &format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"YRtbMkpiOng=\"}}}}}}"));
     let login = ["login", "--tls-verify=false", "--authfile", stored.to_str().unwrap(), &address];
     let mut terminal = Terminal::start(&sandbox, &login);
     terminal.answer("Username (a\\u{1b}[2Jb): ", "\n");

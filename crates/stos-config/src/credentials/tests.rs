@@ -383,7 +383,8 @@ fn a_helper_that_does_not_end_is_ended() {
         Err(_) => true,
     };
     if helper::is_on_terminal() {
-        rustix::process::kill_process(Pid::from_raw(other.parse().unwrap()).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(Pid::from_raw(other.parse().unwrap()).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
     }
     while !is_over() {
         std::thread::yield_now();
@@ -430,7 +431,10 @@ fn a_store_that_fails_is_passed_over() {
         let [passed_over @ PassedOver::StoreFailed { place, .. }] = &found.passed_over[..] else { panic!("{found:?}") };
         assert_eq!((found.credential, place.key.as_str()), (None, "credsStore"));
         let told = passed_over.to_string();
-        assert!(told.contains("config.json: credsStore: ") && told.contains(said) && !told.contains("hunter2"), "{told}");
+        assert!(
+            told.contains("config.json: credsStore: ") && told.contains(said) && !told.contains("hunter2"),
+            "{told}"
+        );
         // Other files are looked at, and who is named for a registry must answer.
         assert!(system.told("late.example").starts_with("u:p"));
         assert!(system.find("own.example").is_err());

@@ -113,7 +113,9 @@ fn is_not_found(error: &RegistryError) -> bool {
 /// Tells whether something else lies where it was asked for.
 fn is_other(error: &RegistryError) -> bool {
     match error {
-        RegistryError::DigestMismatch { .. } | RegistryError::SizeMismatch { .. } | RegistryError::TooLong { .. } => true,
+        RegistryError::DigestMismatch { .. } | RegistryError::SizeMismatch { .. } | RegistryError::TooLong { .. } => {
+            true
+        }
         RegistryError::AllEndpoints { last, .. } => is_other(last),
         _ => false,
     }
