@@ -12,6 +12,8 @@
 //! containers/image). HOST is written as in the reference: with the port that stands there, and without one where none does.
 //!
 //! `*.crt` are authorities, trusted besides the system's. `NAME.cert` with `NAME.key` is a client's certificate and key.
+//!
+//! Here files become DER, of which each is read as TLS will read it: what cannot be used is told with its file.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +41,8 @@ pub struct HostCertificates {
 pub struct Authority {
     /// The file.
     pub path: PathBuf,
-    /// The certificates, in DER; at least one. They are not checked further.
+    /// The certificates, in DER; at least one. Each can be read; whether it is an authority's, and whether it still holds, is not
+    /// checked.
     pub certificates: Vec<Vec<u8>>,
 }
 
@@ -50,7 +53,7 @@ pub struct ClientCertificate {
     pub certificate_path: PathBuf,
     /// The key's file.
     pub key_path: PathBuf,
-    /// The certificate and what it is signed with, in DER; at least one.
+    /// The certificate and what it is signed with, in DER; at least one. Each can be read.
     pub chain: Vec<Vec<u8>>,
     /// The private key, in DER: PKCS#8, PKCS#1 or SEC 1. That it belongs to the certificate is not checked.
     pub key: Secret<Vec<u8>>,
@@ -122,15 +125,23 @@ fn read(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
 fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     let unfit = |expected| Error::Certificate { path: path.to_owned(), expected };
     // DER begins with a SEQUENCE of a length of two bytes. No text does.
-    if bytes.starts_with(&[0x30, 0x82]) {
-        return Ok(vec![bytes.to_vec()]);
+    let (found, expected) = match bytes.starts_with(&[0x30, 0x82]) {
+        true => (Ok(vec![CertificateDer::from(bytes)]), "a whole X.509 certificate in DER"),
+        false => (CertificateDer::pem_slice_iter(bytes).collect(), "whole X.509 certificates in PEM"),
+    };
+    let found: Vec<_> = found.map_err(|_: PemError| unfit(expected))?;
+    if found.is_empty() {
+        return Err(unfit("a certificate in PEM (-----BEGIN CERTIFICATE-----)"));
     }
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-    let found = found.map_err(|_| unfit("whole certificates in PEM"))?;
-    match found.is_empty() {
-        true => Err(unfit("a certificate in PEM (-----BEGIN CERTIFICATE-----)")),
-        false => Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect()),
+    match found.iter().all(is_certificate) {
+        true => Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect()),
+        false => Err(unfit(expected)),
     }
+}
+
+/// Tells whether a certificate can be read, by the reader that TLS has (`RootCertStore::add` of rustls).
+fn is_certificate(certificate: &CertificateDer<'_>) -> bool {
+    webpki::anchor_from_trusted_cert(certificate).is_ok()
 }
 
 fn private_key(path: &Path, bytes: &[u8]) -> Result<Secret<Vec<u8>>, Error> {
@@ -140,21 +151,45 @@ fn private_key(path: &Path, bytes: &[u8]) -> Result<Secret<Vec<u8>>, Error> {
         return Err(unfit("a private key that is not encrypted: nobody is asked for its password"));
     }
     match PrivateKeyDer::from_pem_slice(bytes) {
-        Ok(key) => Ok(Secret::new(key.secret_der().to_vec())),
+        Ok(key) if is_sequence(key.secret_der()) => Ok(Secret::new(key.secret_der().to_vec())),
+        Ok(_) => Err(unfit("a whole private key in PEM")),
         Err(PemError::NoItemsFound) => Err(unfit("a private key in PEM (-----BEGIN PRIVATE KEY-----)")),
         Err(_) => Err(unfit("a whole private key in PEM")),
     }
 }
 
+/// Tells whether bytes are one whole SEQUENCE of DER (X.690, 8.1), as each form of a key is.
+fn is_sequence(bytes: &[u8]) -> bool {
+    let [0x30, length, rest @ ..] = bytes else { return false };
+    let (digits, content) = match length & 0x80 {
+        0 => (&[*length][..], rest),
+        _ => match rest.split_at_checked(usize::from(length & 0x7f)) {
+            Some((digits, content)) if digits.len() <= 4 => (digits, content),
+            _ => return false,
+        },
+    };
+    digits.iter().fold(0, |length, digit| length << 8 | u64::from(*digit)) == content.len() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::LazyLock;
 
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use tempfile::TempDir;
 
     use super::*;
 
     const HOST: &str = "r.example:5000";
+
+    static MADE: LazyLock<rcgen::CertifiedKey<rcgen::KeyPair>> =
+        LazyLock::new(|| rcgen::generate_simple_self_signed(["r.example".to_owned()]).unwrap());
+
+    fn certificate() -> String {
+        MADE.cert.pem()
+    }
 
     fn pem(label: &str, bytes: &str) -> String {
         format!("-----BEGIN {label}-----\n{bytes}\n-----END {label}-----\n")
@@ -180,35 +215,36 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(load(&root).unwrap(), HostCertificates::default());
         let directory = "etc/containers/certs.d/r.example:5000";
-        let authority =
-            put(&root, &format!("{directory}/ca.crt"), format!("words\n{0}{0}", pem("CERTIFICATE", "AAEC")));
-        let der = put(&root, &format!("{directory}/der.crt"), [0x30, 0x82, 0, 1, 7]);
-        let chain = format!("{}{}", pem("CERTIFICATE", "AAEC"), pem("CERTIFICATE", "AwQF"));
-        let certificate = put(&root, &format!("{directory}/me.cert"), chain);
-        let key = put(&root, &format!("{directory}/me.key"), pem("EC PRIVATE KEY", "BgcI"));
+        // As `openssl s_client -showcerts` writes them: text that begins like DER.
+        let text = format!("0 s:CN = r.example\n{0}{0}", self::certificate());
+        let authority = put(&root, &format!("{directory}/ca.crt"), text);
+        let one = MADE.cert.der().to_vec();
+        let der = put(&root, &format!("{directory}/der.crt"), &one);
+        let certificate = put(&root, &format!("{directory}/me.cert"), self::certificate().repeat(2));
+        let key = put(&root, &format!("{directory}/me.key"), pem("EC PRIVATE KEY", "MAMCAQc="));
         put(&root, &format!("{directory}/README"), "x");
         put(&root, "etc/docker/certs.d/r.example:5000/broken.crt", "x");
         let found = load(&root).unwrap();
         assert_eq!(found.directory, Some(root.path().join(directory)));
         let expected = [
-            Authority { path: authority, certificates: vec![vec![0, 1, 2], vec![0, 1, 2]] },
-            Authority { path: der, certificates: vec![vec![0x30, 0x82, 0, 1, 7]] },
+            Authority { path: authority, certificates: vec![one.clone(), one.clone()] },
+            Authority { path: der, certificates: vec![one.clone()] },
         ];
         assert_eq!(found.authorities, expected);
         let client = ClientCertificate {
             certificate_path: certificate,
             key_path: key,
-            chain: vec![vec![0, 1, 2], vec![3, 4, 5]],
-            key: Secret::new(vec![6, 7, 8]),
+            chain: vec![one.clone(), one],
+            key: Secret::new(vec![0x30, 3, 2, 1, 7]),
         };
         assert_eq!(found.clients, [client]);
-        assert!(!format!("{found:?}").contains("[6, 7, 8]"));
+        assert!(!format!("{found:?}").contains("[48, 3, 2, 1, 7]"));
     }
 
     #[test]
     fn real_ones_are_read() {
         let root = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(["r.example".to_owned()]).unwrap();
+        let made = &*MADE;
         let certificate = put(&root, "etc/docker/certs.d/r.example:5000/me.cert", made.cert.pem());
         fs::copy(&certificate, certificate.with_extension("crt")).unwrap();
         put(&root, "etc/docker/certs.d/r.example:5000/me.key", made.signing_key.serialize_pem());
@@ -223,7 +259,7 @@ mod tests {
         for (directory, count) in
             [("etc/docker/certs.d", 1), ("etc/containers/certs.d", 2), ("home/.config/containers/certs.d", 3)]
         {
-            let text = pem("CERTIFICATE", "AAEC").repeat(count);
+            let text = certificate().repeat(count);
             put(&root, &format!("{directory}/{HOST}/ca.crt"), text);
             assert_eq!(load(&root).unwrap().authorities[0].certificates.len(), count);
         }
@@ -241,7 +277,7 @@ mod tests {
     fn partners_are_named() {
         for (there, missing) in [("me.cert", "me.key"), ("me.key", "me.cert")] {
             let root = tempfile::tempdir().unwrap();
-            put(&root, &format!("etc/containers/certs.d/{HOST}/{there}"), pem("CERTIFICATE", "AAEC"));
+            put(&root, &format!("etc/containers/certs.d/{HOST}/{there}"), certificate());
             let Err(Error::MissingPartner { path, partner, .. }) = load(&root) else { panic!("{there}") };
             assert!(path.ends_with(there) && partner.ends_with(missing));
         }
@@ -251,11 +287,20 @@ mod tests {
     fn what_is_no_certificate_is_an_error() {
         let broken = "-----BEGIN CERTIFICATE-----\nAAEC\n";
         let encrypted = pem("ENCRYPTED PRIVATE KEY", "AAEC");
-        let good = pem("CERTIFICATE", "AAEC");
+        let good = certificate();
+        let der = MADE.cert.der();
+        let cut = STANDARD.encode(&der[..der.len() - 1]);
         for (name, text, partner) in [
             ("ca.crt", "hunter2", None),
             ("ca.crt", "", None),
             ("ca.crt", broken, None),
+            // PEM of what is none, of half a one, and of one after a good one.
+            ("ca.crt", &pem("CERTIFICATE", "AAEC"), None),
+            ("ca.crt", &pem("CERTIFICATE", &cut), None),
+            ("ca.crt", &format!("{good}{}", pem("CERTIFICATE", "AAEC")), None),
+            ("me.cert", &pem("CERTIFICATE", "AAEC"), Some(&*MADE.signing_key.serialize_pem())),
+            ("me.cert", &good, Some(&*pem("PRIVATE KEY", "AAEC"))),
+            ("me.cert", &good, Some(&*pem("PRIVATE KEY", "MAQCAQc="))),
             ("ca.crt", &pem("CERTIFICATE", "hunter2!"), None),
             ("ca.crt", &pem("PRIVATE KEY", "AAEC"), None),
             ("me.cert", &good, Some("hunter2")),
@@ -272,6 +317,9 @@ mod tests {
             assert!(!error.to_string().contains("hunter2"));
         }
         let root = tempfile::tempdir().unwrap();
+        let path = put(&root, &format!("etc/containers/certs.d/{HOST}/ca.crt"), &der[..der.len() - 1]);
+        let Err(Error::Certificate { path: named, expected }) = load(&root) else { panic!() };
+        assert_eq!((named, expected), (path, "a whole X.509 certificate in DER"));
         put(&root, &format!("etc/containers/certs.d/{HOST}/ca.crt"), vec![b'x'; 2 << 20]);
         assert!(matches!(load(&root), Err(Error::TooLarge { .. })));
         let link = root.path().join(format!("etc/containers/certs.d/{HOST}/ca.crt"));

@@ -57,6 +57,11 @@ pub(crate) fn namespaces(name: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(name), |name| name.rsplit_once('/').map(|(parent, _)| parent))
 }
 
+/// Leaves out what stands before an `@`, which may be a password, of a text that is not what it should be.
+pub(crate) fn without_user(text: &str) -> &str {
+    text.rsplit('@').next().unwrap_or_default()
+}
+
 /// Splits `host:port`; an IPv6 address stays in its brackets.
 pub(crate) fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {

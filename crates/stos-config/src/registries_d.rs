@@ -36,7 +36,6 @@ pub struct SignatureStores {
 struct Section {
     place: Place,
     use_sigstore_attachments: Option<bool>,
-    lookaside: Option<String>,
 }
 
 /// Where an image's signatures are.
@@ -44,8 +43,6 @@ struct Section {
 pub struct SignatureStore {
     /// Whether the registry is asked for sigstore attachments, and what says so.
     pub use_sigstore_attachments: (bool, Option<Place>),
-    /// The address of simple signing signatures, which stos does not check, and what says so.
-    pub lookaside: Option<(String, Place)>,
 }
 
 impl SignatureStores {
@@ -95,22 +92,20 @@ impl SignatureStores {
             sections().find_map(|section| Some((section.use_sigstore_attachments?, section.place.clone())));
         SignatureStore {
             use_sigstore_attachments: attachments.map_or((false, None), |(use_them, place)| (use_them, Some(place))),
-            lookaside: sections().find_map(|section| Some((section.lookaside.clone()?, section.place.clone()))),
         }
     }
 }
 
 fn section(item: &Item<'_>) -> Result<Section, Error> {
-    let mut section = Section { place: item.place(), use_sigstore_attachments: None, lookaside: None };
+    let mut section = Section { place: item.place(), use_sigstore_attachments: None };
     if item.is_null() {
         return Ok(section);
     }
     let fields = item.table()?;
     section.use_sigstore_attachments = fields.set("use-sigstore-attachments").map(|item| item.boolean()).transpose()?;
     // `sigstore` is what `lookaside` was called before sigstore.dev took the name.
-    let lookaside = fields.set("lookaside").or_else(|| fields.set("sigstore"));
-    section.lookaside =
-        lookaside.map(|item| item.text().map(str::to_owned)).transpose()?.filter(|text| !text.is_empty());
+    // Simple signing signatures are not looked for, but a broken file is told.
+    fields.set("lookaside").or_else(|| fields.set("sigstore")).map(|item| item.text()).transpose()?;
     Ok(section)
 }
 
@@ -179,8 +174,6 @@ mod tests {
             assert_eq!(asks(&root, text), expected, "{text}");
         }
         let store = load(&root).unwrap().of(&"r.example:5000/ns/a:1".parse().unwrap());
-        let (lookaside, place) = store.lookaside.unwrap();
-        assert_eq!((lookaside.as_str(), place.key.as_str()), ("https://l.example", r#"docker["r.example:5000/ns/a"]"#));
         let place = store.use_sigstore_attachments.1.unwrap();
         assert!(place.file.ends_with("hosts.yaml") && place.key == r#"docker["r.example:5000"]"#, "{place}");
     }

@@ -100,11 +100,6 @@ impl Registry {
         registry.or(remotes.last()).map_or("", |remote| remote.endpoint().address())
     }
 
-    /// Gives the endpoint that gave the last manifest.
-    pub fn giver(&self) -> Option<&Endpoint> {
-        self.inner.remotes.get(self.inner.giver.load(Ordering::Relaxed)).map(Remote::endpoint)
-    }
-
     /// Fetches the manifest or index that `target`, a tag or a digest, names.
     ///
     /// Asked for by digest, or with a descriptor `expected`, the bytes are those or it fails. At most
@@ -136,15 +131,6 @@ impl Registry {
             |_| Ok(format!("manifests/{target}")),
             |remote, path| fetch_manifest(remote, repository, path, &target, None),
         )
-    }
-
-    /// Asks which manifest `target`, a tag or a digest, names now. One request, and no body where the registry can.
-    ///
-    /// # Errors
-    /// Any [`Error`]; [`Error::NotFound`] for an unknown tag, digest or repository.
-    pub fn resolve_digest(&self, repository: &str, target: &str) -> Result<BlobDigest, Error> {
-        let target = Target::parse(target)?;
-        self.ask_for_manifest(repository, &target, |remote, path| resolve_digest(remote, repository, path, &target))
     }
 
     /// Fetches an image's configuration whole: at most `max` bytes, verified.
@@ -282,21 +268,6 @@ fn fetch_manifest(
     let digests = [target.digest(), expected.map(|descriptor| descriptor.digest), announced];
     let bytes = verify_all(bytes, &digests).map_err(|error| Error::of_digest(error, url))?;
     Ok(FetchedManifest { bytes, content_type })
-}
-
-fn resolve_digest(remote: &Remote, repository: &str, path: &str, target: &Target<'_>) -> Result<BlobDigest, Error> {
-    let answer = get(remote, Method::HEAD, repository, path, &*ACCEPT_MANIFESTS)?;
-    // A registry without HEAD, or without the header, is asked for the manifest itself.
-    if answer.status() == 405 {
-        return Ok(fetch_manifest(remote, repository, path, target, None)?.bytes.digest());
-    }
-    let answer = answer.success(remote.transport())?;
-    let url = answer.url.shown();
-    match (content_digest(answer.headers(), &url)?, target.digest()) {
-        (Some(found), Some(expected)) if found != expected => Err(Error::DigestMismatch { url, expected, found }),
-        (Some(found), _) => Ok(found),
-        (None, _) => Ok(fetch_manifest(remote, repository, path, target, None)?.bytes.digest()),
-    }
 }
 
 impl fmt::Debug for Registry {

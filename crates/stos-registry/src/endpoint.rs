@@ -48,9 +48,9 @@ pub enum Serves {
 /// redirects to or names as its token server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// The certificate, then those that lead to its authority, each in DER, or any number in PEM.
+    /// The certificate, then those that lead to its authority, each in DER.
     pub certificates: Vec<Vec<u8>>,
-    /// The key, in PEM or DER (PKCS #8, PKCS #1 or SEC 1), not encrypted.
+    /// The key, in DER (PKCS #8, PKCS #1 or SEC 1), not encrypted.
     pub key: Vec<u8>,
 }
 
@@ -78,7 +78,7 @@ pub struct Endpoint {
     /// and then plain HTTP, as `insecure` of containers-registries.conf(5) has it; of loopback, where no proxy leads, plain HTTP
     /// is tried first.
     pub tls_verify: bool,
-    /// Certificates of authorities that are trusted besides the system's, each in DER, or any number in PEM.
+    /// Certificates of authorities that are trusted besides the system's, each in DER.
     pub extra_roots: Vec<Vec<u8>>,
     /// The client certificate that it is shown.
     pub identity: Option<ClientIdentity>,

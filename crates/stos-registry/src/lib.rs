@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! OCI distribution client: resolve, fetch and push. Blocking, one thread per request, and nothing of it on a disk.
+//! OCI distribution client: fetch and push. Blocking, one thread per request, and nothing of it on a disk.
 //!
 //! | module | what it is |
 //! |---|---|

@@ -12,8 +12,7 @@ pub struct ClientOptions {
     /// Whether certificates are verified and plain HTTP is refused. With `false` HTTPS is tried without verification,
     /// and then plain HTTP, as podman does; of loopback plain HTTP first. An [`Endpoint`](crate::Endpoint) has its own word in this.
     pub tls_verify: bool,
-    /// Certificates of authorities that are trusted besides the system's and an endpoint's, each in DER, or any number in
-    /// PEM.
+    /// Certificates of authorities that are trusted besides the system's and an endpoint's, each in DER.
     pub extra_roots: Vec<Vec<u8>>,
     /// How long to wait for what.
     pub timeouts: Timeouts,

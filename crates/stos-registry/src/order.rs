@@ -115,7 +115,8 @@ impl Order {
     }
 }
 
-/// Tells whether another endpoint would fail in the same way: what is asked for cannot be asked, or is not wanted any more.
+/// Tells whether another endpoint would fail in the same way: what is asked for cannot be asked, or is not wanted any more. Certificates
+/// and proxies that cannot be used are of one endpoint.
 fn is_ours(error: &Error) -> bool {
-    matches!(error, Error::BadName { .. } | Error::BadOption { .. } | Error::NoRoots { .. } | Error::Cancelled { .. })
+    matches!(error, Error::BadName { .. } | Error::Cancelled { .. })
 }

@@ -20,7 +20,7 @@ use ureq::unversioned::transport::{
 use crate::credential::{Authorization, Secret};
 use crate::deadline::{Limits, within};
 use crate::error::Error;
-use crate::url::{Scheme, Url, unescape, without_secrets};
+use crate::url::{Scheme, Url};
 
 /// The most of a proxy's answer to `CONNECT` that is read, in bytes.
 const ANSWER_MAX: usize = 16 << 10;
@@ -65,36 +65,6 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Reads `http://[USER[:PASSWORD]@]HOST[:PORT]`, or the same with `https`: then the proxy itself is spoken to over TLS.
-    /// Without a scheme it is `http`, as curl and Go have it. User and password may be escaped (RFC 3986).
-    ///
-    /// # Errors
-    /// [`Error::BadOption`], for other schemes (SOCKS) as well.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let bad = |expected| Error::BadOption { option: "proxy", found: without_secrets(&with_scheme(text)), expected };
-        let text = with_scheme(text.trim());
-        let (scheme, rest) = text.split_once("://").unwrap_or_default();
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if !matches!(path, "" | "/") {
-            return Err(bad("a proxy's URL without a path"));
-        }
-        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        let url = Url::parse(&format!("{scheme}://{host}"));
-        let url = url.map_err(|_| bad("a proxy's URL, http://HOST:PORT or https://HOST:PORT"))?;
-        let authorization = match user {
-            Some(user) => {
-                let (user, password) = user.split_once(':').unwrap_or((user, ""));
-                let word = |text| unescape(text).map(Secret::new);
-                let (Some(user), Some(password)) = (word(user), word(password)) else {
-                    return Err(bad("a user and a password whose escapes are UTF-8"));
-                };
-                Some(Authorization::basic(&user, &password).ok_or_else(|| bad("a user without a colon"))?)
-            }
-            None => None,
-        };
-        Ok(Self { url, authorization })
-    }
-
     /// Makes a proxy of its parts: `host` may have a port, an IPv6 address stands in brackets; `login` is a user and a
     /// password, as they are.
     ///
@@ -118,10 +88,6 @@ impl Proxy {
     pub(crate) fn shown(&self) -> String {
         self.url.shown().as_str().trim_end_matches('/').to_owned()
     }
-}
-
-fn with_scheme(text: &str) -> String {
-    if text.contains("://") { text.to_owned() } else { format!("http://{text}") }
 }
 
 impl fmt::Display for Proxy {
@@ -381,47 +347,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proxies_are_read_and_hide_their_password() {
-        for (text, shown, authorization) in [
-            ("http://p.example:3128", "http://p.example:3128", None),
-            ("p.example:3128", "http://p.example:3128", None),
-            (" HTTPS://P.example/ ", "https://p.example", None),
-            ("http://[::1]:1", "http://[::1]:1", None),
-            ("http://u:s3cret@p.example:1", "http://p.example:1", Some("Basic dTpzM2NyZXQ=")),
-            ("u:s3cret@p.example:1", "http://p.example:1", Some("Basic dTpzM2NyZXQ=")),
-            ("http://u%40x:a%3Ab@p.example", "http://p.example", Some("Basic dUB4OmE6Yg==")),
-            ("http://u@p.example", "http://p.example", Some("Basic dTo=")),
+    fn a_proxy_is_made_of_its_parts_and_hides_its_password() {
+        let login = |user: &str| Some((Secret::new(user), Secret::new("s3:cret")));
+        for (is_https, host, login, shown, authorization) in [
+            (false, "p.example:3128", None, "http://p.example:3128", None),
+            (true, "P.example", None, "https://p.example", None),
+            (true, "[::1]:1", login("u@x"), "https://[::1]:1", Some("Basic dUB4OnMzOmNyZXQ=")),
         ] {
-            let proxy = Proxy::parse(text).unwrap();
+            let proxy = Proxy::new(is_https, host, login).unwrap();
             let header = proxy.authorization.as_ref().map(|it| it.header().to_str().unwrap().to_owned());
-            assert_eq!((proxy.to_string().as_str(), header.as_deref()), (shown, authorization), "{text}");
-            assert!(!format!("{proxy:?}").contains("s3cret"));
+            assert_eq!((proxy.to_string().as_str(), header.as_deref()), (shown, authorization), "{host}");
+            assert!(!format!("{proxy:?}").contains("s3:cret"));
         }
-        for text in [
-            "",
-            "http://",
-            "socks5://p.example:1",
-            "ftp://u:s3cret@p.example",
-            "http://p.example/s3cret",
-            "http://u:s3cret@p example",
-            "http://u:s3cret@p.example:x",
-            "http://u:%ff@p.example",
-            "http://u%3As3cret:x@p.example",
-        ] {
-            let error = Proxy::parse(text).unwrap_err();
-            assert!(matches!(error, Error::BadOption { option: "proxy", .. }), "{text}");
-            assert!(!error.to_string().contains("u:s3cret") && !error.to_string().contains("%3As3cret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_of_parts_is_the_one_that_is_read() {
-        let login = |user: &str| Some((Secret::new(user), Secret::new("a:b")));
-        assert_eq!(
-            Proxy::new(false, "p.example:1", login("u@x")).unwrap(),
-            Proxy::parse("http://u%40x:a%3Ab@p.example:1").unwrap()
-        );
-        assert_eq!(Proxy::new(true, "[::1]:1", None).unwrap(), Proxy::parse("https://[::1]:1").unwrap());
         for (host, user) in [("", "u"), ("p example", "u"), ("u:s3cret@p.example", "u"), ("p.example", "u:s3cret")] {
             let error = Proxy::new(false, host, login(user)).unwrap_err();
             assert!(matches!(error, Error::BadOption { option: "proxy", .. }), "{host} {user}");

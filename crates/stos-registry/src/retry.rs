@@ -68,6 +68,7 @@ fn chance() -> u64 {
 #[derive(Debug)]
 pub(crate) struct Attempts {
     policy: RetryPolicy,
+    /// Without its scheme, which may be learned meanwhile.
     url: ShownUrl,
     /// What may pass is waited out; else the first failure is the last.
     is_patient: bool,
@@ -77,6 +78,7 @@ pub(crate) struct Attempts {
 
 impl Attempts {
     pub(crate) fn new(policy: &RetryPolicy, url: ShownUrl) -> Self {
+        let url = url.without_scheme();
         Self { policy: policy.clone(), url, is_patient: true, failed: 0, waited: Duration::ZERO }
     }
 
@@ -325,7 +327,8 @@ mod tests {
             cancel.set();
             assert!(matches!(waits.join().unwrap(), Err(Error::Cancelled { .. })));
         });
-        assert!(matches!(attempts(5).wait_after(busy(None), &cancel), Err(Error::Cancelled { .. })));
+        let cancelled = attempts(5).wait_after(busy(None), &cancel);
+        assert!(matches!(cancelled, Err(Error::Cancelled { url }) if url.as_str() == "r.example/v2/a/blobs/x"));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whom TLS trusts, and who it says that we are: certificates and keys in PEM or DER, made into what the HTTP library takes.
+//! Whom TLS trusts, and who it says that we are: certificates and keys in PEM or DER, made into what the HTTP library takes. All of them are DER:
+//! reading files is for who knows their names.
 
 use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
@@ -54,12 +54,15 @@ impl Trust {
         let system = rustls_native_certs::load_native_certs();
         let mut roots: Vec<_> = system.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
         for root in &self.extra_roots {
-            let bad = |found| Error::BadOption { option: "extra_roots", found, expected: "certificates in DER or PEM" };
-            for certificate in certificates(root).map_err(bad)? {
-                // The library would leave out what it cannot read, and the user would wonder.
-                rustls::RootCertStore::empty().add(certificate.clone()).map_err(|error| bad(error.to_string()))?;
-                roots.push(Certificate::from_der(&certificate).to_owned());
-            }
+            // The library would leave out what it cannot read, and the user would wonder.
+            let readable = rustls::RootCertStore::empty().add(CertificateDer::from(root.as_slice()));
+            let bad = |error: rustls::Error| Error::BadOption {
+                option: "extra_roots",
+                found: error.to_string(),
+                expected: "certificates in DER",
+            };
+            readable.map_err(bad)?;
+            roots.push(Certificate::from_der(root).to_owned());
         }
         if roots.is_empty() {
             let reason = system.errors.first().map_or_else(|| "none are installed".to_owned(), ToString::to_string);
@@ -69,38 +72,16 @@ impl Trust {
     }
 }
 
-/// Tells PEM from DER, which begins with the byte of a sequence.
-fn is_pem(bytes: &[u8]) -> bool {
-    bytes.first() != Some(&0x30)
-}
-
-/// Reads one certificate in DER, or all that stand in PEM.
-fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    if !is_pem(bytes) {
-        return Ok(vec![CertificateDer::from(bytes.to_vec())]);
-    }
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-    let found = found.map_err(|error| error.to_string())?;
-    if found.is_empty() { Err("nothing that is a certificate".to_owned()) } else { Ok(found) }
-}
-
 /// Reads a client certificate and its key, and sees that they belong together: the library would panic.
 fn client_cert(identity: &ClientIdentity, provider: &CryptoProvider) -> Result<ClientCert, Error> {
-    let bad_certificate =
-        |found| Error::BadOption { option: "client certificate", found, expected: "certificates in DER or PEM" };
     // What a parser says about a key may not quote it; these do not, and less is told all the same.
     let bad_key = |found: &str| Error::BadOption {
         option: "client key",
         found: found.to_owned(),
-        expected: "the certificate's key in DER or PEM, not encrypted",
+        expected: "the certificate's key in DER, not encrypted",
     };
-    let chain: Result<Vec<_>, _> = identity.certificates.iter().map(|bytes| certificates(bytes)).collect();
-    let chain = chain.map_err(bad_certificate)?.concat();
-    let key = if is_pem(&identity.key) {
-        PrivateKeyDer::from_pem_slice(&identity.key).map_err(|_| bad_key("no key that can be read"))?
-    } else {
-        PrivateKeyDer::try_from(identity.key.clone()).map_err(|_| bad_key("no key that can be read"))?
-    };
+    let chain: Vec<_> = identity.certificates.iter().map(|bytes| CertificateDer::from(bytes.clone())).collect();
+    let key = PrivateKeyDer::try_from(identity.key.clone()).map_err(|_| bad_key("no key that can be read"))?;
     rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), provider)
         .map_err(|error| bad_key(&error.to_string()))?;
     let key = PrivateKey::from_pem(pem(&key).as_bytes()).map_err(|_| bad_key("no key that can be read"))?;

@@ -101,7 +101,10 @@ impl Transport {
             request = request.header(name, value);
         }
         let agent = self.agent(url)?;
-        let is_sending = !matches!(payload, Payload::None);
+        let patience = match payload {
+            Payload::None => self.options.timeouts.response,
+            Payload::Bytes(_) | Payload::Reader(..) => self.options.timeouts.commit,
+        };
         let answer = match payload {
             Payload::None => agent.run(request.body(()).map_err(bad)?),
             Payload::Bytes(mut bytes) => {
@@ -110,8 +113,7 @@ impl Transport {
             }
             Payload::Reader(reader, size) => self.send_body(&agent, request, reader, size).map_err(bad)?,
         };
-        let limit = if is_sending { self.options.timeouts.commit } else { self.options.timeouts.response };
-        answer.map_err(|error| self.explain(error, url, limit))
+        answer.map_err(|error| self.explain(error, url, patience))
     }
 
     /// Sends a body. A registry may take its time before it says what it thinks of it.
@@ -222,8 +224,8 @@ impl Transport {
             .build()
     }
 
-    /// Words an error of the library. `response` is how long the answer's header was waited for.
-    fn explain(&self, error: ureq::Error, url: &Url, response: Duration) -> Error {
+    /// Tells what the library's error means of a request whose answer was waited for with so much patience.
+    fn explain(&self, error: ureq::Error, url: &Url, patience: Duration) -> Error {
         let host = || match self.proxy_used(url) {
             Some(proxy) => format!("{} through the proxy {proxy}", url.authority()),
             None => url.authority().to_owned(),
@@ -254,10 +256,11 @@ impl Transport {
                 unreachable(io::Error::new(io::ErrorKind::TimedOut, reason))
             }
             ureq::Error::Timeout(Timeout::PerRead) => {
-                Error::Timeout { url: url.shown(), limit: timeouts.stall.max(response) }
+                Error::Timeout { url: url.shown(), limit: timeouts.stall.max(patience) }
             }
             ureq::Error::Timeout(Timeout::PerWrite) => Error::Timeout { url: url.shown(), limit: timeouts.stall },
-            ureq::Error::Timeout(_) => Error::Timeout { url: url.shown(), limit: response },
+            ureq::Error::Timeout(Timeout::RecvResponse) => Error::Timeout { url: url.shown(), limit: patience },
+            ureq::Error::Timeout(_) => Error::Timeout { url: url.shown(), limit: timeouts.response },
             ureq::Error::LargeResponseHeader(..) => {
                 Error::Protocol { url: url.shown(), reason: format!("its header is larger than {HEADER_MAX} bytes") }
             }

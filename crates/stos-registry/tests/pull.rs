@@ -17,8 +17,6 @@ fn pull(client: &Registry) {
     assert_eq!(bytes, manifest("1").as_bytes());
     assert_eq!(fetched.content_type.as_deref(), Some(OCI_MANIFEST));
     let digest = fetched.bytes.digest();
-    assert_eq!(client.resolve_digest(REPOSITORY, "1").unwrap(), digest);
-    assert_eq!(client.resolve_digest(REPOSITORY, &digest.to_string()).unwrap(), digest);
     let descriptor = Descriptor::new(OCI_MANIFEST, digest, bytes.len() as u64);
     let again = client.fetch_manifest(REPOSITORY, &digest.to_string(), Some(&descriptor)).unwrap();
     assert_eq!(again.bytes.get(), &bytes);
@@ -68,22 +66,6 @@ fn requests_say_what_they_should() {
         assert_eq!(request.header("accept-encoding"), Some("identity"));
         assert!(request.header("user-agent").unwrap().starts_with("stos/"));
         assert_eq!(request.header("authorization"), None);
-    }
-}
-
-#[test]
-fn a_resolved_tag_costs_one_request() {
-    let registry = plain();
-    let client = client(&registry);
-    client.resolve_digest(REPOSITORY, "1").unwrap();
-    assert_eq!(registry.take_requests(), ["HEAD /v2/team/app/manifests/1"]);
-    // Where HEAD tells nothing, the manifest itself does.
-    for fault in [Fault::Header("docker-content-digest", None), Fault::status(405)] {
-        registry.add_rule(Rule::on("/manifests/").method("HEAD").fault(fault));
-        let expected = BlobDigest::of(manifest("1").as_bytes());
-        assert_eq!(client.resolve_digest(REPOSITORY, "1").unwrap(), expected);
-        assert_eq!(registry.take_requests(), ["HEAD /v2/team/app/manifests/1", "GET /v2/team/app/manifests/1"]);
-        registry.clear_rules();
     }
 }
 

@@ -506,7 +506,7 @@ fn the_real_registry_takes_a_push_and_gives_it_back() {
     let registry = DockerRegistry::start_with(storage.path(), options).unwrap();
     let client_for = |credential: Option<Credential>| {
         let mut endpoint = Endpoint::new(registry.address(), Role::Registry);
-        endpoint.extra_roots = vec![registry.ca_pem().unwrap().as_bytes().to_vec()];
+        endpoint.extra_roots = vec![registry.ca_der().unwrap().to_vec()];
         match credential {
             Some(credential) => over(vec![with(endpoint, credential)]),
             None => over(vec![endpoint]),

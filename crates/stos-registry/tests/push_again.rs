@@ -228,3 +228,19 @@ fn content_that_fails_is_told_and_leaves_nothing() {
     assert!(!methods(&registry).contains("PUT PUT"));
     assert!(!registry.has_blob(&blob().digest.to_string()));
 }
+
+#[test]
+fn who_takes_too_long_over_what_was_sent_is_told_with_that_time() {
+    let registry = empty();
+    registry.add_rule(Rule::on("/manifests/").fault(Fault::Late(Duration::from_secs(30))));
+    let limit = Duration::from_millis(50);
+    let options = set(insecure(), |options| options.timeouts.commit = limit);
+    let client = client_at(&registry.address(), &options);
+    let error = client.put_manifest(REPOSITORY, "1", OCI_MANIFEST, b"{}").unwrap_err();
+    assert!(matches!(error, Error::Timeout { limit: found, .. } if found == limit), "{error}");
+    // What only asks has less patience.
+    let limit = Duration::from_millis(60);
+    let options = set(options, |options| options.timeouts.response = limit);
+    let error = client_at(&registry.address(), &options).fetch_manifest(REPOSITORY, "1", None).unwrap_err();
+    assert!(matches!(error, Error::Timeout { limit: found, .. } if found == limit), "{error}");
+}

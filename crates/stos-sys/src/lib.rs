@@ -9,6 +9,7 @@
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
 //! | [`signals`] | signals as something to read |
+//! | [`terminal`] | a terminal whose modes are given back whatever comes |
 //! | [`mod@sync`] | write-behind and durability |
 //! | [`probe`] | what this kernel can do, found by trying |
 //! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
@@ -26,6 +27,7 @@ pub mod process;
 pub mod rooted;
 pub mod signals;
 pub mod sync;
+pub mod terminal;
 pub mod xattr;
 
 pub use error::SysError;

@@ -10,6 +10,7 @@ use stos_config::credentials::{Credential, UserPassword};
 use stos_engine::registries::{self, RegistryConfig};
 use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 use stos_layerfs::Integrity;
+use stos_spec::text::shown;
 
 use crate::cli::{
     ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
@@ -84,7 +85,8 @@ fn asked(
     credential_options: &CredentialOptions,
     retry: u32,
 ) -> anyhow::Result<registries::ConnectionOptions> {
-    let ask = |user: &str| prompt::password(&format!("Password of {user}: "), "give it as --creds USER:PASSWORD");
+    let ask =
+        |user: &str| prompt::password(&format!("Password of {}: ", shown(user)), "give it as --creds USER:PASSWORD");
     let mut connection = connection(options, credential(credential_options, ask)?);
     connection.client.retry.tries = retry + 1;
     Ok(connection)

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use stos_config::Secret;
 
 /// The options that have a secret, as they stand before it in one word.
-const BEFORE: [&[u8]; 4] = [b"", b"--creds=", b"--password=", b"-p"];
+const BEFORE: [&[u8]; 5] = [b"", b"--creds=", b"--password=", b"-p", b"-p="];
 
 /// Overwrites a secret where the command line of this process has it. A moment remains in which it could be read.
 ///
@@ -59,6 +59,9 @@ mod tests {
         let words = b"stos\0pull\0--creds\0u:p\0--creds=u:p\0-pu:p\0xu:p\0u:p.example/x\0";
         assert_eq!(places(words, b"u:p"), [18, 30, 36]);
         assert_eq!(places(b"stos\0login\0-p\0s\0", b"s"), [14]);
+        // One `=` after a short option is not of its value.
+        assert_eq!(places(b"stos\0login\0-p=s\0-p==s\0", b"s"), [14]);
+        assert_eq!(places(b"-p==s\0", b"=s"), [3]);
         assert_eq!(places(b"", b"x"), [0; 0]);
     }
 

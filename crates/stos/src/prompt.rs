@@ -4,8 +4,11 @@
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use rustix::stdio::stdin;
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 use stos_config::Secret;
+use stos_spec::text::shown;
+use stos_sys::terminal::RestoreTerminal;
 
 /// The most of an answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 << 10;
@@ -21,7 +24,8 @@ pub struct Interrupted;
 /// Where standard input ends, or is no terminal: then `otherwise` says what to do.
 pub fn user(usual: Option<&str>, otherwise: &str) -> anyhow::Result<String> {
     expect_terminal("the user", otherwise)?;
-    say(&usual.map_or_else(|| "Username: ".to_owned(), |usual| format!("Username ({usual}): ")));
+    // It is from a file or a helper.
+    say(&usual.map_or_else(|| "Username: ".to_owned(), |usual| format!("Username ({}): ", shown(usual))));
     let mut answer = String::new();
     let length = io::stdin().lock().take(ANSWER_MAX as u64).read_line(&mut answer).context("cannot read the user")?;
     match (answer.trim(), usual) {
@@ -72,25 +76,21 @@ fn say(text: &str) {
 }
 
 /// The terminal of standard input while it shows nothing and gives each key at once: Ctrl-C too, which else would end the program
-/// and leave the terminal so. Dropped, it is as it was.
-struct Hidden(Termios);
+/// and leave the terminal so. Dropped, it is as it was; so it is where a signal from elsewhere ends the program.
+struct Hidden {
+    _restore: RestoreTerminal,
+}
 
 impl Hidden {
     fn begin() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut hidden = before.clone();
+        // SIGHUP, SIGINT, SIGQUIT, SIGTERM.
+        let _restore = RestoreTerminal::keep(stdin(), &[1, 2, 3, 15]).map_err(io::Error::other)?;
+        let mut hidden = tcgetattr(stdin())?;
         hidden.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
         hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
         hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
-        tcsetattr(io::stdin(), OptionalActions::Now, &hidden)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Hidden {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        tcsetattr(stdin(), OptionalActions::Now, &hidden)?;
+        Ok(Self { _restore })
     }
 }
 

@@ -291,6 +291,7 @@ fn options_that_make_no_sense_are_refused_and_show_nothing() {
     require!(Need::Root, Need::Binary);
     let sandbox = Sandbox::new();
     let creds = format!("{USER}:{PASSWORD}");
+    let address_with_user = format!("https://{creds}@r.example/");
     for (arguments, code, said) in [
         (&["pull", "--creds", &format!(":{PASSWORD}"), "r.example/x"][..], 1, "--creds"),
         (&["run", "--creds", &format!(":{PASSWORD}"), "r.example/x"], 125, "--creds"),
@@ -307,6 +308,8 @@ fn options_that_make_no_sense_are_refused_and_show_nothing() {
         (&["login"], 1, "hint: name the registry"),
         (&["logout"], 1, "hint: name the registry"),
         (&["logout", "--all", "r.example"], 1, "--all"),
+        (&["login", &address_with_user], 1, "HOST"),
+        (&["login", &address_with_user["https://".len()..]], 1, "HOST"),
     ] {
         let refused = sandbox.run(arguments);
         assert!(refused.code == code && refused.stderr.contains(said), "{arguments:?}: {refused:?}");
@@ -334,9 +337,11 @@ fn who_lists_processes_sees_no_password() {
     registry.add_rule(Rule::on("/v2/").fault(Fault::SlowHeader(Duration::from_secs(10))));
     let sandbox = Sandbox::new();
     let (address, creds) = (registry.address(), format!("{USER}:{PASSWORD}"));
+    let short = format!("-p={PASSWORD}");
     let (joined, reference) = (format!("--creds={creds}"), format!("{address}/team/app:1"));
     for (arguments, hidden) in [
         (&["login", "--tls-verify=false", "-u", USER, "-p", PASSWORD, &address][..], PASSWORD),
+        (&["login", "--tls-verify=false", "-u", USER, &short, &address], PASSWORD),
         (&["pull", "--tls-verify=false", "--creds", &creds, &reference], &creds),
         (&["run", "--tls-verify=false", &joined, &reference], &creds),
     ] {
@@ -389,6 +394,22 @@ impl Terminal {
         self.script.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Sends a signal to the command, and to nobody else on the terminal.
+    fn signal(&self, sandbox: &Sandbox, signal: &str) {
+        let stos = sandbox.command().get_program().to_owned();
+        let root = sandbox.data_root();
+        let is_it = |process: &std::path::Path| {
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            words.next() == Some(stos.as_encoded_bytes())
+                && words.any(|word| word == root.as_os_str().as_encoded_bytes())
+        };
+        let mut processes = fs::read_dir("/proc").unwrap().map(|process| process.unwrap().path());
+        let found = processes.find(|process| is_it(process)).unwrap();
+        let pid = found.file_name().unwrap().to_str().unwrap();
+        assert_eq!(output(Command::new("kill").args(["-s", signal, pid])).code, 0);
+    }
+
     fn end(mut self) -> (Option<i32>, String) {
         let mut rest = Vec::new();
         self.script.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
@@ -418,6 +439,14 @@ fn on_a_terminal_it_asks_and_the_password_is_not_seen() {
     terminal.answer("Password of stos: ", &format!("{PASSWORD}\n"));
     let (code, seen) = terminal.end();
     assert!(code == Some(0) && seen.contains(&image.manifest.digest) && !seen.contains(PASSWORD), "{seen:?}");
+    // A name that is stored is shown as text.
+    let stored =
+        put(&sandbox, "odd.json", &format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"YRtbMkpiOng=\"}}}}}}"));
+    let login = ["login", "--tls-verify=false", "--authfile", stored.to_str().unwrap(), &address];
+    let mut terminal = Terminal::start(&sandbox, &login);
+    terminal.answer("Username (a\\u{1b}[2Jb): ", "\n");
+    terminal.answer("Password: ", "\u{3}");
+    assert!(!terminal.end().1.contains("\u{1b}[2J"));
     // Ctrl-C ends it, and gives the terminal back as it was: stty tells.
     let mut terminal = Terminal::start(&sandbox, &[&pull[..], &["; echo code=$?; stty -a"]].concat());
     terminal.answer("Password of stos: ", "corr\u{3}");
@@ -426,4 +455,25 @@ fn on_a_terminal_it_asks_and_the_password_is_not_seen() {
         seen.contains("code=130") && seen.contains(" echo ") && seen.contains(" icanon") && !seen.contains("corr"),
         "{seen:?}"
     );
+}
+
+#[test]
+fn a_signal_at_the_question_leaves_a_terminal_that_shows_what_is_typed() {
+    require!(Need::Root, Need::Binary, Need::Tool("script"));
+    let sandbox = Sandbox::new();
+    for (command, question) in [
+        (&["login", "-u", USER, "r.example"][..], "Password: "),
+        // This one becomes another program then.
+        (&["pull", "--creds", USER, "r.example/x"], "Password of stos: "),
+    ] {
+        for (signal, code) in [("HUP", 129), ("INT", 130), ("QUIT", 131), ("TERM", 143)] {
+            let mut terminal = Terminal::start(&sandbox, &[command, &["; echo code=$?; stty -a"]].concat());
+            terminal.answer(question, "");
+            terminal.signal(&sandbox, signal);
+            let (_, seen) = terminal.end();
+            for expected in [&format!("code={code}"), " echo ", " icanon"] {
+                assert!(seen.contains(expected), "{command:?} {signal} {expected:?}: {seen:?}");
+            }
+        }
+    }
 }

@@ -324,7 +324,49 @@ fn certs_d_says_whom_to_trust_and_what_to_show() {
     assert_eq!(sandbox.run(&["pull", "--cert-dir", "/no/such", &reference]).code, 1);
 }
 
-/// Loopback is never proxied, so the registry has a name that the proxy alone knows.
+#[test]
+fn a_mirror_whose_certificates_cannot_be_used_is_passed_over() {
+    require!(Need::Root, Need::Binary);
+    let (sandbox, image) = (Sandbox::new(), image("x"));
+    let hub = hub(Options::default(), &image, "app");
+    let (registry, mirror) = (hub.registry.address(), nobody());
+    let (clients, others) = (ClientAuthority::new(), ClientAuthority::new());
+    let mirrored = format!("insecure = true\n[[registry.mirror]]\nlocation = \"{mirror}\"\n");
+    configure(&sandbox, &format!("[[registry]]\nlocation = \"{registry}\"\n{mirrored}"));
+    let reference = format!("{registry}/app:1");
+    let directory = format!(".config/containers/certs.d/{mirror}");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
+    let no_pem = "no certificate";
+    for (files, words) in [
+        (&[("ca.crt", broken)][..], &["ca.crt", "expected whole X.509 certificates in PEM"][..]),
+        (&[("ca.crt", no_pem)], &["ca.crt", "expected a certificate in PEM"]),
+        (&[("me.cert", &clients.certificate_pem)], &["me.cert", "me.key", "missing"]),
+        // Each is good, and they do not belong together.
+        (&[("me.cert", &clients.certificate_pem), ("me.key", &others.key_pem)], &["client key"]),
+    ] {
+        for (name, text) in files {
+            put(&sandbox, &format!("{directory}/{name}"), text);
+        }
+        let pulled = sandbox.run(&["pull", &reference]);
+        assert_eq!((pulled.code, pulled.stdout.trim()), (0, image.manifest.digest.as_str()), "{}", pulled.stderr);
+        for word in words.iter().chain(&["passed over", &mirror]) {
+            assert!(pulled.stderr.contains(word), "{word}: {}", pulled.stderr);
+        }
+        if words.len() > 1 {
+            let candidate = &explain(&sandbox, &[&reference])["candidates"][0];
+            assert_eq!(candidate["endpoints"].as_array().unwrap().len(), 1, "{candidate:#}");
+            assert!(candidate["passed_over"][0]["reason"].as_str().unwrap().contains(words[1]), "{candidate:#}");
+        }
+        fs::remove_dir_all(sandbox.home().join(&directory)).unwrap();
+    }
+    // The registry's own are needed.
+    put(&sandbox, &format!(".config/containers/certs.d/{registry}/ca.crt"), broken);
+    let failed = sandbox.run(&["pull", &reference]);
+    assert!(failed.code == 1 && failed.stderr.contains(&format!("{registry}/ca.crt: expected")), "{}", failed.stderr);
+    assert!(explain(&sandbox, &[&reference])["candidates"][0]["refused"].as_str().unwrap().contains("ca.crt"));
+}
+
+/// Loopback is never proxied by the environment, so the registry has a name that the proxy alone knows.
 #[test]
 fn proxies_of_the_environment_lead_to_registries() {
     require!(Need::Root, Need::Binary);

@@ -141,6 +141,11 @@ fn a_registry_that_only_fails_is_given_up_and_leaves_nothing() {
     let output = sandbox.run(&["pull", "--tls-verify=false", &reference]);
     assert!(output.stderr.contains("5 tries") && output.stderr.contains("trying again"), "{}", output.stderr);
     assert_eq!(hub.take_blob_requests().len(), 5);
+    // What is told is where it was asked, which was begun before anyone knew that it speaks no TLS.
+    hub.registry.add_rule(Rule::on("/manifests/").fault(Fault::status(503)));
+    let output = sandbox.run(&["pull", "--tls-verify=false", "--retry=2", &reference]);
+    let told = format!("url={}/v2/app/manifests/1 ", hub.registry.address());
+    assert!(output.stderr.contains(&told) && !output.stderr.contains("https://"), "{}", output.stderr);
 }
 
 #[test]

@@ -3,17 +3,24 @@
 //!
 //! A helper has the process's environment, bounded time, and bounded output. What it says on stderr, else on stdout, is
 //! in the error where it fails; an answer of a helper that succeeds is never shown.
+//!
+//! Nobody's helper goes on when nobody wants its answer: one that takes too long is killed with what it has started, and one whose caller
+//! ends by a signal gets SIGTERM. On a terminal it stays in the caller's process group: in another one the terminal would stop it when it
+//! asks a person there, and Ctrl-C would not reach it. There what it has started is reached by Ctrl-C, and not by the time limit.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process_group, pidfd_open};
+use rustix::termios::tcgetpgrp;
+use stos_sys::process::child::end_with_caller;
 use zeroize::Zeroizing;
 
 use super::{Credential, CredentialSource, Login};
@@ -141,9 +148,9 @@ impl<'a> Helper<'a> {
         let mut command = Command::new(path);
         command.arg(verb).env_clear().envs(self.environment.variables());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = Running(command.spawn().map_err(failed)?);
-        let mut pipes = Pipes::of(&mut child.0).map_err(failed)?;
-        let ended = pidfd_open(Pid::from_child(&child.0), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
+        let mut child = Running::start(&mut command).map_err(failed)?;
+        let mut pipes = Pipes::of(&mut child.process).map_err(failed)?;
+        let ended = pidfd_open(child.pid(), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
         let mut input = input;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -158,7 +165,7 @@ impl<'a> Helper<'a> {
                 return Err(self.unfit(verb, server, "at most 64 KiB"));
             }
             if has_ended {
-                let status = child.0.wait().map_err(failed)?;
+                let status = child.finish().map_err(failed)?;
                 return Ok(Finished { status, stdout: pipes.answer, stderr: pipes.message });
             }
         }
@@ -179,14 +186,54 @@ fn login(program: &str, answer: &[u8]) -> Result<Option<Login>, Error> {
 }
 
 /// A child that does not outlive its caller's interest.
-struct Running(Child);
+struct Running {
+    process: Child,
+    /// Whether it leads a process group of its own.
+    has_group: bool,
+    has_ended: bool,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        let has_group = !is_on_terminal();
+        if has_group {
+            command.process_group(0);
+        }
+        // This thread waits for it.
+        end_with_caller(command);
+        Ok(Self { process: command.spawn()?, has_group, has_ended: false })
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    /// Waits for its end. What it leaves behind on purpose, as an agent that keeps a password, goes on.
+    fn finish(&mut self) -> std::io::Result<ExitStatus> {
+        let status = self.process.wait()?;
+        self.has_ended = true;
+        Ok(status)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail where it has been waited for.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        if self.has_ended {
+            return;
+        }
+        // Its number, and so its group's, is its own until it has been waited for.
+        if self.has_group {
+            let _ = kill_process_group(self.pid(), Signal::KILL);
+        }
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
+}
+
+/// Tells whether a person may be asked: whether this process is in the foreground of a terminal.
+pub(super) fn is_on_terminal() -> bool {
+    let foreground = |terminal: File| tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp());
+    File::open("/dev/tty").is_ok_and(foreground)
 }
 
 /// A child's standard streams, none of which is waited for alone: a helper may close or keep any of them.

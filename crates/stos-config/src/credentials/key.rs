@@ -8,7 +8,7 @@ use stos_spec::reference::DEFAULT_REGISTRY;
 use stos_spec::{ImageRef, text::cut};
 
 use crate::error::Error;
-use crate::names::Written;
+use crate::names::{Written, without_user};
 
 /// Docker Hub's name in docker's files and helpers.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -50,20 +50,22 @@ impl FromStr for CredentialKey {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         const EXPECTED: &str = "HOST[:PORT][/NAMESPACE…] without tag and digest";
-        let unfit = |found: &str| Error::LoginKey { found: cut(found), expected: EXPECTED };
+        // What stands before an `@` may be a password.
+        let unfit = || Error::LoginKey { found: cut(without_user(text)), expected: EXPECTED };
         let name = match text.split_once("://") {
+            _ if text.contains('@') => return Err(unfit()),
             Some(("http" | "https", rest)) => rest.split('/').next().unwrap_or_default(),
-            Some(_) => return Err(unfit(text.rsplit('@').next().unwrap_or_default())),
+            Some(_) => return Err(unfit()),
             None => text.trim_end_matches('/'),
         };
         let Some((_, _)) = name.split_once('/') else {
             let host = normalized(name);
-            return if crate::names::is_registry(name) { Ok(Self(host.to_owned())) } else { Err(unfit(name)) };
+            return if crate::names::is_registry(name) { Ok(Self(host.to_owned())) } else { Err(unfit()) };
         };
         match Written::parse(name) {
             // `docker.io/team` is a namespace, and no image `docker.io/library/team`.
             Ok(written) if written.is_name_only() && !written.reference.is_short() => Ok(Self(name.to_owned())),
-            _ => Err(unfit(name)),
+            _ => Err(unfit()),
         }
     }
 }
@@ -115,10 +117,15 @@ mod tests {
             ("quay", None),
             ("", None),
             ("ftp://user:hunter2@quay.io", None),
+            ("https://user:hunter2@quay.io/", None),
+            ("https://user:80/hunter2@quay.io/", None),
+            ("user:hunter2@quay.io", None),
+            ("user:hunter2@quay.io/team", None),
+            ("user:hunter2@quay", None),
         ] {
             let key = text.parse::<CredentialKey>();
             if let Err(error) = &key {
-                assert!(!error.to_string().contains("hunter2"), "{error}");
+                assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
             }
             assert_eq!(key.ok().as_ref().map(CredentialKey::as_str), expected, "{text}");
         }

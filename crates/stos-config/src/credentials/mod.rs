@@ -147,6 +147,14 @@ pub enum PassedOver {
         /// What names it.
         place: Place,
     },
+    /// The helper of `credsStore` fails. Images that everyone may have can be had all the same, and podman and skopeo, which do not know
+    /// `credsStore`, have them.
+    StoreFailed {
+        /// What names it.
+        place: Place,
+        /// Why it gives nothing. It holds no answer of the helper, only what that says about its failure.
+        reason: String,
+    },
     /// An entry whose `auth` holds no colon. docker passes over it too.
     NoColon(Place),
     /// The directory of `XDG_RUNTIME_DIR` is not there.
@@ -157,6 +165,7 @@ impl fmt::Display for PassedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StoreMissing { program, place } => write!(f, "{program} is not in PATH: {place} names it"),
+            Self::StoreFailed { place, reason } => write!(f, "{place}: {reason}"),
             Self::NoColon(place) => write!(f, "{place}: expected the base64 of USER:PASSWORD, found no colon in it"),
             Self::NoRuntimeDirectory(path) => write!(f, "{} is not there: XDG_RUNTIME_DIR names it", path.display()),
         }
@@ -193,7 +202,8 @@ impl Credentials {
     ///
     /// # Errors
     /// Where a file cannot be read or is broken, or a helper fails. A failed helper of `registries.conf` ends the search only
-    /// where no later one has anything.
+    /// where no later one has anything (`getCredentialsWithHomeDir` of containers/image), that of `credsStore` never; one that
+    /// `credHelpers` has for this very registry does (`findCredentialsInFile` there).
     pub fn find(&self, key: &CredentialKey) -> Result<Found, Error> {
         let mut found = Found::default();
         let mut first_error = None;
@@ -252,13 +262,14 @@ impl Credentials {
             Some((_, Entry::Empty)) | None => {}
         }
         let Some((name, place)) = file.store()? else { return Ok(None) };
-        match self.helper(name, &place).get(key.docker_server()) {
-            Err(Error::HelperMissing { program, named_by }) => {
-                passed_over.push(PassedOver::StoreMissing { program, place: named_by });
-                Ok(None)
-            }
-            result => result,
-        }
+        let helper = self.helper(name, &place);
+        Ok(helper.get(key.docker_server()).unwrap_or_else(|error| {
+            passed_over.push(match error {
+                Error::HelperMissing { program, .. } => PassedOver::StoreMissing { program, place },
+                error => PassedOver::StoreFailed { place, reason: error.to_string() },
+            });
+            None
+        }))
     }
 }
 

@@ -365,16 +365,30 @@ fn an_answer_that_is_none_is_an_error_that_shows_nothing() {
 #[test]
 fn a_helper_that_does_not_end_is_ended() {
     let system = System::new(&[(PODMAN, r#"{"credHelpers": {"r.example": "h"}}"#)]);
-    system.helper("h", "echo $$ > \"$HOME/pid\"; exec sleep 1000");
+    system.helper("h", "sleep 1000 & echo $$ $! > \"$HOME/pids\"; wait");
     // On a busy machine a second may end before the shell has begun.
-    let pid = [1, 5, 30].into_iter().find_map(|seconds| {
+    let pids = [1, 5, 30].into_iter().find_map(|seconds| {
         let options = CredentialOptions { helper_limit: Duration::from_secs(seconds), ..CredentialOptions::default() };
         let error = system.find_with(options, "r.example").unwrap_err();
         assert!(matches!(error, Error::HelperTimeout { verb: "get", .. }), "{error}");
-        fs::read_to_string(system.path("home/pid")).ok()
+        fs::read_to_string(system.path("home/pids")).ok().filter(|pids| pids.ends_with('\n'))
     });
+    let pids = pids.unwrap();
+    let (pid, other) = pids.trim().split_once(' ').unwrap();
     // It is gone, and has been waited for.
-    assert!(!Path::new("/proc").join(pid.unwrap().trim()).exists());
+    assert!(!Path::new("/proc").join(pid).exists());
+    // So is what it has started, unless the tests run on a terminal: then that is in their own process group.
+    let is_over = || match fs::read_to_string(format!("/proc/{other}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    };
+    if helper::is_on_terminal() {
+        rustix::process::kill_process(Pid::from_raw(other.parse().unwrap()).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+    }
+    while !is_over() {
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -399,6 +413,32 @@ fn a_helper_that_is_missing_is_named() {
     assert!(
         matches!(&found.passed_over[..], [PassedOver::StoreMissing { program, .. }] if program == "docker-credential-desktop")
     );
+}
+
+#[test]
+fn a_store_that_fails_is_passed_over() {
+    let system = System::new(&[
+        (DOCKER, r#"{"credsStore": "s", "credHelpers": {"own.example": "s"}}"#),
+        ("home/.dockercfg", &format!(r#"{{"late.example": {}}}"#, basic("u:p"))),
+    ]);
+    for (script, said) in [
+        ("echo 'no bus' >&2; exit 1", "docker-credential-s get failed for r.example (exit status: 1): no bus"),
+        ("echo hunter2", "docker-credential-s get for r.example: expected a JSON object"),
+        ("yes hunter2", "docker-credential-s get for r.example: expected at most 64 KiB"),
+    ] {
+        system.helper("s", script);
+        let found = system.find("r.example/x").unwrap();
+        let [passed_over @ PassedOver::StoreFailed { place, .. }] = &found.passed_over[..] else { panic!("{found:?}") };
+        assert_eq!((found.credential, place.key.as_str()), (None, "credsStore"));
+        let told = passed_over.to_string();
+        assert!(
+            told.contains("config.json: credsStore: ") && told.contains(said) && !told.contains("hunter2"),
+            "{told}"
+        );
+        // Other files are looked at, and who is named for a registry must answer.
+        assert!(system.told("late.example").starts_with("u:p"));
+        assert!(system.find("own.example").is_err());
+    }
 }
 
 #[test]

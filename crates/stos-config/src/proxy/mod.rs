@@ -9,7 +9,7 @@
 //! | `NO_PROXY`, `no_proxy` | which targets are reached directly: [`NoProxy`] |
 //!
 //! Of two spellings the upper-case one counts first, as in Go; curl reads the lower-case one first. Empty is not set.
-//! `localhost` and loopback addresses are never proxied. A proxy that is set and cannot be used is an error where it would
+//! `localhost` and loopback addresses are never proxied by these; `proxy` of `registries.conf` is asked for and comes before. A proxy that is set and cannot be used is an error where it would
 //! be used; Go connects directly.
 
 mod no_proxy;

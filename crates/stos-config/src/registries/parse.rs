@@ -8,7 +8,7 @@ use super::{Alias, Mirror, Registries, Serves, ShortNameMode, Table};
 use crate::credentials::is_helper_name;
 use crate::document::{Fields, Item, Node};
 use crate::error::Error;
-use crate::names::{Written, is_registry};
+use crate::names::{Written, is_registry, without_user};
 use crate::place::Place;
 use crate::proxy::ProxyAddress;
 
@@ -64,7 +64,7 @@ fn search_registry(item: &Item<'_>) -> Result<String, Error> {
     let text = item.text()?.trim_end_matches('/');
     match is_registry(text) {
         true => Ok(text.to_owned()),
-        false => Err(item.unfit("a host, and maybe a port", text)),
+        false => Err(item.unfit("a host, and maybe a port", without_user(text))),
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn aliases(item: &Item<'_>) -> Result<BTreeMap<String, Alias>, Error>
         let target = match Written::parse(text) {
             _ if text.is_empty() => None,
             Ok(written) if is_full(&written) => Some(written.reference.name()),
-            _ => return Err(item.unfit("a registry and a repository, without tag and digest", text)),
+            _ => return Err(item.unfit("a registry and a repository, without tag and digest", without_user(text))),
         };
         Ok((name.to_owned(), Alias { target, place: item.place() }))
     };
@@ -176,12 +176,17 @@ fn location(fields: &Fields<'_>, name: &str) -> Result<Option<String>, Error> {
     if text.contains("://") {
         return Err(item.unfit("no scheme: HOST[:PORT][/NAMESPACE…]", without_user(text)));
     }
+    if has_user(text) {
+        return Err(item.unfit("no user: HOST[:PORT][/NAMESPACE…]", without_user(text)));
+    }
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// Leaves out what stands before an `@` of an address: it may be a password.
-fn without_user(text: &str) -> &str {
-    text.rsplit('@').next().unwrap_or_default()
+/// Tells whether an `@` stands where it begins no digest: what is before it may be a user and a password.
+fn has_user(text: &str) -> bool {
+    let is_digest = |after: &str| ["sha256:", "sha384:", "sha512:"].iter().any(|name| after.starts_with(name));
+    let host = text.split('/').next().unwrap_or_default();
+    host.contains('@') || text.rsplit_once('@').is_some_and(|(_, after)| !is_digest(after))
 }
 
 fn is_prefix(text: &str) -> bool {

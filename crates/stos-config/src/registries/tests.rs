@@ -391,6 +391,26 @@ fn what_is_wrong_is_told_with_line_and_key() {
             "CONF:2: registry[0].location: expected no scheme: HOST[:PORT][/NAMESPACE…], found \"a.b\"",
         ),
         (
+            "[[registry]]\nlocation = 'u:hunter2@a.b'",
+            "CONF:2: registry[0].location: expected no user: HOST[:PORT][/NAMESPACE…], found \"a.b\"",
+        ),
+        (
+            "[[registry]]\nprefix = 'u:hunt/er2@a.b/c'",
+            "CONF:2: registry[0].prefix: expected no user: HOST[:PORT][/NAMESPACE…], found \"a.b/c\"",
+        ),
+        (
+            "[[registry]]\nlocation = 'a.b'\nmirror = [{ location = 'u:hunter2@sha256:5000/a' }]",
+            "CONF:3: registry[0].mirror[0].location: expected no user: HOST[:PORT][/NAMESPACE…], found \"sha256:5000/a\"",
+        ),
+        (
+            "unqualified-search-registries = ['u:hunter2@a.b']",
+            "CONF:1: unqualified-search-registries[0]: expected a host, and maybe a port, found \"a.b\"",
+        ),
+        (
+            "[aliases]\na = 'u:hunter2@b.c/d'",
+            "CONF:2: aliases.a: expected a registry and a repository, without tag and digest, found \"b.c/d\"",
+        ),
+        (
             "[[registry]]\nlocation = 'a.b'\ninsecure = 'yes'",
             "CONF:3: registry[0].insecure: expected true or false, found a text",
         ),

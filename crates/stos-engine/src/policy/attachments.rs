@@ -13,7 +13,7 @@ use stos_spec::media_type::OCI_MANIFEST;
 use stos_spec::text::{cut, shown};
 use stos_spec::{BlobDigest, Verified};
 
-use super::error::PolicyError;
+use super::error::{PolicyError, SignatureFault};
 use crate::error::Result;
 
 /// The media type of a payload.
@@ -80,9 +80,19 @@ impl<'a> Attachments<'a> {
         Ok(signatures)
     }
 
-    /// Fetches what a signature signs, which has at most [`PAYLOAD_MAX`] bytes.
-    pub fn payload(&self, signature: &Signature) -> Result<Verified<Vec<u8>>> {
-        Ok(self.registry.fetch_blob_bytes(self.repository, &signature.payload, PAYLOAD_MAX)?)
+    /// Fetches what a signature signs, which has at most [`PAYLOAD_MAX`] bytes. That it is not there, or something else, is a fault of this
+    /// signature alone.
+    ///
+    /// # Errors
+    /// All others of the registry.
+    pub fn payload(&self, signature: &Signature) -> Result<std::result::Result<Verified<Vec<u8>>, SignatureFault>> {
+        match self.registry.fetch_blob_bytes(self.repository, &signature.payload, PAYLOAD_MAX) {
+            Ok(payload) => Ok(Ok(payload)),
+            Err(error) if is_not_found(&error) || is_other(&error) => {
+                Ok(Err(SignatureFault::Unavailable { reason: cut(&error.to_string()) }))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn refuse(&self, expected: &str, found: String) -> PolicyError {
@@ -96,6 +106,17 @@ fn is_not_found(error: &RegistryError) -> bool {
     match error {
         RegistryError::NotFound { .. } => true,
         RegistryError::AllEndpoints { last, .. } => is_not_found(last),
+        _ => false,
+    }
+}
+
+/// Tells whether something else lies where it was asked for.
+fn is_other(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::DigestMismatch { .. } | RegistryError::SizeMismatch { .. } | RegistryError::TooLong { .. } => {
+            true
+        }
+        RegistryError::AllEndpoints { last, .. } => is_other(last),
         _ => false,
     }
 }

@@ -133,6 +133,12 @@ pub enum SignatureFault {
         /// How many are read.
         max: u64,
     },
+    /// What it signs is not where it should be, or is not what its digest says.
+    #[error("its payload cannot be had: {reason}")]
+    Unavailable {
+        /// What the registry gives instead, cut.
+        reason: String,
+    },
     /// None of the keys has made it, or what it signs has been changed since.
     #[error("it is by none of the keys of {}", places(keys))]
     NoKey {

@@ -146,7 +146,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`PolicyError::Unsigned`], [`PolicyError::NoneAccepted`] of the first requirement that does not hold; [`PolicyError::Attachment`];
-    /// those of the registry.
+    /// those of the registry, but for that of a payload which is not there or is something else.
     pub fn check(&self, registry: &Registry, repository: &str, manifest: BlobDigest) -> Result<()> {
         if self.requirements.is_empty() {
             return Ok(());
@@ -178,7 +178,7 @@ impl Admission {
         left: &mut Vec<(&Requirement, Vec<RefusedSignature>)>,
     ) -> Result<()> {
         let proof = match decoded(signature) {
-            Ok(bytes) => Ok((attachments.payload(signature)?, bytes)),
+            Ok(bytes) => attachments.payload(signature)?.map(|payload| (payload, bytes)),
             Err(reason) => Err(reason),
         };
         left.retain_mut(|(requirement, refused)| {

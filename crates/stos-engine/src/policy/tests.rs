@@ -2,7 +2,7 @@
 use std::slice;
 
 use serde_json::{Value, json};
-use stos_registry::{ClientOptions, Error as RegistryError};
+use stos_registry::ClientOptions;
 use stos_testkit::registry::{self, Fault, Rule};
 use stos_testkit::signing::{self, Signature, Signer};
 
@@ -232,7 +232,7 @@ fn what_lies_where_signatures_should_is_believed_by_no_one() {
 fn a_registry_that_fails_lets_nothing_in() {
     let scene = Scene::new();
     scene.attach(&[scene.signed()]);
-    for (path, status) in [(".sig", 500), (".sig", 403), ("/blobs/", 404), ("/blobs/", 500)] {
+    for (path, status) in [(".sig", 500), (".sig", 403), ("/blobs/", 403), ("/blobs/", 500)] {
         scene.registry.clear_rules();
         scene.registry.add_rule(Rule::on(path).fault(Fault::status(status)));
         let error = scene.check_signed().unwrap_err();
@@ -251,8 +251,31 @@ fn a_registry_that_fails_lets_nothing_in() {
         "application/vnd.oci.image.manifest.v1+json",
         &descriptor,
     );
-    let error = scene.check_signed().unwrap_err();
-    assert!(matches!(error, Error::Registry(RegistryError::SizeMismatch { .. })), "{error}");
+    let Error::Policy(PolicyError::NoneAccepted { refused, .. }) = scene.check_signed().unwrap_err() else { panic!() };
+    assert!(matches!(refused[0].reason, SignatureFault::Unavailable { .. }), "{refused:?}");
+}
+
+#[test]
+fn a_payload_that_cannot_be_had_is_its_signatures_fault() {
+    let scene = Scene::new();
+    let absent = scene.signer.sign("r.example/absent", &scene.manifest.to_string());
+    let path = format!("/blobs/{}", BlobDigest::of(&absent.payload));
+    for fault in [Fault::status(404), Fault::Corrupt, Fault::Extra(1), Fault::Endless, Fault::ContentLength(3)] {
+        scene.registry.clear_rules();
+        scene.registry.add_rule(Rule::on(&path).fault(fault.clone()));
+        let faults = scene.refused(slice::from_ref(&absent));
+        assert!(matches!(&faults[..], [SignatureFault::Unavailable { .. }]), "{fault:?}: {faults:?}");
+        // The one after it counts.
+        scene.attach(&[absent.clone(), scene.signed()]);
+        scene.check_signed().unwrap();
+    }
+    // What may pass is no fault of the signature.
+    for fault in [Fault::status(503), Fault::Truncate(3), Fault::Reset(3)] {
+        scene.registry.clear_rules();
+        scene.registry.add_rule(Rule::on(&path).fault(fault.clone()));
+        let error = scene.check_signed().unwrap_err();
+        assert!(matches!(&error, Error::Registry(error) if error.is_transient()), "{fault:?}: {error}");
+    }
 }
 
 #[test]

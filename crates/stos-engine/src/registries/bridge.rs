@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use stos_config::credentials::{CredentialKey, Credentials, Login};
+use stos_config::credentials::{CredentialKey, Credentials, Found, Login, PassedOver};
 use stos_config::proxy::{ProxyAddress, ProxyChoice, ProxyScheme, Scheme};
 use stos_registry::{Credential, CredentialFailure, Destination, Proxy, ProxyFailure, Secret};
 
@@ -76,15 +76,23 @@ pub(super) struct FoundLater {
 impl stos_registry::Credentials for FoundLater {
     fn credential(&self) -> std::result::Result<Option<Credential>, CredentialFailure> {
         let found = self.credentials.find(&self.key)?;
-        for passed_over in &found.passed_over {
-            tracing::debug!(key = %self.key, %passed_over, "no credential here");
-        }
+        tell_passed_over(&self.key, &found);
         let source = found.credential.as_ref().map(|credential| &credential.source);
         match source {
             Some(source) => tracing::debug!(key = %self.key, %source, "a credential"),
             None => tracing::debug!(key = %self.key, "no credential"),
         }
         Ok(found.credential.map(|credential| credential_of(&credential.login)))
+    }
+}
+
+/// Tells what could have held a credential: with a warning where a person may be able to mend it.
+pub(super) fn tell_passed_over(key: &CredentialKey, found: &Found) {
+    for passed_over in &found.passed_over {
+        match passed_over {
+            PassedOver::StoreFailed { .. } => tracing::warn!(%key, %passed_over, "no credential here"),
+            _ => tracing::debug!(%key, %passed_over, "no credential here"),
+        }
     }
 }
 

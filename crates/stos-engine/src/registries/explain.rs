@@ -100,7 +100,8 @@ pub struct ExplainedEndpoint {
     pub certificates: ExplainedCertificates,
     /// The way there over HTTPS.
     pub proxy: ExplainedProxy,
-    /// The way there over plain HTTP, which is tried after HTTPS where TLS is not verified.
+    /// The way there over plain HTTP, which is tried too where TLS is not verified: after HTTPS, or before it on loopback, unless this way
+    /// leads through a proxy.
     pub proxy_of_http: Option<ExplainedProxy>,
     /// Who asks, should it want to know.
     pub credential: ExplainedCredential,
@@ -187,13 +188,16 @@ impl RegistryConfig {
         let found = self.route(reference).and_then(|route| {
             explained.policy = Some(self.explain_policy(reference, &route)?);
             self.admission(reference, &route)?;
-            Ok((self.sites(reference, &route)?, route))
+            let (sites, unfit) = self.sites(reference, &route)?;
+            let left_out = route.passed_over.iter().map(|(mirror, why)| not_asked(mirror, why));
+            let unfit = unfit.iter().map(|(mirror, error)| passed_over(mirror, error.to_string()));
+            let endpoints: Vec<_> = sites.iter().map(|site| site.explain(reference)).collect();
+            Ok((endpoints, left_out.chain(unfit).collect()))
         });
         match found {
-            Ok((sites, route)) => {
-                explained.endpoints = sites.iter().map(|site| site.explain(reference)).collect();
-                explained.passed_over =
-                    route.passed_over.iter().map(|(mirror, why)| passed_over(mirror, why)).collect();
+            Ok((endpoints, passed_over)) => {
+                explained.endpoints = endpoints;
+                explained.passed_over = passed_over;
             }
             Err(error) => explained.refused = Some(error.to_string()),
         }
@@ -254,13 +258,17 @@ fn because(origin: &CandidateOrigin) -> String {
     }
 }
 
-fn passed_over(mirror: &Endpoint, why: &WhyNot) -> PassedOverMirror {
+fn not_asked(mirror: &Endpoint, why: &WhyNot) -> PassedOverMirror {
     debug_assert_eq!(mirror.role, ConfiguredRole::Mirror);
     let reason = match (why, mirror.serves) {
         (WhyNot::Blocked(place), _) => format!("it is blocked: {place}"),
         (WhyNot::Reference, Serves::TagOnly) => "it is asked for tags only".to_owned(),
         (WhyNot::Reference, _) => "it is asked for digests only".to_owned(),
     };
+    passed_over(mirror, reason)
+}
+
+fn passed_over(mirror: &Endpoint, reason: String) -> PassedOverMirror {
     let configured_by = mirror.place.as_ref().map(ToString::to_string);
     PassedOverMirror { reference: mirror.reference.to_string(), configured_by, reason }
 }

@@ -7,7 +7,7 @@ use stos_config::credentials::{CredentialKey, Found, Location, Login};
 use stos_registry::{Error as RegistryError, Registry};
 
 use super::RegistryConfig;
-use super::bridge::credential_of;
+use super::bridge::{credential_of, tell_passed_over};
 use super::site::Site;
 use crate::error::{Error, Result};
 
@@ -28,11 +28,15 @@ impl RegistryConfig {
     /// yet.
     ///
     /// # Errors
-    /// Where a file cannot be read or a helper fails.
+    /// Where a file cannot be read or a helper fails, but for that of `credsStore`: then a warning tells.
     pub fn stored_login(&self, key: &CredentialKey) -> Result<Found> {
         match self.loaded()?.credentials.find(key) {
             Err(stos_config::Error::NotThere { .. }) => Ok(Found::default()),
-            found => Ok(found?),
+            found => {
+                let found = found?;
+                tell_passed_over(key, &found);
+                Ok(found)
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 
 use stos_config::credentials::{Credential, CredentialOptions};
 use stos_config::policy::PolicyImage;
-use stos_config::registries::{Candidate, Registries, Route};
+use stos_config::registries::{Candidate, Endpoint, Registries, Role, Route};
 use stos_config::{Credentials, Environment, Place, Policy, Proxies};
 use stos_registry::{ClientOptions, Registry};
 use stos_spec::ImageRef;
@@ -72,6 +72,9 @@ struct Loaded {
     credentials: Arc<Credentials>,
     proxies: Arc<Proxies>,
 }
+
+/// A mirror that cannot be asked, and why.
+type UnfitMirror<'a> = (&'a Endpoint, Error);
 
 /// Gives a reference without the registry that it was written without.
 pub(crate) fn as_written(reference: &ImageRef) -> String {
@@ -124,15 +127,28 @@ impl RegistryConfig {
         for (mirror, why) in &route.passed_over {
             tracing::debug!(mirror = %mirror.reference, ?why, "the mirror is not asked");
         }
-        let sites = self.sites(reference, route)?;
+        let (sites, unfit) = self.sites(reference, route)?;
+        for (mirror, error) in unfit {
+            tracing::warn!(mirror = %mirror.reference, %error, "passed over");
+        }
         Ok(Registry::over(sites.iter().map(Site::endpoint).collect(), &self.shared.options.client)?)
     }
 
-    /// Gives the places of a route with all that is needed to ask there.
-    fn sites(&self, reference: &ImageRef, route: &Route) -> Result<Vec<Site>> {
+    /// Gives the places of a route with all that is needed to ask there, and the mirrors that cannot be asked.
+    ///
+    /// # Errors
+    /// Where the registry itself cannot be asked.
+    fn sites<'a>(&self, reference: &ImageRef, route: &'a Route) -> Result<(Vec<Site>, Vec<UnfitMirror<'a>>)> {
         let loaded = self.loaded()?;
-        let site = |place| Site::of_image(&self.shared.options, loaded, reference, place);
-        route.endpoints.iter().map(site).collect()
+        let (mut sites, mut unfit) = (Vec::new(), Vec::new());
+        for place in &route.endpoints {
+            match Site::of_image(&self.shared.options, loaded, reference, place) {
+                Ok(site) => sites.push(site),
+                Err(error) if place.role == Role::Mirror => unfit.push((place, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((sites, unfit))
     }
 
     /// Asks the policy about an image of a registry, which is asked for at the places of a route. What is decided without a signature

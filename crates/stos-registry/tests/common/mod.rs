@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use stos_registry::{
-    BlobReader, ClientOptions, Credential, CredentialFailure, Credentials, Endpoint, Error, Registry, Role,
+    BlobReader, ClientOptions, Credential, CredentialFailure, Credentials, Endpoint, Error, Registry, Role, Secret,
 };
 use stos_spec::media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
 use stos_spec::{BlobDigest, Descriptor, ImageRef};
@@ -224,4 +224,11 @@ impl io::Write for Trace {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The way through a proxy, with a user and a password or without.
+pub fn proxy_at(url: &str, login: Option<(&str, &str)>) -> stos_registry::Proxy {
+    let (scheme, host) = url.split_once("://").expect("a URL");
+    let login = login.map(|(user, password)| (Secret::new(user), Secret::new(password)));
+    stos_registry::Proxy::new(scheme == "https", host, login).expect("a proxy")
 }

@@ -3,6 +3,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`child`] | children that are other programs, and how long they live |
 //! | [`clone`] | clone3(2) out of a single-threaded process, and what the child resets |
 //! | [`pidfd`] | waiting for a process and signalling it by descriptor |
 //! | [`credentials`] | capabilities, ids, groups, limits |
@@ -11,6 +12,7 @@
 //! | [`exec`] | execve(2), and the loopback of a new network namespace |
 
 pub mod binary;
+pub mod child;
 pub mod clone;
 pub mod credentials;
 pub mod exec;

@@ -97,7 +97,7 @@ fn print_endpoint(number: usize, endpoint: &ExplainedEndpoint) -> io::Result<()>
     field("configured", endpoint.configured_by.as_deref().unwrap_or("nothing is, for this image"))?;
     field("serves", endpoint.serves)?;
     let tls = &endpoint.tls;
-    let verified = if tls.verified { "verified" } else { "not verified, and plain HTTP where there is no HTTPS" };
+    let verified = if tls.verified { "verified" } else { "not verified, and plain HTTP is allowed" };
     field("TLS", &format!("{verified} ({})", tls.because))?;
     let certificates = &endpoint.certificates;
     let authorities = certificates.authorities.iter().map(String::as_str);
