@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Images from anywhere come into the store: every layer, the merged index, the documents, and last the names; or nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -28,11 +28,13 @@ pub(crate) struct NamedImage {
     /// What its source calls it besides, which is no name outside.
     pub tags: Vec<String>,
     pub image: ResolvedImage,
+    /// Its names, to tell which it has.
+    known: HashSet<ImageRef>,
 }
 
 impl NamedImage {
     pub fn new(names: Vec<ImageRef>, image: ResolvedImage) -> Self {
-        let mut named = Self { names: Vec::new(), tags: Vec::new(), image };
+        let mut named = Self { names: Vec::new(), tags: Vec::new(), image, known: HashSet::new() };
         named.add_names(names);
         named
     }
@@ -40,7 +42,7 @@ impl NamedImage {
     /// Gives it further names, each once.
     pub fn add_names(&mut self, names: Vec<ImageRef>) {
         for name in names {
-            if !self.names.contains(&name) {
+            if self.known.insert(name.clone()) {
                 self.names.push(name);
             }
         }
