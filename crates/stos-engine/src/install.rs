@@ -13,6 +13,7 @@ use stos_store::{ImageRecord, Lease, Objects};
 
 use crate::Engine;
 use crate::build::{oci_manifest, plain_layer};
+use crate::counted::Counted;
 use crate::error::{Error, Result};
 use crate::gc::take_back;
 use crate::image::load_image;
@@ -228,7 +229,7 @@ impl Install<'_> {
                 source: &source,
             };
             let advance = |count| self.progress.layer_advanced(layer.shown(), count);
-            layerfs.add_layer(new, Counted { inner: self.open(layer)?, pending: 0, advance })?;
+            layerfs.add_layer(new, Counted::new(self.open(layer)?, advance))?;
             self.has_added(|added| &mut added.layers, layer.diff_id);
         }
         if self.keep_blobs {
@@ -362,31 +363,6 @@ impl Read for Cancellable<'_> {
             return Err(io::Error::other("another layer of the image has failed"));
         }
         self.blob.read(into)
-    }
-}
-
-/// A layer of which nobody counts the bytes on their way, counted.
-struct Counted<R, F: Fn(u64)> {
-    inner: R,
-    /// What has come and has not been told yet.
-    pending: u64,
-    advance: F,
-}
-
-impl<R, F: Fn(u64)> Counted<R, F> {
-    /// How many bytes are told at once.
-    const STEP: u64 = 256 << 10;
-}
-
-impl<R: Read, F: Fn(u64)> Read for Counted<R, F> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(into)?;
-        self.pending += count as u64;
-        let is_end = count == 0 && !into.is_empty();
-        if self.pending >= Self::STEP || (is_end && self.pending > 0) {
-            (self.advance)(std::mem::take(&mut self.pending));
-        }
-        Ok(count)
     }
 }
 
