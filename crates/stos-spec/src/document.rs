@@ -256,7 +256,7 @@ mod tests {
             (r#"{"rootfs":{"Diff_IDs":[]}}"#, name("Diff_IDs", "diff_ids")),
             (r#"{"history":[{"Empty_Layer":true}]}"#, name("Empty_Layer", "empty_layer")),
             (
-                r#"{"config":{"Labels":{"user":"","User":""},"Image":"","Volumes":{"/Env":{}}},"image":"","User":""}"#,
+                r#"{"config":{"Labels":{"user":"","User":""},"Image":"","Volumes":{"/Env":{}}},"image":"","User":"","Size":1}"#,
                 None,
             ),
         ] {

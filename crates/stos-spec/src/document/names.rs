@@ -71,7 +71,8 @@ pub(crate) const CONFIG: Names = Names(&[
     ("comment", None),
     ("container", None),
     ("docker_version", None),
-    ("size", None),
+    // Old versions of Docker wrote it so.
+    ("Size", None),
 ]);
 
 const ROOTFS: Names = Names(&[("type", None), ("diff_ids", None)]);
