@@ -163,6 +163,16 @@ fn docker_archives_that_lie_leave_nothing() {
             "at most 10000 names",
         ),
         ("too many names of two", with_manifest(&image, names_of_two), "at most 10000 names"),
+        (
+            "a user that only some readers see",
+            archive(&image, |mut entries| {
+                let text = String::from_utf8(config(&image)).unwrap().replacen("\"Cmd\"", "\"user\":\"77\",\"Cmd\"", 1);
+                entries[2] = Entry::file("x.json", text);
+                entries[3] = Entry::file("manifest.json", manifest("x.json", tags.clone(), &["a.tar", "b.tar"]));
+                entries
+            }),
+            "some readers take for \"User\"",
+        ),
         ("a member that leads out", extra(Entry::file("../../etc/passwd", "x")), "leads out"),
         ("an absolute member", extra(Entry::file("/etc/passwd", "x")), "relative name"),
         ("a symlink that leads out", extra(Entry::symlink("x", "../../etc/shadow")), "leads out"),
@@ -316,6 +326,20 @@ fn layouts_that_lie_leave_nothing() {
                 });
             }),
             "at most 10000 names",
+        ),
+        (
+            "an index that only some readers see",
+            Box::new(|dir| {
+                let text = fs::read_to_string(blob(dir, &image.manifest.digest)).unwrap();
+                let text = text.replacen('{', "{\"Manifests\":[],", 1);
+                let digest = stos_testkit::image_builder::digest(text.as_bytes());
+                edit_index(dir, |index| {
+                    index["manifests"][0]["digest"] = json!(digest);
+                    index["manifests"][0]["size"] = json!(text.len());
+                });
+                fs::write(blob(dir, &digest), text).unwrap();
+            }),
+            "some readers take for \"manifests\"",
         ),
         ("a digest that is a path", set("/manifests/0/digest", json!("sha256:../../../../etc/passwd")), "digest"),
         ("another algorithm", set("/manifests/0/digest", json!("sha512:00")), "sha512"),
