@@ -24,7 +24,7 @@ const BUFFER: usize = 256 << 10;
 /// Writes the tree of a container as a tar to the file `path`, which is there whole and durable, or as it was before. What is no
 /// regular file, a device or a pipe, is written to as it is.
 pub fn export_container_to(engine: &Engine, container: &ContainerRecord, path: &Path) -> Result<()> {
-    let mut file = OutputFile::create(path)?;
+    let mut file = OutputFile::create(path, "--output")?;
     export_container(engine, container, &mut file)?;
     file.commit()
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Images from anywhere come into the store: every layer, the merged index, the documents, and last the names; or nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +13,7 @@ use stos_store::{ImageRecord, Lease, Objects};
 
 use crate::Engine;
 use crate::build::{oci_manifest, plain_layer};
+use crate::counted::Counted;
 use crate::error::{Error, Result};
 use crate::gc::take_back;
 use crate::image::load_image;
@@ -28,11 +29,13 @@ pub(crate) struct NamedImage {
     /// What its source calls it besides, which is no name outside.
     pub tags: Vec<String>,
     pub image: ResolvedImage,
+    /// Its names, to tell which it has.
+    known: HashSet<ImageRef>,
 }
 
 impl NamedImage {
     pub fn new(names: Vec<ImageRef>, image: ResolvedImage) -> Self {
-        let mut named = Self { names: Vec::new(), tags: Vec::new(), image };
+        let mut named = Self { names: Vec::new(), tags: Vec::new(), image, known: HashSet::new() };
         named.add_names(names);
         named
     }
@@ -40,7 +43,7 @@ impl NamedImage {
     /// Gives it further names, each once.
     pub fn add_names(&mut self, names: Vec<ImageRef>) {
         for name in names {
-            if !self.names.contains(&name) {
+            if self.known.insert(name.clone()) {
                 self.names.push(name);
             }
         }
@@ -226,7 +229,7 @@ impl Install<'_> {
                 source: &source,
             };
             let advance = |count| self.progress.layer_advanced(layer.shown(), count);
-            layerfs.add_layer(new, Counted { inner: self.open(layer)?, pending: 0, advance })?;
+            layerfs.add_layer(new, Counted::new(self.open(layer)?, advance))?;
             self.has_added(|added| &mut added.layers, layer.diff_id);
         }
         if self.keep_blobs {
@@ -360,31 +363,6 @@ impl Read for Cancellable<'_> {
             return Err(io::Error::other("another layer of the image has failed"));
         }
         self.blob.read(into)
-    }
-}
-
-/// A layer of which nobody counts the bytes on their way, counted.
-struct Counted<R, F: Fn(u64)> {
-    inner: R,
-    /// What has come and has not been told yet.
-    pending: u64,
-    advance: F,
-}
-
-impl<R, F: Fn(u64)> Counted<R, F> {
-    /// How many bytes are told at once.
-    const STEP: u64 = 256 << 10;
-}
-
-impl<R: Read, F: Fn(u64)> Read for Counted<R, F> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(into)?;
-        self.pending += count as u64;
-        let is_end = count == 0 && !into.is_empty();
-        if self.pending >= Self::STEP || (is_end && self.pending > 0) {
-            (self.advance)(std::mem::take(&mut self.pending));
-        }
-        Ok(count)
     }
 }
 

@@ -295,7 +295,7 @@ fn write_to(target: SaveTarget<'_>, write: impl FnOnce(&mut dyn Write) -> Result
             out.flush().map_err(Error::output("write", "the tar"))
         }
         SaveTarget::Path(path) => {
-            let mut file = OutputFile::create(path)?;
+            let mut file = OutputFile::create(path, "--output")?;
             let mut out = io::BufWriter::with_capacity(256 << 10, &mut file);
             write(&mut out)?;
             out.flush().map_err(Error::output("write", path))?;

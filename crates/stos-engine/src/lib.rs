@@ -9,6 +9,7 @@
 //! | [`policy`] | which images may come in: signatures, fetched and checked |
 //! | `source` | where images come from, in the same words |
 //! | `install` | images from anywhere come into the store, whole or not at all |
+//! | `counted` | bytes on their way, counted |
 //! | `side_by_side` | several layers at a time, until one fails |
 //! | `room` | whether images can fit on the disk, decided before anything of them is fetched |
 //! | [`layers`] | the layers of the store, who uses them, taking one away |
@@ -48,6 +49,7 @@ pub mod changes;
 pub mod check;
 pub mod commit;
 pub mod container;
+mod counted;
 pub mod create;
 pub mod error;
 pub mod export;

@@ -56,10 +56,9 @@ pub fn load_images(
     progress: &dyn PullProgress,
 ) -> Result<Vec<LoadedFiles>> {
     engine.layerfs.kind_of_new()?;
-    let path = whereabouts(&input)?;
     let input = stage("open", no_bytes, || OpenInput::open(engine, input))?;
     let label = input.files.label();
-    let (source, images) = stage("resolve", no_bytes, || resolve(input.files, path, wanted, options))?;
+    let (source, images) = stage("resolve", no_bytes, || resolve(input.files, input.path, wanted, options))?;
     check_is_the_one(&label, &images, wanted)?;
     check_names(&label, &images)?;
     let tag_of = |named: &NamedImage| named.names.is_empty().then(|| named.tags.first().cloned()).flatten();
@@ -100,14 +99,8 @@ fn check_names(label: &str, images: &[NamedImage]) -> Result<()> {
     Ok(())
 }
 
-/// Gives the path that the policy knows files by; that of a stream is empty.
-fn whereabouts(input: &ImageInput) -> Result<PathBuf> {
-    let ImageInput::Path(path) = input else { return Ok(PathBuf::new()) };
-    Ok(std::fs::canonicalize(path).map_err(stos_store::Error::io("find", path))?)
-}
-
 /// A docker-archive that is a layout too, as Docker writes it today, is read as a layout: that keeps every digest. The policy is asked
-/// about what the files are read as, before any document is.
+/// about what the files are read as, before any document is; it knows them by `path`.
 fn resolve(
     files: Files,
     path: PathBuf,

@@ -15,7 +15,7 @@ use crate::source::ResolvedImage;
 use crate::source::registry::RegistrySource;
 use crate::stage::stage;
 
-/// What is known of an image once its documents are there, and before any layer is.
+/// What is known of an image once its documents are there, and before any layer comes; or before any is pushed.
 #[derive(Debug, Clone, Copy)]
 pub struct Announced<'a> {
     /// Its name, the first of several; `None` where it has none.
@@ -27,27 +27,28 @@ pub struct Announced<'a> {
     /// What it runs on.
     pub platform: &'a Platform,
     /// Its layers, the lowest first: what they are called from here on, and their bytes, 0 where nobody has said how many. An image
-    /// may have one twice; it comes once.
+    /// may have one twice; it comes, or goes, once.
     pub layers: &'a [(BlobDigest, u64)],
 }
 
-/// Who wants to know how a pull goes. Called from several threads, for each layer in order.
+/// Who wants to know how a pull goes, or a push, which has no merge. Called from several threads, for each layer in order.
 ///
 /// What fails is not told here: it is returned.
 pub trait PullProgress: Sync {
     /// An image's documents are known and keep the rules. Of an archive with several images each is told, before any layer comes.
     fn resolved(&self, _image: &Announced<'_>) {}
-    /// A layer is being fetched; `size` bytes will come, 0 where nobody has said how many.
+    /// A layer is being fetched, or sent; `size` bytes will come or go, 0 where nobody has said how many. It may start again, as what
+    /// a registry did not take is sent again: then what was told of it before counts for nothing.
     fn layer_started(&self, _blob: BlobDigest, _size: u64) {}
-    /// `count` more bytes of it have come: called once for some 256 KiB, or what is left of a layer.
+    /// `count` more bytes of it have come, or gone: called for each piece that is read, be it small.
     fn layer_advanced(&self, _blob: BlobDigest, _count: u64) {}
-    /// It is in the store, or was there before.
+    /// It is where it should be, in the store or in the registry's repository, or was there before.
     fn layer_done(&self, _blob: BlobDigest, _was_present: bool) {}
     /// All layers are there; what containers mount is made of them.
     fn merge_started(&self) {}
     /// It is made, or was there before.
     fn merge_done(&self) {}
-    /// Everything is in the store, under its names.
+    /// Everything is in the store or in the repository, under its names.
     fn done(&self) {}
 }
 

@@ -35,6 +35,16 @@ pub enum ConfigError {
         /// The name, the second time.
         name: String,
     },
+    /// A name of configurations is written in other case: some readers take it for that, others pass it over.
+    #[error(
+        "the image configuration is ambiguous: it has {found:?}, which some readers take for {expected:?} and others for nothing"
+    )]
+    NameCase {
+        /// What stands there.
+        found: String,
+        /// The name as it is written.
+        expected: &'static str,
+    },
     /// Its `rootfs.type` is not `layers`.
     #[error("the image configuration has rootfs.type {found:?}, expected \"layers\"")]
     RootfsType {
@@ -205,10 +215,11 @@ struct RawProcess {
 impl ImageConfig {
     /// Reads a configuration and checks every rule that needs no other document.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
-        document::check(bytes).map_err(|error| match error {
+        document::check(bytes, &document::CONFIG).map_err(|error| match error {
             DocumentError::Json(reason) => ConfigError::Json { reason },
             DocumentError::TooDeep => ConfigError::TooDeep,
             DocumentError::DuplicateName(name) => ConfigError::DuplicateName { name },
+            DocumentError::NameCase { found, expected } => ConfigError::NameCase { found, expected },
         })?;
         let raw: RawConfig =
             serde_json::from_slice(bytes).map_err(|error| ConfigError::Json { reason: shown(&error.to_string()) })?;
@@ -349,8 +360,8 @@ mod tests {
         let text = config().to_string();
         for (case, document) in [
             ("User", text.replacen("\"User\"", "\"User\":\"0\",\"User\"", 1)),
-            ("user", text.replacen("\"User\"", "\"user\":\"0\",\"User\"", 1)),
-            ("RootFS", text.replacen("\"rootfs\"", "\"RootFS\":{},\"rootfs\"", 1)),
+            ("rootfs", text.replacen("\"rootfs\"", "\"rootfs\":{},\"rootfs\"", 1)),
+            ("x", text.replacen('{', "{\"X\":1,\"x\":2,", 1)),
         ] {
             let error = ImageConfig::parse(document.as_bytes()).unwrap_err();
             let ConfigError::DuplicateName { name } = &error else { panic!("{case}: {error}") };
@@ -359,6 +370,21 @@ mod tests {
         let mut labelled = config();
         labelled["config"]["Labels"] = json!({"Maintainer": "a", "maintainer": "b"});
         assert_eq!(parse(&labelled).unwrap().labels.len(), 2);
+    }
+
+    #[test]
+    fn names_are_written_in_their_own_case() {
+        let text = config().to_string();
+        for (document, wrong, right) in [
+            (text.replacen("\"User\"", "\"user\"", 1), "user", "User"),
+            (text.replacen("\"Env\"", "\"env\"", 1), "env", "Env"),
+            (text.replacen("\"User\"", "\"user\":\"0\",\"User\"", 1), "user", "User"),
+            (text.replacen("\"rootfs\"", "\"RootFS\":{},\"rootfs\"", 1), "RootFS", "rootfs"),
+        ] {
+            let error = ImageConfig::parse(document.as_bytes()).unwrap_err();
+            let ConfigError::NameCase { found, expected } = &error else { panic!("{wrong}: {error}") };
+            assert_eq!((found.as_str(), *expected), (wrong, right));
+        }
     }
 
     #[test]

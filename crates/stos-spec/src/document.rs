@@ -2,8 +2,11 @@
 //! What every JSON document of others must keep to, whatever it is about: one reading, and a bounded depth.
 //!
 //! RFC 8259 §4 leaves it open what a name that stands twice in an object means. Some readers take the first, some the last, and
-//! Go's `encoding/json`, which podman, docker and containerd use, takes `Layers` for `layers` too. A document that has both could be
-//! one image when it is looked at or signed, and another one when it runs: CVE-2021-41190 by other means. It is refused.
+//! Go's `encoding/json`, which podman, docker and containerd use, takes `Layers` for `layers` too, be it alone or beside it. Such a
+//! document could be one image when it is looked at or signed, and another one when it runs: CVE-2021-41190 by other means. It is
+//! refused, also where the name is one that stos has no use for: another reader may.
+
+mod names;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,6 +16,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::text::{cut, shown};
+
+pub(crate) use names::{CONFIG, MANIFEST, Names};
 
 /// How deep values may lie in values. Real documents have a dozen levels; `serde_json`, with which the rest of stos reads them,
 /// gives up at 128.
@@ -33,13 +38,20 @@ pub(crate) enum DocumentError {
     TooDeep,
     /// A name stands twice in an object, maybe once in other case. It is cut.
     DuplicateName(String),
+    /// A name is one of the document's in other case.
+    NameCase {
+        /// What stands there. It is cut.
+        found: String,
+        /// The name.
+        expected: &'static str,
+    },
 }
 
-/// Checks a document.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), DocumentError> {
+/// Checks a document that has these names.
+pub(crate) fn check(bytes: &[u8], names: &'static Names) -> Result<(), DocumentError> {
     let state = RefCell::new(State { names: 0, found: None });
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let whole = Value { depth: 0, has_free_names: false, state: &state };
+    let whole = Value { depth: 0, has_free_names: false, names: Some(names), state: &state };
     let read = whole.deserialize(&mut reader).and_then(|()| reader.end());
     read.map_err(|error| {
         let found = state.borrow_mut().found.take();
@@ -60,6 +72,8 @@ struct Value<'a> {
     depth: usize,
     /// If it is an object its names are people's own.
     has_free_names: bool,
+    /// The names that it has as an object, where readers know any: of a list, those of what it holds.
+    names: Option<&'static Names>,
     state: &'a RefCell<State>,
 }
 
@@ -70,10 +84,21 @@ impl Value<'_> {
     }
 
     /// Gives what a value in this one is.
-    fn inner<E: Error>(self, has_free_names: bool) -> Result<Self, E> {
+    fn inner<E: Error>(self, has_free_names: bool, names: Option<&'static Names>) -> Result<Self, E> {
         match self.depth == DEPTH_MAX {
             true => Err(self.refuse(DocumentError::TooDeep)),
-            false => Ok(Self { depth: self.depth + 1, has_free_names, ..self }),
+            false => Ok(Self { depth: self.depth + 1, has_free_names, names, ..self }),
+        }
+    }
+
+    /// Refuses a name that is known here in another case, and gives the names below it.
+    fn names_below<E: Error>(self, name: &str, folded: &str) -> Result<Option<&'static Names>, E> {
+        match self.names.and_then(|names| names.find(folded)) {
+            Some((expected, _)) if expected != name => {
+                Err(self.refuse(DocumentError::NameCase { found: cut(name), expected }))
+            }
+            Some((_, below)) => Ok(below),
+            None => Ok(None),
         }
     }
 }
@@ -118,7 +143,7 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let item = self.inner(false)?;
+        let item = self.inner(false, self.names)?;
         while items.next_element_seed(item)?.is_some() {}
         Ok(())
     }
@@ -130,13 +155,14 @@ impl<'de> Visitor<'de> for Value<'_> {
                 return Err(A::Error::invalid_length(NAMES_MAX + 1, &self));
             }
             let folded = folded(&name);
+            let below = self.names_below(&name, &folded)?;
             let has_free_names = FREE_NAMES.contains(&&*folded);
             let key = if self.has_free_names { name.clone() } else { folded.into_owned() };
             if !names.insert(key) {
                 return Err(self.refuse(DocumentError::DuplicateName(cut(&name))));
             }
             self.state.borrow_mut().names += 1;
-            items.next_value_seed(self.inner(has_free_names)?)?;
+            items.next_value_seed(self.inner(has_free_names, below)?)?;
         }
         self.state.borrow_mut().names -= names.len();
         Ok(())
@@ -160,6 +186,13 @@ fn folded(name: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of names that nobody knows.
+    fn check(bytes: &[u8]) -> Result<(), DocumentError> {
+        super::check(bytes, &NO_NAMES)
+    }
+
+    const NO_NAMES: Names = Names::NONE;
 
     fn nested(depth: usize) -> [String; 2] {
         [("[", "]"), ("{\"a\":", "}")].map(|(open, close)| format!("{}1{}", open.repeat(depth), close.repeat(depth)))
@@ -192,6 +225,43 @@ mod tests {
         let long = "x".repeat(10_000);
         let name = duplicate(&format!("{{\"{long}\":1,\"{long}\":1}}")).unwrap();
         assert!(name.len() < 500, "{}", name.len());
+    }
+
+    #[test]
+    fn a_known_name_is_written_in_its_own_case() {
+        let refused = |text: &str, names| match super::check(text.as_bytes(), names) {
+            Err(DocumentError::NameCase { found, expected }) => Some((found, expected)),
+            Ok(()) => None,
+            Err(other) => panic!("{text}: {other:?}"),
+        };
+        let name = |found: &str, expected| Some((found.to_owned(), expected));
+        for (text, expected) in [
+            (r#"{"Manifests":[]}"#, name("Manifests", "manifests")),
+            ("{\"manifest\u{17f}\":[]}", name("manifest\u{17f}", "manifests")),
+            (r#"{"FSLayers":[]}"#, name("FSLayers", "fsLayers")),
+            (r#"{"layers":[{},{"Digest":"x"}]}"#, name("Digest", "digest")),
+            (r#"{"manifests":[{"platform":{"OS":"x"}}]}"#, name("OS", "os")),
+            (r#"{"subject":{"MediaType":"x"}}"#, name("MediaType", "mediaType")),
+            // People's own names, names of other places, and names that nobody knows.
+            (r#"{"annotations":{"Digest":"","Config":""},"Digest":"","x":{"Config":{}}}"#, None),
+        ] {
+            assert_eq!(refused(text, &MANIFEST), expected, "{text}");
+        }
+        for (text, expected) in [
+            (r#"{"config":{"user":"77"}}"#, name("user", "User")),
+            (r#"{"config":{"env":[]}}"#, name("env", "Env")),
+            ("{\"config\":{\"healthchec\u{212a}\":{}}}", name("healthchec\u{212a}", "Healthcheck")),
+            (r#"{"container_config":{"CMD":[]}}"#, name("CMD", "Cmd")),
+            (r#"{"Config":{}}"#, name("Config", "config")),
+            (r#"{"rootfs":{"Diff_IDs":[]}}"#, name("Diff_IDs", "diff_ids")),
+            (r#"{"history":[{"Empty_Layer":true}]}"#, name("Empty_Layer", "empty_layer")),
+            (
+                r#"{"config":{"Labels":{"user":"","User":""},"Image":"","Volumes":{"/Env":{}}},"image":"","User":"","Size":1}"#,
+                None,
+            ),
+        ] {
+            assert_eq!(refused(text, &CONFIG), expected, "{text}");
+        }
     }
 
     #[test]

@@ -49,6 +49,16 @@ pub enum ManifestError {
         /// The name, the second time.
         name: String,
     },
+    /// A name of manifests is written in other case: some readers take it for that, others pass it over.
+    #[error(
+        "the manifest is ambiguous: it has {found:?}, which some readers take for {expected:?} and others for nothing"
+    )]
+    NameCase {
+        /// What stands there.
+        found: String,
+        /// The name as it is written.
+        expected: &'static str,
+    },
     /// Its `schemaVersion` is not 2.
     #[error("the manifest has schemaVersion {found}, expected 2")]
     SchemaVersion {
@@ -289,15 +299,16 @@ impl ManifestDocument {
     ///
     /// `content_type` is what the registry or the descriptor called it. Where that or the document's own `mediaType` says
     /// one thing and its fields another it is refused: two readers could take it for two images (CVE-2021-41190). So is one in
-    /// which a name stands twice.
+    /// which a name stands twice, or in other case than it is written in.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
         if bytes.len() as u64 > MANIFEST_MAX {
             return Err(ManifestError::TooLarge { found: bytes.len() as u64 });
         }
-        document::check(bytes).map_err(|error| match error {
+        document::check(bytes, &document::MANIFEST).map_err(|error| match error {
             DocumentError::Json(reason) => ManifestError::Json { document: "manifest", reason },
             DocumentError::TooDeep => ManifestError::TooDeep,
             DocumentError::DuplicateName(name) => ManifestError::DuplicateName { name },
+            DocumentError::NameCase { found, expected } => ManifestError::NameCase { found, expected },
         })?;
         let outline: Outline<'_> = read(bytes, "manifest")?;
         let own_type = outline.media_type.map(|raw| {

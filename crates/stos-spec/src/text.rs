@@ -32,8 +32,12 @@ pub fn shown(text: &str) -> String {
 }
 
 fn must_be_escaped(c: char) -> bool {
-    // The format characters U+200B–U+200F, U+2028–U+202E and U+2066–U+2069 reorder or hide text.
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    // The format characters reorder text, or are not seen: U+061C, U+200E, U+200F, U+202A–U+202E and U+2066–U+2069 (UAX #9,
+    // "Explicit Directional Formatting Characters" and "Implicit"), U+200B–U+200D, U+2060–U+2064 and U+FEFF; U+2028 and U+2029
+    // break lines.
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -44,6 +48,11 @@ mod tests {
     fn foreign_text_is_cut_and_escaped() {
         assert_eq!(shown("a\u{1b}[2Jb\r\nc\u{202e}d\u{9b}ä"), r"a\u{1b}[2Jb\r\nc\u{202e}d\u{9b}ä");
         assert_eq!(shown("plain"), "plain");
+        let unseen =
+            ['\u{61c}', '\u{200b}', '\u{200f}', '\u{2028}', '\u{202a}', '\u{2060}', '\u{2064}', '\u{2069}', '\u{feff}'];
+        for c in unseen {
+            assert_eq!(shown(&format!("a{c}b")), format!("a{}b", c.escape_unicode()));
+        }
         let long = shown(&"ä".repeat(1000));
         assert_eq!(long, format!("{}…", "ä".repeat(SHOWN_MAX)));
         assert_eq!(cut(&"\0".repeat(SHOWN_MAX)), "\0".repeat(SHOWN_MAX));

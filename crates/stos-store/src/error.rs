@@ -54,6 +54,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of the store would be larger than what can be read again. It stays as it was.
+    #[error("{} is not written: it would have {found} bytes, expected at most {max}", path.display())]
+    RecordTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        max: u64,
+        /// How many it would have.
+        found: u64,
+    },
     /// A blob does not hash to its name.
     #[error("{} is damaged: {source}", path.display())]
     DamagedBlob {

@@ -117,8 +117,8 @@ pub fn sync_filesystem_of(directory: &Path) -> Result<()> {
     rustix::fs::syncfs(open(directory)?).map_err(Error::io("sync the filesystem of", directory))
 }
 
-/// The largest record that is read, in bytes: an index of a hundred thousand images has less.
-const RECORD_MAX: u64 = 256 << 20;
+/// The largest record that is read, in bytes: an index of a hundred thousand images has less. Tests reach a smaller one.
+const RECORD_MAX: u64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 
 /// Reads a file whole, unless it has more than `max` bytes, which is damage. `None` where there is none.
 pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
@@ -152,6 +152,18 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_else(|error| format!("{error:?}").into_bytes());
     bytes.push(b'\n');
     bytes
+}
+
+/// Gives a value as [`to_json`] does, for the file `path`.
+///
+/// # Errors
+/// [`Error::RecordTooLarge`] for more than [`read_json`] takes.
+pub fn to_record<T: Serialize + ?Sized>(value: &T, path: &Path) -> Result<Vec<u8>> {
+    let bytes = to_json(value);
+    match bytes.len() as u64 > RECORD_MAX {
+        true => Err(Error::RecordTooLarge { path: path.to_owned(), max: RECORD_MAX, found: bytes.len() as u64 }),
+        false => Ok(bytes),
+    }
 }
 
 /// Gives a value as JSON on one line, for records that are long and read at each create.

@@ -193,7 +193,7 @@ fn config_hint(error: &ConfigError) -> Option<String> {
 }
 
 /// Whatever an error quotes, none of it moves the terminal's cursor. Line breaks are its own: in what it quotes they are escaped.
-fn printable(error: &str) -> String {
+pub fn printable(error: &str) -> String {
     error.lines().map(stos_spec::text::escape).collect::<Vec<_>>().join("\n")
 }
 

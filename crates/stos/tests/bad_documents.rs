@@ -53,14 +53,7 @@ fn manifests_that_are_no_image() {
     let (image, _) = scene.serve(&Layer::gzip(small()));
     let media_type = Dialect::Oci.manifest();
     let document: Value = serde_json::from_slice(image.manifest.bytes.as_ref().unwrap()).unwrap();
-    let changed = |pointer: &str, value: Value| {
-        let mut document = document.clone();
-        match document.pointer_mut(pointer) {
-            Some(place) => *place = value,
-            None => document[&pointer[1..]] = value,
-        }
-        document
-    };
+    let changed = |pointer: &str, value: Value| changed(&document, pointer, value);
     let artifact = "application/vnd.example.chart.config.v1+json";
     let cases = [
         ("an artifact", changed("/config/mediaType", json!(artifact)), vec![artifact]),
@@ -89,7 +82,7 @@ fn manifests_that_are_no_image() {
     let reference = scene.serve_document(media_type, &json!("no manifest"));
     scene.refused("no object", &reference, &[&digest(b"\"no manifest\"")]);
     scene.hub.registry.put_manifest("bad", Some("1"), media_type, "[".repeat(100_000).as_bytes());
-    scene.refused("deep JSON", &reference, &[]);
+    scene.refused("deep JSON", &reference, &["nested deeper than 100"]);
     scene.hub.registry.put_manifest("bad", Some("1"), media_type, &vec![b' '; 5 << 20]);
     scene.refused("5 MiB", &reference, &["4194304"]);
 }
@@ -207,11 +200,17 @@ fn documents_that_two_readers_take_for_two() {
     let before = |field: &str, more: String| text.replacen(&format!("\"{field}\""), &format!("{more},\"{field}\""), 1);
     for (case, text, name) in [
         ("layers twice", before("layers", format!("\"layers\":{other}")), "\"layers\""),
-        ("layers in other case", before("layers", format!("\"Layers\":{other}")), "\"layers\""),
         ("a digest twice", before("digest", format!("\"digest\":\"{}\"", digest(b"x"))), "\"digest\""),
         ("an annotation twice", before("layers", "\"annotations\":{\"a\":\"1\",\"a\":\"2\"}".to_owned()), "\"a\""),
     ] {
         scene.refused_by(&PULL, case, &scene.serve_text(oci, &text), &[], &["ambiguous", name, "twice"]);
+    }
+    let alone = format!("\"Manifests\":{other},\"MediaType\":\"{}\"", Dialect::Oci.index());
+    for (case, text, words) in [
+        ("layers in other case", before("layers", format!("\"Layers\":{other}")), ["\"Layers\"", "\"layers\""]),
+        ("names of an index in other case", before("schemaVersion", alone), ["\"Manifests\"", "\"manifests\""]),
+    ] {
+        scene.refused_by(&PULL, case, &scene.serve_text(oci, &text), &[], &["ambiguous", words[0], words[1]]);
     }
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     let reference = scene.serve_text(oci, &before("layers", format!("\"x\":{deep}")));
@@ -222,7 +221,10 @@ fn documents_that_two_readers_take_for_two() {
     let config = String::from_utf8(good.config.bytes.clone().unwrap()).unwrap();
     let manifest: Value = serde_json::from_slice(good.manifest.bytes.as_ref().unwrap()).unwrap();
     for (case, config, words) in [
-        ("rootfs twice", config.replacen('{', "{\"RootFS\":{},", 1), ["ambiguous", "twice"]),
+        ("rootfs twice", config.replacen('{', "{\"rootfs\":{},", 1), ["ambiguous", "twice"]),
+        ("rootfs in other case", config.replacen('{', "{\"RootFS\":{},", 1), ["ambiguous", "\"rootfs\""]),
+        ("user in other case", config.replacen("\"Cmd\"", "\"user\":\"77\",\"Cmd\"", 1), ["\"user\"", "\"User\""]),
+        ("env in other case", config.replacen("\"Cmd\"", "\"env\":[\"A=b\"],\"Cmd\"", 1), ["\"env\"", "\"Env\""]),
         ("deep", config.replacen('{', &format!("{{\"x\":{deep},"), 1), ["nested deeper than 100", "configuration"]),
         ("no JSON", config.replacen('{', "[", 1), ["not valid", "configuration"]),
     ] {

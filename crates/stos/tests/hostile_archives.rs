@@ -151,7 +151,28 @@ fn docker_archives_that_lie_leave_nothing() {
         with_manifest(&image, json!([first, second]).to_string().into_bytes())
     };
     let large = format!("[{}]", vec!["{\"Config\":\"x\"}"; 1001].join(","));
+    let names = |count: usize| (0..count).map(|number| format!("a.example/x:{number}")).collect::<Vec<_>>();
+    let names_of_two = {
+        let entry = |layers: &[&str]| json!({"Config": name, "RepoTags": names(5001), "Layers": layers});
+        json!([entry(&["a.tar", "b.tar"]), entry(&["a.tar", "b.tar"])]).to_string().into_bytes()
+    };
     for (case, tar, expected) in [
+        (
+            "too many names of an image",
+            with_manifest(&image, manifest(&name, json!(names(10_001)), &["a.tar", "b.tar"])),
+            "at most 10000 names",
+        ),
+        ("too many names of two", with_manifest(&image, names_of_two), "at most 10000 names"),
+        (
+            "a user that only some readers see",
+            archive(&image, |mut entries| {
+                let text = String::from_utf8(config(&image)).unwrap().replacen("\"Cmd\"", "\"user\":\"77\",\"Cmd\"", 1);
+                entries[2] = Entry::file("x.json", text);
+                entries[3] = Entry::file("manifest.json", manifest("x.json", tags.clone(), &["a.tar", "b.tar"]));
+                entries
+            }),
+            "some readers take for \"User\"",
+        ),
         ("a member that leads out", extra(Entry::file("../../etc/passwd", "x")), "leads out"),
         ("an absolute member", extra(Entry::file("/etc/passwd", "x")), "relative name"),
         ("a symlink that leads out", extra(Entry::symlink("x", "../../etc/shadow")), "leads out"),
@@ -292,6 +313,34 @@ fn layouts_that_lie_leave_nothing() {
     let foreign = json!({"mediaType": Dialect::Oci.manifest(), "digest": image.manifest.digest, "size": image.manifest.size,
         "platform": {"os": "linux", "architecture": "s390x"}});
     let cases: Vec<(&str, Change<'_>, &str)> = vec![
+        (
+            "too many names",
+            Box::new(|dir| {
+                edit_index(dir, |index| {
+                    let mut entry = index["manifests"][0].clone();
+                    let name = |number: usize| {
+                        entry["annotations"] = json!({"org.opencontainers.image.ref.name": format!("a/x:{number}")});
+                        entry.clone()
+                    };
+                    index["manifests"] = (0..10_001).map(name).collect();
+                });
+            }),
+            "at most 10000 names",
+        ),
+        (
+            "an index that only some readers see",
+            Box::new(|dir| {
+                let text = fs::read_to_string(blob(dir, &image.manifest.digest)).unwrap();
+                let text = text.replacen('{', "{\"Manifests\":[],", 1);
+                let digest = stos_testkit::image_builder::digest(text.as_bytes());
+                edit_index(dir, |index| {
+                    index["manifests"][0]["digest"] = json!(digest);
+                    index["manifests"][0]["size"] = json!(text.len());
+                });
+                fs::write(blob(dir, &digest), text).unwrap();
+            }),
+            "some readers take for \"manifests\"",
+        ),
         ("a digest that is a path", set("/manifests/0/digest", json!("sha256:../../../../etc/passwd")), "digest"),
         ("another algorithm", set("/manifests/0/digest", json!("sha512:00")), "sha512"),
         ("a size that is another", set("/manifests/0/size", json!(3)), "expected 3 bytes"),
@@ -429,6 +478,29 @@ fn a_layout_of_several_images_and_platforms_gives_those_that_run_here() {
     assert_eq!((&found["digest"], &found["index_digest"]), (&json!(own.manifest.digest), &json!(index.digest)));
     let said = sandbox.ok(&["load", "--platform", "linux/s390x", "-i", directory.to_str().unwrap()]);
     assert!(said.contains("a.example/foreign:1"), "{said}");
+}
+
+#[test]
+fn an_index_of_another_platform_beside_an_image_is_left_out() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("tar"));
+    let sandbox = Sandbox::new();
+    let own = builder().build();
+    let other = builder().platform("linux", "s390x", "").user("2").build();
+    let index = Image::index(Dialect::Oci, &[&other]);
+    let add = |dir: &Path| Image::write_index_layout(&index, &[&other], dir, "a.example/other:1").unwrap();
+    for path in layout(&sandbox, &own, add) {
+        let said = sandbox.ok(&["load", "-i", path.to_str().unwrap()]);
+        assert_eq!(said, "Loaded image: a.example/x:1\n");
+    }
+    // It is told where nothing else is left.
+    let alone = |dir: &Path| edit_index(dir, |index| drop(index["manifests"].as_array_mut().unwrap().remove(0)));
+    for path in layout(&sandbox, &own, |dir| {
+        add(dir);
+        alone(dir);
+    }) {
+        let said = sandbox.run(&["load", "-i", path.to_str().unwrap()]);
+        assert!(said.code == 1 && said.stderr.contains("no image for platform"), "{said:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod sandbox;
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use sandbox::{Hub, Output, Sandbox, output};
 use serde_json::{Value, json};
@@ -293,6 +294,25 @@ fn files_are_asked_about_by_transport_and_path() {
     policy(sandbox, &accept(), &json!({"oci-archive": {"": reject()}}));
     let refused = load();
     assert!(refused.code == 1 && refused.stderr.contains("an oci-archive that is a stream"), "{}", refused.stderr);
+    // Neither has a pipe that a path leads to; a file that one leads to has its own.
+    let by_path = ["load -i /dev/stdin", "pull oci-archive:/dev/stdin"].map(|text| text.split(' '));
+    for arguments in by_path {
+        let from = |stdin: Stdio| output(sandbox.command().args(arguments.clone()).stdin(stdin));
+        let piped = || {
+            let mut cat = Command::new("cat").arg(&oci).stdout(Stdio::piped()).spawn().unwrap();
+            let said = from(cat.stdout.take().unwrap().into());
+            cat.wait().unwrap();
+            said
+        };
+        policy(sandbox, &accept(), &json!({"oci-archive": {&directory: reject()}}));
+        let said = piped();
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        let refused = from(File::open(&oci).unwrap().into());
+        assert!(refused.code == 1 && refused.stderr.contains("rejected by the policy"), "{}", refused.stderr);
+        policy(sandbox, &accept(), &json!({"oci-archive": {"": reject()}}));
+        let refused = piped();
+        assert!(refused.code == 1 && refused.stderr.contains("an oci-archive that is a stream"), "{}", refused.stderr);
+    }
     // What is made here comes from nobody.
     policy(sandbox, &reject(), &json!({}));
     let root = sandbox.path("root");

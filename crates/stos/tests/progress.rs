@@ -173,6 +173,33 @@ fn the_last_event_of_a_failure_is_failed() {
 }
 
 #[test]
+fn a_digest_file_that_cannot_be_written_is_told_and_the_digest_too() {
+    require!(Need::Root);
+    let (sandbox, hub, there) = (Sandbox::new(), Hub::new(), Hub::new());
+    let image = builder(&[1000]).build();
+    let from = hub.serve(&image, "app", "1");
+    sandbox.ok(&["pull", "--tls-verify=false", "--keep-blobs", &from]);
+    let to = format!("{}/copy:1", there.registry.address());
+    let push = |file: &str| {
+        let options = ["push", "--tls-verify=false", "--progress=json", "--digestfile", file, &from, &to];
+        sandbox.run(&options)
+    };
+    for file in [sandbox.path("none/digest"), sandbox.path("")] {
+        let said = push(file.to_str().unwrap());
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{}", said.stderr);
+        assert_eq!(names(&events(&said.stderr).0), ["failed"]);
+        assert!(said.stderr.contains(file.to_str().unwrap().trim_end_matches('/')), "{}", said.stderr);
+        assert_eq!(there.registry.take_requests(), Vec::<String>::new(), "nothing is sent");
+    }
+    // That a disk is full is known only then.
+    let said = push("/dev/full");
+    assert_eq!((said.code, said.stdout.trim()), (1, image.manifest.digest.as_str()), "{}", said.stderr);
+    let (events, _) = events(&said.stderr);
+    assert_eq!(names(&events)[events.len() - 2..], ["done", "failed"]);
+    assert!(there.registry.manifest("copy", "1").is_some());
+}
+
+#[test]
 fn quiet_is_quiet_and_what_cannot_be_shown_is_refused() {
     require!(Need::Root);
     let hub = Hub::new();

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use libdeflater::{CompressionLvl, Compressor};
 use stos_spec::LayerCompression;
 
+use crate::counted::Counted;
 use crate::error::{Error, Result};
 
 /// How much of the tar is a member of gzip, in bytes: enough that a member costs nothing beside its bytes.
@@ -133,7 +134,10 @@ impl Compressed {
             let (compress, blocks) = (codec.compressor()?, blocks.clone());
             compressed.threads.push(start("compress", Box::new(move || work(compress, &blocks)))?);
         }
-        let mut from = Counted { from, read };
+        let count = move |count| {
+            read.fetch_add(count, Ordering::Relaxed);
+        };
+        let mut from = Counted::new(from, count);
         let feed = move || feed(&mut from, codec.block(), &to_order, &to_workers);
         compressed.threads.push(start("compress feed", Box::new(feed))?);
         Ok(compressed)
@@ -189,19 +193,6 @@ impl Drop for Compressed {
             // Had it panicked the reader would have been told.
             drop(thread.join());
         }
-    }
-}
-
-struct Counted<R> {
-    from: R,
-    read: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(into)?;
-        self.read.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
     }
 }
 

@@ -17,6 +17,7 @@ use super::compress::{Codec, Compressed};
 use super::target::Target;
 use crate::Engine;
 use crate::build::plain_layer;
+use crate::counted::Counted;
 use crate::error::{Error, Result};
 use crate::pull::PullProgress;
 
@@ -184,7 +185,7 @@ impl LayerPush<'_> {
         let open = || -> io::Result<Box<dyn Read + '_>> {
             self.progress.layer_started(shown, blob.size);
             let told = |count| self.progress.layer_advanced(shown, count);
-            Ok(Box::new(Told { from: files::open(&path).map_err(io::Error::other)?, told }))
+            Ok(Box::new(Counted::new(files::open(&path).map_err(io::Error::other)?, told)))
         };
         match self.target.push_blob(blob, upload, &open) {
             Err(error) if is_of_content(&error) => Err(self.damage_of(blob)?.unwrap_or(error)),
@@ -209,15 +210,17 @@ impl LayerPush<'_> {
         let compression = self.compression_of_made();
         let size = self.tar_bytes(diff_id)?;
         let codec = Codec::new(compression, self.options.level);
-        let read = Arc::<AtomicU64>::default();
         let open = || -> io::Result<Box<dyn Read + '_>> {
             self.progress.layer_started(shown, size);
             let tar = self.engine.layerfs.open_tar(diff_id).map_err(io::Error::other)?;
             Ok(match codec {
-                None => Box::new(Told { from: tar, told: |count| self.progress.layer_advanced(shown, count) }),
+                None => Box::new(Counted::new(tar, |count| self.progress.layer_advanced(shown, count))),
                 Some(codec) => {
-                    let told = |_| self.progress.layer_advanced(shown, read.swap(0, Ordering::Relaxed));
-                    Box::new(Told { from: Compressed::new(tar, codec, read.clone())?, told })
+                    // Each sending has its own: what one has read in vain is none of the next one's.
+                    let read = Arc::<AtomicU64>::default();
+                    let compressed = Compressed::new(tar, codec, read.clone())?;
+                    let told = move |_| self.progress.layer_advanced(shown, read.swap(0, Ordering::Relaxed));
+                    Box::new(Counted::new(compressed, told))
                 }
             })
         };
@@ -247,18 +250,4 @@ fn is_of_content(error: &Error) -> bool {
     use RegistryError::{Content, ContentSize, DigestMismatch, UnexpectedStatus};
     let Error::Registry(error) = error else { return false };
     matches!(error, Content { .. } | ContentSize { .. } | DigestMismatch { .. } | UnexpectedStatus { status: 400, .. })
-}
-
-/// Something to read, of which each piece is told.
-struct Told<R, F> {
-    from: R,
-    told: F,
-}
-
-impl<R: Read, F: Fn(u64)> Read for Told<R, F> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(into)?;
-        (self.told)(count as u64);
-        Ok(count)
-    }
 }

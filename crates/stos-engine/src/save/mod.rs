@@ -26,7 +26,7 @@ use crate::stage::{no_bytes, stage};
 pub(crate) use layout::has_every_blob;
 
 use directory::DirectorySink;
-use output::OutputFile;
+pub use output::OutputFile;
 use sink::{Sink, TarSink};
 
 /// How images are written.
@@ -82,19 +82,12 @@ pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, targe
         }
         (_, SaveTarget::Stream(out)) => write_archive(engine, &images, format, out),
         (_, SaveTarget::Path(path)) => {
-            let mut file = OutputFile::create(path)?;
+            let mut file = OutputFile::create(path, "--output")?;
             let saved = write_archive(engine, &images, format, &mut file)?;
             file.commit()?;
             Ok(saved)
         }
     })
-}
-
-/// Writes a small file of the user's: it is there whole or not at all.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = OutputFile::create(path)?;
-    file.write_all(bytes).map_err(Error::output("write", path))?;
-    file.commit()
 }
 
 /// Gives what the images consist of. Whoever reads an archive from a pipe may take his time.

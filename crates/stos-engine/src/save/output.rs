@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// A file that it replaces gives it its mode and its owner, before anything is written; a new one has 0644 less the umask.
 ///
 /// A device, a pipe or a socket at that place is written to as it is.
-pub(crate) struct OutputFile {
+pub struct OutputFile {
     file: File,
     target: PathBuf,
     place: Place,
@@ -36,11 +36,18 @@ enum Place {
 }
 
 impl OutputFile {
-    pub fn create(target: &Path) -> Result<Self> {
+    /// Begins the file that will stand at `target`, which `option` names.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a directory; [`Error::Output`] where no file can be made.
+    pub fn create(target: &Path, option: &'static str) -> Result<Self> {
         // Through symlinks: what they point at is what is replaced.
         let target = fs::canonicalize(target).or_else(|_| absolute(target))?;
         let replaced = match fs::metadata(&target) {
-            Ok(metadata) if metadata.is_dir() => return Err(refused(&target, "it is a directory".to_owned())),
+            Ok(metadata) if metadata.is_dir() => {
+                let (value, reason) = (target.display().to_string(), "it is a directory".to_owned());
+                return Err(Error::Option { option, value, reason });
+            }
             Ok(metadata) if !metadata.is_file() => {
                 let file = OpenOptions::new().write(true).open(&target);
                 let file = file.map_err(Error::output("open", &target))?;
@@ -64,7 +71,7 @@ impl OutputFile {
         }
         let staged = beside(&target);
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged);
-        let file = file.map_err(Error::output("create", &staged))?;
+        let file = file.map_err(Error::output("create", &target))?;
         Ok(Self { file, target, place: Place::Named(staged) })
     }
 
@@ -77,6 +84,12 @@ impl OutputFile {
         }
         // After the owner, of which a change clears the set-id bits.
         self.file.set_permissions(fs::Permissions::from_mode(replaced.mode() & 0o7777))
+    }
+
+    /// Writes `bytes` and puts the file in its place, durably.
+    pub fn write_whole(mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::output("write", &self.target))?;
+        self.commit()
     }
 
     /// Puts the file in its place, durably.
@@ -142,7 +155,7 @@ mod tests {
         let path = dir.path().join("x.tar");
         fs::write(&path, b"old").unwrap();
         let begin = || {
-            let mut file = OutputFile::create(&path).unwrap();
+            let mut file = OutputFile::create(&path, "--output").unwrap();
             file.write_all(b"new").unwrap();
             file.flush().unwrap();
             file
@@ -154,7 +167,7 @@ mod tests {
         // Through a symlink the file itself is replaced.
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("x.tar", &link).unwrap();
-        OutputFile::create(&link).unwrap().commit().unwrap();
+        OutputFile::create(&link, "--output").unwrap().commit().unwrap();
         assert_eq!((fs::read(&path).unwrap(), fs::read_link(&link).unwrap()), (b"".to_vec(), PathBuf::from("x.tar")));
         assert_eq!(files::list_names(dir.path()).unwrap(), ["link", "x.tar"]);
     }
@@ -168,7 +181,7 @@ mod tests {
         };
         let own = of(".");
         let save = |name: &str| {
-            let file = OutputFile::create(&dir.path().join(name)).unwrap();
+            let file = OutputFile::create(&dir.path().join(name), "--output").unwrap();
             // Already while it is being written.
             let mode = file.file.metadata().unwrap().mode() & 0o7777;
             file.commit().unwrap();
@@ -215,11 +228,11 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_written_to_or_refused() {
-        let mut null = OutputFile::create(Path::new("/dev/null")).unwrap();
+        let mut null = OutputFile::create(Path::new("/dev/null"), "--output").unwrap();
         null.write_all(b"x").unwrap();
         null.commit().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(OutputFile::create(dir.path()), Err(Error::Option { .. })));
-        assert!(OutputFile::create(&dir.path().join("none/x")).is_err());
+        assert!(matches!(OutputFile::create(dir.path(), "--file"), Err(Error::Option { option: "--file", .. })));
+        assert!(OutputFile::create(&dir.path().join("none/x"), "--output").is_err());
     }
 }

@@ -12,7 +12,7 @@ use stos_spec::text::{cut, shown};
 use stos_spec::{BlobDigest, DiffId, ImageRef, LayerCompression, Platform, Verified};
 
 use super::files::{Files, SourceFile};
-use super::{Budget, LayerSource, ResolvedImage, WantedLayer, read_config};
+use super::{Budget, Excess, LayerSource, ResolvedImage, WantedLayer, read_config};
 use crate::build::plain_layer;
 use crate::error::{Error, Result};
 use crate::install::NamedImage;
@@ -50,8 +50,11 @@ impl DockerSource {
     pub fn read(files: &Files, platform: &Platform, name: Option<&ImageRef>) -> Result<(Self, Vec<NamedImage>)> {
         let mut source = Self { label: files.label(), layers: HashMap::new() };
         let (mut images, budget) = (Vec::<NamedImage>::new(), Budget::default());
+        let refuse = |(expected, found): Excess| files.bad("manifest.json", expected, found);
         for entry in read_entries(files)? {
-            let names = names_of(files, &entry, name.is_some())?;
+            let tags = entry.repo_tags.as_deref().unwrap_or_default();
+            budget.take_names(tags.len()).map_err(refuse)?;
+            let names = names_of(files, tags, name.is_some())?;
             if name.is_some_and(|name| !names.contains(name)) {
                 continue;
             }
@@ -60,10 +63,7 @@ impl DockerSource {
             match images.iter_mut().find(|known| known.image.digest() == image.digest()) {
                 Some(known) => known.add_names(names),
                 None => {
-                    budget
-                        .take_image()
-                        .and_then(|()| budget.take_layers(image.layers.len()))
-                        .map_err(|(expected, found)| files.bad("manifest.json", expected, found))?;
+                    budget.take_image().and_then(|()| budget.take_layers(image.layers.len())).map_err(refuse)?;
                     images.push(NamedImage::new(names, image));
                 }
             }
@@ -122,9 +122,9 @@ fn read_entries(files: &Files) -> Result<Vec<Entry>> {
 
 /// Gives the names of an image. What Docker writes for none is none. `by_name` says that the image is being looked for by one of
 /// its names: there what is no name is passed over, for it may be another image's.
-fn names_of(files: &Files, entry: &Entry, by_name: bool) -> Result<Vec<ImageRef>> {
+fn names_of(files: &Files, tags: &[String], by_name: bool) -> Result<Vec<ImageRef>> {
     let mut names = Vec::new();
-    for text in entry.repo_tags.as_deref().unwrap_or_default().iter().filter(|text| *text != NO_NAME) {
+    for text in tags.iter().filter(|text| *text != NO_NAME) {
         match text.parse::<ImageRef>() {
             Ok(name) if name.digest().is_none() => names.push(name),
             _ if by_name => {}

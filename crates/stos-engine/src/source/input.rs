@@ -3,6 +3,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use stos_spec::LayerCompression;
@@ -30,6 +32,8 @@ pub enum ImageInput {
 /// An input that is open, and the copy of it that goes with this.
 pub(crate) struct OpenInput {
     pub files: Files,
+    /// The path that the policy knows the input by; that of a stream is empty.
+    pub path: PathBuf,
     /// Holds the copy.
     _spool: Option<Staging>,
 }
@@ -37,23 +41,38 @@ pub(crate) struct OpenInput {
 impl OpenInput {
     /// Opens a directory or a tar. What is compressed, or cannot be read twice, is copied into staging first.
     pub fn open(engine: &Engine, input: ImageInput) -> Result<Self> {
-        let (file, label) = match input {
-            ImageInput::Path(path) if path.is_dir() => {
-                return Ok(Self { files: Files::of_directory(&path)?, _spool: None });
+        let (file, label, path) = match input {
+            ImageInput::Path(given) => {
+                let file = files::open(&given)?;
+                let path = whereabouts(&file)?;
+                if file.metadata().map_err(stos_store::Error::io("stat", &given))?.is_dir() {
+                    return Ok(Self { files: Files::of_directory(file, given), path, _spool: None });
+                }
+                (file, given.display().to_string(), path)
             }
-            ImageInput::Path(path) => (files::open(&path)?, path.display().to_string()),
-            ImageInput::Stream(file, label) => (file, label),
+            ImageInput::Stream(file, label) => (file, label, PathBuf::new()),
         };
         let mut stream = RawInput::new(file, &label)?;
         if stream.compression == LayerCompression::None && stream.is_seekable {
-            return Ok(Self { files: Files::Archive(Archive::scan(stream.file, &label)?), _spool: None });
+            return Ok(Self { files: Files::Archive(Archive::scan(stream.file, &label)?), path, _spool: None });
         }
         let staged = engine.store.stage()?;
         let copy = staged.path().join("input.tar");
         let compression = stream.compression;
         spool(engine.store(), decompressed(&mut stream, compression)?, &copy, &label)?;
-        Ok(Self { files: Files::Archive(Archive::scan(files::open(&copy)?, &label)?), _spool: Some(staged) })
+        Ok(Self { files: Files::Archive(Archive::scan(files::open(&copy)?, &label)?), path, _spool: Some(staged) })
     }
+}
+
+/// Gives the path of what has been opened, without symlinks: what lies at the name that was given may be something else by now. Empty
+/// for what has none: a pipe that `/dev/stdin` leads to, a file that has been removed.
+fn whereabouts(file: &File) -> Result<PathBuf> {
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let metadata = file.metadata().map_err(stos_store::Error::io("stat", &link))?;
+    if metadata.nlink() == 0 || !(metadata.is_file() || metadata.is_dir()) {
+        return Ok(PathBuf::new());
+    }
+    Ok(std::fs::read_link(&link).map_err(stos_store::Error::io("read the link", &link))?)
 }
 
 /// A stream of which the first bytes have been looked at.
@@ -159,6 +178,24 @@ mod tests {
 
     fn names_in_staging(engine: &Engine) -> usize {
         files::list_names(&engine.store().staging_area()).unwrap().len()
+    }
+
+    #[test]
+    fn the_policy_s_path_is_that_of_what_was_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = std::fs::canonicalize(dir.path()).unwrap();
+        let (path, link) = (at.join("a"), at.join("b"));
+        std::fs::write(&path, "text").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let file = File::open(&link).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        assert_eq!(whereabouts(&file).unwrap(), path);
+        assert_eq!(whereabouts(&File::open(&at).unwrap()).unwrap(), at);
+        std::fs::remove_file(&path).unwrap();
+        let (pipe, _end) = rustix::pipe::pipe().unwrap();
+        for nowhere in [file, File::from(pipe), File::open("/dev/null").unwrap()] {
+            assert_eq!(whereabouts(&nowhere).unwrap(), PathBuf::new());
+        }
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl LayoutSource {
         let mut entries: Vec<(&Descriptor, Vec<EntryName>)> = Vec::new();
         for entry in index.manifests.iter().filter(|entry| is_wanted(entry, platform, tag)) {
             let name = name_of(entry);
+            self.budget.take_names(name.iter().len()).map_err(refuse)?;
             match entries.iter_mut().find(|(other, _)| other.digest == entry.digest) {
                 Some((_, names)) => names.extend(name),
                 None => {
@@ -78,9 +79,12 @@ impl LayoutSource {
                     self.budget.take_layers(image.layers.len()).map_err(refuse)?;
                     images.push(named(names, image));
                 }
-                // Signatures may lie beside the images, and images whose platform only their configurations tell.
+                // Signatures may lie beside the images, and images whose platform only their configurations or indexes tell.
                 Err(
-                    error @ (Error::Manifest { source: ManifestError::Artifact { .. }, .. }
+                    error @ (Error::Manifest {
+                        source: ManifestError::Artifact { .. } | ManifestError::NoPlatform { .. },
+                        ..
+                    }
                     | Error::Config {
                         source: ConfigError::Platform { .. } | ConfigError::NoPlatform { .. },
                         ..

@@ -87,6 +87,7 @@ impl WantedLayer {
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     images: AtomicU64,
+    names: AtomicU64,
     layers: AtomicU64,
     bytes: AtomicU64,
 }
@@ -97,6 +98,8 @@ pub(crate) type Excess = (String, String);
 impl Budget {
     /// The most images.
     pub const IMAGES_MAX: u64 = 1000;
+    /// The most names, of all images together.
+    pub const NAMES_MAX: u64 = 10_000;
     /// The most layers, of all images together.
     pub const LAYERS_MAX: u64 = 20_000;
     /// The most bytes of documents, of all images together.
@@ -105,6 +108,11 @@ impl Budget {
     /// Counts an image, before its documents are read.
     pub fn take_image(&self) -> std::result::Result<(), Excess> {
         Self::take(&self.images, 1, Self::IMAGES_MAX, "images")
+    }
+
+    /// Counts names of an image, before they are read.
+    pub fn take_names(&self, count: usize) -> std::result::Result<(), Excess> {
+        Self::take(&self.names, count, Self::NAMES_MAX, "names of all images together")
     }
 
     /// Counts the layers of an image.
@@ -219,6 +227,7 @@ mod tests {
         type Take = fn(&Budget) -> std::result::Result<(), Excess>;
         for (take, fits, said) in [
             ((|budget| budget.take_image()) as Take, Budget::IMAGES_MAX, "images"),
+            (|budget| budget.take_names(100), 100, "names"),
             (|budget| budget.take_layers(1000), 20, "layers"),
             (|budget| budget.take_document(&[b' '; 1 << 20]), 64, "bytes"),
         ] {

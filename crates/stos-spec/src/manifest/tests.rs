@@ -55,9 +55,8 @@ fn no_name_stands_twice() {
     let layers = json!([blob(OCI_LAYER)]).to_string();
     for (case, document) in [
         ("layers", text.replacen('{', &format!("{{\"layers\":{layers},"), 1)),
-        ("Layers", text.replacen("\"layers\"", &format!("\"Layers\":{layers},\"layers\""), 1)),
-        ("digest", text.replacen("\"digest\"", "\"DIGEST\":\"sha256:0\",\"digest\"", 1)),
-        ("mediatype", text.replacen("\"mediaType\"", "\"mediatype\":\"x\",\"mediaType\"", 1)),
+        ("digest", text.replacen("\"digest\"", "\"digest\":\"sha256:0\",\"digest\"", 1)),
+        ("x", text.replacen('{', "{\"X\":1,\"x\":2,", 1)),
     ] {
         let error = ManifestDocument::parse(document.as_bytes(), None).unwrap_err();
         let ManifestError::DuplicateName { name } = &error else { panic!("{case}: {error}") };
@@ -65,6 +64,24 @@ fn no_name_stands_twice() {
     }
     let noted = with(manifest(), "annotations", json!({"a": "1", "A": "2"}));
     assert!(parse(&noted, None).is_ok());
+}
+
+#[test]
+fn names_are_written_in_their_own_case() {
+    let text = manifest().to_string();
+    let other = json!([blob(OCI_LAYER)]).to_string();
+    for (document, wrong, right) in [
+        (text.replacen('{', &format!("{{\"Manifests\":{other},"), 1), "Manifests", "manifests"),
+        (text.replacen("\"layers\"", &format!("\"Layers\":{other},\"layers\""), 1), "Layers", "layers"),
+        (text.replacen("\"digest\"", "\"DIGEST\":\"sha256:0\",\"digest\"", 1), "DIGEST", "digest"),
+        (text.replacen('{', "{\"MediaType\":\"x\",", 1), "MediaType", "mediaType"),
+    ] {
+        let error = ManifestDocument::parse(document.as_bytes(), None).unwrap_err();
+        let ManifestError::NameCase { found, expected } = &error else { panic!("{wrong}: {error}") };
+        assert_eq!((found.as_str(), *expected), (wrong, right));
+    }
+    let entries = json!({"schemaVersion": 2, "manifests": [with(entry("x", None), "Platform", json!({}))]});
+    assert!(matches!(parse(&entries, None), Err(ManifestError::NameCase { expected: "platform", .. })));
 }
 
 #[test]

@@ -121,9 +121,16 @@ impl PullProgress for Bars {
 
     fn layer_started(&self, blob: BlobDigest, size: u64) {
         let mut state = self.state();
-        state.tally.start(blob, size, Instant::now());
+        let lost = state.tally.start(blob, size, Instant::now());
+        if let Some(bar) = state.layers.remove(&blob) {
+            bar.finish_and_clear();
+            self.all.remove(&bar);
+        }
         let bar = match &state.total {
-            Some(total) => self.all.insert_before(total, ProgressBar::new(size)),
+            Some(total) => {
+                total.dec(lost);
+                self.all.insert_before(total, ProgressBar::new(size))
+            }
             None => self.all.add(ProgressBar::new(size)),
         };
         bar.set_style(style(blob.short()));
@@ -181,5 +188,27 @@ impl Drop for Bars {
         }
         // With stderr closed there is nobody to tell.
         let _ = self.all.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tally::testing::{announced, blob};
+    use super::*;
+
+    #[test]
+    fn a_layer_that_starts_again_has_one_bar_and_counts_once() {
+        let (one, two) = (blob("1"), blob("2"));
+        let bars = Bars::new();
+        announced(&[(one, 100), (two, 7)], |image| bars.resolved(image));
+        bars.layer_started(two, 7);
+        bars.layer_advanced(two, 7);
+        for received in [60, 100] {
+            bars.layer_started(one, 100);
+            bars.layer_advanced(one, received);
+        }
+        let state = bars.state();
+        assert_eq!(state.total.as_ref().unwrap().position(), 107);
+        assert_eq!((state.layers.len(), state.layers[&one].position()), (2, 100));
     }
 }

@@ -10,7 +10,7 @@ use stos_spec::BlobDigest;
 
 use super::tally::Tally;
 use super::{Shown, write_line};
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 
 /// How often a layer that is under way is told of at most.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -110,6 +110,11 @@ fn finish(tally: &mut Tally, blob: BlobDigest, was_present: bool, now: Instant) 
     Event::LayerDone { layer: blob, present: was_present, bytes, milliseconds: done.took.as_millis() }
 }
 
+/// JSON escapes what lies below U+0020 alone, and whoever reads it may show it.
+fn failed(failure: &Failure) -> Event {
+    Event::Failed { message: printable(&failure.to_string()), hint: failure.hint().as_deref().map(printable) }
+}
+
 impl PullProgress for Json {
     fn resolved(&self, image: &Announced<'_>) {
         let mut tally = self.tally();
@@ -152,7 +157,7 @@ impl PullProgress for Json {
 
 impl Shown for Json {
     fn failed(&self, failure: &Failure) {
-        write(&Event::Failed { message: failure.to_string(), hint: failure.hint() });
+        write(&failed(failure));
     }
 }
 
@@ -193,6 +198,13 @@ mod tests {
             assert_eq!(value(&event), expected);
             assert!(!serde_json::to_string(&event).unwrap().contains('\n'));
         }
+    }
+
+    #[test]
+    fn a_failure_moves_no_cursor() {
+        let event = failed(&Failure::message("a\u{9b}2J\u{1b}[2J\u{202e}\u{7f}\nb", 1));
+        let expected = json!({"event": "failed", "message": "a\\u{9b}2J\\u{1b}[2J\\u{202e}\\u{7f}\nb", "hint": null});
+        assert_eq!(value(&event), expected);
     }
 
     #[test]

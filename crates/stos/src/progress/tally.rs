@@ -86,10 +86,13 @@ impl Tally {
         sum(layers.map(|layer| layer.size))
     }
 
-    /// A layer has been asked for.
-    pub fn start(&mut self, blob: BlobDigest, size: u64, now: Instant) {
+    /// A layer has been asked for, maybe once more. Gives how many bytes of it count no longer, for they come again.
+    pub fn start(&mut self, blob: BlobDigest, size: u64, now: Instant) -> u64 {
         let layer = Layer { size, received: 0, started: Some(now), told: (now, 0), end: None };
-        self.layers.insert(blob, layer);
+        let before = self.layers.insert(blob, layer).filter(|layer| layer.end.is_none());
+        let lost = before.map_or(0, |layer| layer.received);
+        self.received -= lost;
+        lost
     }
 
     /// More of a layer has come. Gives the layer, unless nobody knows it.
@@ -159,6 +162,24 @@ pub(super) mod testing {
         let (name, platform) = ("a.example/app:1".parse().unwrap(), Platform::new("linux", "amd64", None));
         let (manifest, image_id) = (Some(blob("manifest")), blob("config"));
         act(&Announced { image: Some(&name), manifest, image_id, platform: &platform, layers })
+    }
+
+    #[test]
+    fn what_comes_again_counts_once() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (one, two) = (blob("1"), blob("2"));
+        let mut tally = Tally::new(start);
+        announced(&[(one, 100), (two, 7)], |image| tally.announce(image, start));
+        assert_eq!(tally.start(one, 100, start), 0);
+        tally.start(two, 7, start);
+        tally.advance(one, 60);
+        tally.advance(two, 7);
+        assert_eq!(tally.start(one, 100, after(5)), 60);
+        assert_eq!(tally.advance(one, 100).unwrap().received, 100);
+        assert_eq!(tally.finish(one, false, after(7)), Finished { bytes: 100, took: Duration::from_secs(2) });
+        tally.finish(two, false, after(7));
+        assert_eq!(tally.summary(after(7)).received, 107);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! push.
 
 use stos_engine::push::{PushOptions, push_image};
+use stos_engine::save::OutputFile;
 use stos_spec::{ImageRef, LayerCompression};
 
 use super::archive::note;
@@ -12,6 +13,8 @@ use crate::{options, progress, table, target};
 /// Sends an image to a registry and prints the digest of its manifest there.
 pub fn push(global: &Global, args: &Push) -> Result<u8, Failure> {
     let pushed = progress::reporter(&args.progress)?.watch(|progress| {
+        // What cannot be written is told before anything is sent.
+        let digests = args.digestfile.as_deref().map(|path| OutputFile::create(path, "--digestfile")).transpose()?;
         let destination = args.destination.as_deref().map(parse_destination).transpose()?;
         let push = PushOptions {
             registries: options::push_registries(&args.connection, &args.credential, args.retry)?,
@@ -23,12 +26,15 @@ pub fn push(global: &Global, args: &Push) -> Result<u8, Failure> {
             level: args.compression_level,
             jobs: args.jobs.map(usize::from),
         };
-        Ok(push_image(&target::engine(global)?, &args.image, destination.as_ref(), &push, progress)?)
+        let pushed = push_image(&target::engine(global)?, &args.image, destination.as_ref(), &push, progress)?;
+        // The image is there: neither of them keeps its digest from the other.
+        let printed = table::print_line(pushed.manifest);
+        if let Some(file) = digests {
+            file.write_whole(pushed.manifest.to_string().as_bytes())?;
+        }
+        printed?;
+        Ok(pushed)
     })?;
-    if let Some(path) = &args.digestfile {
-        stos_engine::save::write_file(path, pushed.manifest.to_string().as_bytes())?;
-    }
-    table::print_line(pushed.manifest)?;
     if pushed.is_rewritten && args.compress.is_none() && !args.progress.quiet {
         note(format_args!(
             "not every layer could go as it came: the image has a new manifest there; `stos pull --keep-blobs` keeps digests"
