@@ -141,7 +141,7 @@ impl OutOfMemory {
         if has_notice {
             let mut buffer = [0_u8; 4096];
             // It only says that there is something to look for.
-            drop(rustix::io::read(&self.notice, &mut buffer));
+            let _ = rustix::io::read(&self.notice, &mut buffer);
         }
         // A removed cgroup gives a notice, too.
         let exists = self.cgroup.v1("memory").is_some();
