@@ -6,6 +6,7 @@ mod runtime_scene;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use runtime_scene::{Bundle, Output, Runtime, cgroup_of, control};
@@ -88,8 +89,8 @@ fn a_pids_limit_bites() {
     let ran = runtime.run_bundle(&bundle, "few");
     assert_ne!(ran.code, 0);
     assert_eq!(ran.stdout, "", "{}", ran.stderr);
-    bundle.set("/linux/resources/pids/limit", json!(-1));
-    let ran = runtime.run_bundle(&bundle, "many");
+    bundle.set("/linux/resources/pids/limit", json!(4));
+    let ran = runtime.run_bundle(&bundle, "enough");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "all\n"), "{}", ran.stderr);
 }
 
@@ -133,15 +134,25 @@ fn each_limit_is_in_its_file() {
 }
 
 #[test]
-fn less_common_limits_are_in_their_files() {
+fn time_can_be_idle_and_saved_up() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // runc has them since 1.2, and before left them out without a word.
+        return;
+    }
     let bundle = limited(&runtime, &["sleep", "1000"], &[("cpu", json!({"idle": 1, "quota": 20_000, "burst": 5_000}))]);
     let id = runtime.started(&bundle, "cpu");
     let idle = pid(&runtime, &id);
     assert_eq!(control(idle, "cpu", "cpu.idle", "cpu.idle"), "1");
     assert_eq!(control(idle, "cpu", "cpu.cfs_burst_us", "cpu.max.burst"), "5000");
-    if cgroup_of(idle, "memory").is_none() {
+}
+
+#[test]
+fn what_v1_alone_limits_is_in_its_files() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if cgroup_of(i64::from(std::process::id()), "memory").is_none() {
         return;
     }
     let memory = json!({"swappiness": 7, "disableOOMKiller": true, "limit": 64 * MEBIBYTE});
@@ -151,9 +162,42 @@ fn less_common_limits_are_in_their_files() {
     assert!(control(on_v1, "memory", "memory.oom_control", "").starts_with("oom_kill_disable 1"));
 }
 
+/// The root of the v2 tree, and which controllers those below it have: put back as it was at the end, for a controller that is on
+/// there cannot be mounted as v1.
+struct Controllers {
+    root: PathBuf,
+    on: String,
+}
+
+impl Controllers {
+    fn of_v2() -> Option<Self> {
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+        let root = roots.into_iter().find(|root| root.join("cgroup.controllers").exists())?;
+        Some(Self { on: fs::read_to_string(root.join("cgroup.subtree_control")).unwrap(), root })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let available = fs::read_to_string(self.root.join("cgroup.controllers")).unwrap();
+        available.split_whitespace().any(|found| found == name)
+    }
+}
+
+impl Drop for Controllers {
+    fn drop(&mut self) {
+        let file = self.root.join("cgroup.subtree_control");
+        for name in fs::read_to_string(&file).unwrap().split_whitespace() {
+            if !self.on.split_whitespace().any(|on| on == name) {
+                // Somebody else may need it by now: then it stays.
+                drop(fs::write(&file, format!("-{name}")));
+            }
+        }
+    }
+}
+
 #[test]
 fn devices_are_throttled_and_huge_pages_counted_where_the_host_has_them() {
     require!(Need::Root, Need::Binary);
+    let controllers = Controllers::of_v2();
     let runtime = Runtime::new();
     let numbers = fs::read_dir("/sys/block")
         .unwrap()
@@ -165,10 +209,7 @@ fn devices_are_throttled_and_huge_pages_counted_where_the_host_has_them() {
         let rates = json!([{"major": major, "minor": minor, "rate": 1_048_576}]);
         resources.push(("blockIO", json!({"throttleReadBpsDevice": rates})));
     }
-    let v2_has_pages = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers")
-        .or_else(|_| fs::read_to_string("/sys/fs/cgroup/cgroup.controllers"))
-        .is_ok_and(|names| names.contains("hugetlb"));
-    let has_pages = runtime.is_ours() && v2_has_pages;
+    let has_pages = runtime.is_ours() && controllers.as_ref().is_some_and(|v2| v2.has("hugetlb"));
     if has_pages {
         resources.push(("hugepageLimits", json!([{"pageSize": "2MB", "limit": 4_194_304}])));
     }
@@ -189,16 +230,22 @@ fn what_cannot_be_limited_is_told_and_nothing_stays() {
     let runtime = Runtime::new();
     let bundle = runtime.bundle(&["sleep", "1000"]);
     for (key, value, parts) in [
-        ("cpu", json!({"cpus": "4096"}), &["cpuset.cpus", "4096"][..]),
+        ("cpu", json!({"cpus": "4096"}), &["cpuset.cpus"][..]),
         ("cpu", json!({"quota": 1}), &["cpu."]),
-        ("unified", json!({"no_such.max": "1"}), &["unified"]),
+        ("unified", json!({"no_such.max": "1"}), &[]),
     ] {
-        bundle.set("/linux/resources", json!({"devices": [], key: value}));
+        bundle.set("/linux/resources", json!({"devices": [], key: value.clone()}));
         let id = runtime.id("no");
         let created = runtime.create(&bundle, &id);
         refused(&created, parts);
         if runtime.is_ours() {
             refused(&created, &[&format!("linux.resources.{key}.")]);
+            let value = value.as_object().unwrap().values().next().unwrap();
+            assert!(
+                key == "unified" || created.stderr.contains(value.to_string().trim_matches('"')),
+                "{}",
+                created.stderr
+            );
             let name = format!("stos-{id}");
             let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
             assert!(hierarchies.map(|entry| entry.path().join(&name)).all(|path| !path.exists()));
@@ -242,7 +289,7 @@ fn limits_are_changed_while_it_runs() {
     let memory = || control(pid, "memory", "memory.limit_in_bytes", "memory.max");
     let pids = || control(pid, "pids", "pids.max", "pids.max");
     // More than memory and swap together were: neither can be set before the other.
-    runtime.ok(&["update", "--memory", "128m", "--memory-swap", "256m", "--pids-limit", "77", &id]);
+    runtime.ok(&["update", "--memory", "134217728", "--memory-swap", "268435456", "--pids-limit", "77", &id]);
     assert_eq!((memory(), pids()), ((128 * MEBIBYTE).to_string(), "77".to_owned()));
     let swap = if cgroup_of(pid, "memory").is_some() { 256 } else { 128 } * MEBIBYTE;
     assert_eq!(control(pid, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max"), swap.to_string());
@@ -275,7 +322,7 @@ fn an_update_changes_all_or_nothing() {
     let held = || (control(pid, "cpu", "cpu.shares", "cpu.weight"), control(pid, "pids", "pids.max", "pids.max"));
     let before = held();
     let failed = runtime.run(&["update", "--cpu-share", "2000", "--pids-limit", "5", "--cpuset-cpus", "4096", &id]);
-    refused(&failed, &["4096"]);
+    refused(&failed, &["cpuset.cpus"]);
     let unknown = runtime.run_with_input(&["update", "--resources", "-", &id], "{\"memory\": {\"limit\": \"much\"}}");
     assert_ne!(unknown.code, 0);
     assert_ne!(runtime.run(&["update", "--cpu-quota", "x", &id]).code, 0);
@@ -283,7 +330,7 @@ fn an_update_changes_all_or_nothing() {
         return;
     }
     assert_eq!(held(), before);
-    refused(&failed, &["linux.resources.cpu.cpus"]);
+    refused(&failed, &["linux.resources.cpu.cpus", "4096"]);
     let unknown = runtime.run_with_input(&["update", "--resources", "-", &id], "{\"pids\": {\"max\": 5}}");
     refused(&unknown, &["linux.resources.pids.max: unknown key"]);
     refused(&runtime.run(&["update", "--memory", "4k", &id]), &["linux.resources.memory.limit", "4096"]);
@@ -332,11 +379,16 @@ fn processes_are_listed() {
     let table = runtime.ok(&["ps", &id]);
     assert!(table.lines().next().unwrap().contains("PID"), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
-    if runtime.is_ours() || runtime.has("checkpoint") {
-        let table = runtime.ok(&["ps", &id, "-eo", "args,pid"]);
-        assert!(table.lines().any(|line| line.starts_with("sleep 1000")), "{table}");
+    let table = runtime.run(&["ps", &id, "-eo", "pid,args"]);
+    if table.stderr.contains("maximum of 1 argument") {
+        // crun shows what it shows.
+        return;
     }
+    let table = table.stdout;
+    assert!(table.lines().any(|line| line.ends_with("sleep 1000")), "{table}");
     if runtime.is_ours() {
+        let table = runtime.ok(&["ps", &id, "-eo", "args,pid"]);
+        assert!(table.lines().any(|line| line.starts_with("sleep 1000 ")), "{table}");
         assert_ne!(runtime.run(&["ps"]).code, 0, "of which container?");
         assert_ne!(runtime.run(&["ps", &id, "-eo", "args"]).code, 0, "without a number nothing is known");
     }

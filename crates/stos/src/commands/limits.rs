@@ -128,15 +128,29 @@ pub fn ps(global: &Global, args: &Ps) -> Result<u8, Failure> {
 }
 
 /// The header, and the lines of `pids`; `None` where no column names a process's number.
+///
+/// ps(1) aligns numbers to the right, so a line's number ends where its header does. Where a wide cell has pushed it aside it is
+/// found by counting, as runc does it.
 fn lines_of<'a>(shown: &'a str, pids: &[i32]) -> Option<Vec<&'a str>> {
     let mut lines = shown.lines();
     let header = lines.next()?;
     let column = header.split_whitespace().position(|name| name == "PID")?;
+    let end = words(header).find(|(word, _)| *word == "PID")?.1;
     let is_ours = |line: &&str| {
-        let number = line.split_whitespace().nth(column).and_then(|word| word.parse().ok());
-        number.is_some_and(|number: i32| pids.contains(&number))
+        let aligned = words(line).find(|(_, at)| *at == end).and_then(|(word, _)| word.parse::<i32>().ok());
+        let counted = || line.split_whitespace().nth(column).and_then(|word| word.parse().ok());
+        aligned.or_else(counted).is_some_and(|number| pids.contains(&number))
     };
     Some(std::iter::once(header).chain(lines.filter(is_ours)).collect())
+}
+
+/// Each word, and after how many characters of the line it ends.
+fn words(line: &str) -> impl Iterator<Item = (&str, usize)> {
+    let start = line.as_ptr() as usize;
+    line.split_whitespace().map(move |word| {
+        let end = word.as_ptr() as usize - start + word.len();
+        (word, line[..end].chars().count())
+    })
 }
 
 #[cfg(test)]
@@ -147,6 +161,10 @@ mod tests {
     fn of_what_ps_shows_the_container_s_lines_stay() {
         let shown = "UID  PID  PPID CMD\nroot   1     0 init\nroot  12     1 sh -c 1\nroot 112     1 x 12\n";
         assert_eq!(lines_of(shown, &[12]).unwrap(), ["UID  PID  PPID CMD", "root  12     1 sh -c 1"]);
+        let shown = "COMMAND     PID\nsleep 12      7\nsleep 1 2    12\n";
+        assert_eq!(lines_of(shown, &[12]).unwrap(), ["COMMAND     PID", "sleep 1 2    12"]);
+        let shown = "USER    PID\na-long-name  12\n";
+        assert_eq!(lines_of(shown, &[12]).unwrap().len(), 2);
         assert_eq!(lines_of("COMMAND\ninit\n", &[1]), None);
         assert_eq!(lines_of("", &[1]), None);
     }
