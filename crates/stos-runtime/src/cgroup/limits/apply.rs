@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -138,7 +138,7 @@ fn write_one<'a>(write: &'a Write, targets: &[Target<'a>], done: Option<&mut Vec
 }
 
 fn is_meant(write: &Write, directory: &CgroupDirectory) -> bool {
-    let has = || directory.controllers.iter().any(|name| *name == write.controller);
+    let has = || directory.controllers.contains(&write.controller);
     directory.version == write.version && (write.version == Version::V2 || has())
 }
 
@@ -185,7 +185,7 @@ pub(crate) fn enable_controllers(directory: &CgroupDirectory, groups: &[Group], 
     Ok(())
 }
 
-fn enable_at(level: &PathBuf, needed: &[(&str, &str)], all: bool) -> Step {
+fn enable_at(level: &Path, needed: &[(&str, &str)], all: bool) -> Step {
     let file = level.join("cgroup.subtree_control");
     let words = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     let (on, available) = (words(&file), if all { words(&level.join("cgroup.controllers")) } else { String::new() });
