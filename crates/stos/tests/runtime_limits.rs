@@ -156,10 +156,16 @@ fn what_v1_alone_limits_is_in_its_files() {
         return;
     }
     let memory = json!({"swappiness": 7, "disableOOMKiller": true, "limit": 64 * MEBIBYTE});
-    let bundle = limited(&runtime, &["sleep", "1000"], &[("memory", memory)]);
+    let (cpu, io) = (json!({"realtimeRuntime": 10_000, "realtimePeriod": 500_000}), json!({"weight": 200}));
+    let limits = [("memory", memory), ("cpu", cpu), ("blockIO", io)];
+    let bundle = limited(&runtime, &["sleep", "1000"], &limits);
     let on_v1 = pid(&runtime, &runtime.started(&bundle, "v1"));
     assert_eq!(control(on_v1, "memory", "memory.swappiness", ""), "7");
     assert!(control(on_v1, "memory", "memory.oom_control", "").starts_with("oom_kill_disable 1"));
+    assert_eq!(control(on_v1, "cpu", "cpu.rt_period_us", ""), "500000");
+    assert_eq!(control(on_v1, "cpu", "cpu.rt_runtime_us", ""), "10000");
+    let weight = ["blkio.weight", "blkio.bfq.weight"].map(|file| cgroup_of(on_v1, "blkio").unwrap().join(file));
+    assert_eq!(fs::read_to_string(weight.iter().find(|file| file.exists()).unwrap()).unwrap().trim(), "200");
 }
 
 /// The root of the v2 tree, and which controllers those below it have: put back as it was at the end, for a controller that is on
