@@ -274,7 +274,7 @@ fn wishes_that_contradict_themselves_are_told_by_key() {
         ("cpu", json!({"shares": 1}), "linux.resources.cpu.shares"),
         ("blockIO", json!({"weight": 9}), "linux.resources.blockIO.weight: expected 10 to 1000"),
         ("blockIO", json!({"throttleReadBpsDevice": [{"major": 4095, "minor": 1, "rate": 1}]}), "4095:1 1"),
-        ("hugepageLimits", json!([{"pageSize": "3MB", "limit": 0}]), "linux.resources.hugepageLimits[0]"),
+        ("hugepageLimits", json!([{"pageSize": "../2MB", "limit": 0}]), "linux.resources.hugepageLimits[0].pageSize"),
         ("memory", json!({"limit": 4096}), "killed for want of memory"),
     ] {
         bundle.set("/linux/resources", json!({"devices": [], key: value}));
