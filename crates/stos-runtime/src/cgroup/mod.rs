@@ -11,6 +11,7 @@ mod freezer;
 mod hierarchy;
 pub mod limits;
 mod make;
+pub mod systemd;
 
 use std::fs;
 use std::io;

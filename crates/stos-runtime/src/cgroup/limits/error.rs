@@ -91,7 +91,7 @@ pub enum LimitError {
 }
 
 impl LimitError {
-    pub(super) fn invalid(key: &str, expected: &str, found: impl std::fmt::Debug) -> Self {
+    pub(crate) fn invalid(key: &str, expected: &str, found: impl std::fmt::Debug) -> Self {
         Self::Invalid { key: key.to_owned(), expected: expected.to_owned(), found: format!("{found:?}") }
     }
 }
