@@ -100,6 +100,7 @@ impl ContainerState {
     pub fn status(&self) -> &'static str {
         match self {
             Self::Created => "created",
+            Self::Running(run) if run.cgroup.is_frozen() => "paused",
             Self::Running(_) => "running",
             Self::Exited(_) | Self::Stopped => "stopped",
         }

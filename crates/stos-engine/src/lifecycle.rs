@@ -161,7 +161,13 @@ pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()
     let run = running(engine, &record.id)?;
     let init = run.as_ref().and_then(|run| run.init.as_ref()).map(ProcessRecord::open).transpose()?.flatten();
     match init {
-        Some(fd) if pidfd::send_signal(fd.as_fd(), signal)? => Ok(()),
+        Some(fd) if pidfd::send_signal(fd.as_fd(), signal)? => {
+            // A frozen process dies when it thaws.
+            if let (KILL, Some(run)) = (signal, &run) {
+                run.cgroup.thaw()?;
+            }
+            Ok(())
+        }
         _ => Err(not_running("kill", engine, record)?),
     }
 }

@@ -7,6 +7,7 @@ use stos_sys::SysError;
 use stos_sys::process::clone::CloneError;
 use stos_sys::process::pidfd::Ended;
 
+use crate::cgroup::limits::LimitError;
 use crate::config::ConfigError;
 use crate::id::IdError;
 use crate::init_error::InitError;
@@ -22,6 +23,21 @@ pub enum Error {
     /// The `config.json` asks for what is unknown, impossible, or not offered. Nothing was created.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A limit of `linux.resources` that cannot be set.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The container could not be frozen.
+    #[error("cgroup {}: it does not freeze, and goes on", path.display())]
+    NotFrozen {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// No hierarchy is mounted that can freeze a container.
+    #[error("no cgroup hierarchy can freeze a container: no v1 freezer controller and no v2 tree")]
+    NoFreezer,
+    /// The kernel killed the container's first process for want of memory before it could run its command.
+    #[error("the container's first process was killed for want of memory: linux.resources.memory.limit may be too low")]
+    InitOutOfMemory,
     /// A step in the caller failed.
     #[error("{stage}: {source}")]
     Sys {

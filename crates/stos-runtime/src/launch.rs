@@ -18,7 +18,9 @@ use stos_sys::mount::MountPlan;
 use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, set_namespace, thread_count};
 use stos_sys::process::{binary, identity, pidfd};
 
-use crate::cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, mounted_hierarchies};
+use crate::cgroup::{
+    CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, limits, mounted_hierarchies,
+};
 use crate::config::{RuntimeConfig, settings::namespace};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
@@ -181,9 +183,10 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
     match clone_init(&launch, &cgroups) {
         Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup: cgroups.into_record(), confirmation }),
         Err(error) => {
+            let killed = matches!(error, Error::InitDied { .. }) && cgroups.record().oom_kills() > 0;
             // The cause counts.
             drop(cgroups.record().discard());
-            Err(error)
+            Err(if killed { Error::InitOutOfMemory } else { error })
         }
     }
 }
@@ -231,7 +234,13 @@ fn create_cgroups(launch: &Launch<'_>) -> Result<MadeCgroups> {
     let place = cgroup_place(launch.id, launch.config, &launch.cgroup);
     let mut rules = launch.config.settings().device_rules.clone();
     rules.extend(default_rules());
-    MadeCgroups::create(&mounted_hierarchies()?, &place, &rules)
+    let hierarchies = mounted_hierarchies()?;
+    let limits = match &launch.config.settings().resources {
+        // Before anything is made, so that nothing is left of what cannot be.
+        Some(resources) => limits::plan(resources, &limits::Layout::of(&hierarchies))?,
+        None => Vec::new(),
+    };
+    MadeCgroups::create(&hierarchies, &place, &rules, &limits)
 }
 
 /// The first process, and for one behind a gate where it is told to stay.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One bundle's life: create, start, state, kill, delete.
+//! One bundle's life: create, start, state, kill, pause, resume, update, delete.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -10,9 +10,10 @@
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
 //! | [`gate`] | where a created container waits for `start` |
-//! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines |
+//! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines: limits, freezer, device rules, use |
+//! | [`events`] | what a container uses, and when it runs out of memory |
 //! | [`state`] | the run state of a container, and where it lies |
-//! | [`lifecycle`] | create, start, state, kill, delete, list of bundle mode |
+//! | [`lifecycle`] | create, start, state, kill, pause, resume, update, delete, list of bundle mode |
 //! | [`tombstones`] | ids that bundle mode deleted |
 //! | [`id`], [`signal`] | what an id and a signal may be |
 //!
@@ -23,6 +24,7 @@ pub mod accounts;
 pub mod cgroup;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod gate;
 pub mod id;
 mod init;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Create, start, state, kill, delete and list: a bundle's life, as runc has it.
+//! Create, start, state, kill, pause, resume, update, delete and list: a bundle's life, as runc has it.
 //!
-//! Each operation is one short-lived process; what they share is ROOT ([`crate::state`]). [`kill`], [`state`] and [`delete`]
-//! work for containers of image mode too; the record says whose a container is.
+//! Each operation is one short-lived process; what they share is ROOT ([`crate::state`]). All but [`create`] and [`start`] work for containers of image mode too; the record says whose a container is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oci_spec::runtime::LinuxResources;
 use stos_sys::process::pidfd;
 
 use crate::cgroup::{CgroupRecord, CgroupRequest};
@@ -149,7 +149,7 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 pub fn start(root: &StateDirectory, id: &ContainerId) -> Result<()> {
     let state = root.read(id)?;
     let directory = root.container(id);
-    let wrong = |found| Error::WrongStatus { id: id.to_string(), operation: "start", expected: "created", found };
+    let wrong = |found| wrong_status(id, "start", "created", found);
     match state.status(&directory)? {
         Status::Created => {}
         other => return Err(wrong(other)),
@@ -184,7 +184,8 @@ pub fn list_bundles(root: &StateDirectory) -> Result<Vec<OciState>> {
     Ok(found)
 }
 
-/// Sends a signal to the container's first process, or to `all` of its processes.
+/// Sends a signal to the container's first process, or to `all` of its processes. A paused one hears KILL at once, and others when it
+/// goes on.
 pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
     let state = root.read(id)?;
     let not_running = |found| Error::NotRunning { id: id.to_string(), found };
@@ -195,7 +196,8 @@ pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> 
     }
     if all {
         // Without a pid namespace of its own a container's processes outlive the first.
-        return state.cgroup.signal_all(signal);
+        state.cgroup.signal_all(signal)?;
+        return if status == Status::Paused && signal == KILL { state.cgroup.thaw() } else { Ok(()) };
     }
     let process = match (&state.init, status) {
         (Some(init), Status::Created | Status::Running | Status::Paused) => init.open()?,
@@ -203,9 +205,56 @@ pub fn kill(root: &StateDirectory, id: &ContainerId, signal: i32, all: bool) -> 
     };
     let Some(process) = process else { return Err(not_running(Status::Stopped)) };
     match pidfd::send_signal(process.as_fd(), signal).map_err(Error::sys("signal the container"))? {
+        true if status == Status::Paused && signal == KILL => state.cgroup.thaw(),
         true => Ok(()),
         false => Err(not_running(Status::Stopped)),
     }
+}
+
+/// Freezes every process of a created or running container, and returns when all are.
+pub fn pause(root: &StateDirectory, id: &ContainerId) -> Result<()> {
+    let (state, status) = read_with_status(root, id)?;
+    match status {
+        Status::Created | Status::Running => state.cgroup.freeze(),
+        found => Err(wrong_status(id, "pause", "created or running", found)),
+    }
+}
+
+/// Lets a paused container go on.
+pub fn resume(root: &StateDirectory, id: &ContainerId) -> Result<()> {
+    let (state, status) = read_with_status(root, id)?;
+    match status {
+        Status::Paused => state.cgroup.thaw(),
+        found => Err(wrong_status(id, "resume", "paused", found)),
+    }
+}
+
+/// Changes limits of a container that has not ended: all that `resources` asks for, or none ([`CgroupRecord::update`]).
+pub fn update(root: &StateDirectory, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+    let (state, status) = read_with_status(root, id)?;
+    match status {
+        Status::Created | Status::Running | Status::Paused => state.cgroup.update(resources),
+        found => Err(wrong_status(id, "update", "created, running or paused", found)),
+    }
+}
+
+/// Every process of a container that has not ended, as pids of the caller's namespace.
+pub fn processes(root: &StateDirectory, id: &ContainerId) -> Result<Vec<i32>> {
+    let (state, status) = read_with_status(root, id)?;
+    match status {
+        Status::Created | Status::Running | Status::Paused => state.cgroup.processes(),
+        found => Err(wrong_status(id, "list the processes", "created, running or paused", found)),
+    }
+}
+
+pub(crate) fn read_with_status(root: &StateDirectory, id: &ContainerId) -> Result<(RunState, Status)> {
+    let state = root.read(id)?;
+    let status = state.status(&root.container(id))?;
+    Ok((state, status))
+}
+
+pub(crate) fn wrong_status(id: &ContainerId, operation: &'static str, expected: &'static str, found: Status) -> Error {
+    Error::WrongStatus { id: id.to_string(), operation, expected, found }
 }
 
 /// Deletes a container that has ended, or was never started: its cgroups, what is left in them, and its state.
@@ -223,8 +272,7 @@ fn delete_locked(root: &StateDirectory, id: &ContainerId, force: bool) -> Result
     let mut state = root.read(id)?;
     let status = state.status(&root.container(id))?;
     if !force && !matches!(status, Status::Created | Status::Stopped) {
-        let expected = "created or stopped";
-        return Err(Error::WrongStatus { id: id.to_string(), operation: "delete", expected, found: status });
+        return Err(wrong_status(id, "delete", "created or stopped", status));
     }
     if state.init.is_none() {
         if let Some(creator) = state.creator.open()? {

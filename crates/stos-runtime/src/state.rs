@@ -137,10 +137,12 @@ impl RunState {
         if !init.is_alive()? {
             return Ok(Status::Stopped);
         }
-        if gate::is_closed(directory) {
-            return Ok(Status::Created);
-        }
-        Ok(if self.cgroup.is_frozen() { Status::Paused } else { Status::Running })
+        // A frozen one is paused, started or not: it reads no byte of a start.
+        Ok(match (self.cgroup.is_frozen(), gate::is_closed(directory)) {
+            (true, _) => Status::Paused,
+            (false, true) => Status::Created,
+            (false, false) => Status::Running,
+        })
     }
 
     /// The state as runc prints it.

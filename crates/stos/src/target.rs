@@ -2,7 +2,7 @@
 //! Which container an argument means: id in ROOT, id in DATA-ROOT, name, unique beginning of an id.
 
 use stos_engine::Engine;
-use stos_engine::container::{self, ContainerRecord};
+use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_layerfs::BackendKind;
 use stos_runtime::{ContainerId, Mode, StateDirectory};
 
@@ -53,6 +53,27 @@ pub fn find(global: &Global, query: &str) -> Result<Target, Failure> {
 /// The same for a command that changes nothing.
 pub fn find_to_read(global: &Global, query: &str) -> Result<Target, Failure> {
     find_with(global, query, reader)
+}
+
+/// The run state of the container that `query` means, of either mode.
+///
+/// # Errors
+/// For an image's container that does not run: nothing of it is in ROOT. `action` is what cannot be done then.
+pub fn run_state(global: &Global, query: &str, action: &'static str) -> Result<(StateDirectory, ContainerId), Failure> {
+    let (engine, record) = match find_to_read(global, query)? {
+        Target::Bundle(states, id) => return Ok((states, id)),
+        Target::Image(engine, record) => (engine, record),
+    };
+    match container::state(&engine, &record.id)? {
+        ContainerState::Running(run) => Ok((run_states(global), run.id)),
+        other => Err(stos_engine::Error::ContainerState {
+            action,
+            container: record.name.to_string(),
+            state: other.status().to_owned(),
+            expected: "running",
+        }
+        .into()),
+    }
 }
 
 fn find_with(

@@ -144,7 +144,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/process/terminal", json!(true), "terminal"),
         ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "seccomp"),
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks"),
-        ("/linux/resources/memory", json!({"limit": 1_000_000}), "memory"),
+        ("/linux/resources/unified", json!({"no_such.max": "1"}), "linux.resources.unified.no_such.max"),
         ("/linux/no_such_key", json!(1), "no_such_key"),
         ("/process/args", json!(["no-such-command"]), "no-such-command"),
     ] {

@@ -2,6 +2,7 @@
 //! Which cgroup hierarchies are mounted, and where.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -23,6 +24,15 @@ pub enum Version {
     V1,
     /// One tree for all.
     V2,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
 }
 
 /// A mounted hierarchy.

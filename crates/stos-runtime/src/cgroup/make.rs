@@ -11,6 +11,7 @@ use stos_sys::SysError;
 use stos_sys::cgroup_bpf::DeviceRule;
 
 use super::hierarchy::Hierarchy;
+use super::limits::{self, Group, Target};
 use super::{CgroupDirectory, CgroupPlace, CgroupRecord, DirectoryIdentity, Version, devices, io_error};
 use crate::error::{Error, Result};
 
@@ -30,11 +31,16 @@ pub(crate) struct MadeCgroups {
 }
 
 impl MadeCgroups {
-    /// Makes the container's directory in each of `hierarchies`, and puts `rules` on it.
+    /// Makes the container's directory in each of `hierarchies`, and puts `rules` and `limits` on it.
     ///
     /// On failure what was made is removed. A directory that exists is taken only where it is empty: as it is where the
     /// bundle names it, and made anew where it is `stos-<id>`, so that no two containers of that id share one.
-    pub(crate) fn create(hierarchies: &[Hierarchy], place: &CgroupPlace, rules: &[DeviceRule]) -> Result<Self> {
+    pub(crate) fn create(
+        hierarchies: &[Hierarchy],
+        place: &CgroupPlace,
+        rules: &[DeviceRule],
+        limits: &[Group],
+    ) -> Result<Self> {
         if hierarchies.is_empty() {
             return Err(Error::NoCgroups);
         }
@@ -46,7 +52,7 @@ impl MadeCgroups {
             made.held.push(held);
             Ok(())
         });
-        match all.and_then(|()| devices::apply(&made, rules)) {
+        match all.and_then(|()| devices::apply(&made, rules)).and_then(|()| made.limit(limits)) {
             Ok(()) => Ok(made),
             Err(error) => {
                 // The cause counts; a directory that cannot be removed now holds somebody else's processes.
@@ -54,6 +60,20 @@ impl MadeCgroups {
                 Err(error)
             }
         }
+    }
+
+    /// Puts limits on, before any process is in. A pure v2 tree gets every controller that it has, so that the container's use is
+    /// counted and limits can come later.
+    fn limit(&self, limits: &[Group]) -> Result<()> {
+        let is_controlled = |directory: &CgroupDirectory| directory.controllers.iter().any(|name| !name.contains('='));
+        let pure_v2 = !self.record.directories.iter().any(is_controlled);
+        if let Some(directory) = self.record.directories.iter().find(|directory| directory.version == Version::V2) {
+            limits::enable_controllers(directory, limits, pure_v2)?;
+        }
+        let targets: Vec<_> = self.directories().map(|(directory, held)| Target { directory, held }).collect();
+        // One that was there keeps its limits where these cannot be had; what was made goes.
+        let keeps = self.record.directories.iter().any(|directory| directory.made == 0);
+        Ok(limits::apply(limits, &targets, keeps)?)
     }
 
     /// Each directory, and where it is open.

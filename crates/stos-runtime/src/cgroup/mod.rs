@@ -7,16 +7,21 @@
 //! ms, and `CLONE_INTO_CGROUP` on v2 0.4 ms; so those two are used.
 
 mod devices;
+mod freezer;
 mod hierarchy;
+pub mod limits;
 mod make;
+pub mod systemd;
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
@@ -114,16 +119,41 @@ impl CgroupRecord {
     }
 
     /// The directory of a v1 controller.
-    fn v1(&self, controller: &str) -> Option<&CgroupDirectory> {
+    pub(crate) fn v1(&self, controller: &str) -> Option<&CgroupDirectory> {
         let has = |directory: &&CgroupDirectory| directory.controllers.iter().any(|name| name == controller);
         self.directories.iter().find(has).filter(|directory| directory.is_own())
     }
 
-    fn v2(&self) -> Option<&CgroupDirectory> {
+    pub(crate) fn v2(&self) -> Option<&CgroupDirectory> {
         self.directories
             .iter()
             .find(|directory| directory.version == Version::V2)
             .filter(|directory| directory.is_own())
+    }
+
+    /// Changes limits of the container: all that `resources` asks for, or none.
+    ///
+    /// What it does not name stays as it is. The device rules stay too, whatever it says of them, as runc has it: engines send the
+    /// whole of a container's resources.
+    ///
+    /// # Errors
+    /// [`limits::LimitError`] for a key that this machine cannot keep, or whose value the kernel refuses.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let mut resources = resources.clone();
+        if let Some(v2) = self.v2() {
+            limits::complete(&mut resources, &limits::Current::of(&v2.path));
+        }
+        let groups = limits::plan(&resources, &limits::Layout::of(&mounted_hierarchies()?))?;
+        if let Some(v2) = self.v2() {
+            limits::enable_controllers(v2, &groups, false)?;
+        }
+        let mut held = Vec::new();
+        for directory in self.own() {
+            held.extend(directory.open()?.map(|held| (directory, held)));
+        }
+        let targets: Vec<_> =
+            held.iter().map(|(directory, held)| limits::Target { directory, held: held.as_fd() }).collect();
+        Ok(limits::apply(&groups, &targets, true)?)
     }
 
     /// How many processes of the container the kernel has killed for want of memory (v1 `memory.oom_control`, Linux 4.13;
@@ -135,27 +165,6 @@ impl CgroupRecord {
         };
         let v1 = self.v1("memory").and_then(|directory| count(directory, "memory.oom_control"));
         v1.max(self.v2().and_then(|directory| count(directory, "memory.events"))).unwrap_or(0)
-    }
-
-    /// Whether the container is frozen, in v1's freezer or in v2.
-    pub fn is_frozen(&self) -> bool {
-        let reads = |path: PathBuf, expected: &str| {
-            fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == expected))
-        };
-        let v1 = self.v1("freezer").is_some_and(|directory| reads(directory.path.join("freezer.state"), "FROZEN"));
-        v1 || self.v2().is_some_and(|directory| reads(directory.path.join("cgroup.events"), "frozen 1"))
-    }
-
-    /// Lets a frozen container go on, with what it has frozen itself further down. One that is not frozen, or is gone, is left
-    /// as it is.
-    pub fn thaw(&self) -> Result<()> {
-        if let Some(directory) = self.v1("freezer") {
-            write_tree(&directory.path, "freezer.state", "THAWED")?;
-        }
-        match self.v2() {
-            Some(directory) => write_tree(&directory.path, "cgroup.freeze", "0"),
-            None => Ok(()),
-        }
     }
 
     /// Sends `signal` to every process of the container.
@@ -257,6 +266,20 @@ impl CgroupDirectory {
         self.identity.is_none_or(|identity| DirectoryIdentity::of(&self.path) == Some(identity))
     }
 
+    /// Opens this very directory; `None` where it is gone.
+    fn open(&self) -> Result<Option<OwnedFd>> {
+        let failed = |call| {
+            move |errno| Error::sys("open a cgroup")(SysError::new(call, self.path.display().to_string(), errno))
+        };
+        let held =
+            match rustix::fs::open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
+                other => other.map_err(failed("open"))?,
+            };
+        let found = DirectoryIdentity::from(&rustix::fs::fstat(&held).map_err(failed("fstat"))?);
+        Ok(self.identity.is_none_or(|identity| identity == found).then_some(held))
+    }
+
     /// Processes in this directory and below, as this hierarchy knows them. None where it is gone.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let mut found = Vec::new();
@@ -297,7 +320,7 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
 }
 
-fn io_error(stage: &'static str, call: &'static str, path: &Path, error: &io::Error) -> Error {
+pub(crate) fn io_error(stage: &'static str, call: &'static str, path: &Path, error: &io::Error) -> Error {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
     Error::sys(stage)(SysError::new(call, path.display().to_string(), errno))
 }
@@ -347,12 +370,6 @@ fn remove_tree(directory: &Path) -> Result<()> {
             }
         }
     }
-}
-
-/// Writes a control file of a cgroup and of all below it.
-fn write_tree(directory: &Path, file: &str, text: &str) -> Result<()> {
-    write_existing(&directory.join(file), text)?;
-    children(directory)?.iter().try_for_each(|child| write_tree(child, file, text))
 }
 
 /// Writes a control file; one that is not there (an older kernel, a cgroup that is gone) is no error.

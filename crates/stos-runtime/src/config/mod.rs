@@ -11,8 +11,9 @@ mod walk;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::cgroup::limits::LimitError;
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
 
 /// Why a `config.json` cannot be run.
@@ -62,6 +63,18 @@ impl ConfigError {
     pub(crate) fn unsupported(name: impl Into<String>) -> Self {
         Self::Unsupported { name: name.into() }
     }
+}
+
+/// Reads a `linux.resources` by itself, as `update` is given it. What no key is known for is refused as in a `config.json`.
+pub fn resources_from_json(bytes: &[u8]) -> Result<LinuxResources, LimitError> {
+    let raw: serde_json::Value = serde_json::from_slice(bytes)?;
+    walk::check_resources(&raw).map_err(|error| match error {
+        ConfigError::Invalid { name: key, expected, found } => LimitError::Invalid { key, expected, found },
+        ConfigError::Unknown { name: key } | ConfigError::Unsupported { name: key } => LimitError::Unknown { key },
+        ConfigError::Json(error) => error.into(),
+        ConfigError::Read { source, .. } => serde_json::Error::io(source).into(),
+    })?;
+    Ok(serde_json::from_value(raw)?)
 }
 
 /// A `config.json` that has passed every check: what it asks for can be honoured by this runtime.

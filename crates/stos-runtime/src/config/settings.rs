@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
 use stos_sys::cgroup_bpf::{DeviceAccess, DeviceKind, DeviceRule};
 use stos_sys::mount::Propagation;
 
@@ -32,6 +32,8 @@ pub struct Settings {
     pub devices: Vec<DeviceNode>,
     /// `linux.resources.devices`, in their order.
     pub device_rules: Vec<DeviceRule>,
+    /// `linux.resources`, where it asks for any limit; the device rules count above.
+    pub resources: Option<LinuxResources>,
     /// `linux.maskedPaths`.
     pub masked_paths: Vec<PathBuf>,
     /// `linux.readonlyPaths`.
@@ -164,6 +166,7 @@ impl Settings {
             mounts: mounts(spec)?,
             devices: devices(linux)?,
             device_rules: device_rules(linux)?,
+            resources: limits(linux),
             masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
             readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
             sysctl: sysctl(linux, &has)?,
@@ -299,6 +302,12 @@ fn devices(linux: &Linux) -> Result<Vec<DeviceNode>, ConfigError> {
 fn device_rules(linux: &Linux) -> Result<Vec<DeviceRule>, ConfigError> {
     let list = linux.resources().as_ref().and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
     list.iter().enumerate().map(|(at, rule)| device_rule(at, rule)).collect()
+}
+
+fn limits(linux: &Linux) -> Option<LinuxResources> {
+    let mut resources = linux.resources().clone()?;
+    resources.set_devices(None);
+    (resources != LinuxResources::default()).then_some(resources)
 }
 
 fn device_rule(at: usize, rule: &LinuxDeviceCgroup) -> Result<DeviceRule, ConfigError> {

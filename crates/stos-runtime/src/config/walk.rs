@@ -18,9 +18,11 @@ enum Rule {
     Keys(&'static [(&'static str, Rule)]),
     /// A list whose items follow one rule.
     Items(&'static Rule),
+    /// An object of any keys, whose values follow one rule.
+    Values(&'static Rule),
 }
 
-use Rule::{Items, Keys, Refuse, Take};
+use Rule::{Items, Keys, Refuse, Take, Values};
 
 const ROOT: Rule = Keys(&[
     ("ociVersion", Take),
@@ -106,37 +108,54 @@ const RESOURCES: Rule = Keys(&[
     ("devices", Items(&Keys(&[("allow", Take), ("type", Take), ("major", Take), ("minor", Take), ("access", Take)]))),
     ("memory", LIMITS_MEMORY),
     ("cpu", LIMITS_CPU),
-    ("pids", Keys(&[("limit", Refuse)])),
-    ("blockIO", Refuse),
-    ("hugepageLimits", Refuse),
-    ("network", Refuse),
-    ("rdma", Refuse),
-    ("unified", Refuse),
+    ("pids", Keys(&[("limit", Take)])),
+    ("blockIO", LIMITS_IO),
+    ("hugepageLimits", Items(&Keys(&[("pageSize", Take), ("limit", Take)]))),
+    ("network", Keys(&[("classID", Take), ("priorities", Items(&Keys(&[("name", Take), ("priority", Take)])))])),
+    ("rdma", Values(&Keys(&[("hcaHandles", Take), ("hcaObjects", Take)]))),
+    ("unified", Take),
 ]);
 
 const LIMITS_MEMORY: Rule = Keys(&[
-    ("limit", Refuse),
-    ("reservation", Refuse),
-    ("swap", Refuse),
-    ("kernel", Refuse),
-    ("kernelTCP", Refuse),
-    ("swappiness", Refuse),
-    ("disableOOMKiller", Refuse),
-    ("useHierarchy", Refuse),
-    ("checkBeforeUpdate", Refuse),
+    ("limit", Take),
+    ("reservation", Take),
+    ("swap", Take),
+    ("kernel", Take),
+    ("kernelTCP", Take),
+    ("swappiness", Take),
+    ("disableOOMKiller", Take),
+    ("useHierarchy", Take),
+    ("checkBeforeUpdate", Take),
 ]);
 
 const LIMITS_CPU: Rule = Keys(&[
-    ("shares", Refuse),
-    ("quota", Refuse),
-    ("burst", Refuse),
-    ("period", Refuse),
-    ("realtimeRuntime", Refuse),
-    ("realtimePeriod", Refuse),
-    ("cpus", Refuse),
-    ("mems", Refuse),
-    ("idle", Refuse),
+    ("shares", Take),
+    ("quota", Take),
+    ("burst", Take),
+    ("period", Take),
+    ("realtimeRuntime", Take),
+    ("realtimePeriod", Take),
+    ("cpus", Take),
+    ("mems", Take),
+    ("idle", Take),
 ]);
+
+const LIMITS_IO: Rule = Keys(&[
+    ("weight", Take),
+    ("leafWeight", Take),
+    ("weightDevice", Items(&Keys(&[("major", Take), ("minor", Take), ("weight", Take), ("leafWeight", Take)]))),
+    ("throttleReadBpsDevice", THROTTLES),
+    ("throttleWriteBpsDevice", THROTTLES),
+    ("throttleReadIOPSDevice", THROTTLES),
+    ("throttleWriteIOPSDevice", THROTTLES),
+]);
+
+const THROTTLES: Rule = Items(&Keys(&[("major", Take), ("minor", Take), ("rate", Take)]));
+
+/// Checks every key of a `linux.resources` by itself.
+pub(super) fn check_resources(resources: &Value) -> Result<(), ConfigError> {
+    check_at(resources, &RESOURCES, "linux.resources")
+}
 
 /// Checks every key of `config`.
 pub(super) fn check(config: &Value) -> Result<(), ConfigError> {
@@ -162,7 +181,10 @@ fn check_at(value: &Value, rule: &Rule, name: &str) -> Result<(), ConfigError> {
         (Items(rule), Value::Array(found)) => {
             found.iter().enumerate().try_for_each(|(at, value)| check_at(value, rule, &format!("{name}[{at}]")))
         }
-        (Keys(_), other) => Err(ConfigError::invalid(name, "an object", other)),
+        (Values(rule), Value::Object(found)) => {
+            found.iter().try_for_each(|(key, value)| check_at(value, rule, &format!("{name}.{key}")))
+        }
+        (Keys(_) | Values(_), other) => Err(ConfigError::invalid(name, "an object", other)),
         (Items(_), other) => Err(ConfigError::invalid(name, "a list", other)),
     }
 }
@@ -207,9 +229,6 @@ mod tests {
             (json!({"linux": {"uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}}), "linux.uidMappings"),
             (json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets"),
             (json!({"linux": {"mountLabel": "l"}}), "linux.mountLabel"),
-            (json!({"linux": {"resources": {"pids": {"limit": 0}}}}), "linux.resources.pids.limit"),
-            (json!({"linux": {"resources": {"memory": {"limit": 1}}}}), "linux.resources.memory.limit"),
-            (json!({"linux": {"resources": {"unified": {"memory.max": "1"}}}}), "linux.resources.unified"),
             (json!({"mounts": [{"destination": "/"}, {"uidMappings": [{}, {"size": 1}]}]}), "mounts[1].uidMappings"),
             (json!({"windows": {"servicing": true}}), "windows"),
         ];
@@ -228,6 +247,11 @@ mod tests {
                 "linux.resources.devices[0].alow",
             ),
             (json!({"linux": {"resources": {"memory": {"max": null}}}}), "linux.resources.memory.max"),
+            (json!({"linux": {"resources": {"rdma": {"a": {"max": 1}}}}}), "linux.resources.rdma.a.max"),
+            (
+                json!({"linux": {"resources": {"blockIO": {"weightDevice": [{"x": 1}]}}}}),
+                "linux.resources.blockIO.weightDevice[0].x",
+            ),
         ];
         for (config, name) in cases {
             assert_eq!(refusal(config), format!("unknown {name}"));

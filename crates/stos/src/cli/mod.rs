@@ -9,6 +9,7 @@ mod containers;
 mod health;
 mod images;
 mod layers;
+mod limits;
 mod progress;
 mod registries;
 mod system;
@@ -18,6 +19,7 @@ pub use containers::*;
 pub use health::*;
 pub use images::*;
 pub use layers::*;
+pub use limits::*;
 pub use progress::*;
 pub use registries::*;
 pub use system::*;
@@ -144,8 +146,17 @@ pub enum Command {
     /// Show a container's state, as JSON
     State(State),
     /// List containers
-    #[command(visible_alias = "ps")]
     List(List),
+    /// List containers, or the processes of one
+    Ps(Ps),
+    /// Freeze every process of containers
+    Pause(Pause),
+    /// Let frozen containers go on
+    Resume(Resume),
+    /// Change limits of a container that runs
+    Update(Update),
+    /// Tell what a container uses, and when it runs out of memory, as JSON lines
+    Events(Events),
     /// Send a signal to a container
     Kill(Kill),
     /// Ask containers to end; kill those that do not

@@ -7,6 +7,7 @@ mod create;
 mod images;
 mod layers;
 mod life;
+mod limits;
 mod list;
 mod registries;
 mod system;
@@ -59,6 +60,11 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Logs(args) => life::logs(global, &args),
         Command::State(args) => life::state(global, &args),
         Command::List(args) => list::list(global, &args),
+        Command::Ps(args) => limits::ps(global, &args),
+        Command::Pause(args) => limits::pause(global, &args),
+        Command::Resume(args) => limits::resume(global, &args),
+        Command::Update(args) => limits::update(global, &args),
+        Command::Events(args) => limits::events(global, &args),
         Command::Kill(args) => life::kill(global, &args),
         Command::Stop(args) => life::stop(global, &args),
         Command::Delete(args) => life::delete(global, &args),

@@ -95,6 +95,18 @@ impl Runtime {
         output(self.command().args(arguments))
     }
 
+    /// Whether it knows a command: runtimes need not have all of runc's.
+    pub fn has(&self, command: &str) -> bool {
+        self.run(&[command, "--help"]).code == 0
+    }
+
+    /// Runs it with something on its standard input.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let file = self.path("input");
+        fs::write(&file, input).unwrap();
+        output(self.command().args(arguments).stdin(File::open(file).unwrap()))
+    }
+
     /// Runs it and gives what it printed.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
@@ -278,12 +290,23 @@ pub fn cgroup_of(pid: i64, controller: &str) -> Option<PathBuf> {
     Some(mount.join(path)).filter(|path| Path::new(path).exists())
 }
 
+/// What a control file of a process's cgroup holds: of the v1 controller, or of the v2 tree where that has no v1 hierarchy.
+#[track_caller]
+pub fn control(pid: i64, controller: &str, v1: &str, v2: &str) -> String {
+    let path = match cgroup_of(pid, controller) {
+        Some(directory) => directory.join(v1),
+        None => cgroup_of(pid, "").expect("a cgroup").join(v2),
+    };
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+}
+
 /// What `runc spec` asks for, without a terminal.
 fn config(args: &[&str]) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     json!({
-        "ociVersion": "1.2.0",
+        // crun 1.8 takes no later one.
+        "ociVersion": if std::env::var_os(RUNTIME).is_some() { "1.0.2" } else { "1.2.0" },
         "process": {
             "terminal": false,
             "user": {"uid": 0, "gid": 0},

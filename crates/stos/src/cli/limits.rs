@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The words of commands about what containers may use and do use: pause, resume, update, events, ps.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Format;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos pause web")]
+pub struct Pause {
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos resume web")]
+pub struct Resume {
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  stos update --memory 512m --pids-limit 100 web\n  echo '{\"cpu\": {\"shares\": 512}}' | stos update --resources - web"
+)]
+pub struct Update {
+    /// Read the limits from FILE, or `-` for standard input: JSON, as linux.resources of a config.json; device rules stay as they are
+    #[arg(short, long, value_name = "FILE", conflicts_with = "limits")]
+    pub resources: Option<PathBuf>,
+    #[command(flatten)]
+    pub limits: Limits,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+// Numbers as runc has them: 0 leaves a limit as it is, -1 takes it away.
+#[derive(Debug, Clone, Args)]
+#[group(id = "limits", multiple = true)]
+pub struct Limits {
+    /// Weight of block input and output, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<u16>,
+    /// Microseconds of a period, of which the quota is a part
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<u64>,
+    /// Microseconds of processor time in a period; -1 for no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// Microseconds that may be saved up from periods that did not use their quota
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_burst: Option<u64>,
+    /// Share of processor time, by comparison with other containers
+    #[arg(long, value_name = "SHARES")]
+    pub cpu_share: Option<u64>,
+    /// Microseconds of a realtime period
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_rt_period: Option<u64>,
+    /// Microseconds of realtime scheduling in a realtime period
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_rt_runtime: Option<i64>,
+    /// 1: only where nobody else wants the processor (SCHED_IDLE); 0: as others
+    #[arg(long, value_name = "0|1", allow_negative_numbers = true)]
+    pub cpu_idle: Option<i64>,
+    /// The processors, such as 0-2,4
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// The memory nodes, such as 0,1
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Memory, in bytes or with k, m, g; -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
+    pub memory: Option<i64>,
+    /// Memory that is kept for the container where it is scarce
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
+    pub memory_reservation: Option<i64>,
+    /// Memory and swap together; -1 for no limit of swap
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
+    pub memory_swap: Option<i64>,
+    // Has no effect on any kernel of today, and says so.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size, hide = true)]
+    pub kernel_memory: Option<i64>,
+    // TCP buffers; cgroup v1 alone has it.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size, hide = true)]
+    pub kernel_memory_tcp: Option<i64>,
+    /// Processes and threads; -1 for no limit
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  stos events --stats web\n  stos events --interval 1s web")]
+pub struct Events {
+    /// Tell once what the container uses
+    #[arg(long)]
+    pub stats: bool,
+    /// How often to tell what it uses
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+// One list: whatever follows the container belongs to ps(1).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  stos ps\n  stos ps web\n  stos ps web -eo pid,args\n  stos ps --format json web")]
+pub struct Ps {
+    /// Without a container: print only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How the list looks; of a container's processes JSON gives the numbers alone
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// The container whose processes are listed, and options for ps(1) [default: -ef]; without it containers are listed
+    #[arg(value_names = ["CONTAINER", "OPTION"], num_args = 0.., trailing_var_arg = true)]
+    pub words: Vec<String>,
+}
+
+/// Reads a size as docker and runc do (docker/go-units, `RAMInBytes`): powers of 1,024 by k, m, g, t or p, with `b` or `ib` after it
+/// or without. -1 is no limit.
+fn parse_size(text: &str) -> Result<i64, String> {
+    let wrong = || format!("expected bytes, a size such as 512m, or -1, found {text:?}");
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
+        "" if unit == "ib" => return Err(wrong()),
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(wrong()),
+    };
+    digits.parse::<i64>().ok().and_then(|number| number.checked_mul(1 << power)).ok_or_else(wrong)
+}
+
+/// Reads `5s`, `100ms`, `1m30s`.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("expected a time above 0 such as 5s or 100ms, found {text:?}");
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_docker_reads_them() {
+        for (text, expected) in [
+            ("0", 0),
+            ("-1", -1),
+            ("1024", 1024),
+            ("3b", 3),
+            ("1k", 1024),
+            ("2KB", 2048),
+            ("512m", 512 << 20),
+            ("1 GiB", 1 << 30),
+            ("1p", 1 << 50),
+        ] {
+            assert_eq!(parse_size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "k", "-2", "1x", "1ib", "1mm", "9223372036854775807k", "１"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_some_time() {
+        assert_eq!(parse_interval("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(parse_interval("1m30s"), Ok(Duration::from_secs(90)));
+        for text in ["0s", "-1s", "5", "x", ""] {
+            assert!(parse_interval(text).is_err(), "{text}");
+        }
+    }
+}
