@@ -66,7 +66,8 @@ mod tests {
         assert_eq!(constant("pub const __NR_read: u32 = 0;"), Some(("read", 0)));
         assert_eq!(constant("pub const __NR__llseek: u32 = 140;"), Some(("_llseek", 140)));
         assert_eq!(constant("pub const __ARM_NR_set_tls: u32 = 983045;"), Some(("set_tls", 983_045)));
-        for other in ["pub const __NR_SYSCALL_BASE: u32 = 0;", "pub const SA_NODEFER: u32 = 1;", "pub type __u8 = u8;"] {
+        for other in ["pub const __NR_SYSCALL_BASE: u32 = 0;", "pub const SA_NODEFER: u32 = 1;", "pub type __u8 = u8;"]
+        {
             assert_eq!(constant(other), None, "{other}");
         }
         let rows = BTreeMap::from([("read".to_owned(), [Some(0), Some(0), Some(3), None, Some(3)])]);

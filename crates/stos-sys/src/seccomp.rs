@@ -97,15 +97,15 @@ impl SharedBit {
     pub fn create() -> Result<Self> {
         let name: &CStr = c"stos-seccomp";
         let failed = |call: &'static str| SysError::at(call, || "stos-seccomp".to_owned());
-        let memory =
-            rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).map_err(failed("memfd_create"))?;
+        let memory = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).map_err(failed("memfd_create"))?;
         rustix::fs::ftruncate(&memory, SHARED_SIZE as u64).map_err(failed("ftruncate"))?;
         Self::map(memory)
     }
 
     /// Maps the one behind a descriptor that another process gave. EINVAL where its size is not that of one.
     pub fn map(memory: OwnedFd) -> Result<Self> {
-        let failed = |call: &'static str| SysError::at(call, || format!("{SHARED_SIZE}, PROT_READ | PROT_WRITE, MAP_SHARED"));
+        let failed =
+            |call: &'static str| SysError::at(call, || format!("{SHARED_SIZE}, PROT_READ | PROT_WRITE, MAP_SHARED"));
         let size = rustix::fs::fstat(&memory).map_err(failed("fstat"))?.st_size;
         if size != SHARED_SIZE as i64 {
             return Err(failed("mmap")(Errno::INVAL));
