@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::profile::{Abi, Condition, Operator, Profile, Rule, answer};
-use super::syscalls::{X32_BIT, number};
+use super::syscalls::X32_BIT;
 
 /// What the filter answers to one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,8 @@ fn calls(profile: &Profile, abi: Abi) -> (BTreeMap<u32, Decision>, Option<u32>) 
     let mut calls = BTreeMap::new();
     let mut highest = None;
     for rule in &profile.rules {
-        for name in &rule.names {
-            let found = number(name, abi);
+        for call in &rule.calls {
+            let found = call.number(abi);
             highest = highest.max(found);
             if rule.answer == profile.default {
                 continue;
@@ -83,7 +83,7 @@ fn calls(profile: &Profile, abi: Abi) -> (BTreeMap<u32, Decision>, Option<u32>) 
                 add(&mut calls, found, rule, abi);
             }
             if abi == Abi::X86 {
-                add_multiplexed(&mut calls, name, rule, profile.default);
+                add_multiplexed(&mut calls, call.name(), rule, profile.default);
             }
         }
     }
@@ -118,60 +118,64 @@ fn add_multiplexed(calls: &mut BTreeMap<u32, Decision>, name: &str, rule: &Rule,
     if !rule.alternatives.is_empty() && strictness(rule.answer) >= strictness(default) {
         return;
     }
-    for (multiplexer, table) in [("socketcall", &SOCKETCALLS[..]), ("ipc", &IPC_CALLS[..])] {
-        let place = table.iter().find(|(known, _)| *known == name);
-        if let (Some((_, place)), Some(number)) = (place, number(multiplexer, Abi::X86)) {
-            // ipc(2) has a version in the high half, which the kernel cuts off.
-            let condition = Condition { argument: 0, operator: Operator::Masked(0xffff), value: *place };
-            add_clause(calls, number, Clause { conditions: vec![condition], answer: rule.answer, is_wide: false });
-        }
-    }
+    let Ok(found) = MULTIPLEXED.binary_search_by_key(&name, |(known, _, _)| known) else { return };
+    let (_, multiplexer, place) = MULTIPLEXED[found];
+    // ipc(2) has a version in the high half, which the kernel cuts off.
+    let condition = Condition { argument: 0, operator: Operator::Masked(0xffff), value: place };
+    add_clause(calls, multiplexer, Clause { conditions: vec![condition], answer: rule.answer, is_wide: false });
 }
 
-/// `SYS_*` of linux/net.h.
-const SOCKETCALLS: [(&str, u64); 20] = [
-    ("socket", 1),
-    ("bind", 2),
-    ("connect", 3),
-    ("listen", 4),
-    ("accept", 5),
-    ("getsockname", 6),
-    ("getpeername", 7),
-    ("socketpair", 8),
-    ("send", 9),
-    ("recv", 10),
-    ("sendto", 11),
-    ("recvfrom", 12),
-    ("shutdown", 13),
-    ("setsockopt", 14),
-    ("getsockopt", 15),
-    ("sendmsg", 16),
-    ("recvmsg", 17),
-    ("accept4", 18),
-    ("recvmmsg", 19),
-    ("sendmmsg", 20),
+/// Numbers of i386.
+const SOCKETCALL: u32 = 102;
+const IPC: u32 = 117;
+
+/// Calls that i386 can make through another one, which that is, and their number there: `SYS_*` of linux/net.h, and those of
+/// linux/ipc.h. Sorted by name.
+#[rustfmt::skip]
+const MULTIPLEXED: [(&str, u32, u64); 32] = [
+    ("accept", SOCKETCALL, 5),
+    ("accept4", SOCKETCALL, 18),
+    ("bind", SOCKETCALL, 2),
+    ("connect", SOCKETCALL, 3),
+    ("getpeername", SOCKETCALL, 7),
+    ("getsockname", SOCKETCALL, 6),
+    ("getsockopt", SOCKETCALL, 15),
+    ("listen", SOCKETCALL, 4),
+    ("msgctl", IPC, 14),
+    ("msgget", IPC, 13),
+    ("msgrcv", IPC, 12),
+    ("msgsnd", IPC, 11),
+    ("recv", SOCKETCALL, 10),
+    ("recvfrom", SOCKETCALL, 12),
+    ("recvmmsg", SOCKETCALL, 19),
+    ("recvmsg", SOCKETCALL, 17),
+    ("semctl", IPC, 3),
+    ("semget", IPC, 2),
+    ("semop", IPC, 1),
+    ("semtimedop", IPC, 4),
+    ("send", SOCKETCALL, 9),
+    ("sendmmsg", SOCKETCALL, 20),
+    ("sendmsg", SOCKETCALL, 16),
+    ("sendto", SOCKETCALL, 11),
+    ("setsockopt", SOCKETCALL, 14),
+    ("shmat", IPC, 21),
+    ("shmctl", IPC, 24),
+    ("shmdt", IPC, 22),
+    ("shmget", IPC, 23),
+    ("shutdown", SOCKETCALL, 13),
+    ("socket", SOCKETCALL, 1),
+    ("socketpair", SOCKETCALL, 8),
 ];
 
-/// Calls of linux/ipc.h.
-const IPC_CALLS: [(&str, u64); 12] = [
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
-];
+#[cfg(test)]
+mod tests {
+    use super::super::syscalls::number;
+    use super::*;
 
-/// Whether any architecture of the profile has a call of this name.
-pub(super) fn is_known(profile: &Profile, name: &str) -> bool {
-    let multiplexed = |table: &[(&str, u64)]| table.iter().any(|(known, _)| *known == name);
-    let x86 = profile.abis.contains(&Abi::X86);
-    profile.abis.iter().any(|abi| number(name, *abi).is_some())
-        || x86 && (multiplexed(&SOCKETCALLS) || multiplexed(&IPC_CALLS))
+    #[test]
+    fn multiplexed_calls_are_sorted_and_known() {
+        assert!(MULTIPLEXED.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(MULTIPLEXED.iter().all(|(name, ..)| Abi::ALL.iter().any(|abi| number(name, *abi).is_some())));
+        assert_eq!((number("socketcall", Abi::X86), number("ipc", Abi::X86)), (Some(SOCKETCALL), Some(IPC)));
+    }
 }

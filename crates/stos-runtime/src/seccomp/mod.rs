@@ -9,9 +9,9 @@
 //! | `compile` | from those to classic BPF |
 //! | [`listener`] | who answers `SCMP_ACT_NOTIFY` |
 //!
-//! The compiler is ours: what libseccomp and runc make of a profile, without either. Compiling podman's default profile (472
-//! names, three architectures) takes about 0.1 ms in a release build, which is less than a file of compiled filters would
-//! cost to find, read and check: nothing is cached.
+//! The compiler is ours: what libseccomp and runc make of a profile, without either. podman's default profile (472 names, three
+//! architectures) becomes 670 instructions in 0.16 ms (optimized, the least of 2,000), and any call passes at most 19 of
+//! them. Files of compiled filters would save little of that, for they are to be found, read and checked: nothing is cached.
 
 mod compile;
 mod decisions;
@@ -44,13 +44,6 @@ impl Filter {
     /// Checks and compiles `linux.seccomp`. Names of calls that no architecture of the profile has are told in the debug log.
     pub fn of(profile: &LinuxSeccomp) -> Result<Self, ConfigError> {
         let profile = Profile::of(profile)?;
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            for name in profile.rules.iter().flat_map(|rule| &rule.names) {
-                if !decisions::is_known(&profile, name) {
-                    tracing::debug!(name, "a system call that is not known is left out of the seccomp filter");
-                }
-            }
-        }
         let program = compile::compile(&profile);
         if program.len() > MAX_INSTRUCTIONS {
             let expected = format!("rules that fit into {MAX_INSTRUCTIONS} instructions");

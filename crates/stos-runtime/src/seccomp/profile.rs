@@ -9,6 +9,7 @@ use oci_spec::runtime::{
 };
 use stos_sys::seccomp::flag;
 
+use super::syscalls::NamedCall;
 use crate::config::ConfigError;
 
 /// `SECCOMP_RET_*` of linux/seccomp.h: what a filter answers.
@@ -103,7 +104,8 @@ pub(super) struct Condition {
 /// One entry of `syscalls`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    pub names: Vec<String>,
+    /// Those of its names that are known; of others runc says no more than a line in the debug log.
+    pub calls: Vec<NamedCall>,
     /// What the filter answers.
     pub answer: u32,
     /// All of one list must hold, of any list; no list where the rule is for all calls of these names.
@@ -222,7 +224,14 @@ fn rule(at: usize, entry: &LinuxSyscall) -> Result<Rule, ConfigError> {
         _ => vec![conditions],
     };
     let answer = answer(|| key("errnoRet"), entry.action(), entry.errno_ret())?;
-    Ok(Rule { names: names.clone(), answer, alternatives })
+    let calls = names.iter().filter_map(|name| {
+        let call = NamedCall::find(name);
+        if call.is_none() {
+            tracing::debug!(name, "a system call that is not known is left out of the seccomp filter");
+        }
+        call
+    });
+    Ok(Rule { calls: calls.collect(), answer, alternatives })
 }
 
 fn condition(key: &str, arg: &LinuxSeccompArg) -> Result<Condition, ConfigError> {

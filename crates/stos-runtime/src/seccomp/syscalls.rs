@@ -12,19 +12,39 @@ const NO: u32 = u32::MAX;
 /// The bit that tells the calls of x32 from those of x86_64 (`__X32_SYSCALL_BIT`).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
-/// The number of the system call `name`; `None` where `abi` has none of that name.
-pub(super) fn number(name: &str, abi: Abi) -> Option<u32> {
-    let row = TABLE.binary_search_by_key(&name, |(known, _)| known).ok()?;
-    let number = TABLE[row].1[abi as usize];
-    match (number, abi) {
-        (NO, _) => None,
-        (number, Abi::X32) => Some(number | X32_BIT),
-        (number, _) => Some(number),
+/// A system call by its name, with a number for each architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NamedCall(&'static (&'static str, [u32; 5]));
+
+impl NamedCall {
+    /// Looks `name` up; `None` where no architecture has such a call.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        TABLE.binary_search_by_key(&name, |(known, _)| known).ok().map(|row| Self(&TABLE[row]))
+    }
+
+    /// Its name.
+    pub(super) fn name(self) -> &'static str {
+        self.0.0
+    }
+
+    /// Its number; `None` where `abi` has no such call.
+    pub(super) fn number(self, abi: Abi) -> Option<u32> {
+        match (self.0.1[abi as usize], abi) {
+            (NO, _) => None,
+            (number, Abi::X32) => Some(number | X32_BIT),
+            (number, _) => Some(number),
+        }
     }
 }
 
+/// The number of the system call `name`; `None` where `abi` has none of that name.
+#[cfg(test)]
+pub(super) fn number(name: &str, abi: Abi) -> Option<u32> {
+    NamedCall::find(name)?.number(abi)
+}
+
 #[rustfmt::skip]
-pub(super) const TABLE: [(&str, [u32; 5]); 484] = [
+pub(super) static TABLE: [(&str, [u32; 5]); 484] = [
     ("_llseek", [NO, NO, 140, NO, 140]),
     ("_newselect", [NO, NO, 142, NO, 142]),
     ("_sysctl", [156, NO, 149, NO, 149]),
