@@ -10,6 +10,7 @@
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
+//! | [`syscall_table`] | the system calls that seccomp profiles may name, from the kernel's headers |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!
 //! [`process`] runs programs, [`place`] holds roots of their own, [`workspace`] knows where things are.
@@ -26,6 +27,7 @@ mod place;
 mod process;
 mod setup;
 mod soak;
+mod syscall_table;
 mod test;
 mod workspace;
 
@@ -85,6 +87,11 @@ enum Task {
     Check,
     /// Fail where a crate depends on one that it must not see
     CheckLayers,
+    /// Print the rows of `stos-runtime`'s table of system calls, made from the sources of the crate linux-raw-sys
+    SyscallTable {
+        /// The directory of those sources, as cargo unpacks them
+        sources: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -98,6 +105,7 @@ fn main() -> ExitCode {
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),
         Task::CheckLayers => check_layers::run(),
+        Task::SyscallTable { sources } => syscall_table::run(&sources),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

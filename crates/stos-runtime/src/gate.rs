@@ -14,7 +14,6 @@
 //! the lock goes, and another start may follow whether or not the byte was written.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +22,8 @@ use rustix::io::Errno;
 use stos_sys::SysError;
 
 use crate::error::{Error, Result};
-use crate::launch::read_report;
+use crate::launch::{ProcessRecord, follow};
+use crate::seccomp::listener::Processes;
 
 const START: &str = "exec.fifo";
 const RESULT: &str = "exec.result";
@@ -97,10 +97,12 @@ pub fn is_closed(directory: &Path) -> bool {
 
 /// Opens the gate in `directory`, and returns when the command has been executed, or why it could not.
 ///
-/// `false` where it is open already, or init is gone. Where init dies meanwhile, the error is [`Error::InitDied`].
-pub fn open_gate(directory: &Path) -> Result<bool> {
+/// `false` where it is open already, or init is gone. Where init dies meanwhile, the error is [`Error::InitDied`]. A seccomp
+/// listener of the container is handed on in between.
+pub fn open_gate(directory: &Path, init: &ProcessRecord) -> Result<bool> {
     let stage = "start the container";
     let path = directory.join(START);
+    let Some(pidfd) = init.open()? else { return Ok(false) };
     let start = match open(path.clone(), OFlags::WRONLY | OFlags::NONBLOCK) {
         Ok(start) => start,
         Err(error) if matches!(error.errno, Errno::NOENT | Errno::NXIO) => return Ok(false),
@@ -132,9 +134,7 @@ pub fn open_gate(directory: &Path) -> Result<bool> {
         rustix::fs::fcntl_getfl(&result).map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
     rustix::fs::fcntl_setfl(&result, flags - OFlags::NONBLOCK)
         .map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
-    let mut report = Vec::new();
-    File::from(result).read_to_end(&mut report).map_err(|error| failed("read", &error))?;
-    read_report(&report)?;
+    follow(File::from(result), Processes { pidfd: pidfd.as_fd(), pid: init.pid, init: init.pid })?;
     std::fs::remove_file(directory.join(RESULT)).map_err(|error| failed("unlink", &error))?;
     Ok(true)
 }

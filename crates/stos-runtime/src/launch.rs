@@ -27,6 +27,7 @@ use crate::gate::GateEnd;
 use crate::id::ContainerId;
 use crate::init;
 use crate::init_error::InitError;
+use crate::seccomp::listener::{Processes, serve, take_request};
 
 /// Everything that a launch needs.
 #[derive(Debug)]
@@ -179,6 +180,7 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
     if !binary::protected_self().map_err(Error::sys(stage))? {
         return Err(Error::UnprotectedBinary);
     }
+    check_listener(&launch)?;
     let cgroups = create_cgroups(&launch)?;
     match clone_init(&launch, &cgroups) {
         Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup: cgroups.into_record(), confirmation }),
@@ -188,6 +190,22 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
             drop(cgroups.record().discard());
             Err(if killed { Error::InitOutOfMemory } else { error })
         }
+    }
+}
+
+/// Whether the agent of a seccomp profile can be there: better told before anything is made than by a container that ends at
+/// its start.
+fn check_listener(launch: &Launch<'_>) -> Result<()> {
+    let filter = launch.config.settings().seccomp.as_ref();
+    let Some(listener) = filter.and_then(|filter| filter.listener()) else { return Ok(()) };
+    let failed = |errno| {
+        let shown = listener.path.display().to_string();
+        Error::sys("look for linux.seccomp.listenerPath")(SysError::new("stat", shown, errno))
+    };
+    let stat = rustix::fs::stat(&listener.path).map_err(failed)?;
+    match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+        rustix::fs::FileType::Socket => Ok(()),
+        _ => Err(failed(Errno::NOTSOCK)),
     }
 }
 
@@ -277,7 +295,9 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
             drop(gate);
             // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
             let process = ProcessRecord::of(pid.as_raw_nonzero().get());
-            let report = back.and_then(|()| await_report(read_end));
+            let number = pid.as_raw_nonzero().get();
+            let processes = Processes { pidfd: pidfd.as_fd(), pid: number, init: number };
+            let report = back.and_then(|()| follow(File::from(read_end), processes));
             match report.and_then(|()| process?.ok_or(Error::InitDied { ended: None })) {
                 Ok(process) => Ok((process, pidfd, confirmation)),
                 Err(error) => Err(end_failed(&pidfd, error)),
@@ -311,14 +331,23 @@ pub(crate) const READY: u8 = b'+';
 /// See [`READY`].
 pub(crate) const FAILED: u8 = b'-';
 
-/// Waits for the first process to be ready, to run its command, or to say why it cannot.
-fn await_report(pipe: OwnedFd) -> Result<()> {
-    let mut report = Vec::new();
-    match File::from(pipe).read_to_end(&mut report) {
-        Ok(_) => read_report(&report),
-        Err(error) => {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Err(Error::sys("wait for the container's first process")(SysError::new("read", "a pipe", errno)))
+/// Waits for a process to be ready, to run its command, or to say why it cannot; hands its seccomp listener on meanwhile.
+pub(crate) fn follow(mut pipe: File, processes: Processes<'_>) -> Result<()> {
+    let (mut report, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        match pipe.read(&mut chunk) {
+            Ok(0) => return read_report(&report),
+            Ok(count) => report.extend(&chunk[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                return Err(Error::sys("wait for the container's first process")(SysError::new(
+                    "read", "a pipe", errno,
+                )));
+            }
+        }
+        if let Some(request) = take_request(&mut report, READY)? {
+            serve(&request, processes)?;
         }
     }
 }

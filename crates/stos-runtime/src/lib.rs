@@ -9,6 +9,7 @@
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
+//! | [`seccomp`] | which system calls a process may make: the compiler of profiles, and the notify listener |
 //! | [`gate`] | where a created container waits for `start` |
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines: limits, freezer, device rules, use |
 //! | [`events`] | what a container uses, and when it runs out of memory |
@@ -32,6 +33,7 @@ pub mod init_error;
 pub mod launch;
 pub mod lifecycle;
 pub mod mount_options;
+pub mod seccomp;
 pub mod signal;
 pub mod state;
 pub mod tombstones;

@@ -155,7 +155,8 @@ pub fn start(root: &StateDirectory, id: &ContainerId) -> Result<()> {
         other => return Err(wrong(other)),
     }
     // Between the look and this another start may have come first.
-    if gate::open_gate(&directory)? { Ok(()) } else { Err(wrong(state.status(&directory)?)) }
+    let Some(init) = &state.init else { return Err(wrong(state.status(&directory)?)) };
+    if gate::open_gate(&directory, init)? { Ok(()) } else { Err(wrong(state.status(&directory)?)) }
 }
 
 /// The state of a container, as runc prints it.

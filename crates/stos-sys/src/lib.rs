@@ -14,6 +14,7 @@
 //! | [`probe`] | what this kernel can do, found by trying |
 //! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
 //! | [`cgroup_bpf`] | the device rules of cgroup v2 |
+//! | [`mod@seccomp`] | loading a filter, and handing on its notification descriptor |
 //!
 //! It stands on nothing of ours and knows nothing of images or containers.
 #![allow(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod overlay;
 pub mod probe;
 pub mod process;
 pub mod rooted;
+pub mod seccomp;
 pub mod signals;
 pub mod sync;
 pub mod terminal;

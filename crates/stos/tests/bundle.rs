@@ -142,7 +142,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("runc"));
     for (pointer, value, said) in [
         ("/process/terminal", json!(true), "terminal"),
-        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "seccomp"),
+        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "seccomp"),
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks"),
         ("/linux/resources/unified", json!({"no_such.max": "1"}), "linux.resources.unified.no_such.max"),
         ("/linux/no_such_key", json!(1), "no_such_key"),

@@ -10,6 +10,7 @@ use stos_sys::mount::Propagation;
 use super::ConfigError;
 pub use super::process::{Limit, ProcessSettings};
 use crate::mount_options::{self, MountOptions};
+use crate::seccomp::Filter;
 
 /// Everything that the launch honours.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct Settings {
     pub domainname: Option<String>,
     /// `linux.cgroupsPath`, without its leading slash.
     pub cgroups_path: Option<PathBuf>,
+    /// `linux.seccomp`, compiled.
+    pub seccomp: Option<Filter>,
     /// `process`.
     pub process: ProcessSettings,
 }
@@ -173,6 +176,7 @@ impl Settings {
             hostname: in_uts("hostname", spec.hostname())?,
             domainname: in_uts("domainname", spec.domainname())?,
             cgroups_path: cgroups_path(linux)?,
+            seccomp: linux.seccomp().as_ref().map(Filter::of).transpose()?,
             process: ProcessSettings::of(spec.process().as_ref())?,
             new_namespaces,
             new_cgroup_namespace,

@@ -97,11 +97,29 @@ const LINUX: Rule = Keys(&[
     ("maskedPaths", Take),
     ("readonlyPaths", Take),
     ("sysctl", Take),
-    ("seccomp", Refuse),
+    ("seccomp", SECCOMP),
     ("mountLabel", Refuse),
     ("intelRdt", Refuse),
     ("memoryPolicy", Refuse),
     ("personality", Refuse),
+]);
+
+const SECCOMP: Rule = Keys(&[
+    ("defaultAction", Take),
+    ("defaultErrnoRet", Take),
+    ("architectures", Take),
+    ("flags", Take),
+    ("listenerPath", Take),
+    ("listenerMetadata", Take),
+    (
+        "syscalls",
+        Items(&Keys(&[
+            ("names", Take),
+            ("action", Take),
+            ("errnoRet", Take),
+            ("args", Items(&Keys(&[("index", Take), ("value", Take), ("valueTwo", Take), ("op", Take)]))),
+        ])),
+    ),
 ]);
 
 const RESOURCES: Rule = Keys(&[
@@ -223,7 +241,6 @@ mod tests {
             (json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "process.scheduler"),
             (json!({"process": {"ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 0}}}), "process.ioPriority"),
             (json!({"hooks": {"prestart": [{"path": "/bin/true"}]}}), "hooks"),
-            (json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}), "linux.seccomp"),
             (json!({"linux": {"personality": {"domain": "LINUX32"}}}), "linux.personality"),
             (json!({"linux": {"intelRdt": {"closID": "x"}}}), "linux.intelRdt"),
             (json!({"linux": {"uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}}), "linux.uidMappings"),
@@ -251,6 +268,11 @@ mod tests {
             (
                 json!({"linux": {"resources": {"blockIO": {"weightDevice": [{"x": 1}]}}}}),
                 "linux.resources.blockIO.weightDevice[0].x",
+            ),
+            (json!({"linux": {"seccomp": {"defaultAktion": "x"}}}), "linux.seccomp.defaultAktion"),
+            (
+                json!({"linux": {"seccomp": {"syscalls": [{"names": [], "args": [{"valueThree": 1}]}]}}}),
+                "linux.seccomp.syscalls[0].args[0].valueThree",
             ),
         ];
         for (config, name) in cases {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
 use rustix::io::Errno;
 use stos_sys::SysError;
-use stos_sys::process::exec::execute;
+use stos_sys::process::exec::prepare;
 
 use super::Step;
 use crate::accounts::Account;
@@ -112,9 +112,11 @@ fn first_missing(path: &Path) -> PathBuf {
 }
 
 impl Command {
-    /// Executes the command. Returns only an error.
-    pub(super) fn execute(self) -> Step<Infallible> {
-        match execute(&self.path, &self.args, &self.env) {
+    /// Executes the command, right after `last`: nothing is allocated in between. Returns only an error.
+    pub(super) fn execute(self, last: impl FnOnce() -> Step) -> Step<Infallible> {
+        let prepared = prepare(&self.path, &self.args, &self.env);
+        last()?;
+        match prepared.execute() {
             Ok(never) => Ok(never),
             Err(error) => Err(self.explain(&error)),
         }

@@ -8,14 +8,14 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use stos_sys::SysError;
 use stos_sys::process::credentials::{
-    CAPABILITY_NAMES, limit_bounding_set, permitted_capabilities, set_capability_sets, set_ids, set_limit,
-    set_no_new_privileges,
+    CAPABILITY_NAMES, CapabilityMasks, drop_capabilities, limit_bounding_set, permitted_capabilities,
+    set_capability_sets, set_ids, set_limit, set_no_new_privileges,
 };
 use stos_sys::rooted::Root;
 
 use super::Step;
 use crate::accounts::Account;
-use crate::config::ProcessSettings;
+use crate::config::Settings;
 use crate::init_error::InitError;
 
 /// Enters the working directory, made where it is missing.
@@ -39,14 +39,23 @@ pub(super) fn enter_working_directory(root: &Root, cwd: &Path) -> Step {
     }
 }
 
+/// CAP_SYS_ADMIN where it must be kept for a moment: without no_new_privs a seccomp filter cannot be loaded without it.
+fn kept(settings: &Settings) -> u64 {
+    const SYS_ADMIN: u64 = 1 << 21;
+    if settings.seccomp.is_some() && !settings.process.no_new_privileges { SYS_ADMIN } else { 0 }
+}
+
 /// Takes limits, ids and capabilities, in the order in which each still has the privilege that it needs.
-pub(super) fn become_user(process: &ProcessSettings, account: &Account) -> Step {
+///
+/// Where a filter is loaded later and that needs CAP_SYS_ADMIN, the process has it until [`drop_kept`].
+pub(super) fn become_user(settings: &Settings, account: &Account) -> Step {
+    let (process, kept) = (&settings.process, kept(settings));
     for limit in &process.limits {
         set_limit(None, &limit.name, limit.soft, limit.hard).map_err(InitError::step("set process.rlimits"))?;
     }
     let step = || InitError::step("set process.capabilities");
     let masks = process.capabilities;
-    let wanted = masks.bounding | masks.permitted | masks.inheritable;
+    let wanted = masks.bounding | masks.permitted | masks.inheritable | kept;
     let lacking = wanted & !permitted_capabilities().map_err(step())?;
     if lacking != 0 {
         let names = CAPABILITY_NAMES.iter().enumerate().filter(|(number, _)| lacking & (1 << number) != 0);
@@ -59,11 +68,22 @@ pub(super) fn become_user(process: &ProcessSettings, account: &Account) -> Step 
     }
     limit_bounding_set(masks.bounding).map_err(step())?;
     set_ids(account.uid, account.gid, &account.groups).map_err(InitError::step("set process.user"))?;
-    set_capability_sets(masks).map_err(step())?;
+    let until_restricted =
+        CapabilityMasks { effective: masks.effective | kept, permitted: masks.permitted | kept, ..masks };
+    set_capability_sets(until_restricted).map_err(step())?;
     if process.no_new_privileges {
         set_no_new_privileges().map_err(InitError::step("set process.noNewPrivileges"))?;
     }
     rustix::process::umask(Mode::from_raw_mode(process.umask));
     // Changed ids made the process what /proc/sys/fs/suid_dumpable says; until execve(2) nobody may look in.
     stos_sys::process::credentials::set_dumpable(false).map_err(InitError::step("leave the caller"))
+}
+
+/// Gives up what [`become_user`] has kept for the seccomp filter: one system call, or none.
+pub(super) fn drop_kept(settings: &Settings) -> Step {
+    let masks = settings.process.capabilities;
+    if kept(settings) & !(masks.effective & masks.permitted) == 0 {
+        return Ok(());
+    }
+    drop_capabilities(masks).map_err(InitError::step("set process.capabilities under the seccomp filter"))
 }

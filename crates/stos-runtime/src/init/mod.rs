@@ -37,6 +37,7 @@ use crate::cgroup::MadeCgroups;
 use crate::gate::GateEnd;
 use crate::init_error::InitError;
 use crate::launch::{FAILED, Launch, READY, Stdio};
+use crate::seccomp::listener::{ContainerOfFilter, install};
 
 type Step<T = ()> = Result<T, InitError>;
 
@@ -112,10 +113,27 @@ fn set_up(
     drop(root);
     close_descriptors(gate.as_ref(), channel)?;
     // From here on no path and no descriptor leads to the host, and nothing below needs one.
-    credentials::become_user(&settings.process, &account)?;
+    credentials::become_user(settings, &account)?;
     let command = command::find(&settings.process, &account)?;
     wait_for_start(gate, channel)?;
-    command.execute()
+    command.execute(|| restrict(launch, channel))
+}
+
+/// Puts the process under its seccomp filter, as late as can be: between it and execve(2) there is one call at most, so that a
+/// profile need not allow what only the setup does.
+fn restrict(launch: &Launch<'_>, channel: &Channel) -> Step {
+    let settings = launch.config.settings();
+    let Some(filter) = &settings.seccomp else { return Ok(()) };
+    let spec = launch.config.spec();
+    let container = || ContainerOfFilter {
+        oci_version: spec.version().clone(),
+        id: launch.id.to_string(),
+        status: "creating".to_owned(),
+        bundle: launch.bundle.to_owned(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+    };
+    install(filter, container, |line| channel.write(line))?;
+    credentials::drop_kept(settings)
 }
 
 /// Takes nothing of the caller along but what is meant, and dies with it until all is set up.

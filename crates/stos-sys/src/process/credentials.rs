@@ -103,17 +103,22 @@ pub fn limit_bounding_set(bounding: u64) -> Result<()> {
 
 /// Sets effective, permitted, inheritable and ambient capabilities, in the order that the kernel allows.
 pub fn set_capability_sets(masks: CapabilityMasks) -> Result<()> {
-    let sets = CapabilitySets {
-        effective: CapabilitySet::from_bits_retain(masks.effective),
-        permitted: CapabilitySet::from_bits_retain(masks.permitted),
-        inheritable: CapabilitySet::from_bits_retain(masks.inheritable),
-    };
-    rustix::thread::set_capabilities(None, sets).map_err(SysError::at("capset", || format!("{masks:x?}")))?;
+    drop_capabilities(masks)?;
     ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
     for number in (0..64).filter(|number| masks.ambient & (1 << number) != 0) {
         ambient(libc::PR_CAP_AMBIENT_RAISE, number)?;
     }
     Ok(())
+}
+
+/// Sets effective, permitted and inheritable capabilities, by one system call; the ambient ones stay as far as they may.
+pub fn drop_capabilities(masks: CapabilityMasks) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(masks.effective),
+        permitted: CapabilitySet::from_bits_retain(masks.permitted),
+        inheritable: CapabilitySet::from_bits_retain(masks.inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(SysError::at("capset", || format!("{masks:x?}")))
 }
 
 fn ambient(operation: libc::c_int, number: libc::c_ulong) -> Result<()> {

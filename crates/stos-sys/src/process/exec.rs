@@ -16,12 +16,27 @@ pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// Replaces the calling process. Returns only on failure.
-pub fn execute(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallible> {
-    let (argv_pointers, env_pointers) = (pointers(argv), pointers(env));
-    // SAFETY: both lists end in a null pointer and hold NUL-terminated strings that outlive the call.
-    unsafe { libc::execve(path.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr()) };
-    Err(SysError::new("execve", format!("{path:?}, {argv:?}"), last_errno()))
+/// A program and its arguments, as execve(2) takes them.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    path: &'a CStr,
+    argv: &'a [CString],
+    argv_pointers: Vec<*const libc::c_char>,
+    env_pointers: Vec<*const libc::c_char>,
+}
+
+/// Prepares the execution of `path`, so that nothing is allocated when it comes.
+pub fn prepare<'a>(path: &'a CStr, argv: &'a [CString], env: &'a [CString]) -> Prepared<'a> {
+    Prepared { path, argv, argv_pointers: pointers(argv), env_pointers: pointers(env) }
+}
+
+impl Prepared<'_> {
+    /// Replaces the calling process, by that one system call. Returns only on failure.
+    pub fn execute(&self) -> Result<Infallible> {
+        // SAFETY: both lists end in a null pointer and hold NUL-terminated strings, which are borrowed for as long as this.
+        unsafe { libc::execve(self.path.as_ptr(), self.argv_pointers.as_ptr(), self.env_pointers.as_ptr()) };
+        Err(SysError::new("execve", format!("{:?}, {:?}", self.path, self.argv), last_errno()))
+    }
 }
 
 /// Brings the loopback interface of the calling process's network namespace up: a new one has it down.

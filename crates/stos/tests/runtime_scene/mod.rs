@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -117,7 +118,8 @@ impl Runtime {
 
     /// An id that no other test has: ids name cgroups, which all tests share.
     pub fn id(&self, name: &str) -> String {
-        let id = format!("{name}-{}-{}", std::process::id(), self.ids.borrow().len());
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let id = format!("{name}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         self.ids.borrow_mut().push(id.clone());
         id
     }
