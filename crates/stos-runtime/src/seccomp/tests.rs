@@ -4,6 +4,8 @@
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 use stos_sys::seccomp::{Instruction, flag};
+use stos_testkit::guard::Need;
+use stos_testkit::require;
 
 use super::compile::{AND, JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_OR_EQUAL, LOAD, RETURN};
 use super::profile::{Abi, answer};
@@ -328,14 +330,12 @@ fn calls_through_a_multiplexer_follow_the_rules_of_the_call() {
     assert_eq!(ask(&allows, "socket", &[2]), answer::ALLOW);
 }
 
-/// podman's own profile, as its package has it, reduced to what an engine hands to a runtime.
-fn profile_of_podman() -> Option<Value> {
-    let path = "/usr/share/containers/seccomp.json";
-    let Ok(text) = std::fs::read(path) else {
-        println!("skipped: {path} is not installed");
-        return None;
-    };
-    let mut profile: Value = serde_json::from_slice(&text).unwrap();
+/// Where Debian has podman's own profile (golang-github-containers-common).
+const PODMAN: &str = "/usr/share/containers/seccomp.json";
+
+/// That profile, reduced to what an engine hands to a runtime.
+fn profile_of_podman() -> Value {
+    let mut profile: Value = serde_json::from_slice(&std::fs::read(PODMAN).unwrap()).unwrap();
     let keep = |entry: &Value| {
         let named = |key: &str| entry["includes"][key].as_array().is_some_and(|list| !list.is_empty());
         !named("caps") && (!named("arches") || entry["includes"]["arches"].to_string().contains("amd64"))
@@ -343,13 +343,13 @@ fn profile_of_podman() -> Option<Value> {
     let entries: Vec<_> = profile["syscalls"].as_array().unwrap().iter().filter(|it| keep(it)).cloned().collect();
     profile["syscalls"] = entries.into();
     profile["architectures"] = json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]);
-    Some(profile)
+    profile
 }
 
 #[test]
 fn the_profile_of_podman_compiles_small() {
-    let Some(profile) = profile_of_podman() else { return };
-    let filter = filter(&profile);
+    require!(Need::Condition(std::path::Path::new(PODMAN).exists(), "podman's seccomp.json"));
+    let filter = filter(&profile_of_podman());
     // libseccomp makes about three times as many of it.
     assert!(filter.program.len() < 700, "{}", filter.program.len());
     assert_eq!(filter.flags, flag::SPEC_ALLOW);
