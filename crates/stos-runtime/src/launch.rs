@@ -3,13 +3,10 @@
 //!
 //! [`launch`] is the caller's half: cgroups, the clone, and the wait for the child's report. The child's half is `init`.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 use stos_spec::UserSpec;
@@ -19,12 +16,14 @@ use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, 
 use stos_sys::process::{binary, identity, pidfd};
 
 use crate::cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, mounted_hierarchies};
+use crate::conversation::{self, Conversation};
 use crate::config::{RuntimeConfig, settings::namespace};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
 use crate::id::ContainerId;
 use crate::init;
 use crate::init_error::InitError;
+use crate::sources::HostSources;
 
 /// Everything that a launch needs.
 #[derive(Debug)]
@@ -239,6 +238,7 @@ type Cloning = (ProcessRecord, OwnedFd, Option<OwnedFd>);
 
 fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     let stage = "start the container's first process";
+    let settings = launch.config.settings();
     let pipe =
         || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys(stage)(SysError::new("pipe2", "O_CLOEXEC", errno)));
     let (read_end, write_end) = pipe()?;
@@ -249,26 +249,34 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
             (Some(GateEnd::create(directory, confirmed)?), Some(confirm))
         }
     };
-    let settings = launch.config.settings();
-    let own_pids = join_pid_namespace(launch)?;
-    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2() };
-    let cloned = clone_process(options);
+    let sources = HostSources::open(launch)?;
+    let answers = if conversation::is_needed(settings) { Some(pipe()?) } else { None };
+    let is_staged = init::stage::is_needed(settings);
+    let own_pids = if is_staged { None } else { join_pid_namespace(launch)? };
+    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2(), as_sibling: false };
+    // What stands between makes the namespaces itself, and counts for no limit of the container's.
+    let cloned = clone_process(if is_staged { CloneOptions::default() } else { options });
     let is_child = matches!(cloned, Ok(Cloned::Child));
     let back = own_pids
         .as_ref()
         .filter(|_| !is_child)
         .map_or(Ok(()), |own| set_namespace(own.as_fd(), pid_flag()).map_err(Error::sys(stage)));
+    let (answers_read, answers_write) = answers.map_or((None, None), |(read, write)| (Some(read), Some(write)));
     match cloned? {
         Cloned::Child => {
-            drop((read_end, confirmation, own_pids));
-            init::run(launch, cgroups, gate, write_end)
+            drop((read_end, confirmation, own_pids, answers_write));
+            let child = init::Child { launch, cgroups, gate, sources, is_sibling: false };
+            let channel = init::Channel::new(write_end, answers_read);
+            if is_staged { init::stage::run(child, channel) } else { init::run(child, channel) }
         }
         Cloned::Parent { pid, pidfd } => {
-            drop(write_end);
-            drop(gate);
+            drop((write_end, gate, answers_read, sources));
+            let mut talk = Conversation::new(launch, pid, pidfd, read_end, answers_write, is_staged);
             // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
-            let process = ProcessRecord::of(pid.as_raw_nonzero().get());
-            let report = back.and_then(|()| await_report(read_end));
+            let process = if is_staged { Ok(None) } else { ProcessRecord::of(pid.as_raw_nonzero().get()) };
+            let report = back.and_then(|()| talk.await_report());
+            let (pid, pidfd) = talk.into_child();
+            let process = if is_staged { ProcessRecord::of(pid.as_raw_nonzero().get()) } else { process };
             match report.and_then(|()| process?.ok_or(Error::InitDied { ended: None })) {
                 Ok(process) => Ok((process, pidfd, confirmation)),
                 Err(error) => Err(end_failed(&pidfd, error)),
@@ -297,22 +305,10 @@ pub(crate) fn pid_flag() -> i32 {
 }
 
 /// What the first process sends over its pipe: one byte, and after [`FAILED`] the error as JSON. The pipe closes on
-/// execve(2), so the end of the stream after [`READY`] is success.
+/// execve(2), so the end of the stream after [`READY`] is success. Before it there may be requests ([`conversation`]).
 pub(crate) const READY: u8 = b'+';
 /// See [`READY`].
 pub(crate) const FAILED: u8 = b'-';
-
-/// Waits for the first process to be ready, to run its command, or to say why it cannot.
-fn await_report(pipe: OwnedFd) -> Result<()> {
-    let mut report = Vec::new();
-    match File::from(pipe).read_to_end(&mut report) {
-        Ok(_) => read_report(&report),
-        Err(error) => {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Err(Error::sys("wait for the container's first process")(SysError::new("read", "a pipe", errno)))
-        }
-    }
-}
 
 /// Kills and reaps a first process that must not stay, and says how it ended where nothing else is known.
 fn end_failed(child: &OwnedFd, error: Error) -> Error {

@@ -6,11 +6,14 @@
 //! | [`config`] | a checked `config.json`: honoured, or refused by name |
 //! | [`mount_options`] | the option strings of mounts |
 //! | [`mod@launch`] | from a checked configuration to a container's first process |
+//! | `conversation` | what that process asks its launch for |
+//! | `sources` | what the launch takes from the host for it |
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
 //! | [`gate`] | where a created container waits for `start` |
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines |
+//! | [`hooks`] | programs of the engine at certain moments of a life |
 //! | [`state`] | the run state of a container, and where it lies |
 //! | [`lifecycle`] | create, start, state, kill, delete, list of bundle mode |
 //! | [`tombstones`] | ids that bundle mode deleted |
@@ -22,8 +25,10 @@
 pub mod accounts;
 pub mod cgroup;
 pub mod config;
+mod conversation;
 pub mod error;
 pub mod gate;
+pub mod hooks;
 pub mod id;
 mod init;
 pub mod init_error;
@@ -31,6 +36,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod mount_options;
 pub mod signal;
+mod sources;
 pub mod state;
 pub mod tombstones;
 

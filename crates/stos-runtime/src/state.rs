@@ -28,7 +28,9 @@ use stos_sys::SysError;
 
 use crate::cgroup::CgroupRecord;
 use crate::error::{Error, Result};
+use crate::config::ExecAffinity;
 use crate::gate;
+use crate::hooks::{HookState, Hooks};
 use crate::id::ContainerId;
 use crate::launch::ProcessRecord;
 
@@ -73,6 +75,12 @@ pub struct RunState {
     pub cgroup: CgroupRecord,
     /// The user who created it.
     pub owner: String,
+    /// Hooks of later commands: poststart and poststop.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// `process.execCPUAffinity`: where processes run that are executed in it later.
+    #[serde(default, skip_serializing_if = "ExecAffinity::is_empty")]
+    pub exec_affinity: ExecAffinity,
 }
 
 /// What a container is doing (runtime.md, "State").
@@ -141,6 +149,19 @@ impl RunState {
             return Ok(Status::Created);
         }
         Ok(if self.cgroup.is_frozen() { Status::Paused } else { Status::Running })
+    }
+
+    /// The state as hooks are told it.
+    pub fn to_hooks(&self, status: Status) -> HookState<'_> {
+        let pid = if status == Status::Stopped { None } else { self.init.as_ref() };
+        HookState {
+            oci_version: &self.oci_version,
+            id: self.id.as_str(),
+            status,
+            pid: pid.map_or(0, |init| init.pid),
+            bundle: &self.bundle,
+            annotations: self.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        }
     }
 
     /// The state as runc prints it.
@@ -373,6 +394,8 @@ mod tests {
             annotations: BTreeMap::new(),
             cgroup: CgroupRecord::default(),
             owner: String::new(),
+            hooks: Hooks::default(),
+            exec_affinity: ExecAffinity::default(),
         }
     }
 
