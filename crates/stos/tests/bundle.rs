@@ -143,7 +143,11 @@ fn what_cannot_be_done_is_refused_by_name() {
     for (pointer, value, said) in [
         ("/process/terminal", json!(true), "terminal"),
         ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "seccomp"),
-        ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks"),
+        ("/hooks", json!({"prestart": [{"path": "bin/true"}]}), "hooks.prestart[0].path"),
+        ("/linux/intelRdt", json!({"closID": "x"}), "intelRdt"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "memoryPolicy"),
+        ("/linux/netDevices", json!({"eth0": {"name": "eth0"}}), "netDevices"),
+        ("/process/apparmorProfile", json!("profile"), "process.apparmorProfile: AppArmor is not enabled"),
         ("/linux/resources/memory", json!({"limit": 1_000_000}), "memory"),
         ("/linux/no_such_key", json!(1), "no_such_key"),
         ("/process/args", json!(["no-such-command"]), "no-such-command"),
