@@ -184,7 +184,7 @@ fn a_hook_that_takes_too_long_fails() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
     let bundle = runtime.bundle(&["sh"]);
-    let mut hook = shell("sleep 1000");
+    let mut hook = shell("exec sleep 1000");
     hook["timeout"] = json!(1);
     bundle.push("/hooks/createRuntime", hook);
     let id = runtime.id("slow");
@@ -204,7 +204,7 @@ fn hooks_that_cannot_be_are_refused() {
         (json!({"path": "bin/true"}), "hooks.prestart[0].path"),
         (json!({"path": "/no/such/hook"}), "/no/such/hook"),
     ] {
-        let bundle = runtime.bundle(&["true"]);
+        let bundle = runtime.bundle(&["sh", "-c", ":"]);
         bundle.push("/hooks/prestart", hook);
         let created = runtime.create(&bundle, &runtime.id("refused"));
         assert_ne!(created.code, 0, "{said}");

@@ -216,7 +216,7 @@ fn what_a_user_namespace_cannot_do_is_named() {
         ("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 1, "hard": u64::MAX}]), "process.rlimits"),
         ("/mounts", json!([{"destination": "/x", "type": "ext4", "source": "/dev/none"}]), "\"/x\""),
     ] {
-        let bundle = runtime.bundle(&["true"]);
+        let bundle = runtime.bundle(&["sh", "-c", ":"]);
         with_users(&bundle);
         bundle.set(pointer, value);
         let ran = runtime.run_bundle(&bundle, "named");
@@ -274,7 +274,7 @@ fn a_mount_shows_mapped_ids() {
     let ran = runtime.run_bundle(&bundle, "own");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "500:500\n"), "{}", ran.stderr);
     let refused = |extra: Value, options: &[&str], said: &str| {
-        let bundle = runtime.bundle(&["true"]);
+        let bundle = runtime.bundle(&["sh", "-c", ":"]);
         bundle.push("/mounts", mount(extra, options));
         let ran = runtime.run_bundle(&bundle, "refused");
         assert!(ran.code != 0 && ran.stderr.contains(said), "{said}: {}", ran.stderr);

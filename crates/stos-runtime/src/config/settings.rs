@@ -323,7 +323,8 @@ fn mount_request(at: usize, mount: &oci_spec::runtime::Mount) -> Result<MountReq
     if fstype == "bind" && !options.remount && source.as_os_str().is_empty() {
         return Err(ConfigError::invalid(name("source"), "a path to bind", source));
     }
-    if matches!(fstype.as_str(), "cgroup" | "cgroup2")
+    // mount(2) would drop those of a bind without a word; the cgroups shown are there already.
+    if matches!(fstype.as_str(), "bind" | "cgroup" | "cgroup2")
         && let Some(parameter) = options.parameters.first()
     {
         return Err(ConfigError::unsupported(format!("{} {parameter}", name("options"))));

@@ -334,6 +334,9 @@ fn refused(request: &MountRequest, rule: &str) -> InitError {
 pub(super) fn pivot(root: &Root, settings: &Settings) -> Step {
     let step = || InitError::step("enter the root");
     let failed = |call, errno| step()(SysError::new(call, "\".\"", errno));
+    // The mount that is the process's root until now: no name leads to it when another lies there.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = rustix::fs::open("/", flags, Mode::empty()).map_err(|errno| failed("open", errno))?;
     rustix::process::fchdir(root).map_err(|errno| failed("fchdir", errno))?;
     // Old and new root at one place: the old one lies on top, and is the one that is detached.
     rustix::process::pivot_root(".", ".").map_err(|errno| failed("pivot_root", errno))?;
@@ -341,7 +344,7 @@ pub(super) fn pivot(root: &Root, settings: &Settings) -> Step {
         // Nothing of the host's is unmounted with it.
         let propagation = Some(Propagation::Slave);
         let change = MountChange { propagation, recursive: true, ..MountChange::default() };
-        change_mount_at(CWD, c".", change).map_err(step())?;
+        change_mount(old.as_fd(), change).map_err(step())?;
     }
     unmount(".", UnmountFlags::DETACH).map_err(|errno| failed("umount2", errno))?;
     rustix::process::chdir("/").map_err(|errno| failed("chdir", errno))?;
