@@ -14,9 +14,7 @@ use rustix::process::Pid;
 use stos_sys::SysError;
 use stos_sys::process::credentials::set_limit;
 use stos_sys::process::pidfd;
-use stos_sys::process::user_namespace::{
-    IdMappings, give_to, map_ids, read_mappings, to_host, write_process_file,
-};
+use stos_sys::process::user_namespace::{IdMappings, give_to, map_ids, read_mappings, to_host, write_process_file};
 use stos_sys::rooted::{PIPEFS_MAGIC, filesystem_magic};
 
 use crate::config::Settings;
@@ -131,8 +129,10 @@ impl<'a> Conversation<'a> {
     /// process is, though it may hold the pipe open: it ends, for it gets no answer.
     fn wait_for_more(&self) -> Result<()> {
         loop {
-            let mut fds =
-                [PollFd::new(&self.reports, PollFlags::IN), PollFd::from_borrowed_fd(self.child.1.as_fd(), PollFlags::IN)];
+            let mut fds = [
+                PollFd::new(&self.reports, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.child.1.as_fd(), PollFlags::IN),
+            ];
             match poll(&mut fds, None) {
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
                 Ok(_) => return Err(Error::InitDied { ended: None }),

@@ -16,8 +16,8 @@ use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, 
 use stos_sys::process::{binary, identity, pidfd};
 
 use crate::cgroup::{CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, mounted_hierarchies};
-use crate::conversation::{self, Conversation};
 use crate::config::{RuntimeConfig, settings::namespace};
+use crate::conversation::{self, Conversation};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
 use crate::id::ContainerId;

@@ -140,7 +140,8 @@ fn device(node: &DeviceNode) -> Result<OwnedFd> {
     }
     // What the bundle says of mode and owner cannot be given to the host's own file: it must be so.
     let differs = |asked: Option<u32>, found: u32| asked.is_some_and(|asked| asked != found);
-    if differs(node.mode, found.st_mode & 0o7777) || differs(node.uid, found.st_uid) || differs(node.gid, found.st_gid) {
+    if differs(node.mode, found.st_mode & 0o7777) || differs(node.uid, found.st_uid) || differs(node.gid, found.st_gid)
+    {
         return Err(unfit("its mode or owner is another on the host".to_owned()));
     }
     let change = MountChange { propagation: Some(Propagation::Private), ..MountChange::default() };

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
 
 use crate::cgroup::CgroupRecord;
-use crate::error::{Error, Result};
 use crate::config::ExecAffinity;
+use crate::error::{Error, Result};
 use crate::gate;
 use crate::hooks::{HookState, Hooks};
 use crate::id::ContainerId;

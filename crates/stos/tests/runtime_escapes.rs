@@ -36,14 +36,32 @@ fn the_runtime_s_binary_cannot_be_written() {
     let runtime = Runtime::new();
     let bundle = runtime.bundle(&["sh", "-c", ":"]);
     let id = runtime.id("exe");
-    assert_eq!(runtime.create(&bundle, &id).code, 0);
+    // A copy, by the same name, which nobody else executes: else "text file busy" would hide what counts.
+    let own = runtime.command();
+    fs::create_dir(runtime.path("copy")).unwrap();
+    let copy = runtime.path("copy").join(std::path::Path::new(own.get_program()).file_name().unwrap());
+    fs::copy(own.get_program(), &copy).unwrap();
+    let content = fs::read(&copy).unwrap();
+    let mut create = Command::new(&copy);
+    create
+        .args(own.get_args())
+        .args(["create", "--bundle"])
+        .arg(&bundle.dir)
+        .arg(&id)
+        .stdin(std::process::Stdio::null());
+    let created = runtime.detached(create, &id);
+    assert_eq!(created.code, 0, "{}", created.stderr);
     let pid = runtime.state(&id)["pid"].as_i64().unwrap();
-    // Held until nothing executes it: else "text file busy" would hide what counts.
     let exe = fs::File::open(format!("/proc/{pid}/exe")).unwrap();
     runtime.ok(&["delete", "--force", &id]);
+    runtime_scene::eventually(|| fs::read_link(format!("/proc/{pid}/exe")).is_err());
     let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe));
-    let error = fs::OpenOptions::new().write(true).open(again).unwrap_err();
-    assert!(!matches!(error.kind(), std::io::ErrorKind::ExecutableFileBusy), "{error}");
+    match fs::OpenOptions::new().write(true).open(again) {
+        Err(error) => assert!(error.kind() != std::io::ErrorKind::ExecutableFileBusy, "{error}"),
+        // A sealed copy in memory can be opened, and not written.
+        Ok(mut file) => drop(std::io::Write::write_all(&mut file, b"#!/bin/false").unwrap_err()),
+    }
+    assert!(fs::read(&copy).unwrap() == content, "the runtime's binary is another");
 }
 
 /// CVE-2019-19921, CVE-2023-27561: `/proc` or `/sys` of the image is a symlink, so that what is masked is a decoy.
@@ -65,6 +83,10 @@ fn proc_and_sys_are_where_they_are_asked_for() {
 fn a_mount_does_not_cover_procfs() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // runc 1.1 and crun 1.8 mount some of these.
+        return;
+    }
     for destination in ["/proc/self/attr", "/proc/sys", "/proc/sysrq-trigger/..", "/proc/1/attr"] {
         let bundle = runtime.bundle(&["sh", "-c", "echo ran"]);
         bundle.push("/mounts", json!({"destination": destination, "type": "tmpfs", "source": "tmpfs"}));
@@ -122,7 +144,10 @@ fn a_target_that_is_swapped_meanwhile() {
         scope.spawn(swap);
         for _ in 0..20 {
             let bundle = runtime.bundle(&["sh", "-c", ":"]);
-            bundle.push("/mounts", json!({"destination": "/volume", "type": "bind", "source": volume, "options": ["bind"]}));
+            bundle.push(
+                "/mounts",
+                json!({"destination": "/volume", "type": "bind", "source": volume, "options": ["bind"]}),
+            );
             bundle.push("/mounts", json!({"destination": "/volume/dir/in", "type": "tmpfs", "source": "tmpfs"}));
             drop(runtime.run_bundle(&bundle, "race"));
         }
@@ -238,7 +263,10 @@ fn masks_hold() {
         fs::write(bundle.rootfs("etc").join(name), name).unwrap();
     }
     link(&bundle, "etc/secret", "again");
-    bundle.set("/linux/maskedPaths", json!(["/etc/secret", "/etc/secret", "/etc/dir", "/no/such/path", "/etc/secret/below"]));
+    bundle.set("/linux/maskedPaths", json!(["/etc/secret", "/etc/secret", "/etc/dir", "/no/such/path"]));
+    if runtime.is_ours() {
+        bundle.push("/linux/maskedPaths", json!("/etc/secret/below"));
+    }
     bundle.set("/linux/readonlyPaths", json!(["/etc/kept", "/proc/sys", "/no/such/path", "/etc/dir"]));
     let ran = runtime.run_bundle(&bundle, "masks");
     assert_eq!(ran.stdout, "", "{}", ran.stderr);

@@ -25,7 +25,8 @@ fn record_all(runtime: &Runtime, bundle: &Bundle) {
         bundle.push(&format!("/hooks/{kind}"), shell(&script));
     }
     // It sees the container's files.
-    bundle.push("/hooks/startContainer", shell("echo $0 $KEY $(ls -l /proc/self/ns/mnt) > /started; cat > /state.json"));
+    bundle
+        .push("/hooks/startContainer", shell("echo $0 $KEY $(ls -l /proc/self/ns/mnt) > /started; cat > /state.json"));
 }
 
 fn kinds(runtime: &Runtime) -> Vec<String> {
@@ -47,7 +48,9 @@ fn hooks_run_at_their_moments_in_their_namespaces() {
     let id = runtime.id("hooks");
     let created = runtime.create(&bundle, &id);
     assert_eq!(created.code, 0, "{}", created.stderr);
-    assert_eq!(kinds(&runtime), ["prestart", "createRuntime", "createContainer"]);
+    // runc 1.1 runs poststart too early.
+    let early = kinds(&runtime).into_iter().filter(|kind| runtime.is_ours() || kind != "poststart");
+    assert_eq!(early.collect::<Vec<_>>(), ["prestart", "createRuntime", "createContainer"]);
     assert!(!bundle.rootfs("started").exists());
     let pid = runtime.state(&id)["pid"].clone();
     runtime.ok(&["start", &id]);
@@ -70,7 +73,11 @@ fn hooks_run_at_their_moments_in_their_namespaces() {
     assert_ne!(namespace("createContainer"), own);
     let started = fs::read_to_string(bundle.rootfs("started")).unwrap();
     assert!(started.starts_with("hook value ") && started.trim().ends_with(&namespace("createContainer")), "{started}");
-    let mut states = vec![(bundle.rootfs("state.json"), "created")];
+    let mut states = Vec::new();
+    if runtime.is_ours() {
+        // runc 1.1 tells the number inside, crun 1.8 a status of its own.
+        states.push((bundle.rootfs("state.json"), "created"));
+    }
     for (kind, status) in [
         ("prestart", "creating"),
         ("createRuntime", "creating"),
@@ -83,7 +90,11 @@ fn hooks_run_at_their_moments_in_their_namespaces() {
     for (path, status) in states {
         let state = told(&path);
         assert_eq!(state["status"], status, "{path:?}");
-        assert_eq!((&state["id"], &state["bundle"]), (&json!(id), &json!(bundle.dir.canonicalize().unwrap())), "{path:?}");
+        assert_eq!(
+            (&state["id"], &state["bundle"]),
+            (&json!(id), &json!(bundle.dir.canonicalize().unwrap())),
+            "{path:?}"
+        );
         assert_eq!(state["annotations"]["a.example/key"], "value", "{path:?}");
         if status != "stopped" {
             assert_eq!(state["pid"], pid, "{path:?}");
@@ -152,7 +163,11 @@ fn a_failed_hook_of_the_start_ends_the_container() {
     if runtime.is_ours() {
         // Others find out when nobody listens any more.
         assert_ne!(started.code, 0);
-        assert!(started.stderr.contains("hooks.startContainer[0] /bin/sh: exit code 4: a reason"), "{}", started.stderr);
+        assert!(
+            started.stderr.contains("hooks.startContainer[0] /bin/sh: exit code 4: a reason"),
+            "{}",
+            started.stderr
+        );
     }
     runtime.wait_for(&id, "stopped");
     assert!(!bundle.rootfs("command-ran").exists());
@@ -200,10 +215,9 @@ fn a_hook_that_takes_too_long_fails() {
 fn hooks_that_cannot_be_are_refused() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
-    for (hook, said) in [
-        (json!({"path": "bin/true"}), "hooks.prestart[0].path"),
-        (json!({"path": "/no/such/hook"}), "/no/such/hook"),
-    ] {
+    for (hook, said) in
+        [(json!({"path": "bin/true"}), "hooks.prestart[0].path"), (json!({"path": "/no/such/hook"}), "/no/such/hook")]
+    {
         let bundle = runtime.bundle(&["sh", "-c", ":"]);
         bundle.push("/hooks/prestart", hook);
         let created = runtime.create(&bundle, &runtime.id("refused"));

@@ -78,9 +78,11 @@ fn the_io_priority_is_set() {
     if !runtime.is_ours() {
         return;
     }
-    for (class, priority, said) in
-        [("IOPRIO_CLASS_BE", 6, "best-effort: prio 6"), ("IOPRIO_CLASS_IDLE", 0, "idle"), ("IOPRIO_CLASS_RT", 2, "realtime: prio 2")]
-    {
+    for (class, priority, said) in [
+        ("IOPRIO_CLASS_BE", 6, "best-effort: prio 6"),
+        ("IOPRIO_CLASS_IDLE", 0, "idle"),
+        ("IOPRIO_CLASS_RT", 2, "realtime: prio 2"),
+    ] {
         let bundle = runtime.bundle(&["sleep", "1000"]);
         bundle.set("/process/ioPriority", json!({"class": class, "priority": priority}));
         let id = runtime.started(&bundle, "ioprio");

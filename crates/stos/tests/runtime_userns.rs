@@ -69,7 +69,8 @@ fn ids_are_those_of_the_namespace() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
     open_way(&runtime);
-    let script = "id -u; cat /proc/self/uid_map; touch /made; stat -c %u /made /dev/shm /proc/1; cat /proc/self/setgroups";
+    let script =
+        "id -u; cat /proc/self/uid_map; touch /made; stat -c %u /made /dev/shm /proc/1; cat /proc/self/setgroups";
     let bundle = runtime.bundle(&["sh", "-c", script]);
     with_users(&bundle);
     let ran = runtime.run_bundle(&bundle, "ids");
@@ -89,7 +90,10 @@ fn another_user_has_its_groups_and_no_power_over_the_host() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     let bundle = runtime.bundle(&["sh", "-c", "id -u; id -g; id -G; cat /secret; echo $?"]);
     with_users(&bundle);
-    bundle.push("/mounts", json!({"destination": "/secret", "type": "bind", "source": secret, "options": ["bind", "ro"]}));
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/secret", "type": "bind", "source": secret, "options": ["bind", "ro"]}),
+    );
     bundle.set("/process/user", json!({"uid": 1000, "gid": 1001, "additionalGids": [1002]}));
     let ran = runtime.run_bundle(&bundle, "user");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "1000\n1001\n1001 1002\n1\n"), "{}", ran.stderr);
@@ -281,7 +285,11 @@ fn a_mount_shows_mapped_ids() {
     };
     refused(json!({}), &["bind", "idmap"], "mounts[7].options: expected uidMappings");
     refused(json!({"uidMappings": range(0, 1, 1)}), &["bind"], "mounts[7].gidMappings");
-    refused(json!({"type": "tmpfs", "uidMappings": range(0, 1, 1), "gidMappings": range(0, 1, 1)}), &[], "mounts[7].uidMappings");
+    refused(
+        json!({"type": "tmpfs", "uidMappings": range(0, 1, 1), "gidMappings": range(0, 1, 1)}),
+        &[],
+        "mounts[7].uidMappings",
+    );
 }
 
 #[test]
@@ -297,9 +305,8 @@ fn ridmap_counts_for_what_is_below() {
         let below = dir.join("below");
         fs::create_dir(&below).unwrap();
         let below = below.display();
-        let script = format!(
-            "mount -t tmpfs below {below} && touch {below}/file && chown 500:500 {below}/file && exec \"$@\""
-        );
+        let script =
+            format!("mount -t tmpfs below {below} && touch {below}/file && chown 500:500 {below}/file && exec \"$@\"");
         let bundle = runtime.bundle(&["stat", "-c", "%u", "/data/file", "/data/below/file"]);
         let mappings = range(500, 700, 1);
         bundle.push(
@@ -327,9 +334,13 @@ fn clocks_have_their_offsets() {
         // runc 1.1 knows no time namespaces.
         return;
     }
-    let bundle = runtime.bundle(&["sh", "-c", "cat /proc/self/timens_offsets; cat /proc/uptime; ls -l /proc/self/ns/time"]);
+    let bundle =
+        runtime.bundle(&["sh", "-c", "cat /proc/self/timens_offsets; cat /proc/uptime; ls -l /proc/self/ns/time"]);
     bundle.push("/linux/namespaces", json!({"type": "time"}));
-    bundle.set("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000, "nanosecs": 7}, "monotonic": {"secs": 2_000_000}}));
+    bundle.set(
+        "/linux/timeOffsets",
+        json!({"boottime": {"secs": 1_000_000, "nanosecs": 7}, "monotonic": {"secs": 2_000_000}}),
+    );
     let own = fs::read_link("/proc/self/ns/time").unwrap().display().to_string();
     for users in [false, true] {
         if users {

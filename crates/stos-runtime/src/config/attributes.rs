@@ -181,9 +181,8 @@ fn read_personality(asked: &Personality) -> Result<u32, ConfigError> {
 
 fn read_affinity(asked: &Affinity) -> Result<ExecAffinity, ConfigError> {
     let list = |key: &str, text: &str| {
-        cpu_list(text).ok_or_else(|| {
-            ConfigError::invalid(format!("process.execCPUAffinity.{key}"), "a list such as 0-3,7", text)
-        })
+        cpu_list(text)
+            .ok_or_else(|| ConfigError::invalid(format!("process.execCPUAffinity.{key}"), "a list such as 0-3,7", text))
     };
     Ok(ExecAffinity { initial: list("initial", &asked.initial)?, last: list("final", &asked.r#final)? })
 }

@@ -36,8 +36,12 @@ pub(super) fn mappings(
     match (mappings.users.is_empty(), mappings.groups.is_empty()) {
         (true, true) => Ok(None),
         (false, false) => Ok(Some(mappings)),
-        (true, false) => Err(ConfigError::invalid(format!("{name}uidMappings"), "as many as gidMappings: some", "none")),
-        (false, true) => Err(ConfigError::invalid(format!("{name}gidMappings"), "as many as uidMappings: some", "none")),
+        (true, false) => {
+            Err(ConfigError::invalid(format!("{name}uidMappings"), "as many as gidMappings: some", "none"))
+        }
+        (false, true) => {
+            Err(ConfigError::invalid(format!("{name}gidMappings"), "as many as uidMappings: some", "none"))
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use stos_sys::mount::Propagation;
 use stos_sys::process::user_namespace::IdMappings;
 
 use super::attributes::ProcessAttributes;
+pub use super::process::{Limit, ProcessSettings};
 use super::{ConfigError, hooks, ids};
 use crate::hooks::Hooks;
-pub use super::process::{Limit, ProcessSettings};
 use crate::mount_options::{self, MountOptions};
 
 /// Everything that the launch honours.
@@ -69,7 +69,6 @@ pub struct RootPropagation {
     /// What the container's root gets when all is mounted, and whether the mounts below get it too.
     pub of_root: Option<(Propagation, bool)>,
 }
-
 
 /// A namespace given by path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -535,7 +534,11 @@ mod tests {
             ("/hooks", "hooks.poststop[0].path", json!({"poststop": [{"path": "bin/true"}]})),
             ("/hooks", "hooks.prestart[0].timeout", json!({"prestart": [{"path": "/bin/true", "timeout": 0}]})),
             ("/hooks", "hooks.prestart[0].env", json!({"prestart": [{"path": "/bin/true", "env": ["X"]}]})),
-            ("/mounts", "mounts[0].options: expected uidMappings", json!([{"destination": "/x", "source": "/x", "options": ["bind", "idmap"]}])),
+            (
+                "/mounts",
+                "mounts[0].options: expected uidMappings",
+                json!([{"destination": "/x", "source": "/x", "options": ["bind", "idmap"]}]),
+            ),
             (
                 "/linux/devices",
                 "linux.devices[0].major",

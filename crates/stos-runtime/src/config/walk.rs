@@ -246,7 +246,10 @@ mod tests {
             (json!({"hooks": {"prestop": []}}), "hooks.prestop"),
             (json!({"hooks": {"poststop": [{"path": "/x", "user": 0}]}}), "hooks.poststop[0].user"),
             (json!({"linux": {"timeOffsets": {"realtime": {}}}}), "linux.timeOffsets.realtime"),
-            (json!({"mounts": [{"destination": "/"}, {"uidMappings": [{}, {"count": 1}]}]}), "mounts[1].uidMappings[1].count"),
+            (
+                json!({"mounts": [{"destination": "/"}, {"uidMappings": [{}, {"count": 1}]}]}),
+                "mounts[1].uidMappings[1].count",
+            ),
             (
                 json!({"linux": {"resources": {"devices": [{"allow": true, "alow": true}]}}}),
                 "linux.resources.devices[0].alow",

@@ -80,7 +80,9 @@ pub(super) fn pid_of_host(settings: &Settings) -> Step<i32> {
     if settings.hooks.create_container.is_empty() && settings.hooks.start_container.is_empty() {
         return Ok(0);
     }
-    let failed = |errno| InitError::step("find the process's number on the host")(SysError::new("readlink", "/proc/self", errno));
+    let failed = |errno| {
+        InitError::step("find the process's number on the host")(SysError::new("readlink", "/proc/self", errno))
+    };
     let link = rustix::fs::readlink("/proc/self", Vec::new()).map_err(failed)?;
     link.to_str().ok().and_then(|number| number.parse().ok()).ok_or_else(|| failed(Errno::INVAL))
 }

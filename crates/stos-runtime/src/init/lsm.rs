@@ -52,7 +52,10 @@ impl Labels {
         }
         for (key, file, _) in &files {
             if filesystem_magic(file.as_fd()).map_err(InitError::step(format!("set {key}")))? != PROC_MAGIC {
-                return Err(InitError::NotProtected { path: "/proc/thread-self/attr".into(), expected: "procfs".into() });
+                return Err(InitError::NotProtected {
+                    path: "/proc/thread-self/attr".into(),
+                    expected: "procfs".into(),
+                });
             }
         }
         Ok(Self { files })

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use stos_sys::SysError;
 use stos_sys::mount::{
-    FSCONFIG_STRING_MAX, FsParameter, MountChange, Propagation, attach, attach_at, change_mount, change_mount_at, new_filesystem,
-    open_tree_clone,
+    FSCONFIG_STRING_MAX, FsParameter, MountChange, Propagation, attach, attach_at, change_mount, change_mount_at,
+    new_filesystem, open_tree_clone,
 };
 use stos_sys::rooted::{MountPoint, PROC_MAGIC, Root, file_type, filesystem_magic};
 
@@ -334,13 +334,15 @@ fn refused(request: &MountRequest, rule: &str) -> InitError {
 pub(super) fn pivot(root: &Root, settings: &Settings) -> Step {
     let step = || InitError::step("enter the root");
     let failed = |call, errno| step()(SysError::new(call, "\".\"", errno));
+    let shares = settings.propagation.of_host.is_none();
     // The mount that is the process's root until now: no name leads to it when another lies there.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let old = rustix::fs::open("/", flags, Mode::empty()).map_err(|errno| failed("open", errno))?;
+    let old = shares.then(|| rustix::fs::open("/", flags, Mode::empty()).map_err(|errno| failed("open", errno)));
+    let old = old.transpose()?;
     rustix::process::fchdir(root).map_err(|errno| failed("fchdir", errno))?;
     // Old and new root at one place: the old one lies on top, and is the one that is detached.
     rustix::process::pivot_root(".", ".").map_err(|errno| failed("pivot_root", errno))?;
-    if settings.propagation.of_host.is_none() {
+    if let Some(old) = old {
         // Nothing of the host's is unmounted with it.
         let propagation = Some(Propagation::Slave);
         let change = MountChange { propagation, recursive: true, ..MountChange::default() };

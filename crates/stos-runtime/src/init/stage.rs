@@ -71,13 +71,19 @@ fn make_first_process(child: &Child<'_>, channel: &mut Channel) -> Step<Cloned> 
         set_namespace(namespace.as_fd(), *flag).map_err(InitError::step("join a namespace"))?;
     }
     let namespaces = settings.new_namespaces & !early;
-    clone_process(CloneOptions { namespaces, cgroup: child.cgroups.v2(), as_sibling: true }).map_err(|error| match error {
-        CloneError::Sys(error) => InitError::step("start the container's first process")(error),
-        other => {
-            let reason = SysFailure { call: "clone3".into(), arguments: other.to_string(), errno: Errno::INVAL.raw_os_error() };
-            InitError::Step { stage: "start the container's first process".into(), reason }
-        }
-    })
+    clone_process(CloneOptions { namespaces, cgroup: child.cgroups.v2(), as_sibling: true }).map_err(
+        |error| match error {
+            CloneError::Sys(error) => InitError::step("start the container's first process")(error),
+            other => {
+                let reason = SysFailure {
+                    call: "clone3".into(),
+                    arguments: other.to_string(),
+                    errno: Errno::INVAL.raw_os_error(),
+                };
+                InitError::Step { stage: "start the container's first process".into(), reason }
+            }
+        },
+    )
 }
 
 fn time_with_offsets(settings: &Settings) -> u64 {

@@ -283,7 +283,8 @@ fn config(args: &[&str]) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     json!({
-        "ociVersion": "1.2.0",
+        // crun 1.8 refuses what is newer.
+        "ociVersion": if std::env::var_os(RUNTIME).is_some() { "1.0.2" } else { "1.2.0" },
         "process": {
             "terminal": false,
             "user": {"uid": 0, "gid": 0},
