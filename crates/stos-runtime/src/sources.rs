@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 use crate::init::{DEFAULT_DEVICES, mount_error};
 use crate::launch::{Launch, RootSource};
 
+/// Devices of the host by their paths, each a detached mount.
+pub(crate) type BoundDevices = Vec<(PathBuf, OwnedFd)>;
+
 /// Detached mounts of the host's files.
 #[derive(Debug)]
 pub(crate) struct HostSources {
@@ -26,7 +29,7 @@ pub(crate) struct HostSources {
     /// Of each of `mounts`: what a bind shows.
     pub binds: Vec<Option<OwnedFd>>,
     /// Devices, with a user namespace alone.
-    pub devices: Vec<(PathBuf, OwnedFd)>,
+    pub devices: BoundDevices,
 }
 
 impl HostSources {
@@ -107,7 +110,7 @@ impl Namespaces<'_> {
 }
 
 /// The devices of a container with a user namespace, where mknod(2) gives none: the host's own are bound, if they are the same.
-fn devices(settings: &Settings) -> Result<Vec<(PathBuf, OwnedFd)>> {
+fn devices(settings: &Settings) -> Result<BoundDevices> {
     if settings.binds_dev() {
         return Ok(Vec::new());
     }

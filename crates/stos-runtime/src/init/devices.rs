@@ -14,6 +14,7 @@ use super::Step;
 use crate::config::settings::NodeKind;
 use crate::config::{DeviceNode, Settings};
 use crate::init_error::InitError;
+use crate::sources::BoundDevices;
 
 pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -30,7 +31,7 @@ const LINKS: [(&str, &str); 6] = [
 /// Fills `/dev`. A `/dev` bound from the host has all that it should, and stays as it is.
 ///
 /// With a user namespace there are `bound` ones of the host in the place of nodes, which could not be made.
-pub(super) fn create(root: &Root, settings: &Settings, bound: Option<Vec<(PathBuf, OwnedFd)>>) -> Step {
+pub(super) fn create(root: &Root, settings: &Settings, bound: Option<BoundDevices>) -> Step {
     if settings.binds_dev() {
         return Ok(());
     }

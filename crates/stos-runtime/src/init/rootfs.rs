@@ -8,7 +8,7 @@
 //! resolved inside the root: no path is looked up twice.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -28,7 +28,7 @@ use crate::config::{MountRequest, Settings};
 use crate::init_error::InitError;
 use crate::launch::{Launch, RootSource};
 use crate::mount_options::{Attributes, REPLACED_BY_REMOUNT};
-use crate::sources::HostSources;
+use crate::sources::{BoundDevices, HostSources};
 
 /// The root, detached or in its place, and what the launch has taken from the host.
 pub(super) struct Tree {
@@ -36,7 +36,7 @@ pub(super) struct Tree {
     /// Whether it is attached already.
     is_attached: bool,
     binds: Option<Vec<Option<OwnedFd>>>,
-    devices: Option<Vec<(PathBuf, OwnedFd)>>,
+    devices: Option<BoundDevices>,
 }
 
 /// Separates the mount namespace from the host's and opens the root.
@@ -117,11 +117,7 @@ fn isolate_place(path: &Path) -> Result<(), SysError> {
 const DEPTH: usize = 2048;
 
 /// Mounts everything in the root, and gives it, and the devices that were taken from the host.
-pub(super) fn mount_all(
-    launch: &Launch<'_>,
-    cgroup: &CgroupRecord,
-    tree: Tree,
-) -> Step<(Root, Option<Vec<(PathBuf, OwnedFd)>>)> {
+pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) -> Step<(Root, Option<BoundDevices>)> {
     let settings = launch.config.settings();
     let Tree { root, is_attached, binds, devices } = tree;
     let mut binds = binds.unwrap_or_default().into_iter();
