@@ -9,6 +9,7 @@ use stos_sys::process::pidfd::Ended;
 
 use crate::cgroup::limits::LimitError;
 use crate::config::ConfigError;
+use crate::hooks::HookFailure;
 use crate::id::IdError;
 use crate::init_error::InitError;
 use crate::state::Status;
@@ -52,6 +53,23 @@ pub enum Error {
     /// The running binary lies on a writable mount, so a container could overwrite it (CVE-2019-5736).
     #[error("the running binary is on a writable mount: execute it from a read-only view before starting a container")]
     UnprotectedBinary,
+    /// A hook of the create has failed. All is undone.
+    #[error(transparent)]
+    Hook(#[from] HookFailure),
+    /// The user namespace that the bundle names maps other ids than the bundle says.
+    #[error("linux.uidMappings, linux.gidMappings: expected those of the namespace that is joined, found {found}")]
+    OtherMappings {
+        /// The namespace's own.
+        found: String,
+    },
+    /// A device that a user namespace cannot make, and that cannot be bound from the host.
+    #[error("device {}: a user namespace cannot make it, and it cannot be the host's: {reason}", path.display())]
+    DeviceOfHost {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The container's first process reported why it cannot run.
     #[error(transparent)]
     Init(#[from] InitError),

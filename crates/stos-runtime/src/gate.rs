@@ -134,7 +134,7 @@ pub fn open_gate(directory: &Path, init: &ProcessRecord) -> Result<bool> {
         rustix::fs::fcntl_getfl(&result).map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
     rustix::fs::fcntl_setfl(&result, flags - OFlags::NONBLOCK)
         .map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
-    follow(File::from(result), Processes { pidfd: pidfd.as_fd(), pid: init.pid, init: init.pid })?;
+    follow(&mut File::from(result), Vec::new(), Processes { pidfd: pidfd.as_fd(), pid: init.pid, init: init.pid })?;
     std::fs::remove_file(directory.join(RESULT)).map_err(|error| failed("unlink", &error))?;
     Ok(true)
 }

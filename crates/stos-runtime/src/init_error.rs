@@ -7,6 +7,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
 
+use crate::hooks::HookFailure;
+
 /// A failed system call, as it travels between processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{call}({arguments}): {}", Errno::from_raw_os_error(*errno))]
@@ -140,6 +142,17 @@ pub enum InitError {
         path: PathBuf,
         /// Why not.
         reason: SysFailure,
+    },
+    /// A hook that the first process runs has failed.
+    #[error(transparent)]
+    Hook(#[from] HookFailure),
+    /// A label for a security module that this machine does not have.
+    #[error("{key}: {module} is not enabled on this machine")]
+    NoSecurityModule {
+        /// The key of `config.json`.
+        key: String,
+        /// The module.
+        module: String,
     },
     /// A step of the setup failed.
     #[error("{stage}: {reason}")]

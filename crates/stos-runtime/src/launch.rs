@@ -22,12 +22,14 @@ use crate::cgroup::{
     CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, limits, mounted_hierarchies,
 };
 use crate::config::{RuntimeConfig, settings::namespace};
+use crate::conversation::{self, Conversation};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
 use crate::id::ContainerId;
 use crate::init;
 use crate::init_error::InitError;
 use crate::seccomp::listener::{Processes, serve, take_request};
+use crate::sources::HostSources;
 
 /// Everything that a launch needs.
 #[derive(Debug)]
@@ -266,6 +268,7 @@ type Cloning = (ProcessRecord, OwnedFd, Option<OwnedFd>);
 
 fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     let stage = "start the container's first process";
+    let settings = launch.config.settings();
     let pipe =
         || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys(stage)(SysError::new("pipe2", "O_CLOEXEC", errno)));
     let (read_end, write_end) = pipe()?;
@@ -276,28 +279,34 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
             (Some(GateEnd::create(directory, confirmed)?), Some(confirm))
         }
     };
-    let settings = launch.config.settings();
-    let own_pids = join_pid_namespace(launch)?;
-    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2() };
-    let cloned = clone_process(options);
+    let sources = HostSources::open(launch)?;
+    let answers = if conversation::is_needed(settings) { Some(pipe()?) } else { None };
+    let is_staged = init::stage::is_needed(settings);
+    let own_pids = if is_staged { None } else { join_pid_namespace(launch)? };
+    let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2(), as_sibling: false };
+    // What stands between makes the namespaces itself, and counts for no limit of the container's.
+    let cloned = clone_process(if is_staged { CloneOptions::default() } else { options });
     let is_child = matches!(cloned, Ok(Cloned::Child));
     let back = own_pids
         .as_ref()
         .filter(|_| !is_child)
         .map_or(Ok(()), |own| set_namespace(own.as_fd(), pid_flag()).map_err(Error::sys(stage)));
+    let (answers_read, answers_write) = answers.map_or((None, None), |(read, write)| (Some(read), Some(write)));
     match cloned? {
         Cloned::Child => {
-            drop((read_end, confirmation, own_pids));
-            init::run(launch, cgroups, gate, write_end)
+            drop((read_end, confirmation, own_pids, answers_write));
+            let child = init::Child { launch, cgroups, gate, sources, is_sibling: false };
+            let channel = init::Channel::new(write_end, answers_read);
+            if is_staged { init::stage::run(child, channel) } else { init::run(child, channel) }
         }
         Cloned::Parent { pid, pidfd } => {
-            drop(write_end);
-            drop(gate);
+            drop((write_end, gate, answers_read, sources));
+            let mut talk = Conversation::new(launch, pid, pidfd, read_end, answers_write, is_staged);
             // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
-            let process = ProcessRecord::of(pid.as_raw_nonzero().get());
-            let number = pid.as_raw_nonzero().get();
-            let processes = Processes { pidfd: pidfd.as_fd(), pid: number, init: number };
-            let report = back.and_then(|()| follow(File::from(read_end), processes));
+            let process = if is_staged { Ok(None) } else { ProcessRecord::of(pid.as_raw_nonzero().get()) };
+            let report = back.and_then(|()| talk.await_report());
+            let (pid, pidfd) = talk.into_child();
+            let process = if is_staged { ProcessRecord::of(pid.as_raw_nonzero().get()) } else { process };
             match report.and_then(|()| process?.ok_or(Error::InitDied { ended: None })) {
                 Ok(process) => Ok((process, pidfd, confirmation)),
                 Err(error) => Err(end_failed(&pidfd, error)),
@@ -326,14 +335,15 @@ pub(crate) fn pid_flag() -> i32 {
 }
 
 /// What the first process sends over its pipe: one byte, and after [`FAILED`] the error as JSON. The pipe closes on
-/// execve(2), so the end of the stream after [`READY`] is success.
+/// execve(2), so the end of the stream after [`READY`] is success. Before it there may be requests ([`conversation`]).
 pub(crate) const READY: u8 = b'+';
 /// See [`READY`].
 pub(crate) const FAILED: u8 = b'-';
 
 /// Waits for a process to be ready, to run its command, or to say why it cannot; hands its seccomp listener on meanwhile.
-pub(crate) fn follow(mut pipe: File, processes: Processes<'_>) -> Result<()> {
-    let (mut report, mut chunk) = (Vec::new(), [0; 4096]);
+/// `report` is what it has said already.
+pub(crate) fn follow(pipe: &mut File, mut report: Vec<u8>, processes: Processes<'_>) -> Result<()> {
+    let mut chunk = [0; 4096];
     loop {
         match pipe.read(&mut chunk) {
             Ok(0) => return read_report(&report),

@@ -6,6 +6,8 @@
 //! | [`config`] | a checked `config.json`: honoured, or refused by name |
 //! | [`mount_options`] | the option strings of mounts |
 //! | [`mod@launch`] | from a checked configuration to a container's first process |
+//! | `conversation` | what that process asks its launch for |
+//! | `sources` | what the launch takes from the host for it |
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
@@ -13,6 +15,7 @@
 //! | [`gate`] | where a created container waits for `start` |
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines: limits, freezer, device rules, use |
 //! | [`events`] | what a container uses, and when it runs out of memory |
+//! | [`hooks`] | programs of the engine at certain moments of a life |
 //! | [`state`] | the run state of a container, and where it lies |
 //! | [`lifecycle`] | create, start, state, kill, pause, resume, update, delete, list of bundle mode |
 //! | [`tombstones`] | ids that bundle mode deleted |
@@ -24,9 +27,11 @@
 pub mod accounts;
 pub mod cgroup;
 pub mod config;
+mod conversation;
 pub mod error;
 pub mod events;
 pub mod gate;
+pub mod hooks;
 pub mod id;
 mod init;
 pub mod init_error;
@@ -35,6 +40,7 @@ pub mod lifecycle;
 pub mod mount_options;
 pub mod seccomp;
 pub mod signal;
+mod sources;
 pub mod state;
 pub mod tombstones;
 

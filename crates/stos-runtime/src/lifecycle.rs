@@ -19,6 +19,7 @@ use crate::cgroup::{CgroupRecord, CgroupRequest};
 use crate::config::RuntimeConfig;
 use crate::error::{Error, Result};
 use crate::gate;
+use crate::hooks::{self, HookKind};
 use crate::id::ContainerId;
 use crate::launch::{Gate, Identity, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup};
 use crate::state::{Mode, OciState, RunState, STATE_VERSION, StateDirectory, Status};
@@ -78,6 +79,8 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
     match created {
         Ok(()) => Ok(state.to_oci(Status::Created)),
         Err(error) => {
+            // runtime.md, "Lifecycle": what fails is destroyed, and that has hooks too.
+            hooks::run_all(HookKind::Poststop, &state.hooks.poststop, &state.to_hooks(Status::Stopped));
             // The cause counts; a directory that cannot be removed keeps the id taken, and `delete --force` frees it.
             drop(give_up(root, &state));
             Err(error)
@@ -124,6 +127,8 @@ fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeCon
         annotations,
         cgroup: planned_cgroup(id, config, &CgroupRequest::default())?,
         owner: String::new(),
+        hooks: config.settings().hooks.of_later_commands(),
+        exec_affinity: config.settings().attributes.exec_affinity.clone(),
     })
 }
 
@@ -145,7 +150,8 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(&staged)))
 }
 
-/// Lets a created container run its command, and returns when it does, or why it cannot.
+/// Lets a created container run its command, and returns when it does, or why it cannot. Its poststart hooks have run then; one
+/// that fails is told in the log.
 pub fn start(root: &StateDirectory, id: &ContainerId) -> Result<()> {
     let state = root.read(id)?;
     let directory = root.container(id);
@@ -156,7 +162,11 @@ pub fn start(root: &StateDirectory, id: &ContainerId) -> Result<()> {
     }
     // Between the look and this another start may have come first.
     let Some(init) = &state.init else { return Err(wrong(state.status(&directory)?)) };
-    if gate::open_gate(&directory, init)? { Ok(()) } else { Err(wrong(state.status(&directory)?)) }
+    if !gate::open_gate(&directory, init)? {
+        return Err(wrong(state.status(&directory)?));
+    }
+    hooks::run_all(HookKind::Poststart, &state.hooks.poststart, &state.to_hooks(Status::Running));
+    Ok(())
 }
 
 /// The state of a container, as runc prints it.
@@ -288,6 +298,8 @@ fn delete_locked(root: &StateDirectory, id: &ContainerId, force: bool) -> Result
         (None, Mode::Bundle) => state.cgroup.remove_unused(ORPHAN_PATIENCE)?,
         (init, _) => end(&state.cgroup, init.as_ref())?,
     }
+    // Before the id is free: who is killed here deletes again, and a new container of this name does not meet them.
+    hooks::run_all(HookKind::Poststop, &state.hooks.poststop, &state.to_hooks(Status::Stopped));
     if state.mode == Mode::Bundle {
         tombstones::add(root, id)?;
     }

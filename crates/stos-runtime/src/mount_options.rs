@@ -53,6 +53,10 @@ pub struct MountOptions {
     pub recursive: Attributes,
     /// Propagation, and whether it counts for what is below too; in the order given.
     pub propagation: Vec<(Propagation, bool)>,
+    /// `Some(recursive)` for `idmap` and `ridmap`: the mount shows ids as mapped.
+    pub map_ids: Option<bool>,
+    /// `tmpcopyup`: a new tmpfs begins with what it hides.
+    pub copy_up: bool,
     /// What the filesystem itself takes.
     pub parameters: Vec<FsParameter>,
 }
@@ -127,8 +131,11 @@ fn other(parsed: &mut MountOptions, name: &str) -> Result<(), Refused> {
         "remount" => parsed.remount = true,
         // What is so anyway: the kernel's own default, and a wish about its log.
         "defaults" | "async" | "loud" | "silent" | "nomand" | "noiversion" | "nolazytime" => {}
-        // Copying what the mount hides, and mapped ids: never as if they were not there.
-        "tmpcopyup" | "idmap" | "ridmap" | "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
+        "idmap" => parsed.map_ids = parsed.map_ids.or(Some(false)),
+        "ridmap" => parsed.map_ids = Some(true),
+        "tmpcopyup" => parsed.copy_up = true,
+        // crun's own: never as if they were not there.
+        "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
             return Err(Refused(name.to_owned()));
         }
         _ if name.starts_with("idmap=") || name.starts_with("ridmap=") => return Err(Refused(name.to_owned())),
@@ -174,6 +181,10 @@ mod tests {
         assert!(recursive.attributes.is_empty());
         assert_eq!(recursive.recursive.set, attr::RDONLY | attr::NOSUID);
         assert_eq!(of("bind,remount,ro").unwrap().bind, Some(false));
+        assert_eq!(of("rbind,idmap").unwrap().map_ids, Some(false));
+        assert_eq!(of("rbind,ridmap,idmap").unwrap().map_ids, Some(true));
+        let copied = of("tmpcopyup,mode=1777").unwrap();
+        assert!(copied.copy_up && copied.parameters.len() == 1);
         assert_eq!(of("relatime").unwrap().recursive, Attributes::default());
     }
 
@@ -181,7 +192,7 @@ mod tests {
     fn what_would_be_dropped_is_refused_by_name() {
         for (options, name) in [
             ("bind,size=1m", "size=1m"),
-            ("tmpcopyup,ro", "tmpcopyup"),
+            ("bind,src-nofollow", "src-nofollow"),
             ("rbind,idmap=uids=0-1-2", "idmap=uids=0-1-2"),
             ("remount,mode=700", "mode=700"),
         ] {

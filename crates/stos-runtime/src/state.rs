@@ -27,8 +27,10 @@ use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
 
 use crate::cgroup::CgroupRecord;
+use crate::config::ExecAffinity;
 use crate::error::{Error, Result};
 use crate::gate;
+use crate::hooks::{HookState, Hooks};
 use crate::id::ContainerId;
 use crate::launch::ProcessRecord;
 
@@ -73,6 +75,12 @@ pub struct RunState {
     pub cgroup: CgroupRecord,
     /// The user who created it.
     pub owner: String,
+    /// Hooks of later commands: poststart and poststop.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// `process.execCPUAffinity`: where processes run that are executed in it later.
+    #[serde(default, skip_serializing_if = "ExecAffinity::is_empty")]
+    pub exec_affinity: ExecAffinity,
 }
 
 /// What a container is doing (runtime.md, "State").
@@ -143,6 +151,19 @@ impl RunState {
             (false, true) => Status::Created,
             (false, false) => Status::Running,
         })
+    }
+
+    /// The state as hooks are told it.
+    pub fn to_hooks(&self, status: Status) -> HookState<'_> {
+        let pid = if status == Status::Stopped { None } else { self.init.as_ref() };
+        HookState {
+            oci_version: &self.oci_version,
+            id: self.id.as_str(),
+            status,
+            pid: pid.map_or(0, |init| init.pid),
+            bundle: &self.bundle,
+            annotations: self.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        }
     }
 
     /// The state as runc prints it.
@@ -375,6 +396,8 @@ mod tests {
             annotations: BTreeMap::new(),
             cgroup: CgroupRecord::default(),
             owner: String::new(),
+            hooks: Hooks::default(),
+            exec_affinity: ExecAffinity::default(),
         }
     }
 

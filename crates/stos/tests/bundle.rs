@@ -143,8 +143,12 @@ fn what_cannot_be_done_is_refused_by_name() {
     for (pointer, value, said) in [
         ("/process/terminal", json!(true), "terminal"),
         ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "seccomp"),
-        ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks"),
         ("/linux/resources/unified", json!({"no_such.max": "1"}), "linux.resources.unified.no_such.max"),
+        ("/hooks", json!({"prestart": [{"path": "bin/true"}]}), "hooks.prestart[0].path"),
+        ("/linux/intelRdt", json!({"closID": "x"}), "intelRdt"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "memoryPolicy"),
+        ("/linux/netDevices", json!({"eth0": {"name": "eth0"}}), "netDevices"),
+        ("/process/apparmorProfile", json!("profile"), "process.apparmorProfile: AppArmor is not enabled"),
         ("/linux/no_such_key", json!(1), "no_such_key"),
         ("/process/args", json!(["no-such-command"]), "no-such-command"),
     ] {

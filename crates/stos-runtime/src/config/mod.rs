@@ -4,6 +4,9 @@
 //! [`walk`] looks at the raw JSON, so that no key is skipped because a type does not know it; [`settings`] turns what is
 //! left into the few types that the launch uses.
 
+mod attributes;
+mod hooks;
+mod ids;
 mod process;
 pub mod settings;
 mod walk;
@@ -13,8 +16,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::cgroup::limits::LimitError;
+pub use attributes::{ExecAffinity, ProcessAttributes};
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
+
+use crate::cgroup::limits::LimitError;
 
 /// Why a `config.json` cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +99,11 @@ impl RuntimeConfig {
 
     /// Checks the bytes of a `config.json`.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let raw: serde_json::Value = serde_json::from_slice(bytes)?;
+        let mut raw: serde_json::Value = serde_json::from_slice(bytes)?;
         walk::check(&raw)?;
+        let attributes = ProcessAttributes::take_from(&mut raw)?;
         let spec: Spec = serde_json::from_value(raw)?;
-        let settings = Settings::of(&spec)?;
+        let settings = Settings::of(&spec, attributes)?;
         Ok(Self { spec, settings })
     }
 
@@ -106,7 +112,7 @@ impl RuntimeConfig {
         Self::from_json(&serde_json::to_vec(spec)?)
     }
 
-    /// The specification as given.
+    /// The specification as given, without what [`ProcessAttributes`] holds.
     pub fn spec(&self) -> &Spec {
         &self.spec
     }

@@ -34,6 +34,10 @@ pub struct ProcessSettings {
     pub limits: Vec<Limit>,
     /// `oomScoreAdj`; as the caller's where the bundle gives none.
     pub oom_score_adj: Option<i32>,
+    /// `apparmorProfile`.
+    pub apparmor_profile: Option<String>,
+    /// `selinuxLabel`.
+    pub selinux_label: Option<String>,
 }
 
 /// One of `rlimits`.
@@ -86,7 +90,18 @@ impl ProcessSettings {
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             limits: limits(process)?,
             oom_score_adj,
+            apparmor_profile: label("process.apparmorProfile", process.apparmor_profile().as_deref())?,
+            selinux_label: label("process.selinuxLabel", process.selinux_label().as_deref())?,
         })
+    }
+}
+
+fn label(name: &str, asked: Option<&str>) -> Result<Option<String>, ConfigError> {
+    match asked.filter(|text| !text.is_empty()) {
+        Some(text) if text.contains(['\0', '\n']) => {
+            Err(ConfigError::invalid(name, "a name without NUL bytes and newlines", text))
+        }
+        other => Ok(other.map(str::to_owned)),
     }
 }
 

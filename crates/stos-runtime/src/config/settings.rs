@@ -6,9 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
 use stos_sys::cgroup_bpf::{DeviceAccess, DeviceKind, DeviceRule};
 use stos_sys::mount::Propagation;
+use stos_sys::process::user_namespace::IdMappings;
 
-use super::ConfigError;
+use super::attributes::ProcessAttributes;
 pub use super::process::{Limit, ProcessSettings};
+use super::{ConfigError, hooks, ids};
+use crate::hooks::Hooks;
 use crate::mount_options::{self, MountOptions};
 use crate::seccomp::Filter;
 
@@ -25,8 +28,12 @@ pub struct Settings {
     pub root_path: Option<PathBuf>,
     /// `root.readonly`.
     pub root_readonly: bool,
-    /// How the host's mounts are seen from the container's namespace: slave unless the bundle says private.
-    pub propagation: Propagation,
+    /// `linux.uidMappings` and `linux.gidMappings`: of the new user namespace, or of the joined one where the bundle says them.
+    pub id_mappings: Option<IdMappings>,
+    /// `linux.timeOffsets` as `/proc/PID/timens_offsets` takes them; empty where there are none.
+    pub time_offsets: String,
+    /// How mounts pass on what is mounted below them.
+    pub propagation: RootPropagation,
     /// `mounts`, in their order.
     pub mounts: Vec<MountRequest>,
     /// `linux.devices`.
@@ -51,6 +58,21 @@ pub struct Settings {
     pub seccomp: Option<Filter>,
     /// `process`.
     pub process: ProcessSettings,
+    /// How the kernel treats the process.
+    pub attributes: ProcessAttributes,
+    /// `linux.mountLabel`.
+    pub mount_label: Option<String>,
+    /// `hooks`.
+    pub hooks: Hooks,
+}
+
+/// `linux.rootfsPropagation`, as the mounts of the container's namespace get it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootPropagation {
+    /// What the host's mounts get, as the container's namespace has them; `None` where they go on sharing with the host's.
+    pub of_host: Option<Propagation>,
+    /// What the container's root gets when all is mounted, and whether the mounts below get it too.
+    pub of_root: Option<(Propagation, bool)>,
 }
 
 /// A namespace given by path.
@@ -75,6 +97,10 @@ pub struct SysctlSetting {
 
 /// `CLONE_NEW*` of linux/sched.h.
 pub mod namespace {
+    /// Clocks.
+    pub const TIME: u64 = 0x80;
+    /// Users and groups.
+    pub const USER: u64 = 0x1000_0000;
     /// Mounts.
     pub const MOUNT: u64 = 0x0002_0000;
     /// Cgroups.
@@ -102,6 +128,17 @@ pub struct MountRequest {
     pub options: MountOptions,
     /// The options as given, for errors.
     pub raw_options: Vec<String>,
+    /// Whose ids the mount shows.
+    pub ids: Option<MountIds>,
+}
+
+/// How a mount's ids are mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountIds {
+    /// `uidMappings` and `gidMappings` of the mount; `None` stands for those of the container's user namespace.
+    pub mappings: Option<IdMappings>,
+    /// Whether what is mounted below is mapped too.
+    pub recursive: bool,
 }
 
 /// A device node to make.
@@ -111,12 +148,12 @@ pub struct DeviceNode {
     pub path: PathBuf,
     /// What it is.
     pub kind: NodeKind,
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
+    /// Permission bits; 0666 where the bundle gives none.
+    pub mode: Option<u32>,
+    /// Owner; 0 where the bundle gives none.
+    pub uid: Option<u32>,
+    /// Group; 0 where the bundle gives none.
+    pub gid: Option<u32>,
 }
 
 /// What a device node is.
@@ -142,8 +179,20 @@ impl Settings {
         }
     }
 
+    /// Whether the container has a user namespace, new or old, that is not its caller's.
+    pub fn has_user_namespace(&self) -> bool {
+        let is_joined = self.joined_namespaces.iter().any(|joined| joined.flag as u64 == namespace::USER);
+        is_joined || self.new_namespaces & namespace::USER != 0
+    }
+
+    /// Whether `/dev` is bound from the host: then it has all that it should, and stays as it is.
+    pub fn binds_dev(&self) -> bool {
+        let is_dev = |path: &Path| path == Path::new("/dev") || path == Path::new("/dev/");
+        self.mounts.iter().any(|mount| is_dev(&mount.destination) && mount.options.bind.is_some())
+    }
+
     /// Checks `spec` and takes from it what is honoured.
-    pub(super) fn of(spec: &Spec) -> Result<Self, ConfigError> {
+    pub(super) fn of(spec: &Spec, attributes: ProcessAttributes) -> Result<Self, ConfigError> {
         check_version(spec.version())?;
         let Some(linux) = spec.linux() else {
             return Err(ConfigError::invalid("linux", "an object with namespaces", Option::<&str>::None));
@@ -162,11 +211,24 @@ impl Settings {
             Some(list) => list.iter().map(|path| absolute(name, Path::new(path))).collect(),
             None => Ok(Vec::new()),
         };
+        let process = ProcessSettings::of(spec.process().as_ref())?;
+        let joined_user = joined_namespaces.iter().any(|joined| joined.flag as u64 == namespace::USER);
+        let id_mappings = ids::of_container(linux, new_namespaces, joined_user, &process)?;
+        let mounts = mounts(spec)?;
+        let has_ids = joined_user || id_mappings.is_some();
+        for (at, mount) in mounts.iter().enumerate() {
+            if !has_ids && mount.ids.as_ref().is_some_and(|ids| ids.mappings.is_none()) {
+                let name = format!("mounts[{at}].options");
+                return Err(ConfigError::invalid(name, "uidMappings and gidMappings, or a user namespace", "idmap"));
+            }
+        }
         Ok(Self {
             root_path: spec.root().as_ref().map(|root| root.path().clone()),
             root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             propagation: propagation(linux.rootfs_propagation().as_deref())?,
-            mounts: mounts(spec)?,
+            mounts,
+            time_offsets: ids::time_offsets(linux, new_namespaces)?,
+            id_mappings,
             devices: devices(linux)?,
             device_rules: device_rules(linux)?,
             resources: limits(linux),
@@ -177,7 +239,10 @@ impl Settings {
             domainname: in_uts("domainname", spec.domainname())?,
             cgroups_path: cgroups_path(linux)?,
             seccomp: linux.seccomp().as_ref().map(Filter::of).transpose()?,
-            process: ProcessSettings::of(spec.process().as_ref())?,
+            process,
+            attributes,
+            mount_label: linux.mount_label().clone().filter(|label| !label.is_empty()),
+            hooks: hooks::of(spec)?,
             new_namespaces,
             new_cgroup_namespace,
             joined_namespaces,
@@ -205,9 +270,6 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, ConfigError> {
     for (at, asked) in list.iter().enumerate() {
         let name = format!("linux.namespaces[{at}]");
         let kind = asked.typ();
-        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
-            return Err(ConfigError::unsupported(format!("{name}.type {kind}")));
-        }
         if seen.contains(&kind) {
             return Err(ConfigError::invalid(name, "each type once", kind));
         }
@@ -227,15 +289,22 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, ConfigError> {
     Ok((new, new_cgroup, joined))
 }
 
-fn propagation(asked: Option<&str>) -> Result<Propagation, ConfigError> {
-    match asked {
-        None | Some("" | "slave" | "rslave") => Ok(Propagation::Slave),
-        Some("private" | "rprivate") => Ok(Propagation::Private),
-        Some(other @ ("shared" | "rshared" | "unbindable" | "runbindable")) => {
-            Err(ConfigError::unsupported(format!("linux.rootfsPropagation {other}")))
+fn propagation(asked: Option<&str>) -> Result<RootPropagation, ConfigError> {
+    let asked = asked.unwrap_or_default();
+    let bare = asked.strip_prefix('r').unwrap_or(asked);
+    let recursive = bare != asked;
+    let (of_host, of_root) = match bare {
+        "" if !recursive => (Some(Propagation::Slave), None),
+        "slave" => (Some(Propagation::Slave), None),
+        "private" => (Some(Propagation::Private), None),
+        "shared" => (None, Some((Propagation::Shared, recursive))),
+        "unbindable" => (Some(Propagation::Private), Some((Propagation::Unbindable, recursive))),
+        _ => {
+            let expected = "private, slave, shared or unbindable, with or without an r before";
+            return Err(ConfigError::invalid("linux.rootfsPropagation", expected, asked));
         }
-        Some(other) => Err(ConfigError::invalid("linux.rootfsPropagation", "private or slave", other)),
-    }
+    };
+    Ok(RootPropagation { of_host, of_root })
 }
 
 fn mounts(spec: &Spec) -> Result<Vec<MountRequest>, ConfigError> {
@@ -260,14 +329,37 @@ fn mount_request(at: usize, mount: &oci_spec::runtime::Mount) -> Result<MountReq
     if fstype == "bind" && !options.remount && source.as_os_str().is_empty() {
         return Err(ConfigError::invalid(name("source"), "a path to bind", source));
     }
-    if matches!(fstype.as_str(), "cgroup" | "cgroup2")
+    // mount(2) would drop those of a bind without a word; the cgroups shown are there already.
+    if matches!(fstype.as_str(), "bind" | "cgroup" | "cgroup2")
         && let Some(parameter) = options.parameters.first()
     {
         return Err(ConfigError::unsupported(format!("{} {parameter}", name("options"))));
     }
     // runc and crun take a relative destination as seen from the root, as did version 1.0 of the specification.
     let destination = Path::new("/").join(mount.destination());
-    Ok(MountRequest { destination, fstype, source, options, raw_options })
+    let ids = mount_ids(at, mount, &options, &fstype)?;
+    if options.copy_up && fstype != "tmpfs" {
+        return Err(ConfigError::unsupported(format!("{} tmpcopyup for type {fstype}", name("options"))));
+    }
+    Ok(MountRequest { destination, fstype, source, options, raw_options, ids })
+}
+
+/// config.md: "idmap" or "ridmap" among the options, mappings, or both. Only a bind has ids of another filesystem to show.
+fn mount_ids(
+    at: usize,
+    mount: &oci_spec::runtime::Mount,
+    options: &MountOptions,
+    fstype: &str,
+) -> Result<Option<MountIds>, ConfigError> {
+    let prefix = format!("mounts[{at}].");
+    let mappings = ids::mappings(&prefix, mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref())?;
+    if mappings.is_none() && options.map_ids.is_none() {
+        return Ok(None);
+    }
+    if fstype != "bind" || options.remount {
+        return Err(ConfigError::unsupported(format!("{prefix}uidMappings for anything but a bind")));
+    }
+    Ok(Some(MountIds { mappings, recursive: options.map_ids.unwrap_or(false) }))
 }
 
 fn devices(linux: &Linux) -> Result<Vec<DeviceNode>, ConfigError> {
@@ -295,9 +387,9 @@ fn devices(linux: &Linux) -> Result<Vec<DeviceNode>, ConfigError> {
                 path: absolute(&format!("{name}.path"), device.path())?,
                 kind,
                 // Some engines put the file type's bits in; the kind says that already.
-                mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-                uid: device.uid().unwrap_or(0),
-                gid: device.gid().unwrap_or(0),
+                mode: device.file_mode().map(|mode| mode & 0o7777),
+                uid: device.uid(),
+                gid: device.gid(),
             })
         })
         .collect()
@@ -440,19 +532,26 @@ mod tests {
 
     #[test]
     fn what_breaks_a_rule_is_named() {
-        let cases: [(&str, &str, Value); 17] = [
+        let cases: [(&str, &str, Value); 20] = [
             ("/ociVersion", "ociVersion", json!("2.0.0")),
             ("/ociVersion", "ociVersion", json!("one")),
             ("/linux", "linux: expected an object", json!(null)),
             ("/linux/namespaces", "a namespace of type mount", json!([{"type": "pid"}])),
-            ("/linux/namespaces/1", "linux.namespaces[1].type user is not supported", json!({"type": "user"})),
-            ("/linux/namespaces/1", "linux.namespaces[1].type time is not supported", json!({"type": "time"})),
+            ("/linux/namespaces/1", "linux.uidMappings: expected the ids", json!({"type": "user"})),
             ("/linux/namespaces/1", "linux.namespaces[1]: expected each type once", json!({"type": "mount"})),
             ("/linux/namespaces/1", "an absolute path", json!({"type": "pid", "path": "ns/pid"})),
             ("/linux/namespaces/1", "unknown variant", json!({"type": "dream"})),
             ("/linux/cgroupsPath", "without ..", json!("/a/../../b")),
             ("/linux/cgroupsPath", "of the container's own", json!("/")),
-            ("/linux/rootfsPropagation", "rootfsPropagation shared is not supported", json!("shared")),
+            ("/linux/rootfsPropagation", "linux.rootfsPropagation", json!("rrshared")),
+            ("/hooks", "hooks.poststop[0].path", json!({"poststop": [{"path": "bin/true"}]})),
+            ("/hooks", "hooks.prestart[0].timeout", json!({"prestart": [{"path": "/bin/true", "timeout": 0}]})),
+            ("/hooks", "hooks.prestart[0].env", json!({"prestart": [{"path": "/bin/true", "env": ["X"]}]})),
+            (
+                "/mounts",
+                "mounts[0].options: expected uidMappings",
+                json!([{"destination": "/x", "source": "/x", "options": ["bind", "idmap"]}]),
+            ),
             (
                 "/linux/devices",
                 "linux.devices[0].major",

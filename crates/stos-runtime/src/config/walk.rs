@@ -31,7 +31,17 @@ const ROOT: Rule = Keys(&[
     ("process", PROCESS),
     ("hostname", Take),
     ("domainname", Take),
-    ("hooks", Refuse),
+    (
+        "hooks",
+        Keys(&[
+            ("prestart", HOOKS),
+            ("createRuntime", HOOKS),
+            ("createContainer", HOOKS),
+            ("startContainer", HOOKS),
+            ("poststart", HOOKS),
+            ("poststop", HOOKS),
+        ]),
+    ),
     ("annotations", Take),
     ("linux", LINUX),
     ("solaris", Refuse),
@@ -41,13 +51,19 @@ const ROOT: Rule = Keys(&[
     ("freebsd", Refuse),
 ]);
 
+const HOOKS: Rule = Items(&Keys(&[("path", Take), ("args", Take), ("env", Take), ("timeout", Take)]));
+
+const ID_MAPPINGS: Rule = Items(&Keys(&[("hostID", Take), ("containerID", Take), ("size", Take)]));
+
+const TIME_OFFSET: Rule = Keys(&[("secs", Take), ("nanosecs", Take)]);
+
 const MOUNT: Rule = Keys(&[
     ("destination", Take),
     ("type", Take),
     ("source", Take),
     ("options", Take),
-    ("uidMappings", Refuse),
-    ("gidMappings", Refuse),
+    ("uidMappings", ID_MAPPINGS),
+    ("gidMappings", ID_MAPPINGS),
 ]);
 
 const PROCESS: Rule = Keys(&[
@@ -66,18 +82,29 @@ const PROCESS: Rule = Keys(&[
     ("rlimits", Items(&Keys(&[("type", Take), ("soft", Take), ("hard", Take)]))),
     ("noNewPrivileges", Take),
     ("oomScoreAdj", Take),
-    ("apparmorProfile", Refuse),
-    ("selinuxLabel", Refuse),
-    ("ioPriority", Refuse),
-    ("scheduler", Refuse),
-    ("execCPUAffinity", Refuse),
+    ("apparmorProfile", Take),
+    ("selinuxLabel", Take),
+    ("ioPriority", Keys(&[("class", Take), ("priority", Take)])),
+    (
+        "scheduler",
+        Keys(&[
+            ("policy", Take),
+            ("nice", Take),
+            ("priority", Take),
+            ("flags", Take),
+            ("runtime", Take),
+            ("deadline", Take),
+            ("period", Take),
+        ]),
+    ),
+    ("execCPUAffinity", Keys(&[("initial", Take), ("final", Take)])),
 ]);
 
 const LINUX: Rule = Keys(&[
     ("namespaces", Items(&Keys(&[("type", Take), ("path", Take)]))),
-    ("uidMappings", Refuse),
-    ("gidMappings", Refuse),
-    ("timeOffsets", Refuse),
+    ("uidMappings", ID_MAPPINGS),
+    ("gidMappings", ID_MAPPINGS),
+    ("timeOffsets", Keys(&[("monotonic", TIME_OFFSET), ("boottime", TIME_OFFSET)])),
     (
         "devices",
         Items(&Keys(&[
@@ -98,10 +125,10 @@ const LINUX: Rule = Keys(&[
     ("readonlyPaths", Take),
     ("sysctl", Take),
     ("seccomp", SECCOMP),
-    ("mountLabel", Refuse),
+    ("mountLabel", Take),
     ("intelRdt", Refuse),
     ("memoryPolicy", Refuse),
-    ("personality", Refuse),
+    ("personality", Keys(&[("domain", Take), ("flags", Take)])),
 ]);
 
 const SECCOMP: Rule = Keys(&[
@@ -236,17 +263,10 @@ mod tests {
     fn what_is_not_honoured_is_refused_by_name() {
         let cases = [
             (json!({"process": {"terminal": true}}), "process.terminal"),
-            (json!({"process": {"apparmorProfile": "p"}}), "process.apparmorProfile"),
-            (json!({"process": {"selinuxLabel": "l"}}), "process.selinuxLabel"),
-            (json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "process.scheduler"),
-            (json!({"process": {"ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 0}}}), "process.ioPriority"),
-            (json!({"hooks": {"prestart": [{"path": "/bin/true"}]}}), "hooks"),
-            (json!({"linux": {"personality": {"domain": "LINUX32"}}}), "linux.personality"),
+            (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}), "linux.memoryPolicy"),
+            (json!({"linux": {"netDevices": {"eth0": {"name": "eth0"}}}}), "linux.netDevices"),
+            (json!({"vm": {"hypervisor": {"path": "/x"}}}), "vm"),
             (json!({"linux": {"intelRdt": {"closID": "x"}}}), "linux.intelRdt"),
-            (json!({"linux": {"uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}}), "linux.uidMappings"),
-            (json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets"),
-            (json!({"linux": {"mountLabel": "l"}}), "linux.mountLabel"),
-            (json!({"mounts": [{"destination": "/"}, {"uidMappings": [{}, {"size": 1}]}]}), "mounts[1].uidMappings"),
             (json!({"windows": {"servicing": true}}), "windows"),
         ];
         for (config, name) in cases {
@@ -259,6 +279,13 @@ mod tests {
         let cases = [
             (json!({"Process": {}}), "Process"),
             (json!({"process": {"unheardOf": false}}), "process.unheardOf"),
+            (json!({"hooks": {"prestop": []}}), "hooks.prestop"),
+            (json!({"hooks": {"poststop": [{"path": "/x", "user": 0}]}}), "hooks.poststop[0].user"),
+            (json!({"linux": {"timeOffsets": {"realtime": {}}}}), "linux.timeOffsets.realtime"),
+            (
+                json!({"mounts": [{"destination": "/"}, {"uidMappings": [{}, {"count": 1}]}]}),
+                "mounts[1].uidMappings[1].count",
+            ),
             (
                 json!({"linux": {"resources": {"devices": [{"allow": true, "alow": true}]}}}),
                 "linux.resources.devices[0].alow",

@@ -131,6 +131,7 @@ mod tests {
             source: "cgroup".into(),
             options: crate::mount_options::MountOptions::default(),
             raw_options: Vec::new(),
+            ids: None,
         };
         let Err(error) = View::open(&request, &cgroup) else { panic!("another directory is shown") };
         assert_eq!(error.errno, Errno::STALE);

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use stos_sys::SysError;
+use stos_sys::process::attributes::{set_io_priority, set_personality, set_scheduler};
 use stos_sys::process::credentials::{
     CAPABILITY_NAMES, CapabilityMasks, drop_capabilities, limit_bounding_set, permitted_capabilities,
     set_capability_sets, set_ids, set_limit, set_no_new_privileges,
@@ -15,7 +16,7 @@ use stos_sys::rooted::Root;
 
 use super::Step;
 use crate::accounts::Account;
-use crate::config::Settings;
+use crate::config::{ProcessAttributes, Settings};
 use crate::init_error::InitError;
 
 /// Enters the working directory, made where it is missing.
@@ -45,12 +46,28 @@ fn kept(settings: &Settings) -> u64 {
     if settings.seccomp.is_some() && !settings.process.no_new_privileges { SYS_ADMIN } else { 0 }
 }
 
+/// Sets how the kernel treats the process. What the kernel refuses is named.
+pub(super) fn set_attributes(attributes: &ProcessAttributes) -> Step {
+    if let Some(scheduler) = attributes.scheduler {
+        set_scheduler(scheduler).map_err(InitError::step("set process.scheduler"))?;
+    }
+    if let Some((class, priority)) = attributes.io_priority {
+        set_io_priority(class, priority).map_err(InitError::step("set process.ioPriority"))?;
+    }
+    if let Some(domain) = attributes.personality {
+        set_personality(domain).map_err(InitError::step("set linux.personality"))?;
+    }
+    Ok(())
+}
+
 /// Takes limits, ids and capabilities, in the order in which each still has the privilege that it needs.
 ///
 /// Where a filter is loaded later and that needs CAP_SYS_ADMIN, the process has it until [`drop_kept`].
 pub(super) fn become_user(settings: &Settings, account: &Account) -> Step {
     let (process, kept) = (&settings.process, kept(settings));
-    for limit in &process.limits {
+    // With a user namespace the launch has set them.
+    let limits = if settings.has_user_namespace() { &[][..] } else { &process.limits[..] };
+    for limit in limits {
         set_limit(None, &limit.name, limit.soft, limit.hard).map_err(InitError::step("set process.rlimits"))?;
     }
     let step = || InitError::step("set process.capabilities");

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `/dev`: the default devices and links of config-linux.md, and those of `linux.devices`.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, statat, symlinkat};
 use rustix::io::Errno;
 use stos_sys::SysError;
-use stos_sys::rooted::Root;
+use stos_sys::mount::attach_at;
+use stos_sys::rooted::{MountPoint, Root};
 
 use super::Step;
 use crate::config::settings::NodeKind;
 use crate::config::{DeviceNode, Settings};
 use crate::init_error::InitError;
+use crate::sources::BoundDevices;
 
-const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
+pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 const LINKS: [(&str, &str); 6] = [
@@ -27,23 +29,27 @@ const LINKS: [(&str, &str); 6] = [
 ];
 
 /// Fills `/dev`. A `/dev` bound from the host has all that it should, and stays as it is.
-pub(super) fn create(root: &Root, settings: &Settings) -> Step {
-    let is_dev = |path: &Path| path == Path::new("/dev") || path == Path::new("/dev/");
-    let bound = settings.mounts.iter().any(|mount| is_dev(&mount.destination) && mount.options.bind.is_some());
-    if bound {
+///
+/// With a user namespace there are `bound` ones of the host in the place of nodes, which could not be made.
+pub(super) fn create(root: &Root, settings: &Settings, bound: Option<BoundDevices>) -> Step {
+    if settings.binds_dev() {
         return Ok(());
     }
     let step = || InitError::step("set up /dev");
     let dev = root.create_dir_all(Path::new("/dev"), Mode::from_raw_mode(0o755)).map_err(step())?;
-    for node in &settings.devices {
+    let are_bound = bound.is_some();
+    for (path, mount) in bound.into_iter().flatten() {
+        bind_device(root, &path, &mount).map_err(|error| device_error(&path, error))?;
+    }
+    for node in settings.devices.iter().filter(|node| !are_bound || node.kind == NodeKind::Fifo) {
         create_node(root, node)?;
     }
     for (name, major, minor) in DEFAULT_DEVICES {
         let path = Path::new("/dev").join(name);
-        if settings.devices.iter().any(|node| node.path == path) {
+        if are_bound || settings.devices.iter().any(|node| node.path == path) {
             continue;
         }
-        let node = DeviceNode { path, kind: NodeKind::Character(major, minor), mode: 0o666, uid: 0, gid: 0 };
+        let node = DeviceNode { path, kind: NodeKind::Character(major, minor), mode: None, uid: None, gid: None };
         make_node(dev.as_fd(), Path::new(name), &node).map_err(|error| device_error(&node.path, error))?;
     }
     for (name, target) in LINKS {
@@ -54,6 +60,11 @@ pub(super) fn create(root: &Root, settings: &Settings) -> Step {
         }
     }
     Ok(())
+}
+
+fn bind_device(root: &Root, path: &Path, mount: &OwnedFd) -> Result<(), SysError> {
+    let target = root.ensure_mount_point(path, MountPoint::File)?;
+    attach_at(mount.as_fd(), target.as_fd())
 }
 
 fn device_error(path: &Path, error: SysError) -> InitError {
@@ -76,7 +87,7 @@ fn make_node(directory: BorrowedFd<'_>, name: &Path, node: &DeviceNode) -> Resul
         NodeKind::Fifo => (FileType::Fifo, 0),
     };
     let shown = || format!("{}, {kind:?}, {:?}", node.path.display(), node.kind);
-    match mknodat(directory, name, kind, Mode::from_raw_mode(node.mode), number) {
+    match mknodat(directory, name, kind, Mode::from_raw_mode(node.mode.unwrap_or(0o666)), number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
             // The very device may be there, from an image with a /dev of its own; anything else would pass for it.
@@ -89,9 +100,10 @@ fn make_node(directory: BorrowedFd<'_>, name: &Path, node: &DeviceNode) -> Resul
         }
         Err(errno) => return Err(SysError::new("mknodat", shown(), errno)),
     }
-    if node.uid == 0 && node.gid == 0 {
+    let (uid, gid) = (node.uid.unwrap_or(0), node.gid.unwrap_or(0));
+    if uid == 0 && gid == 0 {
         return Ok(());
     }
-    let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(SysError::at("fchownat", shown))
 }

@@ -45,15 +45,23 @@ fn write_file(path: &Path, text: &str) -> Result<(), SysError> {
 }
 
 /// Joins the namespaces that the bundle names, all opened before the first is entered. The pid namespace was joined by
-/// the caller; the mount namespace comes last.
+/// the caller; the mount namespace comes last, and is the only one that a process between leaves.
 ///
 /// A path may lead to the caller's own namespace, or to that of the machine's first process: to the host's host name, network or mounts, which a container must not
 /// change. What the bundle wants changed there is refused.
-pub(super) fn join_namespaces(settings: &Settings) -> Step {
+pub(super) fn join_namespaces(settings: &Settings, only_mount: bool) -> Step {
+    let is_left = |flag: i32| flag != pid_flag() && (!only_mount || flag as u64 == namespace::MOUNT);
+    let mut opened = open_namespaces(settings, is_left)?;
+    opened.sort_by_key(|(flag, _)| *flag as u64 == namespace::MOUNT);
     let step = || InitError::step("join a namespace");
-    let mount_flag = i32::try_from(namespace::MOUNT).unwrap_or_default();
-    let mut opened: Vec<(i32, OwnedFd)> = Vec::new();
-    for asked in settings.joined_namespaces.iter().filter(|asked| asked.flag != pid_flag()) {
+    opened.iter().try_for_each(|(flag, fd)| set_namespace(fd.as_fd(), *flag).map_err(step()))
+}
+
+/// Opens those of the bundle's namespaces that `is_wanted` by their kind.
+pub(super) fn open_namespaces(settings: &Settings, is_wanted: impl Fn(i32) -> bool) -> Step<Vec<(i32, OwnedFd)>> {
+    let step = || InitError::step("join a namespace");
+    let mut opened = Vec::new();
+    for asked in settings.joined_namespaces.iter().filter(|asked| is_wanted(asked.flag)) {
         let fd = rustix::fs::open(&asked.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| step()(SysError::new("open", asked.path.display().to_string(), errno)))?;
         if let Some(key) = settings.changes_namespace(asked.flag as u64)
@@ -63,8 +71,20 @@ pub(super) fn join_namespaces(settings: &Settings) -> Step {
         }
         opened.push((asked.flag, fd));
     }
-    opened.sort_by_key(|(flag, _)| *flag == mount_flag);
-    opened.iter().try_for_each(|(flag, fd)| set_namespace(fd.as_fd(), *flag).map_err(step()))
+    Ok(opened)
+}
+
+/// The calling process's number as the host sees it, for hooks; 0 where there are none to tell. A procfs shows the pid namespace
+/// that it was mounted in, whoever looks.
+pub(super) fn pid_of_host(settings: &Settings) -> Step<i32> {
+    if settings.hooks.create_container.is_empty() && settings.hooks.start_container.is_empty() {
+        return Ok(0);
+    }
+    let failed = |errno| {
+        InitError::step("find the process's number on the host")(SysError::new("readlink", "/proc/self", errno))
+    };
+    let link = rustix::fs::readlink("/proc/self", Vec::new()).map_err(failed)?;
+    link.to_str().ok().and_then(|number| number.parse().ok()).ok_or_else(|| failed(Errno::INVAL))
 }
 
 /// Whether `namespace`, of whatever kind, is one of the calling process's (those that the bundle does not make new are its
@@ -103,6 +123,8 @@ pub(super) fn separate(settings: &Settings) -> Step {
         set_sysctl(&setting.path, &setting.value)?;
     }
     match settings.process.oom_score_adj {
+        // The launch has set it: root of a user namespace could not lower it.
+        Some(_) if settings.has_user_namespace() => Ok(()),
         Some(score) => write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())
             .map_err(InitError::step("set process.oomScoreAdj")),
         None => Ok(()),

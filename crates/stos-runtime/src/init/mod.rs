@@ -8,6 +8,9 @@
 //! | `cgroup_view` | `/sys/fs/cgroup` as the container sees it |
 //! | `devices` | `/dev` |
 //! | `protect` | read-only and masked paths |
+//! | `stage` | a process between, for namespaces that can only be entered by a child |
+//! | `copy_up` | a tmpfs that begins with what it hides |
+//! | `lsm` | labels of security modules |
 //! | `credentials` | working directory, limits, ids, capabilities |
 //! | `command` | finding and executing the command |
 //!
@@ -16,11 +19,14 @@
 
 mod cgroup_view;
 mod command;
+mod copy_up;
 mod credentials;
 mod devices;
 mod isolation;
+mod lsm;
 mod protect;
 mod rootfs;
+pub(crate) mod stage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,21 +36,40 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use stos_sys::SysError;
 use stos_sys::process::clone::{close_all_but, exit_now, join_new_session_keyring, reset_signals};
 use stos_sys::process::credentials::{set_dumpable, set_parent_death_signal};
+use stos_sys::process::user_namespace::become_namespace_root;
 use stos_sys::rooted::{PIPEFS_MAGIC, filesystem_magic};
 
 use crate::accounts;
 use crate::cgroup::MadeCgroups;
+use crate::conversation::{DONE, HOOKS, LIMITS, PREPARE, hook_state};
 use crate::gate::GateEnd;
+use crate::hooks::{self, HookKind};
 use crate::init_error::InitError;
 use crate::launch::{FAILED, Launch, READY, Stdio};
 use crate::seccomp::listener::{ContainerOfFilter, install};
+use crate::sources::HostSources;
+use crate::state::Status;
+
+pub(crate) use devices::DEFAULT_DEVICES;
+pub(crate) use rootfs::mount_error;
 
 type Step<T = ()> = Result<T, InitError>;
 
-/// Runs the child's half of a launch. Ends in the container's command, or in a report over `pipe` and exit code 1.
-pub(crate) fn run(launch: &Launch<'_>, cgroups: &MadeCgroups, gate: Option<GateEnd>, pipe: OwnedFd) -> ! {
-    let mut channel = Channel { pipe: Some(pipe) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(launch, cgroups, gate, &mut channel)));
+/// What the child has of its launch.
+pub(crate) struct Child<'a> {
+    pub launch: &'a Launch<'a>,
+    pub cgroups: &'a MadeCgroups,
+    /// Where it waits for the start.
+    pub gate: Option<GateEnd>,
+    /// What the launch has taken from the host for it.
+    pub sources: Option<HostSources>,
+    /// Whether the process between has made it ([`stage`]): it is in the namespaces that are joined, and waits to be known.
+    pub is_sibling: bool,
+}
+
+/// Runs the child's half of a launch. Ends in the container's command, or in a report and exit code 1.
+pub(crate) fn run(child: Child<'_>, mut channel: Channel) -> ! {
+    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(child, &mut channel)));
     let error = match outcome {
         Ok(Ok(never)) => match never {},
         Ok(Err(error)) => error,
@@ -58,12 +83,17 @@ pub(crate) fn run(launch: &Launch<'_>, cgroups: &MadeCgroups, gate: Option<GateE
     exit_now(1)
 }
 
-/// Where reports go: the launch's pipe, and after the gate its result FIFO.
-struct Channel {
+/// Where reports and requests go: the launch's pipe, and after the gate its result FIFO. And where answers come from.
+pub(crate) struct Channel {
     pipe: Option<OwnedFd>,
+    answers: Option<OwnedFd>,
 }
 
 impl Channel {
+    pub(crate) fn new(pipe: OwnedFd, answers: Option<OwnedFd>) -> Self {
+        Self { pipe: Some(pipe), answers }
+    }
+
     fn write(&self, mut bytes: &[u8]) -> Result<(), SysError> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
         while !bytes.is_empty() {
@@ -74,6 +104,25 @@ impl Channel {
             }
         }
         Ok(())
+    }
+
+    /// Has the launch do something, and waits until it is done. Where it fails, it tells its own caller, and this process ends.
+    fn ask(&self, request: u8) -> Step {
+        self.write(&[request]).map_err(InitError::step("ask the launch"))?;
+        self.wait_for_answer()
+    }
+
+    fn wait_for_answer(&self) -> Step {
+        let mut byte = [0_u8];
+        let Some(answers) = &self.answers else { exit_now(1) };
+        loop {
+            match rustix::io::read(answers, &mut byte) {
+                Ok(1) if byte == [DONE] => return Ok(()),
+                Ok(_) => exit_now(1),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(InitError::step("ask the launch")(SysError::new("read", "a pipe", errno))),
+            }
+        }
     }
 
     /// Tells the launch why the command cannot run. Where it is gone, nobody is left to be told.
@@ -87,23 +136,37 @@ impl Channel {
     }
 }
 
-fn set_up(
-    launch: &Launch<'_>,
-    cgroups: &MadeCgroups,
-    gate: Option<GateEnd>,
-    channel: &mut Channel,
-) -> Step<std::convert::Infallible> {
+fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infallible> {
+    let Child { launch, cgroups, gate, sources, is_sibling } = child;
     let settings = launch.config.settings();
     detach_from_caller(channel)?;
+    if is_sibling {
+        channel.wait_for_answer()?;
+    } else if settings.has_user_namespace() {
+        channel.ask(PREPARE)?;
+    }
     isolation::enter_cgroups(cgroups, settings)?;
-    isolation::join_namespaces(settings)?;
+    isolation::join_namespaces(settings, is_sibling)?;
     take_stdio(&launch.stdio)?;
+    let labels = lsm::Labels::open(settings)?;
+    let tree = rootfs::open(launch, sources)?;
+    if settings.has_user_namespace() {
+        // Until here the bundle could be reached as who owns it. From here on what is made is the container's root's.
+        become_namespace_root().map_err(InitError::step("become root of the user namespace"))?;
+        die_with_launch()?;
+    }
     isolation::separate(settings)?;
     let covers = protect::Covers::open(settings)?;
-    let root = rootfs::mount_all(launch, cgroups.record())?;
-    devices::create(&root, settings)?;
+    let host_pid = isolation::pid_of_host(settings)?;
+    let (root, devices) = rootfs::mount_all(launch, cgroups.record(), tree)?;
+    devices::create(&root, settings, devices)?;
+    if settings.hooks.any_before_pivot() {
+        channel.ask(HOOKS)?;
+        let state = hook_state(launch, Status::Creating, host_pid);
+        hooks::run(HookKind::CreateContainer, &settings.hooks.create_container, &state)?;
+    }
     protect::paths(&root, settings, covers)?;
-    rootfs::pivot(&root)?;
+    rootfs::pivot(&root, settings)?;
     let account = accounts::resolve(&root, launch.identity, &settings.process)?;
     credentials::enter_working_directory(&root, &settings.process.cwd)?;
     if settings.root_readonly {
@@ -111,11 +174,18 @@ fn set_up(
     }
     give_pipes_to(&launch.stdio, account.uid)?;
     drop(root);
-    close_descriptors(gate.as_ref(), channel)?;
+    close_descriptors(gate.as_ref(), channel, &labels)?;
     // From here on no path and no descriptor leads to the host, and nothing below needs one.
+    if settings.has_user_namespace() && !settings.process.limits.is_empty() {
+        channel.ask(LIMITS)?;
+    }
+    credentials::set_attributes(&settings.attributes)?;
+    labels.apply()?;
     credentials::become_user(settings, &account)?;
     let command = command::find(&settings.process, &account)?;
     wait_for_start(gate, channel)?;
+    let state = hook_state(launch, Status::Created, host_pid);
+    hooks::run(HookKind::StartContainer, &settings.hooks.start_container, &state)?;
     command.execute(|| restrict(launch, channel))
 }
 
@@ -136,17 +206,26 @@ fn restrict(launch: &Launch<'_>, channel: &Channel) -> Step {
     credentials::drop_kept(settings)
 }
 
+/// Ends when the launch does, and lets nobody trace it who joins the container meanwhile (CVE-2016-9962). Changed ids undo both, and
+/// execve(2) the latter.
+fn die_with_launch() -> Step {
+    let step = || InitError::step("leave the caller");
+    set_parent_death_signal(rustix::process::Signal::KILL.as_raw()).map_err(step())?;
+    set_dumpable(false).map_err(step())
+}
+
 /// Takes nothing of the caller along but what is meant, and dies with it until all is set up.
 fn detach_from_caller(channel: &mut Channel) -> Step {
     let step = || InitError::step("leave the caller");
-    set_parent_death_signal(rustix::process::Signal::KILL.as_raw()).map_err(step())?;
-    // A process that joins the container meanwhile must not trace us (CVE-2016-9962); execve(2) undoes it.
-    set_dumpable(false).map_err(step())?;
+    die_with_launch()?;
     reset_signals();
     rustix::process::umask(rustix::fs::Mode::empty());
     // Out of the way of descriptors 0 to 2, which become the container's.
     if let Some(pipe) = channel.pipe.take() {
         channel.pipe = Some(above_stdio(pipe.as_fd()).map_err(step())?);
+    }
+    if let Some(answers) = channel.answers.take() {
+        channel.answers = Some(above_stdio(answers.as_fd()).map_err(step())?);
     }
     rustix::process::setsid().map_err(|errno| step()(SysError::new("setsid", "", errno)))?;
     match join_new_session_keyring() {
@@ -193,8 +272,9 @@ fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
 }
 
 /// Closes all descriptors but the standard streams, and the pipes that this process still talks over: those go on execve(2).
-fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel) -> Step {
-    let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().map(AsFd::as_fd).collect();
+fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel, labels: &lsm::Labels) -> Step {
+    let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().chain(&channel.answers).map(AsFd::as_fd).collect();
+    kept.extend(labels.descriptors());
     kept.extend(gate.iter().flat_map(|gate| gate.descriptors()));
     close_all_but(&kept).map_err(InitError::step("keep the caller's descriptors out"))
 }
@@ -203,6 +283,7 @@ fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel) -> Step {
 fn wait_for_start(gate: Option<GateEnd>, channel: &mut Channel) -> Step {
     let step = || InitError::step("wait for the start");
     set_parent_death_signal(0).map_err(step())?;
+    channel.answers = None;
     // With no reader left this write ends us (SIGPIPE): the launch was killed before the signal above was off.
     channel.write(&[READY]).map_err(step())?;
     if let Some(gate) = gate {

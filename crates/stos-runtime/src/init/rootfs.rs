@@ -10,43 +10,131 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use stos_sys::SysError;
 use stos_sys::mount::{
-    FSCONFIG_STRING_MAX, FsParameter, MountChange, attach, attach_at, change_mount, change_mount_at, new_filesystem,
-    open_tree_clone,
+    FSCONFIG_STRING_MAX, FsParameter, MountChange, Propagation, attach, attach_at, change_mount, change_mount_at,
+    new_filesystem, open_tree_clone,
 };
 use stos_sys::rooted::{MountPoint, PROC_MAGIC, Root, file_type, filesystem_magic};
 
 use super::Step;
 use super::cgroup_view::View;
+use super::copy_up::copy_tree;
 use crate::cgroup::CgroupRecord;
-use crate::config::MountRequest;
+use crate::config::{MountRequest, Settings};
 use crate::init_error::InitError;
 use crate::launch::{Launch, RootSource};
 use crate::mount_options::{Attributes, REPLACED_BY_REMOUNT};
+use crate::sources::{BoundDevices, HostSources};
 
-/// Mounts the root and everything in it, and gives the root.
-pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord) -> Step<Root> {
+/// The root, detached or in its place, and what the launch has taken from the host.
+pub(super) struct Tree {
+    root: OwnedFd,
+    /// Whether it is attached already.
+    is_attached: bool,
+    binds: Option<Vec<Option<OwnedFd>>>,
+    devices: Option<BoundDevices>,
+}
+
+/// Separates the mount namespace from the host's and opens the root.
+///
+/// With a user namespace the place of the root is reached with the caller's ids, which the process still has here.
+pub(super) fn open(launch: &Launch<'_>, sources: Option<HostSources>) -> Step<Tree> {
     let settings = launch.config.settings();
-    // The host's mounts never see ours: neither private nor slave mounts give anything back.
-    let change = MountChange { propagation: Some(settings.propagation), recursive: true, ..MountChange::default() };
-    change_mount_at(CWD, c"/", change).map_err(InitError::step("set the propagation of the host's mounts"))?;
-    let root = match &launch.root {
-        RootSource::Directory(path) => open_tree_clone(path, true),
-        RootSource::Plan(plan) => plan.mount_detached(),
+    if let propagation @ Some(_) = settings.propagation.of_host {
+        // The host's mounts never see ours: neither private nor slave mounts give anything back.
+        let change = MountChange { propagation, recursive: true, ..MountChange::default() };
+        change_mount_at(CWD, c"/", change).map_err(InitError::step("set the propagation of the host's mounts"))?;
+    }
+    let (root, binds, devices) = match sources {
+        Some(HostSources { root, binds, devices }) => {
+            (root, Some(binds), settings.has_user_namespace().then_some(devices))
+        }
+        None => {
+            let root = match &launch.root {
+                RootSource::Directory(path) => open_tree_clone(path, true),
+                RootSource::Plan(plan) => plan.mount_detached(),
+            };
+            (root.map_err(InitError::step("mount the root"))?, None, None)
+        }
     };
-    let root = root.map_err(InitError::step("mount the root"))?;
-    let open = |request| Source::open(launch.bundle, request, cgroup).map_err(|error| mount_error(request, error));
-    let sources: Vec<Option<Source>> = settings.mounts.iter().map(open).collect::<Step<_>>()?;
-    attach(root.as_fd(), Path::new("/")).map_err(InitError::step("attach the root"))?;
+    if settings.propagation.of_host.is_none() {
+        // What is mounted in it is the container's alone, whoever else has the directory.
+        make_private(root.as_fd(), true).map_err(InitError::step("set the propagation of the root"))?;
+    }
+    let mut tree = Tree { root, is_attached: false, binds, devices };
+    if settings.has_user_namespace() && place_of_root(launch) != Path::new("/") {
+        attach_root(launch, tree.root.as_fd())?;
+        tree.is_attached = true;
+    }
+    Ok(tree)
+}
+
+/// Where the root is attached until pivot_root. With hooks before that it is where it lies in the host's tree, for there hooks of
+/// engines look for it, to mount what they have (as runc has it).
+fn place_of_root<'a>(launch: &'a Launch<'_>) -> &'a Path {
+    match &launch.root {
+        RootSource::Directory(path) if launch.config.settings().hooks.any_before_pivot() => path,
+        _ => Path::new("/"),
+    }
+}
+
+fn attach_root(launch: &Launch<'_>, root: BorrowedFd<'_>) -> Step {
+    let (place, step) = (place_of_root(launch), || InitError::step("attach the root"));
+    if launch.config.settings().propagation.of_host.is_none() {
+        isolate_place(place).map_err(step())?;
+    }
+    attach(root, place).map_err(step())
+}
+
+fn make_private(mount: BorrowedFd<'_>, recursive: bool) -> Result<(), SysError> {
+    let propagation = Some(Propagation::Private);
+    change_mount(mount, MountChange { propagation, recursive, ..MountChange::default() })
+}
+
+/// Makes the mount that holds `path` private in this namespace: what is attached to a shared one shows in the host's too.
+fn isolate_place(path: &Path) -> Result<(), SysError> {
+    let place = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::at("open", || path.display().to_string()))?;
+    // Only the root of a mount can be told to change: up to it, one directory after the other.
+    let mut at = place;
+    for _ in 0..DEPTH {
+        match make_private(at.as_fd(), false) {
+            Err(error) if error.errno == Errno::INVAL => {}
+            other => return other,
+        }
+        at = rustix::fs::openat(&at, c"..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(SysError::at("openat", || "..".to_owned()))?;
+    }
+    // The process's own root is no mount, and the way up ends there.
+    Err(SysError::new("mount_setattr", path.display().to_string(), Errno::INVAL))
+}
+
+/// As deep as a path can be named.
+const DEPTH: usize = 2048;
+
+/// Mounts everything in the root, and gives it, and the devices that were taken from the host.
+pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) -> Step<(Root, Option<BoundDevices>)> {
+    let settings = launch.config.settings();
+    let Tree { root, is_attached, binds, devices } = tree;
+    let mut binds = binds.unwrap_or_default().into_iter();
+    let mut open = |request| {
+        let label = settings.mount_label.as_deref();
+        let source = Source::open(launch.bundle, request, cgroup, binds.next().flatten(), label);
+        source.map_err(|error| mount_error(request, error))
+    };
+    let sources: Vec<Option<Source>> = settings.mounts.iter().map(&mut open).collect::<Step<_>>()?;
+    if !is_attached {
+        attach_root(launch, root.as_fd())?;
+    }
     let root = Root::new(root);
     for (request, source) in settings.mounts.iter().zip(sources) {
         mount_one(&root, request, source)?;
     }
-    Ok(root)
+    Ok((root, devices))
 }
 
 /// What a request mounts, detached, with its attributes.
@@ -59,7 +147,15 @@ enum Source {
 
 impl Source {
     /// `None` where a mount that is there already is changed.
-    fn open(bundle: &Path, request: &MountRequest, cgroup: &CgroupRecord) -> Result<Option<Self>, SysError> {
+    ///
+    /// A bind may have been opened by the launch; `label` is SELinux's for new filesystems that keep files.
+    fn open(
+        bundle: &Path,
+        request: &MountRequest,
+        cgroup: &CgroupRecord,
+        opened: Option<OwnedFd>,
+        label: Option<&str>,
+    ) -> Result<Option<Self>, SysError> {
         if request.options.remount {
             return Ok(None);
         }
@@ -67,14 +163,21 @@ impl Source {
             "cgroup" | "cgroup2" => Self::Cgroups(View::open(request, cgroup)?),
             "bind" => {
                 // config.md, "mounts": a source that is not absolute is relative to the bundle.
-                let mount = open_tree_clone(&bundle.join(&request.source), request.options.bind == Some(true))?;
+                let open = || open_tree_clone(&bundle.join(&request.source), request.options.bind == Some(true));
+                let mount = opened.map_or_else(open, Ok)?;
                 let is_directory = file_type(mount.as_fd())? == FileType::Directory;
                 apply_attributes(mount.as_fd(), request)?;
                 Self::Bind(mount, if is_directory { MountPoint::Directory } else { MountPoint::File })
             }
             fstype => {
-                let mount = new_filesystem(fstype, &with_source(request), MountAttrFlags::empty())?;
-                apply_attributes(mount.as_fd(), request)?;
+                let mut parameters = with_source(request);
+                if let Some(label) = label.filter(|_| !matches!(fstype, "proc" | "sysfs")) {
+                    parameters.push(FsParameter::String("context".into(), label.to_owned()));
+                }
+                let mount = new_filesystem(fstype, &parameters, MountAttrFlags::empty())?;
+                if !request.options.copy_up {
+                    apply_attributes(mount.as_fd(), request)?;
+                }
                 Self::Filesystem(mount)
             }
         };
@@ -82,7 +185,7 @@ impl Source {
     }
 }
 
-fn mount_error(request: &MountRequest, error: SysError) -> InitError {
+pub(crate) fn mount_error(request: &MountRequest, error: SysError) -> InitError {
     InitError::Mount {
         destination: request.destination.clone(),
         mount_source: request.source.clone(),
@@ -104,6 +207,11 @@ fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Ste
     let mount = match source {
         Source::Cgroups(view) => view.attach(request, target.as_fd()).map_err(failed)?,
         Source::Bind(mount, _) | Source::Filesystem(mount) => {
+            if request.options.copy_up {
+                copy_tree(target.as_fd(), mount.as_fd()).map_err(failed)?;
+                // Only now: it may be read-only.
+                apply_attributes(mount.as_fd(), request).map_err(failed)?;
+            }
             attach_at(mount.as_fd(), target.as_fd()).map_err(failed)?;
             mount
         }
@@ -219,13 +327,30 @@ fn refused(request: &MountRequest, rule: &str) -> InitError {
 }
 
 /// Makes the mounted root the process's own, and lets go of the host's.
-pub(super) fn pivot(root: &Root) -> Step {
-    let failed = |call, errno| InitError::step("enter the root")(SysError::new(call, "\".\"", errno));
+pub(super) fn pivot(root: &Root, settings: &Settings) -> Step {
+    let step = || InitError::step("enter the root");
+    let failed = |call, errno| step()(SysError::new(call, "\".\"", errno));
+    let shares = settings.propagation.of_host.is_none();
+    // The mount that is the process's root until now: no name leads to it when another lies there.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = shares.then(|| rustix::fs::open("/", flags, Mode::empty()).map_err(|errno| failed("open", errno)));
+    let old = old.transpose()?;
     rustix::process::fchdir(root).map_err(|errno| failed("fchdir", errno))?;
     // Old and new root at one place: the old one lies on top, and is the one that is detached.
     rustix::process::pivot_root(".", ".").map_err(|errno| failed("pivot_root", errno))?;
+    if let Some(old) = old {
+        // Nothing of the host's is unmounted with it.
+        let propagation = Some(Propagation::Slave);
+        let change = MountChange { propagation, recursive: true, ..MountChange::default() };
+        change_mount(old.as_fd(), change).map_err(step())?;
+    }
     unmount(".", UnmountFlags::DETACH).map_err(|errno| failed("umount2", errno))?;
-    rustix::process::chdir("/").map_err(|errno| failed("chdir", errno))
+    rustix::process::chdir("/").map_err(|errno| failed("chdir", errno))?;
+    if let Some((propagation, recursive)) = settings.propagation.of_root {
+        let change = MountChange { propagation: Some(propagation), recursive, ..MountChange::default() };
+        change_mount(root.as_fd(), change).map_err(InitError::step("set linux.rootfsPropagation"))?;
+    }
+    Ok(())
 }
 
 /// Makes the root itself read-only; what is mounted in it stays as it is.

@@ -177,7 +177,7 @@ fn a_failed_create_leaves_nothing() {
         ("process.terminal is not supported", |config| config["process"]["terminal"] = json!(true)),
         ("process.unheardOf: unknown key", |config| config["process"]["unheardOf"] = json!(1)),
         ("root.path", |config| config["root"]["path"] = json!("missing")),
-        ("mounts[7].options idmap", |config| {
+        ("mounts[7].options: expected uidMappings", |config| {
             let mount = json!({"destination": "/x", "type": "bind", "source": "/", "options": ["bind", "idmap"]});
             config["mounts"].as_array_mut().unwrap().push(mount);
         }),

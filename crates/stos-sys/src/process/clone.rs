@@ -40,6 +40,8 @@ pub struct CloneOptions<'a> {
     pub namespaces: u64,
     /// The cgroup v2 directory that the child is born in (`CLONE_INTO_CGROUP`, Linux 5.7).
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The child becomes the caller's sibling (`CLONE_PARENT`): its parent is the caller's, which is told of its end by SIGCHLD.
+    pub as_sibling: bool,
 }
 
 /// The side of a clone that one is on.
@@ -86,7 +88,12 @@ pub fn clone_process(options: CloneOptions<'_>) -> std::result::Result<Cloned, C
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = options.namespaces | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    if options.as_sibling {
+        // The kernel takes no exit signal then: it is the caller's own.
+        args.flags |= libc::CLONE_PARENT as u64;
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     if let Some(cgroup) = options.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;

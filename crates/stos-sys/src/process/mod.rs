@@ -9,8 +9,11 @@
 //! | [`credentials`] | capabilities, ids, groups, limits |
 //! | [`identity`] | start time and boot id: what tells a process from a later one of the same number |
 //! | [`binary`] | the view of our own binary that a container cannot write |
+//! | [`attributes`] | scheduling, input and output, personality |
+//! | [`user_namespace`] | mappings of ids |
 //! | [`exec`] | execve(2), and the loopback of a new network namespace |
 
+pub mod attributes;
 pub mod binary;
 pub mod child;
 pub mod clone;
@@ -18,6 +21,7 @@ pub mod credentials;
 pub mod exec;
 pub mod identity;
 pub mod pidfd;
+pub mod user_namespace;
 
 /// The error of the last failed libc call.
 pub(crate) fn last_errno() -> rustix::io::Errno {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `tmpcopyup`: a new tmpfs begins with what it hides.
+//!
+//! Everything goes by descriptors of directories and by names in them, never through a symlink, and never onto another mount.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, mkdirat, mknodat,
+    openat, readlinkat, statat, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+use stos_sys::SysError;
+
+/// Directories in directories: more than any path that can be named has.
+const DEPTH: usize = 2048;
+
+/// Copies what is in the directory `from` into the empty directory `to`, with its owner, mode and time. The directory's own too.
+pub(super) fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), SysError> {
+    let device = statat(from, c"", AtFlags::EMPTY_PATH).map_err(at("fstatat", c""))?.st_dev;
+    copy_directory(from, to, device, 0)?;
+    // Their own attributes last: a read-only directory, or its time, would not outlast what is put into it.
+    let stat = statat(from, c"", AtFlags::EMPTY_PATH).map_err(at("fstatat", c""))?;
+    let to = openat(to, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(at("openat", c"."))?;
+    set_attributes(to.as_fd(), c".", &stat)
+}
+
+fn at(call: &'static str, name: &CStr) -> impl FnOnce(Errno) -> SysError {
+    let name = name.to_string_lossy().into_owned();
+    move |errno| SysError::new(call, format!("tmpcopyup {name:?}"), errno)
+}
+
+fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, SysError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty()).map_err(at("openat", name))
+}
+
+fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, device: u64, depth: usize) -> Result<(), SysError> {
+    if depth > DEPTH {
+        return Err(at("openat", c"")(Errno::NAMETOOLONG));
+    }
+    let reader = open_directory(from, c".")?;
+    for entry in Dir::read_from(&reader).map_err(at("getdents64", c"."))? {
+        let entry = entry.map_err(at("getdents64", c"."))?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = statat(&reader, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("fstatat", name))?;
+        if stat.st_dev == device {
+            copy_entry(reader.as_fd(), to, name, &stat, depth)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_entry(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+    depth: usize,
+) -> Result<(), SysError> {
+    let private = Mode::RWXU;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            mkdirat(to, name, private).map_err(at("mkdirat", name))?;
+            let (from, to) = (open_directory(from, name)?, open_directory(to, name)?);
+            copy_directory(from.as_fd(), to.as_fd(), stat.st_dev, depth + 1)?;
+        }
+        FileType::RegularFile => copy_file(from, to, name)?,
+        FileType::Symlink => {
+            let target: CString = readlinkat(from, name, Vec::new()).map_err(at("readlinkat", name))?;
+            symlinkat(target.as_c_str(), to, name).map_err(at("symlinkat", name))?;
+        }
+        kind => mknodat(to, name, kind, private, stat.st_rdev).map_err(at("mknodat", name))?,
+    }
+    set_attributes(to, name, stat)
+}
+
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), SysError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let from = openat(from, name, flags, Mode::empty()).map_err(at("openat", name))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let to = openat(to, name, flags, Mode::RUSR | Mode::WUSR).map_err(at("openat", name))?;
+    let copied = io::copy(&mut File::from(from), &mut File::from(to));
+    copied.map(drop).map_err(|error| at("copy", name)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+}
+
+fn set_attributes(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(), SysError> {
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(at("fchownat", name))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        // The name is ours: nobody else sees the tmpfs yet.
+        chmodat(parent, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())
+            .map_err(at("fchmodat", name))?;
+    }
+    let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds.cast_signed() };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(at("utimensat", name))
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Mounts: every option of config.md, and how the root's mounts pass on what is mounted.
+
+mod runtime_scene;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use runtime_scene::{Bundle, Output, Runtime, output};
+use serde_json::json;
+use stos_testkit::guard::Need;
+use stos_testkit::require;
+
+/// A bundle that shows its mount table.
+fn showing(runtime: &Runtime) -> Bundle {
+    runtime.bundle(&["cat", "/proc/self/mountinfo"])
+}
+
+/// The line of a mount table for a destination: its own options, optional fields, and the filesystem's options.
+#[track_caller]
+fn line(table: &str, destination: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let line = table.lines().rev().find(|line| line.split(' ').nth(4) == Some(destination));
+    let line = line.unwrap_or_else(|| panic!("{destination} is not in {table}"));
+    let (before, after) = line.split_once(" - ").unwrap();
+    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let fields: Vec<_> = before.split(' ').collect();
+    let optional = fields[6..].iter().map(|field| (*field).to_owned()).collect();
+    (list(fields[5]), optional, list(after.split(' ').nth(2).unwrap_or_default()))
+}
+
+#[test]
+fn options_of_a_filesystem() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = showing(&runtime);
+    let all = [
+        (
+            vec!["ro", "nosuid", "nodev", "noexec", "noatime"],
+            vec!["ro", "nosuid", "nodev", "noexec", "noatime"],
+            vec![],
+        ),
+        (vec!["rw", "suid", "dev", "exec", "strictatime", "nodiratime"], vec!["rw", "nodiratime"], vec![]),
+        (vec!["relatime", "async"], vec!["rw", "relatime"], vec![]),
+        (vec!["sync", "dirsync"], vec!["rw"], vec!["sync", "dirsync"]),
+        (vec!["size=64k", "mode=700"], vec!["rw"], vec!["size=64k", "mode=700"]),
+    ];
+    for (at, (options, ..)) in all.iter().enumerate() {
+        bundle.push(
+            "/mounts",
+            json!({"destination": format!("/m{at}"), "type": "tmpfs", "source": "tmpfs", "options": options}),
+        );
+    }
+    let ran = runtime.run_bundle(&bundle, "options");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for (at, (_, own, of_filesystem)) in all.iter().enumerate() {
+        let (found, _, found_of_filesystem) = line(&ran.stdout, &format!("/m{at}"));
+        assert!(own.iter().all(|option| found.iter().any(|found| found == option)), "{own:?}: {found:?}");
+        let has = |option: &&str| found_of_filesystem.iter().any(|found| found == option);
+        assert!(of_filesystem.iter().all(has), "{of_filesystem:?}: {found_of_filesystem:?}");
+        if own[0] == "rw" {
+            assert!(!found.iter().any(|found| ["nosuid", "nodev", "noexec"].contains(&found.as_str())), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn newer_options_of_a_filesystem() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // runc 1.1 knows neither.
+        return;
+    }
+    let bundle = showing(&runtime);
+    let options = ["nosymfollow", "lazytime", "defaults"];
+    bundle.push("/mounts", json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": options}));
+    let ran = runtime.run_bundle(&bundle, "newer");
+    let (own, _, of_filesystem) = line(&ran.stdout, "/m");
+    assert!(own.iter().any(|option| option == "nosymfollow"), "{own:?}");
+    assert!(of_filesystem.iter().any(|option| option == "lazytime"), "{of_filesystem:?}");
+    for (option, kind) in [("no-such-option", "tmpfs"), ("iversion", "tmpfs"), ("sync", "bind"), ("tmpcopyup", "proc")]
+    {
+        let bundle = showing(&runtime);
+        bundle.push("/mounts", json!({"destination": "/m", "type": kind, "source": "/", "options": [option]}));
+        let ran = runtime.run_bundle(&bundle, "unknown");
+        assert!(ran.code != 0 && ran.stderr.contains(option), "{option}: {}", ran.stderr);
+    }
+}
+
+/// Runs a command of the runtime in a mount namespace of the test's own, prepared by a script, so that nothing shows on the host.
+fn run_in(runtime: &Runtime, bundle: &Bundle, before: &str, after: &str) -> Output {
+    let own = runtime.command();
+    let mut command = Command::new("unshare");
+    let script = format!("{before} && \"$@\"; code=$?; {after}; exit $code");
+    command.args(["-m", "sh", "-c", &script, "sh"]).arg(own.get_program()).args(own.get_args());
+    output(command.args(["run", "--bundle"]).arg(&bundle.dir).arg(runtime.id("in")))
+}
+
+#[test]
+fn recursive_options_count_for_what_is_below() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let dir = runtime.path("data");
+    fs::create_dir_all(dir.join("below")).unwrap();
+    let before = format!("mount -t tmpfs t {0} && mkdir {0}/below && mount -t tmpfs t {0}/below", dir.display());
+    for (options, above, below) in [
+        (vec!["rbind", "rro", "rnosuid"], "ro", "ro"),
+        (vec!["rbind", "ro"], "ro", "rw"),
+        (vec!["rbind", "rro", "rw"], "rw", "ro"),
+    ] {
+        if !runtime.is_ours() && options[2..] == ["rw"] {
+            continue;
+        }
+        let bundle = showing(&runtime);
+        bundle.push("/mounts", json!({"destination": "/data", "type": "bind", "source": dir, "options": options}));
+        let ran = run_in(&runtime, &bundle, &before, ":");
+        assert_eq!(ran.code, 0, "{options:?}: {}", ran.stderr);
+        assert_eq!(line(&ran.stdout, "/data").0[0], above, "{options:?}");
+        assert_eq!(line(&ran.stdout, "/data/below").0[0], below, "{options:?}");
+    }
+}
+
+#[test]
+fn a_tmpfs_begins_with_what_it_hides() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let script =
+        "cat /data/file /data/link; stat -c %a:%u /data /data/file /data/dir; ls /data/dir; echo new > /data/new";
+    let bundle = runtime.bundle(&["sh", "-c", script]);
+    let data = bundle.rootfs("data");
+    fs::create_dir_all(data.join("dir/deep")).unwrap();
+    fs::write(data.join("file"), "old\n").unwrap();
+    symlink("file", data.join("link")).unwrap();
+    for (path, mode) in [("", 0o1777), ("file", 0o640), ("dir", 0o711)] {
+        fs::set_permissions(data.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::chown(data.join("file"), Some(1000), None).unwrap();
+    bundle
+        .push("/mounts", json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    let ran = runtime.run_bundle(&bundle, "copyup");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "old\nold\n1777:0\n640:1000\n711:0\ndeep\n"), "{}", ran.stderr);
+    assert!(!data.join("new").exists());
+    if runtime.is_ours() {
+        // What is copied is there before the mount is read-only.
+        bundle.set("/process/args", json!(["sh", "-c", "cat /data/file; echo x > /data/y || echo read-only"]));
+        bundle.set("/mounts/7/options", json!(["tmpcopyup", "ro"]));
+        let ran = runtime.run_bundle(&bundle, "copyup-ro");
+        assert_eq!(ran.stdout, "old\nread-only\n", "{}", ran.stderr);
+        // A symlink that leads out of the root is copied, not what it points at.
+        let secret = runtime.path("secret");
+        fs::write(&secret, "secret").unwrap();
+        fs::remove_file(data.join("link")).unwrap();
+        symlink(&secret, data.join("link")).unwrap();
+        bundle.set("/process/args", json!(["sh", "-c", "cat /data/link || echo nothing"]));
+        assert_eq!(runtime.run_bundle(&bundle, "copyup-link").stdout, "nothing\n");
+    }
+}
+
+#[test]
+fn the_propagation_of_a_mount_is_set() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = showing(&runtime);
+    for option in ["shared", "rslave", "private", "unbindable"] {
+        let destination = format!("/{option}");
+        bundle.push(
+            "/mounts",
+            json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": [option]}),
+        );
+    }
+    let ran = runtime.run_bundle(&bundle, "propagation");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let optional = |destination: &str| line(&ran.stdout, destination).1;
+    assert!(optional("/shared")[0].starts_with("shared:"));
+    assert!(optional("/rslave").is_empty() && optional("/private").is_empty());
+    assert_eq!(optional("/unbindable"), ["unbindable"]);
+}
+
+#[test]
+fn the_propagation_of_the_root_is_set() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    // The host's tree is shared, as systemd makes it.
+    let table = runtime.path("table");
+    let before = format!("mount --make-rshared / && cat /proc/self/mountinfo > {}", table.display());
+    for (propagation, expected) in
+        [("", "master:"), ("slave", "master:"), ("rprivate", ""), ("shared", "shared:"), ("unbindable", "unbindable")]
+    {
+        if !runtime.is_ours() && propagation == "unbindable" {
+            // They make the host's tree so, which then cannot be bound.
+            continue;
+        }
+        let bundle = showing(&runtime);
+        bundle.set("/linux/rootfsPropagation", json!(propagation));
+        // What is mounted here must not show in the namespace that it is run in.
+        // Nor may anything go there.
+        let after = format!("cmp {} /proc/self/mountinfo || echo LEAKED", table.display());
+        let ran = run_in(&runtime, &bundle, &before, &after);
+        assert_eq!(ran.code, 0, "{propagation}: {}", ran.stderr);
+        assert!(!ran.stdout.contains("LEAKED"), "{propagation}: {}", ran.stdout);
+        let (_, optional, _) = line(&ran.stdout, "/");
+        if runtime.is_ours() {
+            assert!(optional.first().map_or("", String::as_str).starts_with(expected), "{propagation}: {optional:?}");
+            assert_eq!(optional.is_empty(), expected.is_empty(), "{propagation}: {optional:?}");
+        }
+    }
+    let bundle = showing(&runtime);
+    bundle.set("/linux/rootfsPropagation", json!("both"));
+    assert_ne!(runtime.run_bundle(&bundle, "both").code, 0);
+}
+
+/// With a shared root a volume gives back to the host what is mounted in it, as engines offer it; else never.
+#[test]
+fn a_shared_volume_gives_back() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    for (root, expected) in [("shared", "given back"), ("rslave", "kept")] {
+        let dir = runtime.path("volume");
+        fs::create_dir_all(&dir).unwrap();
+        let bundle = runtime.bundle(&["/bin/mounter", "-t", "tmpfs", "of-container", "/volume/sub"]);
+        fs::copy("/bin/mount", bundle.rootfs("bin/mounter")).unwrap();
+        for place in ["lib", "lib64", "usr"] {
+            let options = ["rbind", "ro"];
+            bundle.push("/mounts", json!({"destination": format!("/{place}"), "type": "bind", "source": format!("/{place}"), "options": options}));
+        }
+        bundle.push(
+            "/mounts",
+            json!({"destination": "/volume", "type": "bind", "source": dir, "options": ["rbind", "rshared"]}),
+        );
+        bundle.set("/linux/rootfsPropagation", json!(root));
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_SYS_ADMIN"]));
+        }
+        let dir = dir.display();
+        let before = format!("mount -t tmpfs v {dir} && mount --make-shared {dir} && mkdir {dir}/sub");
+        let after = "grep -q of-container /proc/self/mountinfo && echo given back || echo kept";
+        let ran = run_in(&runtime, &bundle, &before, after);
+        assert_eq!((ran.code, ran.stdout.trim()), (0, expected), "{root}: {}", ran.stderr);
+    }
+}
