@@ -3,9 +3,10 @@
 //!
 //! [`launch`] is the caller's half: cgroups, the clone, and the wait for the child's report. The child's half is `init`.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -45,6 +46,29 @@ pub struct Launch<'a> {
     pub cgroup: CgroupRequest,
     /// Whether its command runs at once.
     pub gate: Gate<'a>,
+    /// Descriptors of the caller's caller that it gets.
+    pub inherited: Inherited,
+    /// Whether it gets a session keyring of its own; else it has the caller's.
+    pub new_keyring: bool,
+}
+
+/// Descriptors that a process gets beside its standard streams, from 3 on: first those of socket activation (sd_listen_fds(3)), then
+/// further ones. They must be the caller's caller's ([`stos_sys::process::clone::check_inherited`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// How many sockets there are; the process finds the number in LISTEN_FDS, and its own pid in LISTEN_PID.
+    pub listening: u32,
+    /// LISTEN_FDNAMES, where the sockets have names.
+    pub names: Option<CString>,
+    /// How many more follow.
+    pub preserved: u32,
+}
+
+impl Inherited {
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.listening.saturating_add(self.preserved)
+    }
 }
 
 /// What becomes a container's root.
@@ -70,6 +94,11 @@ pub enum Stdio {
         stdout: OwnedFd,
         /// Standard error.
         stderr: OwnedFd,
+    },
+    /// A terminal from the container's own devpts, whose master is sent over this socket ([`crate::console`]).
+    Terminal {
+        /// A connected Unix socket.
+        socket: OwnedFd,
     },
 }
 
@@ -169,14 +198,8 @@ impl ProcessRecord {
 /// Refuses a caller with more than one thread, and one whose binary a container could write
 /// ([`protect_binary`]).
 pub fn launch(launch: Launch<'_>) -> Result<Init> {
-    let stage = "prepare the container";
-    let threads = thread_count().map_err(Error::sys(stage))?;
-    if threads != 1 {
-        return Err(CloneError::ManyThreads { threads }.into());
-    }
-    if !binary::protected_self().map_err(Error::sys(stage))? {
-        return Err(Error::UnprotectedBinary);
-    }
+    check_caller()?;
+    check_stdio(launch.config, &launch.stdio)?;
     let cgroups = create_cgroups(&launch)?;
     match clone_init(&launch, &cgroups) {
         Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup: cgroups.into_record(), confirmation }),
@@ -185,6 +208,25 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
             drop(cgroups.record().discard());
             Err(error)
         }
+    }
+}
+
+/// Checks that the caller may clone a process for a container.
+pub(crate) fn check_caller() -> Result<()> {
+    let stage = "prepare the container";
+    let threads = thread_count().map_err(Error::sys(stage))?;
+    if threads != 1 {
+        return Err(CloneError::ManyThreads { threads }.into());
+    }
+    if binary::protected_self().map_err(Error::sys(stage))? { Ok(()) } else { Err(Error::UnprotectedBinary) }
+}
+
+/// Whether `process.terminal` and the streams say the same.
+pub(crate) fn check_stdio(config: &RuntimeConfig, stdio: &Stdio) -> Result<()> {
+    match (config.settings().process.terminal, stdio) {
+        (true, Stdio::Terminal { .. }) | (false, Stdio::Inherit | Stdio::Descriptors { .. }) => Ok(()),
+        (true, _) => Err(Error::NoConsoleSocket),
+        (false, Stdio::Terminal { .. }) => Err(Error::NoTerminal),
     }
 }
 
@@ -250,7 +292,11 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
         }
     };
     let settings = launch.config.settings();
-    let own_pids = join_pid_namespace(launch)?;
+    let joined = &settings.joined_namespaces;
+    let own_pids = match joined.iter().find(|asked| asked.flag == pid_flag()) {
+        Some(asked) => Some(enter_pid_namespace(open_namespace(&asked.path)?.as_fd())?),
+        None => None,
+    };
     let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2() };
     let cloned = clone_process(options);
     let is_child = matches!(cloned, Ok(Cloned::Child));
@@ -277,19 +323,19 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     }
 }
 
-/// Puts later children of the caller into the pid namespace that the bundle names. Gives the caller's own, to go back to:
-/// a process can only be born into a pid namespace.
-fn join_pid_namespace(launch: &Launch<'_>) -> Result<Option<OwnedFd>> {
-    let joined = &launch.config.settings().joined_namespaces;
-    let Some(asked) = joined.iter().find(|asked| asked.flag == pid_flag()) else { return Ok(None) };
-    let stage = "join the pid namespace";
-    let open = |path: &Path| {
-        rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::sys(stage)(SysError::new("open", path.display().to_string(), errno)))
-    };
-    let own = open(Path::new("/proc/self/ns/pid"))?;
-    set_namespace(open(&asked.path)?.as_fd(), pid_flag()).map_err(Error::sys(stage))?;
-    Ok(Some(own))
+const JOIN_PIDS: &str = "join the pid namespace";
+
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::sys(JOIN_PIDS)(SysError::new("open", path.display().to_string(), errno)))
+}
+
+/// Puts later children of the caller into the pid namespace of `target`, a namespace or a process. Gives the caller's own, to go
+/// back to: a process can only be born into a pid namespace.
+pub(crate) fn enter_pid_namespace(target: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let own = open_namespace(Path::new("/proc/self/ns/pid"))?;
+    set_namespace(target, pid_flag()).map_err(Error::sys(JOIN_PIDS))?;
+    Ok(own)
 }
 
 pub(crate) fn pid_flag() -> i32 {
@@ -303,7 +349,7 @@ pub(crate) const READY: u8 = b'+';
 pub(crate) const FAILED: u8 = b'-';
 
 /// Waits for the first process to be ready, to run its command, or to say why it cannot.
-fn await_report(pipe: OwnedFd) -> Result<()> {
+pub(crate) fn await_report(pipe: OwnedFd) -> Result<()> {
     let mut report = Vec::new();
     match File::from(pipe).read_to_end(&mut report) {
         Ok(_) => read_report(&report),
@@ -315,7 +361,7 @@ fn await_report(pipe: OwnedFd) -> Result<()> {
 }
 
 /// Kills and reaps a first process that must not stay, and says how it ended where nothing else is known.
-fn end_failed(child: &OwnedFd, error: Error) -> Error {
+pub(crate) fn end_failed(child: &OwnedFd, error: Error) -> Error {
     // It has said its last word, or nothing: it may hang only where the kernel does.
     if let Err(failed) = pidfd::send_signal(child.as_fd(), rustix::process::Signal::KILL.as_raw()) {
         return Error::sys("end a failed process")(failed);

@@ -9,6 +9,9 @@
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
+//! | [`console`] | where the master of a process's terminal goes |
+//! | [`mod@exec`] | a further process in a container |
+//! | [`features`] | what is honoured, as a document |
 //! | [`gate`] | where a created container waits for `start` |
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines |
 //! | [`state`] | the run state of a container, and where it lies |
@@ -22,7 +25,10 @@
 pub mod accounts;
 pub mod cgroup;
 pub mod config;
+pub mod console;
 pub mod error;
+pub mod exec;
+pub mod features;
 pub mod gate;
 pub mod id;
 mod init;
@@ -35,13 +41,15 @@ pub mod state;
 pub mod tombstones;
 
 pub use accounts::{Account, look_up_account};
-pub use cgroup::{CgroupRecord, CgroupRequest, mounted_hierarchies};
-pub use config::{ConfigError, RuntimeConfig};
+pub use cgroup::{CgroupRecord, CgroupRequest, SubCgroup, mounted_hierarchies};
+pub use config::{ConfigError, ProcessChanges, RuntimeConfig};
+pub use console::Console;
 pub use error::{Error, Result};
+pub use exec::{ExecOptions, Executed, exec};
 pub use id::ContainerId;
 pub use init_error::InitError;
 pub use launch::{
-    Gate, Identity, Init, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup, protect_binary,
+    Gate, Identity, Inherited, Init, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup, protect_binary,
 };
 pub use signal::{parse_signal, signal_name};
 pub use state::{Mode, RunState, StateDirectory, Status};

@@ -8,6 +8,7 @@
 
 mod devices;
 mod hierarchy;
+mod join;
 mod make;
 
 use std::fs;
@@ -24,6 +25,8 @@ use stos_sys::process::pidfd;
 
 pub(crate) use devices::default_rules;
 pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
+pub(crate) use join::JoinedCgroups;
+pub use join::SubCgroup;
 pub(crate) use make::{MadeCgroups, open_control};
 
 use crate::error::{Error, Result};

@@ -4,6 +4,7 @@
 //! [`walk`] looks at the raw JSON, so that no key is skipped because a type does not know it; [`settings`] turns what is
 //! left into the few types that the launch uses.
 
+mod changes;
 mod process;
 pub mod settings;
 mod walk;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+pub use changes::ProcessChanges;
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
 
 /// Why a `config.json` cannot be run.
@@ -74,14 +76,21 @@ pub struct RuntimeConfig {
 impl RuntimeConfig {
     /// Reads and checks `config.json` in the directory `bundle`.
     pub fn load(bundle: &Path) -> Result<Self, ConfigError> {
+        Self::from_json(&Self::read(bundle)?)
+    }
+
+    /// Reads `config.json` in the directory `bundle`, unchecked.
+    pub fn read(bundle: &Path) -> Result<Vec<u8>, ConfigError> {
         let path = bundle.join("config.json");
-        let bytes = fs::read(&path).map_err(|source| ConfigError::Read { path, source })?;
-        Self::from_json(&bytes)
+        fs::read(&path).map_err(|source| ConfigError::Read { path, source })
     }
 
     /// Checks the bytes of a `config.json`.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let raw: serde_json::Value = serde_json::from_slice(bytes)?;
+        Self::from_value(serde_json::from_slice(bytes)?)
+    }
+
+    fn from_value(raw: serde_json::Value) -> Result<Self, ConfigError> {
         walk::check(&raw)?;
         let spec: Spec = serde_json::from_value(raw)?;
         let settings = Settings::of(&spec)?;

@@ -49,9 +49,8 @@ const MOUNT: Rule = Keys(&[
 ]);
 
 const PROCESS: Rule = Keys(&[
-    ("terminal", Refuse),
-    // "MUST be ignored if terminal is false" (config.md), and a true one is refused.
-    ("consoleSize", Take),
+    ("terminal", Take),
+    ("consoleSize", Keys(&[("height", Take), ("width", Take)])),
     ("user", Keys(&[("uid", Take), ("gid", Take), ("umask", Take), ("additionalGids", Take), ("username", Refuse)])),
     ("args", Take),
     ("commandLine", Refuse),
@@ -195,7 +194,6 @@ mod tests {
     #[test]
     fn what_is_not_honoured_is_refused_by_name() {
         let cases = [
-            (json!({"process": {"terminal": true}}), "process.terminal"),
             (json!({"process": {"apparmorProfile": "p"}}), "process.apparmorProfile"),
             (json!({"process": {"selinuxLabel": "l"}}), "process.selinuxLabel"),
             (json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "process.scheduler"),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Working directory, limits, ids, capabilities.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -28,7 +28,24 @@ pub(super) fn enter_working_directory(root: &Root, cwd: &Path) -> Step {
         Errno::NOTDIR => wrong("it is not a directory".to_owned()),
         _ => wrong(error.to_string()),
     })?;
-    rustix::process::fchdir(directory.as_fd())
+    enter_directory(cwd, directory.as_fd())
+}
+
+/// Enters the working directory where it is there: a further process makes none.
+pub(super) fn enter_existing_directory(root: &Root, cwd: &Path) -> Step {
+    let directory = root.resolve(cwd).map_err(|error| {
+        let reason = match error.errno {
+            Errno::NOENT => "no such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        InitError::WorkingDirectory { cwd: cwd.to_owned(), reason }
+    })?;
+    enter_directory(cwd, directory.as_fd())
+}
+
+fn enter_directory(cwd: &Path, directory: BorrowedFd<'_>) -> Step {
+    let wrong = |reason: String| InitError::WorkingDirectory { cwd: cwd.to_owned(), reason };
+    rustix::process::fchdir(directory)
         .map_err(|errno| wrong(SysError::new("fchdir", "", errno).to_string()))?;
     let named =
         rustix::process::getcwd(Vec::new()).map_err(|errno| wrong(SysError::new("getcwd", "", errno).to_string()))?;

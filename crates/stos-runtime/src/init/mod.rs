@@ -9,7 +9,9 @@
 //! | `devices` | `/dev` |
 //! | `protect` | read-only and masked paths |
 //! | `credentials` | working directory, limits, ids, capabilities |
+//! | `terminal` | a terminal from the container's devpts |
 //! | `command` | finding and executing the command |
+//! | `joining` | a further process in a container that is there |
 //!
 //! It is single-threaded and cloned from a single-threaded process, so it may allocate. It never returns into its caller's
 //! code.
@@ -19,8 +21,12 @@ mod command;
 mod credentials;
 mod devices;
 mod isolation;
+mod joining;
 mod protect;
 mod rootfs;
+mod terminal;
+
+pub(crate) use joining::{Joining, namespaces, run as run_joining};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,8 +48,13 @@ type Step<T = ()> = Result<T, InitError>;
 
 /// Runs the child's half of a launch. Ends in the container's command, or in a report over `pipe` and exit code 1.
 pub(crate) fn run(launch: &Launch<'_>, cgroups: &MadeCgroups, gate: Option<GateEnd>, pipe: OwnedFd) -> ! {
+    run_and_report(pipe, |channel| set_up(launch, cgroups, gate, channel))
+}
+
+/// Runs a cloned process, which ends in a command, or in a report over `pipe` and exit code 1.
+fn run_and_report(pipe: OwnedFd, set_up: impl FnOnce(&mut Channel) -> Step<std::convert::Infallible>) -> ! {
     let mut channel = Channel { pipe: Some(pipe) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(launch, cgroups, gate, &mut channel)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(&mut channel)));
     let error = match outcome {
         Ok(Ok(never)) => match never {},
         Ok(Err(error)) => error,
@@ -93,14 +104,18 @@ fn set_up(
     channel: &mut Channel,
 ) -> Step<std::convert::Infallible> {
     let settings = launch.config.settings();
-    detach_from_caller(channel)?;
-    isolation::enter_cgroups(cgroups, settings)?;
+    detach_from_caller(channel, launch.new_keyring)?;
+    isolation::enter_cgroups(cgroups.v1(), settings.new_cgroup_namespace)?;
     isolation::join_namespaces(settings)?;
     take_stdio(&launch.stdio)?;
     isolation::separate(settings)?;
     let covers = protect::Covers::open(settings)?;
     let root = rootfs::mount_all(launch, cgroups.record())?;
     devices::create(&root, settings)?;
+    if let Stdio::Terminal { socket } = &launch.stdio {
+        terminal::open(&root, &settings.process, socket.as_fd())?;
+        terminal::bind_console(&root)?;
+    }
     protect::paths(&root, settings, covers)?;
     rootfs::pivot(&root)?;
     let account = accounts::resolve(&root, launch.identity, &settings.process)?;
@@ -108,18 +123,18 @@ fn set_up(
     if settings.root_readonly {
         rootfs::make_read_only(&root)?;
     }
-    give_pipes_to(&launch.stdio, account.uid)?;
+    give_streams_to(&launch.stdio, account.uid)?;
     drop(root);
-    close_descriptors(gate.as_ref(), channel)?;
+    close_descriptors(gate.as_ref(), channel, launch.inherited.count())?;
     // From here on no path and no descriptor leads to the host, and nothing below needs one.
     credentials::become_user(&settings.process, &account)?;
-    let command = command::find(&settings.process, &account)?;
+    let command = command::find(&settings.process, &account, &launch.inherited)?;
     wait_for_start(gate, channel)?;
     command.execute()
 }
 
 /// Takes nothing of the caller along but what is meant, and dies with it until all is set up.
-fn detach_from_caller(channel: &mut Channel) -> Step {
+fn detach_from_caller(channel: &mut Channel, new_keyring: bool) -> Step {
     let step = || InitError::step("leave the caller");
     set_parent_death_signal(rustix::process::Signal::KILL.as_raw()).map_err(step())?;
     // A process that joins the container meanwhile must not trace us (CVE-2016-9962); execve(2) undoes it.
@@ -131,6 +146,9 @@ fn detach_from_caller(channel: &mut Channel) -> Step {
         channel.pipe = Some(above_stdio(pipe.as_fd()).map_err(step())?);
     }
     rustix::process::setsid().map_err(|errno| step()(SysError::new("setsid", "", errno)))?;
+    if !new_keyring {
+        return Ok(());
+    }
     match join_new_session_keyring() {
         // A kernel without keyrings has none to leak.
         Err(error) if error.errno == rustix::io::Errno::NOSYS => Ok(()),
@@ -154,15 +172,21 @@ fn take_stdio(stdio: &Stdio) -> Step {
     dup2_stderr(stderr.map_err(step())?).map_err(failed)
 }
 
-/// Gives pipes of the engine's to the container's user, or it could not open `/dev/stdout` again. Files, terminals and named
-/// FIFOs of the host keep their owner.
-fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
-    if matches!(stdio, Stdio::Inherit) {
-        return Ok(());
-    }
+/// Gives the container's own terminal, and pipes of the engine's, to the container's user, or it could not open `/dev/tty` and
+/// `/dev/stdout` again. Files, terminals and named FIFOs of the host keep their owner.
+fn give_streams_to(stdio: &Stdio, uid: u32) -> Step {
     let failed = |errno| {
         InitError::step("give the standard streams to the user")(SysError::new("fchown", uid.to_string(), errno))
     };
+    match stdio {
+        Stdio::Inherit => return Ok(()),
+        Stdio::Terminal { .. } => {
+            // Its group is devpts's affair.
+            let owner = Some(rustix::process::Uid::from_raw(uid));
+            return rustix::fs::fchown(rustix::stdio::stdin(), owner, None).map_err(failed);
+        }
+        Stdio::Descriptors { .. } => {}
+    }
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let stat = rustix::fs::fstat(fd).map_err(failed)?;
         let is_fifo = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo;
@@ -174,11 +198,12 @@ fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
     Ok(())
 }
 
-/// Closes all descriptors but the standard streams, and the pipes that this process still talks over: those go on execve(2).
-fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel) -> Step {
+/// Closes all descriptors but the standard streams, those that follow and are meant for the process, and the pipes that this process
+/// still talks over: those go on execve(2).
+fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel, inherited: u32) -> Step {
     let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().map(AsFd::as_fd).collect();
     kept.extend(gate.iter().flat_map(|gate| gate.descriptors()));
-    close_all_but(&kept).map_err(InitError::step("keep the caller's descriptors out"))
+    close_all_but(inherited, &kept).map_err(InitError::step("keep the caller's descriptors out"))
 }
 
 /// Says that all is ready, and waits before the gate where there is one.
