@@ -97,22 +97,22 @@ fn check(shown: &str, path: &Path) -> Step {
         Err(Errno::NOENT | Errno::NOTDIR) => {
             return Err(InitError::CommandMissing { command: shown.to_owned(), missing: first_missing(path) });
         }
-        Err(Errno::ACCESS) => return Err(not_executable("a directory on its path may not be entered")),
+        Err(Errno::ACCESS) => return Err(not_executable("permission denied: a directory on its path may not be entered")),
         Err(errno) => {
             return Err(not_executable(&SysError::new("stat", path.display().to_string(), errno).to_string()));
         }
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            return Err(not_executable("it is a directory"));
+            return Err(not_executable("permission denied: it is a directory"));
         }
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
-            return Err(not_executable("it is not a regular file"));
+            return Err(not_executable("permission denied: it is not a regular file"));
         }
         Ok(_) => {}
     }
     match accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
         Err(Errno::ACCESS) => {
-            Err(not_executable("it lacks permission to execute, or its filesystem is mounted noexec"))
+            Err(not_executable("permission denied: it may not be executed, or its filesystem is mounted noexec"))
         }
         Err(errno) => Err(not_executable(&SysError::new("faccessat2", path.display().to_string(), errno).to_string())),
     }

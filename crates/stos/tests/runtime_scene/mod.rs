@@ -118,7 +118,8 @@ impl Runtime {
         fs::create_dir_all(&root).unwrap();
         let archive = self.path("root.tar");
         if !archive.exists() {
-            fs::write(&archive, rootfs::host_shell().unwrap()).unwrap();
+            let programs = [&rootfs::TOOLS[..], &["readlink", "stty", "tty"]].concat();
+            fs::write(&archive, rootfs::host_programs(&programs).unwrap()).unwrap();
         }
         let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&root).status().unwrap();
         assert!(unpacked.success());
@@ -235,6 +236,20 @@ impl Bundle {
     pub fn rootfs(&self, path: &str) -> PathBuf {
         self.dir.join("rootfs").join(path)
     }
+}
+
+/// A command as a shell executes it after `script`, which may open descriptors or set variables for it.
+pub fn through_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{script}; exec \"$@\"")).arg("sh").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null());
+    shell
 }
 
 /// Runs a command to its end.
