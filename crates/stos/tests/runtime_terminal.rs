@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use runtime_scene::{Bundle, Output, Runtime, output};
+use runtime_scene::{Bundle, Output, Runtime, output, through_shell};
 use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
@@ -73,7 +73,7 @@ fn a_created_container_has_the_terminal_that_it_has_sent() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
     let script = "tty; stty size; stat -c %t:%T:%u /dev/console; echo to the tty >/dev/tty; read line; echo \"got $line\"; \
-                  ls /proc/self/fd";
+                  ls -1 /proc/self/fd";
     let bundle = with_terminal(&runtime, script);
     bundle.set("/process/consoleSize", json!({"height": 12, "width": 34})).set("/process/user/uid", json!(1000));
     let (console, id) = (Console::new(&runtime, "console"), runtime.id("console"));
@@ -84,7 +84,7 @@ fn a_created_container_has_the_terminal_that_it_has_sent() {
     (&master).write_all(b"typed\n").unwrap();
     let said = read_all(&master);
     // 0x88 is the major number of Unix98 slaves; the console is the very first terminal, and the user's own.
-    for line in ["/dev/pts/0\n12 34\n88:0:1000\nto the tty\n", "got typed\n", "0\n1\n2\n3\n"] {
+    for line in ["/dev/pts/0\n12 34\n88:0:1000\n", "to the tty\n", "got typed\n", "0\n1\n2\n3\n"] {
         assert!(said.contains(line), "{line:?}: {said}");
     }
     runtime.wait_for(&id, "stopped");
@@ -132,14 +132,16 @@ fn in_the_foreground_it_is_shown_on_ours() {
 fn a_signal_in_the_foreground_ends_the_process_and_restores_the_terminal() {
     require!(Need::Root, Need::Binary, Need::Tool("script"));
     let runtime = Runtime::new();
-    let bundle = with_terminal(&runtime, "trap 'echo told; exit 4' TERM; echo ready; while :; do sleep 0.05; done");
+    let script = "trap 'echo told; exit 4' TERM; echo >/ready; while :; do sleep 0.05; done";
+    let bundle = with_terminal(&runtime, script);
+    let pid = runtime.path("pid");
     let mut run = runtime.command();
-    run.args(["run", "--pid-file"]).arg(runtime.path("pid")).arg("--bundle").arg(&bundle.dir).arg(runtime.id("term"));
-    // The runtime is the shell's child of that name; it is told when its container is there.
+    run.args(["run", "--bundle"]).arg(&bundle.dir).arg(runtime.id("term"));
+    let run = through_shell(&format!("echo $$ >{}", pid.display()), &run);
     let kill = format!(
-        "before=$(stty -g); me=$$; (while ! test -s {0}; do sleep 0.05; done; sleep 0.3; kill -TERM $(cat /proc/$me/task/$me/children \
-         | tr ' ' '\\n' | while read p; do grep -qz -- --pid-file /proc/$p/cmdline && echo $p; done)) &",
-        runtime.path("pid").display()
+        "before=$(stty -g); (while ! test -s {}; do sleep 0.05; done; kill -TERM $(cat {})) &",
+        bundle.rootfs("ready").display(),
+        pid.display()
     );
     let ran = on_terminal(&run, &kill, "test \"$before\" = \"$(stty -g)\" && echo restored;", "");
     assert!(ran.code == 4 && ran.stdout.contains("told\n") && ran.stdout.contains("restored\n"), "{}", ran.stdout);
