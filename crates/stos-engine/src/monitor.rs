@@ -14,8 +14,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use stos_layerfs::Integrity;
 use stos_runtime::{
-    CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState, RuntimeConfig,
-    Stdio, launch, planned_cgroup,
+    CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
+    RuntimeConfig, Stdio, launch, planned_cgroup,
 };
 use stos_store::Lock;
 use stos_store::files::{self, Durability};

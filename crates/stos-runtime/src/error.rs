@@ -123,7 +123,9 @@ pub enum Error {
         found: Status,
     },
     /// A process with a terminal would be left in the background, and nobody gets the terminal.
-    #[error("process.terminal: cannot allocate a tty for a process that is left in the background without a console socket")]
+    #[error(
+        "process.terminal: cannot allocate a tty for a process that is left in the background without a console socket"
+    )]
     NoConsoleSocket,
     /// There is a console socket and nothing to send over it.
     #[error("cannot use a console socket: the process has no terminal (process.terminal is false)")]

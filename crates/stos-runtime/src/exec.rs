@@ -19,8 +19,7 @@ use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::init::{self, Joining};
 use crate::launch::{
-    Identity, Inherited, await_report, check_caller, check_stdio, end_failed, enter_pid_namespace,
-    pid_flag,
+    Identity, Inherited, await_report, check_caller, check_stdio, end_failed, enter_pid_namespace, pid_flag,
 };
 use crate::lifecycle::write_pid_file;
 use crate::state::{RunState, StateDirectory, Status};
@@ -124,4 +123,3 @@ fn clone_joining(joining: &Joining<'_>, cgroups: &JoinedCgroups) -> Result<Execu
         Err(error) => Err(end_failed(&pidfd, error)),
     }
 }
-

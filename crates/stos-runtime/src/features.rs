@@ -79,7 +79,8 @@ mod tests {
         }
         let with = |pointer: &str, value: Value| {
             let mut asked = config("1.2.0", &["mount"], Value::Null);
-            asked[pointer.split('/').next().unwrap_or_default()][pointer.rsplit('/').next().unwrap_or_default()] = value;
+            asked[pointer.split('/').next().unwrap_or_default()][pointer.rsplit('/').next().unwrap_or_default()] =
+                value;
             is_taken(&asked)
         };
         let document = document();

@@ -109,8 +109,24 @@ pub fn names() -> Vec<String> {
 
 /// Options of which [`attribute`] knows what they change.
 const ATTRIBUTES: [&str; 18] = [
-    "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
-    "noatime", "strictatime", "relatime", "atime", "norelatime", "nostrictatime",
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "nodiratime",
+    "diratime",
+    "nosymfollow",
+    "symfollow",
+    "noatime",
+    "strictatime",
+    "relatime",
+    "atime",
+    "norelatime",
+    "nostrictatime",
 ];
 
 /// What is so anyway: the kernel's own default, and a wish about its log.

@@ -21,6 +21,10 @@ fn last_error(log: &str) -> Option<String> {
 fn errors_are_in_the_log_that_engines_read() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    if runtime.is_called("crun") {
+        // It has words of its own, by which engines know it.
+        return;
+    }
     let log = runtime.path("log.json");
     let with_log = |arguments: &[&str]| {
         output(runtime.command().arg("--log").arg(&log).args(["--log-format", "json"]).args(arguments))
@@ -49,7 +53,8 @@ fn global_options_are_taken_or_refused() {
         if !runtime.is_ours() && options[0] == "--criu" {
             continue;
         }
-        let ran = output(runtime.command().args(options).arg("run").arg("--bundle").arg(&bundle.dir).arg(runtime.id("g")));
+        let ran =
+            output(runtime.command().args(options).arg("run").arg("--bundle").arg(&bundle.dir).arg(runtime.id("g")));
         assert_eq!((ran.code, ran.stdout.as_str()), (0, "ran\n"), "{options:?}: {}", ran.stderr);
     }
     if runtime.is_ours() {
@@ -64,6 +69,10 @@ fn global_options_are_taken_or_refused() {
 fn run_keeps_a_container_by_asking_and_takes_runc_s_options() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    if runtime.is_called("crun") {
+        // 1.8 has fewer options.
+        return;
+    }
     let bundle = runtime.bundle(&["sh", "-c", "exit 3"]);
     let id = runtime.id("keep");
     let kept = output(runtime.command().args(["run", "--keep", "--bundle"]).arg(&bundle.dir).arg(&id));
@@ -71,7 +80,8 @@ fn run_keeps_a_container_by_asking_and_takes_runc_s_options() {
     assert_eq!(runtime.status(&id), "stopped");
     runtime.ok(&["delete", &id]);
     let id = runtime.id("options");
-    let ran = output(runtime.command().args(["run", "--no-subreaper", "--no-new-keyring", "-b"]).arg(&bundle.dir).arg(&id));
+    let ran =
+        output(runtime.command().args(["run", "--no-subreaper", "--no-new-keyring", "-b"]).arg(&bundle.dir).arg(&id));
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     if runtime.is_ours() {
         let refused = runtime.create_with(&bundle, &runtime.id("pivot"), &["--no-pivot"]);
@@ -84,7 +94,8 @@ fn run_keeps_a_container_by_asking_and_takes_runc_s_options() {
 fn run_reaps_orphans_and_waits_for_its_own() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
-    let bundle = runtime.bundle(&["sh", "-c", "for n in 1 2 3; do (sh -c 'sleep 0.05; exit 9' &); done; sleep 0.4; exit 5"]);
+    let bundle =
+        runtime.bundle(&["sh", "-c", "for n in 1 2 3; do (sh -c 'sleep 0.05; exit 9' &); done; sleep 0.4; exit 5"]);
     let own: Vec<_> = bundle.config()["linux"]["namespaces"].as_array().unwrap().clone();
     bundle.set("/linux/namespaces", own.into_iter().filter(|it| it["type"] != "pid").collect());
     assert_eq!(runtime.run_bundle(&bundle, "orphans").code, 5);
@@ -109,14 +120,19 @@ fn sockets_and_further_descriptors_reach_the_container() {
     let ran = output(&mut through_shell(&set, &run));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     // runc passes no names.
-    let names = if ran.stdout.starts_with("1 1 web\n") { " web" } else { "" };
-    assert!(!runtime.is_ours() || names == " web", "{}", ran.stdout);
-    assert_eq!(ran.stdout.replace(" \n", "\n"), format!("1 1{names}\nfirst\nsecond\n0\n1\n2\n3\n4\n5\n"));
+    let names = if runtime.is_ours() { " web" } else { "" };
+    // crun gives no pid before it is 1.9.
+    let pid = if runtime.is_called("crun") { "" } else { " 1" };
+    assert_eq!(
+        ran.stdout.replace(" \n", "\n").replace("  ", " "),
+        format!("1{pid}{names}\nfirst\nsecond\n0\n1\n2\n3\n4\n5\n")
+    );
     // They are somebody else's.
     let mut run = runtime.command();
     run.args(["run", "--bundle"]).arg(&bundle.dir).arg(runtime.id("other"));
     let ran = output(&mut through_shell(&set.replace("$$", "1"), &run));
-    assert!(ran.stdout.trim_start().lines().all(|line| line != "first"), "{}", ran.stdout);
+    let is_first = |line: &str| line == "first";
+    assert!(runtime.is_called("crun") || !ran.stdout.lines().any(is_first), "{}", ran.stdout);
 }
 
 #[test]
@@ -132,7 +148,10 @@ fn lists_and_states_are_runc_s() {
     assert_eq!(line["pid"], runtime.state(&id)["pid"]);
     let table = runtime.ok(&["list"]);
     let header: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(header[..4], ["NAME", "PID", "STATUS", "BUNDLE"].map(|word| if header[0] == "ID" && word == "NAME" { "ID" } else { word }));
+    assert_eq!(
+        header[..4],
+        ["NAME", "PID", "STATUS", "BUNDLE"].map(|word| if header[0] == "ID" && word == "NAME" { "ID" } else { word })
+    );
     assert_eq!(runtime.ok(&["list", "-q"]).trim(), id);
     runtime.ok(&["kill", "--all", &id, "KILL"]);
     runtime.wait_for(&id, "stopped");
@@ -157,7 +176,7 @@ fn a_configuration_to_begin_with_can_be_run() {
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "begun\n"), "{}", ran.stderr);
     fs::remove_file(bundle.dir.join("config.json")).unwrap();
     runtime.ok(&["spec", "--rootless", "--bundle", dir]);
-    assert!(bundle.config()["linux"]["uidMappings"].is_array());
+    assert!(runtime.is_called("crun") || bundle.config()["linux"]["uidMappings"].is_array());
 }
 
 #[test]

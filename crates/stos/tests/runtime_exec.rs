@@ -59,9 +59,8 @@ fn it_is_in_the_container_s_namespaces_and_cgroups() {
     let runtime = Runtime::new();
     let id = running(&runtime, "where");
     let kinds = "cgroup ipc mnt net pid uts";
-    let of = |process: &str| {
-        says(&runtime, &[], &id, &format!("for n in {kinds}; do readlink /proc/{process}/ns/$n; done"))
-    };
+    let of =
+        |process: &str| says(&runtime, &[], &id, &format!("for n in {kinds}; do readlink /proc/{process}/ns/$n; done"));
     assert_eq!(of("self"), of("1"));
     assert_eq!(says(&runtime, &[], &id, "hostname; cat /proc/self/cgroup"), {
         format!("runtime\n{}", says(&runtime, &[], &id, "cat /proc/1/cgroup"))
@@ -90,12 +89,12 @@ fn options_change_the_process() {
     fs::create_dir(bundle.rootfs("srv")).unwrap();
     bundle.set("/process/noNewPrivileges", json!(false));
     let id = runtime.started(&bundle, "options");
-    let options = ["--user", "1000:1001", "--cwd", "/srv", "--env", "A=1", "-e", "TERM=other"];
+    let options = ["--user", "1000:1001", "--cwd", "/srv", "-e", "A=1", "-e", "TERM=other", "-e", "PATH=/bin"];
     let script = "id -u; id -g; pwd; echo $A $TERM $HOME";
     // The account file of the root names this user's home.
     assert_eq!(says(&runtime, &options, &id, script), "1000\n1001\n/srv\n1 other /home/user\n");
     assert_eq!(says(&runtime, &["-u", "1000"], &id, "id -u; id -g"), "1000\n0\n", "the group stays the container's");
-    assert_eq!(says(&runtime, &["-e", "B=1", "-e", "B=2"], &id, "echo $B"), "2\n");
+    assert_eq!(says(&runtime, &["-e", "B=1", "-e", "B=2", "-e", "PATH=/bin"], &id, "echo $B"), "2\n");
     let status = |options: &[&str], key: &str| {
         let status = says(&runtime, options, &id, "cat /proc/self/status");
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
@@ -137,7 +136,9 @@ fn a_process_file_says_it_all() {
     assert_eq!((lines[0], lines[2]), ("12", "/tmp"), "{}", ran.stdout);
     assert!(!runtime.is_ours() || lines[1] == "0077", "{}", ran.stdout);
     assert!(lines.contains(&"ONLY=this") && !lines.iter().any(|line| line.starts_with("TERM=")), "{}", ran.stdout);
-    for line in ["500", "100", "CapBnd:\t0000000000000020", "NoNewPrivs:\t1"] {
+    // runc 1.1 and crun 1.8 leave the score as the caller's.
+    assert!(!runtime.is_ours() || lines.contains(&"500"), "{}", ran.stdout);
+    for line in ["100", "CapBnd:\t0000000000000020", "NoNewPrivs:\t1"] {
         assert!(lines.contains(&line), "{line}: {}", ran.stdout);
     }
     process["args"] = json!([]);
@@ -159,12 +160,16 @@ fn what_cannot_run_is_told() {
     let id = runtime.started(&bundle, "cannot");
     // The words by which engines tell 126 from 127.
     for (command, words) in [
-        ("no-such-command", "executable file not found in $PATH"),
+        ("no-such-command", "not found in $PATH"),
         ("/no/such", "no such file or directory"),
         ("/plain", "permission denied"),
     ] {
         let refused = runtime.run(&["exec", &id, command]);
-        assert!(refused.code != 0 && refused.stderr.to_lowercase().contains(&words.to_lowercase()), "{}", refused.stderr);
+        assert!(
+            refused.code != 0 && refused.stderr.to_lowercase().contains(&words.to_lowercase()),
+            "{}",
+            refused.stderr
+        );
         assert!(!runtime.is_ours() || refused.code == 255, "{}", refused.code);
     }
     for arguments in [&["--cwd", "/no/such", &id, "true"][..], &[&id], &["no-such-container", "true"]] {
@@ -193,6 +198,8 @@ fn a_paused_container_takes_none_but_by_asking() {
     let id = running(&runtime, "paused");
     let init = runtime.state(&id)["pid"].as_i64().unwrap();
     let Some(freezer) = cgroup_of(init, "freezer") else { return };
+    // runc's start returns before the command runs, and a runtime that is frozen on its way there cannot be helped.
+    eventually(|| fs::read(format!("/proc/{init}/cmdline")).unwrap().starts_with(b"sh\0"));
     fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
     runtime.wait_for(&id, "paused");
     let refused = exec(&runtime, &[], &id, "true");
@@ -219,6 +226,10 @@ fn no_descriptor_of_the_host_comes_along() {
     let listed = with_directory(&mut list);
     // 3 is what ls lists by.
     assert_eq!((listed.code, listed.stdout.as_str()), (0, "0\n1\n2\n3\n"), "{}", listed.stderr);
+    if runtime.is_called("crun") {
+        // 1.8 lets it out.
+        return;
+    }
     // CVE-2024-21626: a working directory, and a program, by way of a descriptor.
     for number in 3..12 {
         let directory = format!("/proc/self/fd/{number}");
@@ -259,7 +270,10 @@ fn a_process_may_go_into_a_cgroup_below() {
     let runtime = Runtime::new();
     let id = running(&runtime, "sub");
     let init = runtime.state(&id)["pid"].as_i64().unwrap();
-    let Some(pids) = cgroup_of(init, "pids") else { return };
+    let Some(pids) = cgroup_of(init, "pids").filter(|_| !runtime.is_called("crun")) else {
+        // crun takes a path alone, and v2's.
+        return;
+    };
     fs::create_dir(pids.join("below")).unwrap();
     let pid_file = runtime.path("pid");
     let mut detached = runtime.command();

@@ -84,7 +84,7 @@ fn a_created_container_has_the_terminal_that_it_has_sent() {
     (&master).write_all(b"typed\n").unwrap();
     let said = read_all(&master);
     // 0x88 is the major number of Unix98 slaves; the console is the very first terminal, and the user's own.
-    for line in ["/dev/pts/0\n12 34\n88:0:1000\n", "to the tty\n", "got typed\n", "0\n1\n2\n3\n"] {
+    for line in ["/dev/pts/0\n", "12 34\n", "88:0:1000\n", "to the tty\n", "got typed\n", "0\n1\n2\n3\n"] {
         assert!(said.contains(line), "{line:?}: {said}");
     }
     runtime.wait_for(&id, "stopped");
@@ -117,15 +117,25 @@ fn in_the_foreground_it_is_shown_on_ours() {
     let bundle = with_terminal(&runtime, "stty size; read line; echo \"got $line\"; exit 9");
     let mut run = runtime.command();
     run.args(["run", "--bundle"]).arg(&bundle.dir).arg(runtime.id("run"));
+    // Others give the terminal its size after the process may have asked for it.
     let ran = on_terminal(&run, "before=$(stty -g);", "test \"$before\" = \"$(stty -g)\" && echo restored;", "typed\n");
     assert_eq!(ran.code, 9, "{}", ran.stdout);
-    assert!(ran.stdout.contains("33 77\n") && ran.stdout.contains("got typed\nrestored\n"), "{}", ran.stdout);
+    assert!(
+        (!runtime.is_ours() || ran.stdout.contains("33 77\n")) && ran.stdout.contains("got typed\nrestored\n"),
+        "{}",
+        ran.stdout
+    );
     let id = runtime.started(&runtime.bundle(&["sleep", "1000"]), "exec");
     let mut exec = runtime.command();
     exec.args(["exec", "-t", &id, "sh", "-c", "stty size; read line; echo \"got $line\"; exit 8"]);
-    let ran = on_terminal(&exec, "before=$(stty -g);", "test \"$before\" = \"$(stty -g)\" && echo restored;", "typed\n");
+    let ran =
+        on_terminal(&exec, "before=$(stty -g);", "test \"$before\" = \"$(stty -g)\" && echo restored;", "typed\n");
     assert_eq!(ran.code, 8, "{}", ran.stdout);
-    assert!(ran.stdout.contains("33 77\n") && ran.stdout.contains("got typed\nrestored\n"), "{}", ran.stdout);
+    assert!(
+        (!runtime.is_ours() || ran.stdout.contains("33 77\n")) && ran.stdout.contains("got typed\nrestored\n"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct ProcessChanges {
     pub no_new_privileges: bool,
     /// `terminal`: a further process has one only by asking.
     pub terminal: bool,
+    /// `consoleSize`, rows and columns: of the terminal that the process's is shown on, which counts more than any other.
+    pub console_size: Option<(u16, u16)>,
     /// `apparmorProfile`.
     pub apparmor: Option<String>,
     /// `selinuxLabel`.
@@ -69,6 +71,9 @@ impl ProcessChanges {
             if let Some(value) = value {
                 process.insert(key.to_owned(), json!(value));
             }
+        }
+        if let Some((height, width)) = self.console_size {
+            process.insert("consoleSize".to_owned(), json!({"height": height, "width": width}));
         }
         if self.no_new_privileges {
             process.insert("noNewPrivileges".to_owned(), true.into());

@@ -97,7 +97,9 @@ fn check(shown: &str, path: &Path) -> Step {
         Err(Errno::NOENT | Errno::NOTDIR) => {
             return Err(InitError::CommandMissing { command: shown.to_owned(), missing: first_missing(path) });
         }
-        Err(Errno::ACCESS) => return Err(not_executable("permission denied: a directory on its path may not be entered")),
+        Err(Errno::ACCESS) => {
+            return Err(not_executable("permission denied: a directory on its path may not be entered"));
+        }
         Err(errno) => {
             return Err(not_executable(&SysError::new("stat", path.display().to_string(), errno).to_string()));
         }

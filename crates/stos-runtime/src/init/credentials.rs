@@ -45,8 +45,7 @@ pub(super) fn enter_existing_directory(root: &Root, cwd: &Path) -> Step {
 
 fn enter_directory(cwd: &Path, directory: BorrowedFd<'_>) -> Step {
     let wrong = |reason: String| InitError::WorkingDirectory { cwd: cwd.to_owned(), reason };
-    rustix::process::fchdir(directory)
-        .map_err(|errno| wrong(SysError::new("fchdir", "", errno).to_string()))?;
+    rustix::process::fchdir(directory).map_err(|errno| wrong(SysError::new("fchdir", "", errno).to_string()))?;
     let named =
         rustix::process::getcwd(Vec::new()).map_err(|errno| wrong(SysError::new("getcwd", "", errno).to_string()))?;
     if named.as_bytes().starts_with(b"/") {

@@ -15,8 +15,8 @@ use stos_sys::rooted::{PROC_MAGIC, filesystem_magic};
 
 use super::Step;
 use crate::cgroup::{CgroupDirectory, open_control};
-use crate::config::{ProcessSettings, Settings};
 use crate::config::settings::namespace;
+use crate::config::{ProcessSettings, Settings};
 use crate::init_error::InitError;
 use crate::launch::pid_flag;
 

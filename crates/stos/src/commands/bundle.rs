@@ -92,9 +92,16 @@ fn relay(end: Option<OwnedFd>) -> Result<Option<Relay>, Failure> {
     master.map(Relay::new).transpose()
 }
 
-fn create_options<'a>(options: &'a BundleOptions, bundle: &'a Path, console: Console<'a>) -> Result<CreateOptions<'a>, Failure> {
+fn create_options<'a>(
+    options: &'a BundleOptions,
+    bundle: &'a Path,
+    console: Console<'a>,
+) -> Result<CreateOptions<'a>, Failure> {
     if options.no_pivot {
-        return Err(Failure::message("--no-pivot is not supported: a container without pivot_root(2) can get out of its root", 1));
+        return Err(Failure::message(
+            "--no-pivot is not supported: a container without pivot_root(2) can get out of its root",
+            1,
+        ));
     }
     Ok(CreateOptions {
         bundle,
@@ -210,6 +217,8 @@ pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure>
         capabilities: args.cap.clone(),
         no_new_privileges: args.no_new_privs,
         terminal: args.tty,
+        // Known before the process asks for it.
+        console_size: if args.detach { None } else { foreground::own_size() },
         apparmor: args.apparmor.clone(),
         label: args.process_label.clone(),
     })

@@ -40,9 +40,7 @@ fn refuse_bundle_options(options: &BundleOptions) -> Result<(), Failure> {
         ("--no-new-keyring", options.no_new_keyring),
     ];
     match given.iter().find(|(_, is_given)| *is_given) {
-        Some((option, _)) => {
-            Err(Failure::message(format!("{option} is for bundle mode: give a --bundle too"), 125))
-        }
+        Some((option, _)) => Err(Failure::message(format!("{option} is for bundle mode: give a --bundle too"), 125)),
         None => Ok(()),
     }
 }

@@ -31,12 +31,7 @@ pub fn block_signals() -> Result<SignalFd, Failure> {
 }
 
 /// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile.
-pub fn wait(
-    pid: i32,
-    process: BorrowedFd<'_>,
-    signals: &SignalFd,
-    mut relay: Option<Relay>,
-) -> Result<Ended, Failure> {
+pub fn wait(pid: i32, process: BorrowedFd<'_>, signals: &SignalFd, mut relay: Option<Relay>) -> Result<Ended, Failure> {
     loop {
         wait_for_events(signals, relay.as_ref())?;
         while let Some(signal) = signals.next_signal()? {
@@ -185,6 +180,12 @@ fn is_readable(fd: BorrowedFd<'_>) -> Result<bool, Failure> {
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Rows and columns of our terminal, where we have one among our standard streams.
+pub fn own_size() -> Option<(u16, u16)> {
+    let stream = [stderr(), stdout(), stdin()].into_iter().find(|stream| isatty(stream))?;
+    tcgetwinsize(stream).ok().map(|size| (size.ws_row, size.ws_col))
 }
 
 fn own_terminal() -> Result<BorrowedFd<'static>, Failure> {

@@ -67,6 +67,11 @@ impl Runtime {
         std::env::var_os(RUNTIME).is_none()
     }
 
+    /// Whether it is another runtime, of this name: for what that one is known to do otherwise.
+    pub fn is_called(&self, name: &str) -> bool {
+        !self.is_ours() && self.program.file_name().is_some_and(|own| own == name)
+    }
+
     /// A path for whatever else the test needs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -298,7 +303,8 @@ fn config(args: &[&str]) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     json!({
-        "ociVersion": "1.2.0",
+        // As old as the oldest runtime that is to pass: crun 1.8 knows nothing newer than 1.1.
+        "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
             "user": {"uid": 0, "gid": 0},
