@@ -271,7 +271,7 @@ fn each_stage_of_create_is_told_with_its_time() {
 
 #[test]
 fn a_further_process_runs_in_a_container_of_an_image() {
-    require!(Need::Root, Need::Binary);
+    stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
     let (sandbox, name) = (&shell.sandbox, "exec");
     sandbox.ok(&["run", "-d", "--name", name, "-e", "OWN=1", "shell:1", "sleep", "1000"]);
