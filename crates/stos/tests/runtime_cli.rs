@@ -13,8 +13,8 @@ use stos_testkit::require;
 /// What go-runc's `getLastRuntimeError` gives: the message of the last line of level "error".
 fn last_error(log: &str) -> Option<String> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let errors = lines.filter(|line| line["level"] == "error" && line["time"].is_string());
-    errors.last().and_then(|line| line["msg"].as_str().map(str::to_owned))
+    let mut errors = lines.filter(|line| line["level"] == "error" && line["time"].is_string());
+    errors.next_back().and_then(|line| line["msg"].as_str().map(str::to_owned))
 }
 
 #[test]
