@@ -30,7 +30,7 @@ mod target;
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use stos_sys::signals::set_default_action;
 
 use crate::cli::{BundleOptions, Cli, Command, Rootless, System};
@@ -64,7 +64,29 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if is_called_by_another_name() {
+        log_refusal(error, &arguments);
+    }
     ExitCode::from(if is_called_by_another_name() { 1 } else { usage_exit_code(&arguments) })
+}
+
+/// Writes into the log what is wrong with a command line: an engine that asks for more than there is reads it there, and would else take
+/// an older error for this one.
+fn log_refusal(error: &clap::Error, arguments: &[String]) {
+    let value = |name: &str| {
+        arguments.iter().enumerate().find_map(|(at, word)| match word.strip_prefix(name)? {
+            "" => arguments.get(at + 1).map(String::as_str),
+            rest => rest.strip_prefix('='),
+        })
+    };
+    let Some(log) = value("--log") else { return };
+    let format = value("--log-format").unwrap_or("text");
+    let Ok(mut cli) = Cli::try_parse_from(["stos", "--log", log, "--log-format", format, "features"]) else { return };
+    cli.global.bundle_mode = true;
+    if logging::start(&cli.global).is_ok() {
+        let said = error.to_string();
+        tracing::error!("{}", said.lines().next().unwrap_or_default().trim_start_matches("error: "));
+    }
 }
 
 /// The exit code of a command line that cannot be read: 125 where image mode's create, run, start or exec was meant, whose other

@@ -38,6 +38,11 @@ fn errors_are_in_the_log_that_engines_read() {
     assert_ne!(with_log(&["run", "--bundle", dir, &runtime.id("log")]).code, 0);
     let said = last_error(&fs::read_to_string(&log).unwrap()).unwrap();
     assert!(said.contains("no-such-command") && said.contains("executable file not found in $PATH"), "{said}");
+    assert_ne!(with_log(&["state", "--no-such-option", "x"]).code, 0);
+    if runtime.is_ours() {
+        let said = last_error(&fs::read_to_string(&log).unwrap()).unwrap();
+        assert!(said.contains("--no-such-option"), "{said}");
+    }
     // Text is for people: any form will do that names what has failed.
     let text = runtime.path("log.text");
     output(runtime.command().arg("--log").arg(&text).args(["--debug", "state", "no-such-container"]));

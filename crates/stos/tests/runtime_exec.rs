@@ -97,8 +97,7 @@ fn options_change_the_process() {
     assert_eq!(says(&runtime, &["-e", "B=1", "-e", "B=2", "-e", "PATH=/bin"], &id, "echo $B"), "2\n");
     let status = |options: &[&str], key: &str| {
         let status = says(&runtime, options, &id, "cat /proc/self/status");
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
-        line
+        status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned()
     };
     let bits = |set: &str| u64::from_str_radix(set, 16).unwrap();
     let net_admin = 1 << 12;
