@@ -14,8 +14,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use stos_layerfs::Integrity;
 use stos_runtime::{
-    CgroupRequest, Gate, Identity, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState, RuntimeConfig,
-    Stdio, launch, planned_cgroup,
+    CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
+    RuntimeConfig, Stdio, launch, planned_cgroup,
 };
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
@@ -180,6 +180,8 @@ impl<'a> Monitor<'a> {
             identity: Identity::LookUp(&self.record.user),
             cgroup: CgroupRequest::default(),
             gate: Gate::Open,
+            inherited: Inherited::default(),
+            new_keyring: true,
         })?;
         Ok((init, signals, File::from(stdout), File::from(stderr)))
     }

@@ -156,6 +156,22 @@ pub enum Error {
         /// The status that it has.
         found: Status,
     },
+    /// A process with a terminal would be left in the background, and nobody gets the terminal.
+    #[error(
+        "process.terminal: cannot allocate a tty for a process that is left in the background without a console socket"
+    )]
+    NoConsoleSocket,
+    /// There is a console socket and nothing to send over it.
+    #[error("cannot use a console socket: the process has no terminal (process.terminal is false)")]
+    NoTerminal,
+    /// A cgroup below the container's that cannot be one.
+    #[error("cgroup {text:?}: {reason}")]
+    SubCgroup {
+        /// As given.
+        text: String,
+        /// Why not.
+        reason: String,
+    },
     /// A record that cannot be read.
     #[error("{}: {reason}", path.display())]
     Record {

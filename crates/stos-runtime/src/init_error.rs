@@ -34,13 +34,16 @@ impl From<SysError> for SysFailure {
     }
 }
 
-/// Why a container's first process cannot run its command.
+/// Why a process of a container cannot run its command.
+///
+/// Engines tell errors by runc's words: podman (`getOCIRuntimeError`) and moby look for "executable file not found in $PATH", "no such
+/// file or directory" and "permission denied" to give 127 and 126. So those are said too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum InitError {
     /// The command is in no directory of PATH.
-    #[error("command {command:?} not found in PATH={path}")]
+    #[error("command {command:?} not found in PATH={path} (executable file not found in $PATH)")]
     CommandNotInPath {
         /// As asked for.
         command: String,
@@ -48,7 +51,7 @@ pub enum InitError {
         path: String,
     },
     /// The command is a path, and part of it is not there.
-    #[error("command {command:?} not found: {} does not exist", missing.display())]
+    #[error("command {command:?} not found: {} does not exist (no such file or directory)", missing.display())]
     CommandMissing {
         /// As asked for.
         command: String,

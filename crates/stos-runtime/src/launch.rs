@@ -3,9 +3,10 @@
 //!
 //! [`launch`] is the caller's half: cgroups, the clone, and the wait for the child's report. The child's half is `init`.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -50,6 +51,29 @@ pub struct Launch<'a> {
     pub cgroup: CgroupRequest,
     /// Whether its command runs at once.
     pub gate: Gate<'a>,
+    /// Descriptors of the caller's caller that it gets.
+    pub inherited: Inherited,
+    /// Whether it gets a session keyring of its own; else it has the caller's.
+    pub new_keyring: bool,
+}
+
+/// Descriptors that a process gets beside its standard streams, from 3 on: first those of socket activation (sd_listen_fds(3)), then
+/// further ones. They must be the caller's caller's ([`stos_sys::process::clone::check_inherited`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// How many sockets there are; the process finds the number in LISTEN_FDS, and its own pid in LISTEN_PID.
+    pub listening: u32,
+    /// LISTEN_FDNAMES, where the sockets have names.
+    pub names: Option<CString>,
+    /// How many more follow.
+    pub preserved: u32,
+}
+
+impl Inherited {
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.listening.saturating_add(self.preserved)
+    }
 }
 
 /// What becomes a container's root.
@@ -75,6 +99,11 @@ pub enum Stdio {
         stdout: OwnedFd,
         /// Standard error.
         stderr: OwnedFd,
+    },
+    /// A terminal from the container's own devpts, whose master is sent over this socket ([`crate::console`]).
+    Terminal {
+        /// A connected Unix socket.
+        socket: OwnedFd,
     },
 }
 
@@ -174,15 +203,9 @@ impl ProcessRecord {
 /// Refuses a caller with more than one thread, and one whose binary a container could write
 /// ([`protect_binary`]).
 pub fn launch(launch: Launch<'_>) -> Result<Init> {
-    let stage = "prepare the container";
-    let threads = thread_count().map_err(Error::sys(stage))?;
-    if threads != 1 {
-        return Err(CloneError::ManyThreads { threads }.into());
-    }
-    if !binary::protected_self().map_err(Error::sys(stage))? {
-        return Err(Error::UnprotectedBinary);
-    }
-    check_listener(&launch)?;
+    check_caller()?;
+    check_stdio(launch.config, &launch.stdio)?;
+    check_listener(launch.config)?;
     let cgroups = create_cgroups(&launch)?;
     match clone_init(&launch, &cgroups) {
         Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup: cgroups.into_record(), confirmation }),
@@ -197,8 +220,8 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
 
 /// Whether the agent of a seccomp profile can be there: better told before anything is made than by a container that ends at
 /// its start.
-fn check_listener(launch: &Launch<'_>) -> Result<()> {
-    let filter = launch.config.settings().seccomp.as_ref();
+pub(crate) fn check_listener(config: &RuntimeConfig) -> Result<()> {
+    let filter = config.settings().seccomp.as_ref();
     let Some(listener) = filter.and_then(|filter| filter.listener()) else { return Ok(()) };
     let failed = |errno| {
         let shown = listener.path.display().to_string();
@@ -208,6 +231,25 @@ fn check_listener(launch: &Launch<'_>) -> Result<()> {
     match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
         rustix::fs::FileType::Socket => Ok(()),
         _ => Err(failed(Errno::NOTSOCK)),
+    }
+}
+
+/// Checks that the caller may clone a process for a container.
+pub(crate) fn check_caller() -> Result<()> {
+    let stage = "prepare the container";
+    let threads = thread_count().map_err(Error::sys(stage))?;
+    if threads != 1 {
+        return Err(CloneError::ManyThreads { threads }.into());
+    }
+    if binary::protected_self().map_err(Error::sys(stage))? { Ok(()) } else { Err(Error::UnprotectedBinary) }
+}
+
+/// Whether `process.terminal` and the streams say the same.
+pub(crate) fn check_stdio(config: &RuntimeConfig, stdio: &Stdio) -> Result<()> {
+    match (config.settings().process.terminal, stdio) {
+        (true, Stdio::Terminal { .. }) | (false, Stdio::Inherit | Stdio::Descriptors { .. }) => Ok(()),
+        (true, _) => Err(Error::NoConsoleSocket),
+        (false, Stdio::Terminal { .. }) => Err(Error::NoTerminal),
     }
 }
 
@@ -282,7 +324,8 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     let sources = HostSources::open(launch)?;
     let answers = if conversation::is_needed(settings) { Some(pipe()?) } else { None };
     let is_staged = init::stage::is_needed(settings);
-    let own_pids = if is_staged { None } else { join_pid_namespace(launch)? };
+    let joined = settings.joined_namespaces.iter().find(|asked| asked.flag == pid_flag() && !is_staged);
+    let own_pids = joined.map(|asked| enter_pid_namespace(open_namespace(&asked.path)?.as_fd())).transpose()?;
     let options = CloneOptions { namespaces: settings.new_namespaces, cgroup: cgroups.v2(), as_sibling: false };
     // What stands between makes the namespaces itself, and counts for no limit of the container's.
     let cloned = clone_process(if is_staged { CloneOptions::default() } else { options });
@@ -315,19 +358,19 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     }
 }
 
-/// Puts later children of the caller into the pid namespace that the bundle names. Gives the caller's own, to go back to:
-/// a process can only be born into a pid namespace.
-fn join_pid_namespace(launch: &Launch<'_>) -> Result<Option<OwnedFd>> {
-    let joined = &launch.config.settings().joined_namespaces;
-    let Some(asked) = joined.iter().find(|asked| asked.flag == pid_flag()) else { return Ok(None) };
-    let stage = "join the pid namespace";
-    let open = |path: &Path| {
-        rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::sys(stage)(SysError::new("open", path.display().to_string(), errno)))
-    };
-    let own = open(Path::new("/proc/self/ns/pid"))?;
-    set_namespace(open(&asked.path)?.as_fd(), pid_flag()).map_err(Error::sys(stage))?;
-    Ok(Some(own))
+const JOIN_PIDS: &str = "join the pid namespace";
+
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::sys(JOIN_PIDS)(SysError::new("open", path.display().to_string(), errno)))
+}
+
+/// Puts later children of the caller into the pid namespace of `target`, a namespace or a process. Gives the caller's own, to go
+/// back to: a process can only be born into a pid namespace.
+pub(crate) fn enter_pid_namespace(target: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let own = open_namespace(Path::new("/proc/self/ns/pid"))?;
+    set_namespace(target, pid_flag()).map_err(Error::sys(JOIN_PIDS))?;
+    Ok(own)
 }
 
 pub(crate) fn pid_flag() -> i32 {
@@ -363,7 +406,7 @@ pub(crate) fn follow(pipe: &mut File, mut report: Vec<u8>, processes: Processes<
 }
 
 /// Kills and reaps a first process that must not stay, and says how it ended where nothing else is known.
-fn end_failed(child: &OwnedFd, error: Error) -> Error {
+pub(crate) fn end_failed(child: &OwnedFd, error: Error) -> Error {
     // It has said its last word, or nothing: it may hang only where the kernel does.
     if let Err(failed) = pidfd::send_signal(child.as_fd(), rustix::process::Signal::KILL.as_raw()) {
         return Error::sys("end a failed process")(failed);

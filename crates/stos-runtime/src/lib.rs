@@ -11,6 +11,9 @@
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
 //! | [`accounts`] | users and groups of the container's own files |
+//! | [`console`] | where the master of a process's terminal goes |
+//! | [`mod@exec`] | a further process in a container |
+//! | [`features`] | what is honoured, as a document |
 //! | [`seccomp`] | which system calls a process may make: the compiler of profiles, and the notify listener |
 //! | [`gate`] | where a created container waits for `start` |
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines: limits, freezer, device rules, use |
@@ -27,9 +30,12 @@
 pub mod accounts;
 pub mod cgroup;
 pub mod config;
+pub mod console;
 mod conversation;
 pub mod error;
 pub mod events;
+pub mod exec;
+pub mod features;
 pub mod gate;
 pub mod hooks;
 pub mod id;
@@ -45,13 +51,15 @@ pub mod state;
 pub mod tombstones;
 
 pub use accounts::{Account, look_up_account};
-pub use cgroup::{CgroupRecord, CgroupRequest, mounted_hierarchies};
-pub use config::{ConfigError, RuntimeConfig};
+pub use cgroup::{CgroupRecord, CgroupRequest, SubCgroup, mounted_hierarchies};
+pub use config::{ConfigError, ProcessChanges, RuntimeConfig};
+pub use console::Console;
 pub use error::{Error, Result};
+pub use exec::{ExecOptions, Executed, exec};
 pub use id::ContainerId;
 pub use init_error::InitError;
 pub use launch::{
-    Gate, Identity, Init, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup, protect_binary,
+    Gate, Identity, Inherited, Init, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup, protect_binary,
 };
 pub use signal::{parse_signal, signal_name};
 pub use state::{Mode, RunState, StateDirectory, Status};

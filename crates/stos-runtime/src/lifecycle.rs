@@ -17,11 +17,12 @@ use stos_sys::process::pidfd;
 
 use crate::cgroup::{CgroupRecord, CgroupRequest};
 use crate::config::RuntimeConfig;
+use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::gate;
 use crate::hooks::{self, HookKind};
 use crate::id::ContainerId;
-use crate::launch::{Gate, Identity, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup};
+use crate::launch::{Gate, Identity, Inherited, Launch, ProcessRecord, RootSource, launch, planned_cgroup};
 use crate::state::{Mode, OciState, RunState, STATE_VERSION, StateDirectory, Status};
 use crate::tombstones;
 
@@ -40,8 +41,12 @@ pub struct CreateOptions<'a> {
     pub bundle: &'a Path,
     /// Where the first process's number goes.
     pub pid_file: Option<&'a Path>,
-    /// The container's standard streams.
-    pub stdio: Stdio,
+    /// Who gets its terminal, where it has one.
+    pub console: Console<'a>,
+    /// Descriptors of the caller's caller that it gets.
+    pub inherited: Inherited,
+    /// Whether it gets a session keyring of its own; else it has the caller's.
+    pub new_keyring: bool,
 }
 
 /// Creates a container from a bundle: afterwards its first process waits for [`start`].
@@ -49,20 +54,26 @@ pub struct CreateOptions<'a> {
 /// On any error nothing is left of it. The process is the caller's child, left to the caller's parent when the caller ends.
 pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_>) -> Result<OciState> {
     let bundle = canonical(options.bundle)?;
-    let config = RuntimeConfig::load(&bundle)?;
+    let bytes = RuntimeConfig::read(&bundle)?;
+    let config = RuntimeConfig::from_json(&bytes)?;
     let rootfs = rootfs(&bundle, &config)?;
+    let stdio = options.console.into_stdio(config.settings().process.terminal)?;
     let mut state = new_state(id, &bundle, &rootfs, &config)?;
     let directory = root.claim(&state)?;
     let created = (|| {
+        // What the bundle's says later does not count (runtime.md, "create"): `exec` reads this one.
+        root.keep_config(id, &bytes)?;
         let mut init = launch(Launch {
             id,
             bundle: &bundle,
             config: &config,
             root: RootSource::Directory(rootfs.clone()),
-            stdio: options.stdio,
+            stdio,
             identity: Identity::FromSpec,
             cgroup: CgroupRequest::default(),
             gate: Gate::Held(&directory),
+            inherited: options.inherited,
+            new_keyring: options.new_keyring,
         })?;
         state.init = Some(init.process.clone());
         state.cgroup = init.cgroup.clone();

@@ -100,6 +100,45 @@ fn propagation(name: &str) -> Option<(Propagation, bool)> {
     kind(name).map(|kind| (kind, false)).or_else(|| kind(bare?).map(|kind| (kind, true)))
 }
 
+/// Names of options that say something about attributes, propagation, or the mount itself, sorted (features.md, "mountOptions").
+pub fn names() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().flat_map(|name| [(*name).to_owned(), format!("r{name}")]);
+    let kinds = ["private", "slave", "shared", "unbindable"];
+    let propagation = kinds.iter().flat_map(|name| [(*name).to_owned(), format!("r{name}")]);
+    let others = ["bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup"]
+        .iter()
+        .chain(&HOLDS_ANYWAY)
+        .map(|name| (*name).to_owned());
+    let mut names: Vec<_> = attributes.chain(propagation).chain(others).collect();
+    names.sort();
+    names
+}
+
+/// Options of which [`attribute`] knows what they change.
+const ATTRIBUTES: [&str; 18] = [
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "nodiratime",
+    "diratime",
+    "nosymfollow",
+    "symfollow",
+    "noatime",
+    "strictatime",
+    "relatime",
+    "atime",
+    "norelatime",
+    "nostrictatime",
+];
+
+/// What is so anyway: the kernel's own default, and a wish about its log.
+const HOLDS_ANYWAY: [&str; 7] = ["defaults", "async", "loud", "silent", "nomand", "noiversion", "nolazytime"];
+
 /// Reads the options of one mount. What is neither flag nor propagation is handed to the filesystem.
 pub fn parse(options: &[String]) -> Result<MountOptions, Refused> {
     let mut parsed = MountOptions::default();
@@ -129,8 +168,7 @@ fn other(parsed: &mut MountOptions, name: &str) -> Result<(), Refused> {
         "bind" => parsed.bind = parsed.bind.or(Some(false)),
         "rbind" => parsed.bind = Some(true),
         "remount" => parsed.remount = true,
-        // What is so anyway: the kernel's own default, and a wish about its log.
-        "defaults" | "async" | "loud" | "silent" | "nomand" | "noiversion" | "nolazytime" => {}
+        _ if HOLDS_ANYWAY.contains(&name) => {}
         "idmap" => parsed.map_ids = parsed.map_ids.or(Some(false)),
         "ridmap" => parsed.map_ids = Some(true),
         "tmpcopyup" => parsed.copy_up = true,
@@ -162,6 +200,15 @@ mod tests {
         let expected = [("mode", "755"), ("size", "65536k")].map(|(k, v)| FsParameter::String(k.into(), v.into()));
         assert_eq!(tmpfs.parameters, expected);
         assert_eq!(of("newinstance").unwrap().parameters, [FsParameter::Flag("newinstance".into())]);
+    }
+
+    #[test]
+    fn every_name_is_understood() {
+        for name in names() {
+            let parsed = parse(&["bind".to_owned(), name.clone()]).unwrap();
+            assert!(parsed.parameters.is_empty(), "{name}");
+        }
+        assert!(ATTRIBUTES.iter().all(|name| attribute(name).is_some()));
     }
 
     #[test]

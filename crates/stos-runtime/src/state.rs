@@ -4,6 +4,7 @@
 //! ```text
 //! ROOT/
 //!   containers/<id>/state.json     RunState, of both modes
+//!   containers/<id>/config.json    the configuration that it was created from (bundle mode)
 //!   containers/<id>/exec.fifo      while created and not started (bundle mode)
 //!   staging/<pid>-<start>-<n>/     a directory on its way in or out of containers/
 //!   tombstones                     ids that bundle mode deleted
@@ -238,6 +239,22 @@ impl StateDirectory {
             return Err(error);
         }
         Ok(target)
+    }
+
+    /// Keeps the configuration that a container of bundle mode is created from.
+    pub fn keep_config(&self, id: &ContainerId, config: &[u8]) -> Result<()> {
+        let path = self.container(id).join("config.json");
+        fs::write(&path, config).map_err(io_failed("keep the container's configuration", "write", &path))
+    }
+
+    /// Reads the configuration that a container was created from: of image mode it is the bundle's.
+    pub fn config(&self, state: &RunState) -> Result<Vec<u8>> {
+        let directory = match state.mode {
+            Mode::Bundle => self.container(&state.id),
+            Mode::Image => state.bundle.clone(),
+        };
+        let path = directory.join("config.json");
+        fs::read(&path).map_err(io_failed("read the container's configuration", "read", &path))
     }
 
     /// Replaces the record of a container that exists.

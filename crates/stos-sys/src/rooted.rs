@@ -274,6 +274,9 @@ pub fn filesystem_magic(fd: BorrowedFd<'_>) -> Result<u64> {
 /// `f_type` of procfs.
 pub const PROC_MAGIC: u64 = 0x9fa0;
 
+/// `f_type` of devpts.
+pub const DEVPTS_MAGIC: u64 = 0x1cd1;
+
 /// `f_type` of pipes without a name.
 pub const PIPEFS_MAGIC: u64 = 0x5049_5045;
 

@@ -56,7 +56,12 @@ impl Failure {
     pub fn report(&self, global: &Global) {
         // Without a log of its own stderr would have each failure twice.
         if global.log.is_some() || global.log_format == LogFormat::Json {
-            tracing::error!(error = %self, "failed");
+            if global.bundle_mode {
+                // Engines read the message alone.
+                tracing::error!("{self}");
+            } else {
+                tracing::error!(error = %self, "failed");
+            }
         }
         let mut stderr = std::io::stderr().lock();
         // With stderr closed there is nobody to tell.
@@ -64,6 +69,11 @@ impl Failure {
         if let Some(hint) = self.hint() {
             let _ = writeln!(stderr, "hint: {hint}");
         }
+    }
+
+    /// Gives the runtime's error, where it is one.
+    pub fn runtime_error(&self) -> Option<&stos_runtime::Error> {
+        self.error.downcast_ref()
     }
 
     /// Tells whether it only says that there is no such container.

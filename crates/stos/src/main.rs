@@ -30,10 +30,10 @@ mod target;
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use stos_sys::signals::set_default_action;
 
-use crate::cli::{BundleOptions, Cli, Command, System};
+use crate::cli::{BundleOptions, Cli, Command, Rootless, System};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -64,10 +64,32 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if is_called_by_another_name() {
+        log_refusal(error, &arguments);
+    }
     ExitCode::from(if is_called_by_another_name() { 1 } else { usage_exit_code(&arguments) })
 }
 
-/// The exit code of a command line that cannot be read: 125 where image mode's create, run or start was meant, whose other
+/// Writes into the log what is wrong with a command line: an engine that asks for more than there is reads it there, and would else take
+/// an older error for this one.
+fn log_refusal(error: &clap::Error, arguments: &[String]) {
+    let value = |name: &str| {
+        arguments.iter().enumerate().find_map(|(at, word)| match word.strip_prefix(name)? {
+            "" => arguments.get(at + 1).map(String::as_str),
+            rest => rest.strip_prefix('='),
+        })
+    };
+    let Some(log) = value("--log") else { return };
+    let format = value("--log-format").unwrap_or("text");
+    let Ok(mut cli) = Cli::try_parse_from(["stos", "--log", log, "--log-format", format, "features"]) else { return };
+    cli.global.bundle_mode = true;
+    if logging::start(&cli.global).is_ok() {
+        let said = error.to_string();
+        tracing::error!("{}", said.lines().next().unwrap_or_default().trim_start_matches("error: "));
+    }
+}
+
+/// The exit code of a command line that cannot be read: 125 where image mode's create, run, start or exec was meant, whose other
 /// codes are the process's; 1 for everything else.
 fn usage_exit_code(arguments: &[String]) -> u8 {
     let mut words = arguments.iter().map(String::as_str);
@@ -75,7 +97,7 @@ fn usage_exit_code(arguments: &[String]) -> u8 {
     // Else a command knows its options only when it is chosen.
     cli.build();
     let (_, name) = read_options(&cli, &mut words);
-    let Some(name @ ("create" | "run" | "start")) = name else { return 1 };
+    let Some(name @ ("create" | "run" | "start" | "exec")) = name else { return 1 };
     // What follows the image is its command's, `-b` too.
     let options = cli.find_subcommand(name).map(|command| read_options(command, &mut words).0);
     if options.unwrap_or_default().iter().any(|option| option == "bundle") { 1 } else { 125 }
@@ -121,6 +143,17 @@ fn is_called_by_another_name() -> bool {
     name.is_some_and(|name| !name.starts_with("stos"))
 }
 
+/// Refuses wishes about all commands that cannot be fulfilled. Systemd's cgroups are wished for when they are made.
+fn refuse_unsupported(cli: &Cli) -> Result<(), Failure> {
+    if cli.global.rootless == Rootless::True {
+        return Err(Failure::message("--rootless true is not supported: errors of cgroups are never overlooked", 1));
+    }
+    if cli.global.systemd_cgroup && matches!(cli.command, Command::Create(_) | Command::Run(_)) {
+        return Err(Failure::message("--systemd-cgroup is not supported: cgroups are made directly (cgroupfs)", 1));
+    }
+    Ok(())
+}
+
 /// What comes before the command itself. It fails with the command's own exit code.
 fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let is_bundle = |options: &BundleOptions| commands::bundle::directory(&cli.global, options).is_some();
@@ -130,13 +163,22 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Create(create) => (is_bundle(&create.bundle), !is_bundle(&create.bundle)),
         Command::Run(run) => (true, !is_bundle(&run.bundle)),
         Command::Start(_) => (true, !cli.global.bundle_mode),
+        Command::Exec(_) => (true, !cli.global.bundle_mode),
         _ => (false, false),
+    };
+    let failure_code = match &cli.command {
+        Command::Exec(_) if cli.global.bundle_mode => 255,
+        _ if of_image => 125,
+        _ => 1,
     };
     let prepared = (|| {
         if let (Command::Create(_) | Command::Run(_), false) = (&cli.command, of_image) {
             commands::bundle::refuse_image_options(matches)?;
         }
-        if !matches!(cli.command, Command::System(System::Info(_))) && !rustix::process::geteuid().is_root() {
+        let needs_root =
+            !matches!(cli.command, Command::System(System::Info(_)) | Command::Features(_) | Command::Spec(_));
+        refuse_unsupported(cli)?;
+        if needs_root && !rustix::process::geteuid().is_root() {
             return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));
         }
         if launches {
@@ -147,7 +189,7 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         }
         logging::start(&cli.global)
     })();
-    prepared.map_err(|failure: Failure| failure.with_exit_code(if of_image { 125 } else { 1 }))
+    prepared.map_err(|failure: Failure| failure.with_exit_code(failure_code))
 }
 
 #[cfg(test)]

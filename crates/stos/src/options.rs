@@ -153,10 +153,14 @@ fn environment(options: &ImageOptions) -> anyhow::Result<Vec<String>> {
             }
         }
     }
-    for entry in &options.env {
-        entries.extend(environment_entry(entry).with_context(|| format!("--env {entry:?}"))?);
-    }
+    entries.extend(environment_entries(&options.env)?);
     Ok(entries)
+}
+
+/// Reads variables that are given one by one.
+pub fn environment_entries(texts: &[String]) -> anyhow::Result<Vec<String>> {
+    let read = |text: &String| environment_entry(text).with_context(|| format!("--env {text:?}")).transpose();
+    texts.iter().filter_map(read).collect()
 }
 
 fn environment_entry(text: &str) -> anyhow::Result<Option<String>> {

@@ -268,3 +268,45 @@ fn each_stage_of_create_is_told_with_its_time() {
         ["validate.manifest", "validate.config", "validate.layers", "layerfs", "filesystem", "metadata", "finalize"];
     assert_eq!(stages, expected);
 }
+
+#[test]
+fn a_further_process_runs_in_a_container_of_an_image() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let (sandbox, name) = (&shell.sandbox, "exec");
+    sandbox.ok(&["run", "-d", "--name", name, "-e", "OWN=1", "shell:1", "sleep", "1000"]);
+    let said = sandbox.ok(&[
+        "exec",
+        "-e",
+        "MORE=2",
+        "-u",
+        "user",
+        "-w",
+        "/srv",
+        name,
+        "sh",
+        "-c",
+        "id -u; pwd; echo $OWN $MORE; cat",
+    ]);
+    assert_eq!(said, "1000\n/srv\n1 2\n");
+    for (command, code) in [(&["sh", "-c", "exit 9"][..], 9), (&["no-such"], 127), (&["/bin/plain"], 126)] {
+        assert_eq!(sandbox.run(&[&["exec", name], command].concat()).code, code, "{command:?}");
+    }
+    for (arguments, said) in [
+        (&["exec", "-d", name, "true"][..], "--detach"),
+        (&["exec", "-u", "nobody-there", name, "true"], "nobody-there"),
+        (&["exec", name], "command"),
+        (&["exec", "no-such-container", "true"], "no-such-container"),
+    ] {
+        let refused = sandbox.run(arguments);
+        assert!(
+            refused.code == 125 && refused.stderr.contains(said),
+            "{arguments:?}: {} {}",
+            refused.code,
+            refused.stderr
+        );
+    }
+    sandbox.ok(&["kill", name, "KILL"]);
+    sandbox.ok(&["wait", name]);
+    assert_eq!(sandbox.run(&["exec", name, "true"]).code, 125);
+}

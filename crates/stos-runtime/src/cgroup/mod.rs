@@ -9,6 +9,7 @@
 mod devices;
 mod freezer;
 mod hierarchy;
+mod join;
 pub mod limits;
 mod make;
 pub mod systemd;
@@ -29,6 +30,8 @@ use stos_sys::process::pidfd;
 
 pub(crate) use devices::default_rules;
 pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
+pub(crate) use join::JoinedCgroups;
+pub use join::SubCgroup;
 pub(crate) use make::{MadeCgroups, open_control};
 
 use crate::error::{Error, Result};

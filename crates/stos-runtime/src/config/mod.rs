@@ -5,6 +5,7 @@
 //! left into the few types that the launch uses.
 
 mod attributes;
+mod changes;
 mod hooks;
 mod ids;
 mod process;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 pub use attributes::{ExecAffinity, ProcessAttributes};
+pub use changes::ProcessChanges;
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
 
 use crate::cgroup::limits::LimitError;
@@ -92,14 +94,21 @@ pub struct RuntimeConfig {
 impl RuntimeConfig {
     /// Reads and checks `config.json` in the directory `bundle`.
     pub fn load(bundle: &Path) -> Result<Self, ConfigError> {
+        Self::from_json(&Self::read(bundle)?)
+    }
+
+    /// Reads `config.json` in the directory `bundle`, unchecked.
+    pub fn read(bundle: &Path) -> Result<Vec<u8>, ConfigError> {
         let path = bundle.join("config.json");
-        let bytes = fs::read(&path).map_err(|source| ConfigError::Read { path, source })?;
-        Self::from_json(&bytes)
+        fs::read(&path).map_err(|source| ConfigError::Read { path, source })
     }
 
     /// Checks the bytes of a `config.json`.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let mut raw: serde_json::Value = serde_json::from_slice(bytes)?;
+        Self::from_value(serde_json::from_slice(bytes)?)
+    }
+
+    fn from_value(mut raw: serde_json::Value) -> Result<Self, ConfigError> {
         walk::check(&raw)?;
         let attributes = ProcessAttributes::take_from(&mut raw)?;
         let spec: Spec = serde_json::from_value(raw)?;

@@ -12,6 +12,10 @@ use super::ConfigError;
 /// `process`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSettings {
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Rows and columns of its terminal; as the kernel has it where the bundle gives none.
+    pub console_size: Option<(u16, u16)>,
     /// The command and its arguments; at least one.
     pub args: Vec<CString>,
     /// The environment as given, without HOME where the bundle gives none.
@@ -79,6 +83,8 @@ impl ProcessSettings {
             return Err(ConfigError::invalid("process.oomScoreAdj", "-1000 to 1000", oom_score_adj));
         }
         Ok(Self {
+            terminal: process.terminal().unwrap_or(false),
+            console_size: console_size(process)?,
             args,
             env: strings("process.env", process.env().as_deref())?,
             cwd: normal(cwd),
@@ -103,6 +109,18 @@ fn label(name: &str, asked: Option<&str>) -> Result<Option<String>, ConfigError>
         }
         other => Ok(other.map(str::to_owned)),
     }
+}
+
+/// "MUST be ignored if terminal is false or unset" (config.md); sizes of a terminal have 16 bits.
+fn console_size(process: &Process) -> Result<Option<(u16, u16)>, ConfigError> {
+    let Some(size) = process.console_size().filter(|_| process.terminal() == Some(true)) else {
+        return Ok(None);
+    };
+    let number = |key: &str, value: u64| {
+        u16::try_from(value)
+            .map_err(|_| ConfigError::invalid(format!("process.consoleSize.{key}"), "at most 65535", value))
+    };
+    Ok(Some((number("height", size.height())?, number("width", size.width())?)))
 }
 
 fn normal(path: &Path) -> PathBuf {

@@ -67,9 +67,8 @@ const MOUNT: Rule = Keys(&[
 ]);
 
 const PROCESS: Rule = Keys(&[
-    ("terminal", Refuse),
-    // "MUST be ignored if terminal is false" (config.md), and a true one is refused.
-    ("consoleSize", Take),
+    ("terminal", Take),
+    ("consoleSize", Keys(&[("height", Take), ("width", Take)])),
     ("user", Keys(&[("uid", Take), ("gid", Take), ("umask", Take), ("additionalGids", Take), ("username", Refuse)])),
     ("args", Take),
     ("commandLine", Refuse),
@@ -262,7 +261,6 @@ mod tests {
     #[test]
     fn what_is_not_honoured_is_refused_by_name() {
         let cases = [
-            (json!({"process": {"terminal": true}}), "process.terminal"),
             (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}), "linux.memoryPolicy"),
             (json!({"linux": {"netDevices": {"eth0": {"name": "eth0"}}}}), "linux.netDevices"),
             (json!({"vm": {"hypervisor": {"path": "/x"}}}), "vm"),

@@ -18,6 +18,7 @@ use super::Step;
 use crate::accounts::Account;
 use crate::config::ProcessSettings;
 use crate::init_error::InitError;
+use crate::launch::Inherited;
 
 /// Where commands are looked for when the environment has no PATH (as podman's containers have it).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -31,8 +32,9 @@ pub(super) struct Command {
 }
 
 /// Finds the command as the user that it will run as.
-pub(super) fn find(process: &ProcessSettings, account: &Account) -> Step<Command> {
+pub(super) fn find(process: &ProcessSettings, account: &Account, inherited: &Inherited) -> Step<Command> {
     let mut env = process.env.clone();
+    tell_sockets(&mut env, inherited);
     if let Some(home) = &account.home {
         let variable = [b"HOME=", home.as_slice()].concat();
         env.extend(CString::new(variable));
@@ -49,6 +51,23 @@ pub(super) fn find(process: &ProcessSettings, account: &Account) -> Step<Command
     let path = CString::new(found.into_os_string().into_vec())
         .map_err(|_| InitError::NotExecutable { command: shown, reason: "its path holds a NUL byte".to_owned() })?;
     Ok(Command { path, args: process.args.clone(), env })
+}
+
+/// Tells a process of its sockets, as sd_listen_fds(3) reads it. The pid is the one that it has in its own namespace.
+fn tell_sockets(env: &mut Vec<CString>, inherited: &Inherited) {
+    if inherited.listening == 0 {
+        return;
+    }
+    let mut set = |name: &str, value: &[u8]| {
+        let start = [name.as_bytes(), b"="].concat();
+        env.retain(|variable| !variable.as_bytes().starts_with(&start));
+        env.extend(CString::new([&start, value].concat()));
+    };
+    set("LISTEN_FDS", inherited.listening.to_string().as_bytes());
+    set("LISTEN_PID", std::process::id().to_string().as_bytes());
+    if let Some(names) = &inherited.names {
+        set("LISTEN_FDNAMES", names.as_bytes());
+    }
 }
 
 fn search(shown: &str, name: &[u8], env: &[CString]) -> Step<PathBuf> {
@@ -78,22 +97,24 @@ fn check(shown: &str, path: &Path) -> Step {
         Err(Errno::NOENT | Errno::NOTDIR) => {
             return Err(InitError::CommandMissing { command: shown.to_owned(), missing: first_missing(path) });
         }
-        Err(Errno::ACCESS) => return Err(not_executable("a directory on its path may not be entered")),
+        Err(Errno::ACCESS) => {
+            return Err(not_executable("permission denied: a directory on its path may not be entered"));
+        }
         Err(errno) => {
             return Err(not_executable(&SysError::new("stat", path.display().to_string(), errno).to_string()));
         }
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            return Err(not_executable("it is a directory"));
+            return Err(not_executable("permission denied: it is a directory"));
         }
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
-            return Err(not_executable("it is not a regular file"));
+            return Err(not_executable("permission denied: it is not a regular file"));
         }
         Ok(_) => {}
     }
     match accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
         Err(Errno::ACCESS) => {
-            Err(not_executable("it lacks permission to execute, or its filesystem is mounted noexec"))
+            Err(not_executable("permission denied: it may not be executed, or its filesystem is mounted noexec"))
         }
         Err(errno) => Err(not_executable(&SysError::new("faccessat2", path.display().to_string(), errno).to_string())),
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Working directory, limits, ids, capabilities.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -16,7 +16,8 @@ use stos_sys::rooted::Root;
 
 use super::Step;
 use crate::accounts::Account;
-use crate::config::{ProcessAttributes, Settings};
+use crate::config::settings::Limit;
+use crate::config::{ProcessAttributes, ProcessSettings, Settings};
 use crate::init_error::InitError;
 
 /// Enters the working directory, made where it is missing.
@@ -29,8 +30,24 @@ pub(super) fn enter_working_directory(root: &Root, cwd: &Path) -> Step {
         Errno::NOTDIR => wrong("it is not a directory".to_owned()),
         _ => wrong(error.to_string()),
     })?;
-    rustix::process::fchdir(directory.as_fd())
-        .map_err(|errno| wrong(SysError::new("fchdir", "", errno).to_string()))?;
+    enter_directory(cwd, directory.as_fd())
+}
+
+/// Enters the working directory where it is there: a further process makes none.
+pub(super) fn enter_existing_directory(root: &Root, cwd: &Path) -> Step {
+    let directory = root.resolve(cwd).map_err(|error| {
+        let reason = match error.errno {
+            Errno::NOENT => "no such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        InitError::WorkingDirectory { cwd: cwd.to_owned(), reason }
+    })?;
+    enter_directory(cwd, directory.as_fd())
+}
+
+fn enter_directory(cwd: &Path, directory: BorrowedFd<'_>) -> Step {
+    let wrong = |reason: String| InitError::WorkingDirectory { cwd: cwd.to_owned(), reason };
+    rustix::process::fchdir(directory).map_err(|errno| wrong(SysError::new("fchdir", "", errno).to_string()))?;
     let named =
         rustix::process::getcwd(Vec::new()).map_err(|errno| wrong(SysError::new("getcwd", "", errno).to_string()))?;
     if named.as_bytes().starts_with(b"/") {
@@ -60,15 +77,20 @@ pub(super) fn set_attributes(attributes: &ProcessAttributes) -> Step {
     Ok(())
 }
 
+/// Takes `process.rlimits`.
+pub(super) fn set_limits(process: &ProcessSettings) -> Step {
+    let set = |limit: &Limit| set_limit(None, &limit.name, limit.soft, limit.hard);
+    process.limits.iter().try_for_each(|limit| set(limit).map_err(InitError::step("set process.rlimits")))
+}
+
 /// Takes limits, ids and capabilities, in the order in which each still has the privilege that it needs.
 ///
 /// Where a filter is loaded later and that needs CAP_SYS_ADMIN, the process has it until [`drop_kept`].
 pub(super) fn become_user(settings: &Settings, account: &Account) -> Step {
     let (process, kept) = (&settings.process, kept(settings));
-    // With a user namespace the launch has set them.
-    let limits = if settings.has_user_namespace() { &[][..] } else { &process.limits[..] };
-    for limit in limits {
-        set_limit(None, &limit.name, limit.soft, limit.hard).map_err(InitError::step("set process.rlimits"))?;
+    // With a user namespace they have been set from outside.
+    if !settings.has_user_namespace() {
+        set_limits(process)?;
     }
     let step = || InitError::step("set process.capabilities");
     let masks = process.capabilities;

@@ -14,22 +14,25 @@ use stos_sys::process::exec::bring_loopback_up;
 use stos_sys::rooted::{PROC_MAGIC, filesystem_magic};
 
 use super::Step;
-use crate::cgroup::{MadeCgroups, open_control};
-use crate::config::Settings;
+use crate::cgroup::{CgroupDirectory, open_control};
 use crate::config::settings::namespace;
+use crate::config::{ProcessSettings, Settings};
 use crate::init_error::InitError;
 use crate::launch::pid_flag;
 
 /// Enters the container's v1 cgroups; the v2 one it was born in. Then a cgroup namespace shows them as `/`.
-pub(super) fn enter_cgroups(cgroups: &MadeCgroups, settings: &Settings) -> Step {
-    for (directory, held) in cgroups.v1() {
+pub(super) fn enter_cgroups<'a>(
+    v1: impl Iterator<Item = (&'a CgroupDirectory, BorrowedFd<'a>)>,
+    new_namespace: bool,
+) -> Step {
+    for (directory, held) in v1 {
         let step = || InitError::step("enter the cgroup");
         let tasks = open_control(directory, held, "tasks").map_err(step())?;
         // "0" means the writing thread, which is all of this process: no global lock, unlike `cgroup.procs`.
         let failed = SysError::at("write", || format!("{}, 0", directory.path.join("tasks").display()));
         rustix::io::write(&tasks, b"0").map_err(failed).map_err(step())?;
     }
-    if settings.new_cgroup_namespace {
+    if new_namespace {
         let flag = i32::try_from(namespace::CGROUP).unwrap_or_default();
         unshare(flag).map_err(InitError::step("make the cgroup namespace"))?;
     }
@@ -122,9 +125,13 @@ pub(super) fn separate(settings: &Settings) -> Step {
     for setting in &settings.sysctl {
         set_sysctl(&setting.path, &setting.value)?;
     }
-    match settings.process.oom_score_adj {
-        // The launch has set it: root of a user namespace could not lower it.
-        Some(_) if settings.has_user_namespace() => Ok(()),
+    // The launch has set it where root of a user namespace could not lower it.
+    if settings.has_user_namespace() { Ok(()) } else { set_oom_score(&settings.process) }
+}
+
+/// Sets `process.oomScoreAdj`, by the procfs that the caller sees: to be done while that is the host's.
+pub(super) fn set_oom_score(process: &ProcessSettings) -> Step {
+    match process.oom_score_adj {
         Some(score) => write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())
             .map_err(InitError::step("set process.oomScoreAdj")),
         None => Ok(()),

@@ -12,7 +12,9 @@
 //! | `copy_up` | a tmpfs that begins with what it hides |
 //! | `lsm` | labels of security modules |
 //! | `credentials` | working directory, limits, ids, capabilities |
+//! | `terminal` | a terminal from the container's devpts |
 //! | `command` | finding and executing the command |
+//! | `joining` | a further process in a container that is there |
 //!
 //! It is single-threaded and cloned from a single-threaded process, so it may allocate. It never returns into its caller's
 //! code.
@@ -23,10 +25,14 @@ mod copy_up;
 mod credentials;
 mod devices;
 mod isolation;
+mod joining;
 mod lsm;
 mod protect;
 mod rootfs;
 pub(crate) mod stage;
+mod terminal;
+
+pub(crate) use joining::{Joining, namespaces, run as run_joining};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +47,7 @@ use stos_sys::rooted::{PIPEFS_MAGIC, filesystem_magic};
 
 use crate::accounts;
 use crate::cgroup::MadeCgroups;
+use crate::config::Settings;
 use crate::conversation::{DONE, HOOKS, LIMITS, PREPARE, hook_state};
 use crate::gate::GateEnd;
 use crate::hooks::{self, HookKind};
@@ -68,8 +75,13 @@ pub(crate) struct Child<'a> {
 }
 
 /// Runs the child's half of a launch. Ends in the container's command, or in a report and exit code 1.
-pub(crate) fn run(child: Child<'_>, mut channel: Channel) -> ! {
-    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(child, &mut channel)));
+pub(crate) fn run(child: Child<'_>, channel: Channel) -> ! {
+    run_and_report(channel, |channel| set_up(child, channel))
+}
+
+/// Runs a cloned process, which ends in a command, or in a report and exit code 1.
+fn run_and_report(mut channel: Channel, set_up: impl FnOnce(&mut Channel) -> Step<std::convert::Infallible>) -> ! {
+    let outcome = catch_unwind(AssertUnwindSafe(|| set_up(&mut channel)));
     let error = match outcome {
         Ok(Ok(never)) => match never {},
         Ok(Err(error)) => error,
@@ -139,13 +151,13 @@ impl Channel {
 fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infallible> {
     let Child { launch, cgroups, gate, sources, is_sibling } = child;
     let settings = launch.config.settings();
-    detach_from_caller(channel)?;
+    detach_from_caller(channel, launch.new_keyring)?;
     if is_sibling {
         channel.wait_for_answer()?;
     } else if settings.has_user_namespace() {
         channel.ask(PREPARE)?;
     }
-    isolation::enter_cgroups(cgroups, settings)?;
+    isolation::enter_cgroups(cgroups.v1(), settings.new_cgroup_namespace)?;
     isolation::join_namespaces(settings, is_sibling)?;
     take_stdio(&launch.stdio)?;
     let labels = lsm::Labels::open(settings)?;
@@ -160,6 +172,10 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     let host_pid = isolation::pid_of_host(settings)?;
     let (root, devices) = rootfs::mount_all(launch, cgroups.record(), tree)?;
     devices::create(&root, settings, devices)?;
+    if let Stdio::Terminal { socket } = &launch.stdio {
+        terminal::open(&root, &settings.process, socket.as_fd())?;
+        terminal::bind_console(&root)?;
+    }
     if settings.hooks.any_before_pivot() {
         channel.ask(HOOKS)?;
         let state = hook_state(launch, Status::Creating, host_pid);
@@ -172,9 +188,9 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     if settings.root_readonly {
         rootfs::make_read_only(&root)?;
     }
-    give_pipes_to(&launch.stdio, account.uid)?;
+    give_streams_to(&launch.stdio, account.uid)?;
     drop(root);
-    close_descriptors(gate.as_ref(), channel, &labels)?;
+    close_descriptors(gate.as_ref(), channel, &labels, launch.inherited.count())?;
     // From here on no path and no descriptor leads to the host, and nothing below needs one.
     if settings.has_user_namespace() && !settings.process.limits.is_empty() {
         channel.ask(LIMITS)?;
@@ -182,18 +198,10 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     credentials::set_attributes(&settings.attributes)?;
     labels.apply()?;
     credentials::become_user(settings, &account)?;
-    let command = command::find(&settings.process, &account)?;
+    let command = command::find(&settings.process, &account, &launch.inherited)?;
     wait_for_start(gate, channel)?;
     let state = hook_state(launch, Status::Created, host_pid);
     hooks::run(HookKind::StartContainer, &settings.hooks.start_container, &state)?;
-    command.execute(|| restrict(launch, channel))
-}
-
-/// Puts the process under its seccomp filter, as late as can be: between it and execve(2) there is one call at most, so that a
-/// profile need not allow what only the setup does.
-fn restrict(launch: &Launch<'_>, channel: &Channel) -> Step {
-    let settings = launch.config.settings();
-    let Some(filter) = &settings.seccomp else { return Ok(()) };
     let spec = launch.config.spec();
     let container = || ContainerOfFilter {
         oci_version: spec.version().clone(),
@@ -202,6 +210,13 @@ fn restrict(launch: &Launch<'_>, channel: &Channel) -> Step {
         bundle: launch.bundle.to_owned(),
         annotations: spec.annotations().clone().unwrap_or_default(),
     };
+    command.execute(|| restrict(settings, channel, container))
+}
+
+/// Puts the process under its seccomp filter, as late as can be: between it and execve(2) there is one call at most, so that a
+/// profile need not allow what only the setup does.
+fn restrict(settings: &Settings, channel: &Channel, container: impl FnOnce() -> ContainerOfFilter) -> Step {
+    let Some(filter) = &settings.seccomp else { return Ok(()) };
     install(filter, container, |line| channel.write(line))?;
     credentials::drop_kept(settings)
 }
@@ -215,7 +230,7 @@ fn die_with_launch() -> Step {
 }
 
 /// Takes nothing of the caller along but what is meant, and dies with it until all is set up.
-fn detach_from_caller(channel: &mut Channel) -> Step {
+fn detach_from_caller(channel: &mut Channel, new_keyring: bool) -> Step {
     let step = || InitError::step("leave the caller");
     die_with_launch()?;
     reset_signals();
@@ -228,6 +243,9 @@ fn detach_from_caller(channel: &mut Channel) -> Step {
         channel.answers = Some(above_stdio(answers.as_fd()).map_err(step())?);
     }
     rustix::process::setsid().map_err(|errno| step()(SysError::new("setsid", "", errno)))?;
+    if !new_keyring {
+        return Ok(());
+    }
     match join_new_session_keyring() {
         // A kernel without keyrings has none to leak.
         Err(error) if error.errno == rustix::io::Errno::NOSYS => Ok(()),
@@ -251,15 +269,21 @@ fn take_stdio(stdio: &Stdio) -> Step {
     dup2_stderr(stderr.map_err(step())?).map_err(failed)
 }
 
-/// Gives pipes of the engine's to the container's user, or it could not open `/dev/stdout` again. Files, terminals and named
-/// FIFOs of the host keep their owner.
-fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
-    if matches!(stdio, Stdio::Inherit) {
-        return Ok(());
-    }
+/// Gives the container's own terminal, and pipes of the engine's, to the container's user, or it could not open `/dev/tty` and
+/// `/dev/stdout` again. Files, terminals and named FIFOs of the host keep their owner.
+fn give_streams_to(stdio: &Stdio, uid: u32) -> Step {
     let failed = |errno| {
         InitError::step("give the standard streams to the user")(SysError::new("fchown", uid.to_string(), errno))
     };
+    match stdio {
+        Stdio::Inherit => return Ok(()),
+        Stdio::Terminal { .. } => {
+            // Its group is devpts's affair.
+            let owner = Some(rustix::process::Uid::from_raw(uid));
+            return rustix::fs::fchown(rustix::stdio::stdin(), owner, None).map_err(failed);
+        }
+        Stdio::Descriptors { .. } => {}
+    }
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let stat = rustix::fs::fstat(fd).map_err(failed)?;
         let is_fifo = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo;
@@ -271,12 +295,13 @@ fn give_pipes_to(stdio: &Stdio, uid: u32) -> Step {
     Ok(())
 }
 
-/// Closes all descriptors but the standard streams, and the pipes that this process still talks over: those go on execve(2).
-fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel, labels: &lsm::Labels) -> Step {
+/// Closes all descriptors but the standard streams, those that follow and are meant for the process, and the pipes that this process
+/// still talks over: those go on execve(2).
+fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel, labels: &lsm::Labels, inherited: u32) -> Step {
     let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().chain(&channel.answers).map(AsFd::as_fd).collect();
     kept.extend(labels.descriptors());
     kept.extend(gate.iter().flat_map(|gate| gate.descriptors()));
-    close_all_but(&kept).map_err(InitError::step("keep the caller's descriptors out"))
+    close_all_but(inherited, &kept).map_err(InitError::step("keep the caller's descriptors out"))
 }
 
 /// Says that all is ready, and waits before the gate where there is one.

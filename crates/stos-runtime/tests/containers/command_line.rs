@@ -46,7 +46,7 @@ fn command(arguments: &[String]) -> Result<u8, Error> {
     match *name {
         "create" => {
             let pid_file = value("--pid-file").map(Path::new);
-            lifecycle::create(&root, &id()?, CreateOptions { bundle: &bundle, pid_file, stdio: Stdio::Inherit })?;
+            lifecycle::create(&root, &id()?, create_options(&bundle, pid_file))?;
         }
         "start" => lifecycle::start(&root, &id()?)?,
         "run" => return run_attached(&root, &id()?, &bundle),
@@ -91,9 +91,14 @@ fn show(value: &impl serde::Serialize) {
     std::io::stdout().write_all(text.as_bytes()).expect("stdout");
 }
 
+fn create_options<'a>(bundle: &'a Path, pid_file: Option<&'a Path>) -> CreateOptions<'a> {
+    let (console, inherited) = (stos_runtime::Console::None, stos_runtime::Inherited::default());
+    CreateOptions { bundle, pid_file, console, inherited, new_keyring: true }
+}
+
 /// create, start, wait, delete, as `run` of any runtime does.
 fn run_attached(root: &StateDirectory, id: &ContainerId, bundle: &Path) -> Result<u8, Error> {
-    lifecycle::create(root, id, CreateOptions { bundle, pid_file: None, stdio: Stdio::Inherit })?;
+    lifecycle::create(root, id, create_options(bundle, None))?;
     let init = root.read(id)?.init.expect("a created container has a first process").open()?;
     let started = lifecycle::start(root, id);
     let code = match (&started, init) {
@@ -136,6 +141,8 @@ fn launch_attached(
         identity: user.as_ref().map_or(Identity::FromSpec, Identity::LookUp),
         cgroup: CgroupRequest::default(),
         gate: Gate::Open,
+        inherited: stos_runtime::Inherited::default(),
+        new_keyring: true,
     })?;
     if let Some(mut output) = output {
         std::io::copy(&mut output, &mut std::io::stdout()).expect("copy");

@@ -134,22 +134,36 @@ pub fn reset_signals() {
     }
 }
 
-/// Closes every descriptor but 0, 1, 2 and those in `keep` (close_range(2), Linux 5.9).
+/// Closes every descriptor but 0, 1, 2, the `passed` ones that follow, and those in `keep` (close_range(2), Linux 5.9).
 ///
 /// For a cloned child on its way to execve(2), which uses none of the others again. To mark them close-on-exec is not enough:
 /// execve(2) resolves the path of the program, of its `#!` line and of its dynamic linker while they are still open, and
 /// `/proc/self/fd/N/../..` leads out of the root through a directory of the host (CVE-2024-21626).
-pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+pub fn close_all_but(passed: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept {
+    let mut first = 3_u32.saturating_add(passed);
+    for fd in kept.into_iter().filter(|fd| *fd >= first).collect::<Vec<_>>() {
         if fd > first {
             close_range(first, fd - 1)?;
         }
-        first = first.max(fd + 1);
+        first = fd + 1;
     }
     close_range(first, u32::MAX)
+}
+
+/// Checks that the descriptors `3..3 + count` are the caller's caller's: open, and not close-on-exec, as all are that we open
+/// ourselves. EBADF names the first that is not.
+pub fn check_inherited(count: u32) -> Result<()> {
+    for fd in 3..3_u32.saturating_add(count) {
+        let number = fd.cast_signed();
+        // SAFETY: fcntl asks for the flags of a number; one that is no descriptor is an error.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+            return Err(SysError::new("fcntl", format!("{fd}, F_GETFD: not inherited"), Errno::BADF));
+        }
+    }
+    Ok(())
 }
 
 fn close_range(first: u32, last: u32) -> Result<()> {

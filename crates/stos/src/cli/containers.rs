@@ -97,6 +97,18 @@ pub struct BundleOptions {
     /// Bundle mode: write the container's pid to FILE
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Bundle mode: send the master of the container's terminal over this Unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Bundle mode: pass on N descriptors from 3 on, after those of LISTEN_FDS
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Bundle mode: let the container have the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Bundle mode: not supported, and refused
+    #[arg(long)]
+    pub no_pivot: bool,
 }
 
 // What a container is made of. One list, for whatever follows the image belongs to the command, `--rm` too.
@@ -155,6 +167,12 @@ pub struct Run {
     /// Delete the container when its process has ended
     #[arg(long)]
     pub rm: bool,
+    /// Bundle mode: keep the container when its process has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// Bundle mode: in the foreground, leave processes that lose their parent to somebody else
+    #[arg(long)]
+    pub no_subreaper: bool,
     #[command(flatten)]
     pub progress: ProgressOptions,
     #[command(flatten)]

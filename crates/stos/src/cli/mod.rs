@@ -12,6 +12,7 @@ mod layers;
 mod limits;
 mod progress;
 mod registries;
+mod runtime;
 mod system;
 
 pub use changes::*;
@@ -22,6 +23,7 @@ pub use layers::*;
 pub use limits::*;
 pub use progress::*;
 pub use registries::*;
+pub use runtime::*;
 pub use system::*;
 
 use std::path::PathBuf;
@@ -61,6 +63,15 @@ pub struct Global {
     /// Log more
     #[arg(long)]
     pub debug: bool,
+    /// Let systemd make the cgroups: not supported, and refused by create and run
+    #[arg(long)]
+    pub systemd_cgroup: bool,
+    /// Whether errors of cgroups are overlooked, as without root's rights; `true` is not supported, and refused
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Rootless::Auto)]
+    pub rootless: Rootless,
+    /// The CRIU program of engines that checkpoint: there is no use for one here, see `checkpoint`
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub criu: Option<PathBuf>,
     /// Called by another name: always bundle mode.
     #[arg(skip)]
     pub bundle_mode: bool,
@@ -139,6 +150,8 @@ pub enum Command {
     Start(Start),
     /// Create a container and start it
     Run(Run),
+    /// Run a further process in a container
+    Exec(Exec),
     /// Wait until containers have ended, and print their exit codes
     Wait(Wait),
     /// Print what a container wrote
@@ -173,6 +186,16 @@ pub enum Command {
     /// The commands about layers
     #[command(subcommand)]
     Layer(Layer),
+    /// Write a config.json to begin with
+    Spec(Spec),
+    /// Print what is honoured of a bundle, as JSON
+    Features(Features),
+    /// Refused: containers cannot be checkpointed
+    #[command(hide = true)]
+    Checkpoint(Refused),
+    /// Refused: there are no checkpoints to restore
+    #[command(hide = true)]
+    Restore(Refused),
     /// About this host and this installation
     #[command(subcommand)]
     System(System),

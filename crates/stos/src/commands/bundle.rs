@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Bundle mode's create and run. DATA-ROOT is never opened here.
+//! Bundle mode's create, run and exec. DATA-ROOT is never opened here.
 
-use std::os::fd::AsFd;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use rustix::event::{PollFd, PollFlags, poll};
 use stos_runtime::lifecycle::{self, CreateOptions};
-use stos_runtime::{ContainerId, ProcessRecord, Stdio};
+use stos_runtime::{
+    Console, ContainerId, ExecOptions, Identity, Inherited, ProcessChanges, ProcessRecord, StateDirectory, console,
+};
+use stos_sys::process::clone::check_inherited;
+use stos_sys::process::credentials::become_subreaper;
 use stos_sys::process::pidfd;
-use stos_sys::signals::SignalFd;
 
-use crate::cli::{BundleOptions, Global, ImageOptions, What};
+use super::foreground::{self, Relay};
+use crate::cli::{BundleOptions, Exec, Global, ImageOptions, Run, What};
 use crate::failure::Failure;
 use crate::target;
 
@@ -54,40 +59,177 @@ fn parse_id(what: &What) -> Result<ContainerId, Failure> {
     Ok(what.subject().parse::<ContainerId>().map_err(stos_runtime::Error::from)?)
 }
 
+/// Counts the descriptors that a container gets of our caller's: those of socket activation (sd_listen_fds(3)), where they are meant
+/// for us, and `preserved` more.
+fn inherited(preserved: u32, takes_sockets: bool) -> Result<Inherited, Failure> {
+    let variable = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
+    let number = |name: &str| variable(name).and_then(|value| value.parse::<u32>().ok());
+    let mut inherited = Inherited { preserved, ..Inherited::default() };
+    if takes_sockets && number("LISTEN_PID") == Some(std::process::id()) {
+        inherited.listening = number("LISTEN_FDS").unwrap_or(0);
+        inherited.names = variable("LISTEN_FDNAMES").and_then(|names| CString::new(names).ok());
+    }
+    check_inherited(inherited.count())
+        .with_context(|| format!("--preserve-fds {preserved} and LISTEN_FDS {}", inherited.listening))?;
+    Ok(inherited)
+}
+
+/// Who gets the terminal, and where it comes out if that is us.
+fn console(detach: bool, socket: Option<&Path>) -> Result<(Console<'_>, Option<OwnedFd>), Failure> {
+    match (detach, socket) {
+        (true, Some(socket)) => Ok((Console::Socket(socket), None)),
+        (true, None) => Ok((Console::None, None)),
+        (false, Some(_)) => {
+            Err(Failure::message("cannot use a console socket: it is for a process that is left in the background", 1))
+        }
+        (false, None) => Console::for_caller().map(|(console, end)| (console, Some(end))).map_err(Failure::from),
+    }
+}
+
+/// Shows the terminal of a process on ours, where the process has one.
+fn relay(end: Option<OwnedFd>) -> Result<Option<Relay>, Failure> {
+    let master = end.map_or(Ok(None), console::receive)?;
+    master.map(Relay::new).transpose()
+}
+
+fn create_options<'a>(
+    options: &'a BundleOptions,
+    bundle: &'a Path,
+    console: Console<'a>,
+) -> Result<CreateOptions<'a>, Failure> {
+    if options.no_pivot {
+        return Err(Failure::message(
+            "--no-pivot is not supported: a container without pivot_root(2) can get out of its root",
+            1,
+        ));
+    }
+    Ok(CreateOptions {
+        bundle,
+        pid_file: options.pid_file.as_deref(),
+        console,
+        inherited: inherited(options.preserve_fds, true)?,
+        new_keyring: !options.no_new_keyring,
+    })
+}
+
 /// Creates a container whose first process waits for `start`.
-pub fn create(global: &Global, what: &What, bundle: &Path, pid_file: Option<&Path>) -> Result<u8, Failure> {
-    let options = CreateOptions { bundle, pid_file, stdio: Stdio::Inherit };
-    lifecycle::create(&target::run_states(global), &parse_id(what)?, options)?;
+pub fn create(global: &Global, what: &What, bundle: &Path, options: &BundleOptions) -> Result<u8, Failure> {
+    let (console, _) = console(true, options.console_socket.as_deref())?;
+    let create = create_options(options, bundle, console)?;
+    lifecycle::create(&target::run_states(global), &parse_id(what)?, create)?;
     Ok(0)
 }
 
 /// Creates and starts a container; unless detached, stays until it has ended, passes signals on, and deletes it.
-pub fn run(global: &Global, what: &What, bundle: &Path, pid_file: Option<&Path>, detach: bool) -> Result<u8, Failure> {
-    let id = parse_id(what)?;
+pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
+    let id = parse_id(&args.what)?;
     let states = target::run_states(global);
-    // Blocked before anything runs, so that a signal during the start is passed on after it.
-    let signals = if detach { None } else { Some(SignalFd::new(&[1, 2, 3, 10, 12, 15])?) };
-    let options = CreateOptions { bundle, pid_file, stdio: Stdio::Inherit };
-    let state = lifecycle::create(&states, &id, options)?;
-    let process = ProcessRecord::of(state.pid)?.map(|process| process.open()).transpose()?.flatten();
-    if let Err(error) = lifecycle::start(&states, &id) {
-        lifecycle::delete(&states, &id, true)?;
-        return Err(error.into());
+    let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
+    let (console, terminal) = console(args.detach, args.bundle.console_socket.as_deref())?;
+    let options = create_options(&args.bundle, bundle, console)?;
+    if signals.is_some() && !args.no_subreaper {
+        become_subreaper()?;
     }
-    let (Some(signals), Some(process)) = (signals, process) else { return Ok(0) };
-    let ended = loop {
-        let mut fds = [PollFd::new(&process, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        while let Some(signal) = signals.next_signal()? {
-            pidfd::send_signal(process.as_fd(), signal)?;
-        }
-        if let Some(ended) = pidfd::try_wait(process.as_fd())? {
-            break ended;
+    let state = lifecycle::create(&states, &id, options)?;
+    let started = (|| {
+        let process = ProcessRecord::of(state.pid)?.map(|process| process.open()).transpose()?.flatten();
+        let relay = relay(terminal)?;
+        lifecycle::start(&states, &id)?;
+        Ok((process, relay))
+    })();
+    let (process, relay) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            lifecycle::delete(&states, &id, true)?;
+            return Err(failure);
         }
     };
-    lifecycle::delete(&states, &id, true)?;
+    let (Some(signals), Some(process)) = (signals, process) else { return Ok(0) };
+    let ended = foreground::wait(state.pid, process.as_fd(), &signals, relay)?;
+    if !args.keep {
+        lifecycle::delete(&states, &id, true)?;
+    }
     Ok(u8::try_from(ended.code()).unwrap_or(255))
+}
+
+/// Runs a further process in a container of bundle mode. Whatever fails before it runs is 255, as runc has it.
+pub fn exec(states: &StateDirectory, id: &ContainerId, args: &Exec) -> Result<u8, Failure> {
+    let (uid, gid) = args.user.as_deref().map(parse_ids).transpose()?.unwrap_or_default();
+    let changes = ProcessChanges { uid, gid, ..changes(args, args.env.clone())? };
+    exec_as(states, id, args, &changes, Identity::FromSpec)
+}
+
+/// Runs a further process, with whatever `changes` say, as `identity`.
+pub fn exec_as(
+    states: &StateDirectory,
+    id: &ContainerId,
+    args: &Exec,
+    changes: &ProcessChanges,
+    identity: Identity<'_>,
+) -> Result<u8, Failure> {
+    let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
+    let (console, terminal) = console(args.detach, args.console_socket.as_deref())?;
+    let executed = stos_runtime::exec(
+        states,
+        id,
+        ExecOptions {
+            changes,
+            identity,
+            console,
+            cgroups: &args.cgroup,
+            ignore_paused: args.ignore_paused,
+            pid_file: args.pid_file.as_deref(),
+            inherited: inherited(args.preserve_fds, false)?,
+        },
+    )?;
+    let Some(signals) = signals else { return Ok(0) };
+    let relay = relay(terminal).inspect_err(|_| {
+        // The cause counts: without a terminal nobody can talk to it.
+        drop(pidfd::send_signal(executed.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw()));
+    })?;
+    let ended = foreground::wait(executed.pid, executed.pidfd.as_fd(), &signals, relay)?;
+    Ok(u8::try_from(ended.code()).unwrap_or(255))
+}
+
+/// What the command line says of a further process, but for its user.
+pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure> {
+    let read = |path: &PathBuf| -> anyhow::Result<_> {
+        let context = || format!("--process {}", path.display());
+        let bytes = std::fs::read(path).with_context(context)?;
+        serde_json::from_slice(&bytes).with_context(context)
+    };
+    let command = args.command().to_vec();
+    match (&args.process, command.first()) {
+        (Some(_), Some(word)) => {
+            return Err(Failure::message(format!("unexpected {word:?}: --process has its own command"), 1));
+        }
+        (None, None) => return Err(Failure::message("expected a command after the container, or --process", 1)),
+        _ => {}
+    }
+    Ok(ProcessChanges {
+        process: args.process.as_ref().map(read).transpose()?,
+        args: command,
+        cwd: args.cwd.clone(),
+        env,
+        uid: None,
+        gid: None,
+        additional_gids: args.additional_gids.clone(),
+        capabilities: args.cap.clone(),
+        no_new_privileges: args.no_new_privs,
+        terminal: args.tty,
+        // Known before the process asks for it.
+        console_size: if args.detach { None } else { foreground::own_size() },
+        apparmor: args.apparmor.clone(),
+        label: args.process_label.clone(),
+    })
+}
+
+/// Reads `UID[:GID]`. A bundle's users are numbers: its engine knows the names.
+fn parse_ids(text: &str) -> Result<(Option<u32>, Option<u32>), Failure> {
+    let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
+    let number = |text: &str| {
+        let refused = || Failure::message(format!("--user {text:?}: expected UID[:GID] in numbers"), 1);
+        text.parse::<u32>().map_err(|_| refused())
+    };
+    Ok((Some(number(uid)?), gid.map(number).transpose()?))
 }

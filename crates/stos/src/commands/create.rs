@@ -19,9 +19,9 @@ use crate::{options, table};
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
-        return bundle::create(global, &args.what, &dir, args.bundle.pid_file.as_deref());
+        return bundle::create(global, &args.what, &dir, &args.bundle);
     }
-    refuse_pid_file(&args.bundle)?;
+    refuse_bundle_options(&args.bundle)?;
     let record = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
         let options = read_options(&args.image_options, args.what.command(), args.rm)?;
@@ -31,9 +31,16 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn refuse_pid_file(options: &BundleOptions) -> Result<(), Failure> {
-    match &options.pid_file {
-        Some(_) => Err(Failure::message("--pid-file is for bundle mode: give a --bundle too", 125)),
+fn refuse_bundle_options(options: &BundleOptions) -> Result<(), Failure> {
+    let given = [
+        ("--pid-file", options.pid_file.is_some()),
+        ("--console-socket", options.console_socket.is_some()),
+        ("--preserve-fds", options.preserve_fds > 0),
+        ("--no-pivot", options.no_pivot),
+        ("--no-new-keyring", options.no_new_keyring),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) => Err(Failure::message(format!("{option} is for bundle mode: give a --bundle too"), 125)),
         None => Ok(()),
     }
 }
@@ -66,9 +73,12 @@ fn create_from_image(
 /// Creates a container and starts it: attached, or in the background with `--detach`.
 pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
-        return bundle::run(global, &args.what, &dir, args.bundle.pid_file.as_deref(), args.detach);
+        return bundle::run(global, args, &dir);
     }
-    refuse_pid_file(&args.bundle)?;
+    refuse_bundle_options(&args.bundle)?;
+    if args.keep || args.no_subreaper {
+        return Err(Failure::message("--keep and --no-subreaper are for bundle mode: give a --bundle too", 125));
+    }
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
         let options = read_options(&args.image_options, args.what.command(), args.rm)?;

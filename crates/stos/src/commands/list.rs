@@ -29,7 +29,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
     let bundles = stos_runtime::lifecycle::list_bundles(&target::run_states(global))?;
     if global.bundle_mode {
         match args.format {
-            Format::Json => table::print_json(&bundles)?,
+            Format::Json => table::print_json(&bundles.into_iter().map(with_owner).collect::<Vec<_>>())?,
             Format::Table if args.quiet => bundles.iter().try_for_each(|state| table::print_line(&state.id))?,
             Format::Table => {
                 let rows: Vec<_> = bundles.iter().map(bundle_row).collect();
@@ -136,6 +136,11 @@ fn row(line: &Line) -> Vec<String> {
         line.pid.to_string(),
         line.name.clone().unwrap_or_default(),
     ]
+}
+
+/// runc's `state` names no owner and its `list` does: only root can make containers.
+fn with_owner(state: OciState) -> OciState {
+    if state.owner.is_empty() { OciState { owner: "root".to_owned(), ..state } } else { state }
 }
 
 fn bundle_row(state: &OciState) -> Vec<String> {

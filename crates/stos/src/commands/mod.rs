@@ -4,6 +4,9 @@
 pub mod bundle;
 mod changes;
 mod create;
+mod documents;
+mod exec;
+mod foreground;
 mod images;
 mod layers;
 mod life;
@@ -12,7 +15,7 @@ mod list;
 mod registries;
 mod system;
 
-use crate::cli::{Cli, Command, Global, Registry};
+use crate::cli::{Cli, Command, Global, Refused, Registry};
 use crate::failure::Failure;
 
 /// Does it to each of `names`, and gives the exit code of the first failure. A failure is told, and keeps none of the rest from
@@ -26,6 +29,11 @@ fn each(global: &Global, names: &[String], mut act: impl FnMut(&str) -> Result<(
         }
     }
     code
+}
+
+fn refused(command: &str, args: &Refused) -> Failure {
+    let given: String = args.words.iter().map(|word| format!(" {word}")).collect();
+    Failure::message(format!("{command}{given}: containers can be neither checkpointed nor restored"), 1)
 }
 
 /// Runs the command.
@@ -56,6 +64,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Create(args) => create::create(global, &args),
         Command::Run(args) => create::run(global, &args),
         Command::Start(args) => create::start(global, &args),
+        Command::Exec(args) => exec::exec(global, &args),
         Command::Wait(args) => life::wait(global, &args),
         Command::Logs(args) => life::logs(global, &args),
         Command::State(args) => life::state(global, &args),
@@ -72,6 +81,10 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),
         Command::Layer(command) => layers::run(global, command),
+        Command::Spec(args) => documents::spec(&args),
+        Command::Features(_) => documents::features(),
+        Command::Checkpoint(args) => Err(refused("checkpoint", &args)),
+        Command::Restore(args) => Err(refused("restore", &args)),
         Command::System(command) => system::run(global, command),
     }
 }

@@ -68,6 +68,11 @@ impl Runtime {
         std::env::var_os(RUNTIME).is_none()
     }
 
+    /// Whether it is another runtime, of this name: for what that one is known to do otherwise.
+    pub fn is_called(&self, name: &str) -> bool {
+        !self.is_ours() && self.program.file_name().is_some_and(|own| own == name)
+    }
+
     /// A path for whatever else the test needs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -132,7 +137,8 @@ impl Runtime {
         fs::create_dir_all(&root).unwrap();
         let archive = self.path("root.tar");
         if !archive.exists() {
-            fs::write(&archive, rootfs::host_shell().unwrap()).unwrap();
+            let programs = [&rootfs::TOOLS[..], &["readlink", "stty", "tty"]].concat();
+            fs::write(&archive, rootfs::host_programs(&programs).unwrap()).unwrap();
         }
         let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&root).status().unwrap();
         assert!(unpacked.success());
@@ -249,6 +255,20 @@ impl Bundle {
     pub fn rootfs(&self, path: &str) -> PathBuf {
         self.dir.join("rootfs").join(path)
     }
+}
+
+/// A command as a shell executes it after `script`, which may open descriptors or set variables for it.
+pub fn through_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{script}; exec \"$@\"")).arg("sh").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null());
+    shell
 }
 
 /// Runs a command to its end.

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container's configuration with the process of an `exec` in place of its own.
+//!
+//! All else stays as it is, and all of it is checked again by the same rules: what confines the container confines the further
+//! process too.
+
+use serde_json::{Map, Value, json};
+
+use super::{ConfigError, RuntimeConfig};
+
+/// What a further process has that the container's own has not. What is `None` or empty stays as the container has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessChanges {
+    /// Instead of the container's `process`, as JSON: nothing of that is taken then.
+    pub process: Option<Value>,
+    /// `args`.
+    pub args: Vec<String>,
+    /// `cwd`.
+    pub cwd: Option<String>,
+    /// Variables; each takes the place of one of its name.
+    pub env: Vec<String>,
+    /// `user.uid`.
+    pub uid: Option<u32>,
+    /// `user.gid`.
+    pub gid: Option<u32>,
+    /// More `user.additionalGids`.
+    pub additional_gids: Vec<u32>,
+    /// More capabilities: bounding, effective and permitted ones, as runc's `exec --cap` has it.
+    pub capabilities: Vec<String>,
+    /// `noNewPrivileges`, where it is wanted.
+    pub no_new_privileges: bool,
+    /// `terminal`: a further process has one only by asking.
+    pub terminal: bool,
+    /// `consoleSize`, rows and columns: of the terminal that the process's is shown on, which counts more than any other.
+    pub console_size: Option<(u16, u16)>,
+    /// `apparmorProfile`.
+    pub apparmor: Option<String>,
+    /// `selinuxLabel`.
+    pub label: Option<String>,
+}
+
+impl RuntimeConfig {
+    /// Checks the bytes of a container's `config.json` with `changes` of its process.
+    pub fn of_exec(bytes: &[u8], changes: &ProcessChanges) -> Result<Self, ConfigError> {
+        let mut raw: Value = serde_json::from_slice(bytes)?;
+        let Some(config) = raw.as_object_mut() else {
+            return Err(ConfigError::invalid("config.json", "an object", raw));
+        };
+        if let Some(process) = &changes.process {
+            config.insert("process".to_owned(), process.clone());
+        }
+        match config.entry("process").or_insert(Value::Null) {
+            Value::Object(process) => changes.apply(process),
+            other => return Err(ConfigError::invalid("process", "an object", other)),
+        }
+        Self::from_value(raw)
+    }
+}
+
+impl ProcessChanges {
+    fn apply(&self, process: &mut Map<String, Value>) {
+        if self.process.is_none() {
+            process.insert("terminal".to_owned(), self.terminal.into());
+        } else if self.terminal {
+            process.insert("terminal".to_owned(), true.into());
+        }
+        if !self.args.is_empty() {
+            process.insert("args".to_owned(), json!(self.args));
+        }
+        for (key, value) in [("cwd", &self.cwd), ("apparmorProfile", &self.apparmor), ("selinuxLabel", &self.label)] {
+            if let Some(value) = value {
+                process.insert(key.to_owned(), json!(value));
+            }
+        }
+        if let Some((height, width)) = self.console_size {
+            process.insert("consoleSize".to_owned(), json!({"height": height, "width": width}));
+        }
+        if self.no_new_privileges {
+            process.insert("noNewPrivileges".to_owned(), true.into());
+        }
+        if let Some(env) = list(process, "env").filter(|_| !self.env.is_empty()) {
+            self.env.iter().for_each(|variable| set_variable(env, variable));
+        }
+        self.apply_user(process);
+        self.apply_capabilities(process);
+    }
+
+    fn apply_user(&self, process: &mut Map<String, Value>) {
+        if self.uid.is_none() && self.gid.is_none() && self.additional_gids.is_empty() {
+            return;
+        }
+        let Some(user) = object(process, "user") else { return };
+        for (key, id) in [("uid", self.uid), ("gid", self.gid)] {
+            if let Some(id) = id {
+                user.insert(key.to_owned(), id.into());
+            }
+        }
+        if let Some(gids) = list(user, "additionalGids") {
+            gids.extend(self.additional_gids.iter().map(|gid| json!(gid)));
+        }
+    }
+
+    fn apply_capabilities(&self, process: &mut Map<String, Value>) {
+        if self.capabilities.is_empty() {
+            return;
+        }
+        let Some(sets) = object(process, "capabilities") else { return };
+        for key in ["bounding", "effective", "permitted"] {
+            let Some(set) = list(sets, key) else { continue };
+            for name in &self.capabilities {
+                let name = json!(name);
+                if !set.contains(&name) {
+                    set.push(name);
+                }
+            }
+        }
+    }
+}
+
+/// The list at `key`, made where there is none. `None` where something else is there: the checks will tell.
+fn list<'a>(object: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Vec<Value>> {
+    let value = object.entry(key).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!([]);
+    }
+    value.as_array_mut()
+}
+
+/// The object at `key`, as [`list`].
+fn object<'a>(object: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
+    let value = object.entry(key).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!({});
+    }
+    value.as_object_mut()
+}
+
+fn set_variable(env: &mut Vec<Value>, variable: &str) {
+    let name = variable.split('=').next().unwrap_or_default();
+    let has_name = |value: &Value| value.as_str().is_some_and(|text| text.split('=').next() == Some(name));
+    env.retain(|value| !has_name(value));
+    env.push(variable.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> Vec<u8> {
+        json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {"cwd": "/", "terminal": true, "args": ["init"], "env": ["A=1", "B=2"], "user": {"uid": 5, "gid": 6}},
+            "linux": {"namespaces": [{"type": "mount"}]},
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn settings(changes: &ProcessChanges) -> crate::config::ProcessSettings {
+        RuntimeConfig::of_exec(&container(), changes).unwrap().settings().process.clone()
+    }
+
+    #[test]
+    fn what_is_not_changed_is_the_container_s() {
+        let args = vec!["ls".to_owned(), "-l".to_owned()];
+        let process = settings(&ProcessChanges { args, ..ProcessChanges::default() });
+        assert_eq!((process.uid, process.gid, process.terminal), (5, 6, false));
+        assert_eq!(process.args, [c"ls".to_owned(), c"-l".to_owned()]);
+        assert_eq!(process.env, [c"A=1".to_owned(), c"B=2".to_owned()]);
+    }
+
+    #[test]
+    fn each_change_is_made() {
+        let process = settings(&ProcessChanges {
+            args: vec!["x".into()],
+            cwd: Some("/srv".into()),
+            env: vec!["A=3".into(), "C=".into()],
+            uid: Some(7),
+            additional_gids: vec![8],
+            capabilities: vec!["CAP_KILL".into()],
+            no_new_privileges: true,
+            terminal: true,
+            ..ProcessChanges::default()
+        });
+        assert_eq!((process.uid, process.gid, process.additional_gids), (7, 6, vec![8]));
+        assert_eq!(process.env, [c"B=2".to_owned(), c"A=3".to_owned(), c"C=".to_owned()]);
+        assert!(process.terminal && process.no_new_privileges && process.cwd.ends_with("srv"));
+        let kill = 1 << 5;
+        let masks = process.capabilities;
+        assert_eq!((masks.bounding, masks.effective, masks.permitted, masks.inheritable), (kill, kill, kill, 0));
+    }
+
+    #[test]
+    fn a_whole_process_takes_nothing_from_the_container() {
+        let process = Some(json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0}}));
+        let process = settings(&ProcessChanges { process, ..ProcessChanges::default() });
+        assert_eq!((process.uid, process.env.len(), process.terminal), (0, 0, false));
+        let bad = |process: Value| {
+            let changes = ProcessChanges { process: Some(process), ..ProcessChanges::default() };
+            RuntimeConfig::of_exec(&container(), &changes).unwrap_err().to_string()
+        };
+        assert!(bad(json!([])).contains("process"));
+        assert!(bad(json!({"cwd": "/", "user": {"uid": 0, "gid": 0}})).contains("process.args"));
+        assert!(bad(json!({"cwd": "/", "args": ["y"], "no": 1})).contains("process.no"));
+    }
+}
