@@ -11,7 +11,7 @@ use stos_testkit::environment::tool;
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -24,6 +24,7 @@ const TOOLS: [(&str, &str); 12] = [
     ("bzip2", "bzip2"),
     ("python3", "python3-minimal"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("ps", "procps"),
 ];
 
 /// Lets apt take lists whose dates are not ours, from a mirror that lags behind or on a machine whose clock does. Only for a
@@ -188,12 +189,13 @@ mod tests {
 
     /// What no package of [`TOOLS`] brings: Debian's essential packages, what comes with Rust's linker (`ldd`), and what
     /// [`super::super::erofs_utils`] installs.
-    const ELSEWHERE: [&str; 13] = [
+    const ELSEWHERE: [&str; 14] = [
         "du",
         "chroot",
         "cp",
         "fsck.erofs",
         "gzip",
+        "ionice",
         "ldd",
         "mount",
         "script",
