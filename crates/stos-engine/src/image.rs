@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, ManifestDocument};
-use stos_store::{ImageRecord, ImageSelector};
+use stos_store::{ImageRecord, ImageSelector, Objects};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -29,6 +29,16 @@ impl LoadedImage {
     /// Gives the chain of all its layers.
     pub fn chain_id(&self) -> Result<ChainId> {
         ChainId::of_layers(&self.config.diff_ids).ok_or(Error::Layers(stos_layerfs::Error::NoLayers))
+    }
+
+    /// Gives everything that it consists of.
+    pub(crate) fn objects(&self) -> Objects {
+        let mut objects = Objects::default();
+        objects.add_layers(&self.config.diff_ids);
+        objects.blobs.extend([self.record.manifest.digest, self.record.image_id]);
+        objects.blobs.extend(self.record.index_digest);
+        objects.blobs.extend(self.manifest.layers.iter().map(|layer| layer.descriptor.digest));
+        objects
     }
 
     /// Gives what people call it: its name, or its ID.

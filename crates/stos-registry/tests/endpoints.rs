@@ -15,22 +15,6 @@ use stos_spec::{BlobDigest, Descriptor};
 use stos_testkit::http_proxy::{HttpProxy, ProxyOptions};
 use stos_testkit::registry::{self, Auth, ClientAuthority, Fault, Options, Rule};
 
-/// The repository's name at the mirror.
-const THERE: &str = "mirrors/app";
-
-/// Starts a mirror that holds the tests' image under a name of its own.
-fn mirror(tls: bool, auth: Auth) -> registry::Registry {
-    let mirror = registry(tls, auth);
-    mirror.put_manifest(THERE, Some("1"), OCI_MANIFEST, manifest("1").as_bytes());
-    mirror
-}
-
-fn mirror_endpoint(mirror: &registry::Registry) -> Endpoint {
-    let mut endpoint = endpoint(mirror, Role::Mirror);
-    endpoint.repository = Some(THERE.into());
-    endpoint
-}
-
 fn both(mirror: &registry::Registry, registry: &registry::Registry) -> Registry {
     over(vec![mirror_endpoint(mirror), endpoint(registry, Role::Registry)])
 }

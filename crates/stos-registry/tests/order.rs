@@ -9,24 +9,12 @@ use std::time::Duration;
 
 use common::*;
 use stos_registry::{ClientOptions, Credential, Endpoint, Error, PassedOver, Registry, Role};
-use stos_spec::media_type::OCI_MANIFEST;
 use stos_testkit::registry::{self, Auth, Fault, Rule};
 
 const SIZE: u64 = LAYER.len() as u64;
 
-/// The repository's name at the mirror.
-const THERE: &str = "mirrors/app";
-
-fn mirror() -> registry::Registry {
-    let mirror = plain();
-    mirror.put_manifest(THERE, Some("1"), OCI_MANIFEST, manifest("1").as_bytes());
-    mirror
-}
-
-fn mirror_endpoint(mirror: &registry::Registry) -> Endpoint {
-    let mut endpoint = endpoint(mirror, Role::Mirror);
-    endpoint.repository = Some(THERE.into());
-    endpoint
+fn plain_mirror() -> registry::Registry {
+    mirror(false, Auth::Open)
 }
 
 fn both(mirror: &registry::Registry, registry: &registry::Registry, options: &ClientOptions) -> Registry {
@@ -45,7 +33,7 @@ fn fail(registry: &registry::Registry, part: &str, times: u32, status: u16) {
 #[test]
 fn a_mirror_that_fails_in_passing_is_passed_over_at_once() {
     for fault in [Fault::status(503), Fault::status(429), Fault::Raw(Vec::new()), Fault::Truncate(0)] {
-        let (mirror, registry) = (mirror(), plain());
+        let (mirror, registry) = (plain_mirror(), plain());
         mirror.add_rule(Rule::on("/v2/").fault(fault.clone()));
         let client = both(&mirror, &registry, &no_waits());
         client.fetch_manifest(REPOSITORY, "1", None).unwrap();
@@ -61,7 +49,7 @@ fn a_mirror_that_fails_in_passing_is_passed_over_at_once() {
 
 #[test]
 fn the_registrys_failures_are_waited_out() {
-    let (mirror, registry) = (mirror(), plain());
+    let (mirror, registry) = (plain_mirror(), plain());
     fail(&mirror, "/manifests/", 99, 503);
     fail(&registry, "/manifests/", 4, 503);
     both(&mirror, &registry, &patient()).fetch_manifest(REPOSITORY, "1", None).unwrap();
@@ -77,7 +65,7 @@ fn the_registrys_failures_are_waited_out() {
 
 #[test]
 fn a_registry_that_gave_the_manifest_is_waited_for_before_a_mirror_is_asked() {
-    let (mirror, registry) = (mirror(), plain());
+    let (mirror, registry) = (plain_mirror(), plain());
     fail(&mirror, "/v2/", 99, 404);
     let client = both(&mirror, &registry, &patient());
     client.fetch_manifest(REPOSITORY, "1", None).unwrap();
@@ -97,7 +85,7 @@ fn a_registry_that_gave_the_manifest_is_waited_for_before_a_mirror_is_asked() {
 
 #[test]
 fn of_mirrors_alone_the_last_one_is_waited_for() {
-    let (first, second) = (mirror(), mirror());
+    let (first, second) = (plain_mirror(), plain_mirror());
     fail(&first, "/v2/", 99, 503);
     fail(&second, "/manifests/", 4, 503);
     let endpoints = vec![mirror_endpoint(&first), mirror_endpoint(&second)];
@@ -107,7 +95,7 @@ fn of_mirrors_alone_the_last_one_is_waited_for() {
 
 /// Gives a mirror that breaks a blob after ten bytes, and then does `rest`.
 fn breaking(rest: &[Fault]) -> registry::Registry {
-    let mirror = mirror();
+    let mirror = plain_mirror();
     mirror.add_rule(Rule::on("/blobs/").times(1).fault(Fault::Truncate(10)));
     mirror.add_rule(rest.iter().fold(Rule::on("/blobs/").after(1), |rule, fault| rule.fault(fault.clone())));
     mirror
@@ -115,7 +103,7 @@ fn breaking(rest: &[Fault]) -> registry::Registry {
 
 #[test]
 fn a_blob_goes_on_where_it_began() {
-    let mirror = mirror();
+    let mirror = plain_mirror();
     mirror.add_rule(Rule::on("/blobs/").fault(Fault::Truncate(10)));
     let registry = plain();
     let client = both(&mirror, &registry, &no_waits());
@@ -178,7 +166,7 @@ fn who_goes_on_gets_its_own_credential_and_the_mirror_does_not() {
 
 #[test]
 fn who_cancels_does_not_go_on_elsewhere() {
-    let (mirror, registry) = (mirror(), plain());
+    let (mirror, registry) = (plain_mirror(), plain());
     mirror.add_rule(Rule::on("/blobs/").fault(Fault::Stall(10)));
     let client = Arc::new(both(&mirror, &registry, &patient()));
     let mut reader = client.open_blob(REPOSITORY, &layer()).unwrap();

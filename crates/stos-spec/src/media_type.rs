@@ -15,6 +15,17 @@ pub enum LayerCompression {
     Zstd,
 }
 
+impl LayerCompression {
+    /// Gives OCI's media type of a layer that is compressed so.
+    pub fn oci_layer(self) -> &'static str {
+        match self {
+            Self::None => OCI_LAYER,
+            Self::Gzip => OCI_LAYER_GZIP,
+            Self::Zstd => OCI_LAYER_ZSTD,
+        }
+    }
+}
+
 /// What a media type says that a blob is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

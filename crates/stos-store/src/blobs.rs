@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use stos_spec::{BlobDigest, DigestHasher, Verified};
+use stos_spec::{BlobDigest, DigestError, DigestHasher, Verified};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Durability};
@@ -97,6 +97,15 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Removes a layer's kept blob that hashes to `found`: it is of no use, and the next pull that keeps blobs fetches it again. Gives
+    /// the error that says so.
+    pub fn discard_damaged_layer_blob(&self, digest: BlobDigest, found: BlobDigest) -> Result<Error> {
+        let path = self.blob_path(digest);
+        files::remove_file(&path)?;
+        let source = DigestError::Mismatch { what: "layer".to_owned(), expected: digest, found };
+        Ok(Error::DamagedBlob { path, source })
     }
 
     /// Tells whether the store has a blob of this digest and size. Its bytes are proved when they are read.

@@ -71,10 +71,8 @@ fn the_real_registry_lets_in_who_is_logged_in() {
     image.push(DockerRegistry::start(storage.path()).unwrap().address(), "team/app", "1").unwrap();
     let options = DockerRegistryOptions { htpasswd: Some(HTPASSWD), tls: true, read_only: false };
     let registry = DockerRegistry::start_with(storage.path(), options).unwrap();
-    let certs = sandbox.path("certs");
-    fs::create_dir_all(&certs).unwrap();
-    fs::write(certs.join("ca.crt"), registry.ca_pem().unwrap()).unwrap();
-    let (certs, address) = (certs.to_str().unwrap(), registry.address());
+    let (certs, address) = (sandbox.certs(registry.ca_pem()), registry.address());
+    let certs = certs.as_str();
     let reference = format!("{address}/team/app:1");
     let pull = |more: &[&str]| sandbox.run(&[&["--debug", "pull", "--cert-dir", certs, &reference], more].concat());
     let login = |arguments: &[&str], input: &str| {

@@ -75,10 +75,8 @@ fn the_real_registry_gives_back_what_it_was_given() {
         let storage = tempfile::tempdir().unwrap();
         let options = DockerRegistryOptions { htpasswd: Some(HTPASSWD), tls: true, read_only: false };
         let registry = DockerRegistry::start_with(storage.path(), options).unwrap();
-        let certs = sandbox.path("certs");
-        fs::create_dir_all(&certs).unwrap();
-        fs::write(certs.join("ca.crt"), registry.ca_pem().unwrap()).unwrap();
-        let (certs, address) = (certs.to_str().unwrap(), registry.address());
+        let (certs, address) = (sandbox.certs(registry.ca_pem()), registry.address());
+        let certs = certs.as_str();
         let creds = format!("{USER}:{PASSWORD}");
         let access = ["--cert-dir", certs, "--creds", &creds];
         let hub = Hub::new();

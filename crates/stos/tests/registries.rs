@@ -382,15 +382,11 @@ fn proxies_of_the_environment_lead_to_registries() {
             ..ProxyOptions::default()
         });
         let url = proxy.url().replace("//", &format!("//user:{PASSWORD}@"));
-        let certs = sandbox.path("certs");
-        fs::create_dir_all(&certs).unwrap();
-        if let Some(ca) = registry.ca_pem() {
-            fs::write(certs.join("ca.crt"), ca).unwrap();
-        }
+        let certs = sandbox.certs(registry.ca_pem());
         configure(&sandbox, &format!("[[registry]]\nlocation = \"registry.example:5000\"\ninsecure = {}\n", !tls));
         let variables = [(if tls { "HTTPS_PROXY" } else { "http_proxy" }, url.as_str())];
         let reference = "registry.example:5000/app:1";
-        let options = ["--cert-dir", certs.to_str().unwrap(), reference];
+        let options = ["--cert-dir", &certs, reference];
         let pulled = with(&sandbox, &variables, &[&["--debug", "pull"], &options[..]].concat());
         assert_eq!((pulled.code, pulled.stdout.trim()), (0, image.manifest.digest.as_str()), "{}", pulled.stderr);
         let expected = if tls { "CONNECT registry.example:5000 " } else { "GET http://registry.example:5000/v2/app/" };

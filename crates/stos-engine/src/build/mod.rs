@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use stos_layerfs::Integrity;
 use stos_spec::config::History;
 use stos_spec::manifest::{Descriptor, LayerDescriptor};
-use stos_spec::media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST};
-use stos_spec::{BlobDigest, DiffId, ImageConfig, ImageRef, LayerCompression, ManifestDocument, Platform, Verified};
+use stos_spec::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use stos_spec::{BlobDigest, DiffId, ImageConfig, ImageRef, ManifestDocument, Platform, Verified};
 use stos_store::ImageRecord;
 
 use crate::Engine;
@@ -187,17 +187,16 @@ pub(crate) fn plain_layer(layer: DiffId, size: u64) -> Descriptor {
 }
 
 /// Describes the same blob in OCI's words: a manifest speaks one dialect.
-fn as_oci_layer(layer: &LayerDescriptor) -> Descriptor {
-    let media_type = match layer.compression {
-        LayerCompression::None => OCI_LAYER,
-        LayerCompression::Gzip => OCI_LAYER_GZIP,
-        LayerCompression::Zstd => OCI_LAYER_ZSTD,
-    };
-    Descriptor { media_type: media_type.to_owned(), annotations: BTreeMap::new(), ..layer.descriptor.clone() }
+pub(crate) fn as_oci_layer(layer: &LayerDescriptor) -> Descriptor {
+    let media_type = layer.compression.oci_layer().to_owned();
+    Descriptor { media_type, annotations: BTreeMap::new(), ..layer.descriptor.clone() }
 }
 
 #[cfg(test)]
 mod tests {
+    use stos_spec::LayerCompression;
+    use stos_spec::media_type::OCI_LAYER_GZIP;
+
     use super::*;
 
     fn top(text: &str) -> TopLayer {

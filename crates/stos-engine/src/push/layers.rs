@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use stos_layerfs::{Kept, SentBlob};
 use stos_registry::{Error as RegistryError, Upload, UploadStart};
 use stos_spec::manifest::{Descriptor, LayerDescriptor};
-use stos_spec::media_type::{OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
-use stos_spec::{BlobDigest, DiffId, DigestError, LayerCompression};
+use stos_spec::{BlobDigest, DiffId, LayerCompression};
 use stos_store::files;
 
 use super::PushOptions;
@@ -36,8 +35,7 @@ pub(super) struct LayerPush<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct PushedLayer {
     /// As which blob.
-    pub blob: Descriptor,
-    pub compression: LayerCompression,
+    pub layer: LayerDescriptor,
     pub way: Way,
 }
 
@@ -51,28 +49,14 @@ pub(super) enum Way {
 
 /// A blob as which the layer may go.
 struct Candidate {
-    blob: Descriptor,
-    compression: LayerCompression,
+    layer: LayerDescriptor,
     /// The repositories of this registry that may have it.
     siblings: Vec<String>,
 }
 
 impl PushedLayer {
     pub fn sent_bytes(&self) -> u64 {
-        if self.way == Way::Sent { self.blob.size } else { 0 }
-    }
-
-    /// Gives the blob in OCI's words: a manifest speaks one dialect.
-    pub fn oci_descriptor(&self) -> Descriptor {
-        Descriptor::new(media_type(self.compression), self.blob.digest, self.blob.size)
-    }
-}
-
-fn media_type(compression: LayerCompression) -> &'static str {
-    match compression {
-        LayerCompression::None => OCI_LAYER,
-        LayerCompression::Gzip => OCI_LAYER_GZIP,
-        LayerCompression::Zstd => OCI_LAYER_ZSTD,
+        if self.way == Way::Sent { self.layer.descriptor.size } else { 0 }
     }
 }
 
@@ -80,17 +64,17 @@ impl LayerPush<'_> {
     /// Makes sure that the repository has a layer, which the image's manifest describes as `layer`.
     pub fn ensure(&self, diff_id: DiffId, layer: &LayerDescriptor) -> Result<PushedLayer> {
         let shown = layer.descriptor.digest;
-        for candidate in self.candidates(diff_id, layer)? {
-            let (blob, compression) = (candidate.blob.clone(), candidate.compression);
-            let done = |way| Ok(PushedLayer { blob: blob.clone(), compression, way });
-            if self.target.has_blob(&blob)? {
+        for Candidate { layer, siblings } in self.candidates(diff_id, layer)? {
+            let blob = &layer.descriptor;
+            let done = |way| Ok(PushedLayer { layer: layer.clone(), way });
+            if self.target.has_blob(blob)? {
                 self.progress.layer_done(shown, true);
                 return done(Way::Present);
             }
-            let is_kept = self.is_kept(&blob);
+            let is_kept = self.is_kept(blob);
             let mut upload = None;
-            for from in &candidate.siblings {
-                match self.target.mount(&blob, from)? {
+            for from in &siblings {
+                match self.target.mount(blob, from)? {
                     UploadStart::Mounted => {
                         self.progress.layer_done(shown, true);
                         return done(Way::Mounted);
@@ -103,15 +87,15 @@ impl LayerPush<'_> {
                 }
             }
             if is_kept {
-                self.send_kept(&blob, shown, upload)?;
+                self.send_kept(blob, shown, upload)?;
                 self.progress.layer_done(shown, false);
-                self.note(diff_id, &blob, compression);
+                self.note(diff_id, &layer);
                 return done(Way::Sent);
             }
         }
         let pushed = self.send_made(diff_id, shown)?;
         self.progress.layer_done(shown, false);
-        self.note(diff_id, &pushed.blob, pushed.compression);
+        self.note(diff_id, &pushed.layer);
         Ok(pushed)
     }
 
@@ -134,41 +118,36 @@ impl LayerPush<'_> {
     fn candidates(&self, diff_id: DiffId, layer: &LayerDescriptor) -> Result<Vec<Candidate>> {
         let kept = self.engine.layerfs.kept(diff_id)?;
         let sent = self.engine.layerfs.sent_blobs(diff_id);
-        let mut blobs = vec![(layer.descriptor.clone(), layer.compression)];
+        let mut layers = vec![layer.clone()];
         // Another level may have been wanted then.
         let known = if self.options.level.is_none() { sent.as_slice() } else { &[] };
-        for SentBlob { digest, size, compression, .. } in known {
+        for &SentBlob { digest, size, compression, .. } in known {
             // Of a layer that cannot go as it is, one that is compressed is wanted.
-            let is_wanted =
-                *compression == self.compression_of_made() && blobs.iter().all(|(blob, _)| blob.digest != *digest);
-            if is_wanted {
-                blobs.push((Descriptor::new(media_type(*compression), *digest, *size), *compression));
+            let is_new = layers.iter().all(|layer| layer.descriptor.digest != digest);
+            if compression == self.compression_of_made() && is_new {
+                let descriptor = Descriptor::new(compression.oci_layer(), digest, size);
+                layers.push(LayerDescriptor { descriptor, compression });
             }
         }
         if self.options.compression == Some(LayerCompression::None) && layer.compression != LayerCompression::None {
-            let size = self.tar_bytes(diff_id)?;
-            blobs.push((plain_layer(diff_id, size), LayerCompression::None));
+            let descriptor = plain_layer(diff_id, self.tar_bytes(diff_id)?);
+            layers.push(LayerDescriptor { descriptor, compression: LayerCompression::None });
         }
-        let wanted = blobs.into_iter().filter(|(_, compression)| self.is_wanted(*compression));
-        Ok(wanted.map(|(blob, compression)| self.candidate(blob, compression, kept.as_ref(), &sent)).collect())
+        layers.retain(|layer| self.is_wanted(layer.compression));
+        Ok(layers.into_iter().map(|layer| self.candidate(layer, kept.as_ref(), &sent)).collect())
     }
 
-    fn candidate(
-        &self,
-        blob: Descriptor,
-        compression: LayerCompression,
-        kept: Option<&Kept>,
-        sent: &[SentBlob],
-    ) -> Candidate {
-        let came_from = kept.filter(|kept| kept.blob == blob.digest).map(|kept| kept.source.as_str());
-        let sent_to = sent.iter().filter(|known| known.digest == blob.digest).map(|known| known.place.as_str());
+    fn candidate(&self, layer: LayerDescriptor, kept: Option<&Kept>, sent: &[SentBlob]) -> Candidate {
+        let digest = layer.descriptor.digest;
+        let came_from = kept.filter(|kept| kept.blob == digest).map(|kept| kept.source.as_str());
+        let sent_to = sent.iter().filter(|known| known.digest == digest).map(|known| known.place.as_str());
         let mut siblings = Vec::new();
         for sibling in came_from.into_iter().chain(sent_to).filter_map(|place| self.target.sibling(place)) {
             if siblings.len() < SIBLINGS_MAX && !siblings.contains(&sibling) {
                 siblings.push(sibling);
             }
         }
-        Candidate { blob, compression, siblings }
+        Candidate { layer, siblings }
     }
 
     fn tar_bytes(&self, diff_id: DiffId) -> Result<u64> {
@@ -199,10 +178,7 @@ impl LayerPush<'_> {
         if found == blob.digest {
             return Ok(None);
         }
-        let path = self.engine.store.blob_path(blob.digest);
-        files::remove_file(&path)?;
-        let source = DigestError::Mismatch { what: "layer".to_owned(), expected: blob.digest, found };
-        Ok(Some(stos_store::Error::DamagedBlob { path, source }.into()))
+        Ok(Some(self.engine.store.discard_damaged_layer_blob(blob.digest, found)?.into()))
     }
 
     /// Makes the blob of the layer's tar, which is proved while it is read, and sends it.
@@ -224,19 +200,19 @@ impl LayerPush<'_> {
                 }
             })
         };
-        let blob = match codec {
+        let descriptor = match codec {
             None => {
                 let blob = plain_layer(diff_id, size);
                 self.target.push_blob(&blob, None, &open)?;
                 blob
             }
-            Some(_) => self.target.push_stream(media_type(compression), &open)?,
+            Some(_) => self.target.push_stream(compression.oci_layer(), &open)?,
         };
-        Ok(PushedLayer { blob, compression, way: Way::Sent })
+        Ok(PushedLayer { layer: LayerDescriptor { descriptor, compression }, way: Way::Sent })
     }
 
-    fn note(&self, diff_id: DiffId, blob: &Descriptor, compression: LayerCompression) {
-        let Descriptor { digest, size, .. } = *blob;
+    fn note(&self, diff_id: DiffId, layer: &LayerDescriptor) {
+        let LayerDescriptor { descriptor: Descriptor { digest, size, .. }, compression } = *layer;
         let sent = SentBlob { digest, size, compression, place: self.target.name() };
         if let Err(error) = self.engine.layerfs.note_sent_blob(diff_id, sent) {
             // The next push compresses it once more.

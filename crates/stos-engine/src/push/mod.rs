@@ -24,12 +24,11 @@ use stos_registry::Error as RegistryError;
 use stos_spec::manifest::Descriptor;
 use stos_spec::media_type::OCI_MANIFEST;
 use stos_spec::{BlobDigest, ImageRef, LayerCompression, Verified};
-use stos_store::Objects;
 
 use self::layers::{LayerPush, PushedLayer, Way};
 use self::target::Target;
 use crate::Engine;
-use crate::build::oci_manifest;
+use crate::build::{as_oci_layer, oci_manifest};
 use crate::error::{Error, Result};
 use crate::image::{LoadedImage, find_image};
 use crate::pull::{Announced, PullProgress};
@@ -86,7 +85,8 @@ pub fn push_image(
     compress::check_level(options.compression, options.level)?;
     let mut lease = engine.store.lease()?;
     let image = find_image(engine, image)?;
-    lease.narrow_if_possible(&relied_on(&image));
+    // A registry may take its time.
+    lease.narrow_if_possible(&image.objects());
     let no_destination = || Error::NoDestination { image: image.name() };
     let reference = destination.or(image.record.reference.as_ref()).ok_or_else(no_destination)?;
     let target = Target::new(reference, &options.registries)?;
@@ -124,16 +124,6 @@ fn announce(push: &LayerPush<'_>, image: &LoadedImage, reference: &ImageRef) -> 
     Ok(())
 }
 
-/// Gives what the image consists of: a registry may take its time.
-fn relied_on(image: &LoadedImage) -> Objects {
-    let mut objects = Objects::default();
-    objects.add_layers(&image.config.diff_ids);
-    objects.blobs.extend([image.record.manifest.digest, image.record.image_id]);
-    objects.blobs.extend(image.record.index_digest);
-    objects.blobs.extend(image.manifest.layers.iter().map(|layer| layer.descriptor.digest));
-    objects
-}
-
 /// Makes sure of every layer, the largest first, and gives them in the manifest's order.
 fn push_layers(push: &LayerPush<'_>, image: &LoadedImage) -> Result<Vec<PushedLayer>> {
     let all: Vec<_> = image.config.diff_ids.iter().copied().zip(&image.manifest.layers).collect();
@@ -168,11 +158,11 @@ fn push_documents(
 ) -> Result<(BlobDigest, bool)> {
     let config = Verified::trust(image.config_bytes.clone());
     let own = image.manifest.layers.iter().map(|layer| layer.descriptor.digest);
-    let is_whole = own.eq(layers.iter().map(|layer| layer.blob.digest));
+    let is_whole = own.eq(layers.iter().map(|pushed| pushed.layer.descriptor.digest));
     let (manifest, media_type) = match is_whole {
         true => (engine.store.read_blob(image.record.manifest.digest)?, image.record.manifest.media_type.as_str()),
         false => {
-            let layers: Vec<Descriptor> = layers.iter().map(PushedLayer::oci_descriptor).collect();
+            let layers: Vec<Descriptor> = layers.iter().map(|pushed| as_oci_layer(&pushed.layer)).collect();
             (oci_manifest(&config, &layers)?, OCI_MANIFEST)
         }
     };

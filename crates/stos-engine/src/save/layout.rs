@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use serde_json::json;
 use stos_spec::manifest::{Descriptor, LayerDescriptor};
 use stos_spec::media_type::{OCI_INDEX, OCI_MANIFEST};
-use stos_spec::{BlobDigest, DiffId, DigestError, DigestHasher, LayerCompression, Verified};
+use stos_spec::{BlobDigest, DiffId, DigestHasher, LayerCompression, Verified};
 use stos_store::files;
 
 use super::sink::Sink;
@@ -92,16 +92,14 @@ fn describe_tar(engine: &Engine, layer: DiffId) -> Result<Descriptor> {
 /// Writes a blob that is kept. One that has turned out damaged is removed: it is of no use, and the next pull with
 /// `--keep-blobs` fetches it again.
 fn write_kept_blob(engine: &Engine, blob: &Descriptor, sink: &mut dyn Sink) -> Result<()> {
-    let path = engine.store.blob_path(blob.digest);
-    let mut file = Hashing { file: files::open(&path)?, hasher: DigestHasher::default() };
+    let mut file =
+        Hashing { file: files::open(&engine.store.blob_path(blob.digest))?, hasher: DigestHasher::default() };
     sink.add_stream(&blob_name(blob.digest), blob.size, &mut file)?;
     let found = BlobDigest::from_bytes(file.hasher.finish());
     if found == blob.digest {
         return Ok(());
     }
-    files::remove_file(&path)?;
-    let source = DigestError::Mismatch { what: "layer".to_owned(), expected: blob.digest, found };
-    Err(stos_store::Error::DamagedBlob { path, source }.into())
+    Err(engine.store.discard_damaged_layer_blob(blob.digest, found)?.into())
 }
 
 /// A file that is hashed as it is read.

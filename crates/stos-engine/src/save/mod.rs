@@ -93,12 +93,7 @@ pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, targe
 /// Gives what the images consist of. Whoever reads an archive from a pipe may take his time.
 fn relied_on(images: &[SavedImage]) -> Objects {
     let mut objects = Objects::default();
-    for SavedImage { image, .. } in images {
-        objects.add_layers(&image.config.diff_ids);
-        objects.blobs.extend([image.record.manifest.digest, image.record.image_id]);
-        objects.blobs.extend(image.record.index_digest);
-        objects.blobs.extend(image.manifest.layers.iter().map(|layer| layer.descriptor.digest));
-    }
+    images.iter().for_each(|saved| objects.extend(saved.image.objects()));
     objects
 }
 

@@ -29,6 +29,23 @@ pub fn registry(tls: bool, auth: Auth) -> registry::Registry {
     registry
 }
 
+/// The repository's name at a [`mirror`].
+pub const THERE: &str = "mirrors/app";
+
+/// Starts a mirror that holds the tests' image under a name of its own.
+pub fn mirror(tls: bool, auth: Auth) -> registry::Registry {
+    let mirror = registry(tls, auth);
+    mirror.put_manifest(THERE, Some("1"), OCI_MANIFEST, manifest("1").as_bytes());
+    mirror
+}
+
+/// The endpoint of a [`mirror`].
+pub fn mirror_endpoint(mirror: &registry::Registry) -> Endpoint {
+    let mut endpoint = endpoint(mirror, Role::Mirror);
+    endpoint.repository = Some(THERE.into());
+    endpoint
+}
+
 /// Starts a registry that speaks plain HTTP with everyone.
 pub fn plain() -> registry::Registry {
     registry(false, Auth::Open)

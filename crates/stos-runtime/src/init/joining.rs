@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use stos_sys::process::attributes::set_affinity;
-use stos_sys::process::clone::{close_all_but, set_namespace};
+use stos_sys::process::clone::set_namespace;
 use stos_sys::process::credentials::{set_dumpable, set_ids};
 use stos_sys::rooted::Root;
 
 use super::{
-    Channel, Step, command, credentials, detach_from_caller, give_streams_to, isolation, lsm, restrict, run_and_report,
-    terminal, wait_for_start,
+    Channel, Step, close_descriptors, command, credentials, detach_from_caller, give_streams_to, isolation, lsm,
+    restrict, run_and_report, terminal, wait_for_start,
 };
 use crate::accounts;
 use crate::cgroup::JoinedCgroups;
@@ -62,17 +62,21 @@ fn set_up(joining: &Joining<'_>, cgroups: &JoinedCgroups, channel: &mut Channel)
     }
     let labels = lsm::Labels::open(settings)?;
     enter_namespaces(joining.init, settings)?;
-    close_descriptors(joining, channel, &labels, true)?;
+    let socket = match joining.stdio {
+        Stdio::Terminal { socket } => Some(socket.as_fd()),
+        _ => None,
+    };
+    close_descriptors(channel, &labels, socket, joining.inherited.count())?;
     // From here on no path and no descriptor leads to the host, but for the socket that the terminal goes over.
     let root = Root::open(Path::new("/")).map_err(InitError::step("enter the root"))?;
-    if let Stdio::Terminal { socket } = joining.stdio {
-        terminal::open(&root, process, socket.as_fd())?;
+    if let Some(socket) = socket {
+        terminal::open(&root, process, socket)?;
     }
     let account = accounts::resolve(&root, joining.identity, process)?;
     credentials::enter_existing_directory(&root, &process.cwd)?;
     give_streams_to(joining.stdio, account.uid)?;
     drop(root);
-    close_descriptors(joining, channel, &labels, false)?;
+    close_descriptors(channel, &labels, None, joining.inherited.count())?;
     // What confines the container's own process confines this one, in the order of `super::set_up`: `settings` is the container's
     // but for `process`.
     credentials::set_attributes(&settings.attributes)?;
@@ -111,15 +115,4 @@ pub(crate) fn namespaces(settings: &Settings) -> u64 {
     let joined = settings.joined_namespaces.iter().map(|joined| u64::from(joined.flag.cast_unsigned()));
     let cgroup = if settings.new_cgroup_namespace { namespace::CGROUP } else { 0 };
     joined.fold(settings.new_namespaces | cgroup, |all, flag| all | flag)
-}
-
-/// Closes all descriptors but those that the command gets, and those that are needed until then; with the terminal's socket or
-/// without.
-fn close_descriptors(joining: &Joining<'_>, channel: &Channel, labels: &lsm::Labels, with_socket: bool) -> Step {
-    let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().map(AsFd::as_fd).collect();
-    kept.extend(labels.descriptors());
-    if let (Stdio::Terminal { socket }, true) = (joining.stdio, with_socket) {
-        kept.push(socket.as_fd());
-    }
-    close_all_but(joining.inherited.count(), &kept).map_err(InitError::step("keep the caller's descriptors out"))
 }

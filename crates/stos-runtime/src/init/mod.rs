@@ -190,7 +190,7 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     }
     give_streams_to(&launch.stdio, account.uid)?;
     drop(root);
-    close_descriptors(gate.as_ref(), channel, &labels, launch.inherited.count())?;
+    close_descriptors(channel, &labels, gate.iter().flat_map(GateEnd::descriptors), launch.inherited.count())?;
     // From here on no path and no descriptor leads to the host, and nothing below needs one.
     if settings.has_user_namespace() && !settings.process.limits.is_empty() {
         channel.ask(LIMITS)?;
@@ -297,10 +297,15 @@ fn give_streams_to(stdio: &Stdio, uid: u32) -> Step {
 
 /// Closes all descriptors but the standard streams, those that follow and are meant for the process, and the pipes that this process
 /// still talks over: those go on execve(2).
-fn close_descriptors(gate: Option<&GateEnd>, channel: &Channel, labels: &lsm::Labels, inherited: u32) -> Step {
+fn close_descriptors<'a>(
+    channel: &'a Channel,
+    labels: &'a lsm::Labels,
+    others: impl IntoIterator<Item = BorrowedFd<'a>>,
+    inherited: u32,
+) -> Step {
     let mut kept: Vec<BorrowedFd<'_>> = channel.pipe.iter().chain(&channel.answers).map(AsFd::as_fd).collect();
     kept.extend(labels.descriptors());
-    kept.extend(gate.iter().flat_map(|gate| gate.descriptors()));
+    kept.extend(others);
     close_all_but(inherited, &kept).map_err(InitError::step("keep the caller's descriptors out"))
 }
 

@@ -155,6 +155,16 @@ impl Sandbox {
         self.ok(&["pull", "--tls-verify=false", reference]).trim().to_owned()
     }
 
+    /// A directory for `--cert-dir` with an authority's certificate in PEM, or with nothing.
+    pub fn certs(&self, authority: Option<&str>) -> String {
+        let directory = self.path("certs");
+        fs::create_dir_all(&directory).unwrap();
+        if let Some(pem) = authority {
+            fs::write(directory.join("ca.crt"), pem).unwrap();
+        }
+        directory.into_os_string().into_string().unwrap()
+    }
+
     /// The directory of a layer.
     pub fn layer_dir(&self, diff_id: &str) -> PathBuf {
         self.data_root().join("layers/sha256").join(diff_id.trim_start_matches("sha256:"))
