@@ -20,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::init::{self, Joining};
 use crate::launch::{
-    Identity, Inherited, check_caller, check_listener, check_stdio, end_failed, enter_pid_namespace, follow, pid_flag,
+    Identity, Inherited, ProcessRecord, check_caller, check_listener, check_stdio, end_failed, enter_pid_namespace,
+    follow, pid_flag,
 };
 use crate::lifecycle::write_pid_file;
 use crate::seccomp::listener::{ContainerOfFilter, Processes};
@@ -97,17 +98,17 @@ pub fn exec(root: &StateDirectory, id: &ContainerId, options: ExecOptions<'_>) -
 /// The container's first process, where the container is in a status for which there is one.
 fn first_process(root: &StateDirectory, state: &RunState, ignore_paused: bool) -> Result<(i32, OwnedFd)> {
     let wrong = |expected, found| Error::WrongStatus { id: state.id.to_string(), operation: "exec", expected, found };
-    let status = state.status(&root.container(&state.id))?;
-    let init = match (&state.init, status) {
-        (Some(init), Status::Created | Status::Running) => init,
-        (Some(init), Status::Paused) if ignore_paused => init,
-        (_, Status::Paused) => {
-            return Err(wrong("created or running (or paused, with --ignore-paused)", status));
-        }
-        _ => return Err(wrong("created or running", status)),
+    let directory = root.container(&state.id);
+    let opened = state.init.as_ref().map(ProcessRecord::open).transpose()?.flatten();
+    let (Some(init), Some(process)) = (&state.init, opened) else {
+        return Err(wrong("created or running", state.status(&directory)?));
     };
-    let process = init.open()?.ok_or_else(|| wrong("created or running", Status::Stopped))?;
-    Ok((init.pid, process))
+    match state.status_of_live(&directory) {
+        Status::Paused if !ignore_paused => {
+            Err(wrong("created or running (or paused, with --ignore-paused)", Status::Paused))
+        }
+        _ => Ok((init.pid, process)),
+    }
 }
 
 /// What the agent of a seccomp listener is told.

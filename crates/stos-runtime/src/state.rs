@@ -143,15 +143,17 @@ impl RunState {
         let Some(init) = &self.init else {
             return Ok(if self.creator.is_alive()? { Status::Creating } else { Status::Stopped });
         };
-        if !init.is_alive()? {
-            return Ok(Status::Stopped);
-        }
+        Ok(if init.is_alive()? { self.status_of_live(directory) } else { Status::Stopped })
+    }
+
+    /// The same, where its first process is known to be alive.
+    pub(crate) fn status_of_live(&self, directory: &Path) -> Status {
         // A frozen one is paused, started or not: it reads no byte of a start.
-        Ok(match (self.cgroup.is_frozen(), gate::is_closed(directory)) {
+        match (self.cgroup.is_frozen(), gate::is_closed(directory)) {
             (true, _) => Status::Paused,
             (false, true) => Status::Created,
             (false, false) => Status::Running,
-        })
+        }
     }
 
     /// The state as hooks are told it.

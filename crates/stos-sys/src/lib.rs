@@ -8,6 +8,7 @@
 //! | [`overlay`] | overlay mounts, on kernels new and old; the [`overlay::MountPlan`] |
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
+//! | [`names`] | how names of hosts are looked up |
 //! | [`signals`] | signals as something to read |
 //! | [`terminal`] | a terminal whose modes are given back whatever comes |
 //! | [`mod@sync`] | write-behind and durability |
@@ -22,6 +23,7 @@
 pub mod cgroup_bpf;
 pub mod error;
 pub mod mount;
+pub mod names;
 pub mod overlay;
 pub mod probe;
 pub mod process;

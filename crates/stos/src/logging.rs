@@ -9,11 +9,14 @@ use anyhow::Context;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{Global, LogFormat};
 use crate::failure::Failure;
@@ -25,11 +28,14 @@ use crate::progress::LogBesideBars;
 pub fn start(global: &Global) -> Result<(), Failure> {
     let is_wanted = global.log.is_some() || global.log_format == LogFormat::Json;
     let level = match (global.debug, is_wanted) {
-        (true, _) => "debug",
-        (false, true) => "info",
-        (false, false) => "warn",
+        (true, _) => Level::DEBUG,
+        (false, true) => Level::INFO,
+        (false, false) => Level::WARN,
     };
-    let filter = EnvFilter::try_from_env("STOS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = match std::env::var("STOS_LOG") {
+        Ok(asked) => asked.parse::<Targets>().with_context(|| format!("STOS_LOG is {asked:?}"))?,
+        Err(_) => Targets::new().with_default(level),
+    };
     let writer = match &global.log {
         Some(path) => {
             let file = File::options().append(true).create(true).open(path);
@@ -37,11 +43,14 @@ pub fn start(global: &Global) -> Result<(), Failure> {
         }
         None => BoxMakeWriter::new(|| LogBesideBars),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let registry = tracing_subscriber::registry();
     match global.log_format {
-        LogFormat::Json if global.bundle_mode => builder.event_format(RuntimeLines).init(),
-        LogFormat::Json => builder.json().with_current_span(false).init(),
-        LogFormat::Text => builder.with_target(false).compact().init(),
+        LogFormat::Json if global.bundle_mode => {
+            registry.with(layer.event_format(RuntimeLines).with_filter(filter)).init();
+        }
+        LogFormat::Json => registry.with(layer.json().with_current_span(false).with_filter(filter)).init(),
+        LogFormat::Text => registry.with(layer.with_target(false).compact().with_filter(filter)).init(),
     }
     Ok(())
 }

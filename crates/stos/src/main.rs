@@ -28,6 +28,7 @@ mod prompt;
 mod table;
 mod target;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
@@ -37,6 +38,10 @@ use crate::cli::{BundleOptions, Cli, Command, Rootless, System};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
+    if may_launch(std::env::args_os().skip(1)) {
+        // As early as it can be: the program begins again. Where this fails, `prepare` says so in the command's own way.
+        let _ = stos_runtime::protect_binary();
+    }
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return refuse(&error),
@@ -136,6 +141,19 @@ fn read_options<'a>(
     (names, None)
 }
 
+/// Tells whether a command line may start a container's process, by its words alone: to be wrong costs a millisecond.
+fn may_launch(words: impl Iterator<Item = OsString>) -> bool {
+    let words: Vec<_> = words.collect();
+    let has = |sought: &str| words.iter().any(|word| word == sought);
+    let names_bundle = |word: &OsString| {
+        let word = word.as_encoded_bytes();
+        word.starts_with(b"-b") || word.starts_with(b"--bundle")
+    };
+    // From an image nothing runs before `start`.
+    let creates = has("create") && (is_called_by_another_name() || words.iter().any(names_bundle));
+    creates || has("run") || has("start") || has("exec")
+}
+
 /// Tells whether stos is called through a symlink of another name, as engines call a runtime.
 fn is_called_by_another_name() -> bool {
     let name = std::env::args_os().next().map(std::path::PathBuf::from);
@@ -187,6 +205,10 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
             // Before any thread or file: the program begins again from a view that no container can write.
             stos_runtime::protect_binary()?;
         }
+        let may_look_up = !launches || (of_image && matches!(&cli.command, Command::Run(_)));
+        if cfg!(target_feature = "crt-static") && may_look_up {
+            stos_sys::names::look_up_hosts_by_ourselves()?;
+        }
         logging::start(&cli.global)
     })();
     prepared.map_err(|failure: Failure| failure.with_exit_code(failure_code))
@@ -195,6 +217,17 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_launch_is_told_by_words() {
+        let may = |line: &str| may_launch(line.split_whitespace().map(OsString::from));
+        for line in ["run image", "--root /x start id", "exec id create", "create --bundle=/b id", "create -b . id"] {
+            assert!(may(line), "{line}");
+        }
+        for line in ["create image", "pull image", "restart id", "list", ""] {
+            assert!(!may(line), "{line}");
+        }
+    }
 
     #[test]
     fn a_command_line_that_cannot_be_read_has_the_exit_code_of_its_command() {

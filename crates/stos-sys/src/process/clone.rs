@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use super::identity::read_small;
 use super::last_errno;
 use crate::error::{Result, SysError};
 
@@ -61,9 +62,8 @@ pub enum Cloned {
 /// The number of threads of the calling process, from `/proc/self/stat`.
 pub fn thread_count() -> Result<usize> {
     let path = "/proc/self/stat";
-    let failed = |errno| SysError::new("read", path, errno);
-    let stat = fs::read(path).map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    stat_field(&stat, 20).and_then(|count| usize::try_from(count).ok()).ok_or_else(|| failed(Errno::INVAL))
+    let count = stat_field(&read_small(path)?, 20).and_then(|count| usize::try_from(count).ok());
+    count.ok_or_else(|| SysError::new("read", path, Errno::INVAL))
 }
 
 /// Field `number` (counted from 1, as proc_pid_stat(5) does) of a `stat` file. The name, field 2, may hold anything, so

@@ -82,21 +82,18 @@ pub fn permitted_capabilities() -> Result<u64> {
 
 /// Drops everything outside `bounding` from the bounding set. Needs CAP_SETPCAP, so it comes before the ids change.
 ///
-/// Tries only what the set holds; numbers beyond the kernel's last capability end the walk.
+/// What the set does not hold is dropped all the same; numbers beyond the kernel's last capability end the walk.
 pub fn limit_bounding_set(bounding: u64) -> Result<()> {
-    for number in 0..64_u32 {
-        // SAFETY: PR_CAPBSET_READ takes plain integers.
-        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) } {
-            0 => continue,
-            1 if bounding & (1 << number) != 0 => continue,
-            1 => {}
-            // EINVAL: the kernel knows no capability of this number, nor any above.
-            _ => return Ok(()),
-        }
+    for number in (0..64_u32).filter(|number| bounding & (1 << number) == 0) {
         // SAFETY: PR_CAPBSET_DROP takes plain integers.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } != 0 {
-            return Err(SysError::new("prctl", format!("PR_CAPBSET_DROP, {number}"), last_errno()));
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } == 0 {
+            continue;
         }
+        return match last_errno() {
+            // The kernel knows no capability of this number, nor any above.
+            Errno::INVAL => Ok(()),
+            errno => Err(SysError::new("prctl", format!("PR_CAPBSET_DROP, {number}"), errno)),
+        };
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What tells a process from a later one of the same number: its start time, and which boot that time counts from.
 
-use std::fs;
-
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::clone::stat_field;
 use crate::error::{Result, SysError};
@@ -21,14 +20,10 @@ pub struct ProcessStat {
 /// Reads the process `pid`; `None` where there is none.
 pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
     let path = format!("/proc/{pid}/stat");
-    let stat = match fs::read(&path) {
+    let stat = match read_small(&path) {
         Ok(stat) => stat,
-        Err(error) => {
-            return match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
-                Errno::NOENT | Errno::SRCH => Ok(None),
-                errno => Err(SysError::new("read", path, errno)),
-            };
-        }
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(error),
     };
     parse_stat(&stat).map(Some).ok_or_else(|| SysError::new("read", path, Errno::INVAL))
 }
@@ -59,9 +54,20 @@ pub fn ticks_since_boot() -> u64 {
 /// The id of this boot, new with each one.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(path)
-        .map_err(|error| SysError::new("read", path, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let id = String::from_utf8(read_small(path)?).map_err(|_| SysError::new("read", path, Errno::INVAL))?;
     Ok(id.trim_end().to_owned())
+}
+
+/// Reads a file of the kernel's that is smaller than a page, by one read(2): such files give no size beforehand, and are whole
+/// in the first answer.
+pub(super) fn read_small(path: &str) -> Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(SysError::at("open", || path.to_owned()))?;
+    let mut text = vec![0; 4096];
+    let length =
+        retry_on_intr(|| rustix::io::read(&file, &mut text)).map_err(SysError::at("read", || path.to_owned()))?;
+    text.truncate(length);
+    Ok(text)
 }
 
 #[cfg(test)]
