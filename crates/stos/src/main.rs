@@ -31,7 +31,7 @@ mod target;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, CommandFactory, Parser};
 use stos_sys::signals::set_default_action;
 
 use crate::cli::{BundleOptions, Cli, Command, Rootless, System};
@@ -42,12 +42,9 @@ fn main() -> ExitCode {
         // As early as it can be: the program begins again. Where this fails, `prepare` says so in the command's own way.
         let _ = stos_runtime::protect_binary();
     }
-    let matches = match Cli::command().try_get_matches() {
-        Ok(matches) => matches,
-        Err(error) => return refuse(&error),
-    };
-    let mut cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
+    let words: Vec<_> = std::env::args_os().collect();
+    let (mut cli, matches) = match cli::read(&words) {
+        Ok(read) => read,
         Err(error) => return refuse(&error),
     };
     cli.global.bundle_mode = is_called_by_another_name();
