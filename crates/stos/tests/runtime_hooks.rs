@@ -89,7 +89,9 @@ fn hooks_run_at_their_moments_in_their_namespaces() {
     }
     for (path, status) in states {
         let state = told(&path);
-        assert_eq!(state["status"], status, "{path:?}");
+        // crun has been through with the creation by then.
+        let is_crun_s = runtime.is_called("crun") && (status, &state["status"]) == ("creating", &json!("created"));
+        assert!(state["status"] == status || is_crun_s, "{path:?}: {}", state["status"]);
         assert_eq!(
             (&state["id"], &state["bundle"]),
             (&json!(id), &json!(bundle.dir.canonicalize().unwrap())),
@@ -115,6 +117,10 @@ fn a_hook_s_mount_below_the_root_is_the_container_s() {
     let ran = runtime.run_bundle(&bundle, "mounts");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "seen\n"), "{}", ran.stderr);
     assert_eq!(fs::read_dir(bundle.rootfs("mnt")).unwrap().count(), 0, "the host has it too");
+    if runtime.is_called("crun") {
+        // Its process has no root yet when the hook enters.
+        return;
+    }
     // From the runtime's namespace by the process that is told.
     let bundle = runtime.bundle(&["cat", "/mnt/of-hook"]);
     fs::create_dir_all(bundle.rootfs("mnt")).unwrap();
@@ -143,7 +149,8 @@ fn a_failed_hook_undoes_the_create() {
             let said = format!("hooks.{kind}[0] /bin/sh: exit code 3: a reason");
             assert!(created.stderr.contains(&said), "{}", created.stderr);
         }
-        assert!(file.exists(), "{kind}: what is destroyed has its hooks");
+        // crun runs none of them where the create has failed.
+        assert!(file.exists() || runtime.is_called("crun"), "{kind}: what is destroyed has its hooks");
         assert_ne!(runtime.run(&["state", &id]).code, 0, "{kind}");
         // The id is free.
         bundle.set("/hooks", json!({}));

@@ -19,7 +19,8 @@ fn a_paused_container_does_nothing_until_it_is_resumed() {
     let runtime = Runtime::new();
     let id = runtime.started(&runtime.bundle(&["sh", "-c", TALK]), "talk");
     eventually(|| runtime.said(&id).contains("on"));
-    assert_ne!(runtime.run(&["resume", &id]).code, 0, "it is not paused");
+    // crun thaws what is not frozen.
+    assert!(runtime.run(&["resume", &id]).code != 0 || runtime.is_called("crun"), "it is not paused");
     runtime.ok(&["pause", &id]);
     assert_eq!(runtime.status(&id), "paused");
     assert!(runtime.ok(&["list"]).contains("paused"));
@@ -44,6 +45,10 @@ fn a_paused_container_can_be_killed() {
     let id = runtime.started(&bundle, "killed");
     runtime.ok(&["pause", &id]);
     runtime.ok(&["kill", &id, "KILL"]);
+    if runtime.is_called("crun") {
+        // On v1 it leaves the thaw to whoever has paused.
+        runtime.ok(&["resume", &id]);
+    }
     runtime.wait_for(&id, "stopped");
     runtime.ok(&["delete", &id]);
     let id = runtime.started(&bundle, "deleted");
@@ -89,7 +94,8 @@ fn a_container_that_was_not_started_can_be_paused() {
     let created = runtime.create(&runtime.bundle(&["sh", "-c", "echo started"]), &id);
     assert_eq!(created.code, 0, "{}", created.stderr);
     runtime.ok(&["pause", &id]);
-    assert_eq!(runtime.status(&id), "paused");
+    // To crun it is created, frozen or not.
+    assert_eq!(runtime.status(&id), if runtime.is_called("crun") { "created" } else { "paused" });
     if runtime.is_ours() {
         assert_ne!(runtime.run(&["start", &id]).code, 0, "it would wait for the end of the pause");
     }

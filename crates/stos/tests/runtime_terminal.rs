@@ -84,7 +84,9 @@ fn a_created_container_has_the_terminal_that_it_has_sent() {
     (&master).write_all(b"typed\n").unwrap();
     let said = read_all(&master);
     // 0x88 is the major number of Unix98 slaves; the console is the very first terminal, and the user's own.
-    for line in ["/dev/pts/0\n", "12 34\n", "88:0:1000\n", "to the tty\n", "got typed\n", "0\n1\n2\n3\n"] {
+    // crun has no console in a bundle without a mount of /dev.
+    let console = if runtime.is_called("crun") { "" } else { "88:0:1000\n" };
+    for line in ["/dev/pts/0\n", "12 34\n", console, "to the tty\n", "got typed\n", "0\n1\n2\n3\n"] {
         assert!(said.contains(line), "{line:?}: {said}");
     }
     runtime.wait_for(&id, "stopped");
