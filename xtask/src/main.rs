@@ -7,6 +7,7 @@
 //! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
 //! | [`mod@test`] | setup, the release build, every test |
 //! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
+//! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
@@ -22,6 +23,7 @@ mod bench;
 mod check;
 mod check_layers;
 mod demo;
+mod engines;
 mod kills;
 mod place;
 mod process;
@@ -71,6 +73,8 @@ enum Task {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// The newest podman and containerd with stos as their runtime, and the lifecycle suite on today's runc and crun (root)
+    Engines,
     /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
     Soak {
         /// For how long
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
         Task::InPeers { command } => setup::peers::enter(&command),
         Task::Test { arguments } => test::run(&arguments),
         Task::Bench { rounds } => bench::run(rounds),
+        Task::Engines => engines::run(),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),
