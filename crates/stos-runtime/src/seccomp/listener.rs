@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn another_process_of_its_number_is_not_taken_for_it() {
+        let own = ProcessRecord::of_caller().unwrap();
+        let serve = |record: &ProcessRecord| {
+            serve(&request(), Processes { filtered: Filtered::Recorded(record), pid: record.pid, init: record.pid })
+        };
+        // Whoever were taken for it would be killed, since nobody listens at the request's path: this test itself.
+        serve(&ProcessRecord { start_time: own.start_time - 1, ..own.clone() }).unwrap();
+        serve(&ProcessRecord { boot_id: "another".into(), ..own }).unwrap();
+        serve(&ProcessRecord { pid: i32::MAX, start_time: 1, boot_id: "another".into() }).unwrap();
+    }
+
+    #[test]
     fn the_agent_is_told_what_the_specification_says() {
         let state: serde_json::Value = serde_json::from_slice(&process_state(&request(), 7, 5)).unwrap();
         let expected = json!({
