@@ -22,7 +22,7 @@ use crate::config::settings::namespace;
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind, HookState};
 use crate::launch::{Launch, Stdio, follow, read_report};
-use crate::seccomp::listener::Processes;
+use crate::seccomp::listener::{Filtered, Processes};
 use crate::state::Status;
 
 /// The process is in its user namespace or has made its time namespace: both want to be written before they are used.
@@ -113,7 +113,7 @@ impl<'a> Conversation<'a> {
     /// Waits for what the process says at last; `report` is what it has said of that.
     fn follow(&mut self, report: Vec<u8>) -> Result<()> {
         let pid = self.child.0.as_raw_nonzero().get();
-        let processes = Processes { pidfd: self.child.1.as_fd(), pid, init: pid };
+        let processes = Processes { filtered: Filtered::Held(self.child.1.as_fd()), pid, init: pid };
         follow(&mut self.reports, report, processes)
     }
 

@@ -24,7 +24,7 @@ use crate::launch::{
     follow, pid_flag,
 };
 use crate::lifecycle::write_pid_file;
-use crate::seccomp::listener::{ContainerOfFilter, Processes};
+use crate::seccomp::listener::{ContainerOfFilter, Filtered, Processes};
 use crate::state::{RunState, StateDirectory, Status};
 
 const STAGE: &str = "start a process in the container";
@@ -137,7 +137,7 @@ fn clone_joining(joining: &Joining<'_>, cgroups: &JoinedCgroups, init: i32) -> R
     let back = own_pids.map_or(Ok(()), |own| set_namespace(own.as_fd(), pid_flag()).map_err(Error::sys(STAGE)));
     let Cloned::Parent { pid, pidfd } = cloned? else { return back.and(Err(Error::InitDied { ended: None })) };
     let pid = pid.as_raw_nonzero().get();
-    let processes = Processes { pidfd: pidfd.as_fd(), pid, init };
+    let processes = Processes { filtered: Filtered::Held(pidfd.as_fd()), pid, init };
     match back.and_then(|()| follow(&mut File::from(read_end), Vec::new(), processes)) {
         Ok(()) => Ok(Executed { pid, pidfd }),
         Err(error) => Err(end_failed(&pidfd, error)),

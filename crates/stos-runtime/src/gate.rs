@@ -23,7 +23,7 @@ use stos_sys::SysError;
 
 use crate::error::{Error, Result};
 use crate::launch::{ProcessRecord, follow};
-use crate::seccomp::listener::Processes;
+use crate::seccomp::listener::{Filtered, Processes};
 
 const START: &str = "exec.fifo";
 const RESULT: &str = "exec.result";
@@ -97,12 +97,12 @@ pub fn is_closed(directory: &Path) -> bool {
 
 /// Opens the gate in `directory`, and returns when the command has been executed, or why it could not.
 ///
-/// `false` where it is open already, or init is gone. Where init dies meanwhile, the error is [`Error::InitDied`]. A seccomp
-/// listener of the container is handed on in between.
+/// `false` where it is open already, or init is gone: the FIFO has no reader then, whoever has init's number now. Where init dies
+/// meanwhile, the error is [`Error::InitDied`]. A seccomp listener of the container is handed on in between; for that alone init is
+/// opened, and looked at whether it is still the one that was recorded.
 pub fn open_gate(directory: &Path, init: &ProcessRecord) -> Result<bool> {
     let stage = "start the container";
     let path = directory.join(START);
-    let Some(pidfd) = init.open()? else { return Ok(false) };
     let start = match open(path.clone(), OFlags::WRONLY | OFlags::NONBLOCK) {
         Ok(start) => start,
         Err(error) if matches!(error.errno, Errno::NOENT | Errno::NXIO) => return Ok(false),
@@ -134,7 +134,11 @@ pub fn open_gate(directory: &Path, init: &ProcessRecord) -> Result<bool> {
         rustix::fs::fcntl_getfl(&result).map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
     rustix::fs::fcntl_setfl(&result, flags - OFlags::NONBLOCK)
         .map_err(|errno| Error::sys(stage)(SysError::new("fcntl", RESULT, errno)))?;
-    follow(&mut File::from(result), Vec::new(), Processes { pidfd: pidfd.as_fd(), pid: init.pid, init: init.pid })?;
+    follow(
+        &mut File::from(result),
+        Vec::new(),
+        Processes { filtered: Filtered::Recorded(init), pid: init.pid, init: init.pid },
+    )?;
     std::fs::remove_file(directory.join(RESULT)).map_err(|error| failed("unlink", &error))?;
     Ok(true)
 }

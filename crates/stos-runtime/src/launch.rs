@@ -30,7 +30,7 @@ use crate::id::ContainerId;
 use crate::init;
 use crate::init_error::InitError;
 use crate::seccomp::listener::{Processes, serve, take_request};
-use crate::sources::HostSources;
+use crate::sources::{DescriptorRoom, HostSources};
 
 /// Everything that a launch needs.
 #[derive(Debug)]
@@ -321,6 +321,7 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
             (Some(GateEnd::create(directory, confirmed)?), Some(confirm))
         }
     };
+    let room = DescriptorRoom::make(settings)?;
     let sources = HostSources::open(launch)?;
     let answers = if conversation::is_needed(settings) { Some(pipe()?) } else { None };
     let is_staged = init::stage::is_needed(settings);
@@ -338,12 +339,13 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     match cloned? {
         Cloned::Child => {
             drop((read_end, confirmation, own_pids, answers_write));
-            let child = init::Child { launch, cgroups, gate, sources, is_sibling: false };
+            let child = init::Child { launch, cgroups, gate, sources, room, is_sibling: false };
             let channel = init::Channel::new(write_end, answers_read);
             if is_staged { init::stage::run(child, channel) } else { init::run(child, channel) }
         }
         Cloned::Parent { pid, pidfd } => {
             drop((write_end, gate, answers_read, sources));
+            drop(room);
             let mut talk = Conversation::new(launch, pid, pidfd, read_end, answers_write, is_staged);
             // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
             let process = if is_staged { Ok(None) } else { ProcessRecord::of(pid.as_raw_nonzero().get()) };

@@ -52,7 +52,7 @@ pub mod tombstones;
 
 pub use accounts::{Account, look_up_account};
 pub use cgroup::{CgroupRecord, CgroupRequest, SubCgroup, mounted_hierarchies};
-pub use config::{ConfigError, ProcessChanges, RuntimeConfig};
+pub use config::{ConfigError, ProcessChanges, ProcessFile, RuntimeConfig};
 pub use console::Console;
 pub use error::{Error, Result};
 pub use exec::{ExecOptions, Executed, exec};

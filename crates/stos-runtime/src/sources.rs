@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stos_sys::SysError;
 use stos_sys::mount::{MountChange, Propagation, change_mount, map_mount_ids, open_tree_clone};
 use stos_sys::process::user_namespace::{IdMappings, make_user_namespace};
@@ -49,6 +50,41 @@ impl HostSources {
         let binds = settings.mounts.iter().map(|mount| bind(launch, mount, &mut namespaces)).collect::<Result<_>>()?;
         let devices = if settings.has_user_namespace() { devices(settings)? } else { Vec::new() };
         Ok(Some(Self { root, binds, devices }))
+    }
+}
+
+/// More mounts than this raise the limit of descriptors: what is mounted is held by one each, and what else a launch has fits below the
+/// lowest limit that systems give, with some to spare.
+const MOUNTS_OF_ANY_LIMIT: usize = 128;
+
+/// Room for a descriptor for each of many mounts, as far as the hard limit goes. Dropping it gives the process its own limit again,
+/// in the launch and in the first process, which gets it from there: what each executes later must not have it.
+#[derive(Debug)]
+pub(crate) struct DescriptorRoom(Rlimit);
+
+impl DescriptorRoom {
+    /// `None` where none is needed, or there is no more.
+    pub(crate) fn make(settings: &Settings) -> Result<Option<Self>> {
+        if settings.mounts.len() + settings.devices.len() <= MOUNTS_OF_ANY_LIMIT {
+            return Ok(None);
+        }
+        let own = getrlimit(Resource::Nofile);
+        if own.current == own.maximum {
+            return Ok(None);
+        }
+        let raised = Rlimit { current: own.maximum, maximum: own.maximum };
+        setrlimit(Resource::Nofile, raised).map_err(|errno| {
+            let shown = format!("RLIMIT_NOFILE, {:?}", own.maximum);
+            Error::sys("make room for the mounts")(SysError::new("setrlimit", shown, errno))
+        })?;
+        Ok(Some(Self(own)))
+    }
+}
+
+impl Drop for DescriptorRoom {
+    fn drop(&mut self) {
+        // A lower limit is everyone's to set.
+        let _ = setrlimit(Resource::Nofile, self.0);
     }
 }
 

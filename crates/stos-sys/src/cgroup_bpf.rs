@@ -6,8 +6,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::error::{Result, SysError};
-use crate::process::last_errno;
+use crate::error::{Result, SysError, last_errno};
 
 /// What kind of device a rule is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,5 +34,10 @@ impl From<SysError> for std::io::Error {
     }
 }
 
+/// The error of the last failed libc call.
+pub(crate) fn last_errno() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
 /// The result of a call into the kernel.
 pub type Result<T> = std::result::Result<T, SysError>;

@@ -16,7 +16,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 pub use crate::overlay::{MountPlan, OVERLAY_LOWERS_MAX, UpperDirs};
 
 /// The longest value of an fsconfig(2) string, in bytes, without its NUL (`fs/fsopen.c`: `strndup_user(_value, 256)`).
@@ -227,10 +227,6 @@ fn set_attributes(
         )
     };
     if answer == 0 { Ok(()) } else { Err(last_errno()) }
-}
-
-fn last_errno() -> Errno {
-    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
 /// Mounts an EROFS image kept in a file, with its data in `devices`, read-only and detached.

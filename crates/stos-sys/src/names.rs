@@ -17,7 +17,7 @@ pub fn look_up_hosts_by_ourselves() -> Result<()> {
         }
         // SAFETY: both are NUL-terminated, and are read during the call only.
         if unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) } != 0 {
-            return Err(crate::SysError::new("nss_configure_lookup", "hosts, files dns", crate::process::last_errno()));
+            return Err(crate::SysError::new("nss_configure_lookup", "hosts, files dns", crate::error::last_errno()));
         }
     }
     Ok(())

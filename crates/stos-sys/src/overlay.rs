@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, MountAttrFlags, fsconfig_set_string, fsopen};
 
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 use crate::mount::{
     FSCONFIG_STRING_MAX, FsParameter, MountChange, Propagation, change_mount, change_mount_at, new_filesystem,
     open_tree_clone,
@@ -149,7 +149,7 @@ impl MountPlan {
             libc::mount(c"overlay".as_ptr(), target_name.as_ptr(), c"overlay".as_ptr(), 0, data.as_ptr().cast())
         };
         if answer != 0 {
-            let errno = std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+            let errno = last_errno();
             return Err(SysError::new("mount", format!("overlay, {}, {options}", target.display()), errno));
         }
         open_tree_clone(target, false)

@@ -217,6 +217,18 @@ impl Root {
         }
     }
 
+    /// Like [`Root::ensure_mount_point`], and refuses a symlink on the way with ELOOP, one that has come meanwhile too. What a symlink
+    /// that dangles points at may have been made then.
+    pub fn ensure_mount_point_without_symlinks(&self, path: &Path, kind: MountPoint) -> Result<OwnedFd> {
+        match self.resolve_without_symlinks(path) {
+            Err(error) if error.errno == Errno::NOENT => {
+                self.ensure_mount_point(path, kind)?;
+                self.resolve_without_symlinks(path)
+            }
+            found => found,
+        }
+    }
+
     fn create_mount_file(&self, path: &Path) -> Result<OwnedFd> {
         let shown = || path.display().to_string();
         let (deepest, missing) = self.deepest_existing(path)?;
@@ -413,6 +425,18 @@ mod tests {
         assert_eq!(errno("/file", MountPoint::Directory), Errno::NOTDIR);
         assert_eq!(errno("/etc", MountPoint::File), Errno::ISDIR);
         assert_eq!(errno("/missing/../up", MountPoint::Directory), Errno::NOENT);
+    }
+
+    #[test]
+    fn a_mount_point_behind_a_symlink_can_be_refused() {
+        let (dir, root) = tree();
+        let made = root.ensure_mount_point_without_symlinks(Path::new("/dev/console"), MountPoint::File).unwrap();
+        assert_eq!(file_type(made.as_fd()).unwrap(), FileType::RegularFile);
+        symlink("etc", dir.path().join("root/link")).unwrap();
+        for path in ["/link", "/link/proc"] {
+            let refused = root.ensure_mount_point_without_symlinks(Path::new(path), MountPoint::Directory).unwrap_err();
+            assert_eq!(refused.errno, Errno::LOOP, "{path}");
+        }
     }
 
     #[test]

@@ -13,8 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
-use crate::error::{Result, SysError};
-use crate::process::last_errno;
+use crate::error::{Result, SysError, last_errno};
 
 /// `SECCOMP_FILTER_FLAG_*` of linux/seccomp.h.
 pub mod flag {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::io::Errno;
 
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 
 /// Signals that are blocked and come to a descriptor instead. Dropping it leaves them blocked.
 #[derive(Debug)]
@@ -193,10 +193,6 @@ pub fn end_by(signal: i32) -> Result<()> {
         return Err(SysError::new("sigprocmask", format!("SIG_UNBLOCK, [{signal}]"), last_errno()));
     }
     Ok(())
-}
-
-fn last_errno() -> Errno {
-    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
 #[cfg(test)]

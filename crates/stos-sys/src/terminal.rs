@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::io::Errno;
 
-use crate::error::{Result, SysError};
-use crate::process::last_errno;
+use crate::error::{Result, SysError, last_errno};
 
 /// The modes that a terminal has, which it gets back when this is dropped, or before one of some signals does what it does.
 ///

@@ -149,7 +149,6 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "memoryPolicy"),
         ("/linux/netDevices", json!({"eth0": {"name": "eth0"}}), "netDevices"),
         ("/process/apparmorProfile", json!("profile"), "process.apparmorProfile: AppArmor is not enabled"),
-        ("/linux/no_such_key", json!(1), "no_such_key"),
         ("/process/args", json!(["no-such-command"]), "no-such-command"),
     ] {
         let bundle = Bundle::new("runc", &["sh"]);

@@ -157,6 +157,32 @@ fn a_tmpfs_begins_with_what_it_hides() {
     }
 }
 
+/// Files of an overlay whose layers lie on several filesystems have other devices than its directories.
+#[test]
+fn a_tmpfs_begins_with_what_an_overlay_of_two_filesystems_has() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "cat /data/one/file /data/two; cat /data/mount/file || echo nothing"]);
+    fs::create_dir_all(bundle.rootfs("data/one")).unwrap();
+    fs::create_dir(bundle.rootfs("data/mount")).unwrap();
+    fs::write(bundle.rootfs("data/one/file"), "one\n").unwrap();
+    bundle
+        .push("/mounts", json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    // What is mounted in it is no part of it (runc copies that too).
+    let mount = if runtime.is_ours() {
+        "mount -t tmpfs none rootfs/data/mount && echo x > rootfs/data/mount/file"
+    } else {
+        ":"
+    };
+    let before = format!(
+        "cd {} && mkdir other && mount -t tmpfs none other && mkdir -p other/data && echo two > other/data/two && \
+         mount -t overlay -o lowerdir=other:rootfs none rootfs && {mount}",
+        bundle.dir.display()
+    );
+    let ran = run_in(&runtime, &bundle, &before, ":");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "one\ntwo\nnothing\n"), "{}", ran.stderr);
+}
+
 #[test]
 fn the_propagation_of_a_mount_is_set() {
     require!(Need::Root, Need::Binary);

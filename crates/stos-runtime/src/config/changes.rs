@@ -4,15 +4,17 @@
 //! All else stays as it is, and all of it is checked again by the same rules: what confines the container confines the further
 //! process too.
 
+use std::path::PathBuf;
+
 use serde_json::{Map, Value, json};
 
-use super::{ConfigError, RuntimeConfig};
+use super::{ConfigError, Document, RuntimeConfig, is_of_process, process, tell};
 
 /// What a further process has that the container's own has not. What is `None` or empty stays as the container has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessChanges {
-    /// Instead of the container's `process`, as JSON: nothing of that is taken then.
-    pub process: Option<Value>,
+    /// Instead of the container's `process`: nothing of that is taken then.
+    pub process: Option<ProcessFile>,
     /// `args`.
     pub args: Vec<String>,
     /// `cwd`.
@@ -39,6 +41,15 @@ pub struct ProcessChanges {
     pub label: Option<String>,
 }
 
+/// A `process` in a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessFile {
+    /// The file, for errors.
+    pub path: PathBuf,
+    /// What it holds.
+    pub process: Value,
+}
+
 impl RuntimeConfig {
     /// Checks the bytes of a container's `config.json` with `changes` of its process.
     pub fn of_exec(bytes: &[u8], changes: &ProcessChanges) -> Result<Self, ConfigError> {
@@ -46,19 +57,26 @@ impl RuntimeConfig {
         let Some(config) = raw.as_object_mut() else {
             return Err(ConfigError::invalid("config.json", "an object", raw));
         };
-        if let Some(process) = &changes.process {
-            config.insert("process".to_owned(), process.clone());
+        if let Some(file) = &changes.process {
+            config.insert("process".to_owned(), file.process.clone());
         }
+        let found = || Document::Process(changes.process.as_ref().map(|file| file.path.clone()));
         match config.entry("process").or_insert(Value::Null) {
             Value::Object(process) => changes.apply(process),
-            other => return Err(ConfigError::invalid("process", "an object", other)),
+            other => return Err(ConfigError::invalid("process", "an object", other).of_process(found())),
         }
-        Self::from_value(raw)
+        let (config, unknown) = Self::from_value(raw).map_err(|error| error.of_process(found()))?;
+        if changes.process.is_some() {
+            // The container's own were told when it was created.
+            tell(unknown.iter().filter(|key| is_of_process(&key.name)));
+        }
+        Ok(config)
     }
 }
 
 impl ProcessChanges {
     fn apply(&self, process: &mut Map<String, Value>) {
+        process::default_user(process);
         if self.process.is_none() {
             process.insert("terminal".to_owned(), self.terminal.into());
         } else if self.terminal {
@@ -193,15 +211,38 @@ mod tests {
 
     #[test]
     fn a_whole_process_takes_nothing_from_the_container() {
-        let process = Some(json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0}}));
+        let file = |process| Some(ProcessFile { path: "p.json".into(), process });
+        let process = file(json!({"cwd": "/", "args": ["y"], "user": {"uid": 1, "gid": 2}, "no": 1}));
         let process = settings(&ProcessChanges { process, ..ProcessChanges::default() });
-        assert_eq!((process.uid, process.env.len(), process.terminal), (0, 0, false));
+        assert_eq!((process.uid, process.gid, process.env.len(), process.terminal), (1, 2, 0, false));
         let bad = |process: Value| {
-            let changes = ProcessChanges { process: Some(process), ..ProcessChanges::default() };
+            let changes = ProcessChanges { process: file(process), ..ProcessChanges::default() };
             RuntimeConfig::of_exec(&container(), &changes).unwrap_err().to_string()
         };
-        assert!(bad(json!([])).contains("process"));
-        assert!(bad(json!({"cwd": "/", "user": {"uid": 0, "gid": 0}})).contains("process.args"));
-        assert!(bad(json!({"cwd": "/", "args": ["y"], "no": 1})).contains("process.no"));
+        assert!(bad(json!([])).starts_with("p.json: process: expected an object"));
+        assert!(bad(json!({"cwd": "/", "user": {"uid": 0, "gid": 0}})).starts_with("p.json: process.args"));
+        assert!(bad(json!({"args": ["y"], "cwd": 1})).starts_with("p.json: "));
+        assert!(bad(json!({"args": ["y"], "cwd": "/", "commandLine": "y"})).starts_with("p.json: process.commandLine"));
+    }
+
+    #[test]
+    fn a_process_without_user_is_root_s() {
+        let user = |process: Value, uid| {
+            let file = ProcessFile { path: "p.json".into(), process };
+            let changes = ProcessChanges { process: Some(file), uid, ..ProcessChanges::default() };
+            let config = RuntimeConfig::of_exec(&container(), &changes);
+            let config = config.unwrap();
+            (config.settings().process.uid, config.settings().process.gid)
+        };
+        assert_eq!(user(json!({"cwd": "/", "args": ["y"]}), None), (0, 0));
+        assert_eq!(user(json!({"cwd": "/", "args": ["y"], "user": null}), Some(7)), (7, 0));
+        assert_eq!(user(json!({"cwd": "/", "args": ["y"], "user": {"gid": 7}}), None), (0, 7));
+    }
+
+    #[test]
+    fn an_option_that_cannot_be_is_no_fault_of_config_json() {
+        let changes = ProcessChanges { cwd: Some("srv".into()), ..ProcessChanges::default() };
+        let error = RuntimeConfig::of_exec(&container(), &changes).unwrap_err().to_string();
+        assert!(error.starts_with("the process to execute: process.cwd: expected"), "{error}");
     }
 }

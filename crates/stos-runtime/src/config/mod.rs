@@ -1,27 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A bundle's `config.json`, checked: what is asked for is honoured, or refused by name before anything is created.
+//! A bundle's `config.json`, checked: what is asked for is honoured, or refused by name before anything is created. What no
+//! version of the specification that we know asks for is told in the log, and ignored.
 //!
-//! [`walk`] looks at the raw JSON, so that no key is skipped because a type does not know it; [`settings`] turns what is
-//! left into the few types that the launch uses.
+//! [`walk`] looks at the raw JSON, so that no key is skipped without a word because a type does not know it; [`settings`] turns what
+//! is left into the few types that the launch uses.
 
 mod attributes;
 mod changes;
+mod devices;
 mod hooks;
 mod ids;
 mod process;
 pub mod settings;
 mod walk;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
 pub use attributes::{ExecAffinity, ProcessAttributes};
-pub use changes::ProcessChanges;
+pub use changes::{ProcessChanges, ProcessFile};
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
 
 use crate::cgroup::limits::LimitError;
+use walk::UnknownKey;
 
 /// Why a `config.json` cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -36,23 +40,26 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It is no JSON, or a value has the wrong type.
-    #[error("config.json: {0}")]
-    Json(#[from] serde_json::Error),
-    /// A key that this runtime does not know. To leave it out could leave out what keeps a container in.
-    #[error("config.json: {name}: unknown key")]
-    Unknown {
-        /// The key, from the root on: `process.umask`.
-        name: String,
+    #[error("{document}: {source}")]
+    Json {
+        /// Where it stands.
+        document: Document,
+        /// What is wrong.
+        source: serde_json::Error,
     },
     /// A known wish that this runtime does not fulfil.
-    #[error("config.json: {name} is not supported")]
+    #[error("{document}: {name} is not supported")]
     Unsupported {
-        /// The key, with the value where that is what counts.
+        /// Where it stands.
+        document: Document,
+        /// The key, from the root of a `config.json` on (`process.user.username`), with the value where that is what counts.
         name: String,
     },
     /// A value that breaks a rule of the specification.
-    #[error("config.json: {name}: expected {expected}, found {found}")]
+    #[error("{document}: {name}: expected {expected}, found {found}")]
     Invalid {
+        /// Where it stands.
+        document: Document,
         /// The key.
         name: String,
         /// The rule.
@@ -62,25 +69,81 @@ pub enum ConfigError {
     },
 }
 
-impl ConfigError {
-    pub(crate) fn invalid(name: impl Into<String>, expected: impl Into<String>, found: impl std::fmt::Debug) -> Self {
-        Self::Invalid { name: name.into(), expected: expected.into(), found: format!("{found:?}") }
-    }
+/// Where a value stands that cannot be honoured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Document {
+    /// A bundle's `config.json`.
+    #[default]
+    Config,
+    /// What describes the process of an `exec`: a file, or options.
+    Process(Option<PathBuf>),
+}
 
-    pub(crate) fn unsupported(name: impl Into<String>) -> Self {
-        Self::Unsupported { name: name.into() }
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config => f.write_str("config.json"),
+            Self::Process(Some(path)) => path.display().fmt(f),
+            Self::Process(None) => f.write_str("the process to execute"),
+        }
     }
 }
 
-/// Reads a `linux.resources` by itself, as `update` is given it. What no key is known for is refused as in a `config.json`.
+impl From<serde_json::Error> for ConfigError {
+    fn from(source: serde_json::Error) -> Self {
+        Self::Json { document: Document::default(), source }
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn invalid(name: impl Into<String>, expected: impl Into<String>, found: impl fmt::Debug) -> Self {
+        let (name, expected, found) = (name.into(), expected.into(), format!("{found:?}"));
+        Self::Invalid { document: Document::default(), name, expected, found }
+    }
+
+    pub(crate) fn unsupported(name: impl Into<String>) -> Self {
+        Self::Unsupported { document: Document::default(), name: name.into() }
+    }
+
+    /// The same of a configuration whose `process` comes from elsewhere, and whose other values have been checked before.
+    fn of_process(mut self, found: Document) -> Self {
+        match &mut self {
+            Self::Json { document, .. } => *document = found,
+            Self::Unsupported { document, name } | Self::Invalid { document, name, .. } if is_of_process(name) => {
+                *document = found;
+            }
+            Self::Read { .. } | Self::Unsupported { .. } | Self::Invalid { .. } => {}
+        }
+        self
+    }
+}
+
+fn is_of_process(name: &str) -> bool {
+    name.strip_prefix("process").is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Tells of keys that are ignored.
+fn tell<'a>(unknown: impl IntoIterator<Item = &'a UnknownKey>) {
+    for UnknownKey { name, known } in unknown {
+        let key = name.escape_debug();
+        match known {
+            Some(known) => tracing::warn!(%key, known, "an unknown key is ignored: keys count in their own case"),
+            None => tracing::warn!(%key, "an unknown key is ignored"),
+        }
+    }
+}
+
+/// Reads a `linux.resources` by itself, as `update` is given it. Unknown keys are ignored as in a `config.json`.
 pub fn resources_from_json(bytes: &[u8]) -> Result<LinuxResources, LimitError> {
     let raw: serde_json::Value = serde_json::from_slice(bytes)?;
-    walk::check_resources(&raw).map_err(|error| match error {
-        ConfigError::Invalid { name: key, expected, found } => LimitError::Invalid { key, expected, found },
-        ConfigError::Unknown { name: key } | ConfigError::Unsupported { name: key } => LimitError::Unknown { key },
-        ConfigError::Json(error) => error.into(),
+    let unknown = walk::check_resources(&raw).map_err(|error| match error {
+        ConfigError::Invalid { name: key, expected, found, .. } => LimitError::Invalid { key, expected, found },
+        ConfigError::Unsupported { name: key, .. } => LimitError::Unsupported { key },
+        ConfigError::Json { source, .. } => source.into(),
         ConfigError::Read { source, .. } => serde_json::Error::io(source).into(),
     })?;
+    tell(&unknown);
     Ok(serde_json::from_value(raw)?)
 }
 
@@ -103,17 +166,22 @@ impl RuntimeConfig {
         fs::read(&path).map_err(|source| ConfigError::Read { path, source })
     }
 
-    /// Checks the bytes of a `config.json`.
+    /// Checks the bytes of a `config.json`. Keys that are unknown are ignored, and told in the log.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
-        Self::from_value(serde_json::from_slice(bytes)?)
+        let (config, unknown) = Self::from_value(serde_json::from_slice(bytes)?)?;
+        tell(&unknown);
+        Ok(config)
     }
 
-    fn from_value(mut raw: serde_json::Value) -> Result<Self, ConfigError> {
-        walk::check(&raw)?;
+    fn from_value(mut raw: serde_json::Value) -> Result<(Self, Vec<UnknownKey>), ConfigError> {
+        let unknown = walk::check(&raw)?;
+        if let Some(process) = raw.get_mut("process").and_then(serde_json::Value::as_object_mut) {
+            process::default_user(process);
+        }
         let attributes = ProcessAttributes::take_from(&mut raw)?;
         let spec: Spec = serde_json::from_value(raw)?;
         let settings = Settings::of(&spec, attributes)?;
-        Ok(Self { spec, settings })
+        Ok((Self { spec, settings }, unknown))
     }
 
     /// Checks a specification built in memory, by the same rules as its JSON.

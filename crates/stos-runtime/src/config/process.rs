@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
+use serde_json::{Map, Value, json};
 use stos_sys::process::credentials::{CapabilityMasks, capability_bit};
 
 use super::ConfigError;
@@ -99,6 +100,15 @@ impl ProcessSettings {
             apparmor_profile: label("process.apparmorProfile", process.apparmor_profile().as_deref())?,
             selinux_label: label("process.selinuxLabel", process.selinux_label().as_deref())?,
         })
+    }
+}
+
+/// Makes a `process` without `user` root's, as runc has it: the schema demands `cwd` and `args` alone. A `uid` or `gid` that is left out
+/// is 0 as well.
+pub(super) fn default_user(process: &mut Map<String, Value>) {
+    let user = process.entry("user").or_insert(Value::Null);
+    if user.is_null() {
+        *user = json!({"uid": 0, "gid": 0});
     }
 }
 

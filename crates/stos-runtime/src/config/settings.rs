@@ -3,14 +3,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
-use stos_sys::cgroup_bpf::{DeviceAccess, DeviceKind, DeviceRule};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Spec};
+use stos_sys::cgroup_bpf::DeviceRule;
 use stos_sys::mount::Propagation;
 use stos_sys::process::user_namespace::IdMappings;
 
 use super::attributes::ProcessAttributes;
 pub use super::process::{Limit, ProcessSettings};
-use super::{ConfigError, hooks, ids};
+use super::{ConfigError, devices, hooks, ids};
 use crate::hooks::Hooks;
 use crate::mount_options::{self, MountOptions};
 use crate::seccomp::Filter;
@@ -187,8 +187,7 @@ impl Settings {
 
     /// Whether `/dev` is bound from the host: then it has all that it should, and stays as it is.
     pub fn binds_dev(&self) -> bool {
-        let is_dev = |path: &Path| path == Path::new("/dev") || path == Path::new("/dev/");
-        self.mounts.iter().any(|mount| is_dev(&mount.destination) && mount.options.bind.is_some())
+        self.mounts.iter().any(|mount| mount.destination == Path::new("/dev") && mount.options.bind.is_some())
     }
 
     /// Checks `spec` and takes from it what is honoured.
@@ -229,8 +228,8 @@ impl Settings {
             mounts,
             time_offsets: ids::time_offsets(linux, new_namespaces)?,
             id_mappings,
-            devices: devices(linux)?,
-            device_rules: device_rules(linux)?,
+            devices: devices::nodes(linux)?,
+            device_rules: devices::rules(linux)?,
             resources: limits(linux),
             masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
             readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
@@ -258,8 +257,21 @@ fn check_version(version: &str) -> Result<(), ConfigError> {
     }
 }
 
-fn absolute(name: &str, path: &Path) -> Result<PathBuf, ConfigError> {
+pub(super) fn absolute(name: &str, path: &Path) -> Result<PathBuf, ConfigError> {
     if path.is_absolute() { Ok(path.to_owned()) } else { Err(ConfigError::invalid(name, "an absolute path", path)) }
+}
+
+/// A path of the container from its root on, without `.` and `..`, as Go's `path.Clean` has it and so runc: what is before a `..` need
+/// not exist, and is nothing to follow.
+pub(super) fn cleaned(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::from("/"), |mut cleaned, part| {
+        match part {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => drop(cleaned.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+        cleaned
+    })
 }
 
 type Namespaces = (u64, bool, Vec<JoinedNamespace>);
@@ -336,7 +348,7 @@ fn mount_request(at: usize, mount: &oci_spec::runtime::Mount) -> Result<MountReq
         return Err(ConfigError::unsupported(format!("{} {parameter}", name("options"))));
     }
     // runc and crun take a relative destination as seen from the root, as did version 1.0 of the specification.
-    let destination = Path::new("/").join(mount.destination());
+    let destination = cleaned(mount.destination());
     let ids = mount_ids(at, mount, &options, &fstype)?;
     if options.copy_up && fstype != "tmpfs" {
         return Err(ConfigError::unsupported(format!("{} tmpcopyup for type {fstype}", name("options"))));
@@ -362,93 +374,10 @@ fn mount_ids(
     Ok(Some(MountIds { mappings, recursive: options.map_ids.unwrap_or(false) }))
 }
 
-fn devices(linux: &Linux) -> Result<Vec<DeviceNode>, ConfigError> {
-    let list = linux.devices().as_deref().unwrap_or_default();
-    list.iter()
-        .enumerate()
-        .map(|(at, device)| {
-            let name = format!("linux.devices[{at}]");
-            let number = |key: &str, value: i64| {
-                u32::try_from(value)
-                    .map_err(|_| ConfigError::invalid(format!("{name}.{key}"), "a device number", value))
-            };
-            let numbers = || -> Result<_, ConfigError> {
-                Ok((number("major", device.major())?, number("minor", device.minor())?))
-            };
-            let kind = match device.typ() {
-                LinuxDeviceType::C | LinuxDeviceType::U => numbers().map(|(a, b)| NodeKind::Character(a, b))?,
-                LinuxDeviceType::B => numbers().map(|(a, b)| NodeKind::Block(a, b))?,
-                LinuxDeviceType::P => NodeKind::Fifo,
-                LinuxDeviceType::A => {
-                    return Err(ConfigError::invalid(format!("{name}.type"), "c, b, u or p", "a"));
-                }
-            };
-            Ok(DeviceNode {
-                path: absolute(&format!("{name}.path"), device.path())?,
-                kind,
-                // Some engines put the file type's bits in; the kind says that already.
-                mode: device.file_mode().map(|mode| mode & 0o7777),
-                uid: device.uid(),
-                gid: device.gid(),
-            })
-        })
-        .collect()
-}
-
-fn device_rules(linux: &Linux) -> Result<Vec<DeviceRule>, ConfigError> {
-    let list = linux.resources().as_ref().and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-    list.iter().enumerate().map(|(at, rule)| device_rule(at, rule)).collect()
-}
-
 fn limits(linux: &Linux) -> Option<LinuxResources> {
     let mut resources = linux.resources().clone()?;
     resources.set_devices(None);
     (resources != LinuxResources::default()).then_some(resources)
-}
-
-fn device_rule(at: usize, rule: &LinuxDeviceCgroup) -> Result<DeviceRule, ConfigError> {
-    let name = |key: &str| format!("linux.resources.devices[{at}].{key}");
-    let kind = match rule.typ().unwrap_or_default() {
-        LinuxDeviceType::A => DeviceKind::Any,
-        LinuxDeviceType::B => DeviceKind::Block,
-        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Character,
-        LinuxDeviceType::P => return Err(ConfigError::invalid(name("type"), "a, b or c", "p")),
-    };
-    // -1 is how some engines write "all".
-    let number = |key: &str, value: Option<i64>| match value {
-        None | Some(-1) => Ok(None),
-        Some(value) => {
-            u32::try_from(value).map(Some).map_err(|_| ConfigError::invalid(name(key), "a device number", value))
-        }
-    };
-    let access = access(rule.access().as_deref().unwrap_or("rwm"))
-        .ok_or_else(|| ConfigError::invalid(name("access"), "letters of rwm", rule.access()))?;
-    let rule = DeviceRule {
-        allow: rule.allow(),
-        kind,
-        major: number("major", rule.major())?,
-        minor: number("minor", rule.minor())?,
-        access,
-    };
-    let whole = rule.major.is_none() && rule.minor.is_none() && rule.access == DeviceAccess::ALL;
-    if rule.kind == DeviceKind::Any && !whole {
-        // cgroup v1 takes any rule of type "a" as one for everything: half of such a wish cannot be kept.
-        return Err(ConfigError::invalid(name("type"), "b or c in a rule for some devices or accesses", "a"));
-    }
-    Ok(rule)
-}
-
-fn access(letters: &str) -> Option<DeviceAccess> {
-    let mut access = DeviceAccess::default();
-    for letter in letters.chars() {
-        match letter {
-            'r' => access.read = true,
-            'w' => access.write = true,
-            'm' => access.mknod = true,
-            _ => return None,
-        }
-    }
-    if access == DeviceAccess::default() { Some(DeviceAccess::ALL) } else { Some(access) }
 }
 
 /// Names of IPC settings that a namespace has for itself, below `kernel.`.
@@ -576,6 +505,22 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_the_container_are_cleaned() {
+        for (given, expected) in [
+            ("/x/../y", "/y"),
+            ("x/./y/", "/x/y"),
+            ("/", "/"),
+            ("..", "/"),
+            ("/../../a/..", "/"),
+            ("/proc/../proc/self", "/proc/self"),
+            ("", "/"),
+        ] {
+            let cleaned = super::cleaned(given.as_ref());
+            assert_eq!(cleaned.as_os_str(), expected, "{given}");
+        }
+    }
+
+    #[test]
     fn namespaces_are_split_into_new_and_joined() {
         let config = config(|config| {
             config["linux"]["namespaces"]
@@ -590,14 +535,5 @@ mod tests {
         assert!(settings.new_cgroup_namespace);
         assert_eq!(settings.joined_namespaces.len(), 1);
         assert_eq!(settings.joined_namespaces[0].path.to_str(), Some("/run/netns/x"));
-    }
-
-    #[test]
-    fn device_rules_take_their_defaults() {
-        let rules = json!([{"allow": false}, {"allow": true, "type": "c", "major": 5, "minor": -1, "access": "rw"}]);
-        let config = config(|config| config["linux"]["resources"] = json!({"devices": rules})).unwrap();
-        let [all, terminals] = config.settings().device_rules[..] else { panic!("two rules") };
-        assert_eq!((all.allow, all.kind, all.access), (false, super::DeviceKind::Any, super::DeviceAccess::ALL));
-        assert_eq!((terminals.major, terminals.minor, terminals.access.mknod), (Some(5), None, false));
     }
 }

@@ -2,11 +2,21 @@
 //! Every key of a `config.json` against a table of what is honoured and what is refused.
 //!
 //! The table is the schema of runtime-spec 1.2. A refused key with a value that asks for nothing (`null`, `false`, `""`,
-//! `[]`, `{}`, or an object of such) is no wish. A key in no row is refused as unknown.
+//! `[]`, `{}`, or an object of such) is no wish. A key in no row is unknown: config.md, "Extensibility", has runtimes ignore those,
+//! without exception, and lets them tell. So what is misspelt does nothing, also in `linux.seccomp`: it is told.
 
 use serde_json::Value;
 
 use super::ConfigError;
+
+/// A key that is in no row.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct UnknownKey {
+    /// From the root on: `process.umask`.
+    pub name: String,
+    /// A row that differs in case alone. Runtimes that are written in Go take the key for it.
+    pub known: Option<&'static str>,
+}
 
 /// What to do with a value.
 enum Rule {
@@ -103,7 +113,7 @@ const LINUX: Rule = Keys(&[
     ("namespaces", Items(&Keys(&[("type", Take), ("path", Take)]))),
     ("uidMappings", ID_MAPPINGS),
     ("gidMappings", ID_MAPPINGS),
-    ("timeOffsets", Keys(&[("monotonic", TIME_OFFSET), ("boottime", TIME_OFFSET)])),
+    ("timeOffsets", Values(&TIME_OFFSET)),
     (
         "devices",
         Items(&Keys(&[
@@ -196,17 +206,21 @@ const LIMITS_IO: Rule = Keys(&[
 
 const THROTTLES: Rule = Items(&Keys(&[("major", Take), ("minor", Take), ("rate", Take)]));
 
-/// Checks every key of a `linux.resources` by itself.
-pub(super) fn check_resources(resources: &Value) -> Result<(), ConfigError> {
-    check_at(resources, &RESOURCES, "linux.resources")
+/// Checks every key of a `linux.resources` by itself, and gives those that are unknown.
+pub(super) fn check_resources(resources: &Value) -> Result<Vec<UnknownKey>, ConfigError> {
+    let mut unknown = Vec::new();
+    check_at(resources, &RESOURCES, "linux.resources", &mut unknown)?;
+    Ok(unknown)
 }
 
-/// Checks every key of `config`.
-pub(super) fn check(config: &Value) -> Result<(), ConfigError> {
-    check_at(config, &ROOT, "")
+/// Checks every key of `config`, and gives those that are unknown.
+pub(super) fn check(config: &Value) -> Result<Vec<UnknownKey>, ConfigError> {
+    let mut unknown = Vec::new();
+    check_at(config, &ROOT, "", &mut unknown)?;
+    Ok(unknown)
 }
 
-fn check_at(value: &Value, rule: &Rule, name: &str) -> Result<(), ConfigError> {
+fn check_at(value: &Value, rule: &Rule, name: &str, unknown: &mut Vec<UnknownKey>) -> Result<(), ConfigError> {
     match (rule, value) {
         (Take, _) => Ok(()),
         (Refuse, value) if asks_for_nothing(value) => Ok(()),
@@ -216,17 +230,21 @@ fn check_at(value: &Value, rule: &Rule, name: &str) -> Result<(), ConfigError> {
             for (key, value) in found {
                 let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
                 match known.iter().find(|(known, _)| known == key) {
-                    Some((_, rule)) => check_at(value, rule, &name)?,
-                    None => return Err(ConfigError::Unknown { name }),
+                    Some((_, rule)) => check_at(value, rule, &name, unknown)?,
+                    None => {
+                        let known = known.iter().map(|(known, _)| *known).find(|known| known.eq_ignore_ascii_case(key));
+                        unknown.push(UnknownKey { name, known });
+                    }
                 }
             }
             Ok(())
         }
         (Items(rule), Value::Array(found)) => {
-            found.iter().enumerate().try_for_each(|(at, value)| check_at(value, rule, &format!("{name}[{at}]")))
+            let mut items = found.iter().enumerate();
+            items.try_for_each(|(at, value)| check_at(value, rule, &format!("{name}[{at}]"), unknown))
         }
         (Values(rule), Value::Object(found)) => {
-            found.iter().try_for_each(|(key, value)| check_at(value, rule, &format!("{name}.{key}")))
+            found.iter().try_for_each(|(key, value)| check_at(value, rule, &format!("{name}.{key}"), unknown))
         }
         (Keys(_) | Values(_), other) => Err(ConfigError::invalid(name, "an object", other)),
         (Items(_), other) => Err(ConfigError::invalid(name, "a list", other)),
@@ -251,9 +269,12 @@ mod tests {
 
     fn refusal(config: Value) -> String {
         match check(&config) {
-            Ok(()) => "taken".to_owned(),
-            Err(ConfigError::Unknown { name }) => format!("unknown {name}"),
-            Err(ConfigError::Unsupported { name }) => format!("unsupported {name}"),
+            Ok(unknown) if unknown.is_empty() => "taken".to_owned(),
+            Ok(unknown) => {
+                let names: Vec<_> = unknown.iter().map(|key| key.name.as_str()).collect();
+                format!("unknown {}", names.join(" "))
+            }
+            Err(ConfigError::Unsupported { name, .. }) => format!("unsupported {name}"),
             Err(other) => other.to_string(),
         }
     }
@@ -273,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_refused_by_name() {
+    fn what_nobody_knows_is_named() {
         let cases = [
             (json!({"Process": {}}), "Process"),
-            (json!({"process": {"unheardOf": false}}), "process.unheardOf"),
+            (json!({"process": {"unheardOf": false, "no": 1}, "vm": null}), "process.no process.unheardOf"),
             (json!({"hooks": {"prestop": []}}), "hooks.prestop"),
             (json!({"hooks": {"poststop": [{"path": "/x", "user": 0}]}}), "hooks.poststop[0].user"),
-            (json!({"linux": {"timeOffsets": {"realtime": {}}}}), "linux.timeOffsets.realtime"),
+            (json!({"linux": {"timeOffsets": {"boottime": {"days": 1}}}}), "linux.timeOffsets.boottime.days"),
             (
                 json!({"mounts": [{"destination": "/"}, {"uidMappings": [{}, {"count": 1}]}]}),
                 "mounts[1].uidMappings[1].count",
@@ -303,6 +324,8 @@ mod tests {
         for (config, name) in cases {
             assert_eq!(refusal(config), format!("unknown {name}"));
         }
+        let unknown = check(&json!({"process": {"NoNewPrivileges": true}, "Processes": {}})).unwrap();
+        assert_eq!(unknown.iter().map(|key| key.known).collect::<Vec<_>>(), [None, Some("noNewPrivileges")]);
         assert!(refusal(json!({"process": []})).contains("expected an object"));
         assert!(refusal(json!({"mounts": {}})).contains("expected a list"));
     }

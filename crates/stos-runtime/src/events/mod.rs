@@ -84,13 +84,14 @@ pub fn watch(
     let oom = Event { kind: EventKind::Oom, id: id.to_string(), data: None };
     let mut tell =
         |event: &Event| tell(event).map_err(|error| io_error("tell events", "write", Path::new("stdout"), &error));
-    let mut next = Instant::now() + interval;
+    // An interval that is longer than the clock goes has no end.
+    let mut next = Instant::now().checked_add(interval);
     loop {
-        let left = next.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         let mut fds = vec![PollFd::new(&process, PollFlags::IN)];
         fds.extend(memory.as_ref().map(|memory| PollFd::new(&memory.notice, PollFlags::IN)));
-        let ready = match poll(&mut fds, Some(&timeout)) {
+        let ready = match poll(&mut fds, timeout.as_ref()) {
             Ok(ready) => ready,
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(Error::sys("watch a container")(SysError::new("poll", "", errno))),
@@ -106,7 +107,7 @@ pub fn watch(
             return Ok(());
         }
         if ready == 0 {
-            next = Instant::now() + interval;
+            next = Instant::now().checked_add(interval);
             if !tell(&stats_of(&state))? {
                 return Ok(());
             }

@@ -54,7 +54,7 @@ use crate::hooks::{self, HookKind};
 use crate::init_error::InitError;
 use crate::launch::{FAILED, Launch, READY, Stdio};
 use crate::seccomp::listener::{ContainerOfFilter, install};
-use crate::sources::HostSources;
+use crate::sources::{DescriptorRoom, HostSources};
 use crate::state::Status;
 
 pub(crate) use devices::DEFAULT_DEVICES;
@@ -70,6 +70,8 @@ pub(crate) struct Child<'a> {
     pub gate: Option<GateEnd>,
     /// What the launch has taken from the host for it.
     pub sources: Option<HostSources>,
+    /// What it needs for its mounts, and nothing later.
+    pub room: Option<DescriptorRoom>,
     /// Whether the process between has made it ([`stage`]): it is in the namespaces that are joined, and waits to be known.
     pub is_sibling: bool,
 }
@@ -149,7 +151,7 @@ impl Channel {
 }
 
 fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infallible> {
-    let Child { launch, cgroups, gate, sources, is_sibling } = child;
+    let Child { launch, cgroups, gate, sources, room, is_sibling } = child;
     let settings = launch.config.settings();
     detach_from_caller(channel, launch.new_keyring)?;
     if is_sibling {
@@ -171,6 +173,7 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     let covers = protect::Covers::open(settings)?;
     let host_pid = isolation::pid_of_host(settings)?;
     let (root, devices) = rootfs::mount_all(launch, cgroups.record(), tree)?;
+    drop(room);
     devices::create(&root, settings, devices)?;
     if let Stdio::Terminal { socket } = &launch.stdio {
         terminal::open(&root, &settings.process, socket.as_fd())?;

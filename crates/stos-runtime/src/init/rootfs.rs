@@ -232,15 +232,9 @@ fn with_source(request: &MountRequest) -> Vec<FsParameter> {
 /// CVE-2023-27561). What was resolved without symlinks is what is used.
 fn mount_point(root: &Root, request: &MountRequest, kind: MountPoint) -> Result<OwnedFd, SysError> {
     let path = &request.destination;
-    if !matches!(request.fstype.as_str(), "proc" | "sysfs") {
-        return root.ensure_mount_point(path, kind);
-    }
-    match root.resolve_without_symlinks(path) {
-        Err(error) if error.errno == Errno::NOENT => {
-            root.ensure_mount_point(path, kind)?;
-            root.resolve_without_symlinks(path)
-        }
-        found => found,
+    match request.fstype.as_str() {
+        "proc" | "sysfs" => root.ensure_mount_point_without_symlinks(path, kind),
+        _ => root.ensure_mount_point(path, kind),
     }
 }
 

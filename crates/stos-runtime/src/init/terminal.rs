@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::io::Errno;
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -63,15 +62,8 @@ fn open_master(root: &Root) -> Step<OwnedFd> {
 
 /// Binds the terminal, which is standard input, to `/dev/console`. A symlink there is refused: it would decide what is covered.
 pub(super) fn bind_console(root: &Root) -> Step {
-    let path = Path::new(CONSOLE);
     let failed = || InitError::step("bind process.terminal to /dev/console");
-    let target = match root.resolve_without_symlinks(path) {
-        Err(error) if error.errno == Errno::NOENT => {
-            root.ensure_mount_point(path, MountPoint::File).map_err(failed())?;
-            root.resolve_without_symlinks(path)
-        }
-        found => found,
-    };
+    let target = root.ensure_mount_point_without_symlinks(Path::new(CONSOLE), MountPoint::File).map_err(failed())?;
     let view = open_tree_clone_at(rustix::stdio::stdin(), Path::new(""), false, false).map_err(failed())?;
-    attach_at(view.as_fd(), target.map_err(failed())?.as_fd()).map_err(failed())
+    attach_at(view.as_fd(), target.as_fd()).map_err(failed())
 }

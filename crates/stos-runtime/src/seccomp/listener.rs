@@ -32,6 +32,7 @@ use stos_sys::seccomp::{SharedBit, copy_descriptor, send_with_descriptor};
 use super::{Filter, Listener};
 use crate::error::{Error, Result};
 use crate::init_error::InitError;
+use crate::launch::ProcessRecord;
 
 /// Starts a [`Request`] on a channel; a newline ends it.
 const ASKED: u8 = b'N';
@@ -131,11 +132,20 @@ pub(crate) fn take_request(report: &mut Vec<u8>, ready: u8) -> Result<Option<Req
     }
 }
 
+/// The process under a filter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Filtered<'a> {
+    /// By a descriptor of it.
+    Held(BorrowedFd<'a>),
+    /// To be opened when it asks: most never do.
+    Recorded(&'a ProcessRecord),
+}
+
 /// The processes that the agent is told of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Processes<'a> {
     /// The one under the filter.
-    pub pidfd: BorrowedFd<'a>,
+    pub filtered: Filtered<'a>,
     /// Its number.
     pub pid: i32,
     /// The number of the container's first process.
@@ -146,14 +156,30 @@ pub(crate) struct Processes<'a> {
 ///
 /// One that ends before its filter is loaded says why over its channel: no error here.
 pub(crate) fn serve(request: &Request, processes: Processes<'_>) -> Result<()> {
-    hand_over(request, processes).map_err(|error| {
+    let opened;
+    let pidfd = match processes.filtered {
+        Filtered::Held(held) => held,
+        Filtered::Recorded(record) => match record.open()? {
+            Some(process) => {
+                opened = process;
+                opened.as_fd()
+            }
+            // Gone since it has asked: its number may be another's.
+            None => return Ok(()),
+        },
+    };
+    hand_over(request, pidfd, processes).map_err(|error| {
         // The cause counts. It waits for us, and would run under a filter that nobody answers.
-        drop(pidfd::send_signal(processes.pidfd, rustix::process::Signal::KILL.as_raw()));
+        drop(pidfd::send_signal(pidfd, rustix::process::Signal::KILL.as_raw()));
         Error::sys(STAGE)(error)
     })
 }
 
-fn hand_over(request: &Request, Processes { pidfd, pid, init }: Processes<'_>) -> std::result::Result<(), SysError> {
+fn hand_over(
+    request: &Request,
+    pidfd: BorrowedFd<'_>,
+    Processes { pid, init, .. }: Processes<'_>,
+) -> std::result::Result<(), SysError> {
     let socket = UnixStream::connect(&request.path).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
         SysError::new("connect", request.path.display().to_string(), errno)
@@ -227,6 +253,18 @@ mod tests {
             assert_eq!(take_request(&mut other.to_vec(), b'+').unwrap(), None);
         }
         assert!(matches!(take_request(&mut b"+N{}\n".to_vec(), b'+'), Err(Error::InitReport { .. })));
+    }
+
+    #[test]
+    fn another_process_of_its_number_is_not_taken_for_it() {
+        let own = ProcessRecord::of_caller().unwrap();
+        let serve = |record: &ProcessRecord| {
+            serve(&request(), Processes { filtered: Filtered::Recorded(record), pid: record.pid, init: record.pid })
+        };
+        // Whoever were taken for it would be killed, since nobody listens at the request's path: this test itself.
+        serve(&ProcessRecord { start_time: own.start_time - 1, ..own.clone() }).unwrap();
+        serve(&ProcessRecord { boot_id: "another".into(), ..own }).unwrap();
+        serve(&ProcessRecord { pid: i32::MAX, start_time: 1, boot_id: "another".into() }).unwrap();
     }
 
     #[test]

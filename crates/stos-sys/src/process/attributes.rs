@@ -3,8 +3,7 @@
 
 use rustix::io::Errno;
 
-use super::last_errno;
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 
 /// `struct sched_attr` of sched_setattr(2) in its first version (48 bytes), without its size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use std::path::Path;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::exec::pointers;
-use super::last_errno;
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 use crate::mount::{MountChange, change_mount, open_tree_clone};
 
 const SELF_EXE: &str = "/proc/self/exe";

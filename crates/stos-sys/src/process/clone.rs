@@ -8,8 +8,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::identity::read_small;
-use super::last_errno;
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 
 /// Handled signals get their default action in the child (Linux 5.5); `libc` has it in too narrow a type.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;

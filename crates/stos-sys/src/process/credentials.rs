@@ -5,8 +5,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, prlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::last_errno;
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 
 /// The five capability sets (capabilities(7)), as bit masks: capability N is bit N.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,8 +8,7 @@ use std::os::fd::AsRawFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::last_errno;
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 
 /// A list of strings as execve(2) takes it.
 pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {

@@ -22,8 +22,3 @@ pub mod exec;
 pub mod identity;
 pub mod pidfd;
 pub mod user_namespace;
-
-/// The error of the last failed libc call.
-pub(crate) fn last_errno() -> rustix::io::Errno {
-    std::io::Error::last_os_error().raw_os_error().map_or(rustix::io::Errno::IO, rustix::io::Errno::from_raw_os_error)
-}

@@ -2,14 +2,13 @@
 //! Waiting for a process and signalling it by descriptor: a number may be reused, a descriptor never is.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use super::last_errno;
-use crate::error::{Result, SysError};
+use crate::error::{Result, SysError, last_errno};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -80,16 +79,38 @@ fn reap(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Ended>> 
     Ok(status.exit_status().map(Ended::Exited).or_else(|| status.terminating_signal().map(Ended::Signaled)))
 }
 
-/// Waits until the process behind `pidfd` has ended, whoever its parent is; `false` where `timeout` came first.
+/// Waits until the process behind `pidfd` has ended, whoever its parent is; `false` where `timeout` came first. One that is longer
+/// than the clock goes is none.
 pub fn wait_end(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
-    let deadline = std::time::Instant::now() + timeout;
+    let deadline = Instant::now().checked_add(timeout);
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&left)) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], left.as_ref()) {
             Ok(count) => return Ok(count > 0),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("poll", pidfd.as_raw_fd().to_string(), errno)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_longest_timeout_is_none() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        let process = open(pid).unwrap().unwrap();
+        assert!(!wait_end(process.as_fd(), Duration::ZERO).unwrap());
+        drop(child.stdin.take());
+        for timeout in [Duration::MAX, Duration::from_secs(i64::MAX.unsigned_abs())] {
+            assert!(wait_end(process.as_fd(), timeout).unwrap(), "{timeout:?}");
+        }
+        child.wait().unwrap();
     }
 }

@@ -10,7 +10,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use stos_runtime::lifecycle::{self, CreateOptions};
 use stos_runtime::{
-    Console, ContainerId, ExecOptions, Identity, Inherited, ProcessChanges, ProcessRecord, StateDirectory, console,
+    Console, ContainerId, ExecOptions, Identity, Inherited, ProcessChanges, ProcessFile, ProcessRecord, StateDirectory,
+    console,
 };
 use stos_sys::process::clone::check_inherited;
 use stos_sys::process::credentials::become_subreaper;
@@ -196,7 +197,7 @@ pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure>
     let read = |path: &PathBuf| -> anyhow::Result<_> {
         let context = || format!("--process {}", path.display());
         let bytes = std::fs::read(path).with_context(context)?;
-        serde_json::from_slice(&bytes).with_context(context)
+        Ok(ProcessFile { process: serde_json::from_slice(&bytes).with_context(context)?, path: path.clone() })
     };
     let command = args.command().to_vec();
     match (&args.process, command.first()) {

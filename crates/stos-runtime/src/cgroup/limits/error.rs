@@ -14,9 +14,9 @@ pub enum LimitError {
     /// The resources are no JSON, or a value has the wrong type.
     #[error("resources: {0}")]
     Json(#[from] serde_json::Error),
-    /// A key that this runtime does not know.
-    #[error("{key}: unknown key")]
-    Unknown {
+    /// A known wish that this runtime does not fulfil.
+    #[error("{key} is not supported")]
+    Unsupported {
         /// The key.
         key: String,
     },
