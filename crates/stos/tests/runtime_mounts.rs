@@ -239,3 +239,75 @@ fn a_shared_volume_gives_back() {
         assert_eq!((ran.code, ran.stdout.trim()), (0, expected), "{root}: {}", ran.stderr);
     }
 }
+
+/// A file's device is no sign of a mount: an overlay shows those of its layers.
+#[test]
+fn a_tmpfs_begins_with_what_all_layers_of_an_overlay_have() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "cat /data/one /data/two /data/dir/three; ls /data"]);
+    let data = bundle.rootfs("data");
+    fs::create_dir_all(&data).unwrap();
+    let layers = ["a", "b"].map(|name| runtime.path(name));
+    for layer in &layers {
+        fs::create_dir_all(layer).unwrap();
+    }
+    let [a, b] = layers.map(|layer| layer.display().to_string());
+    let data = data.display();
+    let before = format!(
+        "mount -t tmpfs a {a} && mount -t tmpfs b {b} && mkdir {a}/dir {b}/dir {b}/mounted \
+         && echo 1 > {a}/one && echo 2 > {b}/two && echo 3 > {b}/dir/three \
+         && mount -t overlay o -o lowerdir={a}:{b} {data} && mount -t tmpfs m {data}/mounted"
+    );
+    bundle
+        .push("/mounts", json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    let ran = run_in(&runtime, &bundle, &before, ":");
+    // What is mounted there is not what the tmpfs hides; runc takes that too.
+    let listed = if runtime.is_ours() { "dir\none\ntwo\n" } else { "dir\nmounted\none\ntwo\n" };
+    assert_eq!((ran.code, ran.stdout), (0, format!("1\n2\n3\n{listed}")), "{}", ran.stderr);
+}
+
+/// It would have no effect on the container's process, and on later ones it would.
+#[test]
+fn nothing_covers_the_root() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // runc 1.1 mounts it where the container's process does not see it.
+        return;
+    }
+    for (destination, kind) in [("/", "tmpfs"), ("/data", "tmpfs"), ("/data", "bind"), ("/etc/..", "sysfs")] {
+        let bundle = runtime.bundle(&["sh", "-c", "echo it runs"]);
+        symlink("/", bundle.rootfs("data")).unwrap();
+        let source = runtime.path("");
+        let options = if kind == "bind" { json!(["rbind"]) } else { json!([]) };
+        bundle.push("/mounts", json!({"destination": destination, "type": kind, "source": source, "options": options}));
+        let ran = runtime.run_bundle(&bundle, "covered");
+        assert_ne!((ran.code, ran.stdout.as_str()), (0, "it runs\n"), "{destination}");
+        assert!(ran.stderr.contains("refused: it would cover the root"), "{destination} {kind}: {}", ran.stderr);
+    }
+    for key in ["/linux/readonlyPaths", "/linux/maskedPaths"] {
+        let bundle = runtime.bundle(&["sh", "-c", "echo it runs"]);
+        bundle.push(key, json!("/"));
+        let ran = runtime.run_bundle(&bundle, "covered");
+        assert_ne!(ran.code, 0, "{key}");
+        assert!(ran.stderr.contains("mount at \"/\" refused: it would cover the root"), "{key}: {}", ran.stderr);
+    }
+    // A change of the root's own mount is seen by all.
+    let bundle = runtime.bundle(&["sh", "-c", "while :; do sleep 1; done"]);
+    bundle.push("/mounts", json!({"destination": "/", "source": "", "options": ["remount", "bind", "ro"]}));
+    let id = runtime.started(&bundle, "read-only");
+    let said = runtime.run(&["exec", &id, "sh", "-c", "echo x > /made || echo read-only"]);
+    assert_eq!(said.stdout, "read-only\n", "{}", said.stderr);
+}
+
+#[test]
+fn a_mount_takes_the_place_of_a_default_device() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["stat", "-c", "%t:%T", "/dev/random", "/dev/urandom"]);
+    let bind = json!({"destination": "/dev/random", "type": "bind", "source": "/dev/urandom", "options": ["bind"]});
+    bundle.push("/mounts", bind);
+    let ran = runtime.run_bundle(&bundle, "device");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "1:9\n1:9\n"), "{}", ran.stderr);
+}

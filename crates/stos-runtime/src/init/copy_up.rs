@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, mkdirat, mknodat,
-    openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp, Timespec,
+    Timestamps, Uid, chmodat, chownat, makedev, mkdirat, mknodat, openat, readlinkat, statx, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use stos_sys::SysError;
@@ -20,10 +20,9 @@ const DEPTH: usize = 2048;
 
 /// Copies what is in the directory `from` into the empty directory `to`, with its owner, mode and time. The directory's own too.
 pub(super) fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), SysError> {
-    let device = statat(from, c"", AtFlags::EMPTY_PATH).map_err(at("fstatat", c""))?.st_dev;
-    copy_directory(from, to, device, 0)?;
+    copy_directory(from, to, 0)?;
     // Their own attributes last: a read-only directory, or its time, would not outlast what is put into it.
-    let stat = statat(from, c"", AtFlags::EMPTY_PATH).map_err(at("fstatat", c""))?;
+    let stat = look_at(from, c"", AtFlags::EMPTY_PATH)?;
     let to = openat(to, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(at("openat", c"."))?;
     set_attributes(to.as_fd(), c".", &stat)
@@ -39,7 +38,11 @@ fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, SysErr
     openat(parent, name, flags, Mode::empty()).map_err(at("openat", name))
 }
 
-fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, device: u64, depth: usize) -> Result<(), SysError> {
+fn look_at(parent: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<Statx, SysError> {
+    statx(parent, name, flags, StatxFlags::BASIC_STATS).map_err(at("statx", name))
+}
+
+fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Result<(), SysError> {
     if depth > DEPTH {
         return Err(at("openat", c"")(Errno::NAMETOOLONG));
     }
@@ -50,8 +53,9 @@ fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, device: u64, depth: 
         if name == c"." || name == c".." {
             continue;
         }
-        let stat = statat(&reader, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("fstatat", name))?;
-        if stat.st_dev == device {
+        let stat = look_at(reader.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        // Its device tells nothing: an overlay's files have those of the layers' filesystems.
+        if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
             copy_entry(reader.as_fd(), to, name, &stat, depth)?;
         }
     }
@@ -62,22 +66,25 @@ fn copy_entry(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     name: &CStr,
-    stat: &Stat,
+    stat: &Statx,
     depth: usize,
 ) -> Result<(), SysError> {
     let private = Mode::RWXU;
-    match FileType::from_raw_mode(stat.st_mode) {
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::Directory => {
             mkdirat(to, name, private).map_err(at("mkdirat", name))?;
             let (from, to) = (open_directory(from, name)?, open_directory(to, name)?);
-            copy_directory(from.as_fd(), to.as_fd(), stat.st_dev, depth + 1)?;
+            copy_directory(from.as_fd(), to.as_fd(), depth + 1)?;
         }
         FileType::RegularFile => copy_file(from, to, name)?,
         FileType::Symlink => {
             let target: CString = readlinkat(from, name, Vec::new()).map_err(at("readlinkat", name))?;
             symlinkat(target.as_c_str(), to, name).map_err(at("symlinkat", name))?;
         }
-        kind => mknodat(to, name, kind, private, stat.st_rdev).map_err(at("mknodat", name))?,
+        kind => {
+            let number = makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
+            mknodat(to, name, kind, private, number).map_err(at("mknodat", name))?;
+        }
     }
     set_attributes(to, name, stat)
 }
@@ -91,18 +98,15 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<()
     copied.map(drop).map_err(|error| at("copy", name)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
 }
 
-fn set_attributes(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(), SysError> {
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+fn set_attributes(parent: BorrowedFd<'_>, name: &CStr, stat: &Statx) -> Result<(), SysError> {
+    let (uid, gid) = (Uid::from_raw(stat.stx_uid), Gid::from_raw(stat.stx_gid));
     chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(at("fchownat", name))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+    if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Symlink {
         // The name is ours: nobody else sees the tmpfs yet.
-        chmodat(parent, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())
+        chmodat(parent, name, Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777), AtFlags::empty())
             .map_err(at("fchmodat", name))?;
     }
-    let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds.cast_signed() };
-    let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
+    let time = |time: StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };
+    let times = Timestamps { last_access: time(stat.stx_atime), last_modification: time(stat.stx_mtime) };
     utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(at("utimensat", name))
 }
