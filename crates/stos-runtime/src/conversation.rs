@@ -14,14 +14,14 @@ use rustix::process::Pid;
 use stos_sys::SysError;
 use stos_sys::process::credentials::set_limit;
 use stos_sys::process::pidfd;
-use stos_sys::process::user_namespace::{IdMappings, give_to, map_ids, read_mappings, to_host, write_process_file};
-use stos_sys::rooted::{PIPEFS_MAGIC, filesystem_magic};
+use stos_sys::process::user_namespace::{IdMappings, map_ids, read_mappings, write_process_file};
 
 use crate::config::Settings;
 use crate::config::settings::namespace;
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind, HookState};
-use crate::launch::{Launch, Stdio, follow, read_report};
+use crate::init::streams::give_from_outside;
+use crate::launch::{Launch, follow, read_report};
 use crate::seccomp::listener::{Filtered, Processes};
 use crate::state::Status;
 
@@ -166,22 +166,7 @@ impl<'a> Conversation<'a> {
             write_process_file(pid, "oom_score_adj", &score.to_string())
                 .map_err(Error::sys("set process.oomScoreAdj"))?;
         }
-        self.give_pipes()
-    }
-
-    /// Gives inherited pipes to the container's user, or it could not open `/dev/stdout`: in its own namespace it could not take them.
-    fn give_pipes(&self) -> Result<()> {
-        let settings = self.launch.config.settings();
-        let user = settings.id_mappings.as_ref().and_then(|ids| to_host(&ids.users, settings.process.uid));
-        let (Some(user), Stdio::Inherit) = (user, &self.launch.stdio) else { return Ok(()) };
-        let step = || Error::sys("give the standard streams to the user");
-        for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-            // A closed one is nobody's.
-            if filesystem_magic(fd).is_ok_and(|magic| magic == PIPEFS_MAGIC) {
-                give_to(fd, user).map_err(step())?;
-            }
-        }
-        Ok(())
+        give_from_outside(settings, &self.launch.stdio, pid)
     }
 
     fn run_hooks(&self) -> Result<()> {

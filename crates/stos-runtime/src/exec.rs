@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
 use stos_sys::SysError;
 use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, set_namespace};
 
@@ -18,6 +19,7 @@ use crate::config::{ProcessChanges, RuntimeConfig};
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::init::streams::give_from_outside;
 use crate::init::{self, Joining};
 use crate::launch::{
     Identity, Inherited, ProcessRecord, check_caller, check_listener, check_stdio, end_failed, enter_pid_namespace,
@@ -71,6 +73,8 @@ pub fn exec(root: &StateDirectory, id: &ContainerId, options: ExecOptions<'_>) -
     check_stdio(&config, &stdio)?;
     check_listener(&config)?;
     let container = container_of(&state);
+    let pid = Pid::from_raw(number).ok_or(Error::InitDied { ended: None })?;
+    give_from_outside(config.settings(), &stdio, pid)?;
     let mut cgroups = JoinedCgroups::open(&state.cgroup, options.cgroups)?;
     let joining = Joining {
         config: &config,

@@ -9,28 +9,24 @@
 //! | poststart | start: the command runs | the runtime's namespaces | is logged |
 //! | poststop | delete: its processes and cgroups are gone | the runtime's namespaces | is logged |
 //!
-//! Each gets the container's state on its standard input. What it prints is kept in memory alone, and its end told where it fails.
+//! Each gets the container's state on its standard input. The end of what it prints is kept in memory, and told where it fails.
+//! startContainer hooks are under the container's seccomp filter and limits, as its command is.
+
+mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use stos_sys::process::pidfd;
 
+use self::talk::Talk;
 use crate::state::Status;
-
-/// How much of a failed hook's last words is told, in bytes.
-const LAST_WORDS: u64 = 2048;
 
 /// A program to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,7 +141,7 @@ pub struct HookState<'a> {
     pub id: &'a str,
     /// What it is doing.
     pub status: Status,
-    /// Its first process as the host sees it; 0 where there is none, and then not told.
+    /// Its first process, as the runtime sees it, or the container where the hook runs there; 0 where there is none, and then not told.
     #[serde(skip_serializing_if = "is_zero")]
     pub pid: i32,
     /// The bundle, absolute.
@@ -180,61 +176,38 @@ fn run_at(kind: HookKind, at: usize, hook: &Hook, state: &HookState<'_>) -> Resu
 
 fn run_one(hook: &Hook, state: &HookState<'_>) -> Result<(), String> {
     let state = serde_json::to_vec(state).map_err(|error| error.to_string())?;
-    // In memory, both: a hook that reads late, or leaves a process behind that holds its output, keeps nobody waiting.
-    let input = in_memory(&state)?;
-    let output = in_memory(&[])?;
-    let copy = |file: &File| file.try_clone().map(Stdio::from).map_err(|error| format!("dup: {error}"));
+    let (mut talk, ends) = Talk::new(&state)?;
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
     command.env_clear().envs(hook.env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
-    command.stdin(input).stdout(copy(&output)?).stderr(copy(&output)?).process_group(0);
+    command.stdin(ends.input).stdout(ends.output).stderr(ends.errors).process_group(0);
     let mut child = command.spawn().map_err(|error| format!("it cannot be executed: {error}"))?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let in_time = match (hook.timeout, pid) {
-        (Some(seconds), Some(pid)) => ends_in(pid, Duration::from_secs(seconds))?,
-        _ => true,
-    };
-    if !in_time && let Some(pid) = pid {
+    // With it go our copies of the hook's ends.
+    drop(command);
+    let in_time = talk.until_end(&mut child, hook.timeout.map(Duration::from_secs));
+    if !matches!(in_time, Ok(true))
+        && let Some(pid) = pid_of(&child)
+    {
         // It has not been reaped: the group is its own, or gone.
         let _ = kill_process_group(pid, Signal::KILL);
     }
     let ended = child.wait().map_err(|error| format!("wait: {error}"))?;
-    let what = match (in_time, ended.code(), ended.signal()) {
+    let what = match (in_time?, ended.code(), ended.signal()) {
         (false, ..) => format!("it did not end within {} s", hook.timeout.unwrap_or_default()),
         (true, Some(0), _) => return Ok(()),
         (true, Some(code), _) => format!("exit code {code}"),
         (true, None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
     };
-    Err(match last_words(output) {
+    Err(match talk.last_words() {
         said if said.is_empty() => what,
         said => format!("{what}: {said}"),
     })
 }
 
-fn ends_in(pid: Pid, timeout: Duration) -> Result<bool, String> {
-    // Our own child that nobody has reaped: the number is its.
-    let Some(process) = pidfd::open(pid).map_err(|error| error.to_string())? else { return Ok(true) };
-    pidfd::wait_end(process.as_fd(), timeout).map_err(|error| error.to_string())
-}
-
-fn in_memory(content: &[u8]) -> Result<File, String> {
-    let file = memfd_create(c"hook", MemfdFlags::CLOEXEC).map_err(|errno| format!("memfd_create: {errno}"))?;
-    let mut file = File::from(file);
-    file.write_all(content).and_then(|()| file.rewind()).map_err(|error| format!("write: {error}"))?;
-    Ok(file)
-}
-
-/// The end of what a hook has printed, on one line. What cannot be read is nothing.
-fn last_words(mut output: File) -> String {
-    let mut said = Vec::new();
-    let size = output.seek(SeekFrom::End(0)).unwrap_or_default();
-    let read = output.seek(SeekFrom::Start(size.saturating_sub(LAST_WORDS)));
-    if read.and_then(|_| output.take(LAST_WORDS).read_to_end(&mut said)).is_err() {
-        return String::new();
-    }
-    String::from_utf8_lossy(&said).trim().replace('\n', "; ")
+fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
 }
 
 /// Whether a path could be a hook's: absolute, and without a NUL byte.
@@ -283,6 +256,30 @@ mod tests {
         let missing = Hook { path: "/no/such/hook".into(), args: vec![], env: vec![], timeout: None };
         let error = run(HookKind::Poststart, &[missing], &state()).unwrap_err();
         assert!(error.reason.starts_with("it cannot be executed"), "{error}");
+    }
+
+    #[test]
+    fn hooks_may_leave_the_state_and_print_a_lot() {
+        let long = "x".repeat(300_000);
+        let annotations = BTreeMap::from([("long", long.as_str())]);
+        let state = HookState { annotations, ..state() };
+        let print = "head -c 200000 /dev/zero | tr '\\0' y; echo end";
+        for script in ["exit 7".to_owned(), format!("{print}; exit 7"), format!("{print}; cat >/dev/null; exit 7")] {
+            let error = run(HookKind::Prestart, &[shell(&script)], &state).unwrap_err();
+            assert!(error.reason.starts_with("exit code 7") && error.reason.len() < 3000, "{}", error.reason.len());
+            assert_eq!(error.reason.ends_with("yend"), script != "exit 7");
+        }
+        let all = shell("test $(wc -c) -gt 300000 || exit 9");
+        run(HookKind::Prestart, &[all], &state).unwrap();
+    }
+
+    #[test]
+    fn what_a_hook_leaves_behind_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        run(HookKind::Prestart, &[shell(&format!("/bin/sleep 1000 & echo $! > {}", pid.display()))], &state()).unwrap();
+        let pid = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub enum RootSource<'a> {
 /// A container's standard streams.
 #[derive(Debug, Default)]
 pub enum Stdio {
-    /// The caller's own.
+    /// The caller's own; pipes among them are given to the container's user too.
     #[default]
     Inherit,
     /// These; pipes among them are given to the container's user, so that it can open `/dev/stdout` again.

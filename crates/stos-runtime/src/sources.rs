@@ -16,7 +16,7 @@ use stos_sys::process::user_namespace::{IdMappings, make_user_namespace};
 use crate::config::settings::{NodeKind, namespace};
 use crate::config::{DeviceNode, MountRequest, Settings};
 use crate::error::{Error, Result};
-use crate::init::{DEFAULT_DEVICES, mount_error};
+use crate::init::{DEFAULT_DEVICES, is_default_device, mount_error};
 use crate::launch::{Launch, RootSource};
 
 /// Devices of the host by their paths, each a detached mount.
@@ -156,7 +156,7 @@ fn devices(settings: &Settings) -> Result<BoundDevices> {
     }
     for (name, major, minor) in DEFAULT_DEVICES {
         let path = Path::new("/dev").join(name);
-        if settings.devices.iter().all(|node| node.path != path) {
+        if is_default_device(settings, &path) {
             let kind = NodeKind::Character(major, minor);
             let mount = device(&DeviceNode { path: path.clone(), kind, mode: None, uid: None, gid: None })?;
             all.push((path, mount));

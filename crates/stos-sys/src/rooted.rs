@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, UTIME_OMIT, futimens,
@@ -31,6 +32,8 @@ const LINKS: usize = 40;
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
+    /// What tells it from all other files, once asked for.
+    identity: OnceLock<Identity>,
     /// What is refused in every lookup, beside what always is.
     refused: ResolveFlags,
 }
@@ -53,7 +56,7 @@ impl AsFd for Root {
 impl Root {
     /// Takes a descriptor of a directory as root. A descriptor of a detached mount stays good when it is attached.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, refused: ResolveFlags::empty() }
+        Self { fd, identity: OnceLock::new(), refused: ResolveFlags::empty() }
     }
 
     /// Refuses from now on whatever lies beyond a mount point below the root, a bind mount's too, with EXDEV.
@@ -98,7 +101,7 @@ impl Root {
             if rest.is_empty() {
                 return Ok(opened);
             }
-            at = Some(Self { fd: opened, refused: self.refused });
+            at = Some(Self { refused: self.refused, ..Self::new(opened) });
         }
     }
 
@@ -196,12 +199,16 @@ impl Root {
     /// Gives an `O_PATH` descriptor of the mount point `path`, made if it is missing: a directory, or an empty file.
     ///
     /// The parent keeps its modification time; its mode and xattrs are never touched. ENOTDIR says that a directory is
-    /// wanted and something else stands there; EISDIR the reverse.
+    /// wanted and something else stands there; EISDIR the reverse; EBUSY that it is the root itself: what would be mounted there lay
+    /// over it, where this root does not go, and other processes do.
     pub fn ensure_mount_point(&self, path: &Path, kind: MountPoint) -> Result<OwnedFd> {
         match self.resolve(path) {
             Ok(found) => {
-                let is_dir = file_type(found.as_fd())? == FileType::Directory;
-                match (kind, is_dir) {
+                let (identity, kind_found) = identify(found.as_fd())?;
+                if identity == self.identity()? {
+                    return Err(SysError::new("mount", path.display().to_string(), Errno::BUSY));
+                }
+                match (kind, kind_found == FileType::Directory) {
                     (MountPoint::Directory, false) => {
                         Err(SysError::new("mount", path.display().to_string(), Errno::NOTDIR))
                     }
@@ -227,6 +234,19 @@ impl Root {
             }
             found => found,
         }
+    }
+
+    /// Whether a descriptor is of the root itself, by whatever path it was found.
+    pub fn is_root(&self, fd: BorrowedFd<'_>) -> Result<bool> {
+        Ok(identify(fd)?.0 == self.identity()?)
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        if let Some(known) = self.identity.get() {
+            return Ok(*known);
+        }
+        let (identity, _) = identify(self.fd.as_fd())?;
+        Ok(*self.identity.get_or_init(|| identity))
     }
 
     fn create_mount_file(&self, path: &Path) -> Result<OwnedFd> {
@@ -269,6 +289,15 @@ fn make_directories(deepest: OwnedFd, names: &[OsString], mode: Mode, path: &Pat
         current = openat(&current, name.as_os_str(), flags, Mode::empty()).map_err(SysError::at("openat", shown))?;
     }
     Ok(current)
+}
+
+/// A mount, and a file of its filesystem.
+type Identity = (u64, u64);
+
+fn identify(fd: BorrowedFd<'_>) -> Result<(Identity, FileType)> {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID;
+    let found = statx(fd, "", AtFlags::EMPTY_PATH, wanted).map_err(SysError::at("statx", || format!("{fd:?}")))?;
+    Ok(((found.stx_mnt_id, found.stx_ino), FileType::from_raw_mode(found.stx_mode.into())))
 }
 
 /// The type of what a descriptor refers to.
@@ -320,6 +349,20 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn the_root_is_no_mount_point_of_its_own() {
+        let (dir, root) = tree();
+        symlink("/", dir.path().join("root/data")).unwrap();
+        symlink("../..", dir.path().join("root/etc/up")).unwrap();
+        for path in ["/", "/etc/..", "/data", "/etc/up"] {
+            let refused = root.ensure_mount_point(Path::new(path), MountPoint::Directory).unwrap_err();
+            assert_eq!(refused.errno, Errno::BUSY, "{path}");
+            assert!(root.is_root(root.resolve(Path::new(path)).unwrap().as_fd()).unwrap(), "{path}");
+        }
+        let etc = root.ensure_mount_point(Path::new("/data/etc"), MountPoint::Directory).unwrap();
+        assert!(!root.is_root(etc.as_fd()).unwrap());
+    }
 
     fn tree() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();

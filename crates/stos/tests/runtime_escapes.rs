@@ -273,3 +273,24 @@ fn masks_hold() {
     assert_eq!(ran.stderr.matches("Read-only").count(), 2, "{}", ran.stderr);
     assert_eq!(fs::read_to_string(bundle.rootfs("etc/kept")).unwrap(), "kept");
 }
+
+/// Each name of what is masked already is masked.
+#[test]
+fn masks_may_be_named_twice() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "cat /proc/keys /proc/1/net/dev; ls /sys/firmware; echo ran"]);
+    for path in ["/proc/keys", "/proc//keys", "/sys/firmware", "/sys/firmware/", "/proc/sys/../keys"] {
+        bundle.push("/linux/maskedPaths", json!(path));
+    }
+    if runtime.is_ours() {
+        // Two names of one directory, by a symlink of the kernel's; runc takes those of its own process.
+        bundle.push("/linux/maskedPaths", json!("/proc/net"));
+        bundle.push("/linux/maskedPaths", json!("/proc/self/net"));
+        bundle.push("/linux/readonlyPaths", json!("/proc/sys"));
+    } else {
+        bundle.set("/process/args", json!(["sh", "-c", "cat /proc/keys; ls /sys/firmware; echo ran"]));
+    }
+    let ran = runtime.run_bundle(&bundle, "twice");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "ran\n"), "{}", ran.stderr);
+}

@@ -267,3 +267,48 @@ fn a_shared_volume_gives_back() {
         assert_eq!((ran.code, ran.stdout.trim()), (0, expected), "{root}: {}", ran.stderr);
     }
 }
+
+/// It would have no effect on the container's process, and on later ones it would.
+#[test]
+fn nothing_covers_the_root() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // runc 1.1 mounts it where the container's process does not see it.
+        return;
+    }
+    for (destination, kind) in [("/", "tmpfs"), ("/data", "tmpfs"), ("/data", "bind"), ("/etc/..", "sysfs")] {
+        let bundle = runtime.bundle(&["sh", "-c", "echo it runs"]);
+        symlink("/", bundle.rootfs("data")).unwrap();
+        let source = runtime.path("");
+        let options = if kind == "bind" { json!(["rbind"]) } else { json!([]) };
+        bundle.push("/mounts", json!({"destination": destination, "type": kind, "source": source, "options": options}));
+        let ran = runtime.run_bundle(&bundle, "covered");
+        assert_ne!((ran.code, ran.stdout.as_str()), (0, "it runs\n"), "{destination}");
+        assert!(ran.stderr.contains("refused: it would cover the root"), "{destination} {kind}: {}", ran.stderr);
+    }
+    for key in ["/linux/readonlyPaths", "/linux/maskedPaths"] {
+        let bundle = runtime.bundle(&["sh", "-c", "echo it runs"]);
+        bundle.push(key, json!("/"));
+        let ran = runtime.run_bundle(&bundle, "covered");
+        assert_ne!(ran.code, 0, "{key}");
+        assert!(ran.stderr.contains("mount at \"/\" refused: it would cover the root"), "{key}: {}", ran.stderr);
+    }
+    // A change of the root's own mount is seen by all.
+    let bundle = runtime.bundle(&["sh", "-c", "while :; do sleep 1; done"]);
+    bundle.push("/mounts", json!({"destination": "/", "source": "", "options": ["remount", "bind", "ro"]}));
+    let id = runtime.started(&bundle, "read-only");
+    let said = runtime.run(&["exec", &id, "sh", "-c", "echo x > /made || echo read-only"]);
+    assert_eq!(said.stdout, "read-only\n", "{}", said.stderr);
+}
+
+#[test]
+fn a_mount_takes_the_place_of_a_default_device() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["stat", "-c", "%t:%T", "/dev/random", "/dev/urandom"]);
+    let bind = json!({"destination": "/dev/random", "type": "bind", "source": "/dev/urandom", "options": ["bind"]});
+    bundle.push("/mounts", bind);
+    let ran = runtime.run_bundle(&bundle, "device");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "1:9\n1:9\n"), "{}", ran.stderr);
+}

@@ -140,3 +140,21 @@ fn limits_umask_and_the_oom_score_are_set() {
     let ran = runtime.run_bundle(&bundle, "attributes");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "77\n88\n0027\n123\n"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_user_can_open_its_streams_again() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let script = "id -u; echo out > /dev/stdout; echo err > /dev/stderr";
+    let bundle = runtime.bundle(&["sh", "-c", script]);
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let ran = runtime.run_bundle(&bundle, "streams");
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "1000\nout\n", "err\n"));
+    bundle.set("/process/args", json!(["sh", "-c", "while :; do sleep 1; done"]));
+    let id = runtime.started(&bundle, "streams");
+    for (user, uid) in [(&[][..], 1000), (&["--user", "1001:1001"], 1001), (&["--user", "0:0"], 0)] {
+        let ran = runtime.run(&[&["exec"], user, &[&id, "sh", "-c", script]].concat());
+        let expected = format!("{uid}\nout\n");
+        assert_eq!((ran.code, ran.stdout, ran.stderr.as_str()), (0, expected, "err\n"), "{user:?}");
+    }
+}

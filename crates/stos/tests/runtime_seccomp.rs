@@ -417,7 +417,7 @@ fn notify_profile(socket: &std::path::Path, more: Value) -> Value {
     profile
 }
 
-fn answered_by_an_agent(no_new_privileges: bool, in_two_steps: bool, more: Value) {
+fn answered_by_an_agent(no_new_privileges: bool, in_two_steps: bool, more: Value, change: impl FnOnce(&Bundle)) {
     let runtime = Runtime::new();
     let bundle = runtime.bundle(&[]);
     Program::new().call(GETPGRP, &[]).call(GETPGRP, &[]).into(&bundle);
@@ -425,6 +425,7 @@ fn answered_by_an_agent(no_new_privileges: bool, in_two_steps: bool, more: Value
     bundle.set("/linux/seccomp", notify_profile(&socket, more));
     bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
     bundle.set("/annotations", json!({"a.example/key": "value"}));
+    change(&bundle);
     let mut agent = Command::new("python3").args(["-c", AGENT]).arg(&socket).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(agent.stdout.take().unwrap());
     let mut line = String::new();
@@ -463,7 +464,64 @@ fn answered_by_an_agent(no_new_privileges: bool, in_two_steps: bool, more: Value
 fn an_agent_answers_notifications() {
     require!(Need::Root, Need::Binary, X86_64, Need::Tool("python3"));
     for (no_new_privileges, in_two_steps) in [(true, true), (true, false), (false, true), (false, false)] {
-        answered_by_an_agent(no_new_privileges, in_two_steps, json!({}));
+        answered_by_an_agent(no_new_privileges, in_two_steps, json!({}), |_| {});
+    }
+}
+
+/// Before the container waits, before its hooks, and with limits that leave no room for a file.
+#[test]
+fn an_agent_answers_whenever_the_filter_is_loaded() {
+    require!(Need::Root, Need::Binary, X86_64, Need::Tool("python3"));
+    let limit = json!([{"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]);
+    answered_by_an_agent(false, false, json!({}), |bundle| {
+        bundle.set("/process/rlimits", limit);
+    });
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo hooked"]});
+    answered_by_an_agent(true, true, json!({}), |bundle| {
+        bundle.push("/hooks/startContainer", hook);
+    });
+    answered_by_an_agent(false, true, json!({}), |bundle| {
+        bundle.set("/linux/namespaces", without_pids(bundle));
+    });
+}
+
+/// The namespaces of a bundle, without one for processes.
+fn without_pids(bundle: &Bundle) -> Value {
+    let mut namespaces = bundle.config()["linux"]["namespaces"].clone();
+    namespaces.as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+    namespaces
+}
+
+/// Who shares its pid namespace may trace it, for as long as it waits.
+#[test]
+fn a_created_container_waits_with_what_it_will_have() {
+    require!(Need::Root, Need::Binary, X86_64);
+    let runtime = Runtime::new();
+    let neighbour = runtime.started(&runtime.bundle(&["sh", "-c", "while :; do sleep 1; done"]), "neighbour");
+    let joined = json!({"type": "pid", "path": format!("/proc/{}/ns/pid", runtime.state(&neighbour)["pid"])});
+    for no_new_privileges in [false, true] {
+        for pids in [Some(&joined), None] {
+            let bundle = runtime.bundle(&["sh", "-c", "mkdir /made 2>/dev/null || echo denied"]);
+            bundle.set("/linux/namespaces", without_pids(&bundle));
+            if let Some(joined) = pids {
+                bundle.push("/linux/namespaces", joined.clone());
+            }
+            bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+            bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+            bundle.set("/linux/seccomp", allow_but(json!([errno(&["mkdir", "mkdirat"], 1, json!([]))])));
+            let id = runtime.id("waits");
+            let created = runtime.create(&bundle, &id);
+            assert_eq!(created.code, 0, "{}", created.stderr);
+            let status = fs::read_to_string(format!("/proc/{}/status", runtime.state(&id)["pid"])).unwrap();
+            let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
+            assert_eq!((line("Seccomp:").as_str(), line("Uid:").split('\t').next()), ("2", Some("1000")));
+            let permitted = u64::from_str_radix(&line("CapPrm:"), 16).unwrap();
+            // CAP_KILL, CAP_NET_BIND_SERVICE, CAP_AUDIT_WRITE.
+            assert_eq!(permitted & !0x2000_0420, 0, "{status}");
+            runtime.ok(&["start", &id]);
+            runtime.wait_for(&id, "stopped");
+            assert_eq!(runtime.said(&id), "denied\n");
+        }
     }
 }
 
@@ -479,7 +537,7 @@ fn an_agent_is_reached_whatever_the_profile_denies() {
     ]);
     let flags = json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_TSYNC"]);
     let more = json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": entries, "flags": flags});
-    answered_by_an_agent(true, true, more);
+    answered_by_an_agent(true, true, more, |_| {});
 }
 
 #[test]

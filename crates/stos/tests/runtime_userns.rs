@@ -81,6 +81,40 @@ fn ids_are_those_of_the_namespace() {
 }
 
 #[test]
+fn streams_can_be_opened_again() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    open_way(&runtime);
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr";
+    let bundle = runtime.bundle(&["sh", "-c", script]);
+    with_users(&bundle);
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let ran = runtime.run_bundle(&bundle, "streams");
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "out\n", "err\n"));
+    bundle.set("/process/args", json!(["sh", "-c", "while :; do sleep 1; done"]));
+    let id = runtime.started(&bundle, "streams");
+    for user in [&[][..], &["--user", "1001:1001"]] {
+        let ran = runtime.run(&[&["exec"], user, &[&id, "sh", "-c", script]].concat());
+        assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "out\n", "err\n"), "{user:?}");
+    }
+}
+
+#[test]
+fn a_mount_takes_the_place_of_a_device_of_the_host() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    open_way(&runtime);
+    let bundle = runtime.bundle(&["stat", "-c", "%t:%T", "/dev/random"]);
+    with_users(&bundle);
+    let bind = json!({"destination": "/dev/random", "type": "bind", "source": "/dev/urandom", "options": ["bind"]});
+    bundle.push("/mounts", bind);
+    let ran = runtime.run_bundle(&bundle, "device");
+    // runc binds its own over it.
+    let expected = if runtime.is_ours() { "1:9\n" } else { "1:8\n" };
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, expected), "{}", ran.stderr);
+}
+
+#[test]
 fn another_user_has_its_groups_and_no_power_over_the_host() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();

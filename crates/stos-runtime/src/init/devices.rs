@@ -46,7 +46,7 @@ pub(super) fn create(root: &Root, settings: &Settings, bound: Option<BoundDevice
     }
     for (name, major, minor) in DEFAULT_DEVICES {
         let path = Path::new("/dev").join(name);
-        if are_bound || settings.devices.iter().any(|node| node.path == path) {
+        if are_bound || !is_default(settings, &path) {
             continue;
         }
         let node = DeviceNode { path, kind: NodeKind::Character(major, minor), mode: None, uid: None, gid: None };
@@ -60,6 +60,12 @@ pub(super) fn create(root: &Root, settings: &Settings, bound: Option<BoundDevice
         }
     }
     Ok(())
+}
+
+/// Whether the default device at `path` is to be made: not where the bundle has one of its own, or mounts something.
+pub(crate) fn is_default(settings: &Settings, path: &Path) -> bool {
+    let is_mounted = settings.mounts.iter().any(|mount| mount.destination == path);
+    !is_mounted && settings.devices.iter().all(|node| node.path != path)
 }
 
 fn bind_device(root: &Root, path: &Path, mount: &OwnedFd) -> Result<(), SysError> {

@@ -77,19 +77,6 @@ pub(super) fn open_namespaces(settings: &Settings, is_wanted: impl Fn(i32) -> bo
     Ok(opened)
 }
 
-/// The calling process's number as the host sees it, for hooks; 0 where there are none to tell. A procfs shows the pid namespace
-/// that it was mounted in, whoever looks.
-pub(super) fn pid_of_host(settings: &Settings) -> Step<i32> {
-    if settings.hooks.create_container.is_empty() && settings.hooks.start_container.is_empty() {
-        return Ok(0);
-    }
-    let failed = |errno| {
-        InitError::step("find the process's number on the host")(SysError::new("readlink", "/proc/self", errno))
-    };
-    let link = rustix::fs::readlink("/proc/self", Vec::new()).map_err(failed)?;
-    link.to_str().ok().and_then(|number| number.parse().ok()).ok_or_else(|| failed(Errno::INVAL))
-}
-
 /// Whether `namespace`, of whatever kind, is one of the calling process's (those that the bundle does not make new are its
 /// caller's), or of the first process's that the caller sees.
 fn is_hosts_namespace(namespace: BorrowedFd<'_>) -> Result<bool, SysError> {

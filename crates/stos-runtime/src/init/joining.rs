@@ -15,8 +15,8 @@ use stos_sys::process::credentials::{set_dumpable, set_ids};
 use stos_sys::rooted::Root;
 
 use super::{
-    Channel, Step, close_descriptors, command, credentials, detach_from_caller, give_streams_to, isolation, lsm,
-    restrict, run_and_report, terminal, wait_for_start,
+    Channel, Restriction, Step, close_descriptors, command, credentials, detach_from_caller, isolation, lsm,
+    outlive_launch, run_and_report, streams, terminal, wait_for_start,
 };
 use crate::accounts;
 use crate::cgroup::JoinedCgroups;
@@ -24,7 +24,7 @@ use crate::config::settings::namespace;
 use crate::config::{RuntimeConfig, Settings};
 use crate::init_error::InitError;
 use crate::launch::{Identity, Inherited, Stdio, pid_flag};
-use crate::seccomp::listener::ContainerOfFilter;
+use crate::seccomp::listener::{ContainerOfFilter, prepare};
 
 /// What a further process needs.
 pub(crate) struct Joining<'a> {
@@ -56,6 +56,8 @@ fn set_up(joining: &Joining<'_>, cgroups: &JoinedCgroups, channel: &mut Channel)
     isolation::enter_cgroups(cgroups.v1(), false)?;
     run_on(&affinity.last)?;
     isolation::set_oom_score(process)?;
+    // Before there are limits: it is a file.
+    let shared_bit = prepare(settings.seccomp.as_ref())?;
     if settings.has_user_namespace() {
         // Root of a user namespace has no power over hard limits.
         credentials::set_limits(process)?;
@@ -66,7 +68,8 @@ fn set_up(joining: &Joining<'_>, cgroups: &JoinedCgroups, channel: &mut Channel)
         Stdio::Terminal { socket } => Some(socket.as_fd()),
         _ => None,
     };
-    close_descriptors(channel, &labels, socket, joining.inherited.count())?;
+    let kept = socket.into_iter().chain(shared_bit.as_ref().map(AsFd::as_fd));
+    close_descriptors(channel, &labels, kept, joining.inherited.count())?;
     // From here on no path and no descriptor leads to the host, but for the socket that the terminal goes over.
     let root = Root::open(Path::new("/")).map_err(InitError::step("enter the root"))?;
     if let Some(socket) = socket {
@@ -74,17 +77,20 @@ fn set_up(joining: &Joining<'_>, cgroups: &JoinedCgroups, channel: &mut Channel)
     }
     let account = accounts::resolve(&root, joining.identity, process)?;
     credentials::enter_existing_directory(&root, &process.cwd)?;
-    give_streams_to(joining.stdio, account.uid)?;
+    streams::give_to(joining.stdio, account.uid)?;
     drop(root);
-    close_descriptors(channel, &labels, None, joining.inherited.count())?;
+    close_descriptors(channel, &labels, shared_bit.as_ref().map(AsFd::as_fd), joining.inherited.count())?;
     // What confines the container's own process confines this one, in the order of `super::set_up`: `settings` is the container's
     // but for `process`.
     credentials::set_attributes(&settings.attributes)?;
     labels.apply()?;
     credentials::become_user(settings, &account)?;
     let command = command::find(process, &account, joining.inherited)?;
+    outlive_launch(channel)?;
     wait_for_start(None, channel)?;
-    command.execute(|| restrict(settings, channel, || joining.container.clone()))
+    let container = || joining.container.clone();
+    let mut restriction = Restriction::new(settings, shared_bit, &container);
+    command.execute(|| restriction.apply(channel))
 }
 
 /// Keeps the process on some processors, where that is asked for.

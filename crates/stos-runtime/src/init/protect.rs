@@ -17,42 +17,53 @@ use stos_sys::rooted::{PROC_MAGIC, Root, SYSFS_MAGIC, file_type, filesystem_magi
 
 use super::Step;
 use super::isolation::open_host_path;
+use super::rootfs::COVERS_ROOT;
 use crate::config::Settings;
 use crate::init_error::InitError;
 
 /// Protects every path that the bundle names. One that does not exist needs no protection.
 pub(super) fn paths(root: &Root, settings: &Settings, mut covers: Covers) -> Step {
     for path in &settings.readonly_paths {
-        if let Some(target) = resolve(root, path, settings)? {
+        if let Some(target) = resolve(root, path, settings, &covers)? {
             make_read_only(target.as_fd()).map_err(InitError::step(format!("make {} read-only", path.display())))?;
         }
     }
     for path in &settings.masked_paths {
-        if let Some(target) = resolve(root, path, settings)? {
+        if let Some(target) = resolve(root, path, settings, &covers)? {
             covers.mask(target.as_fd()).map_err(InitError::step(format!("mask {}", path.display())))?;
         }
     }
     Ok(())
 }
 
-fn resolve(root: &Root, path: &Path, settings: &Settings) -> Step<Option<OwnedFd>> {
+/// Finds what is to be protected. `None` where nothing is there, or it is masked already: by another name of it, or the same again.
+fn resolve(root: &Root, path: &Path, settings: &Settings, covers: &Covers) -> Step<Option<OwnedFd>> {
     let target = match root.resolve(path) {
         Ok(target) => target,
         Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(InitError::step(format!("find {}", path.display()))(error)),
     };
+    let inspect = || InitError::step("look at a path to protect");
+    let mut is_kernels = false;
     for (place, fstype, magic) in [("/proc", "proc", PROC_MAGIC), ("/sys", "sysfs", SYSFS_MAGIC)] {
         let mounted = settings.mounts.iter().any(|m| m.fstype == fstype && m.destination == Path::new(place));
         if !path.starts_with(place) || !mounted {
             continue;
         }
-        let found = filesystem_magic(target.as_fd()).map_err(InitError::step("look at a path to protect"))?;
+        let found = filesystem_magic(target.as_fd()).map_err(inspect())?;
         // What the bundle itself mounts below /sys (cgroups) is no decoy of the image's.
         let by_bundle =
             settings.mounts.iter().any(|m| m.destination != Path::new(place) && path.starts_with(&m.destination));
-        if found != magic && !by_bundle {
+        is_kernels |= found == magic;
+        if !is_kernels && covers.include(target.as_fd()).map_err(inspect())? {
+            return Ok(None);
+        }
+        if !is_kernels && !by_bundle {
             return Err(InitError::NotProtected { path: path.to_owned(), expected: format!("{fstype} at {place}") });
         }
+    }
+    if !is_kernels && root.is_root(target.as_fd()).map_err(inspect())? {
+        return Err(InitError::MountRefused { destination: path.to_owned(), rule: COVERS_ROOT.to_owned() });
     }
     Ok(Some(target))
 }
@@ -78,6 +89,21 @@ impl Covers {
         let null = if settings.masked_paths.is_empty() { None } else { Some(null_device()) };
         let null = null.transpose().map_err(InitError::step("open the host's null device"))?;
         Ok(Self { null, directory: None })
+    }
+
+    /// Whether a file is one of these. The null device is the host's, and no image leads to it, nor to the tmpfs.
+    fn include(&self, file: BorrowedFd<'_>) -> Result<bool, SysError> {
+        let identity = |fd: BorrowedFd<'_>| match fstat(fd) {
+            Ok(stat) => Ok((stat.st_dev, stat.st_ino)),
+            Err(errno) => Err(SysError::new("fstat", "a mask", errno)),
+        };
+        let file = identity(file)?;
+        for cover in self.null.iter().chain(&self.directory) {
+            if identity(cover.as_fd())? == file {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn mask(&mut self, target: BorrowedFd<'_>) -> Result<(), SysError> {

@@ -202,7 +202,10 @@ fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Ste
         Source::Bind(mount, kind) => (*kind, Some(mount.as_fd())),
         Source::Filesystem(_) | Source::Cgroups(_) => (MountPoint::Directory, None),
     };
-    let target = mount_point(root, request, kind).map_err(failed)?;
+    let target = mount_point(root, request, kind).map_err(|error| match error.errno {
+        Errno::BUSY => refused(request, COVERS_ROOT),
+        _ => failed(error),
+    })?;
     check_inside_proc(request, target.as_fd(), shown)?;
     let mount = match source {
         Source::Cgroups(view) => view.attach(request, target.as_fd()).map_err(failed)?,
@@ -232,10 +235,15 @@ fn with_source(request: &MountRequest) -> Vec<FsParameter> {
 /// CVE-2023-27561). What was resolved without symlinks is what is used.
 fn mount_point(root: &Root, request: &MountRequest, kind: MountPoint) -> Result<OwnedFd, SysError> {
     let path = &request.destination;
-    match request.fstype.as_str() {
-        "proc" | "sysfs" => root.ensure_mount_point_without_symlinks(path, kind),
-        _ => root.ensure_mount_point(path, kind),
+    if !matches!(request.fstype.as_str(), "proc" | "sysfs") {
+        return root.ensure_mount_point(path, kind);
     }
+    let found = root.ensure_mount_point_without_symlinks(path, kind)?;
+    // Without symlinks a path that ends in a name is not the root's.
+    if path.file_name().is_none() && root.is_root(found.as_fd())? {
+        return Err(SysError::new("mount", path.display().to_string(), Errno::BUSY));
+    }
+    Ok(found)
 }
 
 /// Sets attributes. A bind keeps those of its source that the options do not name: nothing is made writable, or its
@@ -315,6 +323,9 @@ fn proc_bind(request: &MountRequest, source: BorrowedFd<'_>) -> Step {
         _ => Err(refused(request, "only procfs may be mounted at /proc")),
     }
 }
+
+/// The container's root is a mount that its process and later ones have entered: what lies over it only some would see.
+pub(super) const COVERS_ROOT: &str = "it would cover the root";
 
 fn refused(request: &MountRequest, rule: &str) -> InitError {
     InitError::MountRefused { destination: request.destination.clone(), rule: rule.to_owned() }

@@ -17,7 +17,7 @@ use stos_sys::SysError;
 use stos_sys::mount::{attach_at, open_tree_clone_at};
 use stos_sys::rooted::{DEVPTS_MAGIC, MountPoint, Root, filesystem_magic};
 
-use super::{Step, above_stdio};
+use super::{Step, streams};
 use crate::config::ProcessSettings;
 use crate::console;
 use crate::init_error::InitError;
@@ -43,7 +43,7 @@ pub(super) fn open(root: &Root, process: &ProcessSettings, socket: BorrowedFd<'_
     }
     console::send(socket, master.as_fd()).map_err(step())?;
     drop(master);
-    let slave = above_stdio(slave.as_fd()).map_err(step())?;
+    let slave = streams::above(slave.as_fd()).map_err(step())?;
     ioctl_tiocsctty(&slave).map_err(failed("ioctl TIOCSCTTY"))?;
     dup2_stdin(&slave).map_err(failed("dup2"))?;
     dup2_stdout(&slave).map_err(failed("dup2"))?;

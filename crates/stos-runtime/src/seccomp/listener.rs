@@ -46,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const INTERVAL: Duration = Duration::from_micros(50);
 
+const LOAD: &str = "load linux.seccomp";
+
 const STAGE: &str = "hand the seccomp listener to linux.seccomp.listenerPath";
 
 /// What the agent is told of the container, besides process numbers (runtime.md, "State").
@@ -77,20 +79,27 @@ pub(crate) struct Request {
     container: ContainerOfFilter,
 }
 
-/// Puts the calling process under `filter`. Behind this it makes no call but the few that it must: execve(2), and capset(2)
-/// where it kept a capability for this.
+/// Makes what a filter with a listener needs. To be called before the process has its limits: RLIMIT_FSIZE counts for it too.
+pub(crate) fn prepare(filter: Option<&Filter>) -> std::result::Result<Option<SharedBit>, InitError> {
+    let listener = filter.and_then(Filter::listener);
+    listener.map(|_| SharedBit::create()).transpose().map_err(InitError::step(LOAD))
+}
+
+/// Puts the calling process under `filter`, with what [`prepare`] has made for it. Behind this it makes no call but the few that it
+/// must: execve(2), and capset(2) where it kept a capability for this.
 ///
 /// `write` tells who starts the process, whose [`follow`](crate::launch::follow) understands it.
 pub(crate) fn install(
     filter: &Filter,
+    bit: Option<SharedBit>,
     container: impl FnOnce() -> ContainerOfFilter,
     write: impl FnOnce(&[u8]) -> std::result::Result<(), SysError>,
 ) -> std::result::Result<(), InitError> {
-    let step = || InitError::step("load linux.seccomp");
+    let step = || InitError::step(LOAD);
     let Some(Listener { path, metadata }) = filter.listener() else {
         return filter.load().map(drop).map_err(step());
     };
-    let bit = SharedBit::create().map_err(step())?;
+    let bit = bit.ok_or_else(|| step()(SysError::new("memfd_create", "nothing prepared", Errno::BADF)))?;
     // The lowest free number; nobody else opens anything here.
     let listener = rustix::io::fcntl_dupfd_cloexec(&bit, 0)
         .map_err(SysError::at("fcntl", || "F_DUPFD_CLOEXEC, 0".to_owned()))

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Gid, Pid, Uid};
+use rustix::process::Pid;
 
 use super::clone::{CloneError, CloneOptions, Cloned, clone_process, exit_now};
 use super::pidfd;
@@ -111,12 +111,6 @@ fn open_user_namespace(pid: Pid) -> Result<OwnedFd> {
 /// Makes the calling process user 0, group 0 of its user namespace, without further groups.
 pub fn become_namespace_root() -> Result<()> {
     super::credentials::set_ids(0, 0, &[])
-}
-
-/// Gives a file to `uid`; the group stays.
-pub fn give_to(fd: impl AsFd, uid: u32) -> Result<()> {
-    let (uid, group): (_, Option<Gid>) = (Uid::from_raw(uid), None);
-    rustix::fs::fchown(fd, Some(uid), group).map_err(SysError::at("fchown", || uid.as_raw().to_string()))
 }
 
 #[cfg(test)]
