@@ -25,6 +25,7 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
+use stos_sys::process::child::block_no_signals;
 use stos_sys::process::pidfd;
 
 use crate::state::Status;
@@ -190,6 +191,8 @@ fn run_one(hook: &Hook, state: &HookState<'_>) -> Result<(), String> {
     }
     command.env_clear().envs(hook.env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
     command.stdin(input).stdout(copy(&output)?).stderr(copy(&output)?).process_group(0);
+    // Who stays with a container in the foreground keeps nearly all for it.
+    block_no_signals(&mut command);
     let mut child = command.spawn().map_err(|error| format!("it cannot be executed: {error}"))?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let in_time = match (hook.timeout, pid) {

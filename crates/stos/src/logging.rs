@@ -69,7 +69,8 @@ where
         let mut fields = Fields(Map::new());
         event.record(&mut fields);
         let spans = context.event_scope().into_iter().flat_map(|scope| scope.from_root());
-        let spans: Vec<_> = spans.map(|span| span_of(span.name(), span.extensions().get::<FormattedFields<N>>())).collect();
+        let spans: Vec<_> =
+            spans.map(|span| span_of(span.name(), span.extensions().get::<FormattedFields<N>>())).collect();
         if !spans.is_empty() {
             fields.0.insert("spans".into(), spans.into());
         }

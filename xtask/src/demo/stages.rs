@@ -63,7 +63,8 @@ mod tests {
 
     fn done(name: &str, above: usize, ms: f64, bytes: u64) -> String {
         let spans: Vec<Value> = (0..=above).map(|_| json!({ "name": "stage" })).collect();
-        json!({ "level": "info", "msg": "stage done", "stage": name, "bytes": bytes, "ms": ms, "spans": spans }).to_string()
+        json!({ "level": "info", "msg": "stage done", "stage": name, "bytes": bytes, "ms": ms, "spans": spans })
+            .to_string()
     }
 
     #[test]

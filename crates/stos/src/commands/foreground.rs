@@ -11,7 +11,7 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{OptionalActions, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use stos_sys::process::pidfd::{self, Ended};
-use stos_sys::signals::SignalFd;
+use stos_sys::signals::{SignalFd, unblock};
 use stos_sys::terminal::RestoreTerminal;
 
 use crate::failure::Failure;
@@ -19,15 +19,20 @@ use crate::failure::Failure;
 const CHLD: i32 = 17;
 const WINCH: i32 = 28;
 
-/// What is passed on to the process: HUP, INT, QUIT, USR1, USR2, TERM.
-const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
+/// What is not passed on, as runc has it, but for [`CHLD`] and [`WINCH`]: KILL and STOP cannot be, and URG is nobody's wish. ILL, TRAP, BUS,
+/// FPE, SEGV and SYS are about what we did ourselves; 32 and 33 are the C library's.
+const OUR_OWN: [i32; 11] = [4, 5, 7, 8, 9, 11, 19, 23, 31, 32, 33];
 
-/// What else may end us while the terminal is raw, and can be caught: ILL, TRAP, ABRT, BUS, FPE, SEGV, PIPE, ALRM, XCPU, XFSZ, SYS.
-const FATAL: [i32; 11] = [4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 31];
+/// What our own use of a terminal may bring: PIPE, TTIN and TTOU. Where the process has one shown on ours they are not passed on.
+const OF_TERMINAL: [i32; 3] = [13, 21, 22];
+
+/// What may end us while the terminal is raw, and can be caught: ILL, TRAP, ABRT, BUS, FPE, SEGV, PIPE, SYS.
+const FATAL: [i32; 8] = [4, 5, 6, 7, 8, 11, 13, 31];
 
 /// Keeps signals until [`wait`] passes them on. To be called before anything runs, so that none is lost during the start.
 pub fn block_signals() -> Result<SignalFd, Failure> {
-    Ok(SignalFd::new(&[&FORWARDED[..], &[CHLD, WINCH]].concat())?)
+    let kept: Vec<_> = (1..=64).filter(|signal| !OUR_OWN.contains(signal)).collect();
+    Ok(SignalFd::new(&kept)?)
 }
 
 /// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile.
@@ -104,6 +109,8 @@ impl Relay {
     ///
     /// Any of our standard streams may be redirected; where all are, it is the controlling terminal.
     pub fn new(master: OwnedFd) -> Result<Self, Failure> {
+        // In the background we stop, as any program does that wants the terminal.
+        unblock(&OF_TERMINAL)?;
         let host = own_terminal()?;
         fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
         let restore = RestoreTerminal::keep(host, &FATAL)?;
