@@ -10,6 +10,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{OptionalActions, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use stos_runtime::Readiness;
+use stos_runtime::notify::Told;
 use stos_sys::process::pidfd::{self, Ended};
 use stos_sys::signals::{SignalFd, unblock};
 use stos_sys::terminal::RestoreTerminal;
@@ -35,10 +37,18 @@ pub fn block_signals() -> Result<SignalFd, Failure> {
     Ok(SignalFd::new(&kept)?)
 }
 
-/// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile.
-pub fn wait(pid: i32, process: BorrowedFd<'_>, signals: &SignalFd, mut relay: Option<Relay>) -> Result<Ended, Failure> {
+/// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile. Its readiness is passed on: a service manager is
+/// to watch us, who end with it.
+pub fn wait(
+    pid: i32,
+    process: BorrowedFd<'_>,
+    signals: &SignalFd,
+    mut relay: Option<Relay>,
+    mut readiness: Option<Readiness>,
+) -> Result<Ended, Failure> {
+    let mut told = None;
     loop {
-        wait_for_events(signals, relay.as_ref())?;
+        wait_for_events(signals, relay.as_ref(), readiness.as_ref())?;
         while let Some(signal) = signals.next_signal()? {
             match signal {
                 CHLD => {}
@@ -49,16 +59,24 @@ pub fn wait(pid: i32, process: BorrowedFd<'_>, signals: &SignalFd, mut relay: Op
         if let Some(relay) = &mut relay {
             relay.pass_on()?;
         }
-        if let Some(ended) = reap(pid)? {
+        let ended = reap(pid)?;
+        // After the reaping: what the process has said before its end counts.
+        if let Some(listening) = &readiness {
+            told = listening.pass_on(rustix::process::getpid().as_raw_nonzero().get())?;
+            readiness = readiness.filter(|_| told.is_none());
+        }
+        if let Some(ended) = ended {
+            told.iter().for_each(Told::wait);
             relay.as_mut().map_or(Ok(()), Relay::pass_output)?;
             return Ok(ended);
         }
     }
 }
 
-fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>) -> Result<(), Failure> {
+fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>, readiness: Option<&Readiness>) -> Result<(), Failure> {
     // The end of a child is a signal too.
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+    fds.extend(readiness.map(|readiness| PollFd::new(readiness, PollFlags::IN)));
     if let Some(relay) = relay {
         let (master, input) = relay.wishes();
         if let Some(wish) = master {
