@@ -221,6 +221,19 @@ fn lists_and_states_are_runc_s() {
         ["NAME", "PID", "STATUS", "BUNDLE"].map(|word| if header[0] == "ID" && word == "NAME" { "ID" } else { word })
     );
     assert_eq!(runtime.ok(&["list", "-q"]).trim(), id);
+    runtime.ok(&["kill", &id, "0"]);
+    assert_eq!(runtime.status(&id), "running");
+    if !runtime.is_called("crun") {
+        assert_eq!(runtime.ok(&["list", "-q", "-f", "json"]).trim(), id);
+        runtime.ok(&["exec", "--no-new-privs=true", "--tty=false", &id, "echo"]);
+    }
+    let version = runtime.ok(&["--version"]);
+    assert!(version.contains(" version ") && version.lines().any(|line| line.starts_with("spec: 1.")), "{version}");
+    if runtime.is_ours() {
+        // runc has it where the processor has.
+        let refused = runtime.run(&["update", "--l3-cache-schema", "L3:0=f", &id]);
+        assert!(refused.code == 1 && refused.stderr.contains("--l3-cache-schema"), "{}", refused.stderr);
+    }
     runtime.ok(&["kill", "--all", &id, "KILL"]);
     runtime.wait_for(&id, "stopped");
     runtime.ok(&["delete", "--force", &id]);
