@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
+use stos_sys::process::child::block_no_signals;
 
 use self::talk::Talk;
 use crate::state::Status;
@@ -183,6 +184,8 @@ fn run_one(hook: &Hook, state: &HookState<'_>) -> Result<(), String> {
     }
     command.env_clear().envs(hook.env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
     command.stdin(ends.input).stdout(ends.output).stderr(ends.errors).process_group(0);
+    // Who stays with a container in the foreground keeps nearly all for it.
+    block_no_signals(&mut command);
     let mut child = command.spawn().map_err(|error| format!("it cannot be executed: {error}"))?;
     // With it go our copies of the hook's ends.
     drop(command);

@@ -19,6 +19,7 @@
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines: limits, freezer, device rules, use |
 //! | [`events`] | what a container uses, and when it runs out of memory |
 //! | [`hooks`] | programs of the engine at certain moments of a life |
+//! | [`notify`] | a container's readiness, passed on to the caller's service manager |
 //! | [`state`] | the run state of a container, and where it lies |
 //! | [`lifecycle`] | create, start, state, kill, pause, resume, update, delete, list of bundle mode |
 //! | [`tombstones`] | ids that bundle mode deleted |
@@ -44,6 +45,7 @@ pub mod init_error;
 pub mod launch;
 pub mod lifecycle;
 pub mod mount_options;
+pub mod notify;
 pub mod seccomp;
 pub mod signal;
 mod sources;
@@ -61,5 +63,6 @@ pub use init_error::InitError;
 pub use launch::{
     Gate, Identity, Inherited, Init, Launch, ProcessRecord, RootSource, Stdio, launch, planned_cgroup, protect_binary,
 };
+pub use notify::Readiness;
 pub use signal::{parse_signal, signal_name};
 pub use state::{Mode, RunState, StateDirectory, Status};

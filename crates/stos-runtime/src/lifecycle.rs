@@ -23,6 +23,7 @@ use crate::gate;
 use crate::hooks::{self, HookKind};
 use crate::id::ContainerId;
 use crate::launch::{Gate, Identity, Inherited, Launch, ProcessRecord, RootSource, launch, planned_cgroup};
+use crate::notify;
 use crate::state::{Mode, OciState, RunState, STATE_VERSION, StateDirectory, Status};
 use crate::tombstones;
 
@@ -47,6 +48,8 @@ pub struct CreateOptions<'a> {
     pub inherited: Inherited,
     /// Whether it gets a session keyring of its own; else it has the caller's.
     pub new_keyring: bool,
+    /// Whether it gets a socket to say on that it is ready ([`notify`]).
+    pub notifies: bool,
 }
 
 /// Creates a container from a bundle: afterwards its first process waits for [`start`].
@@ -55,7 +58,11 @@ pub struct CreateOptions<'a> {
 pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_>) -> Result<OciState> {
     let bundle = canonical(options.bundle)?;
     let bytes = RuntimeConfig::read(&bundle)?;
-    let config = RuntimeConfig::from_json(&bytes)?;
+    let config = if options.notifies {
+        RuntimeConfig::from_json(&notify::with_socket(&bytes, &root.container(id))?)?
+    } else {
+        RuntimeConfig::from_json(&bytes)?
+    };
     let rootfs = rootfs(&bundle, &config)?;
     let stdio = options.console.into_stdio(config.settings().process.terminal)?;
     let mut state = new_state(id, &bundle, &rootfs, &config)?;
@@ -63,6 +70,9 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
     let created = (|| {
         // What the bundle's says later does not count (runtime.md, "create"): `exec` reads this one.
         root.keep_config(id, &bytes)?;
+        if options.notifies {
+            notify::make_directory(&directory)?;
+        }
         let mut init = launch(Launch {
             id,
             bundle: &bundle,

@@ -6,6 +6,7 @@
 //!   containers/<id>/state.json     RunState, of both modes
 //!   containers/<id>/config.json    the configuration that it was created from (bundle mode)
 //!   containers/<id>/exec.fifo      while created and not started (bundle mode)
+//!   containers/<id>/notify/       where it says that it is ready, if its creator has a service manager (bundle mode)
 //!   staging/<pid>-<start>-<n>/     a directory on its way in or out of containers/
 //!   tombstones                     ids that bundle mode deleted
 //! ```

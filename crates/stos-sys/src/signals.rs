@@ -62,6 +62,21 @@ impl AsFd for SignalFd {
     }
 }
 
+/// Lets `signals` come to the calling thread again, which [`SignalFd`] has blocked: no descriptor has them any more.
+pub fn unblock(signals: &[i32]) -> Result<()> {
+    // SAFETY: all-zero bytes are a valid `sigset_t`, which is empty.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    for &signal in signals {
+        // SAFETY: a number that is no signal changes nothing.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    if unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
+        return Err(SysError::new("sigprocmask", format!("SIG_UNBLOCK, {signals:?}"), last_errno()));
+    }
+    Ok(())
+}
+
 /// Gives `signal` its default action again in the calling process, which its caller may have ignored for it.
 pub fn set_default_action(signal: i32) -> Result<()> {
     // SAFETY: the default action runs no code of ours.
@@ -182,17 +197,9 @@ extern "C" fn execute_program(signal: libc::c_int) {
 /// first process of a pid namespace.
 pub fn end_by(signal: i32) -> Result<()> {
     set_default_action(signal)?;
-    // SAFETY: all-zero bytes are a valid `sigset_t`, which is empty.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: a number that is no signal changes nothing.
-    unsafe { libc::sigaddset(&raw mut set, signal) };
     // SAFETY: the default action runs no code of ours.
     unsafe { libc::raise(signal) };
-    // SAFETY: `set` is initialised; the old mask is not asked for.
-    if unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
-        return Err(SysError::new("sigprocmask", format!("SIG_UNBLOCK, [{signal}]"), last_errno()));
-    }
-    Ok(())
+    unblock(&[signal])
 }
 
 #[cfg(test)]

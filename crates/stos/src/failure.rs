@@ -56,12 +56,8 @@ impl Failure {
     pub fn report(&self, global: &Global) {
         // Without a log of its own stderr would have each failure twice.
         if global.log.is_some() || global.log_format == LogFormat::Json {
-            if global.bundle_mode {
-                // Engines read the message alone.
-                tracing::error!("{self}");
-            } else {
-                tracing::error!(error = %self, "failed");
-            }
+            // Engines read the message alone.
+            tracing::error!("{self}");
         }
         let mut stderr = std::io::stderr().lock();
         // With stderr closed there is nobody to tell.

@@ -49,7 +49,9 @@ fn main() -> ExitCode {
     };
     cli.global.bundle_mode = is_called_by_another_name();
     let global = cli.global.clone();
-    match prepare(&cli, &matches).and_then(|()| commands::run(cli)) {
+    // An engine reads in the log also why nothing was begun. Where that is the log itself there is none.
+    let prepared = prepare(&cli, &matches).inspect_err(|_| drop(logging::start(&global)));
+    match prepared.and_then(|()| commands::run(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.report(&global);
@@ -66,9 +68,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    if is_called_by_another_name() {
-        log_refusal(error, &arguments);
-    }
+    log_refusal(error, &arguments);
     ExitCode::from(if is_called_by_another_name() { 1 } else { usage_exit_code(&arguments) })
 }
 
@@ -83,8 +83,7 @@ fn log_refusal(error: &clap::Error, arguments: &[String]) {
     };
     let Some(log) = value("--log") else { return };
     let format = value("--log-format").unwrap_or("text");
-    let Ok(mut cli) = Cli::try_parse_from(["stos", "--log", log, "--log-format", format, "features"]) else { return };
-    cli.global.bundle_mode = true;
+    let Ok(cli) = Cli::try_parse_from(["stos", "--log", log, "--log-format", format, "features"]) else { return };
     if logging::start(&cli.global).is_ok() {
         let said = error.to_string();
         tracing::error!("{}", said.lines().next().unwrap_or_default().trim_start_matches("error: "));
@@ -169,7 +168,7 @@ fn refuse_unsupported(cli: &Cli) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What comes before the command itself. It fails with the command's own exit code.
+/// What comes before the command itself, the log last. It fails with the command's own exit code.
 fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let is_bundle = |options: &BundleOptions| commands::bundle::directory(&cli.global, options).is_some();
     // Whether a process is launched here, and whether it is an image's container.

@@ -260,10 +260,8 @@ fn each_stage_of_create_is_told_with_its_time() {
     let created = output(shell.sandbox.command().args(["--log-format", "json", "create", "shell:1"]));
     assert_eq!(created.code, 0, "{}", created.stderr);
     let events = created.stderr.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let stages: Vec<_> = events
-        .filter(|event| event["fields"]["ms"].is_f64())
-        .map(|event| event["fields"]["stage"].as_str().unwrap().to_owned())
-        .collect();
+    let stages: Vec<_> =
+        events.filter(|event| event["ms"].is_f64()).map(|event| event["stage"].as_str().unwrap().to_owned()).collect();
     let expected =
         ["validate.manifest", "validate.config", "validate.layers", "layerfs", "filesystem", "metadata", "finalize"];
     assert_eq!(stages, expected);

@@ -41,11 +41,11 @@ fn image(sizes: &[usize]) -> Image {
 /// Reads the events of a trace.
 fn events(log: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(log).unwrap();
-    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["fields"].clone()).collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn with_message<'a>(events: &'a [Value], message: &str) -> Vec<&'a Value> {
-    events.iter().filter(|event| event["message"] == message).collect()
+    events.iter().filter(|event| event["msg"] == message).collect()
 }
 
 #[test]

@@ -4,11 +4,13 @@
 mod runtime_scene;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use runtime_scene::{Runtime, output, through_shell};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
-use stos_testkit::require;
+use stos_testkit::{environment, require};
 
 /// What go-runc's `getLastRuntimeError` gives: the message of the last line of level "error".
 fn last_error(log: &str) -> Option<String> {
@@ -43,10 +45,71 @@ fn errors_are_in_the_log_that_engines_read() {
         let said = last_error(&fs::read_to_string(&log).unwrap()).unwrap();
         assert!(said.contains("--no-such-option"), "{said}");
     }
+    // What is refused before the command begins is in it too, and not an older error.
+    for (arguments, named) in [
+        (&["--rootless", "true", "state", "x"][..], "--rootless"),
+        (&["--systemd-cgroup", "create", "--bundle", dir, "x"], "--systemd-cgroup"),
+        (&["create", "--rm", "--bundle", dir, "x"], "--rm"),
+    ] {
+        if runtime.is_ours() {
+            fs::remove_file(&log).unwrap();
+            assert_eq!(with_log(arguments).code, 1);
+            let said = last_error(&fs::read_to_string(&log).unwrap()).unwrap();
+            assert!(said.contains(named), "{said}");
+        }
+    }
     // Text is for people: any form will do that names what has failed.
     let text = runtime.path("log.text");
     output(runtime.command().arg("--log").arg(&text).args(["--debug", "state", "no-such-container"]));
     assert!(fs::read_to_string(&text).unwrap().contains("does not exist"));
+}
+
+/// An engine may call it by its own name (`ctr run --runc-binary stos`).
+#[test]
+fn errors_are_in_the_log_by_whatever_name_it_is_called() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        return;
+    }
+    let log = runtime.path("log.json");
+    for (arguments, named) in [
+        (&["create", "--bundle", "/no/such", "x"][..], "/no/such"),
+        (&["exec", "--no-such-option", "x"], "--no-such-option"),
+        (&["--systemd-cgroup", "run", "--bundle", ".", "x"], "--systemd-cgroup"),
+        (&["state", "no-such-container"], "no-such-container"),
+    ] {
+        let mut stos = Command::new(environment::stos());
+        stos.arg("--root").arg(runtime.root()).arg("--data-root").arg(runtime.path("data"));
+        assert_ne!(output(stos.arg("--log").arg(&log).args(["--log-format", "json"]).args(arguments)).code, 0);
+        let said = last_error(&fs::read_to_string(&log).unwrap()).expect("an error in the log");
+        assert!(said.contains(named), "{said}");
+        fs::remove_file(&log).unwrap();
+    }
+}
+
+/// Root's rights are missed before anything is begun: that is in the log too, where the user may write it.
+#[test]
+fn who_is_not_root_reads_it_in_the_log() {
+    require!(Need::Root, Need::Binary, Need::Tool("setpriv"));
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // Others run without root's rights.
+        return;
+    }
+    // A place that anybody may reach.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let program = dir.path().join("runc");
+    fs::copy(environment::stos(), &program).unwrap();
+    for path in [dir.path(), &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let log = dir.path().join("log.json");
+    let mut refused = Command::new("setpriv");
+    refused.args(["--reuid", "65534", "--clear-groups", "--"]).arg(&program).arg("--log").arg(&log);
+    assert_eq!(output(refused.args(["--log-format", "json", "state", "x"])).code, 1);
+    let said = last_error(&fs::read_to_string(&log).unwrap()).expect("an error in the log");
+    assert!(said.contains("must run as root"), "{said}");
 }
 
 #[test]
@@ -158,6 +221,19 @@ fn lists_and_states_are_runc_s() {
         ["NAME", "PID", "STATUS", "BUNDLE"].map(|word| if header[0] == "ID" && word == "NAME" { "ID" } else { word })
     );
     assert_eq!(runtime.ok(&["list", "-q"]).trim(), id);
+    runtime.ok(&["kill", &id, "0"]);
+    assert_eq!(runtime.status(&id), "running");
+    if !runtime.is_called("crun") {
+        assert_eq!(runtime.ok(&["list", "-q", "-f", "json"]).trim(), id);
+        runtime.ok(&["exec", "--no-new-privs=true", "--tty=false", &id, "echo"]);
+    }
+    let version = runtime.ok(&["--version"]);
+    assert!(version.contains(" version ") && version.lines().any(|line| line.starts_with("spec: 1.")), "{version}");
+    if runtime.is_ours() {
+        // runc has it where the processor has.
+        let refused = runtime.run(&["update", "--l3-cache-schema", "L3:0=f", &id]);
+        assert!(refused.code == 1 && refused.stderr.contains("--l3-cache-schema"), "{}", refused.stderr);
+    }
     runtime.ok(&["kill", "--all", &id, "KILL"]);
     runtime.wait_for(&id, "stopped");
     runtime.ok(&["delete", "--force", &id]);

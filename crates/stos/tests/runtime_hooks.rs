@@ -284,3 +284,18 @@ fn hooks_that_cannot_be_are_refused() {
         }
     }
 }
+
+/// Who stays in the foreground keeps signals for the container: a hook is its own program.
+#[test]
+fn hooks_of_a_container_in_the_foreground_hear_all_signals() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["echo"]);
+    let masks = runtime.path("masks");
+    for kind in ["createRuntime", "createContainer", "poststart", "poststop"] {
+        bundle.push(&format!("/hooks/{kind}"), shell(&format!("grep SigBlk /proc/self/status >> {}", masks.display())));
+    }
+    let ran = runtime.run_bundle(&bundle, "signals");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(&masks).unwrap(), "SigBlk:\t0000000000000000\n".repeat(4));
+}

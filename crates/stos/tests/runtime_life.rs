@@ -3,7 +3,10 @@
 
 mod runtime_scene;
 
-use runtime_scene::{Runtime, output};
+use std::fs;
+use std::process::Command;
+
+use runtime_scene::{Runtime, eventually, output};
 use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
@@ -72,6 +75,45 @@ fn kill_sends_the_signal_and_delete_wants_an_end() {
     let id = runtime.started(&bundle, "forced");
     runtime.ok(&["delete", "--force", &id]);
     assert_ne!(runtime.run(&["state", &id]).code, 0);
+}
+
+/// runc's `signals.go`: whatever its caller sends it, but for CHLD, WINCH and URG, is the process's.
+#[test]
+fn signals_in_the_foreground_go_to_the_process() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    // 37 is RTMIN+3, for systemd "halt".
+    let mut signals = vec![1, 2, 3, 6, 10, 12, 13, 14, 16, 18, 20, 21, 22, 24, 25, 26, 29, 30, 37, 64];
+    if runtime.is_ours() {
+        // Go keeps PROF for itself.
+        signals.push(27);
+    }
+    let traps: String = signals.iter().map(|signal| format!("trap 'echo {signal}' {signal}; ")).collect();
+    let script = format!("{traps} trap 'echo 15; exit 7' TERM; echo ready; while :; do sleep 0.05; done");
+    let bundle = runtime.bundle(&["sh", "-c", &script]);
+    let said = runtime.path("said");
+    let mut run = runtime.command();
+    run.args(["run", "--bundle"]).arg(&bundle.dir).arg(runtime.id("signals"));
+    let mut child = run.stdout(fs::File::create(&said).unwrap()).spawn().unwrap();
+    let says = |line: &str| {
+        eventually(|| fs::read_to_string(&said).unwrap().lines().any(|said| said == line));
+    };
+    says("ready");
+    let send = |signal: i32| {
+        let sent = output(Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()));
+        assert_eq!(sent.code, 0, "{signal}: {}", sent.stderr);
+    };
+    for &signal in &signals {
+        send(signal);
+        says(&signal.to_string());
+    }
+    for harmless in [23, 28] {
+        send(harmless);
+    }
+    send(15);
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    let expected: Vec<_> = signals.iter().map(i32::to_string).collect();
+    assert_eq!(fs::read_to_string(&said).unwrap(), format!("ready\n{}\n15\n", expected.join("\n")));
 }
 
 #[test]

@@ -48,12 +48,11 @@ fn reverse_siblings(stages: &mut Vec<Stage>, depth: usize) {
 
 fn stage(line: &str) -> Option<Stage> {
     let event: Value = serde_json::from_str(line).ok()?;
-    let fields = &event["fields"];
-    let time = Duration::try_from_secs_f64(fields["ms"].as_f64()? / 1000.0).ok()?;
+    let time = Duration::try_from_secs_f64(event["ms"].as_f64()? / 1000.0).ok()?;
     // The event lies in the stage's own span, which does not count.
     let depth = event["spans"].as_array().map_or(0, |spans| spans.len().saturating_sub(1));
-    let bytes = fields["bytes"].as_u64().filter(|bytes| *bytes > 0);
-    Some(Stage { name: fields["stage"].as_str()?.to_owned(), depth, time, bytes })
+    let bytes = event["bytes"].as_u64().filter(|bytes| *bytes > 0);
+    Some(Stage { name: event["stage"].as_str()?.to_owned(), depth, time, bytes })
 }
 
 #[cfg(test)]
@@ -64,8 +63,8 @@ mod tests {
 
     fn done(name: &str, above: usize, ms: f64, bytes: u64) -> String {
         let spans: Vec<Value> = (0..=above).map(|_| json!({ "name": "stage" })).collect();
-        let fields = json!({ "message": "stage done", "stage": name, "bytes": bytes, "ms": ms });
-        json!({ "level": "INFO", "fields": fields, "spans": spans }).to_string()
+        json!({ "level": "info", "msg": "stage done", "stage": name, "bytes": bytes, "ms": ms, "spans": spans })
+            .to_string()
     }
 
     #[test]
@@ -76,7 +75,7 @@ mod tests {
             done("a2", 1, 1.5, 0),
             done("a", 0, 2000.0, 0),
             "no json".into(),
-            r#"{"fields":{"message":"hello"}}"#.into(),
+            r#"{"msg":"hello"}"#.into(),
             done("b1", 1, 1.0, 0),
             done("b", 0, 3.0, 0),
         ];

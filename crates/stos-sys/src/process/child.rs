@@ -28,6 +28,20 @@ pub fn end_with_caller(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// Has the program begin with no signal blocked, whatever its caller has blocked for itself: the mask outlives execve(2).
+pub fn block_no_signals(command: &mut Command) {
+    let unblock = || {
+        // SAFETY: all-zero bytes are a valid `sigset_t`, which is empty; the old mask is not asked for.
+        let set = unsafe {
+            let none: libc::sigset_t = std::mem::zeroed();
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        };
+        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure makes a system call that is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(unblock) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use stos_store::ContainerName;
 
 use super::{Format, ProgressOptions, RegistryOptions};
@@ -104,10 +104,10 @@ pub struct BundleOptions {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// Bundle mode: let the container have the caller's session keyring
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     pub no_new_keyring: bool,
     /// Bundle mode: not supported, and refused
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     pub no_pivot: bool,
 }
 
@@ -159,7 +159,7 @@ pub struct Run {
     #[command(flatten)]
     pub bundle: BundleOptions,
     /// Run in the background, and print the id
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     pub detach: bool,
     /// Give the container this command's standard input
     #[arg(short, long, conflicts_with = "detach")]
@@ -168,10 +168,10 @@ pub struct Run {
     #[arg(long)]
     pub rm: bool,
     /// Bundle mode: keep the container when its process has ended
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     pub keep: bool,
     /// Bundle mode: in the foreground, leave processes that lose their parent to somebody else
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     pub no_subreaper: bool,
     #[command(flatten)]
     pub progress: ProgressOptions,
@@ -275,7 +275,7 @@ pub struct Stop {
 #[command(after_help = "Example:\n  stos delete -f web")]
 pub struct Delete {
     /// Kill one that runs; succeed for one that is gone
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     pub force: bool,
     /// The containers
     #[arg(value_name = "CONTAINER", required = true)]

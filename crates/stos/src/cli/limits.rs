@@ -88,6 +88,11 @@ pub struct Limits {
     // TCP buffers; cgroup v1 alone has it.
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size, hide = true)]
     pub kernel_memory_tcp: Option<i64>,
+    // What is not supported, and refused by name.
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub l3_cache_schema: Option<String>,
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub mem_bw_schema: Option<String>,
     /// Processes and threads; -1 for no limit
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
@@ -129,7 +134,7 @@ fn parse_size(text: &str) -> Result<i64, String> {
     if text == "-1" {
         return Ok(-1);
     }
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let unit = unit.trim_start().to_ascii_lowercase();
     let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
@@ -142,7 +147,15 @@ fn parse_size(text: &str) -> Result<i64, String> {
         "p" => 50,
         _ => return Err(wrong()),
     };
-    digits.parse::<i64>().ok().and_then(|number| number.checked_mul(1 << power)).ok_or_else(wrong)
+    let Some((whole, part)) = digits.split_once('.') else {
+        return digits.parse::<i64>().ok().and_then(|number| number.checked_mul(1 << power)).ok_or_else(wrong);
+    };
+    // A part of a byte is none. More than 18 digits say nothing more, and would not fit.
+    let part = part.get(..part.len().min(18)).unwrap_or_default();
+    let denominator = 10_i128.pow(u32::try_from(part.len()).map_err(|_| wrong())?);
+    let number = format!("{whole}{part}").parse::<i128>().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << power).map(|bytes| bytes / denominator);
+    bytes.and_then(|bytes| i64::try_from(bytes).ok()).ok_or_else(wrong)
 }
 
 /// Reads `5s`, `100ms`, `1m30s`.
@@ -168,10 +181,15 @@ mod tests {
             ("512m", 512 << 20),
             ("1 GiB", 1 << 30),
             ("1p", 1 << 50),
+            ("1.5g", 3 << 29),
+            ("0.5k", 512),
+            (".5k", 512),
+            ("1.", 1),
+            ("1.0009", 1),
         ] {
             assert_eq!(parse_size(text), Ok(expected), "{text}");
         }
-        for text in ["", "k", "-2", "1x", "1ib", "1mm", "9223372036854775807k", "１"] {
+        for text in ["", "k", "-2", "1x", "1ib", "1mm", ".", "1.2.3", "9223372036854775807k", "１"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

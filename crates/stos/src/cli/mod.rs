@@ -32,9 +32,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// What `--version` prints after the name, as runc has it: docker reads both lines.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
+
 /// From an image reference to a running container
 #[derive(Debug, Parser)]
-#[command(name = "stos", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "stos", version = VERSION, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "Example:\n  stos run --rm registry.example/app:1 echo hello")]
 pub struct Cli {
     #[command(flatten)]
@@ -210,6 +213,25 @@ mod tests {
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_version_names_that_of_the_specification() {
+        assert!(VERSION.ends_with(&format!("spec: {}", stos_runtime::features::OCI_VERSION_MAX)));
+    }
+
+    #[test]
+    fn flags_take_a_value_as_runc_s_do() {
+        for (line, expected) in [
+            ("-td id ls", (true, true)),
+            ("--tty=true --detach=false id ls", (true, false)),
+            ("--detach id true", (false, true)),
+            ("id ls -td", (false, false)),
+        ] {
+            let cli = Cli::try_parse_from(["stos", "exec"].into_iter().chain(line.split(' '))).unwrap();
+            let Command::Exec(exec) = cli.command else { panic!("{line}") };
+            assert_eq!(((exec.tty, exec.detach), exec.container()), (expected, "id"), "{line}");
+        }
     }
 
     #[test]

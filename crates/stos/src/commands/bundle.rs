@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Bundle mode's create, run and exec. DATA-ROOT is never opened here.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use stos_runtime::lifecycle::{self, CreateOptions};
 use stos_runtime::{
-    Console, ContainerId, ExecOptions, Identity, Inherited, ProcessChanges, ProcessFile, ProcessRecord, StateDirectory,
-    console,
+    Console, ContainerId, ExecOptions, Identity, Inherited, ProcessChanges, ProcessFile, ProcessRecord, Readiness,
+    StateDirectory, console,
 };
 use stos_sys::process::clone::check_inherited;
 use stos_sys::process::credentials::become_subreaper;
@@ -93,6 +93,31 @@ fn relay(end: Option<OwnedFd>) -> Result<Option<Relay>, Failure> {
     master.map(Relay::new).transpose()
 }
 
+/// The socket of our caller's service manager (sd_notify(3)), which may be told when a container is ready.
+fn notify_socket() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())
+}
+
+/// Listens for the readiness of a container that is about to be started, where a service manager waits for it.
+fn listen(states: &StateDirectory, id: &ContainerId) -> Result<Option<Readiness>, Failure> {
+    match notify_socket() {
+        Some(socket) => Ok(Readiness::listen(&states.container(id), socket)?),
+        None => Ok(None),
+    }
+}
+
+/// Starts a container that was created. Where a service manager waits for its readiness, so does this.
+pub fn start(states: &StateDirectory, id: &ContainerId) -> Result<(), Failure> {
+    let Some(readiness) = listen(states, id)? else { return Ok(lifecycle::start(states, id)?) };
+    let state = states.read(id)?;
+    let process = state.init.as_ref().map(ProcessRecord::open).transpose()?.flatten();
+    lifecycle::start(states, id)?;
+    match (state.init, process) {
+        (Some(init), Some(process)) => Ok(readiness.wait(process.as_fd(), init.pid)?),
+        _ => Ok(()),
+    }
+}
+
 fn create_options<'a>(
     options: &'a BundleOptions,
     bundle: &'a Path,
@@ -110,6 +135,7 @@ fn create_options<'a>(
         console,
         inherited: inherited(options.preserve_fds, true)?,
         new_keyring: !options.no_new_keyring,
+        notifies: notify_socket().is_some(),
     })
 }
 
@@ -121,7 +147,8 @@ pub fn create(global: &Global, what: &What, bundle: &Path, options: &BundleOptio
     Ok(0)
 }
 
-/// Creates and starts a container; unless detached, stays until it has ended, passes signals on, and deletes it.
+/// Creates and starts a container; unless detached, stays until it has ended, passes signals on, and deletes it. Where a service manager
+/// waits for its readiness, so does a detached one: the manager is told to watch the container, and else us.
 pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
     let id = parse_id(&args.what)?;
     let states = target::run_states(global);
@@ -135,18 +162,23 @@ pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
     let started = (|| {
         let process = ProcessRecord::of(state.pid)?.map(|process| process.open()).transpose()?.flatten();
         let relay = relay(terminal)?;
+        let readiness = listen(&states, &id)?;
         lifecycle::start(&states, &id)?;
-        Ok((process, relay))
+        Ok((process, relay, readiness))
     })();
-    let (process, relay) = match started {
+    let (process, relay, readiness) = match started {
         Ok(started) => started,
         Err(failure) => {
             lifecycle::delete(&states, &id, true)?;
             return Err(failure);
         }
     };
-    let (Some(signals), Some(process)) = (signals, process) else { return Ok(0) };
-    let ended = foreground::wait(state.pid, process.as_fd(), &signals, relay)?;
+    let Some(process) = process else { return Ok(0) };
+    let Some(signals) = signals else {
+        readiness.map_or(Ok(()), |readiness| readiness.wait(process.as_fd(), state.pid))?;
+        return Ok(0);
+    };
+    let ended = foreground::wait(state.pid, process.as_fd(), &signals, relay, readiness)?;
     if !args.keep {
         lifecycle::delete(&states, &id, true)?;
     }
@@ -188,7 +220,7 @@ pub fn exec_as(
         // The cause counts: without a terminal nobody can talk to it.
         drop(pidfd::send_signal(executed.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw()));
     })?;
-    let ended = foreground::wait(executed.pid, executed.pidfd.as_fd(), &signals, relay)?;
+    let ended = foreground::wait(executed.pid, executed.pidfd.as_fd(), &signals, relay, None)?;
     Ok(u8::try_from(ended.code()).unwrap_or(255))
 }
 

@@ -124,7 +124,7 @@ fn start_attached(global: &Global, query: &str) -> Result<u8, Failure> {
 
 fn start_one(global: &Global, query: &str) -> Result<(), Failure> {
     match target::find(global, query).map_err(|failure| as_start_failure(global, failure))? {
-        Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::start(&states, &id)?),
+        Target::Bundle(states, id) => bundle::start(&states, &id),
         Target::Image(engine, record) => {
             start_detached(&engine, &record).map_err(Failure::of_container)?;
             Ok(table::print_line(query)?)

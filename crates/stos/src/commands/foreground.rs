@@ -10,8 +10,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{OptionalActions, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use stos_runtime::Readiness;
+use stos_runtime::notify::Told;
 use stos_sys::process::pidfd::{self, Ended};
-use stos_sys::signals::SignalFd;
+use stos_sys::signals::{SignalFd, unblock};
 use stos_sys::terminal::RestoreTerminal;
 
 use crate::failure::Failure;
@@ -19,21 +21,34 @@ use crate::failure::Failure;
 const CHLD: i32 = 17;
 const WINCH: i32 = 28;
 
-/// What is passed on to the process: HUP, INT, QUIT, USR1, USR2, TERM.
-const FORWARDED: [i32; 6] = [1, 2, 3, 10, 12, 15];
+/// What is not passed on, as runc has it, but for [`CHLD`] and [`WINCH`]: KILL and STOP cannot be, and URG is nobody's wish. ILL, TRAP, BUS,
+/// FPE, SEGV and SYS are about what we did ourselves; 32 and 33 are the C library's.
+const OUR_OWN: [i32; 11] = [4, 5, 7, 8, 9, 11, 19, 23, 31, 32, 33];
 
-/// What else may end us while the terminal is raw, and can be caught: ILL, TRAP, ABRT, BUS, FPE, SEGV, PIPE, ALRM, XCPU, XFSZ, SYS.
-const FATAL: [i32; 11] = [4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 31];
+/// What our own use of a terminal may bring: PIPE, TTIN and TTOU. Where the process has one shown on ours they are not passed on.
+const OF_TERMINAL: [i32; 3] = [13, 21, 22];
+
+/// What may end us while the terminal is raw, and can be caught: ILL, TRAP, ABRT, BUS, FPE, SEGV, PIPE, SYS.
+const FATAL: [i32; 8] = [4, 5, 6, 7, 8, 11, 13, 31];
 
 /// Keeps signals until [`wait`] passes them on. To be called before anything runs, so that none is lost during the start.
 pub fn block_signals() -> Result<SignalFd, Failure> {
-    Ok(SignalFd::new(&[&FORWARDED[..], &[CHLD, WINCH]].concat())?)
+    let kept: Vec<_> = (1..=64).filter(|signal| !OUR_OWN.contains(signal)).collect();
+    Ok(SignalFd::new(&kept)?)
 }
 
-/// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile.
-pub fn wait(pid: i32, process: BorrowedFd<'_>, signals: &SignalFd, mut relay: Option<Relay>) -> Result<Ended, Failure> {
+/// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile. Its readiness is passed on: a service manager is
+/// to watch us, who end with it.
+pub fn wait(
+    pid: i32,
+    process: BorrowedFd<'_>,
+    signals: &SignalFd,
+    mut relay: Option<Relay>,
+    mut readiness: Option<Readiness>,
+) -> Result<Ended, Failure> {
+    let mut told = None;
     loop {
-        wait_for_events(signals, relay.as_ref())?;
+        wait_for_events(signals, relay.as_ref(), readiness.as_ref())?;
         while let Some(signal) = signals.next_signal()? {
             match signal {
                 CHLD => {}
@@ -44,16 +59,24 @@ pub fn wait(pid: i32, process: BorrowedFd<'_>, signals: &SignalFd, mut relay: Op
         if let Some(relay) = &mut relay {
             relay.pass_on()?;
         }
-        if let Some(ended) = reap(pid)? {
+        let ended = reap(pid)?;
+        // After the reaping: what the process has said before its end counts.
+        if let Some(listening) = &readiness {
+            told = listening.pass_on(rustix::process::getpid().as_raw_nonzero().get())?;
+            readiness = readiness.filter(|_| told.is_none());
+        }
+        if let Some(ended) = ended {
+            told.iter().for_each(Told::wait);
             relay.as_mut().map_or(Ok(()), Relay::pass_output)?;
             return Ok(ended);
         }
     }
 }
 
-fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>) -> Result<(), Failure> {
+fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>, readiness: Option<&Readiness>) -> Result<(), Failure> {
     // The end of a child is a signal too.
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+    fds.extend(readiness.map(|readiness| PollFd::new(readiness, PollFlags::IN)));
     if let Some(relay) = relay {
         let (master, input) = relay.wishes();
         if let Some(wish) = master {
@@ -104,6 +127,8 @@ impl Relay {
     ///
     /// Any of our standard streams may be redirected; where all are, it is the controlling terminal.
     pub fn new(master: OwnedFd) -> Result<Self, Failure> {
+        // In the background we stop, as any program does that wants the terminal.
+        unblock(&OF_TERMINAL)?;
         let host = own_terminal()?;
         fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
         let restore = RestoreTerminal::keep(host, &FATAL)?;

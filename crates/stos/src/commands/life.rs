@@ -91,7 +91,11 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
 /// Sends a signal.
 pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
     let (containers, signal) = args.containers_and_signal(global.bundle_mode);
-    let signal = stos_runtime::parse_signal(signal.unwrap_or("TERM"))?;
+    let signal = match signal.unwrap_or("TERM") {
+        // None: whether there is a process to signal, as kill(2) has it.
+        "0" => 0,
+        name => stos_runtime::parse_signal(name)?,
+    };
     Ok(each(global, containers, |query| match target::find(global, query)? {
         Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::kill(&states, &id, signal, args.all)?),
         Target::Image(_, record) if args.all => {

@@ -36,6 +36,11 @@ pub fn resume(global: &Global, args: &Resume) -> Result<u8, Failure> {
 
 /// Changes limits of a container.
 pub fn update(global: &Global, args: &Update) -> Result<u8, Failure> {
+    let intel_rdt =
+        [("--l3-cache-schema", &args.limits.l3_cache_schema), ("--mem-bw-schema", &args.limits.mem_bw_schema)];
+    if let Some((option, _)) = intel_rdt.iter().find(|(_, schema)| schema.as_ref().is_some_and(|it| !it.is_empty())) {
+        return Err(Failure::message(format!("{option} is not supported: as linux.intelRdt of a config.json"), 1));
+    }
     let json = match args.resources.as_deref() {
         None => serde_json::to_vec(&resources(&args.limits))?,
         Some(path) if path == Path::new("-") => {

@@ -29,8 +29,9 @@ pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
     let bundles = stos_runtime::lifecycle::list_bundles(&target::run_states(global))?;
     if global.bundle_mode {
         match args.format {
+            // Whatever the format is, as runc has it.
+            _ if args.quiet => bundles.iter().try_for_each(|state| table::print_line(&state.id))?,
             Format::Json => table::print_json(&bundles.into_iter().map(with_owner).collect::<Vec<_>>())?,
-            Format::Table if args.quiet => bundles.iter().try_for_each(|state| table::print_line(&state.id))?,
             Format::Table => {
                 let rows: Vec<_> = bundles.iter().map(bundle_row).collect();
                 table::print(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], &rows)?;
