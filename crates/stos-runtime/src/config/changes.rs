@@ -42,41 +42,23 @@ pub struct ProcessChanges {
 
 /// Keys of `process` that a further process has from the container where its own `process` lacks them, or has them empty.
 ///
-/// They are those that runc's libcontainer keeps of the container (`newInitConfig`, `finalizeNamespace`; `user.umask` is another). Its
-/// `noNewPrivileges` is none: engines leave it out for `false`.
-pub const CONFINEMENT: [&str; 8] = [
-    "apparmorProfile",
-    "capabilities",
-    "execCPUAffinity",
-    "ioPriority",
-    "oomScoreAdj",
-    "rlimits",
-    "scheduler",
-    "selinuxLabel",
-];
+/// They are those that runc's libcontainer has of the container (`newInitConfig`, `finalizeNamespace`). `rlimits` and `user.umask` are not
+/// among them there, nor is `noNewPrivileges`: engines leave it out for `false`.
+pub const CONFINEMENT: [&str; 7] =
+    ["apparmorProfile", "capabilities", "execCPUAffinity", "ioPriority", "oomScoreAdj", "scheduler", "selinuxLabel"];
 
 /// Puts what confines the container into the `process` of a further one.
 fn confine(process: &mut Value, container: Option<&Value>) {
-    let (Some(process), Some(container)) = (process.as_object_mut(), container.and_then(Value::as_object)) else {
-        return;
-    };
-    inherit(process, container, &CONFINEMENT);
-    if let (Some(user), Some(Value::Object(container))) = (object(process, "user"), container.get("user")) {
-        inherit(user, container, &["umask"]);
-    }
-}
-
-fn inherit(own: &mut Map<String, Value>, container: &Map<String, Value>, keys: &[&str]) {
-    for key in keys {
+    let (Some(own), Some(container)) = (process.as_object_mut(), container.and_then(Value::as_object)) else { return };
+    for key in CONFINEMENT {
         // An empty object says something: no capability at all.
-        let says_nothing = match own.get(*key) {
+        let says_nothing = match own.get(key) {
             None | Some(Value::Null) => true,
             Some(Value::String(text)) => text.is_empty(),
-            Some(Value::Array(list)) => list.is_empty(),
             Some(_) => false,
         };
-        if let Some(value) = container.get(*key).filter(|_| says_nothing) {
-            own.insert((*key).to_owned(), value.clone());
+        if let Some(value) = container.get(key).filter(|_| says_nothing) {
+            own.insert(key.to_owned(), value.clone());
         }
     }
 }
@@ -257,15 +239,16 @@ mod tests {
             json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0}, "apparmorProfile": "", "rlimits": []}),
         );
         let process = &all.process;
-        assert_eq!((process.uid, process.umask, process.oom_score_adj), (0, 63, Some(300)));
+        assert_eq!((process.uid, process.umask, process.oom_score_adj), (0, 0o22, Some(300)));
         assert_eq!((process.apparmor_profile.as_deref(), process.selinux_label.as_deref()), (Some("p"), Some("l")));
-        assert_eq!((process.capabilities.bounding, process.limits.len()), (1 << 5, 1));
+        assert_eq!((process.capabilities.bounding, process.limits.len()), (1 << 5, 0));
         assert_eq!((all.attributes.exec_affinity.last.as_slice(), process.env.len()), (&[0][..], 0));
         assert!(all.attributes.io_priority.is_some() && all.attributes.scheduler.is_some());
         assert!(!process.no_new_privileges);
-        let own = json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0, "umask": 18}, "oomScoreAdj": 0, "capabilities": {}});
+        let own =
+            json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0}, "oomScoreAdj": 0, "capabilities": {}});
         let process = settings(own).process;
-        assert_eq!((process.umask, process.oom_score_adj, process.capabilities.bounding), (18, Some(0), 0));
+        assert_eq!((process.oom_score_adj, process.capabilities.bounding), (Some(0), 0));
     }
 
     #[test]
