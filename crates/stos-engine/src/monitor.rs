@@ -252,7 +252,6 @@ fn claim(engine: &Engine, record: &ContainerRecord, lock: Option<&Lock>) -> Resu
         annotations: record.labels.clone(),
         owner: String::new(),
         hooks: stos_runtime::hooks::Hooks::default(),
-        exec_affinity: stos_runtime::config::ExecAffinity::default(),
     };
     match engine.run_states().claim(&run) {
         Err(stos_runtime::Error::Exists { .. }) => Err(already_running(record)),

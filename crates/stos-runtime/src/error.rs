@@ -99,6 +99,12 @@ pub enum Error {
         /// Its directory.
         path: PathBuf,
     },
+    /// A cgroup that the container would get is frozen, itself or by one above it.
+    #[error("cgroup {}: it is frozen: a container would never start in it", path.display())]
+    CgroupFrozen {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// Processes are left in a cgroup after each was killed, for longer than anything but a hanging disk explains.
     #[error("cgroup {}: processes {found:?} do not end", path.display())]
     CgroupBusy {

@@ -95,6 +95,16 @@ pub fn is_closed(directory: &Path) -> bool {
     open(directory.join(START), OFlags::WRONLY | OFlags::NONBLOCK).is_ok()
 }
 
+/// Whether the process `pid` holds the gate in `directory` open: it is the container's first one. `false` where that cannot be seen.
+pub(crate) fn is_held_by(directory: &Path, pid: i32) -> bool {
+    let Ok(gate) = rustix::fs::stat(directory.join(START)) else { return false };
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let is_gate = |path: PathBuf| {
+        rustix::fs::stat(path).is_ok_and(|found| (found.st_dev, found.st_ino) == (gate.st_dev, gate.st_ino))
+    };
+    descriptors.flatten().any(|entry| is_gate(entry.path()))
+}
+
 /// Opens the gate in `directory`, and returns when the command has been executed, or why it could not.
 ///
 /// `false` where it is open already, or init is gone: the FIFO has no reader then, whoever has init's number now. Where init dies

@@ -9,7 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use oci_spec::runtime::LinuxResources;
@@ -149,7 +150,6 @@ fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeCon
         cgroup: planned_cgroup(id, config, &CgroupRequest::default())?,
         owner: String::new(),
         hooks: config.settings().hooks.of_later_commands(),
-        exec_affinity: config.settings().attributes.exec_affinity.clone(),
     })
 }
 
@@ -315,16 +315,50 @@ fn delete_locked(root: &StateDirectory, id: &ContainerId, force: bool) -> Result
         state = root.read(id)?;
     }
     match (&state.init, state.mode) {
-        // Its first process dies with the creator. What else may live at that path is not ours to kill, or to wait for.
-        (None, Mode::Bundle) => state.cgroup.remove_unused(ORPHAN_PATIENCE)?,
+        (None, Mode::Bundle) => end_orphan(&state.cgroup, &root.container(id))?,
         (init, _) => end(&state.cgroup, init.as_ref())?,
     }
     // Before the id is free: who is killed here deletes again, and a new container of this name does not meet them.
     hooks::run_all(HookKind::Poststop, &state.hooks.poststop, &state.to_hooks(Status::Stopped));
-    if state.mode == Mode::Bundle {
-        tombstones::add(root, id)?;
+    let remembered = if state.mode == Mode::Bundle { tombstones::add(root, id) } else { Ok(()) };
+    root.release(id)?;
+    // Where ROOT is full, what was released has made room. A container that is gone is deleted, remembered or not.
+    if remembered.is_err()
+        && let Err(error) = tombstones::add(root, id)
+    {
+        tracing::warn!(container = %id, %error, "its id is not remembered as deleted");
     }
-    root.release(id)
+    Ok(())
+}
+
+/// Ends what a creator that was killed has left: a first process that nobody recorded, and cgroups that are only planned.
+///
+/// The process ends by itself when it hears that its creator has gone; one that somebody has frozen meanwhile hears nothing. It is known
+/// by the container's gate, which it alone holds open. What else may live at the planned path is not ours to kill, or to wait for.
+fn end_orphan(cgroup: &CgroupRecord, directory: &Path) -> Result<()> {
+    let deadline = Instant::now() + ORPHAN_PATIENCE;
+    while !cgroup.remove_unused()? {
+        let mut orphans = Vec::new();
+        for pid in cgroup.processes()? {
+            let Some(process) = rustix::process::Pid::from_raw(pid) else { continue };
+            let Some(process) = pidfd::open(process).map_err(Error::sys("open a process"))? else { continue };
+            // Looked at after it was opened: the number can be no other process's.
+            if gate::is_held_by(directory, pid) {
+                pidfd::send_signal(process.as_fd(), KILL).map_err(Error::sys("end the container's first process"))?;
+                orphans.push(pid);
+            }
+        }
+        if !orphans.is_empty() {
+            // A frozen process dies when it thaws.
+            cgroup.thaw()?;
+        }
+        if Instant::now() >= deadline {
+            let busy = || Error::CgroupBusy { path: cgroup.path.clone(), found: orphans.clone() };
+            return if orphans.is_empty() { Ok(()) } else { Err(busy()) };
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Kills what is left of a container, its first process first, and removes its cgroups.

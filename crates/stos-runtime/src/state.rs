@@ -29,7 +29,6 @@ use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
 
 use crate::cgroup::CgroupRecord;
-use crate::config::ExecAffinity;
 use crate::error::{Error, Result};
 use crate::gate;
 use crate::hooks::{HookState, Hooks};
@@ -80,9 +79,6 @@ pub struct RunState {
     /// Hooks of later commands: poststart and poststop.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
-    /// `process.execCPUAffinity`: where processes run that are executed in it later.
-    #[serde(default, skip_serializing_if = "ExecAffinity::is_empty")]
-    pub exec_affinity: ExecAffinity,
 }
 
 /// What a container is doing (runtime.md, "State").
@@ -417,7 +413,6 @@ mod tests {
             cgroup: CgroupRecord::default(),
             owner: String::new(),
             hooks: Hooks::default(),
-            exec_affinity: ExecAffinity::default(),
         }
     }
 

@@ -57,7 +57,10 @@ pub fn add(root: &StateDirectory, id: &ContainerId) -> Result<()> {
     if file.metadata().map_err(failed("stat", &path))?.len() > FILE_MAX {
         forget_older_half(&path, &file)?;
     }
-    file.write_all(format!("{id}\n").as_bytes()).map_err(failed("write", &path))
+    let end = file.metadata().map_err(failed("stat", &path))?.len();
+    let written = file.write_all(format!("{id}\n").as_bytes()).map_err(failed("write", &path));
+    // A part of an id would spoil the next. The cause counts.
+    written.inspect_err(|_| drop(file.set_len(end)))
 }
 
 fn forget_older_half(path: &Path, file: &File) -> Result<()> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use runtime_scene::{Bundle, Runtime, output};
+use runtime_scene::{Bundle, Runtime, cgroup_of, eventually, output};
 use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
@@ -293,4 +293,49 @@ fn masks_may_be_named_twice() {
     }
     let ran = runtime.run_bundle(&bundle, "twice");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "ran\n"), "{}", ran.stderr);
+}
+
+/// The tunnel device is there for engines that ask for it by `linux.devices` alone (opencontainers/runc issue 4454), and no other misc device.
+#[test]
+fn tunnels_may_be_used_and_other_devices_not() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    // A device without a driver is no matter: the rules come first.
+    let script = "for name in tun fuse; do case $( (: <>/dev/$name) 2>&1 ) in *'not permitted'*) echo 1;; *) echo 0;; esac; done";
+    let bundle = runtime.bundle(&["sh", "-c", script]);
+    for (name, minor) in [("tun", 200), ("fuse", 229)] {
+        let device =
+            json!({"path": format!("/dev/{name}"), "type": "c", "major": 10, "minor": minor, "fileMode": 0o666});
+        bundle.push("/linux/devices", device);
+    }
+    let ran = runtime.run_bundle(&bundle, "tun");
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "0\n1\n"), "{}", ran.stderr);
+}
+
+/// A container that may write to its cgroups nests them deeper than any path reaches: it is killed and deleted all the same.
+#[test]
+fn cgroups_are_removed_however_deep_they_are() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        // runc 1.1 and crun 1.8 leave such a tree behind.
+        return;
+    }
+    let deep = "cd /sys/fs/cgroup; [ ! -d pids ] || cd pids; i=0; while [ $i -lt 2300 ]; do mkdir x && cd -P x || exit 1; i=$((i+1)); done 2>/dev/null; echo deep; while :; do sleep 1; done";
+    let bundle = runtime.bundle(&["sh", "-c", deep]);
+    without(&bundle, |destination| destination == "/sys/fs/cgroup");
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}),
+    );
+    let id = runtime.started(&bundle, "deep");
+    eventually(|| runtime.said(&id).contains("deep") || runtime.status(&id) == "stopped");
+    assert_eq!((runtime.said(&id).as_str(), runtime.status(&id).as_str()), ("deep\n", "running"));
+    let pid = runtime.state(&id)["pid"].as_i64().unwrap();
+    let cgroup = cgroup_of(pid, "pids").or_else(|| cgroup_of(pid, "")).unwrap();
+    assert!(cgroup.join("x/x/x").is_dir());
+    runtime.ok(&["kill", "--all", &id, "KILL"]);
+    runtime.wait_for(&id, "stopped");
+    runtime.ok(&["delete", "--force", &id]);
+    assert!(!cgroup.exists());
 }

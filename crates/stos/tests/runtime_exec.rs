@@ -153,6 +153,23 @@ fn a_process_file_says_it_all() {
 }
 
 #[test]
+fn a_process_file_leaves_the_container_s_confinement() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", "while :; do sleep 1; done"]);
+    bundle.set("/process/oomScoreAdj", json!(300));
+    let id = runtime.started(&bundle, "confined");
+    let script = "cat /proc/self/oom_score_adj; while read key value; do case $key in CapEff:) echo $value;; esac; done </proc/self/status";
+    let process =
+        json!({"cwd": "/", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "user": {"uid": 0, "gid": 0}});
+    let said = runtime.ok(&["exec", "--process", &process_file(&runtime, &process), &id]);
+    let said: Vec<_> = said.lines().collect();
+    let expected = ["300", "0000000020000420"];
+    // crun takes the file as it is.
+    assert!(said == expected || runtime.is_called("crun"), "{said:?}");
+}
+
+#[test]
 fn what_cannot_run_is_told() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();

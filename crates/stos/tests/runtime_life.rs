@@ -125,3 +125,20 @@ fn an_id_is_a_name_and_no_path() {
         assert_ne!(output(runtime.command().args(["create", "--bundle"]).arg(&bundle.dir).arg(id)).code, 0, "{id}");
     }
 }
+
+#[test]
+fn a_container_is_deleted_once_where_its_id_cannot_be_remembered() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["sh", "-c", ":"]);
+    let told = runtime.path("told");
+    let script = format!("echo told >>{}", told.display());
+    bundle.set("/hooks/poststop", serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
+    let id = runtime.started(&bundle, "forgotten");
+    runtime.wait_for(&id, "stopped");
+    // Where stos remembers ids. Like a full disk, it takes no line.
+    std::fs::create_dir(runtime.root().join("tombstones")).unwrap();
+    runtime.ok(&["delete", "--force", &id]);
+    assert_ne!(runtime.run(&["state", &id]).code, 0);
+    assert_eq!(std::fs::read_to_string(told).unwrap(), "told\n");
+}

@@ -5,8 +5,8 @@ mod runtime_scene;
 
 use std::fs;
 
-use runtime_scene::Runtime;
-use serde_json::{Value, json};
+use runtime_scene::{Runtime, eventually};
+use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
 
@@ -110,20 +110,22 @@ fn the_personality_is_set() {
 }
 
 #[test]
-fn where_later_processes_run_is_recorded() {
+fn later_processes_run_where_they_are_told_to() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    // runc has it since 1.3.
     if !runtime.is_ours() {
         return;
     }
-    let bundle = runtime.bundle(&["sh", "-c", ":"]);
-    bundle.set("/process/execCPUAffinity", json!({"initial": "0", "final": "0-1"}));
-    let id = runtime.id("affinity");
-    let created = runtime.create(&bundle, &id);
-    assert_eq!(created.code, 0, "{}", created.stderr);
-    let record = runtime.root().join("containers").join(&id).join("state.json");
-    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    assert_eq!(record["execAffinity"], json!({"initial": [0], "final": [0, 1]}));
+    let tell = "while read key value; do case $key in Cpus_allowed_list:) echo $value;; esac; done </proc/self/status";
+    let bundle = runtime.bundle(&["sh", "-c", &format!("{tell}; while :; do sleep 1; done")]);
+    bundle.set("/process/execCPUAffinity", json!({"initial": "0", "final": "0"}));
+    let id = runtime.started(&bundle, "affinity");
+    assert_eq!(runtime.ok(&["exec", &id, "sh", "-c", tell]).trim(), "0");
+    eventually(|| runtime.said(&id).ends_with('\n'));
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    assert_eq!(runtime.said(&id).trim(), own.trim(), "the first process is no later one");
     bundle.set("/process/execCPUAffinity", json!({"initial": "x"}));
     let created = runtime.create(&bundle, &runtime.id("wrong"));
     assert!(created.code != 0 && created.stderr.contains("process.execCPUAffinity.initial"), "{}", created.stderr);

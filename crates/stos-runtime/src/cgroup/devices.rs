@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 const STAGE: &str = "set the device rules";
 
 /// What every container may do, after its own rules: make any node, and use the devices that config-linux.md ("Default
-/// Devices") puts in each, terminals among them.
+/// Devices") puts in each, terminals among them, and tunnels.
 pub(crate) fn default_rules() -> Vec<DeviceRule> {
     let mknod = DeviceAccess { read: false, write: false, mknod: true };
     let any = |kind| DeviceRule { allow: true, kind, major: None, minor: None, access: mknod };
@@ -36,6 +36,8 @@ pub(crate) fn default_rules() -> Vec<DeviceRule> {
         character(5, Some(1)),
         character(5, Some(2)),
         character(136, None),
+        // /dev/net/tun: no default device of the specification, but runc allows it (but for 1.2.0 to 1.2.3), and engines count on it.
+        character(10, Some(200)),
     ]
 }
 
@@ -145,7 +147,7 @@ mod tests {
         let lines: Vec<_> = default_rules().iter().map(line).collect();
         assert_eq!(lines[0], "c *:* m");
         assert_eq!(lines[2], "c 1:3 rwm");
-        assert_eq!(lines[10], "c 136:* rwm");
+        assert_eq!(lines[10..], ["c 136:* rwm", "c 10:200 rwm"]);
         let all =
             DeviceRule { allow: true, kind: DeviceKind::Any, major: None, minor: None, access: DeviceAccess::ALL };
         assert_eq!(line(&all), "a");

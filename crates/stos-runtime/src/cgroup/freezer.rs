@@ -3,11 +3,14 @@
 //! `cgroup.freeze` (cgroup-v2.rst, Linux 5.2).
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{CgroupRecord, children, write_existing};
+use stos_sys::SysError;
+
+use super::{CgroupDirectory, CgroupRecord, Version, read_at, write_existing};
 use crate::error::{Error, Result};
 
 /// How long a container may take to freeze. Only a process that the kernel itself keeps waiting needs more than a moment.
@@ -44,13 +47,32 @@ impl CgroupRecord {
     /// as it is.
     pub fn thaw(&self) -> Result<()> {
         if let Some(directory) = self.v1("freezer") {
-            write_tree(&directory.path, "freezer.state", "THAWED")?;
+            directory.write_all("freezer.state", "THAWED")?;
         }
         match self.v2() {
-            Some(directory) => write_tree(&directory.path, "cgroup.freeze", "0"),
+            Some(directory) => directory.write_all("cgroup.freeze", "0"),
             None => Ok(()),
         }
     }
+}
+
+/// Whether a process that enters `held` freezes there, because of the directory itself or of one above it.
+///
+/// One read says both: v1's `freezer.state` counts the parents' freeze in, and an empty v2 cgroup is frozen when it or a parent is told to
+/// be.
+pub(super) fn freezes(directory: &CgroupDirectory, held: BorrowedFd<'_>) -> Result<bool> {
+    let (file, is_frozen): (_, fn(&str) -> bool) = match directory.version {
+        Version::V2 => ("cgroup.events", |line| line == "frozen 1"),
+        Version::V1 if directory.controllers.iter().any(|name| name == "freezer") => {
+            ("freezer.state", |line| line != "THAWED")
+        }
+        Version::V1 => return Ok(false),
+    };
+    let text = read_at(held, file).map_err(|errno| {
+        let shown = directory.path.join(file).display().to_string();
+        Error::sys("look whether a cgroup is frozen")(SysError::new("read", shown, errno))
+    })?;
+    Ok(text.is_some_and(|text| text.lines().any(is_frozen)))
 }
 
 fn reads(path: &Path, expected: &str) -> bool {
@@ -91,16 +113,35 @@ fn freeze_v2(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a control file of a cgroup and of all below it.
-fn write_tree(directory: &Path, file: &str, text: &str) -> Result<()> {
-    write_existing(&directory.join(file), text)?;
-    children(directory)?.iter().try_for_each(|child| write_tree(child, file, text))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Hierarchy, Version};
+    use std::os::fd::AsFd;
+
+    use super::super::Hierarchy;
     use super::*;
+
+    #[test]
+    fn a_frozen_cgroup_is_told_by_one_file() {
+        let cases = [
+            (Version::V1, "freezer", "freezer.state", "THAWED\n", false),
+            (Version::V1, "freezer", "freezer.state", "FREEZING\n", true),
+            (Version::V1, "freezer", "freezer.state", "FROZEN\n", true),
+            (Version::V1, "pids", "freezer.state", "FROZEN\n", false),
+            (Version::V2, "", "cgroup.events", "populated 0\nfrozen 0\n", false),
+            (Version::V2, "", "cgroup.events", "populated 0\nfrozen 1\n", true),
+            // Before Linux 5.2 nothing freezes there.
+            (Version::V2, "", "cgroup.events", "populated 0\n", false),
+        ];
+        for (version, controller, file, text, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(file), text).unwrap();
+            let hierarchy =
+                Hierarchy { version, controllers: vec![controller.to_owned()], mount_point: dir.path().to_owned() };
+            let directory = CgroupDirectory::planned(&hierarchy, Path::new(""));
+            let held = fs::File::open(dir.path()).unwrap();
+            assert_eq!(freezes(&directory, held.as_fd()).unwrap(), expected, "{version} {controller} {text}");
+        }
+    }
 
     #[test]
     fn a_v2_container_is_frozen_when_the_kernel_says_so() {

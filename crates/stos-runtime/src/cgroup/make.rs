@@ -12,7 +12,7 @@ use stos_sys::cgroup_bpf::DeviceRule;
 
 use super::hierarchy::Hierarchy;
 use super::limits::{self, Group, Target};
-use super::{CgroupDirectory, CgroupPlace, CgroupRecord, DirectoryIdentity, Version, devices, io_error};
+use super::{CgroupDirectory, CgroupPlace, CgroupRecord, DirectoryIdentity, Version, devices, freezer, io_error};
 use crate::error::{Error, Result};
 
 /// How often a directory is made again from the top: each time somebody has removed a parent that was there a moment ago.
@@ -52,7 +52,8 @@ impl MadeCgroups {
             made.held.push(held);
             Ok(())
         });
-        match all.and_then(|()| devices::apply(&made, rules)).and_then(|()| made.limit(limits)) {
+        let all = all.and_then(|()| made.refuse_frozen()).and_then(|()| devices::apply(&made, rules));
+        match all.and_then(|()| made.limit(limits)) {
             Ok(()) => Ok(made),
             Err(error) => {
                 // The cause counts; a directory that cannot be removed now holds somebody else's processes.
@@ -60,6 +61,16 @@ impl MadeCgroups {
                 Err(error)
             }
         }
+    }
+
+    /// A process that enters a frozen cgroup stands still at once: it would be set up when somebody thaws it, or never.
+    fn refuse_frozen(&self) -> Result<()> {
+        for (directory, held) in self.directories() {
+            if freezer::freezes(directory, held)? {
+                return Err(Error::CgroupFrozen { path: directory.path.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Puts limits on, before any process is in. A pure v2 tree gets every controller that it has, so that the container's use is

@@ -13,19 +13,23 @@ mod join;
 pub mod limits;
 mod make;
 pub mod systemd;
+mod tree;
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stos_sys::SysError;
+use stos_sys::process::exec::c_string;
 use stos_sys::process::pidfd;
 
 pub(crate) use devices::default_rules;
@@ -113,7 +117,7 @@ impl CgroupRecord {
     /// Every process of the container, as pids of the caller's namespace, each once.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let mut all = Vec::new();
-        for directory in self.own() {
+        for directory in &self.directories {
             all.extend(directory.processes()?);
         }
         all.sort_unstable();
@@ -216,9 +220,7 @@ impl CgroupRecord {
     pub fn remove(&self) -> Result<()> {
         let in_shared = self.path.parent() == Some(Path::new(SHARED_PARENT));
         for directory in &self.directories {
-            if directory.is_own() {
-                remove_tree(&directory.path)?;
-            }
+            directory.remove_all()?;
             if let Some(parent) = directory.path.parent() {
                 make::remove_levels(parent, directory.made.saturating_sub(1).max(usize::from(in_shared)))?;
             }
@@ -235,20 +237,14 @@ impl CgroupRecord {
         made.remove()
     }
 
-    /// Removes what a launch that came to nothing may have left at the planned path: an empty directory, in each hierarchy. What
-    /// is used for longer than `patience` is somebody else's: until then it may be the first process, which ends after its creator.
-    pub(crate) fn remove_unused(&self, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let mut all_gone = true;
-            for directory in &self.directories {
-                all_gone &= make::remove_unused(&directory.path)?;
-            }
-            if all_gone || Instant::now() >= deadline {
-                return Ok(());
-            }
-            sleep(Duration::from_millis(1));
+    /// Removes what a launch that came to nothing may have left at the planned path: an empty directory, in each hierarchy. `false`
+    /// where one is in use: by the first process of that launch, which ends after its creator, or by somebody else.
+    pub(crate) fn remove_unused(&self) -> Result<bool> {
+        let mut all_gone = true;
+        for directory in &self.directories {
+            all_gone &= make::remove_unused(&directory.path)?;
         }
+        Ok(all_gone)
     }
 }
 
@@ -286,8 +282,45 @@ impl CgroupDirectory {
     /// Processes in this directory and below, as this hierarchy knows them. None where it is gone.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let mut found = Vec::new();
-        collect_processes(&self.path, &mut found)?;
+        let Some(top) = self.open()? else { return Ok(found) };
+        let collect = |directory: BorrowedFd<'_>| {
+            let text = read_at(directory, "cgroup.procs").map_err(|errno| {
+                let shown = self.path.join("cgroup.procs").display().to_string();
+                Error::sys("read a cgroup's processes")(SysError::new("read", shown, errno))
+            })?;
+            // A zero is a process of a pid namespace that we cannot see.
+            let text = text.unwrap_or_default();
+            found.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid != 0));
+            Ok(())
+        };
+        tree::walk(top, &self.path, collect, |_, _| Ok(()))?;
         Ok(found)
+    }
+
+    /// Writes a control file of this directory and of all below it; where there is none (an older kernel) nothing is written.
+    fn write_all(&self, file: &str, text: &str) -> Result<()> {
+        let Some(top) = self.open()? else { return Ok(()) };
+        let write = |directory: BorrowedFd<'_>| {
+            let opened = openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            match opened.and_then(|fd| rustix::io::write(&fd, text.as_bytes())) {
+                Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+                Err(errno) => {
+                    let failure = SysError::new("write", self.path.join(file).display().to_string(), errno);
+                    Err(Error::sys("control a cgroup")(failure))
+                }
+            }
+        };
+        tree::walk(top, &self.path, write, |_, _| Ok(()))
+    }
+
+    /// Removes this very directory with all below it. What is gone already is no error.
+    fn remove_all(&self) -> Result<()> {
+        let Some(top) = self.open()? else { return Ok(()) };
+        let remove =
+            |parent: BorrowedFd<'_>, name: &CString| remove_directory(parent, name, || tree::shown(&self.path, name));
+        tree::walk(top, &self.path, |_| Ok(()), remove)?;
+        let name = c_string("unlinkat", self.path.as_os_str().as_bytes()).map_err(Error::sys("remove a cgroup"))?;
+        remove_directory(CWD, &name, || self.path.clone())
     }
 }
 
@@ -304,21 +337,6 @@ impl From<&rustix::fs::Stat> for DirectoryIdentity {
     }
 }
 
-fn collect_processes(directory: &Path, found: &mut Vec<i32>) -> Result<()> {
-    let path = directory.join("cgroup.procs");
-    match fs::read_to_string(&path) {
-        // A zero is a process of a pid namespace that we cannot see.
-        Ok(text) => found.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid != 0)),
-        // ENODEV: the directory went while it was open.
-        Err(error) if is_gone(&error) => return Ok(()),
-        Err(error) => return Err(io_error("read a cgroup's processes", "read", &path, &error)),
-    }
-    for child in children(directory)? {
-        collect_processes(&child, found)?;
-    }
-    Ok(())
-}
-
 fn is_gone(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
 }
@@ -328,47 +346,30 @@ pub(crate) fn io_error(stage: &'static str, call: &'static str, path: &Path, err
     Error::sys(stage)(SysError::new(call, path.display().to_string(), errno))
 }
 
-/// The cgroups right below `directory`. A cgroup has two links and one for each child, so one without is not read.
-fn children(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |error: io::Error| io_error("list cgroups", "readdir", directory, &error);
-    let links = match fs::metadata(directory) {
-        Ok(metadata) => std::os::unix::fs::MetadataExt::nlink(&metadata),
-        Err(error) if is_gone(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    if links <= 2 {
-        return Ok(Vec::new());
-    }
-    let mut found = Vec::new();
-    let listed = fs::read_dir(directory).and_then(|entries| {
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                found.push(entry.path());
-            }
-        }
-        Ok(())
-    });
-    match listed {
-        Ok(()) => Ok(found),
-        // It went meanwhile, and all below it before.
-        Err(error) if is_gone(&error) => Ok(Vec::new()),
-        Err(error) => Err(failed(error)),
+/// Reads a control file of `directory`; `None` where it or the directory is gone.
+fn read_at(directory: BorrowedFd<'_>, file: &str) -> std::result::Result<Option<String>, Errno> {
+    let opened = openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let mut text = String::new();
+    match opened.and_then(|fd| {
+        let read = io::Read::read_to_string(&mut fs::File::from(fd), &mut text);
+        read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }) {
+        Ok(_) => Ok(Some(text)),
+        // ENODEV: the directory went while it was open.
+        Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
-fn remove_tree(directory: &Path) -> Result<()> {
-    for child in children(directory)? {
-        remove_tree(&child)?;
-    }
+fn remove_directory(parent: BorrowedFd<'_>, name: &std::ffi::CStr, shown: impl Fn() -> PathBuf) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match rustix::fs::rmdir(directory) {
+        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             // A process that has just ended is still being taken out.
             Err(Errno::BUSY) if Instant::now() < deadline => sleep(Duration::from_millis(1)),
             Err(errno) => {
-                let failure = SysError::new("rmdir", directory.display().to_string(), errno);
+                let failure = SysError::new("unlinkat", shown().display().to_string(), errno);
                 return Err(Error::sys("remove a cgroup")(failure));
             }
         }
@@ -434,11 +435,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         fs::create_dir_all(&path).unwrap();
-        planned(dir.path(), "a").remove_unused(Duration::ZERO).unwrap();
+        assert!(!planned(dir.path(), "a").remove_unused().unwrap());
         assert!(path.exists());
-        planned(dir.path(), "a/b").remove_unused(Duration::ZERO).unwrap();
+        assert!(planned(dir.path(), "a/b").remove_unused().unwrap());
         assert!(!path.exists() && dir.path().join("a").exists());
-        planned(dir.path(), "a/b").remove_unused(Duration::ZERO).unwrap();
+        assert!(planned(dir.path(), "a/b").remove_unused().unwrap());
     }
 
     #[test]

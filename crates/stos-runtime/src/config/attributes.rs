@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the launch honours of how the kernel treats a process: scheduling, input and output, personality, processors.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use stos_sys::process::attributes::SchedulerAttributes;
 
@@ -21,20 +21,12 @@ pub struct ProcessAttributes {
 }
 
 /// Where processes run that are executed in a container later.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecAffinity {
     /// Before it is in the container's cgroups; empty where nothing is asked.
     pub initial: Vec<u32>,
     /// From then on; empty where nothing is asked.
-    #[serde(rename = "final")]
     pub last: Vec<u32>,
-}
-
-impl ExecAffinity {
-    /// Whether nothing is asked.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 const POLICIES: [(&str, u32); 7] = [

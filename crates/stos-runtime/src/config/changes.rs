@@ -13,7 +13,8 @@ use super::{ConfigError, Document, RuntimeConfig, is_of_process, process, tell};
 /// What a further process has that the container's own has not. What is `None` or empty stays as the container has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessChanges {
-    /// Instead of the container's `process`: nothing of that is taken then.
+    /// Instead of the container's `process`. Of that only what confines is taken then, where this one says nothing of it
+    /// ([`CONFINEMENT`]).
     pub process: Option<ProcessFile>,
     /// `args`.
     pub args: Vec<String>,
@@ -50,6 +51,29 @@ pub struct ProcessFile {
     pub process: Value,
 }
 
+/// Keys of `process` that a further process has from the container where its own `process` lacks them, or has them empty.
+///
+/// They are those that runc's libcontainer has of the container (`newInitConfig`, `finalizeNamespace`). `rlimits` and `user.umask` are not
+/// among them there, nor is `noNewPrivileges`: engines leave it out for `false`.
+pub const CONFINEMENT: [&str; 7] =
+    ["apparmorProfile", "capabilities", "execCPUAffinity", "ioPriority", "oomScoreAdj", "scheduler", "selinuxLabel"];
+
+/// Puts what confines the container into the `process` of a further one.
+fn confine(process: &mut Value, container: Option<&Value>) {
+    let (Some(own), Some(container)) = (process.as_object_mut(), container.and_then(Value::as_object)) else { return };
+    for key in CONFINEMENT {
+        // An empty object says something: no capability at all.
+        let says_nothing = match own.get(key) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        };
+        if let Some(value) = container.get(key).filter(|_| says_nothing) {
+            own.insert(key.to_owned(), value.clone());
+        }
+    }
+}
+
 impl RuntimeConfig {
     /// Checks the bytes of a container's `config.json` with `changes` of its process.
     pub fn of_exec(bytes: &[u8], changes: &ProcessChanges) -> Result<Self, ConfigError> {
@@ -58,7 +82,9 @@ impl RuntimeConfig {
             return Err(ConfigError::invalid("config.json", "an object", raw));
         };
         if let Some(file) = &changes.process {
-            config.insert("process".to_owned(), file.process.clone());
+            let mut process = file.process.clone();
+            confine(&mut process, config.get("process"));
+            config.insert("process".to_owned(), process);
         }
         let found = || Document::Process(changes.process.as_ref().map(|file| file.path.clone()));
         match config.entry("process").or_insert(Value::Null) {
@@ -210,7 +236,42 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_process_takes_nothing_from_the_container() {
+    fn a_whole_process_takes_from_the_container_what_confines_it() {
+        let file = |process| Some(ProcessFile { path: "p.json".into(), process });
+        let container = json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {
+                "cwd": "/", "args": ["init"], "env": ["A=1"], "user": {"uid": 5, "gid": 6, "umask": 63},
+                "noNewPrivileges": true, "oomScoreAdj": 300, "apparmorProfile": "p", "selinuxLabel": "l",
+                "capabilities": {"bounding": ["CAP_KILL"]}, "rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 2}],
+                "ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 0},
+                "scheduler": {"policy": "SCHED_BATCH"}, "execCPUAffinity": {"final": "0"},
+            },
+            "linux": {"namespaces": [{"type": "mount"}]},
+        });
+        let settings = |process: Value| {
+            let changes = ProcessChanges { process: file(process), ..ProcessChanges::default() };
+            RuntimeConfig::of_exec(container.to_string().as_bytes(), &changes).unwrap().settings().clone()
+        };
+        let all = settings(
+            json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0}, "apparmorProfile": "", "rlimits": []}),
+        );
+        let process = &all.process;
+        assert_eq!((process.uid, process.umask, process.oom_score_adj), (0, 0o22, Some(300)));
+        assert_eq!((process.apparmor_profile.as_deref(), process.selinux_label.as_deref()), (Some("p"), Some("l")));
+        assert_eq!((process.capabilities.bounding, process.limits.len()), (1 << 5, 0));
+        assert_eq!((all.attributes.exec_affinity.last.as_slice(), process.env.len()), (&[0][..], 0));
+        assert!(all.attributes.io_priority.is_some() && all.attributes.scheduler.is_some());
+        assert!(!process.no_new_privileges);
+        let own =
+            json!({"cwd": "/", "args": ["y"], "user": {"uid": 0, "gid": 0}, "oomScoreAdj": 0, "capabilities": {}});
+        let process = settings(own).process;
+        assert_eq!((process.oom_score_adj, process.capabilities.bounding), (Some(0), 0));
+    }
+
+    #[test]
+    fn a_whole_process_is_checked_as_the_container_s() {
         let file = |process| Some(ProcessFile { path: "p.json".into(), process });
         let process = file(json!({"cwd": "/", "args": ["y"], "user": {"uid": 1, "gid": 2}, "no": 1}));
         let process = settings(&ProcessChanges { process, ..ProcessChanges::default() });
