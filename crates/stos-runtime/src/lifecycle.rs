@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use oci_spec::runtime::LinuxResources;
 use stos_sys::process::pidfd;
 
-use crate::cgroup::{CgroupRecord, CgroupRequest};
+use crate::cgroup::{CgroupRecord, CgroupRequest, check_booted};
 use crate::config::RuntimeConfig;
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -47,18 +47,24 @@ pub struct CreateOptions<'a> {
     pub inherited: Inherited,
     /// Whether it gets a session keyring of its own; else it has the caller's.
     pub new_keyring: bool,
+    /// Whether systemd makes its cgroups.
+    pub systemd_cgroup: bool,
 }
 
 /// Creates a container from a bundle: afterwards its first process waits for [`start`].
 ///
 /// On any error nothing is left of it. The process is the caller's child, left to the caller's parent when the caller ends.
 pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_>) -> Result<OciState> {
+    if options.systemd_cgroup {
+        check_booted()?;
+    }
+    let cgroup = CgroupRequest { path: None, by_systemd: options.systemd_cgroup };
     let bundle = canonical(options.bundle)?;
     let bytes = RuntimeConfig::read(&bundle)?;
     let config = RuntimeConfig::from_json(&bytes)?;
     let rootfs = rootfs(&bundle, &config)?;
     let stdio = options.console.into_stdio(config.settings().process.terminal)?;
-    let mut state = new_state(id, &bundle, &rootfs, &config)?;
+    let mut state = new_state(id, &bundle, &rootfs, &config, &cgroup)?;
     let directory = root.claim(&state)?;
     let created = (|| {
         // What the bundle's says later does not count (runtime.md, "create"): `exec` reads this one.
@@ -70,7 +76,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             root: RootSource::Directory(rootfs.clone()),
             stdio,
             identity: Identity::FromSpec,
-            cgroup: CgroupRequest::default(),
+            cgroup,
             gate: Gate::Held(&directory),
             inherited: options.inherited,
             new_keyring: options.new_keyring,
@@ -122,7 +128,13 @@ fn rootfs(bundle: &Path, config: &RuntimeConfig) -> Result<PathBuf> {
     }
 }
 
-fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeConfig) -> Result<RunState> {
+fn new_state(
+    id: &ContainerId,
+    bundle: &Path,
+    rootfs: &Path,
+    config: &RuntimeConfig,
+    cgroup: &CgroupRequest,
+) -> Result<RunState> {
     let annotations: BTreeMap<_, _> =
         config.spec().annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     Ok(RunState {
@@ -136,7 +148,7 @@ fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeCon
         rootfs: rootfs.to_owned(),
         created: Timestamp::now(),
         annotations,
-        cgroup: planned_cgroup(id, config, &CgroupRequest::default())?,
+        cgroup: planned_cgroup(id, config, cgroup)?,
         owner: String::new(),
         hooks: config.settings().hooks.of_later_commands(),
         exec_affinity: config.settings().attributes.exec_affinity.clone(),

@@ -48,7 +48,7 @@ use stos_sys::rooted::{PIPEFS_MAGIC, filesystem_magic};
 use crate::accounts;
 use crate::cgroup::MadeCgroups;
 use crate::config::Settings;
-use crate::conversation::{DONE, HOOKS, LIMITS, PREPARE, hook_state};
+use crate::conversation::{DONE, HOOKS, LIMITS, PREPARE, SCOPE, hook_state};
 use crate::gate::GateEnd;
 use crate::hooks::{self, HookKind};
 use crate::init_error::InitError;
@@ -156,6 +156,9 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
         channel.wait_for_answer()?;
     } else if settings.has_user_namespace() {
         channel.ask(PREPARE)?;
+    }
+    if launch.cgroup.by_systemd {
+        channel.ask(SCOPE)?;
     }
     isolation::enter_cgroups(cgroups.v1(), settings.new_cgroup_namespace)?;
     isolation::join_namespaces(settings, is_sibling)?;

@@ -93,6 +93,7 @@ fn relay(end: Option<OwnedFd>) -> Result<Option<Relay>, Failure> {
 }
 
 fn create_options<'a>(
+    global: &Global,
     options: &'a BundleOptions,
     bundle: &'a Path,
     console: Console<'a>,
@@ -109,13 +110,14 @@ fn create_options<'a>(
         console,
         inherited: inherited(options.preserve_fds, true)?,
         new_keyring: !options.no_new_keyring,
+        systemd_cgroup: global.systemd_cgroup,
     })
 }
 
 /// Creates a container whose first process waits for `start`.
 pub fn create(global: &Global, what: &What, bundle: &Path, options: &BundleOptions) -> Result<u8, Failure> {
     let (console, _) = console(true, options.console_socket.as_deref())?;
-    let create = create_options(options, bundle, console)?;
+    let create = create_options(global, options, bundle, console)?;
     lifecycle::create(&target::run_states(global), &parse_id(what)?, create)?;
     Ok(0)
 }
@@ -126,7 +128,7 @@ pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
     let states = target::run_states(global);
     let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
     let (console, terminal) = console(args.detach, args.bundle.console_socket.as_deref())?;
-    let options = create_options(&args.bundle, bundle, console)?;
+    let options = create_options(global, &args.bundle, bundle, console)?;
     if signals.is_some() && !args.no_subreaper {
         become_subreaper()?;
     }
