@@ -97,6 +97,15 @@ impl MadeCgroups {
         Self { record, held: Vec::new() }
     }
 
+    /// The same, now that they are there.
+    pub(crate) fn found(&self) -> Self {
+        let mut record = self.record.clone();
+        for directory in &mut record.directories {
+            directory.identity = DirectoryIdentity::of(&directory.path);
+        }
+        Self::later(record)
+    }
+
     /// Marks them as those of systemd's `unit`: the container's own, whoever made them, but nothing above them is.
     pub(super) fn belong_to(&mut self, unit: &str) {
         self.record.unit = Some(unit.to_owned());

@@ -157,9 +157,14 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     } else if settings.has_user_namespace() {
         channel.ask(PREPARE)?;
     }
-    if launch.cgroup.by_systemd {
+    let found;
+    let cgroups = if launch.cgroup.by_systemd {
         channel.ask(SCOPE)?;
-    }
+        found = cgroups.found();
+        &found
+    } else {
+        cgroups
+    };
     isolation::enter_cgroups(cgroups.v1(), settings.new_cgroup_namespace)?;
     isolation::join_namespaces(settings, is_sibling)?;
     take_stdio(&launch.stdio)?;
