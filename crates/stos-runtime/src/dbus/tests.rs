@@ -54,7 +54,7 @@ fn peer(path: &Path, said: &'static str, answers: Vec<Vec<u8>>) -> thread::JoinH
     thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut line = |reader: &mut BufReader<UnixStream>| {
+        let line = |reader: &mut BufReader<UnixStream>| {
             let mut line = String::new();
             io::BufRead::read_line(reader, &mut line).unwrap();
             line
@@ -160,7 +160,6 @@ fn a_real_bus_is_understood() {
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut daemon) = started.map(Daemon) else {
-        println!("no dbus-daemon here");
         return;
     };
     let mut line = String::new();
