@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(&writer.bytes[40..], &rest);
         assert_eq!(writer.bytes[0] as usize, writer.bytes.len() - 8);
         let sets = Writer::default().properties(&[("D".into(), Value::Set(vec![9, 8]))]);
-        assert_eq!(sets.bytes[14..], [2, b'a', b'y', 0, 2, 0, 0, 0, 9, 8][..].to_vec()[..]);
+        assert_eq!(sets.bytes[14..], [2, b'a', b'y', 0, 0, 0, 2, 0, 0, 0, 9, 8]);
         assert!(writer.no_units().signature.ends_with("a(sa(sv))"));
     }
 
