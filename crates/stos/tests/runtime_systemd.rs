@@ -82,7 +82,6 @@ impl Systemd {
             has(Command::new(PYTHON).args(["-c", "import dbus.mainloop.glib; from gi.repository import GLib"])),
         ];
         if parts.iter().any(|part| !part.as_ref().is_ok_and(|status| status.success())) {
-            println!("no dbus-daemon, or no python3-dbus and python3-gi here");
             return None;
         }
         let (socket, log) = (runtime.path("bus"), runtime.path("asked"));
