@@ -16,6 +16,7 @@ use stos_sys::process::credentials::set_limit;
 use stos_sys::process::pidfd;
 use stos_sys::process::user_namespace::{IdMappings, map_ids, read_mappings, write_process_file};
 
+use crate::cgroup::Scope;
 use crate::config::Settings;
 use crate::config::settings::namespace;
 use crate::error::{Error, Result};
@@ -27,6 +28,9 @@ use crate::state::Status;
 
 /// The process is in its user namespace or has made its time namespace: both want to be written before they are used.
 pub(crate) const PREPARE: u8 = b'm';
+
+/// systemd is to put the process into its scope.
+pub(crate) const SCOPE: u8 = b's';
 
 /// All is mounted, and pivot_root is next: the hooks of that moment.
 pub(crate) const HOOKS: u8 = b'h';
@@ -53,6 +57,7 @@ pub(crate) struct Conversation<'a> {
     answers: Option<OwnedFd>,
     /// Whether the child is not yet the first process, but what stands between.
     is_between: bool,
+    scope: Option<&'a mut Scope>,
 }
 
 fn io(error: &std::io::Error) -> Error {
@@ -69,7 +74,12 @@ impl<'a> Conversation<'a> {
         answers: Option<OwnedFd>,
         is_between: bool,
     ) -> Self {
-        Self { launch, child: (pid, pidfd), reports: reports.into(), answers, is_between }
+        Self { launch, child: (pid, pidfd), reports: reports.into(), answers, is_between, scope: None }
+    }
+
+    /// What the process is put into when it asks.
+    pub(crate) fn with_scope(self, scope: Option<&'a mut Scope>) -> Self {
+        Self { scope, ..self }
     }
 
     /// The process as known by now.
@@ -96,6 +106,7 @@ impl<'a> Conversation<'a> {
             let Some(byte) = self.read_byte()? else { return read_report(&[]) };
             match byte {
                 PREPARE => self.prepare()?,
+                SCOPE => self.take_into_scope()?,
                 HOOKS => self.run_hooks()?,
                 LIMITS => self.set_limits()?,
                 SUCCESSOR => self.take_successor()?,
@@ -167,6 +178,11 @@ impl<'a> Conversation<'a> {
                 .map_err(Error::sys("set process.oomScoreAdj"))?;
         }
         give_from_outside(settings, &self.launch.stdio, pid)
+    }
+
+    fn take_into_scope(&mut self) -> Result<()> {
+        let pid = self.child.0.as_raw_nonzero().get();
+        self.scope.as_mut().map_or(Ok(()), |scope| scope.take_in(pid))
     }
 
     fn run_hooks(&self) -> Result<()> {

@@ -9,6 +9,7 @@ use stos_sys::process::pidfd::Ended;
 
 use crate::cgroup::limits::LimitError;
 use crate::config::ConfigError;
+use crate::dbus::DBusError;
 use crate::hooks::HookFailure;
 use crate::id::IdError;
 use crate::init_error::InitError;
@@ -116,6 +117,40 @@ pub enum Error {
     /// No hierarchy is mounted that a container could be put into.
     #[error("no cgroup hierarchy is mounted below /sys/fs/cgroup")]
     NoCgroups,
+    /// systemd is to make the cgroups, and does not run this machine.
+    #[error("--systemd-cgroup: systemd does not run this machine: there is no directory {}", path.display())]
+    NoSystemd {
+        /// What tells whether it does (sd_booted(3)).
+        path: PathBuf,
+    },
+    /// systemd does not do what it is asked for.
+    #[error("systemd: cannot {doing} {unit}: {source}")]
+    Systemd {
+        /// What it is asked for.
+        doing: &'static str,
+        /// The unit.
+        unit: String,
+        /// Why not.
+        source: DBusError,
+    },
+    /// systemd has tried to start a unit.
+    #[error("systemd: cannot start {unit}: expected the job to be done, found {outcome:?}")]
+    SystemdJob {
+        /// The unit.
+        unit: String,
+        /// How the job ended.
+        outcome: String,
+    },
+    /// systemd keeps its units elsewhere, as where it does not see the machine's cgroups but a part of them.
+    #[error("systemd: {unit}: expected it in cgroup /{}, found {}", expected.display(), found.display())]
+    SystemdPlace {
+        /// The unit.
+        unit: String,
+        /// Where it should be.
+        expected: PathBuf,
+        /// Where the process is.
+        found: PathBuf,
+    },
     /// A device rule that this kernel's hierarchy cannot hold.
     #[error(
         "no cgroup hierarchy can hold the rules of linux.resources.devices: no v1 devices controller and no v2 tree"

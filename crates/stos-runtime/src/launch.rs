@@ -20,7 +20,8 @@ use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, 
 use stos_sys::process::{binary, identity, pidfd};
 
 use crate::cgroup::{
-    CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, default_rules, limits, mounted_hierarchies,
+    CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, Scope, default_rules, limits, mounted_hierarchies,
+    systemd::Unit,
 };
 use crate::config::{RuntimeConfig, settings::namespace};
 use crate::conversation::{self, Conversation};
@@ -206,13 +207,20 @@ pub fn launch(launch: Launch<'_>) -> Result<Init> {
     check_caller()?;
     check_stdio(launch.config, &launch.stdio)?;
     check_listener(launch.config)?;
-    let cgroups = create_cgroups(&launch)?;
-    match clone_init(&launch, &cgroups) {
-        Ok((process, pidfd, confirmation)) => Ok(Init { process, pidfd, cgroup: cgroups.into_record(), confirmation }),
+    let (cgroups, mut scope) = create_cgroups(&launch)?;
+    match clone_init(&launch, &cgroups, scope.as_mut()) {
+        Ok((process, pidfd, confirmation)) => {
+            let cgroup = scope.map_or_else(|| cgroups.into_record(), Scope::into_record);
+            Ok(Init { process, pidfd, cgroup, confirmation })
+        }
         Err(error) => {
-            let killed = matches!(error, Error::InitDied { .. }) && cgroups.record().oom_kills() > 0;
+            let oom_kills = || scope.as_ref().map_or_else(|| cgroups.record().oom_kills(), Scope::oom_kills);
+            let killed = matches!(error, Error::InitDied { .. }) && oom_kills() > 0;
             // The cause counts.
-            drop(cgroups.record().discard());
+            drop(match scope {
+                Some(scope) => scope.discard(),
+                None => cgroups.record().discard(),
+            });
             Err(if killed { Error::InitOutOfMemory } else { error })
         }
     }
@@ -281,19 +289,33 @@ pub fn protect_binary() -> Result<()> {
 /// Where a container's cgroups go: as requested, as its configuration says, or `stos-<id>`.
 fn cgroup_place(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> CgroupPlace {
     match request.path.clone().or_else(|| config.settings().cgroups_path.clone()) {
-        Some(path) => CgroupPlace { path, exclusive: false },
-        None => CgroupPlace { path: PathBuf::from(format!("stos-{id}")), exclusive: true },
+        Some(path) => CgroupPlace { path, exclusive: false, first: None },
+        None => CgroupPlace { path: PathBuf::from(format!("stos-{id}")), exclusive: true, first: None },
     }
+}
+
+/// The unit that a container becomes where systemd makes its cgroups.
+fn unit(id: &ContainerId, config: &RuntimeConfig) -> Result<Unit> {
+    let path = config.spec().linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    Ok(Unit::parse(&path.map(|path| path.to_string_lossy()).unwrap_or_default(), id.as_str())?)
 }
 
 /// The cgroups that a launch is about to make, for a record that is written before it: should the caller be killed between
 /// the two, the container's processes are found all the same.
 pub fn planned_cgroup(id: &ContainerId, config: &RuntimeConfig, request: &CgroupRequest) -> Result<CgroupRecord> {
-    Ok(CgroupRecord::planned(&mounted_hierarchies()?, &cgroup_place(id, config, request).path))
+    let hierarchies = mounted_hierarchies()?;
+    if request.by_systemd {
+        let unit = unit(id, config)?;
+        return Ok(CgroupRecord {
+            unit: Some(unit.name.clone()),
+            ..CgroupRecord::planned(&hierarchies, &unit.cgroup())
+        });
+    }
+    Ok(CgroupRecord::planned(&hierarchies, &cgroup_place(id, config, request).path))
 }
 
-fn create_cgroups(launch: &Launch<'_>) -> Result<MadeCgroups> {
-    let place = cgroup_place(launch.id, launch.config, &launch.cgroup);
+/// Makes the cgroups, or prepares the scope that they will be when there is a process to be in it.
+fn create_cgroups(launch: &Launch<'_>) -> Result<(MadeCgroups, Option<Scope>)> {
     let mut rules = launch.config.settings().device_rules.clone();
     rules.extend(default_rules());
     let hierarchies = mounted_hierarchies()?;
@@ -302,13 +324,19 @@ fn create_cgroups(launch: &Launch<'_>) -> Result<MadeCgroups> {
         Some(resources) => limits::plan(resources, &limits::Layout::of(&hierarchies))?,
         None => Vec::new(),
     };
-    MadeCgroups::create(&hierarchies, &place, &rules, &limits)
+    if launch.cgroup.by_systemd {
+        let unit = unit(launch.id, launch.config)?;
+        let scope = Scope::prepare(unit, launch.id.as_str(), hierarchies, rules, limits)?;
+        return Ok((MadeCgroups::later(scope.planned()), Some(scope)));
+    }
+    let place = cgroup_place(launch.id, launch.config, &launch.cgroup);
+    Ok((MadeCgroups::create(&hierarchies, &place, &rules, &limits)?, None))
 }
 
 /// The first process, and for one behind a gate where it is told to stay.
 type Cloning = (ProcessRecord, OwnedFd, Option<OwnedFd>);
 
-fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
+fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups, scope: Option<&mut Scope>) -> Result<Cloning> {
     let stage = "start the container's first process";
     let settings = launch.config.settings();
     let pipe =
@@ -323,7 +351,7 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
     };
     let room = DescriptorRoom::make(settings)?;
     let sources = HostSources::open(launch)?;
-    let answers = if conversation::is_needed(settings) { Some(pipe()?) } else { None };
+    let answers = if scope.is_some() || conversation::is_needed(settings) { Some(pipe()?) } else { None };
     let is_staged = init::stage::is_needed(settings);
     let joined = settings.joined_namespaces.iter().find(|asked| asked.flag == pid_flag() && !is_staged);
     let own_pids = joined.map(|asked| enter_pid_namespace(open_namespace(&asked.path)?.as_fd())).transpose()?;
@@ -346,7 +374,7 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups) -> Result<Cloning> {
         Cloned::Parent { pid, pidfd } => {
             drop((write_end, gate, answers_read, sources));
             drop(room);
-            let mut talk = Conversation::new(launch, pid, pidfd, read_end, answers_write, is_staged);
+            let mut talk = Conversation::new(launch, pid, pidfd, read_end, answers_write, is_staged).with_scope(scope);
             // Before the wait: where the caller ignores SIGCHLD, a short-lived command is gone at once when it ends.
             let process = if is_staged { Ok(None) } else { ProcessRecord::of(pid.as_raw_nonzero().get()) };
             let report = back.and_then(|()| talk.await_report());

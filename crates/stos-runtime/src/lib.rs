@@ -7,6 +7,7 @@
 //! | [`mount_options`] | the option strings of mounts |
 //! | [`mod@launch`] | from a checked configuration to a container's first process |
 //! | `conversation` | what that process asks its launch for |
+//! | `dbus` | how systemd is asked |
 //! | `sources` | what the launch takes from the host for it |
 //! | `init` | that process, from the clone to its command |
 //! | [`init_error`] | what it reports when it cannot run its command |
@@ -33,6 +34,7 @@ pub mod cgroup;
 pub mod config;
 pub mod console;
 mod conversation;
+mod dbus;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -56,6 +58,7 @@ pub use accounts::{Account, look_up_account};
 pub use cgroup::{CgroupRecord, CgroupRequest, SubCgroup, mounted_hierarchies};
 pub use config::{ConfigError, ProcessChanges, ProcessFile, RuntimeConfig};
 pub use console::Console;
+pub use dbus::DBusError;
 pub use error::{Error, Result};
 pub use exec::{ExecOptions, Executed, exec};
 pub use id::ContainerId;

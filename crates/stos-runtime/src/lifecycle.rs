@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use oci_spec::runtime::LinuxResources;
 use stos_sys::process::pidfd;
 
-use crate::cgroup::{CgroupRecord, CgroupRequest};
+use crate::cgroup::{CgroupRecord, CgroupRequest, check_booted};
 use crate::config::RuntimeConfig;
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -51,12 +51,18 @@ pub struct CreateOptions<'a> {
     pub new_keyring: bool,
     /// Whether it gets a socket to say on that it is ready ([`notify`]).
     pub notifies: bool,
+    /// Whether systemd makes its cgroups.
+    pub systemd_cgroup: bool,
 }
 
 /// Creates a container from a bundle: afterwards its first process waits for [`start`].
 ///
 /// On any error nothing is left of it. The process is the caller's child, left to the caller's parent when the caller ends.
 pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_>) -> Result<OciState> {
+    if options.systemd_cgroup {
+        check_booted()?;
+    }
+    let cgroup = CgroupRequest { path: None, by_systemd: options.systemd_cgroup };
     let bundle = canonical(options.bundle)?;
     let bytes = RuntimeConfig::read(&bundle)?;
     let config = if options.notifies {
@@ -66,7 +72,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
     };
     let rootfs = rootfs(&bundle, &config)?;
     let stdio = options.console.into_stdio(config.settings().process.terminal)?;
-    let mut state = new_state(id, &bundle, &rootfs, &config)?;
+    let mut state = new_state(id, &bundle, &rootfs, &config, &cgroup)?;
     let directory = root.claim(&state)?;
     let created = (|| {
         // What the bundle's says later does not count (runtime.md, "create"): `exec` reads this one.
@@ -81,7 +87,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             root: RootSource::Directory(rootfs.clone()),
             stdio,
             identity: Identity::FromSpec,
-            cgroup: CgroupRequest::default(),
+            cgroup,
             gate: Gate::Held(&directory),
             inherited: options.inherited,
             new_keyring: options.new_keyring,
@@ -133,7 +139,13 @@ fn rootfs(bundle: &Path, config: &RuntimeConfig) -> Result<PathBuf> {
     }
 }
 
-fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeConfig) -> Result<RunState> {
+fn new_state(
+    id: &ContainerId,
+    bundle: &Path,
+    rootfs: &Path,
+    config: &RuntimeConfig,
+    cgroup: &CgroupRequest,
+) -> Result<RunState> {
     let annotations: BTreeMap<_, _> =
         config.spec().annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     Ok(RunState {
@@ -147,7 +159,7 @@ fn new_state(id: &ContainerId, bundle: &Path, rootfs: &Path, config: &RuntimeCon
         rootfs: rootfs.to_owned(),
         created: Timestamp::now(),
         annotations,
-        cgroup: planned_cgroup(id, config, &CgroupRequest::default())?,
+        cgroup: planned_cgroup(id, config, cgroup)?,
         owner: String::new(),
         hooks: config.settings().hooks.of_later_commands(),
     })

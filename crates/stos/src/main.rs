@@ -157,13 +157,16 @@ fn is_called_by_another_name() -> bool {
     name.is_some_and(|name| !name.starts_with("stos"))
 }
 
-/// Refuses wishes about all commands that cannot be fulfilled. Systemd's cgroups are wished for when they are made.
-fn refuse_unsupported(cli: &Cli) -> Result<(), Failure> {
+/// Refuses wishes about all commands that cannot be fulfilled. systemd's cgroups are wished for when they are made.
+fn refuse_unsupported(cli: &Cli, of_image: bool) -> Result<(), Failure> {
     if cli.global.rootless == Rootless::True {
         return Err(Failure::message("--rootless true is not supported: errors of cgroups are never overlooked", 1));
     }
-    if cli.global.systemd_cgroup && matches!(cli.command, Command::Create(_) | Command::Run(_)) {
-        return Err(Failure::message("--systemd-cgroup is not supported: cgroups are made directly (cgroupfs)", 1));
+    if cli.global.systemd_cgroup && of_image && matches!(cli.command, Command::Create(_) | Command::Run(_)) {
+        return Err(Failure::message(
+            "--systemd-cgroup is for bundles: an image's container has cgroups of stos's own",
+            1,
+        ));
     }
     Ok(())
 }
@@ -191,7 +194,7 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         }
         let needs_root =
             !matches!(cli.command, Command::System(System::Info(_)) | Command::Features(_) | Command::Spec(_));
-        refuse_unsupported(cli)?;
+        refuse_unsupported(cli, of_image)?;
         if needs_root && !rustix::process::geteuid().is_root() {
             return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));
         }

@@ -127,6 +127,9 @@ fn global_options_are_taken_or_refused() {
     }
     if runtime.is_ours() {
         for options in [&["--systemd-cgroup"][..], &["--rootless", "true"]] {
+            if options[0] == "--systemd-cgroup" && std::path::Path::new("/run/systemd/system").is_dir() {
+                continue;
+            }
             let ran = output(runtime.command().args(options).arg("run").arg("--bundle").arg(&bundle.dir).arg("x"));
             assert!(ran.code == 1 && ran.stderr.contains(options[0]), "{options:?}: {}", ran.stderr);
         }

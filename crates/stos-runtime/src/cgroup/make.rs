@@ -44,7 +44,7 @@ impl MadeCgroups {
         if hierarchies.is_empty() {
             return Err(Error::NoCgroups);
         }
-        let record = CgroupRecord { path: place.path.clone(), directories: Vec::new() };
+        let record = CgroupRecord { path: place.path.clone(), ..CgroupRecord::default() };
         let mut made = Self { record, held: Vec::new() };
         let all = hierarchies.iter().try_for_each(|hierarchy| {
             let (directory, held) = directory(hierarchy, place)?;
@@ -103,6 +103,26 @@ impl MadeCgroups {
         self.directories().filter(|(directory, _)| directory.version == Version::V1)
     }
 
+    /// Directories that systemd makes later: none is held.
+    pub(crate) fn later(record: CgroupRecord) -> Self {
+        Self { record, held: Vec::new() }
+    }
+
+    /// The same, now that they are there.
+    pub(crate) fn found(&self) -> Self {
+        let mut record = self.record.clone();
+        for directory in &mut record.directories {
+            directory.identity = DirectoryIdentity::of(&directory.path);
+        }
+        Self::later(record)
+    }
+
+    /// Marks them as those of systemd's `unit`: the container's own, whoever made them, but nothing above them is.
+    pub(super) fn belong_to(&mut self, unit: &str) {
+        self.record.unit = Some(unit.to_owned());
+        self.record.directories.iter_mut().for_each(|directory| directory.made = 1);
+    }
+
     /// Its record.
     pub(crate) fn record(&self) -> &CgroupRecord {
         &self.record
@@ -152,7 +172,7 @@ fn directory(hierarchy: &Hierarchy, place: &CgroupPlace) -> Result<(CgroupDirect
                 Err(errno) => return Err(failed_at("rmdir", &directory.path)(errno)),
             }
         } else {
-            directory.processes()?.is_empty()
+            directory.processes()?.iter().all(|process| Some(*process) == place.first)
         };
         if is_empty {
             return Ok((directory, held));
@@ -265,7 +285,7 @@ mod tests {
     }
 
     fn place(exclusive: bool) -> CgroupPlace {
-        CgroupPlace { path: "a".into(), exclusive }
+        CgroupPlace { path: "a".into(), exclusive, first: None }
     }
 
     #[test]

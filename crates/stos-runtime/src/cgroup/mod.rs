@@ -12,6 +12,8 @@ mod hierarchy;
 mod join;
 pub mod limits;
 mod make;
+mod manager;
+mod scope;
 pub mod systemd;
 mod tree;
 
@@ -37,6 +39,8 @@ pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
 pub(crate) use join::JoinedCgroups;
 pub use join::SubCgroup;
 pub(crate) use make::{MadeCgroups, open_control};
+pub(crate) use manager::check_booted;
+pub(crate) use scope::Scope;
 
 use crate::error::{Error, Result};
 
@@ -53,6 +57,8 @@ pub struct CgroupRequest {
     /// Below the root of each hierarchy, without a leading slash; `None`: `stos-<id>`, one level, so that no parent is
     /// shared with other containers and none stays.
     pub path: Option<PathBuf>,
+    /// Whether systemd makes them: then `linux.cgroupsPath` names a unit ([`systemd::Unit`]), and there is no path.
+    pub by_systemd: bool,
 }
 
 /// Where a container's cgroups go, below the root of each hierarchy.
@@ -62,6 +68,8 @@ pub(crate) struct CgroupPlace {
     pub path: PathBuf,
     /// Whether nobody but us has a use for the path: `stos-<id>`, and none that a bundle names.
     pub exclusive: bool,
+    /// The container's first process, where it may be there already.
+    pub first: Option<i32>,
 }
 
 /// A container's cgroups, as recorded.
@@ -71,6 +79,9 @@ pub struct CgroupRecord {
     pub path: PathBuf,
     /// One directory for each hierarchy.
     pub directories: Vec<CgroupDirectory>,
+    /// systemd's unit, where systemd has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 /// A container's directory in one hierarchy.
@@ -106,7 +117,7 @@ impl CgroupRecord {
     /// is written first: should the creator be killed, its directories and the processes in them are found.
     pub fn planned(hierarchies: &[Hierarchy], path: &Path) -> Self {
         let directories = hierarchies.iter().map(|hierarchy| CgroupDirectory::planned(hierarchy, path)).collect();
-        Self { path: path.to_owned(), directories }
+        Self { path: path.to_owned(), directories, unit: None }
     }
 
     /// The directories that are still the container's.
@@ -141,11 +152,13 @@ impl CgroupRecord {
     /// Changes limits of the container: all that `resources` asks for, or none.
     ///
     /// What it does not name stays as it is. The device rules stay too, whatever it says of them, as runc has it: engines send the
-    /// whole of a container's resources.
+    /// whole of a container's resources. Where the cgroups are systemd's it is told after the kernel has taken all.
     ///
     /// # Errors
     /// [`limits::LimitError`] for a key that this machine cannot keep, or whose value the kernel refuses.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        // Before anything is changed: most that can go wrong with it goes wrong here.
+        let manager = self.unit.as_deref().map(manager::Manager::connect).transpose()?;
         let mut resources = resources.clone();
         if let Some(v2) = self.v2() {
             limits::complete(&mut resources, &limits::Current::of(&v2.path));
@@ -160,7 +173,13 @@ impl CgroupRecord {
         }
         let targets: Vec<_> =
             held.iter().map(|(directory, held)| limits::Target { directory, held: held.as_fd() }).collect();
-        Ok(limits::apply(&groups, &targets, true)?)
+        limits::apply(&groups, &targets, true)?;
+        if let (Some(unit), Some(manager)) = (&self.unit, manager) {
+            scope::tell(unit, &groups, manager)?;
+            // It rounds some.
+            limits::apply(&groups, &targets, true)?;
+        }
+        Ok(())
     }
 
     /// How many processes of the container the kernel has killed for want of memory (v1 `memory.oom_control`, Linux 4.13;
@@ -218,6 +237,9 @@ impl CgroupRecord {
     /// Removes the container's directories, those that it made inside them, and parents that are empty and were made for it, or
     /// are [`SHARED_PARENT`]. Its processes must be gone. What is gone already is no error.
     pub fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            scope::forget(unit);
+        }
         let in_shared = self.path.parent() == Some(Path::new(SHARED_PARENT));
         for directory in &self.directories {
             directory.remove_all()?;
@@ -232,7 +254,7 @@ impl CgroupRecord {
     /// bundle named, is left with whatever has come into it.
     pub(crate) fn discard(&self) -> Result<()> {
         let made = self.directories.iter().filter(|directory| directory.made > 0).cloned().collect();
-        let made = Self { path: self.path.clone(), directories: made };
+        let made = Self { path: self.path.clone(), directories: made, unit: self.unit.clone() };
         made.kill_all()?;
         made.remove()
     }

@@ -2,12 +2,13 @@
 //! A container as a unit of systemd's: its name, where its cgroup is, and the properties that its limits become.
 //!
 //! Pure: the rules are runc's (opencontainers/runc, `docs/systemd.md`) and systemd.slice(5)'s, the properties those of
-//! org.freedesktop.systemd1(5). Nothing here speaks to a manager, and no launch asks one yet.
+//! org.freedesktop.systemd1(5). Nothing here speaks to a manager: `scope` does.
 
 use std::path::PathBuf;
 
 use super::Version;
 use super::limits::{Group, LimitError, Write};
+pub use crate::dbus::Value;
 
 /// The slice of a container that names none.
 const DEFAULT_SLICE: &str = "system.slice";
@@ -18,27 +19,10 @@ const KEY: &str = "linux.cgroupsPath";
 /// The unit that a container becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// Its name: `PREFIX-NAME.scope`, or a slice.
+    /// Its name: `PREFIX-NAME.scope`.
     pub name: String,
     /// The slice that it is in; `-.slice` is the root.
     pub slice: String,
-}
-
-/// A property's value, by its type on D-Bus.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
-    /// `b`
-    Bool(bool),
-    /// `t`; the greatest is no limit.
-    Number(u64),
-    /// `s`
-    Text(String),
-    /// `as`
-    Texts(Vec<String>),
-    /// `au`
-    Pids(Vec<u32>),
-    /// `ay`: a set, the lowest number in the lowest bit of the first byte.
-    Set(Vec<u8>),
 }
 
 impl Unit {
@@ -58,12 +42,12 @@ impl Unit {
             "-" => "-.slice",
             other => other,
         };
-        let name = match (name.ends_with(".slice"), prefix) {
-            (true, _) => name.to_owned(),
-            (false, "") => format!("{name}.scope"),
-            (false, prefix) => format!("{prefix}-{name}.scope"),
-        };
-        if slice_path(slice).is_none() || (name.ends_with(".slice") && slice_path(&name).is_none()) {
+        if name.ends_with(".slice") {
+            // A slice holds units, and no processes.
+            return invalid("a scope: a name without .slice");
+        }
+        let name = if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") };
+        if slice_path(slice).is_none() {
             return invalid("a slice as systemd.slice(5) names it");
         }
         Ok(Self { name, slice: slice.to_owned() })
@@ -74,25 +58,23 @@ impl Unit {
         slice_path(&self.slice).unwrap_or_default().join(&self.name)
     }
 
-    /// What the unit is started with, beside its limits: it holds `pid`, everything is counted, and a scope's cgroups below are the
-    /// container's own.
-    pub fn properties(&self, id: &str, pid: u32, version: Version) -> Vec<(&'static str, Value)> {
-        let is_slice = self.name.ends_with(".slice");
+    /// What the unit is started with, beside its limits: it holds `pid`, everything is counted, its cgroups below are the container's
+    /// own, and it goes when it is empty. `manager` is systemd's version.
+    pub fn properties(&self, id: &str, pid: u32, version: Version, manager: u32) -> Vec<(&'static str, Value)> {
         let io = if version == Version::V1 { "BlockIOAccounting" } else { "IOAccounting" };
         let mut properties = vec![
             ("Description", Value::Text(format!("stos container {id}"))),
+            ("Slice", Value::Text(self.slice.clone())),
+            ("Delegate", Value::Bool(true)),
+            ("PIDs", Value::Pids(vec![pid])),
             ("DefaultDependencies", Value::Bool(false)),
             ("CPUAccounting", Value::Bool(true)),
             (io, Value::Bool(true)),
             ("MemoryAccounting", Value::Bool(true)),
             ("TasksAccounting", Value::Bool(true)),
         ];
-        if is_slice {
-            properties.push(("Wants", Value::Texts(vec![self.slice.clone()])));
-        } else {
-            properties.push(("Slice", Value::Text(self.slice.clone())));
-            properties.push(("Delegate", Value::Bool(true)));
-            properties.push(("PIDs", Value::Pids(vec![pid])));
+        if manager >= 236 {
+            properties.push(("CollectMode", Value::Text("inactive-or-failed".to_owned())));
         }
         properties
     }
@@ -213,7 +195,6 @@ mod tests {
             ("-:p:x", "p-x.scope", "p-x.scope"),
             ("user-1000.slice:p:x", "p-x.scope", "user.slice/user-1000.slice/p-x.scope"),
             ("a-b-c.slice:p:x", "p-x.scope", "a.slice/a-b.slice/a-b-c.slice/p-x.scope"),
-            ("machine.slice:ignored:pod.slice", "pod.slice", "machine.slice/pod.slice"),
         ] {
             let unit = Unit::parse(path, "c1").unwrap();
             assert_eq!((unit.name.as_str(), unit.cgroup()), (name, PathBuf::from(cgroup)), "{path}");
@@ -228,6 +209,7 @@ mod tests {
             "-a.slice:p:x",
             "a:p:x",
             "::../x",
+            "machine.slice::pod.slice",
         ] {
             let refused = Unit::parse(path, "c1").unwrap_err().to_string();
             assert!(refused.starts_with("linux.cgroupsPath: expected"), "{refused}");
@@ -235,21 +217,21 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_in_a_slice_and_a_slice_wants_one() {
-        let of = |path: &str, version| Unit::parse(path, "c1").unwrap().properties("c1", 7, version);
-        let scope = of("", Version::V2);
+    fn a_scope_is_in_a_slice_and_holds_the_process() {
+        let unit = Unit::parse("", "c1").unwrap();
+        let scope = unit.properties("c1", 7, Version::V2, 252);
         for expected in [
             ("Slice", Value::Text("system.slice".into())),
             ("Delegate", Value::Bool(true)),
             ("PIDs", Value::Pids(vec![7])),
             ("IOAccounting", Value::Bool(true)),
+            ("CollectMode", Value::Text("inactive-or-failed".into())),
         ] {
             assert!(scope.contains(&expected), "{expected:?}");
         }
-        let slice = of("a.slice::b.slice", Version::V1);
-        assert!(slice.contains(&("Wants", Value::Texts(vec!["a.slice".into()]))));
-        assert!(slice.contains(&("BlockIOAccounting", Value::Bool(true))));
-        assert!(slice.iter().all(|(name, _)| !["Slice", "Delegate", "PIDs"].contains(name)));
+        let old = unit.properties("c1", 7, Version::V1, 235);
+        assert!(old.contains(&("BlockIOAccounting", Value::Bool(true))));
+        assert!(old.iter().all(|(name, _)| *name != "CollectMode"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ use stos_sys::process::user_namespace::become_namespace_root;
 use crate::accounts;
 use crate::cgroup::MadeCgroups;
 use crate::config::settings::namespace;
-use crate::conversation::{HOOKS, LIMITS, PREPARE, hook_state};
+use crate::conversation::{HOOKS, LIMITS, PREPARE, SCOPE, hook_state};
 use crate::gate::GateEnd;
 use crate::hooks::{self, HookKind};
 use crate::init_error::InitError;
@@ -104,6 +104,14 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     } else if settings.has_user_namespace() {
         channel.ask(PREPARE)?;
     }
+    let found;
+    let cgroups = if launch.cgroup.by_systemd {
+        channel.ask(SCOPE)?;
+        found = cgroups.found();
+        &found
+    } else {
+        cgroups
+    };
     isolation::enter_cgroups(cgroups.v1(), settings.new_cgroup_namespace)?;
     isolation::join_namespaces(settings, is_sibling)?;
     streams::take(&launch.stdio)?;

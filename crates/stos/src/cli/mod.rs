@@ -68,7 +68,8 @@ pub struct Global {
     /// Log more
     #[arg(long)]
     pub debug: bool,
-    /// Let systemd make the cgroups: not supported, and refused by create and run
+    /// Let systemd make the cgroups of a bundle's container: linux.cgroupsPath is SLICE:PREFIX:NAME then. For create and run with a
+    /// bundle; later commands know by themselves
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Whether errors of cgroups are overlooked, as without root's rights; `true` is not supported, and refused

@@ -119,6 +119,7 @@ pub fn start(states: &StateDirectory, id: &ContainerId) -> Result<(), Failure> {
 }
 
 fn create_options<'a>(
+    global: &Global,
     options: &'a BundleOptions,
     bundle: &'a Path,
     console: Console<'a>,
@@ -136,13 +137,14 @@ fn create_options<'a>(
         inherited: inherited(options.preserve_fds, true)?,
         new_keyring: !options.no_new_keyring,
         notifies: notify_socket().is_some(),
+        systemd_cgroup: global.systemd_cgroup,
     })
 }
 
 /// Creates a container whose first process waits for `start`.
 pub fn create(global: &Global, what: &What, bundle: &Path, options: &BundleOptions) -> Result<u8, Failure> {
     let (console, _) = console(true, options.console_socket.as_deref())?;
-    let create = create_options(options, bundle, console)?;
+    let create = create_options(global, options, bundle, console)?;
     lifecycle::create(&target::run_states(global), &parse_id(what)?, create)?;
     Ok(0)
 }
@@ -154,7 +156,7 @@ pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
     let states = target::run_states(global);
     let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
     let (console, terminal) = console(args.detach, args.bundle.console_socket.as_deref())?;
-    let options = create_options(&args.bundle, bundle, console)?;
+    let options = create_options(global, &args.bundle, bundle, console)?;
     if signals.is_some() && !args.no_subreaper {
         become_subreaper()?;
     }
