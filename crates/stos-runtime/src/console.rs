@@ -20,7 +20,7 @@ use stos_sys::SysError;
 use crate::error::{Error, Result};
 use crate::launch::Stdio;
 
-/// The name that is sent along: what runc's receivers are used to.
+/// The name that is sent along with a terminal: what runc's receivers are used to.
 const NAME: &[u8] = b"/dev/ptmx";
 
 /// Who gets the master, should the process have a terminal.
@@ -49,30 +49,53 @@ impl Console<'_> {
             (Self::None | Self::Caller(_), false) => Ok(Stdio::Inherit),
             (Self::None, true) => Err(Error::NoConsoleSocket),
             (Self::Socket(_), false) => Err(Error::NoTerminal),
-            (Self::Socket(path), true) => connect(path).map(|socket| Stdio::Terminal { socket }),
+            (Self::Socket(path), true) => {
+                connect("connect to the console socket", path).map(|socket| Stdio::Terminal { socket })
+            }
             (Self::Caller(socket), true) => Ok(Stdio::Terminal { socket }),
         }
     }
 }
 
-fn connect(path: &Path) -> Result<OwnedFd> {
+fn connect(stage: &'static str, path: &Path) -> Result<OwnedFd> {
     UnixStream::connect(path).map(OwnedFd::from).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
-        Error::sys("connect to the console socket")(SysError::new("connect", path.display().to_string(), errno))
+        Error::sys(stage)(SysError::new("connect", path.display().to_string(), errno))
     })
+}
+
+/// Who listens on a socket for a descriptor of the process (runc's `--pidfd-socket`), connected before there is a process.
+#[derive(Debug)]
+pub(crate) struct PidfdSocket(OwnedFd);
+
+impl PidfdSocket {
+    const STAGE: &str = "send a descriptor of the process";
+
+    pub(crate) fn connect(path: &Path) -> Result<Self> {
+        connect(Self::STAGE, path).map(Self)
+    }
+
+    /// Sends it. Where the process is left alone after an error, it is the caller's to end it.
+    pub(crate) fn send(&self, process: BorrowedFd<'_>) -> Result<()> {
+        send_named(self.0.as_fd(), b"pidfd", process).map_err(Error::sys(Self::STAGE))
+    }
 }
 
 /// Sends a terminal's master.
 pub(crate) fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> std::result::Result<(), SysError> {
+    send_named(socket, NAME, master)
+}
+
+fn send_named(socket: BorrowedFd<'_>, name: &[u8], sent: BorrowedFd<'_>) -> std::result::Result<(), SysError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [master];
+    let fds = [sent];
     control.push(SendAncillaryMessage::ScmRights(&fds));
     loop {
-        match sendmsg(socket, &[IoSlice::new(NAME)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(SysError::new("sendmsg", "the console socket, SCM_RIGHTS", errno)),
+            Err(errno) => return Err(SysError::new("sendmsg", "SCM_RIGHTS", errno)),
         }
     }
 }

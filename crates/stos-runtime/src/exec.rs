@@ -16,7 +16,7 @@ use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, 
 
 use crate::cgroup::{JoinedCgroups, SubCgroup};
 use crate::config::{ProcessChanges, RuntimeConfig};
-use crate::console::Console;
+use crate::console::{Console, PidfdSocket};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::init::streams::give_from_outside;
@@ -46,6 +46,8 @@ pub struct ExecOptions<'a> {
     pub ignore_paused: bool,
     /// Where its number goes.
     pub pid_file: Option<&'a Path>,
+    /// Who gets a descriptor of it, listening on this socket.
+    pub pidfd_socket: Option<&'a Path>,
     /// Descriptors of the caller's caller that it gets.
     pub inherited: Inherited,
 }
@@ -72,6 +74,7 @@ pub fn exec(root: &StateDirectory, id: &ContainerId, options: ExecOptions<'_>) -
     let stdio = options.console.into_stdio(config.settings().process.terminal)?;
     check_stdio(&config, &stdio)?;
     check_listener(&config)?;
+    let pidfd_socket = options.pidfd_socket.map(PidfdSocket::connect).transpose()?;
     let container = container_of(&state);
     let pid = Pid::from_raw(number).ok_or(Error::InitDied { ended: None })?;
     give_from_outside(config.settings(), &stdio, pid)?;
@@ -91,11 +94,9 @@ pub fn exec(root: &StateDirectory, id: &ContainerId, options: ExecOptions<'_>) -
         executed = clone_joining(&joining, &cgroups, number);
     }
     let executed = executed?;
-    if let Some(path) = options.pid_file
-        && let Err(error) = write_pid_file(path, executed.pid)
-    {
-        return Err(end_failed(&executed.pidfd, error));
-    }
+    let told = options.pid_file.map_or(Ok(()), |path| write_pid_file(path, executed.pid));
+    let told = told.and_then(|()| pidfd_socket.map_or(Ok(()), |socket| socket.send(executed.pidfd.as_fd())));
+    told.map_err(|error| end_failed(&executed.pidfd, error))?;
     Ok(executed)
 }
 

@@ -18,7 +18,7 @@ use stos_sys::process::pidfd;
 
 use crate::cgroup::{CgroupRecord, CgroupRequest, check_booted};
 use crate::config::RuntimeConfig;
-use crate::console::Console;
+use crate::console::{Console, PidfdSocket};
 use crate::error::{Error, Result};
 use crate::gate;
 use crate::hooks::{self, HookKind};
@@ -49,6 +49,8 @@ pub struct CreateOptions<'a> {
     pub inherited: Inherited,
     /// Whether it gets a session keyring of its own; else it has the caller's.
     pub new_keyring: bool,
+    /// Who gets a descriptor of its first process, listening on this socket.
+    pub pidfd_socket: Option<&'a Path>,
     /// Whether it gets a socket to say on that it is ready ([`notify`]).
     pub notifies: bool,
     /// Whether systemd makes its cgroups.
@@ -72,6 +74,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
     };
     let rootfs = rootfs(&bundle, &config)?;
     let stdio = options.console.into_stdio(config.settings().process.terminal)?;
+    let pidfd_socket = options.pidfd_socket.map(PidfdSocket::connect).transpose()?;
     let mut state = new_state(id, &bundle, &rootfs, &config, &cgroup)?;
     let directory = root.claim(&state)?;
     let created = (|| {
@@ -98,7 +101,8 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             Some(path) => write_pid_file(path, init.process.pid),
             None => Ok(()),
         });
-        let recorded = recorded.and_then(|()| init.confirm());
+        let sent = |()| pidfd_socket.map_or(Ok(()), |socket| socket.send(init.pidfd.as_fd()));
+        let recorded = recorded.and_then(sent).and_then(|()| init.confirm());
         recorded.inspect_err(|_| {
             // The cause counts; without a record nobody would find the process.
             drop(kill_first(&state.cgroup, &init.process).and_then(|()| state.cgroup.discard()));

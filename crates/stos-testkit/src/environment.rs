@@ -90,6 +90,14 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     directories.find_map(|directory| Some(directory.join(name)).filter(|file| is_executable(file)))
 }
 
+/// Debian's Python, which its packages' modules are for: another one in the path does not have them.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Whether a module of Debian's Python is installed, as a package of its own.
+pub fn has_python_module(name: &str) -> bool {
+    Path::new("/usr/lib/python3/dist-packages").join(name).is_dir()
+}
+
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
@@ -104,6 +112,7 @@ mod tests {
         assert!(tool("sh").is_some_and(|path| path.is_absolute()));
         assert_eq!(tool("no-such-tool"), None);
         assert_eq!(tool("../etc"), None);
+        assert!(!has_python_module("no_such_module"));
     }
 
     #[test]

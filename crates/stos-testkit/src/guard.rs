@@ -23,6 +23,8 @@ pub enum Need<'a> {
     Root,
     /// An executable is there ([`environment::tool`]).
     Tool(&'a str),
+    /// A module of Debian's Python is there ([`environment::has_python_module`]).
+    PythonModule(&'a str),
     /// The binary under test has been built ([`environment::stos`]).
     Binary,
     /// A real image is in the cache, and `docker-registry` to serve it ([`environment::IMAGES`]).
@@ -37,6 +39,9 @@ impl Need<'_> {
         let (met, reason) = match *self {
             Self::Root => (rustix::process::geteuid().is_root(), "root".to_owned()),
             Self::Tool(name) => (environment::tool(name).is_some(), format!("the tool {name} (cargo xtask setup)")),
+            Self::PythonModule(name) => {
+                (environment::has_python_module(name), format!("the Python module {name} (cargo xtask setup)"))
+            }
             Self::Binary => {
                 let path = environment::stos();
                 (path.is_file(), format!("{} (cargo build --release)", path.display()))

@@ -136,3 +136,44 @@ fn there_may_be_many_mounts() {
     let of_hooks = fs::read_to_string(volume.join("limits")).unwrap();
     assert!(!runtime.is_ours() || of_hooks == "200\n200\n", "{of_hooks}");
 }
+
+/// Engines know capabilities that a runtime of last year does not.
+#[test]
+fn unknown_capabilities_are_left_out() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle(&["cat", "/proc/self/status"]);
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_KILL", "CAP_OF_TOMORROW"]));
+    }
+    bundle.set("/process/capabilities/ambient", json!([])).set("/process/capabilities/inheritable", json!([]));
+    let ran = runtime.run_bundle(&bundle, "capability");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("CapBnd:\t0000000000000020\n"), "{}", ran.stdout);
+    assert!(!runtime.is_ours() || ran.stderr.matches("CAP_OF_TOMORROW").count() == 1, "{}", ran.stderr);
+}
+
+#[test]
+fn values_of_another_type_are_told_with_their_key() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    for (pointer, value, key) in [
+        ("/process/env", json!(["A=b", "FOO"]), "process.env"),
+        ("/process/env", json!(["=b"]), "process.env"),
+        ("/process/user/uid", json!(-1), "process.user.uid"),
+        ("/linux/resources/pids/limit", json!("many"), "linux.resources.pids.limit"),
+        ("/mounts/0/options", json!("ro"), "mounts[0].options"),
+    ] {
+        let bundle = runtime.bundle(&["true"]);
+        bundle.set(pointer, value);
+        let ran = runtime.run_bundle(&bundle, "type");
+        // crun hands the environment on as it is.
+        assert!(ran.code != 0 || (runtime.is_called("crun") && key == "process.env"), "{pointer}");
+        assert!(!runtime.is_ours() || ran.stderr.contains(&format!("config.json: {key}: ")), "{}", ran.stderr);
+    }
+    if runtime.is_ours() {
+        let id = runtime.started(&runtime.bundle(&["sleep", "1000"]), "type");
+        let updated = runtime.run_with_input(&["update", "--resources", "-", &id], r#"{"cpu": {"shares": "x"}}"#);
+        assert!(updated.code != 0 && updated.stderr.contains("linux.resources.cpu.shares: "), "{}", updated.stderr);
+    }
+}

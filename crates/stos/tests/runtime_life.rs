@@ -4,6 +4,8 @@
 mod runtime_scene;
 
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use runtime_scene::{Runtime, eventually, output};
@@ -140,5 +142,42 @@ fn a_container_is_deleted_once_where_its_id_cannot_be_remembered() {
     std::fs::create_dir(runtime.root().join("tombstones")).unwrap();
     runtime.ok(&["delete", "--force", &id]);
     assert_ne!(runtime.run(&["state", &id]).code, 0);
-    assert_eq!(std::fs::read_to_string(told).unwrap(), "told\n");
+    assert_eq!(fs::read_to_string(told).unwrap(), "told\n");
+}
+
+/// runc 1.2 sends a descriptor of the process, by which an engine knows it without its number.
+#[test]
+fn a_descriptor_of_the_process_is_sent() {
+    require!(Need::Root, Need::Binary);
+    let runtime = Runtime::new();
+    if !runtime.run(&["create", "--help"]).stdout.contains("--pidfd-socket") {
+        return;
+    }
+    let path = runtime.path("pidfd");
+    let listener = UnixListener::bind(&path).unwrap();
+    let socket = path.to_str().unwrap();
+    let sent = || {
+        let (stream, _) = listener.accept().unwrap();
+        let process = stos_runtime::console::receive(&stream).unwrap().expect("a descriptor");
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).expect("a process");
+        pid.trim().parse::<i64>().unwrap()
+    };
+    let bundle = runtime.bundle(&["sleep", "1000"]);
+    let id = runtime.id("pidfd");
+    let created = runtime.create_with(&bundle, &id, &["--pidfd-socket", socket]);
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    assert_eq!(json!(sent()), runtime.state(&id)["pid"]);
+    runtime.ok(&["start", &id]);
+    let file = runtime.path("pid");
+    let mut exec = runtime.command();
+    exec.args(["exec", "--detach", "--pid-file"]).arg(&file).args(["--pidfd-socket", socket, &id, "sleep", "1000"]);
+    let executed = runtime.detached(exec, "executed");
+    assert_eq!(executed.code, 0, "{}", executed.stderr);
+    assert_eq!(sent().to_string(), fs::read_to_string(&file).unwrap());
+    // Where nobody listens there is no process.
+    drop(listener);
+    let id = runtime.id("nobody");
+    assert_ne!(runtime.create_with(&bundle, &id, &["--pidfd-socket", socket]).code, 0);
+    assert_ne!(runtime.run(&["state", &id]).code, 0);
 }

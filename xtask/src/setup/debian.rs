@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
-use stos_testkit::environment::tool;
+use stos_testkit::environment::{has_python_module, tool};
 
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -25,7 +25,11 @@ const TOOLS: [(&str, &str); 13] = [
     ("python3", "python3-minimal"),
     ("mkfs.ext4", "e2fsprogs"),
     ("ps", "procps"),
+    ("dbus-daemon", "dbus-daemon"),
 ];
+
+/// Modules of Debian's Python that tests need, and the package that brings each.
+const MODULES: [(&str, &str); 2] = [("dbus", "python3-dbus"), ("gi", "python3-gi")];
 
 /// Lets apt take lists whose dates are not ours, from a mirror that lags behind or on a machine whose clock does. Only for a
 /// second try: the dates are what keeps an attacker from serving old lists.
@@ -39,8 +43,9 @@ const DEBIAN: &str = "http://deb.debian.org/debian";
 
 /// Installs the tools that are missing, if any.
 pub fn install_tools(cache: &Path) -> anyhow::Result<()> {
-    let missing: Vec<&str> =
-        TOOLS.iter().filter(|(name, _)| tool(name).is_none()).map(|(_, package)| *package).collect();
+    let tools = TOOLS.iter().filter(|(name, _)| tool(name).is_none());
+    let modules = MODULES.iter().filter(|(name, _)| !has_python_module(name));
+    let missing: Vec<&str> = tools.chain(modules).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -56,6 +61,9 @@ pub fn install_tools(cache: &Path) -> anyhow::Result<()> {
     })?;
     for (name, package) in TOOLS {
         anyhow::ensure!(tool(name).is_some(), "the package {package} has not brought the program {name}");
+    }
+    for (name, package) in MODULES {
+        anyhow::ensure!(has_python_module(name), "the package {package} has not brought the module {name}");
     }
     Ok(())
 }

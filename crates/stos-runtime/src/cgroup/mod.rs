@@ -306,10 +306,15 @@ impl CgroupDirectory {
         let mut found = Vec::new();
         let Some(top) = self.open()? else { return Ok(found) };
         let collect = |directory: BorrowedFd<'_>| {
-            let text = read_at(directory, "cgroup.procs").map_err(|errno| {
-                let shown = self.path.join("cgroup.procs").display().to_string();
-                Error::sys("read a cgroup's processes")(SysError::new("read", shown, errno))
-            })?;
+            let text = match read_at(directory, "cgroup.procs") {
+                // A threaded one (cgroup-v2.rst, "Threads"), which the container may have made: its processes are those of the domain
+                // above, which is the container's own at most.
+                Err(Errno::OPNOTSUPP) => return Ok(()),
+                other => other.map_err(|errno| {
+                    let shown = self.path.join("cgroup.procs").display().to_string();
+                    Error::sys("read a cgroup's processes")(SysError::new("read", shown, errno))
+                })?,
+            };
             // A zero is a process of a pid namespace that we cannot see.
             let text = text.unwrap_or_default();
             found.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid != 0));

@@ -19,6 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
+use serde::de::DeserializeOwned;
 
 pub use attributes::{ExecAffinity, ProcessAttributes};
 pub use changes::{ProcessChanges, ProcessFile};
@@ -39,11 +40,21 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is no JSON, or a value has the wrong type.
+    /// It is no JSON.
     #[error("{document}: {source}")]
     Json {
         /// Where it stands.
         document: Document,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// A value is of another type than its key, or none of the values that the key may have.
+    #[error("{document}: {name}: {source}")]
+    Type {
+        /// Where it stands.
+        document: Document,
+        /// The key.
+        name: String,
         /// What is wrong.
         source: serde_json::Error,
     },
@@ -110,10 +121,14 @@ impl ConfigError {
     fn of_process(mut self, found: Document) -> Self {
         match &mut self {
             Self::Json { document, .. } => *document = found,
-            Self::Unsupported { document, name } | Self::Invalid { document, name, .. } if is_of_process(name) => {
+            Self::Unsupported { document, name }
+            | Self::Invalid { document, name, .. }
+            | Self::Type { document, name, .. }
+                if is_of_process(name) =>
+            {
                 *document = found;
             }
-            Self::Read { .. } | Self::Unsupported { .. } | Self::Invalid { .. } => {}
+            Self::Read { .. } | Self::Unsupported { .. } | Self::Invalid { .. } | Self::Type { .. } => {}
         }
         self
     }
@@ -140,11 +155,19 @@ pub fn resources_from_json(bytes: &[u8]) -> Result<LinuxResources, LimitError> {
     let unknown = walk::check_resources(&raw).map_err(|error| match error {
         ConfigError::Invalid { name: key, expected, found, .. } => LimitError::Invalid { key, expected, found },
         ConfigError::Unsupported { name: key, .. } => LimitError::Unsupported { key },
-        ConfigError::Json { source, .. } => source.into(),
+        ConfigError::Json { source, .. } | ConfigError::Type { source, .. } => source.into(),
         ConfigError::Read { source, .. } => serde_json::Error::io(source).into(),
     })?;
     tell(&unknown);
-    Ok(serde_json::from_value(raw)?)
+    typed(&raw).map_err(|(key, source)| LimitError::Type { key: format!("linux.resources.{key}"), source })
+}
+
+/// Reads a value into its type. What does not fit is told with its key.
+fn typed<T: DeserializeOwned>(raw: &serde_json::Value) -> Result<T, (String, serde_json::Error)> {
+    // The way to each value is followed only where that is needed.
+    T::deserialize(raw).or_else(|_| {
+        serde_path_to_error::deserialize(raw).map_err(|error| (error.path().to_string(), error.into_inner()))
+    })
 }
 
 /// A `config.json` that has passed every check: what it asks for can be honoured by this runtime.
@@ -177,9 +200,11 @@ impl RuntimeConfig {
         let unknown = walk::check(&raw)?;
         if let Some(process) = raw.get_mut("process").and_then(serde_json::Value::as_object_mut) {
             process::default_user(process);
+            process::leave_out_unknown_capabilities(process);
         }
         let attributes = ProcessAttributes::take_from(&mut raw)?;
-        let spec: Spec = serde_json::from_value(raw)?;
+        let spec: Spec =
+            typed(&raw).map_err(|(name, source)| ConfigError::Type { document: Document::default(), name, source })?;
         let settings = Settings::of(&spec, attributes)?;
         Ok((Self { spec, settings }, unknown))
     }

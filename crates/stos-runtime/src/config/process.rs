@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the launch honours of `process`.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -87,7 +88,7 @@ impl ProcessSettings {
             terminal: process.terminal().unwrap_or(false),
             console_size: console_size(process)?,
             args,
-            env: strings("process.env", process.env().as_deref())?,
+            env: environment(process.env().as_deref())?,
             cwd: normal(cwd),
             uid: user.uid(),
             gid: user.gid(),
@@ -110,6 +111,30 @@ pub(super) fn default_user(process: &mut Map<String, Value>) {
     if user.is_null() {
         *user = json!({"uid": 0, "gid": 0});
     }
+}
+
+/// Leaves out, and tells of, capabilities that we do not know, as runc does: an engine may be newer than we are.
+pub(super) fn leave_out_unknown_capabilities(process: &mut Map<String, Value>) {
+    let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else { return };
+    let mut unknown = BTreeSet::new();
+    for list in sets.values_mut().filter_map(Value::as_array_mut) {
+        list.retain(|capability| {
+            let name = capability.as_str().filter(|name| capability_bit(name).is_none());
+            unknown.extend(name.map(str::to_owned));
+            name.is_none()
+        });
+    }
+    for capability in unknown {
+        tracing::warn!(capability, "an unknown capability is ignored");
+    }
+}
+
+/// "NAME=VALUE", as runc demands it.
+fn environment(list: Option<&[String]>) -> Result<Vec<CString>, ConfigError> {
+    if let Some(variable) = list.unwrap_or_default().iter().find(|text| text.find('=').is_none_or(|at| at == 0)) {
+        return Err(ConfigError::invalid("process.env", "NAME=VALUE", variable));
+    }
+    strings("process.env", list)
 }
 
 fn label(name: &str, asked: Option<&str>) -> Result<Option<String>, ConfigError> {

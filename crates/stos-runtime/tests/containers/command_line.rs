@@ -93,7 +93,16 @@ fn show(value: &impl serde::Serialize) {
 
 fn create_options<'a>(bundle: &'a Path, pid_file: Option<&'a Path>) -> CreateOptions<'a> {
     let (console, inherited) = (stos_runtime::Console::None, stos_runtime::Inherited::default());
-    CreateOptions { bundle, pid_file, console, inherited, new_keyring: true, notifies: false, systemd_cgroup: false }
+    CreateOptions {
+        bundle,
+        pid_file,
+        console,
+        inherited,
+        new_keyring: true,
+        pidfd_socket: None,
+        notifies: false,
+        systemd_cgroup: false,
+    }
 }
 
 /// create, start, wait, delete, as `run` of any runtime does.

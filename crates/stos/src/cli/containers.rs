@@ -100,6 +100,9 @@ pub struct BundleOptions {
     /// Bundle mode: send the master of the container's terminal over this Unix socket
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Bundle mode: send a descriptor of the container's process over this Unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Bundle mode: pass on N descriptors from 3 on, after those of LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,

@@ -136,6 +136,7 @@ fn create_options<'a>(
         console,
         inherited: inherited(options.preserve_fds, true)?,
         new_keyring: !options.no_new_keyring,
+        pidfd_socket: options.pidfd_socket.as_deref(),
         notifies: notify_socket().is_some(),
         systemd_cgroup: global.systemd_cgroup,
     })
@@ -214,6 +215,7 @@ pub fn exec_as(
             cgroups: &args.cgroup,
             ignore_paused: args.ignore_paused,
             pid_file: args.pid_file.as_deref(),
+            pidfd_socket: args.pidfd_socket.as_deref(),
             inherited: inherited(args.preserve_fds, false)?,
         },
     )?;

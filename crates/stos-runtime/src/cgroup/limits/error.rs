@@ -11,9 +11,17 @@ use super::super::Version;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitError {
-    /// The resources are no JSON, or a value has the wrong type.
+    /// The resources are no JSON.
     #[error("resources: {0}")]
     Json(#[from] serde_json::Error),
+    /// A value is of another type than its key, or none of the values that the key may have.
+    #[error("{key}: {source}")]
+    Type {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// A known wish that this runtime does not fulfil.
     #[error("{key} is not supported")]
     Unsupported {
