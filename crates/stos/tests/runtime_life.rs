@@ -102,7 +102,7 @@ fn signals_in_the_foreground_go_to_the_process() {
     };
     says("ready");
     let send = |signal: i32| {
-        let sent = output(Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()));
+        let sent = output(Command::new("sh").arg("-c").arg(format!("kill -{signal} {}", child.id())));
         assert_eq!(sent.code, 0, "{signal}: {}", sent.stderr);
     };
     for &signal in &signals {

@@ -137,7 +137,7 @@ impl Drop for HostCgroup {
                 fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
             for directory in below.iter().filter(|path| path.is_dir()).chain([&self.0]) {
                 for pid in fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines() {
-                    drop(Command::new("kill").args(["-KILL", pid]).status());
+                    drop(Command::new("sh").arg("-c").arg(format!("kill -KILL {pid}")).status());
                 }
                 drop(fs::remove_dir(directory));
             }

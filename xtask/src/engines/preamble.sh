@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 set -u
 work=$(mktemp -d /host/var/tmp/stos-engines-XXXXXX)
+# Users of a namespace of their own have to get in.
+chmod 755 "$work"
 ended() {
     eval "${cleanup-}"
     # What an engine keeps mounted goes with our mount namespace; what it keeps running does not.
