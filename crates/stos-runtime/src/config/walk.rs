@@ -340,4 +340,51 @@ mod tests {
         });
         assert_eq!(refusal(config), "taken");
     }
+
+    /// Every row of the table as the document writes it: `mounts[].options`, `linux.rdma.*.hcaHandles`.
+    fn rows(rule: &Rule, name: String, found: &mut Vec<String>) {
+        match rule {
+            Take | Refuse => found.push(name),
+            Keys(known) => {
+                for (key, rule) in *known {
+                    let name = if name.is_empty() { (*key).to_owned() } else { format!("{name}.{key}") };
+                    rows(rule, name, found);
+                }
+            }
+            Items(rule) => rows(rule, format!("{name}[]"), found),
+            Values(rule) => rows(rule, format!("{name}.*"), found),
+        }
+    }
+
+    fn sources(directory: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                sources(&entry, text);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&std::fs::read_to_string(entry).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_has_every_key_and_tests_that_are_there() {
+        let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let document = std::fs::read_to_string(crates.join("../docs/runtime-spec.md")).unwrap();
+        let (_, table) = document.split_once("## Every key\n").unwrap();
+        let table: Vec<&str> =
+            table.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `")).collect();
+        let mut keys = Vec::new();
+        rows(&ROOT, String::new(), &mut keys);
+        for key in keys {
+            assert!(table.iter().any(|line| line.contains(&format!("`{key}`"))), "docs/runtime-spec.md lacks {key}");
+        }
+        let mut text = String::new();
+        for place in ["stos/tests", "stos-runtime/src", "stos-runtime/tests"] {
+            sources(&crates.join(place), &mut text);
+        }
+        for test in table.iter().filter_map(|line| line.rsplit(" | ").next()).flat_map(|tests| tests.split('`')) {
+            let is_name = test.contains('_');
+            assert!(!is_name || text.contains(&format!("fn {test}(")), "docs/runtime-spec.md names a test {test}");
+        }
+    }
 }
