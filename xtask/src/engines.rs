@@ -29,6 +29,7 @@ pub fn run() -> anyhow::Result<()> {
     let binary = build_release()?;
     let suite = suite()?.join("\n");
     let log = environment::cache().join("engines.log");
+    std::fs::write(&log, "").with_context(|| log.display().to_string())?;
     let play = |name: &str, script: &str, runtime: &str| {
         let mut command = in_peers(script);
         command.env("BINARY", format!("/host{}", binary.display())).env("SUITE", &suite).env("RUNTIME", runtime);

@@ -198,10 +198,12 @@ fn the_propagation_of_a_mount_is_set() {
     let ran = runtime.run_bundle(&bundle, "propagation");
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let optional = |destination: &str| line(&ran.stdout, destination).1;
-    // crun does it before the root's own, which then goes over it.
-    assert!(runtime.is_called("crun") || optional("/shared")[0].starts_with("shared:"));
     assert!(optional("/rslave").is_empty() && optional("/private").is_empty());
-    assert_eq!(optional("/unbindable"), ["unbindable"]);
+    if !runtime.is_called("crun") {
+        // crun does it before the root's own, which then goes over it.
+        assert!(optional("/shared")[0].starts_with("shared:"));
+        assert_eq!(optional("/unbindable"), ["unbindable"]);
+    }
 }
 
 #[test]

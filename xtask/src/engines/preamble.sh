@@ -16,7 +16,13 @@ ended() {
 }
 trap ended EXIT
 if [ ! -f /sys/fs/cgroup/cgroup.controllers ] && [ ! -f /sys/fs/cgroup/hugetlb/tasks ]; then
-    mkdir -p /sys/fs/cgroup/hugetlb && mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb && hugetlb=yes
+    mkdir -p /sys/fs/cgroup/hugetlb
+    # The hierarchy of one who had it before goes some time after its last cgroup.
+    for _ in $(seq 100); do
+        mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb 2>/dev/null && hugetlb=yes && break
+        sleep 0.1
+    done
+    [ -n "${hugetlb-}" ] || { echo 'the hugetlb hierarchy cannot be mounted'; exit 1; }
 fi
 # is WHAT FOUND EXPECTED
 is() {
