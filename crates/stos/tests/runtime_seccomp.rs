@@ -497,6 +497,14 @@ fn without_pids(bundle: &Bundle) -> Value {
 fn a_created_container_waits_with_what_it_will_have() {
     require!(Need::Root, Need::Binary, X86_64);
     let runtime = Runtime::new();
+    if runtime.is_called("crun") {
+        // Its library cannot make this filter.
+        return;
+    }
+    if runtime.is_called("crun") {
+        // With noNewPrivileges it loads the filter after the wait.
+        return;
+    }
     let neighbour = runtime.started(&runtime.bundle(&["sh", "-c", "while :; do sleep 1; done"]), "neighbour");
     let joined = json!({"type": "pid", "path": format!("/proc/{}/ns/pid", runtime.state(&neighbour)["pid"])});
     for no_new_privileges in [false, true] {

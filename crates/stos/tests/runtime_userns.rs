@@ -84,6 +84,10 @@ fn ids_are_those_of_the_namespace() {
 fn streams_can_be_opened_again() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    if runtime.is_called("crun") {
+        // It gives the streams to nobody here.
+        return;
+    }
     open_way(&runtime);
     let script = "echo out > /dev/stdout; echo err > /dev/stderr";
     let bundle = runtime.bundle(&["sh", "-c", script]);

@@ -12,7 +12,7 @@ use stos_testkit::environment;
 use super::debian;
 use crate::process::{Run, output, step};
 
-const PACKAGES: &str = "podman containerd crun runc umoci skopeo buildah netavark conmon erofs-utils busybox-static \
+const PACKAGES: &str = "podman containerd crun runc umoci skopeo buildah netavark conmon erofs-utils busybox-static procps python3-minimal \
                         hyperfine jq time ca-certificates";
 
 /// Enters the root in `$ROOT` within a mount namespace of its own, so nothing stays mounted, and becomes the command.
@@ -31,15 +31,19 @@ exec "$@""#;
 pub fn ensure(cache: &Path) -> anyhow::Result<()> {
     let (directory, log) = (cache.join("peers"), cache.join("peers.log"));
     let (root, ready) = (directory.join("sid"), directory.join("ready"));
-    if !ready.exists() {
+    // It says which packages are there.
+    if fs::read_to_string(&ready).ok().as_deref() != Some(PACKAGES) {
         fs::create_dir_all(&directory)?;
-        step("bootstrapping Debian sid", || {
+        let bootstrap = || {
             if root.exists() {
                 fs::remove_dir_all(&root)?;
             }
             let mut bootstrap = Command::new("debootstrap");
             bootstrap.args(["--variant=minbase", "sid"]).arg(&root).arg(debian::archive(cache)?).run_logged(&log)
-        })?;
+        };
+        if !ready.exists() {
+            step("bootstrapping Debian sid", bootstrap)?;
+        }
         step("installing the peers in it", || {
             let (update, options) = (debian::update_script(), debian::AS_ROOT.join(" "));
             let install = format!("install --quiet --yes --no-install-recommends {PACKAGES}");
@@ -47,7 +51,7 @@ pub fn ensure(cache: &Path) -> anyhow::Result<()> {
             let mut chroot = Command::new("chroot");
             chroot.arg(&root).args(["sh", "-c", &script]).env("DEBIAN_FRONTEND", "noninteractive").run_logged(&log)
         })?;
-        fs::write(&ready, "")?;
+        fs::write(&ready, PACKAGES)?;
     }
     let versions = "podman --version; containerd --version; crun --version | head -1; runc --version | head -1; \
                     umoci --version | head -1; skopeo --version";
