@@ -27,13 +27,15 @@ use crate::launch::{
 };
 use crate::lifecycle::write_pid_file;
 use crate::seccomp::listener::{ContainerOfFilter, Filtered, Processes};
-use crate::state::{RunState, StateDirectory, Status};
+use crate::state::{Mode, RunState, StateDirectory, Status};
 
 const STAGE: &str = "start a process in the container";
 
 /// What `exec` is asked for.
 #[derive(Debug)]
 pub struct ExecOptions<'a> {
+    /// Whose the container must be: another's is not found.
+    pub mode: Mode,
     /// How the process differs from the container's own.
     pub changes: &'a ProcessChanges,
     /// Whom it runs as.
@@ -69,6 +71,9 @@ pub struct Executed {
 pub fn exec(root: &StateDirectory, id: &ContainerId, options: ExecOptions<'_>) -> Result<Executed> {
     check_caller()?;
     let state = root.read(id)?;
+    if state.mode != options.mode {
+        return Err(Error::NotFound { id: id.to_string() });
+    }
     let (number, init) = first_process(root, &state, options.ignore_paused)?;
     let config = RuntimeConfig::of_exec(&root.config(&state)?, options.changes)?;
     let stdio = options.console.into_stdio(config.settings().process.terminal)?;

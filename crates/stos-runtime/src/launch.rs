@@ -261,13 +261,16 @@ pub(crate) fn check_stdio(config: &RuntimeConfig, stdio: &Stdio) -> Result<()> {
     }
 }
 
-/// Executes the calling program again from a read-only view of its binary, unless it runs from one.
+/// Makes the calling program run from a read-only view of its binary, unless it does: in place, or else by executing it again.
 ///
-/// Call it first thing in `main`, before any thread is started, in every program that calls [`launch`]. Returns where the
-/// binary is protected already. Arguments, environment and pid stay.
+/// Call it first thing in `main`, before any thread is started, in every program that calls [`launch`]. Arguments, environment and
+/// pid stay.
 pub fn protect_binary() -> Result<()> {
     let stage = "execute the binary from a read-only view";
     if binary::protected_self().map_err(Error::sys(stage))? {
+        return Ok(());
+    }
+    if binary::protect_in_place().is_ok() && binary::protected_self().map_err(Error::sys(stage))? {
         return Ok(());
     }
     let c_string = |text: std::ffi::OsString| {

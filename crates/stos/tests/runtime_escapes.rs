@@ -34,6 +34,38 @@ fn link(bundle: &Bundle, target: impl AsRef<std::path::Path>, name: &str) {
 fn the_runtime_s_binary_cannot_be_written() {
     require!(Need::Root, Need::Binary);
     let runtime = Runtime::new();
+    the_binary_holds(&runtime, |program| Command::new(program));
+}
+
+/// The same where the kernel does not let us change in place what we run from: then we are executed again.
+#[test]
+fn nor_can_it_where_it_is_executed_again() {
+    require!(Need::Root, Need::Binary, Need::Tool("python3"));
+    let runtime = Runtime::new();
+    if !runtime.is_ours() {
+        return;
+    }
+    // prctl(PR_SET_MM) gives EPERM (a filter of seccomp(2)): load the number; 157 or 167 is prctl; load its first argument; 35.
+    let number = if cfg!(target_arch = "x86_64") { 157 } else { 167 };
+    let script = format!(
+        "import ctypes, os, struct, sys\n\
+         rules = [(0x20, 0, 0, 0), (0x15, 0, 3, {number}), (0x20, 0, 0, 16), (0x15, 0, 1, 35), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)]\n\
+         code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *rule) for rule in rules))\n\
+         program = struct.pack('HxxxxxxQ', len(rules), ctypes.addressof(code))\n\
+         libc = ctypes.CDLL(None, use_errno=True)\n\
+         assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0\n\
+         assert libc.prctl(35, 14, 0, 0, 0) == -1 and ctypes.get_errno() == 1\n\
+         os.execv(sys.argv[1], sys.argv[1:])"
+    );
+    the_binary_holds(&runtime, |program| {
+        let mut python = Command::new("python3");
+        python.args(["-c", &script]).arg(program);
+        python
+    });
+}
+
+/// Creates a container by a copy of the runtime, started by `start`, and tries to write to the copy as a container would.
+fn the_binary_holds(runtime: &Runtime, start: impl FnOnce(&std::path::Path) -> Command) {
     let bundle = runtime.bundle(&["sh", "-c", ":"]);
     let id = runtime.id("exe");
     // A copy, by the same name, which nobody else executes: else "text file busy" would hide what counts.
@@ -42,7 +74,7 @@ fn the_runtime_s_binary_cannot_be_written() {
     let copy = runtime.path("copy").join(std::path::Path::new(own.get_program()).file_name().unwrap());
     fs::copy(own.get_program(), &copy).unwrap();
     let content = fs::read(&copy).unwrap();
-    let mut create = Command::new(&copy);
+    let mut create = start(&copy);
     create
         .args(own.get_args())
         .args(["create", "--bundle"])

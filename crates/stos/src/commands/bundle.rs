@@ -10,8 +10,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use stos_runtime::lifecycle::{self, CreateOptions};
 use stos_runtime::{
-    Console, ContainerId, ExecOptions, Identity, Inherited, ProcessChanges, ProcessFile, ProcessRecord, Readiness,
-    StateDirectory, console,
+    Console, ContainerId, ExecOptions, Identity, Inherited, Mode, ProcessChanges, ProcessFile, ProcessRecord,
+    Readiness, StateDirectory, console,
 };
 use stos_sys::process::clone::check_inherited;
 use stos_sys::process::credentials::become_subreaper;
@@ -192,13 +192,14 @@ pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
 pub fn exec(states: &StateDirectory, id: &ContainerId, args: &Exec) -> Result<u8, Failure> {
     let (uid, gid) = args.user.as_deref().map(parse_ids).transpose()?.unwrap_or_default();
     let changes = ProcessChanges { uid, gid, ..changes(args, args.env.clone())? };
-    exec_as(states, id, args, &changes, Identity::FromSpec)
+    exec_as(states, id, Mode::Bundle, args, &changes, Identity::FromSpec)
 }
 
 /// Runs a further process, with whatever `changes` say, as `identity`.
 pub fn exec_as(
     states: &StateDirectory,
     id: &ContainerId,
+    mode: Mode,
     args: &Exec,
     changes: &ProcessChanges,
     identity: Identity<'_>,
@@ -209,6 +210,7 @@ pub fn exec_as(
         states,
         id,
         ExecOptions {
+            mode,
             changes,
             identity,
             console,
