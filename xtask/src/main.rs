@@ -8,6 +8,7 @@
 //! | [`mod@test`] | setup, the release build, every test |
 //! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
+//! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
@@ -27,6 +28,7 @@ mod engines;
 mod kills;
 mod place;
 mod process;
+mod runtimes;
 mod setup;
 mod soak;
 mod syscall_table;
@@ -75,6 +77,15 @@ enum Task {
     },
     /// The newest podman and containerd with stos as their runtime, and the lifecycle suite on today's runc and crun (root)
     Engines,
+    /// Measure `run` and `exec` of a bundle beside the crun and runc that `setup --peers` installed: medians and ratios (root)
+    Runtimes {
+        /// How many of each
+        #[arg(long, default_value_t = 40)]
+        rounds: usize,
+        /// In the peers' root already: where everything is
+        #[arg(long, hide = true)]
+        inside: Option<std::path::PathBuf>,
+    },
     /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
     Soak {
         /// For how long
@@ -106,6 +117,8 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::run(&arguments),
         Task::Bench { rounds } => bench::run(rounds),
         Task::Engines => engines::run(),
+        Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
+        Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),
