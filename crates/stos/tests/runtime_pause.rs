@@ -84,7 +84,8 @@ fn many_processes_that_fork_freeze_all() {
     eventually(|| runtime.said(&id).contains("on"));
     for _ in 0..20 {
         runtime.ok(&["pause", &id]);
-        assert_eq!(runtime.status(&id), "paused");
+        // On v1 crun does not wait until all are frozen.
+        assert!(runtime.status(&id) == "paused" || runtime.is_called("crun"));
         runtime.ok(&["resume", &id]);
         assert_eq!(runtime.status(&id), "running");
     }
