@@ -4,7 +4,7 @@
 //! The process that gets the terminal opens it, inside the container, and sends the master over a Unix socket: one message, the
 //! name of the file with the descriptor as SCM_RIGHTS, as runc's docs/terminals.md has it.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -12,10 +12,10 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
 use stos_sys::SysError;
+use stos_sys::seccomp::send_with_descriptor;
 
 use crate::error::{Error, Result};
 use crate::launch::Stdio;
@@ -77,27 +77,13 @@ impl PidfdSocket {
 
     /// Sends it. Where the process is left alone after an error, it is the caller's to end it.
     pub(crate) fn send(&self, process: BorrowedFd<'_>) -> Result<()> {
-        send_named(self.0.as_fd(), b"pidfd", process).map_err(Error::sys(Self::STAGE))
+        send_with_descriptor(&self.0, b"pidfd", process).map_err(Error::sys(Self::STAGE))
     }
 }
 
 /// Sends a terminal's master.
 pub(crate) fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> std::result::Result<(), SysError> {
-    send_named(socket, NAME, master)
-}
-
-fn send_named(socket: BorrowedFd<'_>, name: &[u8], sent: BorrowedFd<'_>) -> std::result::Result<(), SysError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [sent];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    loop {
-        match sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(SysError::new("sendmsg", "SCM_RIGHTS", errno)),
-        }
-    }
+    send_with_descriptor(socket, NAME, master)
 }
 
 /// Receives the master of a terminal; `None` where the process has none.

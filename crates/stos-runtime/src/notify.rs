@@ -6,8 +6,7 @@
 //! starts it listens there, and passes the readiness on with the pid that the manager is to watch. Nothing else is passed on.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -19,10 +18,10 @@ use std::{fs, path};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::{Value, json};
 use stos_sys::SysError;
+use stos_sys::seccomp::send_with_descriptor;
 
 use crate::config::ConfigError;
 use crate::error::{Error, Result};
@@ -159,11 +158,8 @@ impl Readiness {
         client.send(&[ready, b"\n"].concat())?;
         client.send(format!("MAINPID={main_pid}\n").as_bytes())?;
         let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [write_end.as_fd()];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&client, &[IoSlice::new(b"BARRIER=1")], &mut control, SendFlags::NOSIGNAL)?;
+        send_with_descriptor(&client, b"BARRIER=1", write_end.as_fd())
+            .map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))?;
         Ok(read_end)
     }
 }

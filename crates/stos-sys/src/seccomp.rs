@@ -5,7 +5,6 @@ use std::ffi::CStr;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -168,15 +167,15 @@ pub fn copy_descriptor(process: BorrowedFd<'_>, number: RawFd) -> Result<Option<
     }
 }
 
-/// Sends `bytes` over a stream socket, and one descriptor with the first of them (`SCM_RIGHTS`).
-pub fn send_with_descriptor(socket: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
+/// Sends `bytes` over a Unix socket, and one descriptor with the first of them (`SCM_RIGHTS`).
+pub fn send_with_descriptor(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     let mut left = bytes;
     loop {
-        match sendmsg(socket, &[IoSlice::new(left)], &mut ancillary, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, &[IoSlice::new(left)], &mut ancillary, SendFlags::NOSIGNAL) {
             Ok(sent) => left = &left[sent..],
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(SysError::new("sendmsg", format!("{} bytes, SCM_RIGHTS", left.len()), errno)),
@@ -193,6 +192,7 @@ pub fn send_with_descriptor(socket: &UnixStream, bytes: &[u8], descriptor: Borro
 mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
