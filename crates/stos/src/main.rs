@@ -39,7 +39,7 @@ use crate::failure::Failure;
 
 fn main() -> ExitCode {
     if may_launch(std::env::args_os().skip(1)) {
-        // As early as it can be: the program begins again. Where this fails, `prepare` says so in the command's own way.
+        // As early as it can be: the program may begin again. Where this fails, `prepare` says so in the command's own way.
         let _ = stos_runtime::protect_binary();
     }
     let words: Vec<_> = std::env::args_os().collect();
@@ -201,10 +201,12 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         if launches {
             // A caller that ignores it passes that on, and the kernel would forget how a container's process ended.
             set_default_action(rustix::process::Signal::CHILD.as_raw())?;
-            // Before any thread or file: the program begins again from a view that no container can write.
+            // Where `main` has not: before any thread or file.
             stos_runtime::protect_binary()?;
         }
-        let may_look_up = !launches || (of_image && matches!(&cli.command, Command::Run(_)));
+        // An engine's commands ask no registry, and are called often.
+        let may_look_up =
+            !cli.global.bundle_mode && (!launches || (of_image && matches!(&cli.command, Command::Run(_))));
         if cfg!(target_feature = "crt-static") && may_look_up {
             stos_sys::names::look_up_hosts_by_ourselves()?;
         }

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
-use super::{Format, ProgressOptions, RegistryOptions};
+use super::{Format, GoFlag, ProgressOptions, RegistryOptions};
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -107,10 +107,10 @@ pub struct BundleOptions {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// Bundle mode: let the container have the caller's session keyring
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(long, go_flag())]
     pub no_new_keyring: bool,
     /// Bundle mode: not supported, and refused
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(long, go_flag())]
     pub no_pivot: bool,
 }
 
@@ -162,7 +162,7 @@ pub struct Run {
     #[command(flatten)]
     pub bundle: BundleOptions,
     /// Run in the background, and print the id
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(short, long, go_flag())]
     pub detach: bool,
     /// Give the container this command's standard input
     #[arg(short, long, conflicts_with = "detach")]
@@ -171,10 +171,10 @@ pub struct Run {
     #[arg(long)]
     pub rm: bool,
     /// Bundle mode: keep the container when its process has ended
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(long, go_flag())]
     pub keep: bool,
     /// Bundle mode: in the foreground, leave processes that lose their parent to somebody else
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(long, go_flag())]
     pub no_subreaper: bool,
     #[command(flatten)]
     pub progress: ProgressOptions,
@@ -278,7 +278,7 @@ pub struct Stop {
 #[command(after_help = "Example:\n  stos delete -f web")]
 pub struct Delete {
     /// Kill one that runs; succeed for one that is gone
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(short, long, go_flag())]
     pub force: bool,
     /// The containers
     #[arg(value_name = "CONTAINER", required = true)]

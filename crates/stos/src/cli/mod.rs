@@ -83,6 +83,25 @@ pub struct Global {
     pub bundle_mode: bool,
 }
 
+/// Options as Go's flags have them: there or not, or `=true` and `=false`.
+trait GoFlag {
+    /// Makes a switch such an option.
+    fn go_flag(self) -> Self;
+}
+
+impl GoFlag for clap::Arg {
+    fn go_flag(self) -> Self {
+        self.action(clap::ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_name("true|false")
+            .hide_possible_values(true)
+            .hide_default_value(true)
+    }
+}
+
 /// How layers are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LayerBackend {

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use stos_runtime::SubCgroup;
+
+use super::GoFlag;
 
 /// Whether errors of cgroups are overlooked, as runc's --rootless has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,13 +26,13 @@ pub struct Exec {
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
     /// Give the process a terminal
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(short, long, go_flag())]
     pub tty: bool,
     /// Containers from images: give the process this command's standard input
     #[arg(short, long)]
     pub interactive: bool,
     /// Bundle mode: run in the background
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(short, long, go_flag())]
     pub detach: bool,
     /// Whom the process runs as; in bundle mode numbers, UID[:GID]
     #[arg(short, long, value_name = "USER[:GROUP]")]
@@ -48,7 +50,7 @@ pub struct Exec {
     #[arg(short, long, value_name = "CAPABILITY")]
     pub cap: Vec<String>,
     /// Set noNewPrivileges for the process
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(long, go_flag())]
     pub no_new_privs: bool,
     /// The process's AppArmor profile
     #[arg(long, value_name = "PROFILE")]
@@ -60,7 +62,7 @@ pub struct Exec {
     #[arg(long, value_name = "[CONTROLLER:]PATH")]
     pub cgroup: Vec<SubCgroup>,
     /// Take a container that is paused too: the process waits until it is resumed
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "true|false", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
+    #[arg(long, go_flag())]
     pub ignore_paused: bool,
     /// Write the process's pid to FILE
     #[arg(long, value_name = "FILE")]
