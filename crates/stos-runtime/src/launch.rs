@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -249,7 +250,16 @@ pub(crate) fn check_caller() -> Result<()> {
     if threads != 1 {
         return Err(CloneError::ManyThreads { threads }.into());
     }
-    if binary::protected_self().map_err(Error::sys(stage))? { Ok(()) } else { Err(Error::UnprotectedBinary) }
+    if is_protected(stage)? { Ok(()) } else { Err(Error::UnprotectedBinary) }
+}
+
+/// Whether the binary lies on a read-only mount. Once it does it stays so: what was asked is not asked again.
+fn is_protected(stage: &'static str) -> Result<bool> {
+    static IS_PROTECTED: AtomicBool = AtomicBool::new(false);
+    if !IS_PROTECTED.load(Ordering::Relaxed) {
+        IS_PROTECTED.store(binary::protected_self().map_err(Error::sys(stage))?, Ordering::Relaxed);
+    }
+    Ok(IS_PROTECTED.load(Ordering::Relaxed))
 }
 
 /// Whether `process.terminal` and the streams say the same.
@@ -267,10 +277,7 @@ pub(crate) fn check_stdio(config: &RuntimeConfig, stdio: &Stdio) -> Result<()> {
 /// pid stay.
 pub fn protect_binary() -> Result<()> {
     let stage = "execute the binary from a read-only view";
-    if binary::protected_self().map_err(Error::sys(stage))? {
-        return Ok(());
-    }
-    if binary::protect_in_place().is_ok() && binary::protected_self().map_err(Error::sys(stage))? {
+    if is_protected(stage)? || (binary::protect_in_place().is_ok() && is_protected(stage)?) {
         return Ok(());
     }
     let c_string = |text: std::ffi::OsString| {

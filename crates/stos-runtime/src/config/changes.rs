@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A container's configuration with the process of an `exec` in place of its own.
 //!
-//! All else stays as it is, and all of it is checked again by the same rules: what confines the container confines the further
-//! process too.
+//! All else stays as it is, and what a process needs of it is checked again by the same rules: what confines the container confines the
+//! further process too.
 
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::{ConfigError, Document, RuntimeConfig, is_of_process, process, tell};
+use super::{ConfigError, Document, RuntimeConfig, is_of_process, needed, process, tell};
 
 /// What a further process has that the container's own has not. What is `None` or empty stays as the container has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,9 +75,9 @@ fn confine(process: &mut Value, container: Option<&Value>) {
 }
 
 impl RuntimeConfig {
-    /// Checks the bytes of a container's `config.json` with `changes` of its process.
+    /// Checks the bytes of a container's `config.json` with `changes` of its process. What is of its creation alone is left out.
     pub fn of_exec(bytes: &[u8], changes: &ProcessChanges) -> Result<Self, ConfigError> {
-        let mut raw: Value = serde_json::from_slice(bytes)?;
+        let mut raw = needed::by_exec(bytes)?;
         let Some(config) = raw.as_object_mut() else {
             return Err(ConfigError::invalid("config.json", "an object", raw));
         };

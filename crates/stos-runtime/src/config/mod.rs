@@ -10,6 +10,7 @@ mod changes;
 mod devices;
 mod hooks;
 mod ids;
+mod needed;
 mod process;
 pub mod settings;
 mod walk;

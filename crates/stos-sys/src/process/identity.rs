@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What tells a process from a later one of the same number: its start time, and which boot that time counts from.
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -63,10 +64,9 @@ pub fn boot_id() -> Result<String> {
 pub(super) fn read_small(path: &str) -> Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(SysError::at("open", || path.to_owned()))?;
-    let mut text = vec![0; 4096];
-    let length =
-        retry_on_intr(|| rustix::io::read(&file, &mut text)).map_err(SysError::at("read", || path.to_owned()))?;
-    text.truncate(length);
+    let mut text = Vec::with_capacity(4096);
+    retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut text)))
+        .map_err(SysError::at("read", || path.to_owned()))?;
     Ok(text)
 }
 

@@ -188,6 +188,11 @@ pub fn run(global: &Global, args: &Run, bundle: &Path) -> Result<u8, Failure> {
     Ok(u8::try_from(ended.code()).unwrap_or(255))
 }
 
+/// Whether a further process may have a terminal: it has none unless that is asked for, here or in a file.
+fn may_have_terminal(args: &Exec) -> bool {
+    args.tty || args.process.is_some()
+}
+
 /// Runs a further process in a container of bundle mode. Whatever fails before it runs is 255, as runc has it.
 pub fn exec(states: &StateDirectory, id: &ContainerId, args: &Exec) -> Result<u8, Failure> {
     let (uid, gid) = args.user.as_deref().map(parse_ids).transpose()?.unwrap_or_default();
@@ -205,7 +210,9 @@ pub fn exec_as(
     identity: Identity<'_>,
 ) -> Result<u8, Failure> {
     let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
-    let (console, terminal) = console(args.detach, args.console_socket.as_deref())?;
+    let socket = args.console_socket.as_deref();
+    let needs_console = may_have_terminal(args) || socket.is_some();
+    let (console, terminal) = if needs_console { console(args.detach, socket)? } else { (Console::None, None) };
     let executed = stos_runtime::exec(
         states,
         id,
@@ -257,7 +264,7 @@ pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure>
         no_new_privileges: args.no_new_privs,
         terminal: args.tty,
         // Known before the process asks for it.
-        console_size: if args.detach { None } else { foreground::own_size() },
+        console_size: if may_have_terminal(args) && !args.detach { foreground::own_size() } else { None },
         apparmor: args.apparmor.clone(),
         label: args.process_label.clone(),
     })
