@@ -21,7 +21,7 @@ use stos_sys::process::clone::{CloneError, CloneOptions, Cloned, clone_process, 
 use stos_sys::process::{binary, identity, pidfd};
 
 use crate::cgroup::{
-    CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, Scope, default_rules, limits, mounted_hierarchies,
+    CgroupPlace, CgroupRecord, CgroupRequest, MadeCgroups, Scope, Wishes, default_rules, limits, mounted_hierarchies,
     systemd::Unit,
 };
 use crate::config::{RuntimeConfig, settings::namespace};
@@ -334,13 +334,14 @@ fn create_cgroups(launch: &Launch<'_>) -> Result<(MadeCgroups, Option<Scope>)> {
         Some(resources) => limits::plan(resources, &limits::Layout::of(&hierarchies))?,
         None => Vec::new(),
     };
+    let wishes = Wishes { rules, limits, owner: launch.config.settings().cgroup_owner() };
     if launch.cgroup.by_systemd {
         let unit = unit(launch.id, launch.config)?;
-        let scope = Scope::prepare(unit, launch.id.as_str(), hierarchies, rules, limits)?;
+        let scope = Scope::prepare(unit, launch.id.as_str(), hierarchies, wishes)?;
         return Ok((MadeCgroups::later(scope.planned()), Some(scope)));
     }
     let place = cgroup_place(launch.id, launch.config, &launch.cgroup);
-    Ok((MadeCgroups::create(&hierarchies, &place, &rules, &limits)?, None))
+    Ok((MadeCgroups::create(&hierarchies, &place, &wishes)?, None))
 }
 
 /// The first process, and for one behind a gate where it is told to stay.

@@ -35,6 +35,9 @@ const INSIDE: &str = "/run/notify";
 /// The socket in it.
 const SOCKET: &str = "notify.sock";
 
+/// How many notifications are read before anything else is looked at.
+const MOST_AT_ONCE: usize = 64;
+
 /// How long the manager may take to read what it is told, in seconds.
 const BARRIER_PATIENCE: i64 = 30;
 
@@ -116,7 +119,8 @@ impl Readiness {
     /// `None` where it has not. A manager that cannot be told is told of in the log: the container runs all the same.
     pub fn pass_on(&self, main_pid: i32) -> Result<Option<Told>> {
         let mut datagram = [0; 4096];
-        loop {
+        // A container that sends without end must not keep its caller from signals, and from seeing it end.
+        for _ in 0..MOST_AT_ONCE {
             match self.socket.recv(&mut datagram) {
                 Ok(length) => {
                     let Some(line) = ready_line(&datagram[..length]) else { continue };
@@ -130,6 +134,7 @@ impl Readiness {
                 Err(error) => return Err(failed("recv", Path::new(SOCKET))(error)),
             }
         }
+        Ok(None)
     }
 
     /// Waits until the container has said that it is ready, and passes it on, or until its first process has ended.

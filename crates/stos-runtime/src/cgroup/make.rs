@@ -30,17 +30,23 @@ pub(crate) struct MadeCgroups {
     held: Vec<OwnedFd>,
 }
 
+/// What a container's cgroups are to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    /// Which devices it may use.
+    pub rules: Vec<DeviceRule>,
+    /// What it may use at most.
+    pub limits: Vec<Group>,
+    /// The uid of the host that a v2 directory is to belong to, where that is not root.
+    pub owner: Option<u32>,
+}
+
 impl MadeCgroups {
-    /// Makes the container's directory in each of `hierarchies`, and puts `rules` and `limits` on it.
+    /// Makes the container's directory in each of `hierarchies`, as `wishes` have it.
     ///
     /// On failure what was made is removed. A directory that exists is taken only where it is empty: as it is where the
     /// bundle names it, and made anew where it is `stos-<id>`, so that no two containers of that id share one.
-    pub(crate) fn create(
-        hierarchies: &[Hierarchy],
-        place: &CgroupPlace,
-        rules: &[DeviceRule],
-        limits: &[Group],
-    ) -> Result<Self> {
+    pub(crate) fn create(hierarchies: &[Hierarchy], place: &CgroupPlace, wishes: &Wishes) -> Result<Self> {
         if hierarchies.is_empty() {
             return Err(Error::NoCgroups);
         }
@@ -52,8 +58,9 @@ impl MadeCgroups {
             made.held.push(held);
             Ok(())
         });
-        let all = all.and_then(|()| made.refuse_frozen()).and_then(|()| devices::apply(&made, rules));
-        match all.and_then(|()| made.limit(limits)) {
+        let all = all.and_then(|()| made.refuse_frozen()).and_then(|()| devices::apply(&made, &wishes.rules));
+        let all = all.and_then(|()| made.limit(&wishes.limits));
+        match all.and_then(|()| wishes.owner.map_or(Ok(()), |owner| made.give_to(owner))) {
             Ok(()) => Ok(made),
             Err(error) => {
                 // The cause counts; a directory that cannot be removed now holds somebody else's processes.

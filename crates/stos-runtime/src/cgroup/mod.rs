@@ -13,6 +13,7 @@ mod join;
 pub mod limits;
 mod make;
 mod manager;
+mod owner;
 mod scope;
 pub mod systemd;
 mod tree;
@@ -38,7 +39,7 @@ pub(crate) use devices::default_rules;
 pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
 pub(crate) use join::JoinedCgroups;
 pub use join::SubCgroup;
-pub(crate) use make::{MadeCgroups, open_control};
+pub(crate) use make::{MadeCgroups, Wishes, open_control};
 pub(crate) use manager::check_booted;
 pub(crate) use scope::Scope;
 

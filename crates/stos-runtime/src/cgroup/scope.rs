@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use stos_sys::SysError;
-use stos_sys::cgroup_bpf::DeviceRule;
 
 use super::limits::Group;
 use super::manager::Manager;
 use super::systemd::{Unit, limit_properties};
-use super::{CgroupPlace, CgroupRecord, Hierarchy, MadeCgroups, Version, make::open_control};
+use super::{CgroupPlace, CgroupRecord, Hierarchy, MadeCgroups, Version, Wishes, make::open_control};
 use crate::error::{Error, Result};
 
 /// A scope that a launch is about to have.
@@ -25,8 +24,7 @@ pub(crate) struct Scope {
     unit: Unit,
     id: String,
     hierarchies: Vec<Hierarchy>,
-    rules: Vec<DeviceRule>,
-    limits: Vec<Group>,
+    wishes: Wishes,
     /// Whether systemd was asked.
     is_asked: bool,
     made: Option<MadeCgroups>,
@@ -34,18 +32,12 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// Connects to systemd. Nothing is made yet.
-    pub(crate) fn prepare(
-        unit: Unit,
-        id: &str,
-        hierarchies: Vec<Hierarchy>,
-        rules: Vec<DeviceRule>,
-        limits: Vec<Group>,
-    ) -> Result<Self> {
+    pub(crate) fn prepare(unit: Unit, id: &str, hierarchies: Vec<Hierarchy>, wishes: Wishes) -> Result<Self> {
         if hierarchies.is_empty() {
             return Err(Error::NoCgroups);
         }
         let manager = Manager::connect(&unit.name)?;
-        Ok(Self { manager, unit, id: id.to_owned(), hierarchies, rules, limits, is_asked: false, made: None })
+        Ok(Self { manager, unit, id: id.to_owned(), hierarchies, wishes, is_asked: false, made: None })
     }
 
     /// Where it will be.
@@ -63,7 +55,7 @@ impl Scope {
         let is_v1 = self.hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V1);
         let version = if is_v1 { Version::V1 } else { Version::V2 };
         let mut properties = self.unit.properties(&self.id, number, version, self.manager.version());
-        properties.extend(limit_properties(&self.limits, self.manager.version()));
+        properties.extend(limit_properties(&self.wishes.limits, self.manager.version()));
         self.is_asked = true;
         self.manager.start(&self.unit, &properties)?;
         let path = self.unit.cgroup();
@@ -72,7 +64,7 @@ impl Scope {
             return Err(Error::SystemdPlace { unit: self.unit.name.clone(), expected: path, found });
         }
         let place = CgroupPlace { path, exclusive: false, first: Some(pid) };
-        let mut made = MadeCgroups::create(&self.hierarchies, &place, &self.rules, &self.limits)?;
+        let mut made = MadeCgroups::create(&self.hierarchies, &place, &self.wishes)?;
         made.belong_to(&self.unit.name);
         let made = self.made.insert(made);
         for (directory, held) in made.directories() {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the launch honours of user and time namespaces: mappings of ids, offsets of clocks.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Linux, LinuxIdMapping};
 use stos_sys::process::user_namespace::{IdMapping, IdMappings, to_host};
 
-use super::{ConfigError, ProcessSettings};
+use super::{ConfigError, ProcessSettings, Settings};
 use crate::config::settings::namespace;
 
 /// More lines a mapping cannot have (user_namespaces(7)).
@@ -101,6 +103,27 @@ pub(super) fn time_offsets(linux: &Linux, new_namespaces: u64) -> Result<String,
     Ok(lines.concat())
 }
 
+impl Settings {
+    /// The host's uid of the container's user, where the container is to own its v2 cgroup (config-linux.md, "Cgroup ownership"): it has a
+    /// cgroup namespace of its own, and cgroups mounted at `/sys/fs/cgroup` that it may write. `None` too for root, whose they are anyway,
+    /// and for a user of whom the host's uid is not told.
+    pub fn cgroup_owner(&self) -> Option<u32> {
+        let is_writable = self.mounts.iter().any(|mount| {
+            matches!(mount.fstype.as_str(), "cgroup" | "cgroup2")
+                && mount.destination == Path::new("/sys/fs/cgroup")
+                && !mount.raw_options.iter().any(|option| option == "ro" || option == "rro")
+        });
+        let uid = self.process.uid;
+        let joins_user = self.joined_namespaces.iter().any(|joined| joined.flag as u64 == namespace::USER);
+        let owner = match &self.id_mappings {
+            Some(mappings) => to_host(&mappings.users, uid),
+            None if joins_user => None,
+            None => Some(uid),
+        };
+        owner.filter(|&owner| self.new_cgroup_namespace && is_writable && owner != 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -162,5 +185,32 @@ mod tests {
             config["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}});
         });
         assert!(without.unwrap_err().contains("a new namespace of type time"));
+    }
+
+    #[test]
+    fn who_may_write_its_cgroups_owns_them() {
+        let wanted = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut config = json!({
+                "ociVersion": "1.2.0", "root": {"path": "rootfs"},
+                "process": {"args": ["x"], "cwd": "/", "user": {"uid": 1000, "gid": 0}},
+                "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw", "nosuid"]}],
+                "linux": {"namespaces": [{"type": "mount"}, {"type": "cgroup"}]},
+            });
+            change(&mut config);
+            RuntimeConfig::from_json(config.to_string().as_bytes()).unwrap().settings().cgroup_owner()
+        };
+        assert_eq!(wanted(&|_| {}), Some(1000));
+        assert_eq!(wanted(&|config| config["process"]["user"]["uid"] = 0.into()), None);
+        assert_eq!(wanted(&|config| config["mounts"][0]["options"] = json!(["nosuid", "ro"])), None);
+        assert_eq!(wanted(&|config| config["mounts"] = json!([])), None);
+        assert_eq!(wanted(&|config| config["linux"]["namespaces"] = json!([{"type": "mount"}])), None);
+        let mapped = |config: &mut serde_json::Value| {
+            let mappings = json!([{"containerID": 0, "hostID": 100_000, "size": 500}]);
+            config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}, {"type": "user"}]);
+            config["linux"]["uidMappings"] = mappings.clone();
+            config["linux"]["gidMappings"] = mappings;
+            config["process"]["user"]["uid"] = 7.into();
+        };
+        assert_eq!(wanted(&mapped), Some(100_007));
     }
 }
