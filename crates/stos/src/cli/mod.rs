@@ -66,11 +66,11 @@ pub struct Global {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Log more
-    #[arg(long)]
+    #[arg(long, go_flag())]
     pub debug: bool,
     /// Let systemd make the cgroups of a bundle's container: linux.cgroupsPath is SLICE:PREFIX:NAME then. For create and run with a
     /// bundle; later commands know by themselves
-    #[arg(long)]
+    #[arg(long, go_flag())]
     pub systemd_cgroup: bool,
     /// Whether errors of cgroups are overlooked, as without root's rights; `true` is not supported, and refused
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Rootless::Auto)]
@@ -251,6 +251,19 @@ mod tests {
             let cli = Cli::try_parse_from(["stos", "exec"].into_iter().chain(line.split(' '))).unwrap();
             let Command::Exec(exec) = cli.command else { panic!("{line}") };
             assert_eq!(((exec.tty, exec.detach), exec.container()), (expected, "id"), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_switches_take_a_value_too() {
+        for (words, expected) in [
+            ("", (false, false)),
+            ("--debug --systemd-cgroup", (true, true)),
+            ("--debug=true --systemd-cgroup=false", (true, false)),
+        ] {
+            let line = ["stos"].into_iter().chain(words.split_whitespace()).chain(["features"]);
+            let global = Cli::try_parse_from(line).unwrap().global;
+            assert_eq!((global.debug, global.systemd_cgroup), expected, "{words}");
         }
     }
 
