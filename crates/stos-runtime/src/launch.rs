@@ -176,7 +176,7 @@ impl ProcessRecord {
         let stage = "record a process";
         let Some(stat) = identity::process_stat(pid).map_err(Error::sys(stage))? else { return Ok(None) };
         let boot_id = identity::boot_id().map_err(Error::sys(stage))?;
-        Ok(Some(Self { pid, start_time: stat.start_time, boot_id }))
+        Ok(Some(Self { pid, start_time: stat.start_time, boot_id: boot_id.to_owned() }))
     }
 
     /// Whether this very process still runs: same boot, same start, and no zombie.

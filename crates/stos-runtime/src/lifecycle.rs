@@ -218,8 +218,11 @@ pub fn state(root: &StateDirectory, id: &ContainerId) -> Result<OciState> {
 pub fn list_bundles(root: &StateDirectory) -> Result<Vec<OciState>> {
     let look = |id: &ContainerId| -> Result<Option<OciState>> {
         let state = root.read(id)?;
+        if state.mode != Mode::Bundle {
+            return Ok(None);
+        }
         let status = state.status(&root.container(id))?;
-        Ok((state.mode == Mode::Bundle).then(|| state.to_oci(status)))
+        Ok(Some(state.to_oci(status)))
     };
     let mut found = Vec::new();
     for id in root.ids()? {

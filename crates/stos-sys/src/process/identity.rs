@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What tells a process from a later one of the same number: its start time, and which boot that time counts from.
 
+use std::sync::OnceLock;
+
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -52,11 +54,15 @@ pub fn ticks_since_boot() -> u64 {
     seconds * per_second + nanoseconds * per_second / 1_000_000_000
 }
 
-/// The id of this boot, new with each one.
-pub fn boot_id() -> Result<String> {
+/// The id of this boot, new with each one: it is read once, for a process does not outlive its boot.
+pub fn boot_id() -> Result<&'static str> {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT_ID.get() {
+        return Ok(id);
+    }
     let path = "/proc/sys/kernel/random/boot_id";
     let id = String::from_utf8(read_small(path)?).map_err(|_| SysError::new("read", path, Errno::INVAL))?;
-    Ok(id.trim_end().to_owned())
+    Ok(BOOT_ID.get_or_init(|| id.trim_end().to_owned()))
 }
 
 /// Reads a file of the kernel's that is smaller than a page, by one read(2): such files give no size beforehand, and are whole
