@@ -286,11 +286,11 @@ pub fn state(engine: &Engine, id: &ContainerId) -> Result<ContainerState> {
 
 /// Gives the run state of a container of which a process lives, the monitor among them; `None` where none does.
 fn living(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<Option<RunState>> {
-    let has_monitor = run.creator.is_alive()?;
     let lives = match &run.init {
+        Some(init) if init.is_alive()? => true,
         // Between the end of its process and its exit record the monitor still lives: not ended yet.
-        Some(init) => init.is_alive()? || (has_monitor && read_exit(engine, id)?.is_none()),
-        None => has_monitor,
+        Some(_) => run.creator.is_alive()? && read_exit(engine, id)?.is_none(),
+        None => run.creator.is_alive()?,
     };
     if lives {
         return Ok(Some(run.clone()));

@@ -215,7 +215,7 @@ pub fn state(root: &StateDirectory, id: &ContainerId) -> Result<OciState> {
 
 /// The states of all containers of bundle mode, by id. One that goes meanwhile is left out, and one that cannot be read is told
 /// in the log.
-pub fn list_bundles(root: &StateDirectory) -> Result<Vec<OciState>> {
+pub fn list_bundles(root: &StateDirectory, is_other: impl Fn(&ContainerId) -> bool) -> Result<Vec<OciState>> {
     let look = |id: &ContainerId| -> Result<Option<OciState>> {
         let state = root.read(id)?;
         if state.mode != Mode::Bundle {
@@ -225,7 +225,7 @@ pub fn list_bundles(root: &StateDirectory) -> Result<Vec<OciState>> {
         Ok(Some(state.to_oci(status)))
     };
     let mut found = Vec::new();
-    for id in root.ids()? {
+    for id in root.ids()?.into_iter().filter(|id| !is_other(id)) {
         match look(&id) {
             Ok(state) => found.extend(state),
             Err(Error::NotFound { .. }) => {}

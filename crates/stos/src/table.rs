@@ -16,14 +16,18 @@ pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let mut out = io::stdout().lock();
-    let mut line = |cells: Vec<&str>| {
+    let line = |cells: Vec<&str>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(out, "{}", padded.collect::<Vec<_>>().join("  ").trim_end())
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let printed = line(header.to_vec())
-        .and_then(|()| rows.iter().try_for_each(|row| line(row.iter().map(String::as_str).collect())));
-    unless_nobody_reads(printed)
+    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    print_lines(std::iter::once(line(header.to_vec())).chain(rows))
+}
+
+/// Writes to stdout, in few large pieces.
+fn write(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    unless_nobody_reads(write(&mut out).and_then(|()| out.flush()))
 }
 
 /// Who has read enough, as `head` does, has no complaint.
@@ -36,14 +40,20 @@ fn unless_nobody_reads(printed: io::Result<()>) -> io::Result<()> {
 
 /// Prints a value as JSON, indented.
 pub fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    let printed = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
-    unless_nobody_reads(printed.and_then(|()| writeln!(out)))
+    write(|out| {
+        serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+        writeln!(out)
+    })
 }
 
 /// Prints one line.
 pub fn print_line(text: impl std::fmt::Display) -> io::Result<()> {
     unless_nobody_reads(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// Prints lines, all at once.
+pub fn print_lines(lines: impl IntoIterator<Item = impl std::fmt::Display>) -> io::Result<()> {
+    write(|out| lines.into_iter().try_for_each(|line| writeln!(out, "{line}")))
 }
 
 /// Gives a size as people read it: powers of 1,000, as podman.

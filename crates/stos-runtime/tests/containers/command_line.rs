@@ -51,7 +51,7 @@ fn command(arguments: &[String]) -> Result<u8, Error> {
         "start" => lifecycle::start(&root, &id()?)?,
         "run" => return run_attached(&root, &id()?, &bundle),
         "state" => show(&lifecycle::state(&root, &id()?)?),
-        "list" => show(&lifecycle::list_bundles(&root)?),
+        "list" => show(&lifecycle::list_bundles(&root, |_| false)?),
         "kill" => {
             let signal = stos_runtime::parse_signal(rest.get(1).copied().unwrap_or("TERM"))?;
             lifecycle::kill(&root, &id()?, signal, has("--all"))?;

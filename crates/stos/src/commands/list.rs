@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! list: containers of both modes.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use stos_engine::container::{self, ContainerState};
+use stos_runtime::lifecycle::list_bundles;
 use stos_runtime::state::OciState;
 
 use crate::cli::{Format, Global, List};
@@ -26,11 +29,11 @@ struct Line {
 
 /// Lists the containers of image mode, then those of bundle mode. In bundle mode only the latter, as runc.
 pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
-    let bundles = stos_runtime::lifecycle::list_bundles(&target::run_states(global))?;
     if global.bundle_mode {
+        let bundles = list_bundles(&target::run_states(global), |_| false)?;
         match args.format {
             // Whatever the format is, as runc has it.
-            _ if args.quiet => bundles.iter().try_for_each(|state| table::print_line(&state.id))?,
+            _ if args.quiet => table::print_lines(bundles.iter().map(|state| &state.id))?,
             Format::Json => table::print_json(&bundles.into_iter().map(with_owner).collect::<Vec<_>>())?,
             Format::Table => {
                 let rows: Vec<_> = bundles.iter().map(bundle_row).collect();
@@ -40,10 +43,12 @@ pub fn list(global: &Global, args: &List) -> Result<u8, Failure> {
         return Ok(0);
     }
     let mut lines = if global.data_root.is_dir() { image_lines(global)? } else { Vec::new() };
+    let known: HashSet<_> = lines.iter().map(|line| line.id.clone()).collect();
+    let bundles = list_bundles(&target::run_states(global), |id| known.contains(id.as_str()))?;
     lines.extend(bundles.into_iter().map(bundle_line));
     match args.format {
         Format::Json => table::print_json(&lines)?,
-        Format::Table if args.quiet => lines.iter().try_for_each(|line| table::print_line(&line.id))?,
+        Format::Table if args.quiet => table::print_lines(lines.iter().map(|line| &line.id))?,
         Format::Table => {
             let rows: Vec<_> = lines.iter().map(row).collect();
             table::print(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PID", "NAME"], &rows)?;
