@@ -2,7 +2,7 @@
 //! `cargo xtask test`: sets up, builds the release binary, runs every test, and sums up.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use stos_testkit::environment;
@@ -14,7 +14,10 @@ use crate::workspace::{build_release, cargo, is_ci};
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     setup::run(false)?;
     let binary = build_release()?;
-    let mut test = cargo(["test", "--workspace", "--no-fail-fast"]);
+    // Some tests end commands by these signals; whoever runs us in the background of a script has us ignore them.
+    let plain = cargo(["test", "--workspace", "--no-fail-fast"]);
+    let mut test = Command::new("env");
+    test.args(["--default-signal=INT,QUIT,HUP"]).arg(plain.get_program()).args(plain.get_args());
     test.args(arguments).env(environment::BINARY, &binary).env(environment::CACHE, environment::cache());
     if is_ci() {
         test.env(environment::REQUIRED, "1");
