@@ -8,16 +8,15 @@ use anyhow::Context;
 use stos_testkit::environment;
 
 use crate::setup;
-use crate::workspace::{build_release, cargo, is_ci};
+use crate::workspace::{build_release, cargo_program, in_workspace, is_ci};
 
 /// Runs `cargo test --workspace` with `arguments` after it; fails where a test does.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     setup::run(false)?;
     let binary = build_release()?;
+    let mut test = in_workspace(Command::new("env"));
     // Some tests end commands by these signals; whoever runs us in the background of a script has us ignore them.
-    let plain = cargo(["test", "--workspace", "--no-fail-fast"]);
-    let mut test = Command::new("env");
-    test.args(["--default-signal=INT,QUIT,HUP"]).arg(plain.get_program()).args(plain.get_args());
+    test.arg("--default-signal=INT,QUIT,HUP").arg(cargo_program()).args(["test", "--workspace", "--no-fail-fast"]);
     test.args(arguments).env(environment::BINARY, &binary).env(environment::CACHE, environment::cache());
     if is_ci() {
         test.env(environment::REQUIRED, "1");

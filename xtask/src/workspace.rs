@@ -2,6 +2,7 @@
 //! Where the workspace, its target directory and cargo are, by `cargo metadata`.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -53,11 +54,22 @@ impl Metadata {
 }
 
 /// The cargo that runs us, in the workspace's root.
+pub fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = in_workspace(Command::new(cargo_program()));
+    command.args(arguments);
+    command
+}
+
+/// The cargo that runs us.
+pub fn cargo_program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// A command that runs cargo, in the workspace's root.
 ///
 /// What cargo told us of our own package is not passed on: build scripts that look at it would run anew each time.
-pub fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+pub fn in_workspace(mut command: Command) -> Command {
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     for (name, _) in env::vars_os() {
         let is_ours =
             name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
