@@ -192,8 +192,13 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         if let (Command::Create(_) | Command::Run(_), false) = (&cli.command, of_image) {
             commands::bundle::refuse_image_options(matches)?;
         }
-        let needs_root =
-            !matches!(cli.command, Command::System(System::Info(_)) | Command::Features(_) | Command::Spec(_));
+        let needs_root = !matches!(
+            cli.command,
+            Command::System(System::Info(_) | System::Man(_))
+                | Command::Completion(_)
+                | Command::Features(_)
+                | Command::Spec(_)
+        );
         refuse_unsupported(cli, of_image)?;
         if needs_root && !rustix::process::geteuid().is_root() {
             return Err(Failure::message("stos must run as root: rootless containers are not supported yet", 1));

@@ -95,22 +95,22 @@ pub struct BundleOptions {
     #[arg(short, long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
     /// Bundle mode: write the container's pid to FILE
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
     /// Bundle mode: send the master of the container's terminal over this Unix socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, hide_short_help = true, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
     /// Bundle mode: send a descriptor of the container's process over this Unix socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, hide_short_help = true, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
     /// Bundle mode: pass on N descriptors from 3 on, after those of LISTEN_FDS
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, hide_short_help = true, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// Bundle mode: let the container have the caller's session keyring
-    #[arg(long, go_flag())]
+    #[arg(long, hide_short_help = true, go_flag())]
     pub no_new_keyring: bool,
     /// Bundle mode: not supported, and refused
-    #[arg(long, go_flag())]
+    #[arg(long, hide_short_help = true, go_flag())]
     pub no_pivot: bool,
 }
 
@@ -171,10 +171,10 @@ pub struct Run {
     #[arg(long)]
     pub rm: bool,
     /// Bundle mode: keep the container when its process has ended
-    #[arg(long, go_flag())]
+    #[arg(long, hide_short_help = true, go_flag())]
     pub keep: bool,
     /// Bundle mode: in the foreground, leave processes that lose their parent to somebody else
-    #[arg(long, go_flag())]
+    #[arg(long, hide_short_help = true, go_flag())]
     pub no_subreaper: bool,
     #[command(flatten)]
     pub progress: ProgressOptions,

@@ -23,10 +23,10 @@ pub struct ConnectionOptions {
           action = clap::ArgAction::Set)]
     pub tls_verify: Option<bool>,
     /// The file of credentials, instead of podman's and docker's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
     /// The directory of certificates, instead of those of certs.d: *.crt, and NAME.cert with NAME.key
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
 }
 
@@ -34,7 +34,7 @@ pub struct ConnectionOptions {
 #[derive(Debug, Clone, Args)]
 pub struct CredentialOptions {
     /// Who asks; without a password it is asked for. For the registry that is named, and none of its mirrors
-    #[arg(long, value_name = "USER[:PASSWORD]")]
+    #[arg(long, hide_short_help = true, value_name = "USER[:PASSWORD]")]
     pub creds: Option<Secret>,
 }
 
@@ -42,7 +42,7 @@ pub struct CredentialOptions {
 #[derive(Debug, Clone, Args)]
 pub struct PolicyOptions {
     /// The file that says which images are accepted, instead of policy.json of ~/.config/containers or /etc/containers
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub signature_policy: Option<PathBuf>,
 }
 
@@ -59,13 +59,13 @@ pub struct RegistryOptions {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
     /// Keep the layers' compressed blobs too, so that `save` can give every digest on
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub keep_blobs: bool,
     /// How many layers are fetched at a time, 1 to 64 [default: one more than there are processors, at most 8]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, hide_short_help = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub jobs: Option<u8>,
     /// How often in a row a request that brought nothing is sent again; a layer that came in part goes on in any case, but with 0
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(..=100))]
+    #[arg(long, hide_short_help = true, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(..=100))]
     pub retry: u32,
 }
 

@@ -221,6 +221,8 @@ pub enum Command {
     /// Refused: there are no checkpoints to restore
     #[command(hide = true)]
     Restore(Refused),
+    /// Print what completes this command line in a shell
+    Completion(Completion),
     /// About this host and this installation
     #[command(subcommand)]
     System(System),

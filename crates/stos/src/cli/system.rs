@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The words of commands about the host.
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Format, SystemCheck};
 
@@ -16,6 +18,8 @@ pub enum System {
     Df(SystemDf),
     /// Look for damage in the store, and repair it
     Check(SystemCheck),
+    /// Write the manual pages of all commands
+    Man(SystemMan),
     /// Remove what a command has left that was killed
     #[command(hide = true)]
     Sweep(SystemSweep),
@@ -27,6 +31,38 @@ pub struct SystemInfo {
     /// How it looks
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system man /usr/local/share/man/man1")]
+pub struct SystemMan {
+    /// Where they go: a page for each command, stos-COMMAND.1
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  source <(stos completion bash)\n  stos completion -f /etc/bash_completion.d/stos bash"
+)]
+pub struct Completion {
+    /// Write it to FILE instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Shells whose command lines can be completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash(1)
+    Bash,
+    /// zsh(1)
+    Zsh,
+    /// fish(1)
+    Fish,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 
 pub mod bundle;
 mod changes;
+mod command_line;
 mod create;
 mod documents;
 mod exec;
@@ -85,6 +86,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Features(_) => documents::features(),
         Command::Checkpoint(args) => Err(refused("checkpoint", &args)),
         Command::Restore(args) => Err(refused("restore", &args)),
+        Command::Completion(args) => command_line::completion(&args),
         Command::System(command) => system::run(global, command),
     }
 }

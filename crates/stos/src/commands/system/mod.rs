@@ -17,6 +17,7 @@ pub fn run(global: &Global, command: System) -> Result<u8, Failure> {
         System::Df(args) => df::df(global, &args),
         System::Gc(args) => gc::gc(global, &args),
         System::Check(args) => check::check(global, &args),
+        System::Man(args) => super::command_line::man(&args),
         System::Sweep(args) => interrupt::sweep(global, &args),
     }
 }
