@@ -39,6 +39,7 @@
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
 //! | `relay` | output on its way to the log and to the caller's streams |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
+//! | [`times`] | points in time, as people write them |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
@@ -81,6 +82,7 @@ mod source;
 pub mod spec;
 mod stage;
 pub mod tag;
+pub mod times;
 pub mod usage;
 pub mod validate;
 mod volume;

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use stos_spec::{BlobDigest, ImageConfig};
 use stos_store::ImageRecord;
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::gc::sweep_after_removal;
 use crate::image::load_image;
 use crate::image_mount::lock_mounted_images;
+use crate::times::read_time;
 
 /// Which images go.
 #[derive(Debug, Clone, Default)]
@@ -96,41 +97,6 @@ impl PruneFilter {
             Self::NotLabel(label) => !label.is_of(config),
         }
     }
-}
-
-/// Reads a point in time: itself, or how long before `now` it was.
-fn read_time(text: &str, now: Timestamp) -> Option<Timestamp> {
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Some(time);
-    }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return Timestamp::from_second(seconds).ok();
-    }
-    now.checked_sub(read_duration(text)?).ok()
-}
-
-/// Reads a duration as Go writes it: numbers with units, one after the other (time.ParseDuration).
-fn read_duration(text: &str) -> Option<SignedDuration> {
-    let mut rest = text;
-    let mut sum = SignedDuration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let count: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        rest = &rest[unit..];
-        sum = sum.checked_add(SignedDuration::try_from_secs_f64(count * seconds).ok()?)?;
-    }
-    (!text.is_empty()).then_some(sum)
 }
 
 /// What a prune did.

@@ -210,17 +210,6 @@ pub struct Wait {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos logs -f web")]
-pub struct Logs {
-    /// Go on while the container writes
-    #[arg(short, long)]
-    pub follow: bool,
-    /// The container
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
-}
-
-#[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos list --format json")]
 pub struct List {
     /// Print only ids

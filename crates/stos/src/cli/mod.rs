@@ -10,6 +10,7 @@ mod health;
 mod images;
 mod layers;
 mod limits;
+mod logs;
 mod often;
 mod progress;
 mod registries;
@@ -22,6 +23,7 @@ pub use health::*;
 pub use images::*;
 pub use layers::*;
 pub use limits::*;
+pub use logs::*;
 pub use often::read;
 pub use progress::*;
 pub use registries::*;
@@ -179,7 +181,7 @@ pub enum Command {
     Exec(Exec),
     /// Wait until containers have ended, and print their exit codes
     Wait(Wait),
-    /// Print what a container wrote
+    /// Print what containers wrote
     Logs(Logs),
     /// Show a container's state, as JSON
     State(State),

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! wait, logs, state, kill, stop, delete: what is done to containers of either mode.
+//! wait, state, kill, stop, delete: what is done to containers of either mode.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use serde_json::json;
 use stos_engine::container::{self, ContainerState};
 use stos_engine::lifecycle;
-use stos_engine::log::{FOLLOW_INTERVAL, LogReader, Stream};
 use stos_runtime::tombstones;
 
 use super::each;
-use crate::cli::{Delete, Global, Kill, Logs, State, Stop, Wait};
+use crate::cli::{Delete, Global, Kill, State, Stop, Wait};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
@@ -19,7 +17,8 @@ use crate::target::{self, Target};
 /// A hundred years, in seconds: longer than anybody waits, and a time that can be added to another.
 const FOREVER: u64 = 100 * 365 * 86400;
 
-fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Failure {
+/// What is said of a bundle's container.
+pub(super) fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Failure {
     Failure::message(format!("container {id} is a bundle's: {what} is for containers from images"), 1)
 }
 
@@ -29,36 +28,6 @@ pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
         Target::Image(engine, record) => Ok(table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?),
         Target::Bundle(_, id) => Err(only_image_mode("wait", &id)),
     }))
-}
-
-/// Prints what a container wrote, each stream to its own.
-pub fn logs(global: &Global, args: &Logs) -> Result<u8, Failure> {
-    let (engine, record) = match target::find_to_read(global, &args.container)? {
-        Target::Image(engine, record) => (engine, record),
-        Target::Bundle(_, id) => return Err(only_image_mode("logs", &id)),
-    };
-    let mut reader = LogReader::new(&engine.store().container_dir(&record.id).join("log"));
-    loop {
-        // Asked before the log is read, so that what was written before the end is seen.
-        let is_running = match container::state(&engine, &record.id) {
-            Ok(state) => matches!(state, ContainerState::Running(_)),
-            Err(_) => false,
-        };
-        let read = reader.read_available(&mut |stream, bytes| match stream {
-            Stream::Stdout => io::stdout().write_all(bytes),
-            Stream::Stderr => io::stderr().write_all(bytes),
-        });
-        let read = read.and_then(|()| io::stdout().flush());
-        match read {
-            // Who reads us has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
-            other => other?,
-        }
-        if !args.follow || !is_running {
-            return Ok(0);
-        }
-        std::thread::sleep(FOLLOW_INTERVAL);
-    }
 }
 
 /// Prints a container's state as the runtime specification has it.

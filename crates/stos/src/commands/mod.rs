@@ -12,6 +12,7 @@ mod layers;
 mod life;
 mod limits;
 mod list;
+mod logs;
 mod registries;
 mod system;
 
@@ -66,7 +67,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Start(args) => create::start(global, &args),
         Command::Exec(args) => exec::exec(global, &args),
         Command::Wait(args) => life::wait(global, &args),
-        Command::Logs(args) => life::logs(global, &args),
+        Command::Logs(args) => logs::logs(global, &args),
         Command::State(args) => life::state(global, &args),
         Command::List(args) => list::list(global, &args),
         Command::Ps(args) => limits::ps(global, &args),
