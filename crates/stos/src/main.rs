@@ -13,6 +13,7 @@
 //! | `prompt` | users and passwords, asked for on a terminal |
 //! | `progress` | bars on a terminal, lines or JSON elsewhere |
 //! | `table` | columns for people |
+//! | `template` | `--format` templates, evaluated over JSON |
 //!
 //! Results go to stdout, everything else to stderr. Image mode talks to `stos-engine`, bundle mode to `stos-runtime` alone:
 //! it never opens DATA-ROOT.
@@ -27,6 +28,7 @@ mod progress;
 mod prompt;
 mod table;
 mod target;
+mod template;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

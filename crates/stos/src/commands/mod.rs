@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod list;
 mod logs;
+mod ps;
 mod registries;
 mod system;
 
@@ -70,7 +71,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Logs(args) => logs::logs(global, &args),
         Command::State(args) => life::state(global, &args),
         Command::List(args) => list::list(global, &args),
-        Command::Ps(args) => limits::ps(global, &args),
+        Command::Ps(args) => ps::ps(global, &args),
         Command::Pause(args) => limits::pause(global, &args),
         Command::Resume(args) => limits::resume(global, &args),
         Command::Update(args) => limits::update(global, &args),
