@@ -40,6 +40,7 @@
 //! | `relay` | output on its way to the log and to the caller's streams |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
 //! | [`times`] | points in time, as people write them |
+//! | [`rename`] | a container gets another name |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
@@ -75,6 +76,7 @@ pub mod pull;
 pub mod push;
 pub mod registries;
 mod relay;
+pub mod rename;
 mod room;
 pub mod save;
 mod side_by_side;

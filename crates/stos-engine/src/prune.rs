@@ -6,7 +6,7 @@
 //! just being made keeps its layers and documents, though its image may have gone. Names are looked at where the index is
 //! changed: an image that has got one meanwhile stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use stos_spec::{BlobDigest, ImageConfig};
 use stos_store::ImageRecord;
 
 use crate::Engine;
+use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
 use crate::gc::sweep_after_removal;
 use crate::image::load_image;
@@ -81,20 +82,29 @@ impl Label {
         }
     }
 
-    fn is_of(&self, config: &ImageConfig) -> bool {
-        config.labels.get(&self.key).is_some_and(|own| self.value.as_ref().is_none_or(|value| value == own))
+    fn is_of(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(&self.key).is_some_and(|own| self.value.as_ref().is_none_or(|value| value == own))
     }
 }
 
 impl PruneFilter {
     fn fits(&self, config: &ImageConfig) -> bool {
+        self.holds(config.created.as_deref(), &config.labels)
+    }
+
+    /// Tells whether it holds for a container: when that was created, and its own labels, the image's among them.
+    pub fn fits_container(&self, container: &ContainerRecord) -> bool {
+        self.holds(Some(&container.created), &container.labels)
+    }
+
+    fn holds(&self, created: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Until(time) => {
-                let created = config.created.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+                let created = created.and_then(|text| text.parse::<Timestamp>().ok());
                 created.is_some_and(|created| created < *time)
             }
-            Self::Label(label) => label.is_of(config),
-            Self::NotLabel(label) => !label.is_of(config),
+            Self::Label(label) => label.is_of(labels),
+            Self::NotLabel(label) => !label.is_of(labels),
         }
     }
 }

@@ -9,16 +9,22 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pause web")]
 pub struct Pause {
+    /// All containers that run
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos resume web")]
 pub struct Resume {
+    /// All containers that are frozen
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,
 }
 

@@ -6,6 +6,7 @@
 
 mod changes;
 mod containers;
+mod everyday;
 mod health;
 mod images;
 mod layers;
@@ -20,6 +21,7 @@ mod system;
 
 pub use changes::*;
 pub use containers::*;
+pub use everyday::*;
 pub use health::*;
 pub use images::*;
 pub use layers::*;
@@ -194,15 +196,20 @@ pub enum Command {
     /// Freeze every process of containers
     Pause(Pause),
     /// Let frozen containers go on
+    #[command(visible_alias = "unpause")]
     Resume(Resume),
     /// Change limits of a container that runs
     Update(Update),
     /// Tell what a container uses, and when it runs out of memory, as JSON lines
     Events(Events),
-    /// Send a signal to a container
+    /// Send a signal to containers
     Kill(Kill),
     /// Ask containers to end; kill those that do not
     Stop(Stop),
+    /// Stop containers and start them again
+    Restart(Restart),
+    /// Give a container another name
+    Rename(Rename),
     /// Delete containers
     #[command(visible_alias = "rm")]
     Delete(Delete),
@@ -212,6 +219,9 @@ pub enum Command {
     Commit(Commit),
     /// Write a container's filesystem as a tar
     Export(Export),
+    /// The commands about containers
+    #[command(subcommand)]
+    Container(Container),
     /// The commands about layers
     #[command(subcommand)]
     Layer(Layer),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stos_runtime::config::resources_from_json;
 use stos_runtime::{events, lifecycle};
 
-use super::each;
+use super::{each, named_or_all};
 use crate::cli::{Events, Global, Limits, Pause, Resume, Update};
 use crate::failure::Failure;
 use crate::table;
@@ -16,7 +16,8 @@ use crate::target::run_state;
 
 /// Freezes containers.
 pub fn pause(global: &Global, args: &Pause) -> Result<u8, Failure> {
-    Ok(each(global, &args.containers, |query| {
+    let containers = named_or_all(global, &args.containers, args.all, |state| state.status() == "running")?;
+    Ok(each(global, &containers, |query| {
         let (states, id) = run_state(global, query, "pause")?;
         Ok(lifecycle::pause(&states, &id)?)
     }))
@@ -24,7 +25,8 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8, Failure> {
 
 /// Lets frozen containers go on.
 pub fn resume(global: &Global, args: &Resume) -> Result<u8, Failure> {
-    Ok(each(global, &args.containers, |query| {
+    let containers = named_or_all(global, &args.containers, args.all, |state| state.status() == "paused")?;
+    Ok(each(global, &containers, |query| {
         let (states, id) = run_state(global, query, "resume")?;
         Ok(lifecycle::resume(&states, &id)?)
     }))

@@ -116,6 +116,12 @@ fn inspect_images(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     inspect_each(global, args, &mut |name| inspect_image(&engine, &image::find_image(&engine, name)?))
 }
 
+/// The same for containers alone.
+pub fn inspect_containers(global: &Global, args: &Inspect) -> Result<u8, Failure> {
+    let engine = target::reader(global)?;
+    inspect_each(global, args, &mut |name| inspect_container(&engine, &container::find(&engine, name)?))
+}
+
 /// Prints what is known of each as one JSON array, or by a template a line each.
 fn inspect_each(
     global: &Global,
