@@ -14,8 +14,10 @@ use crate::Engine;
 use crate::error::{Error, Result};
 use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::options::Network;
+use crate::rename::try_free_stale_name;
 
-/// The contents of `container.json`: all that is decided when a container is created, and never changes.
+/// The contents of `container.json`: all that is decided when a container is created, and never
+/// changes but for its name ([`crate::rename`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// The version of this record.
@@ -336,7 +338,13 @@ pub(crate) fn find_id(engine: &Engine, query: &str) -> Result<ContainerId> {
         Ok(id) => Some(id),
         Err(_) => match engine.store.container_named(query)? {
             Some(id) if goes_by(engine, &id, query) => Some(id),
-            _ => find_by_prefix_or_lost_name(engine, query)?,
+            Some(id) => {
+                if let (Ok(name), false) = (query.parse(), engine.store.is_read_only()) {
+                    try_free_stale_name(engine, &id, &name)?;
+                }
+                find_by_prefix_or_lost_name(engine, query)?
+            }
+            None => find_by_prefix_or_lost_name(engine, query)?,
         },
     };
     id.ok_or_else(|| Error::NoSuchContainer(query.to_owned()))

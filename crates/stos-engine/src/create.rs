@@ -23,6 +23,7 @@ use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
 use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
+use crate::rename::free_stale_name;
 use crate::save::has_every_blob;
 use crate::spec::{ProcessPlan, command_line, environment, runtime_config};
 use crate::stage::{no_bytes, stage};
@@ -63,7 +64,8 @@ pub fn create_container_from_image(
 }
 
 /// Refuses a name that a container of either mode goes by: what a person types must mean one of them.
-fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Result<()> {
+pub(crate) fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Result<()> {
+    free_stale_name(engine, name)?;
     match engine.store.container_named(name.as_str())? {
         // One that should have gone with its process holds no name.
         Some(id) if !remove_gone(engine, &id)? => engine.store.check_name_is_free(name)?,

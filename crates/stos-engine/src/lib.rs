@@ -39,6 +39,8 @@
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
 //! | `relay` | output on its way to the log and to the caller's streams |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
+//! | [`times`] | points in time, as people write them |
+//! | [`rename`] | a container gets another name |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
@@ -74,6 +76,7 @@ pub mod pull;
 pub mod push;
 pub mod registries;
 mod relay;
+pub mod rename;
 mod room;
 pub mod save;
 mod side_by_side;
@@ -81,6 +84,7 @@ mod source;
 pub mod spec;
 mod stage;
 pub mod tag;
+pub mod times;
 pub mod usage;
 pub mod validate;
 mod volume;

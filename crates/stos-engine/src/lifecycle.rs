@@ -304,7 +304,7 @@ fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force
 /// Removes a container: first its run state, then it is gone by one rename, then its name is free. The caller holds its
 /// lock, unless it is gone.
 ///
-/// Without a `name`, for a damaged record told none, every name that leads to it goes. Its files are deleted when what comes
+/// Without a `name`, for a damaged record told none, every name that leads to it goes; so where it has another by now. Its files are deleted when what comes
 /// back is dropped.
 pub(crate) fn remove_locked(
     engine: &Engine,
@@ -315,11 +315,15 @@ pub(crate) fn remove_locked(
     clear_run_state(engine, id)?;
     let dir = engine.store.container_dir(id);
     let taken = lock.map(|lock| engine.store.take_held_object(&dir, lock)).transpose()?.flatten();
-    let names = match name {
-        Some(name) => vec![name.clone()],
-        None => files::list_names(&engine.store.names_dir())?.iter().filter_map(|name| name.parse().ok()).collect(),
-    };
-    names.iter().try_for_each(|name| engine.store.release_name(name, id))?;
+    let is_freed = name.map_or(Ok(false), |name| engine.store.release_name(name, id))?;
+    if !is_freed {
+        // Its record is damaged, or it was renamed since that was read.
+        let names = files::list_names(&engine.store.names_dir())?;
+        let names = names.iter().filter_map(|name| name.parse().ok()).collect::<Vec<ContainerName>>();
+        for name in names {
+            engine.store.release_name(&name, id)?;
+        }
+    }
     Ok(taken)
 }
 

@@ -9,6 +9,8 @@
 //! When `log` has grown to [`LOG_MAX`] it becomes `log.1`, in place of an older one, and a new one begins: at most twice that
 //! stays.
 
+mod tail;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -101,11 +103,36 @@ fn older(path: &Path) -> PathBuf {
     path.with_extension("1")
 }
 
-/// Reads a log from its beginning.
+/// A line of a log, or a part of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLine<'a> {
+    /// When it was written (RFC 3339).
+    pub time: &'a [u8],
+    /// Where it was written to.
+    pub stream: Stream,
+    /// What was written: with its newline, unless it is a part.
+    pub text: &'a [u8],
+}
+
+impl LogLine<'_> {
+    /// Whether a line ends here; else what the stream holds next goes on with it.
+    pub fn is_end(&self) -> bool {
+        self.text.ends_with(b"\n")
+    }
+}
+
+/// Who takes what is read of a log.
+pub type Take<'a> = &'a mut dyn FnMut(&LogLine<'_>) -> io::Result<()>;
+
+/// Reads a log from its beginning, or from a line near its end ([`LogReader::tail`]).
 #[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
+    /// What was put aside before the reader began, from where it is wanted.
+    pending: Option<BufReader<File>>,
     current: Option<BufReader<File>>,
+    /// How many records of each stream are passed over: of lines that begin before the first one that is wanted.
+    skip: [u64; 2],
     /// The file that was read to its end before; held open, so that no other gets its inode number.
     done: Option<File>,
     line: Vec<u8>,
@@ -114,11 +141,20 @@ pub struct LogReader {
 impl LogReader {
     /// Reads the log at `path`, and what was put aside of it before. A log that is not there yet is empty.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), current: None, done: None, line: Vec::new() }
+        Self { path: path.to_owned(), pending: None, current: None, skip: [0; 2], done: None, line: Vec::new() }
     }
 
     /// Hands everything that is there and was not handed before to `take`, without the log's own prefix.
     pub fn read_available(&mut self, take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.read_lines(&mut |line| take(line.stream, line.text))
+    }
+
+    /// The same line by line, each with its time.
+    pub fn read_lines(&mut self, take: Take<'_>) -> io::Result<()> {
+        if let Some(mut older) = self.pending.take() {
+            self.drain(&mut older, take)?;
+            self.done = Some(older.into_inner());
+        }
         loop {
             let mut file = match self.current.take() {
                 Some(file) => file,
@@ -140,10 +176,7 @@ impl LogReader {
 
     /// Opens `log`, then hands out what was put aside since the last file. In this order a file that is put aside meanwhile
     /// is one of the two.
-    fn next_file(
-        &mut self,
-        take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
-    ) -> io::Result<Option<BufReader<File>>> {
+    fn next_file(&mut self, take: Take<'_>) -> io::Result<Option<BufReader<File>>> {
         let next = open_if_there(&self.path)?;
         let Some(mut older) = open_if_there(&older(&self.path))? else { return Ok(next) };
         let is_known = |known: Option<&File>| -> io::Result<bool> {
@@ -157,11 +190,7 @@ impl LogReader {
         Ok(next)
     }
 
-    fn drain(
-        &mut self,
-        file: &mut BufReader<File>,
-        take: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn drain(&mut self, file: &mut BufReader<File>, take: Take<'_>) -> io::Result<()> {
         loop {
             self.line.clear();
             let count = file.read_until(b'\n', &mut self.line)?;
@@ -173,8 +202,10 @@ impl LogReader {
                 file.seek(SeekFrom::Current(-i64::try_from(count).unwrap_or(0)))?;
                 return Ok(());
             }
-            if let Some((stream, text)) = parse_line(&self.line) {
-                take(stream, text)?;
+            let Some(line) = parse_line(&self.line) else { continue };
+            match &mut self.skip[line.stream as usize] {
+                0 => take(&line)?,
+                left => *left -= 1,
             }
         }
     }
@@ -198,19 +229,20 @@ fn is_current(file: &File, path: &Path) -> io::Result<bool> {
 }
 
 /// Takes a log line apart. Lines that are none of ours are passed over.
-fn parse_line(line: &[u8]) -> Option<(Stream, &[u8])> {
+fn parse_line(line: &[u8]) -> Option<LogLine<'_>> {
     let mut words = line.splitn(4, |&byte| byte == b' ');
-    let (_time, stream, tag, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let (time, stream, tag, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
     let stream = match stream {
         b"stdout" => Stream::Stdout,
         b"stderr" => Stream::Stderr,
         _ => return None,
     };
-    match tag {
-        b"F" => Some((stream, text)),
-        b"P" => Some((stream, text.strip_suffix(b"\n").unwrap_or(text))),
-        _ => None,
-    }
+    let text = match tag {
+        b"F" => text,
+        b"P" => text.strip_suffix(b"\n").unwrap_or(text),
+        _ => return None,
+    };
+    Some(LogLine { time, stream, text })
 }
 
 /// How long `logs -f` waits between two looks at a log that does not grow.

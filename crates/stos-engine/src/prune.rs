@@ -6,19 +6,21 @@
 //! just being made keeps its layers and documents, though its image may have gone. Names are looked at where the index is
 //! changed: an image that has got one meanwhile stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use stos_spec::{BlobDigest, ImageConfig};
 use stos_store::ImageRecord;
 
 use crate::Engine;
+use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
 use crate::gc::sweep_after_removal;
 use crate::image::load_image;
 use crate::image_mount::lock_mounted_images;
+use crate::times::read_time;
 
 /// Which images go.
 #[derive(Debug, Clone, Default)]
@@ -80,57 +82,31 @@ impl Label {
         }
     }
 
-    fn is_of(&self, config: &ImageConfig) -> bool {
-        config.labels.get(&self.key).is_some_and(|own| self.value.as_ref().is_none_or(|value| value == own))
+    fn is_of(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(&self.key).is_some_and(|own| self.value.as_ref().is_none_or(|value| value == own))
     }
 }
 
 impl PruneFilter {
     fn fits(&self, config: &ImageConfig) -> bool {
+        self.holds(config.created.as_deref(), &config.labels)
+    }
+
+    /// Tells whether it holds for a container: when that was created, and its own labels, the image's among them.
+    pub fn fits_container(&self, container: &ContainerRecord) -> bool {
+        self.holds(Some(&container.created), &container.labels)
+    }
+
+    fn holds(&self, created: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Until(time) => {
-                let created = config.created.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+                let created = created.and_then(|text| text.parse::<Timestamp>().ok());
                 created.is_some_and(|created| created < *time)
             }
-            Self::Label(label) => label.is_of(config),
-            Self::NotLabel(label) => !label.is_of(config),
+            Self::Label(label) => label.is_of(labels),
+            Self::NotLabel(label) => !label.is_of(labels),
         }
     }
-}
-
-/// Reads a point in time: itself, or how long before `now` it was.
-fn read_time(text: &str, now: Timestamp) -> Option<Timestamp> {
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Some(time);
-    }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return Timestamp::from_second(seconds).ok();
-    }
-    now.checked_sub(read_duration(text)?).ok()
-}
-
-/// Reads a duration as Go writes it: numbers with units, one after the other (time.ParseDuration).
-fn read_duration(text: &str) -> Option<SignedDuration> {
-    let mut rest = text;
-    let mut sum = SignedDuration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let count: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        rest = &rest[unit..];
-        sum = sum.checked_add(SignedDuration::try_from_secs_f64(count * seconds).ok()?)?;
-    }
-    (!text.is_empty()).then_some(sum)
 }
 
 /// What a prune did.

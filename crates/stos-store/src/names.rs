@@ -58,6 +58,12 @@ impl Store {
         Ok(())
     }
 
+    /// Gives a container that exists a further name.
+    pub fn claim_name(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
+        let _lock = self.lock("names")?;
+        self.claim(&self.names_dir().join(name.as_str()), id, name)
+    }
+
     fn claim(&self, link: &Path, id: &ContainerId, name: &ContainerName) -> Result<()> {
         loop {
             match rustix::fs::symlink(id.as_str(), link) {
@@ -88,13 +94,13 @@ impl Store {
         Ok(id.filter(|id| self.container_dir(id).is_dir()))
     }
 
-    /// Frees a name, if it is that of container `id`.
-    pub fn release_name(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
+    /// Frees a name, if it is that of container `id`. Tells whether it was.
+    pub fn release_name(&self, name: &ContainerName, id: &ContainerId) -> Result<bool> {
         let _lock = self.lock("names")?;
         let link = self.names_dir().join(name.as_str());
         match fs::read_link(&link) {
-            Ok(target) if target.as_os_str() == id.as_str() => files::remove_file(&link),
-            _ => Ok(()),
+            Ok(target) if target.as_os_str() == id.as_str() => files::remove_file(&link).map(|()| true),
+            _ => Ok(false),
         }
     }
 
@@ -164,7 +170,12 @@ mod tests {
         store.release_name(&name, &id).unwrap();
         assert_eq!(store.container_named("web").unwrap(), None);
         store.ensure_name(&name, &id).unwrap();
-        assert_eq!(store.container_named("web").unwrap(), Some(id));
+        assert_eq!(store.container_named("web").unwrap(), Some(id.clone()));
+        let further: ContainerName = "further".parse().unwrap();
+        store.claim_name(&further, &id).unwrap();
+        assert_eq!(store.container_named("further").unwrap(), Some(id.clone()));
+        assert!(matches!(store.claim_name(&further, &id), Err(Error::NameTaken { .. })));
+        assert!(store.release_name(&further, &id).unwrap() && !store.release_name(&further, &id).unwrap());
     }
 
     #[test]

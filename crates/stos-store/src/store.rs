@@ -389,7 +389,7 @@ mod tests {
             store.remove_images(|_| true),
             store.sweep_names().map(drop),
             store.sweep_locks(),
-            store.release_name(&"x".parse().unwrap(), &id),
+            store.release_name(&"x".parse().unwrap(), &id).map(drop),
             store.ensure_name(&"x".parse().unwrap(), &id),
         ];
         for (number, result) in refused.into_iter().enumerate() {

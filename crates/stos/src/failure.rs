@@ -114,7 +114,9 @@ impl Failure {
             EngineError::Manifest { source: ManifestError::SchemaVersion { found }, .. } if found == "1" => {
                 "schema 1 proves nothing of its layers: whoever has the image can push it again with a newer tool"
             }
-            EngineError::Store(StoreError::NameTaken { .. }) => "choose another --name, or delete that container first",
+            EngineError::Store(StoreError::NameTaken { .. }) => {
+                "choose another name, or delete or rename that container first"
+            }
             EngineError::Store(StoreError::NoSuchImage(_)) => "`stos images` lists the images, `stos pull` fetches one",
             error if is_disk_full(error) && self.is_of_rmi => {
                 "the disk is full: free a little of it in another way first, then `stos rmi` can free the rest"

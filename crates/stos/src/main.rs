@@ -13,6 +13,7 @@
 //! | `prompt` | users and passwords, asked for on a terminal |
 //! | `progress` | bars on a terminal, lines or JSON elsewhere |
 //! | `table` | columns for people |
+//! | `template` | `--format` templates, evaluated over JSON |
 //!
 //! Results go to stdout, everything else to stderr. Image mode talks to `stos-engine`, bundle mode to `stos-runtime` alone:
 //! it never opens DATA-ROOT.
@@ -27,6 +28,7 @@ mod progress;
 mod prompt;
 mod table;
 mod target;
+mod template;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,7 +36,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, Parser};
 use stos_sys::signals::set_default_action;
 
-use crate::cli::{BundleOptions, Cli, Command, Rootless, System};
+use crate::cli::{BundleOptions, Cli, Command, Container, Rootless, System};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -147,7 +149,7 @@ fn may_launch(words: impl Iterator<Item = OsString>) -> bool {
     };
     // From an image nothing runs before `start`.
     let creates = has("create") && (is_called_by_another_name() || words.iter().any(names_bundle));
-    creates || has("run") || has("start") || has("exec")
+    creates || has("run") || has("start") || has("restart") || has("exec")
 }
 
 /// Tells whether stos is called through a symlink of another name, as engines call a runtime.
@@ -179,7 +181,8 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         // From an image nothing runs before `start`.
         Command::Create(create) => (is_bundle(&create.bundle), !is_bundle(&create.bundle)),
         Command::Run(run) => (true, !is_bundle(&run.bundle)),
-        Command::Start(_) => (true, !cli.global.bundle_mode),
+        Command::Start(_) | Command::Container(Container::Start(_)) => (true, !cli.global.bundle_mode),
+        Command::Restart(_) | Command::Container(Container::Restart(_)) => (true, true),
         Command::Exec(_) => (true, !cli.global.bundle_mode),
         _ => (false, false),
     };
@@ -227,10 +230,17 @@ mod tests {
     #[test]
     fn what_may_launch_is_told_by_words() {
         let may = |line: &str| may_launch(line.split_whitespace().map(OsString::from));
-        for line in ["run image", "--root /x start id", "exec id create", "create --bundle=/b id", "create -b . id"] {
+        for line in [
+            "run image",
+            "--root /x start id",
+            "exec id create",
+            "container restart id",
+            "create --bundle=/b id",
+            "create -b . id",
+        ] {
             assert!(may(line), "{line}");
         }
-        for line in ["create image", "pull image", "restart id", "list", ""] {
+        for line in ["create image", "pull image", "stop id", "list", ""] {
             assert!(!may(line), "{line}");
         }
     }

@@ -7,7 +7,16 @@ use stos_spec::text::escape;
 
 /// Prints rows under a header, each column as wide as its widest cell.
 pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    print_under(Some(header), rows)
+}
+
+/// The same, where there may be no header.
+pub fn print_under(header: Option<&[&str]>, rows: &[Vec<String>]) -> io::Result<()> {
+    let columns = rows.iter().map(Vec::len).chain(header.map(<[&str]>::len)).max().unwrap_or(0);
+    let mut widths = vec![0; columns];
+    for (width, cell) in widths.iter_mut().zip(header.unwrap_or_default()) {
+        *width = cell.chars().count();
+    }
     // Some cells are an image's own words.
     let shown = |cell: &String| escape(cell).into_owned();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(shown).collect()).collect();
@@ -21,7 +30,7 @@ pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
-    print_lines(std::iter::once(line(header.to_vec())).chain(rows))
+    print_lines(header.map(|header| line(header.to_vec())).into_iter().chain(rows))
 }
 
 /// Writes to stdout, in few large pieces.

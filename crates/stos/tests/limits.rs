@@ -26,7 +26,7 @@ fn a_container_of_an_image_is_paused_limited_and_watched() {
     assert_eq!(json!(pids), json!([sandbox.json(&["state", "web"])["pid"]]));
     assert!(sandbox.ok(&["ps", "web", "-eo", "pid,args"]).contains("sleep 1000"));
     assert!(sandbox.ok(&["ps"]).contains("web"));
-    assert_eq!(sandbox.ok(&["ps", "-q"]), id);
+    assert_eq!(sandbox.ok(&["ps", "-q", "--no-trunc"]), id);
     // Killed while it is paused.
     sandbox.ok(&["pause", "web"]);
     sandbox.ok(&["kill", "-s", "KILL", "web"]);

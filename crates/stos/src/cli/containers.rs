@@ -188,8 +188,11 @@ pub struct Start {
     /// Stay with it: its output comes here, signals go there, its exit code is ours
     #[arg(short, long)]
     pub attach: bool,
+    /// All containers that do not run
+    #[arg(long, conflicts_with_all = ["containers", "attach"])]
+    pub all: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,
 }
 
@@ -197,25 +200,6 @@ pub struct Start {
 #[command(after_help = "Example:\n  stos state web")]
 pub struct State {
     /// The container: id, name, or the beginning of its id
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos wait web")]
-pub struct Wait {
-    /// The containers: ids, names, or beginnings of ids
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub containers: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos logs -f web")]
-pub struct Logs {
-    /// Go on while the container writes
-    #[arg(short, long)]
-    pub follow: bool,
-    /// The container
     #[arg(value_name = "CONTAINER")]
     pub container: String,
 }
@@ -237,11 +221,11 @@ pub struct Kill {
     /// The signal, as a name or a number
     #[arg(short, long, value_name = "SIGNAL")]
     pub signal: Option<String>,
-    /// Bundle mode: signal every process of the container
+    /// Without a container: signal all that run. Bundle mode: signal every process of the container
     #[arg(short, long)]
     pub all: bool,
     /// The containers; or, as runc has it, one container and the signal [default: TERM]
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     words: Vec<String>,
 }
 
@@ -264,23 +248,24 @@ fn looks_like_signal(word: &str) -> bool {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos stop -t 3 web")]
-pub struct Stop {
-    /// Seconds to wait before it is killed
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
-    pub time: u64,
-    /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub containers: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos delete -f web")]
+#[command(after_help = "Examples:\n  stos delete -f web\n  stos rm --all --ignore")]
 pub struct Delete {
     /// Kill one that runs; succeed for one that is gone
     #[arg(short, long, go_flag())]
     pub force: bool,
+    /// All containers from images
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
+    /// Succeed for one that is gone
+    #[arg(short, long)]
+    pub ignore: bool,
+    /// With --force: ask one that runs to end, and kill it only after so many seconds
+    #[arg(short, long, value_name = "SECONDS", requires = "force")]
+    pub time: Option<u64>,
+    /// Its anonymous volumes too, which have no other owner: they go in any case
+    #[arg(short, long)]
+    pub volumes: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,
 }

@@ -9,12 +9,6 @@ use stos_spec::Platform;
 
 use super::{Format, ProgressOptions};
 
-/// How `inspect` prints: there is one way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum InspectFormat {
-    /// For programs
-    Json,
-}
 // How to reach registries.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectionOptions {
@@ -129,22 +123,24 @@ pub struct Push {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos images --format json")]
+#[command(
+    after_help = "Examples:\n  stos images --format json\n  stos images --format '{{.ID}} {{.Repository}}:{{.Tag}}'"
+)]
 pub struct Images {
     /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
-    /// How the list looks
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
+    /// How the list looks: table, json, or a template such as '{{.ID}} {{.Repository}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos inspect web")]
+#[command(after_help = "Examples:\n  stos inspect web\n  stos inspect -f '{{.State.Status}} {{.State.ExitCode}}' web")]
 pub struct Inspect {
-    /// How it looks
-    #[arg(long, value_enum, default_value_t = InspectFormat::Json)]
-    pub format: InspectFormat,
+    /// How it looks: json, or a template such as '{{.Id}}'
+    #[arg(short, long, value_name = "FORMAT", default_value = "json")]
+    pub format: String,
     /// Images and containers
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,

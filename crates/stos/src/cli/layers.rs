@@ -3,9 +3,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Format, InspectFormat};
+use super::Format;
+
+/// How `layer inspect` prints: there is one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InspectFormat {
+    /// For programs
+    Json,
+}
 
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]

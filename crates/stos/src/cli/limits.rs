@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The words of commands about what containers may use and do use: pause, resume, update, events, ps.
+//! The words of commands about what containers may use and do use: pause, resume, update, events.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::Format;
-
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pause web")]
 pub struct Pause {
+    /// All containers that run
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos resume web")]
 pub struct Resume {
+    /// All containers that are frozen
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,
 }
 
@@ -110,21 +114,6 @@ pub struct Events {
     /// The container
     #[arg(value_name = "CONTAINER")]
     pub container: String,
-}
-
-// One list: whatever follows the container belongs to ps(1).
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stos ps\n  stos ps web\n  stos ps web -eo pid,args\n  stos ps --format json web")]
-pub struct Ps {
-    /// Without a container: print only ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// How the list looks; of a container's processes JSON gives the numbers alone
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
-    /// The container whose processes are listed, and options for ps(1) [default: -ef]; without it containers are listed
-    #[arg(value_names = ["CONTAINER", "OPTION"], num_args = 0.., trailing_var_arg = true)]
-    pub words: Vec<String>,
 }
 
 /// Reads a size as docker and runc do (docker/go-units, `RAMInBytes`): powers of 1,024 by k, m, g, t or p, with `b` or `ib` after it

@@ -6,24 +6,30 @@
 
 mod changes;
 mod containers;
+mod everyday;
 mod health;
 mod images;
 mod layers;
 mod limits;
+mod logs;
 mod often;
 mod progress;
+mod ps;
 mod registries;
 mod runtime;
 mod system;
 
 pub use changes::*;
 pub use containers::*;
+pub use everyday::*;
 pub use health::*;
 pub use images::*;
 pub use layers::*;
 pub use limits::*;
+pub use logs::*;
 pub use often::read;
 pub use progress::*;
+pub use ps::*;
 pub use registries::*;
 pub use runtime::*;
 pub use system::*;
@@ -179,7 +185,7 @@ pub enum Command {
     Exec(Exec),
     /// Wait until containers have ended, and print their exit codes
     Wait(Wait),
-    /// Print what a container wrote
+    /// Print what containers wrote
     Logs(Logs),
     /// Show a container's state, as JSON
     State(State),
@@ -190,15 +196,20 @@ pub enum Command {
     /// Freeze every process of containers
     Pause(Pause),
     /// Let frozen containers go on
+    #[command(visible_alias = "unpause")]
     Resume(Resume),
     /// Change limits of a container that runs
     Update(Update),
     /// Tell what a container uses, and when it runs out of memory, as JSON lines
     Events(Events),
-    /// Send a signal to a container
+    /// Send a signal to containers
     Kill(Kill),
     /// Ask containers to end; kill those that do not
     Stop(Stop),
+    /// Stop containers and start them again
+    Restart(Restart),
+    /// Give a container another name
+    Rename(Rename),
     /// Delete containers
     #[command(visible_alias = "rm")]
     Delete(Delete),
@@ -208,6 +219,9 @@ pub enum Command {
     Commit(Commit),
     /// Write a container's filesystem as a tar
     Export(Export),
+    /// The commands about containers
+    #[command(subcommand)]
+    Container(Container),
     /// The commands about layers
     #[command(subcommand)]
     Layer(Layer),

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! create, run, start.
+//! create, run, start, restart.
 
-use stos_engine::container::ContainerRecord;
+use stos_engine::container::{self, ContainerRecord};
 use stos_engine::create::create_container_from_image;
-use stos_engine::lifecycle::start_detached;
+use stos_engine::lifecycle::{self, start_detached};
 use stos_engine::monitor::{Attachment, run_container};
 use stos_engine::pull::PullProgress;
 use stos_engine::{CreateOptions, Engine};
 
+use super::life::{only_image_mode, patience};
 use super::system::interrupt;
-use super::{bundle, each};
-use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, Run, Start};
+use super::{bundle, each, is_running, named_or_all};
+use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, Restart, Run, Start};
 use crate::failure::Failure;
 use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
@@ -109,8 +110,30 @@ pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
             let failure = Failure::message("--attach is for one container: the streams of several would mix", 1);
             Err(as_start_failure(global, failure))
         }
-        containers => Ok(each(global, containers, |query| start_one(global, query))),
+        containers => {
+            let does_not_run: fn(&_) -> bool = |state| !is_running(state);
+            let containers = named_or_all(global, containers, args.all, does_not_run);
+            let containers = containers.map_err(|failure| as_start_failure(global, failure))?;
+            Ok(each(global, &containers, |query| start_one(global, query)))
+        }
     }
+}
+
+/// Stops containers and starts them again; one that does not run is only started (podman-restart(1)).
+pub fn restart(global: &Global, args: &Restart) -> Result<u8, Failure> {
+    let fits: fn(&_) -> bool = if args.running { is_running } else { |_| true };
+    let containers = named_or_all(global, &args.containers, args.all || args.running, fits)?;
+    Ok(each(global, &containers, |query| match target::find(global, query)? {
+        Target::Bundle(_, id) => Err(only_image_mode("restart", &id)),
+        Target::Image(engine, record) => {
+            lifecycle::stop(&engine, &record, patience(args.time))?;
+            if container::record(&engine, &record.id)?.is_none() {
+                return Err(Failure::message(format!("container {} went with its process (--rm)", record.name), 125));
+            }
+            start_detached(&engine, &record).map_err(Failure::of_container)?;
+            Ok(table::print_line(query)?)
+        }
+    }))
 }
 
 fn start_attached(global: &Global, query: &str) -> Result<u8, Failure> {

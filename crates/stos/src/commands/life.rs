@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! wait, logs, state, kill, stop, delete: what is done to containers of either mode.
+//! wait, state, kill, stop, rename, delete: what is done to containers of either mode.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use serde_json::json;
-use stos_engine::container::{self, ContainerState};
+use stos_engine::Engine;
+use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::lifecycle;
-use stos_engine::log::{FOLLOW_INTERVAL, LogReader, Stream};
+use stos_engine::rename::rename_container;
 use stos_runtime::tombstones;
 
-use super::each;
-use crate::cli::{Delete, Global, Kill, Logs, State, Stop, Wait};
+use super::{each, is_running, named_or_all};
+use crate::cli::{Condition, Delete, Global, Kill, Rename, State, Stop, Wait};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
@@ -19,46 +19,62 @@ use crate::target::{self, Target};
 /// A hundred years, in seconds: longer than anybody waits, and a time that can be added to another.
 const FOREVER: u64 = 100 * 365 * 86400;
 
-fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Failure {
+/// What is said of a bundle's container.
+pub(super) fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Failure {
     Failure::message(format!("container {id} is a bundle's: {what} is for containers from images"), 1)
 }
 
-/// Waits for containers and prints their exit codes.
+/// How long that is, in what can be added to a time.
+pub(super) fn patience(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.min(FOREVER))
+}
+
+/// Waits for containers and prints their exit codes; -1 where what came is another condition than the end.
 pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
-    Ok(each(global, &args.containers, |query| match target::find(global, query)? {
-        Target::Image(engine, record) => Ok(table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?),
-        Target::Bundle(_, id) => Err(only_image_mode("wait", &id)),
+    Ok(each(global, &args.containers, |query| {
+        let (engine, record) = match target::find(global, query) {
+            Ok(Target::Image(engine, record)) => (engine, record),
+            Ok(Target::Bundle(_, id)) => return Err(only_image_mode("wait", &id)),
+            Err(failure) if args.ignore && failure.is_missing_container() => return Ok(table::print_line(-1)?),
+            Err(failure) => return Err(failure),
+        };
+        if args.condition == [Condition::Stopped] {
+            return Ok(table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?);
+        }
+        Ok(table::print_line(wait_for(&engine, &record, args)?)?)
     }))
 }
 
-/// Prints what a container wrote, each stream to its own.
-pub fn logs(global: &Global, args: &Logs) -> Result<u8, Failure> {
-    let (engine, record) = match target::find_to_read(global, &args.container)? {
-        Target::Image(engine, record) => (engine, record),
-        Target::Bundle(_, id) => return Err(only_image_mode("logs", &id)),
-    };
-    let mut reader = LogReader::new(&engine.store().container_dir(&record.id).join("log"));
+/// Looks again and again until one of the conditions holds.
+fn wait_for(engine: &Engine, record: &ContainerRecord, args: &Wait) -> Result<i32, Failure> {
     loop {
-        // Asked before the log is read, so that what was written before the end is seen.
-        let is_running = match container::state(&engine, &record.id) {
-            Ok(state) => matches!(state, ContainerState::Running(_)),
-            Err(_) => false,
+        let state = container::state(engine, &record.id)?;
+        let condition = match state.status() {
+            "created" => Condition::Created,
+            "paused" => Condition::Paused,
+            "running" => Condition::Running,
+            _ => Condition::Stopped,
         };
-        let read = reader.read_available(&mut |stream, bytes| match stream {
-            Stream::Stdout => io::stdout().write_all(bytes),
-            Stream::Stderr => io::stderr().write_all(bytes),
-        });
-        let read = read.and_then(|()| io::stdout().flush());
-        match read {
-            // Who reads us has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
-            other => other?,
+        if condition == Condition::Created && container::record(engine, &record.id)?.is_none() {
+            return Err(stos_engine::Error::NoSuchContainer(record.name.to_string()).into());
         }
-        if !args.follow || !is_running {
-            return Ok(0);
+        if args.condition.contains(&condition) {
+            return match (condition, state) {
+                (Condition::Stopped, _) => Ok(lifecycle::wait(engine, record)?.exit_code),
+                _ => Ok(-1),
+            };
         }
-        std::thread::sleep(FOLLOW_INTERVAL);
+        std::thread::sleep(args.interval);
     }
+}
+
+/// Gives a container another name.
+pub fn rename(global: &Global, args: &Rename) -> Result<u8, Failure> {
+    match target::find(global, &args.container)? {
+        Target::Image(engine, record) => rename_container(&engine, &record, &args.name)?,
+        Target::Bundle(_, id) => return Err(only_image_mode("rename", &id)),
+    }
+    Ok(0)
 }
 
 /// Prints a container's state as the runtime specification has it.
@@ -90,16 +106,19 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
 
 /// Sends a signal.
 pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
-    let (containers, signal) = args.containers_and_signal(global.bundle_mode);
+    let (named, signal) = args.containers_and_signal(global.bundle_mode);
     let signal = match signal.unwrap_or("TERM") {
         // None: whether there is a process to signal, as kill(2) has it.
         "0" => 0,
         name => stos_runtime::parse_signal(name)?,
     };
-    Ok(each(global, containers, |query| match target::find(global, query)? {
-        Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::kill(&states, &id, signal, args.all)?),
-        Target::Image(_, record) if args.all => {
-            Err(Failure::message(format!("container {}: --all is for bundle mode", record.name), 1))
+    let containers = named_or_all(global, named, args.all && named.is_empty(), is_running)?;
+    let to_all_processes = args.all && !named.is_empty();
+    Ok(each(global, &containers, |query| match target::find(global, query)? {
+        Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::kill(&states, &id, signal, to_all_processes)?),
+        Target::Image(_, record) if to_all_processes => {
+            let reason = "--all with a container is for bundle mode: alone it means all containers";
+            Err(Failure::message(format!("container {}: {reason}", record.name), 1))
         }
         Target::Image(engine, record) => Ok(lifecycle::kill(&engine, &record, signal)?),
     }))
@@ -107,25 +126,31 @@ pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
 
 /// Stops containers one after the other.
 pub fn stop(global: &Global, args: &Stop) -> Result<u8, Failure> {
-    let patience = Duration::from_secs(args.time.min(FOREVER));
-    Ok(each(global, &args.containers, |query| {
-        match target::find(global, query)? {
-            Target::Image(engine, record) => lifecycle::stop(&engine, &record, patience)?,
-            Target::Bundle(_, id) => return Err(only_image_mode("stop", &id)),
+    let containers = named_or_all(global, &args.containers, args.all, is_running)?;
+    Ok(each(global, &containers, |query| {
+        match target::find(global, query) {
+            Ok(Target::Image(engine, record)) => lifecycle::stop(&engine, &record, patience(args.time))?,
+            Ok(Target::Bundle(_, id)) => return Err(only_image_mode("stop", &id)),
+            // Of all some may have gone meanwhile.
+            Err(failure) if (args.ignore || args.all) && failure.is_missing_container() => return Ok(()),
+            Err(failure) => return Err(failure),
         }
         Ok(table::print_line(query)?)
     }))
 }
 
-/// Deletes containers. With `--force` one that is gone is deleted already.
+/// Deletes containers. With `--force` or `--ignore` one that is gone is deleted already.
 pub fn delete(global: &Global, args: &Delete) -> Result<u8, Failure> {
-    Ok(each(global, &args.containers, |query| match delete_one(global, query, args.force) {
-        Err(failure) if args.force && failure.is_missing_container() => Ok(()),
+    let containers = named_or_all(global, &args.containers, args.all, |_| true)?;
+    let may_be_gone = args.force || args.ignore || args.all;
+    Ok(each(global, &containers, |query| match delete_one(global, query, args) {
+        Err(failure) if may_be_gone && failure.is_missing_container() => Ok(()),
         other => other,
     }))
 }
 
-fn delete_one(global: &Global, query: &str, force: bool) -> Result<(), Failure> {
+fn delete_one(global: &Global, query: &str, args: &Delete) -> Result<(), Failure> {
+    let force = args.force;
     let states = target::run_states(global);
     if let Ok(id) = query.parse::<stos_runtime::ContainerId>() {
         // An engine may delete twice what bundle mode had: that must never hit an image's container of such a name.
@@ -136,7 +161,12 @@ fn delete_one(global: &Global, query: &str, force: bool) -> Result<(), Failure> 
     }
     match target::find(global, query) {
         Ok(Target::Bundle(states, id)) => return Ok(stos_runtime::lifecycle::delete(&states, &id, force)?),
-        Ok(Target::Image(engine, record)) => lifecycle::delete(&engine, &record, force)?,
+        Ok(Target::Image(engine, record)) => {
+            if let Some(time) = args.time {
+                lifecycle::stop(&engine, &record, patience(time))?;
+            }
+            lifecycle::delete(&engine, &record, force)?;
+        }
         Err(failure) if force && failure.is_damaged_container() => {
             lifecycle::delete_damaged(&target::engine(global)?, query)?;
         }

@@ -1,26 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! pause, resume, update, events, ps: what containers of either mode may use, and what they use.
+//! pause, resume, update, events: what containers of either mode may use, and what they use.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use stos_runtime::config::resources_from_json;
 use stos_runtime::{events, lifecycle};
 
-use super::{each, list};
-use crate::cli::{Events, Format, Global, Limits, List, Pause, Ps, Resume, Update};
+use super::{each, named_or_all};
+use crate::cli::{Events, Global, Limits, Pause, Resume, Update};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::run_state;
 
-/// What `ps` shows of each process, unless it is told.
-const PS_OPTIONS: &str = "-ef";
-
 /// Freezes containers.
 pub fn pause(global: &Global, args: &Pause) -> Result<u8, Failure> {
-    Ok(each(global, &args.containers, |query| {
+    let containers = named_or_all(global, &args.containers, args.all, |state| state.status() == "running")?;
+    Ok(each(global, &containers, |query| {
         let (states, id) = run_state(global, query, "pause")?;
         Ok(lifecycle::pause(&states, &id)?)
     }))
@@ -28,7 +25,8 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8, Failure> {
 
 /// Lets frozen containers go on.
 pub fn resume(global: &Global, args: &Resume) -> Result<u8, Failure> {
-    Ok(each(global, &args.containers, |query| {
+    let containers = named_or_all(global, &args.containers, args.all, |state| state.status() == "paused")?;
+    Ok(each(global, &containers, |query| {
         let (states, id) = run_state(global, query, "resume")?;
         Ok(lifecycle::resume(&states, &id)?)
     }))
@@ -96,81 +94,4 @@ pub fn events(global: &Global, args: &Events) -> Result<u8, Failure> {
         }
     })?;
     Ok(0)
-}
-
-/// Lists containers, or the processes of one.
-pub fn ps(global: &Global, args: &Ps) -> Result<u8, Failure> {
-    let Some((query, options)) = args.words.split_first() else {
-        if global.bundle_mode {
-            return Err(Failure::message("ps: expected the id of a container", 1));
-        }
-        return list::list(global, &List { quiet: args.quiet, format: args.format });
-    };
-    if args.quiet {
-        return Err(Failure::message("ps: --quiet is for the list of containers", 1));
-    }
-    let (states, id) = run_state(global, query, "list the processes of")?;
-    let pids = lifecycle::processes(&states, &id)?;
-    if args.format == Format::Json {
-        table::print_line(serde_json::to_string(&pids)?)?;
-        return Ok(0);
-    }
-    let default = [PS_OPTIONS.to_owned()];
-    let options = if options.is_empty() { &default } else { options };
-    let shown = Command::new("ps")
-        .args(options)
-        .output()
-        .map_err(|error| Failure::message(format!("ps {}: {error}", options.join(" ")), 1))?;
-    if !shown.status.success() {
-        let said = String::from_utf8_lossy(&shown.stderr).trim().to_owned();
-        return Err(Failure::message(format!("ps {}: {said}", options.join(" ")), 1));
-    }
-    let text = String::from_utf8_lossy(&shown.stdout);
-    let lines = lines_of(&text, &pids)
-        .ok_or_else(|| Failure::message(format!("ps {}: expected a column PID", options.join(" ")), 1))?;
-    table::print_line(lines.join("\n"))?;
-    Ok(0)
-}
-
-/// The header, and the lines of `pids`; `None` where no column names a process's number.
-///
-/// ps(1) aligns numbers to the right, so a line's number ends where its header does. Where a wide cell has pushed it aside it is
-/// found by counting, as runc does it.
-fn lines_of<'a>(shown: &'a str, pids: &[i32]) -> Option<Vec<&'a str>> {
-    let mut lines = shown.lines();
-    let header = lines.next()?;
-    let column = header.split_whitespace().position(|name| name == "PID")?;
-    let end = words(header).find(|(word, _)| *word == "PID")?.1;
-    let is_ours = |line: &&str| {
-        let aligned = words(line).find(|(_, at)| *at == end).and_then(|(word, _)| word.parse::<i32>().ok());
-        let counted = || line.split_whitespace().nth(column).and_then(|word| word.parse().ok());
-        aligned.or_else(counted).is_some_and(|number| pids.contains(&number))
-    };
-    Some(std::iter::once(header).chain(lines.filter(is_ours)).collect())
-}
-
-/// Each word, and after how many characters of the line it ends.
-fn words(line: &str) -> impl Iterator<Item = (&str, usize)> {
-    let start = line.as_ptr() as usize;
-    line.split_whitespace().map(move |word| {
-        let end = word.as_ptr() as usize - start + word.len();
-        (word, line[..end].chars().count())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_what_ps_shows_the_container_s_lines_stay() {
-        let shown = "UID  PID  PPID CMD\nroot   1     0 init\nroot  12     1 sh -c 1\nroot 112     1 x 12\n";
-        assert_eq!(lines_of(shown, &[12]).unwrap(), ["UID  PID  PPID CMD", "root  12     1 sh -c 1"]);
-        let shown = "COMMAND     PID\nsleep 12      7\nsleep 1 2    12\n";
-        assert_eq!(lines_of(shown, &[12]).unwrap(), ["COMMAND     PID", "sleep 1 2    12"]);
-        let shown = "USER    PID\na-long-name  12\n";
-        assert_eq!(lines_of(shown, &[12]).unwrap().len(), 2);
-        assert_eq!(lines_of("COMMAND\ninit\n", &[1]), None);
-        assert_eq!(lines_of("", &[1]), None);
-    }
 }

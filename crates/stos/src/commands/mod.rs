@@ -4,6 +4,7 @@
 pub mod bundle;
 mod changes;
 mod command_line;
+mod containers;
 mod create;
 mod documents;
 mod exec;
@@ -13,11 +14,46 @@ mod layers;
 mod life;
 mod limits;
 mod list;
+mod logs;
+mod ps;
 mod registries;
 mod system;
 
+use stos_engine::container::{self, ContainerState};
+
 use crate::cli::{Cli, Command, Global, Refused, Registry};
 use crate::failure::Failure;
+use crate::target;
+
+/// The containers that are named, or all from images that do what `fits` says, by their ids.
+fn named_or_all(
+    global: &Global,
+    names: &[String],
+    all: bool,
+    fits: fn(&ContainerState) -> bool,
+) -> Result<Vec<String>, Failure> {
+    if !all {
+        return Ok(names.to_vec());
+    }
+    if global.bundle_mode {
+        return Err(Failure::message("--all without a container is for containers from images", 1));
+    }
+    let mut ids = Vec::new();
+    if global.data_root.is_dir() {
+        let engine = target::reader(global)?;
+        for (id, _) in container::list(&engine)? {
+            if fits(&container::state(&engine, &id)?) {
+                ids.push(id.to_string());
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// Tells whether a container runs, frozen or not.
+fn is_running(state: &ContainerState) -> bool {
+    matches!(state, ContainerState::Running(_))
+}
 
 /// Does it to each of `names`, and gives the exit code of the first failure. A failure is told, and keeps none of the rest from
 /// its turn.
@@ -67,17 +103,20 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Start(args) => create::start(global, &args),
         Command::Exec(args) => exec::exec(global, &args),
         Command::Wait(args) => life::wait(global, &args),
-        Command::Logs(args) => life::logs(global, &args),
+        Command::Logs(args) => logs::logs(global, &args),
         Command::State(args) => life::state(global, &args),
         Command::List(args) => list::list(global, &args),
-        Command::Ps(args) => limits::ps(global, &args),
+        Command::Ps(args) => ps::ps(global, &args),
         Command::Pause(args) => limits::pause(global, &args),
         Command::Resume(args) => limits::resume(global, &args),
         Command::Update(args) => limits::update(global, &args),
         Command::Events(args) => limits::events(global, &args),
         Command::Kill(args) => life::kill(global, &args),
         Command::Stop(args) => life::stop(global, &args),
+        Command::Restart(args) => create::restart(global, &args),
+        Command::Rename(args) => life::rename(global, &args),
         Command::Delete(args) => life::delete(global, &args),
+        Command::Container(command) => containers::run(global, command),
         Command::Diff(args) => changes::diff(global, &args),
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),

@@ -16,6 +16,7 @@ use stos_engine::{Engine, container};
 use super::each;
 use crate::cli::{Format, Global, Image, Images, Inspect, Pull, Rmi};
 use crate::failure::Failure;
+use crate::template::{Context, Template};
 use crate::{options, progress, table, target};
 
 /// Runs a command of the group `image`.
@@ -56,16 +57,40 @@ pub fn pull(global: &Global, args: &Pull) -> Result<u8, Failure> {
 
 /// Lists the images.
 pub fn list(global: &Global, args: &Images) -> Result<u8, Failure> {
+    let template = match args.format.as_str() {
+        "table" | "json" | "{{json .}}" => None,
+        text => Some(Template::parse(text.strip_prefix("table ").unwrap_or(text))?),
+    };
     let images = image::list_images(&target::reader(global)?)?;
-    match args.format {
-        Format::Json => table::print_json(&images)?,
-        Format::Table if args.quiet => images.iter().try_for_each(|image| table::print_line(image.id.short()))?,
-        Format::Table => {
+    match (template, args.format.as_str()) {
+        (Some(template), format) => print_by(&template, format.starts_with("table "), &images)?,
+        (None, "table") if args.quiet => images.iter().try_for_each(|image| table::print_line(image.id.short()))?,
+        (None, "table") => {
             let rows: Vec<_> = images.iter().map(row).collect();
             table::print(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)?;
         }
+        (None, _) => table::print_json(&images)?,
     }
     Ok(0)
+}
+
+/// Prints a line for each image, with podman's names for what its table shows.
+fn print_by(template: &Template, is_table: bool, images: &[ImageSummary]) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for image in images {
+        let cells = row(image);
+        let shown = json!({
+            "Repository": cells[0], "Tag": cells[1], "ID": cells[2], "CreatedSince": cells[3], "Size": cells[4],
+            "CreatedAt": image.created.as_deref().unwrap_or("-"),
+        });
+        rows.push(template.render(&Context { document: serde_json::to_value(image)?, shown })?);
+    }
+    if !is_table {
+        return Ok(rows.iter().try_for_each(table::print_line)?);
+    }
+    let header = template.header(&[("ID", "IMAGE ID"), ("CreatedSince", "CREATED")]);
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.split('\t').map(str::to_owned).collect()).collect();
+    Ok(table::print(&header.split('\t').collect::<Vec<_>>(), &rows)?)
 }
 
 fn row(image: &ImageSummary) -> Vec<String> {
@@ -82,21 +107,37 @@ fn row(image: &ImageSummary) -> Vec<String> {
 /// Prints all that is known of images and containers, as a JSON array.
 pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::reader(global)?;
-    let mut found = Vec::new();
-    let code = each(global, &args.names, |name| {
-        found.push(inspect_one(&engine, name)?);
-        Ok(())
-    });
-    table::print_json(&found)?;
-    Ok(code)
+    inspect_each(global, args, &mut |name| inspect_one(&engine, name))
 }
 
 /// Prints all that is known of images, as a JSON array; a container's name is none.
 fn inspect_images(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::reader(global)?;
+    inspect_each(global, args, &mut |name| inspect_image(&engine, &image::find_image(&engine, name)?))
+}
+
+/// The same for containers alone.
+pub fn inspect_containers(global: &Global, args: &Inspect) -> Result<u8, Failure> {
+    let engine = target::reader(global)?;
+    inspect_each(global, args, &mut |name| inspect_container(&engine, &container::find(&engine, name)?))
+}
+
+/// Prints what is known of each as one JSON array, or by a template a line each.
+fn inspect_each(
+    global: &Global,
+    args: &Inspect,
+    inspect: &mut dyn FnMut(&str) -> Result<Value, Failure>,
+) -> Result<u8, Failure> {
+    if args.format != "json" {
+        let template = Template::parse(&args.format)?;
+        return Ok(each(global, &args.names, |name| {
+            let context = Context { document: inspect(name)?, shown: Value::Null };
+            Ok(table::print_line(template.render(&context)?)?)
+        }));
+    }
     let mut found = Vec::new();
     let code = each(global, &args.names, |name| {
-        found.push(inspect_image(&engine, &image::find_image(&engine, name)?)?);
+        found.push(inspect(name)?);
         Ok(())
     });
     table::print_json(&found)?;
@@ -127,7 +168,17 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
         _ => (None, None),
     };
     let mut value = serde_json::to_value(record)?;
-    value["state"] = json!({"status": state.status(), "pid": pid, "exit": exit});
+    value["state"] = json!({
+        "status": state.status(),
+        "running": matches!(state.status(), "running" | "paused"),
+        "paused": state.status() == "paused",
+        "pid": pid,
+        "exit_code": exit.map(|exit| exit.exit_code),
+        "oom_killed": exit.is_some_and(|exit| exit.oom_killed),
+        "started_at": exit.map(|exit| &exit.started),
+        "finished_at": exit.map(|exit| &exit.finished),
+        "exit": exit,
+    });
     value["config"] = config.unwrap_or_default();
     value["log_path"] = json!(dir.join("log"));
     Ok(value)

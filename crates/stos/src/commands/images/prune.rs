@@ -28,7 +28,7 @@ pub fn prune(global: &Global, args: &ImagePrune) -> Result<u8, Failure> {
 /// How much of an answer is read, in bytes.
 const ANSWER_MAX: u64 = 1024;
 
-/// Asks on stderr, and reads the answer from standard input, be it a terminal or not.
+/// Asks whether what `args` say is to go.
 fn is_wanted(args: &ImagePrune) -> Result<bool, Failure> {
     let what = match args.all {
         true => "all images without at least one container associated with them",
@@ -38,7 +38,12 @@ fn is_wanted(args: &ImagePrune) -> Result<bool, Failure> {
         true => String::new(),
         false => format!(" that fit {}", stos_spec::text::shown(&args.filters.join(", "))),
     };
-    let question = format!("WARNING! This command removes {what}{which}.\nAre you sure you want to continue? [y/N] ");
+    is_answered_yes(&format!("{what}{which}"))
+}
+
+/// Asks on stderr whether `what` is to be removed, and reads the answer from standard input, be it a terminal or not.
+pub(in crate::commands) fn is_answered_yes(what: &str) -> Result<bool, Failure> {
+    let question = format!("WARNING! This command removes {what}.\nAre you sure you want to continue? [y/N] ");
     // Whoever cannot be asked can still answer.
     let _ = io::stderr().write_all(question.as_bytes());
     let mut answer = String::new();

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A container as a list shows it, under podman's names.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use stos_engine::container::{self, ContainerRecord, ContainerState};
+use stos_engine::{Engine, Network};
+use stos_runtime::lifecycle::list_bundles;
+use stos_runtime::state::OciState;
+use stos_store::ContainerId;
+
+use crate::cli::Global;
+use crate::failure::Failure;
+use crate::{table, target};
+
+/// How many characters of a command are shown.
+const COMMAND_SHOWN: usize = 17;
+
+/// What is looked up only where somebody wants it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub mounts: bool,
+    pub size: bool,
+}
+
+/// A line of the list.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Row {
+    pub id: String,
+    pub name: String,
+    /// The image as it was named; a bundle's directory.
+    pub image: String,
+    pub image_id: String,
+    pub command: Vec<String>,
+    pub created: Option<Timestamp>,
+    /// `created`, `running`, `paused`, `exited`; `unknown` where the record cannot be read.
+    pub state: &'static str,
+    pub started: Option<Timestamp>,
+    pub exited: Option<Timestamp>,
+    pub exit_code: Option<i32>,
+    pub pid: i32,
+    pub labels: BTreeMap<String, String>,
+    /// Source and destination of what is mounted in it from outside.
+    pub mounts: Vec<(String, String)>,
+    pub network: &'static str,
+    pub auto_remove: bool,
+    pub is_bundle: bool,
+    /// What it has written, and what its image's layers have besides, in bytes.
+    pub size: Option<(u64, u64)>,
+}
+
+/// Gives the containers that fit, those of image mode first. What is measured is measured for them alone.
+pub(super) fn rows(global: &Global, wanted: Wanted, fits: &mut dyn FnMut(&Row) -> bool) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    let mut known = HashSet::new();
+    if global.data_root.is_dir() {
+        let engine = target::reader(global)?;
+        for (id, record) in container::list(&engine)? {
+            let mut row = match &record {
+                Ok(record) => of_image(&engine, record, wanted)?,
+                Err(error) => {
+                    tracing::warn!(container = %id, %error, "its record cannot be read");
+                    Row { id: id.to_string(), state: "unknown", ..Row::default() }
+                }
+            };
+            known.insert(row.id.clone());
+            if !fits(&row) {
+                continue;
+            }
+            if let (true, Ok(record)) = (wanted.size, &record) {
+                row.size = Some(size(&engine, record)?);
+            }
+            rows.push(row);
+        }
+    }
+    let bundles = list_bundles(&target::run_states(global), |id| known.contains(id.as_str()))?;
+    rows.extend(bundles.into_iter().map(of_bundle).filter(|row| fits(row)));
+    Ok(rows)
+}
+
+fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result<Row, Failure> {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    let mut row = Row {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        image: record.image.clone(),
+        image_id: record.image_id.hex(),
+        command: record.command.clone(),
+        created: time(&record.created),
+        labels: record.labels.clone(),
+        network: match record.network {
+            Network::None => "none",
+            Network::Host => "host",
+        },
+        auto_remove: record.auto_remove,
+        ..Row::default()
+    };
+    let state = container::state(engine, &record.id)?;
+    row.state = podman_state(state.status());
+    match state {
+        ContainerState::Running(run) => {
+            row.pid = run.init.as_ref().map_or(0, |init| init.pid);
+            row.started = Some(run.created);
+        }
+        ContainerState::Exited(exit) => {
+            row.exit_code = Some(exit.exit_code);
+            (row.started, row.exited) = (time(&exit.started), time(&exit.finished));
+        }
+        ContainerState::Created | ContainerState::Stopped => {}
+    }
+    if wanted.mounts {
+        row.mounts = mounts(engine, &record.id)?;
+    }
+    Ok(row)
+}
+
+/// The bind mounts of its configuration but for those of its own files, such as `/etc/hosts`.
+fn mounts(engine: &Engine, id: &ContainerId) -> Result<Vec<(String, String)>, Failure> {
+    let dir = engine.store().container_dir(id);
+    let config: Option<Value> = stos_store::files::read_json(&dir.join("config.json"))?;
+    let mounts = config.as_ref().and_then(|config| config["mounts"].as_array()).cloned().unwrap_or_default();
+    let from_outside = |mount: &Value| {
+        let (source, destination) = (mount["source"].as_str()?, mount["destination"].as_str()?);
+        let is_own = Path::new(source).starts_with(&dir) && !Path::new(source).starts_with(dir.join("volumes"));
+        let is_bind = mount["type"] == "bind" && source.starts_with('/') && !is_own;
+        is_bind.then(|| (source.to_owned(), destination.to_owned()))
+    };
+    Ok(mounts.iter().filter_map(from_outside).collect())
+}
+
+fn size(engine: &Engine, record: &ContainerRecord) -> Result<(u64, u64), Failure> {
+    let written = stos_store::usage::measure_tree(&engine.store().container_dir(&record.id).join("upper"))?;
+    let mut layers = 0_u64;
+    for &layer in &record.layers {
+        layers = layers.saturating_add(engine.layerfs().kept(layer)?.map_or(0, |kept| kept.tar_bytes));
+    }
+    Ok((written.bytes(), layers))
+}
+
+fn of_bundle(state: OciState) -> Row {
+    Row {
+        id: state.id.clone(),
+        name: state.id,
+        image: state.bundle.display().to_string(),
+        created: Some(state.created),
+        state: podman_state(&state.status.to_string()),
+        started: (state.pid != 0).then_some(state.created),
+        pid: state.pid,
+        labels: state.annotations.into_iter().collect(),
+        is_bundle: true,
+        ..Row::default()
+    }
+}
+
+/// podman calls exited what the runtime specification calls stopped.
+fn podman_state(status: &str) -> &'static str {
+    match status {
+        "created" | "creating" => "created",
+        "running" => "running",
+        "paused" => "paused",
+        _ => "exited",
+    }
+}
+
+impl Row {
+    pub fn shown_id(&self, whole: bool) -> String {
+        let short = if whole || self.is_bundle { None } else { self.id.get(..12) };
+        short.unwrap_or(&self.id).to_owned()
+    }
+
+    pub fn shown_command(&self, whole: bool) -> String {
+        let command = self.command.join(" ");
+        match command.char_indices().nth(COMMAND_SHOWN) {
+            Some((end, _)) if !whole => format!("{}...", &command[..end]),
+            _ => command,
+        }
+    }
+
+    pub fn created_human(&self) -> String {
+        self.created.map_or_else(String::new, |created| table::ago(&created.to_string()))
+    }
+
+    /// What it does, as podman says it.
+    pub fn status(&self) -> String {
+        let ago = |time: Option<Timestamp>| time.map_or_else(String::new, |time| table::ago(&time.to_string()));
+        match self.state {
+            "running" => format!("Up {}", ago(self.started).trim_end_matches(" ago")).trim_end().to_owned(),
+            "exited" => match self.exit_code {
+                Some(code) => format!("Exited ({code}) {}", ago(self.exited)).trim_end().to_owned(),
+                // Nobody saw how.
+                None => "Exited".to_owned(),
+            },
+            state => {
+                let mut status = state.to_owned();
+                status[..1].make_ascii_uppercase();
+                status
+            }
+        }
+    }
+
+    pub fn shown_size(&self) -> String {
+        let Some((written, layers)) = self.size else { return String::new() };
+        format!("{} (virtual {})", table::size(written), table::size(written.saturating_add(layers)))
+    }
+
+    fn networks(&self) -> Vec<&'static str> {
+        if self.network.is_empty() { Vec::new() } else { vec![self.network] }
+    }
+
+    /// All of it under the names of podman's JSON. Times are seconds since 1970.
+    pub fn document(&self) -> Value {
+        let seconds = |time: Option<Timestamp>| time.map_or(0, Timestamp::as_second);
+        let mut document = json!({
+            "Id": self.id,
+            "Names": [self.name],
+            "Image": self.image,
+            "ImageID": self.image_id,
+            "Command": self.command,
+            "Created": seconds(self.created),
+            "CreatedAt": self.created_human(),
+            "State": self.state,
+            "Status": self.status(),
+            "Exited": self.state == "exited",
+            "ExitedAt": seconds(self.exited),
+            "ExitCode": self.exit_code.unwrap_or(0),
+            "StartedAt": seconds(self.started),
+            "Labels": self.labels,
+            "Mounts": self.mounts.iter().map(|(_, destination)| destination).collect::<Vec<_>>(),
+            "Networks": self.networks(),
+            "Ports": [],
+            "Pid": self.pid,
+            "AutoRemove": self.auto_remove,
+            "Mode": if self.is_bundle { "bundle" } else { "image" },
+        });
+        if let Some((written, layers)) = self.size {
+            document["Size"] = json!({"rwSize": written, "rootFsSize": written.saturating_add(layers)});
+        }
+        document
+    }
+
+    /// Those fields that look otherwise for people.
+    pub fn shown(&self, whole: bool) -> Value {
+        let image_id = if whole { None } else { self.image_id.get(..12) };
+        json!({
+            "ID": self.shown_id(whole),
+            "Names": self.name,
+            "ImageID": image_id.unwrap_or(&self.image_id),
+            "Command": self.shown_command(whole),
+            "CreatedAt": self.created.map_or_else(String::new, |time| time.to_string()),
+            "CreatedHuman": self.created_human(),
+            "RunningFor": self.created_human(),
+            "Label": self.labels,
+            "Networks": self.networks().join(","),
+            "Ports": "",
+            "Size": self.shown_size(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_said_as_podman_says_it() {
+        let second_ago = Timestamp::from_second(Timestamp::now().as_second() - 3600).ok();
+        let row =
+            |state, exit_code| Row { state, exit_code, started: second_ago, exited: second_ago, ..Row::default() };
+        for (row, expected) in [
+            (row("running", None), "Up 1 hour"),
+            (row("exited", Some(3)), "Exited (3) 1 hour ago"),
+            (row("exited", None), "Exited"),
+            (row("created", None), "Created"),
+            (row("paused", None), "Paused"),
+        ] {
+            assert_eq!(row.status(), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_command_is_cut_between_characters() {
+        let row = Row { command: vec!["é".repeat(18)], ..Row::default() };
+        assert_eq!(row.shown_command(false), format!("{}...", "é".repeat(17)));
+        assert_eq!(row.shown_command(true), "é".repeat(18));
+    }
+}
