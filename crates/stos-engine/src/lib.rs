@@ -34,6 +34,7 @@
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
 //! | [`filesystem`] | a container's own directories and files |
 //! | [`spec`] | the OCI runtime configuration of an image's container |
+//! | [`limits`] | limits and devices: what may be asked for, and whether this machine can grant it |
 //! | [`lookup`] | users and commands, looked up inside an image |
 //! | [`container`] | containers of the store: records, states, finding one by what a person types |
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
@@ -62,6 +63,7 @@ pub mod import;
 mod install;
 pub mod layers;
 pub mod lifecycle;
+pub mod limits;
 pub mod load;
 pub mod location;
 pub mod log;

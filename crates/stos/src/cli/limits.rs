@@ -129,7 +129,7 @@ pub struct Ps {
 
 /// Reads a size as docker and runc do (docker/go-units, `RAMInBytes`): powers of 1,024 by k, m, g, t or p, with `b` or `ib` after it
 /// or without. -1 is no limit.
-fn parse_size(text: &str) -> Result<i64, String> {
+pub(super) fn parse_size(text: &str) -> Result<i64, String> {
     let wrong = || format!("expected bytes, a size such as 512m, or -1, found {text:?}");
     if text == "-1" {
         return Ok(-1);

@@ -7,6 +7,7 @@
 mod changes;
 mod containers;
 mod health;
+mod image_limits;
 mod images;
 mod layers;
 mod limits;
@@ -19,6 +20,7 @@ mod system;
 pub use changes::*;
 pub use containers::*;
 pub use health::*;
+pub use image_limits::*;
 pub use images::*;
 pub use layers::*;
 pub use limits::*;
