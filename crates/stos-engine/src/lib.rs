@@ -40,6 +40,7 @@
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
 //! | `relay` | output on its way to the log and to the caller's streams |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
+//! | [`stats`] | what containers use |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
@@ -82,6 +83,7 @@ mod side_by_side;
 mod source;
 pub mod spec;
 mod stage;
+pub mod stats;
 pub mod tag;
 pub mod usage;
 pub mod validate;

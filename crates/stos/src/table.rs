@@ -7,6 +7,11 @@ use stos_spec::text::escape;
 
 /// Prints rows under a header, each column as wide as its widest cell.
 pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    unless_nobody_reads(io::stdout().lock().write_all(render(header, rows).as_bytes()))
+}
+
+/// Gives rows under a header as [`print`] prints them.
+pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     // Some cells are an image's own words.
     let shown = |cell: &String| escape(cell).into_owned();
@@ -16,14 +21,15 @@ pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let mut out = io::stdout().lock();
+    let mut text = String::new();
     let mut line = |cells: Vec<&str>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(out, "{}", padded.collect::<Vec<_>>().join("  ").trim_end())
+        text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
     };
-    let printed = line(header.to_vec())
-        .and_then(|()| rows.iter().try_for_each(|row| line(row.iter().map(String::as_str).collect())));
-    unless_nobody_reads(printed)
+    line(header.to_vec());
+    rows.iter().for_each(|row| line(row.iter().map(String::as_str).collect()));
+    text
 }
 
 /// Who has read enough, as `head` does, has no complaint.

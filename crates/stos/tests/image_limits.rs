@@ -184,10 +184,11 @@ fn devices_of_the_host_are_given_by_number() {
     let given = "/dev/given 1:b character special file\n";
     // /dev/kmsg is none of the devices that every container has.
     assert_eq!(shell.says(&["--device", "/dev/kmsg:/dev/given"], show), given);
-    let read = "head -c 0 /dev/given && echo read";
-    assert_eq!(shell.says(&["--device", "/dev/kmsg:/dev/given:r"], read), "read\n");
-    let written = shell.run(&["--device", "/dev/kmsg:/dev/given:r"], "echo x > /dev/given");
-    assert!(written.code != 0 && written.stderr.contains("not permitted"), "{written:?}");
+    // Nothing is written: whether it may be is asked when it is opened.
+    let open = ": > /dev/given && echo opened";
+    assert_eq!(shell.says(&["--device", "/dev/kmsg:/dev/given:w"], open), "opened\n");
+    let refused_by_rule = shell.run(&["--device", "/dev/kmsg:/dev/given:r"], open);
+    assert!(refused_by_rule.code != 0 && refused_by_rule.stderr.contains("not permitted"), "{refused_by_rule:?}");
     assert_ne!(shell.run(&[], "test -e /dev/kmsg").code, 0);
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/dev/kmsg", dir.path().join("link")).unwrap();
@@ -208,15 +209,14 @@ fn devices_of_the_host_are_given_by_number() {
 fn a_rule_lets_devices_be_used() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
-    let host = tempfile::tempdir().unwrap();
     // A bind of the node alone gives no right to it.
-    let bind = format!("/dev/kmsg:/given:rw");
-    let script = "head -c 0 /given && echo read";
-    let before = shell.run(&["-v", &bind], script);
+    let (bind, open) = ("/dev/kmsg:/given:rw", ": > /given && echo opened");
+    let before = shell.run(&["-v", bind], open);
     assert!(before.code != 0 && before.stderr.contains("not permitted"), "{before:?}");
-    let _ = host;
-    assert_eq!(shell.says(&["-v", &bind, "--device-cgroup-rule", "c 1:11 r"], script), "read\n");
-    assert_eq!(shell.says(&["-v", &bind, "--device-cgroup-rule", "c 1:* rwm"], script), "read\n");
+    let read = shell.run(&["-v", bind, "--device-cgroup-rule", "c 1:11 r"], open);
+    assert!(read.code != 0 && read.stderr.contains("not permitted"), "{read:?}");
+    assert_eq!(shell.says(&["-v", bind, "--device-cgroup-rule", "c 1:11 w"], open), "opened\n");
+    assert_eq!(shell.says(&["-v", bind, "--device-cgroup-rule", "c 1:* rwm"], open), "opened\n");
     for value in ["", "c", "z 1:3 r", "c 1:3 x", "c x:3 r", "a 1:* rwm"] {
         refused(&shell, &["--device-cgroup-rule", value], "--device-cgroup-rule");
     }

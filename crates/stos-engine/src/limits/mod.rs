@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::options::{CreateOptions, Network};
 use machine::Machine;
 
-pub use resources::ResourceOptions;
+pub use resources::{ResourceOptions, time_of_cpus};
 pub use ulimits::{UlimitOption, UlimitValue};
 
 /// How many processes and threads a container may have where nothing is said: podman's default (containers.conf(5),

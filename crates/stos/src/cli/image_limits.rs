@@ -15,7 +15,7 @@ use super::limits::parse_size;
 #[command(next_help_heading = "Limits and devices")]
 pub struct ImageLimits {
     /// Memory, in bytes or with k, m, g
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_amount)]
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true, value_parser = parse_amount)]
     pub memory: Option<i64>,
     /// Memory and swap together; -1 for no limit of swap [default: twice the memory]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]

@@ -15,6 +15,7 @@ mod often;
 mod progress;
 mod registries;
 mod runtime;
+mod stats;
 mod system;
 
 pub use changes::*;
@@ -28,6 +29,7 @@ pub use often::read;
 pub use progress::*;
 pub use registries::*;
 pub use runtime::*;
+pub use stats::*;
 pub use system::*;
 
 use std::path::PathBuf;
@@ -189,11 +191,15 @@ pub enum Command {
     List(List),
     /// List containers, or the processes of one
     Ps(Ps),
+    /// Show the processes of a container
+    Top(Top),
+    /// Show what containers use
+    Stats(Stats),
     /// Freeze every process of containers
     Pause(Pause),
     /// Let frozen containers go on
     Resume(Resume),
-    /// Change limits of a container that runs
+    /// Change limits of a container
     Update(Update),
     /// Tell what a container uses, and when it runs out of memory, as JSON lines
     Events(Events),

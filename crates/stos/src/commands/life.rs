@@ -26,7 +26,13 @@ fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Failure {
 /// Waits for containers and prints their exit codes.
 pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
     Ok(each(global, &args.containers, |query| match target::find(global, query)? {
-        Target::Image(engine, record) => Ok(table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?),
+        Target::Image(engine, record) => {
+            let exit = lifecycle::wait(&engine, &record)?;
+            if exit.oom_killed {
+                tracing::warn!(container = %record.name, "the kernel killed a process of it for want of memory");
+            }
+            Ok(table::print_line(exit.exit_code)?)
+        }
         Target::Bundle(_, id) => Err(only_image_mode("wait", &id)),
     }))
 }
@@ -72,6 +78,11 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
                 _ => 0,
             };
             let dir = engine.store().container_dir(&record.id);
+            let mut annotations = json!({"dev.stos.name": record.name, "dev.stos.image": record.image});
+            if let ContainerState::Exited(exit) = &state {
+                annotations["dev.stos.exit-code"] = json!(exit.exit_code.to_string());
+                annotations["dev.stos.oom-killed"] = json!(exit.oom_killed.to_string());
+            }
             table::print_json(&json!({
                 "ociVersion": "1.2.0",
                 "id": record.id,
@@ -80,7 +91,7 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
                 "bundle": dir,
                 "rootfs": dir.join("rootfs"),
                 "created": record.created,
-                "annotations": {"dev.stos.name": record.name, "dev.stos.image": record.image},
+                "annotations": annotations,
                 "owner": "",
             }))?;
         }
