@@ -19,13 +19,14 @@ use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
 use crate::image::load_image;
+use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
 use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
 use crate::rename::free_stale_name;
 use crate::save::has_every_blob;
-use crate::spec::{ProcessPlan, command_line, environment, runtime_config};
+use crate::spec::{ProcessPlan, add_limits, command_line, environment, runtime_config};
 use crate::stage::{no_bytes, stage};
 use crate::validate::{ValidatedImage, validate_image_before_create};
 
@@ -46,6 +47,7 @@ pub fn create_container_from_image(
         check_name_is_free(engine, name).map_err(at(Stage::Finalize))?;
     }
     check_mounts(options).map_err(at(Stage::Filesystem))?;
+    let limits = limits::grant(options).map_err(at(Stage::Metadata))?;
     let user = options.user.as_deref().map(str::parse::<UserSpec>).transpose();
     user.map_err(Error::from).map_err(at(Stage::Metadata))?;
     // The lease is held until the container exists and keeps the image itself.
@@ -56,7 +58,7 @@ pub fn create_container_from_image(
     validated.chain =
         stage("layerfs", no_bytes, || setup_layerfs_for_container(engine, &validated.chain, options.integrity))
             .map_err(at(Stage::Layers))?;
-    let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?;
+    let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?.with_limits(limits);
     let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
     let record =
         stage("metadata", no_bytes, || setup_container_metadata(&draft, &volumes)).map_err(at(Stage::Metadata))?;
@@ -191,6 +193,7 @@ pub struct Draft<'a> {
     id: ContainerId,
     hostname: String,
     staged: Staging,
+    limits: GrantedLimits,
 }
 
 impl<'a> Draft<'a> {
@@ -209,7 +212,14 @@ impl<'a> Draft<'a> {
             }
             (None, Network::None) => id.short().to_owned(),
         };
-        Ok(Self { engine, image, validated, options, hostname, staged: engine.store.stage()?, id })
+        let (staged, limits) = (engine.store.stage()?, GrantedLimits::default());
+        Ok(Self { engine, image, validated, options, hostname, staged, id, limits })
+    }
+
+    /// Gives it limits and devices; without this it has none but the kernel's own.
+    #[must_use]
+    pub fn with_limits(self, limits: GrantedLimits) -> Self {
+        Self { limits, ..self }
     }
 
     fn image_root(&self) -> std::path::PathBuf {
@@ -220,7 +230,9 @@ impl<'a> Draft<'a> {
     /// Makes its directories and files ([`create_container_filesystem`]), and gives the volumes that nothing is mounted over.
     pub fn filesystem(&self) -> Result<Vec<AnonymousVolume>> {
         let is_covered = |volume: &&String| {
-            self.options.mounts.iter().any(|mount| mount.target == Path::new(volume.trim_end_matches('/')))
+            let target = Path::new(volume.trim_end_matches('/'));
+            let tmpfs = self.options.limits.tmpfs.iter().map(|mount| &mount.target);
+            self.options.mounts.iter().map(|mount| &mount.target).chain(tmpfs).any(|mounted| mounted == target)
         };
         let config = &self.validated.image.config;
         let volumes: Vec<String> = config.volumes.iter().filter(|volume| !is_covered(volume)).cloned().collect();
@@ -234,13 +246,17 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Refuses bind mounts whose source is not there, and two at one place: podman's rules, told before anything is fetched.
+/// Refuses bind mounts whose source is not there, and two mounts at one place: podman's rules, told before anything is fetched.
 fn check_mounts(options: &CreateOptions) -> Result<()> {
-    for (number, mount) in options.mounts.iter().enumerate() {
-        if options.mounts[..number].iter().any(|earlier| earlier.target == mount.target) {
-            let value = mount.target.display().to_string();
+    let mut targets: Vec<_> = options.mounts.iter().map(|mount| &mount.target).collect();
+    targets.extend(options.limits.tmpfs.iter().map(|mount| &mount.target));
+    for (number, target) in targets.iter().enumerate() {
+        if targets[..number].contains(target) {
+            let value = target.display().to_string();
             return Err(Error::Option { option: "mount", value, reason: "duplicate mount destination".to_owned() });
         }
+    }
+    for mount in &options.mounts {
         if let Err(error) = std::fs::metadata(&mount.source) {
             let value = mount.source.display().to_string();
             return Err(Error::Option { option: "mount source", value, reason: error.to_string() });
@@ -260,8 +276,9 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         None => config.user.clone(),
     };
     let process = plan_process(draft, &user, volumes)?;
-    let json = runtime_config(&process, options, volumes, draft.id.as_str(), &draft.hostname);
-    stos_runtime::RuntimeConfig::from_json(json.to_string().as_bytes()).map_err(stos_runtime::Error::from)?;
+    let mut json = runtime_config(&process, options, volumes, draft.id.as_str(), &draft.hostname);
+    add_limits(&mut json, &draft.limits, &options.limits);
+    stos_runtime::RuntimeConfig::from_json(json.to_string().as_bytes()).map_err(limits::name_option)?;
     write_record(draft, "config.json", &json)?;
     let mut labels = config.labels.clone();
     labels.extend(options.labels.clone());

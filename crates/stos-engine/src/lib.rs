@@ -34,6 +34,7 @@
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
 //! | [`filesystem`] | a container's own directories and files |
 //! | [`spec`] | the OCI runtime configuration of an image's container |
+//! | [`limits`] | limits and devices: what may be asked for, and whether this machine can grant it |
 //! | [`lookup`] | users and commands, looked up inside an image |
 //! | [`container`] | containers of the store: records, states, finding one by what a person types |
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
@@ -41,6 +42,7 @@
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
 //! | [`times`] | points in time, as people write them |
 //! | [`rename`] | a container gets another name |
+//! | [`stats`] | what containers use |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
@@ -64,6 +66,7 @@ pub mod import;
 mod install;
 pub mod layers;
 pub mod lifecycle;
+pub mod limits;
 pub mod load;
 pub mod location;
 pub mod log;
@@ -83,6 +86,7 @@ mod side_by_side;
 mod source;
 pub mod spec;
 mod stage;
+pub mod stats;
 pub mod tag;
 pub mod times;
 pub mod usage;

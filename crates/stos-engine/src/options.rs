@@ -9,6 +9,7 @@ use stos_layerfs::Integrity;
 use stos_spec::Platform;
 use stos_store::ContainerName;
 
+use crate::limits::LimitOptions;
 use crate::registries::RegistryConfig;
 
 /// How to pull.
@@ -102,4 +103,6 @@ pub struct CreateOptions {
     pub auto_remove: bool,
     /// Whether the caller is about to start it itself (`run`): with `auto_remove` it goes should the caller be killed before.
     pub starts_at_once: bool,
+    /// Limits and devices.
+    pub limits: LimitOptions,
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The OCI runtime configuration (runtime-spec, config.md) of a container from an image.
 
+mod limits;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -8,7 +10,10 @@ use stos_spec::ImageConfig;
 
 use crate::error::{Error, Result};
 use crate::filesystem::AnonymousVolume;
+use crate::limits::TmpfsOption;
 use crate::options::{CreateOptions, MountOption, Network};
+
+pub(crate) use limits::add_limits;
 
 /// The version of the runtime specification that the configuration keeps to.
 const OCI_VERSION: &str = "1.2.0";
@@ -142,6 +147,7 @@ pub fn runtime_config(
 
 fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
+    let shm_size = limits::shm_size(&options.limits);
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
@@ -151,7 +157,7 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
@@ -170,7 +176,11 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
         (volume.target.clone(), mount(&volume.target, "bind", &volume.source, &["rbind", "rw", "nosuid", "nodev"]))
     };
     let bind = |mount: &MountOption| (mount.target.display().to_string(), bind_mount(mount));
-    let mut more: Vec<_> = own.chain(volumes.iter().map(volume)).chain(options.mounts.iter().map(bind)).collect();
+    let tmpfs = |mount: &TmpfsOption| (mount.target.display().to_string(), limits::tmpfs(mount));
+    // What the user has put in its place.
+    mounts.retain(|own| !options.limits.tmpfs.iter().any(|mount| mount.target.to_str() == own["destination"].as_str()));
+    let of_user = options.mounts.iter().map(bind).chain(options.limits.tmpfs.iter().map(tmpfs));
+    let mut more: Vec<_> = own.chain(volumes.iter().map(volume)).chain(of_user).collect();
     // What lies deeper is mounted later, or it would be hidden.
     more.sort_by_key(|(target, _)| target.trim_end_matches('/').matches('/').count());
     mounts.extend(more.into_iter().map(|(_, mount)| mount));
@@ -180,6 +190,9 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
 /// Tells whether one of the user's mounts takes the place of our file at `target`: one right there; or one above that has no
 /// such file, for nothing is made in a directory of the host's.
 fn is_covered(options: &CreateOptions, target: &Path) -> bool {
+    if options.limits.tmpfs.iter().any(|mount| mount.target == target) {
+        return true;
+    }
     options.mounts.iter().any(|mount| match target.strip_prefix(&mount.target) {
         Ok(rest) => rest.as_os_str().is_empty() || !mount.source.join(rest).is_file(),
         Err(_) => false,

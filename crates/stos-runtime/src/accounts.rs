@@ -87,6 +87,25 @@ pub fn look_up_account(root: &Root, asked: &UserSpec) -> Result<Account, InitErr
     Ok(Account { uid, gid, groups, home })
 }
 
+/// Gives the name of the user in the account files inside `root`; `None` where they have none, or cannot be read.
+pub fn user_name(root: &Root, uid: u32) -> Option<String> {
+    let user = find_user(root, &Principal::Id(uid)).ok().flatten()?;
+    Some(String::from_utf8_lossy(&user.name).into_owned())
+}
+
+/// Gives the name of the group in the account files inside `root`; `None` as [`user_name`].
+pub fn group_name(root: &Root, gid: u32) -> Option<String> {
+    let mut found = None;
+    each_line(root, GROUP, |line| {
+        found = parse_group(line)
+            .filter(|(_, id, _)| *id == gid)
+            .map(|(name, _, _)| String::from_utf8_lossy(name).into_owned());
+        found.is_none()
+    })
+    .ok()?;
+    found
+}
+
 fn unknown(what: &str, name: &str, file: &str) -> InitError {
     InitError::NoSuchPrincipal { what: what.to_owned(), name: name.to_owned(), file: file.to_owned() }
 }

@@ -20,6 +20,7 @@
 //! | [`cgroup`] | a container's cgroups on v1, v2 and hybrid machines: limits, freezer, device rules, use |
 //! | [`events`] | what a container uses, and when it runs out of memory |
 //! | [`hooks`] | programs of the engine at certain moments of a life |
+//! | [`processes`] | the processes of a container, as it sees them and as the host does |
 //! | [`notify`] | a container's readiness, passed on to the caller's service manager |
 //! | [`state`] | the run state of a container, and where it lies |
 //! | [`lifecycle`] | create, start, state, kill, pause, resume, update, delete, list of bundle mode |
@@ -48,6 +49,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod mount_options;
 pub mod notify;
+pub mod processes;
 pub mod seccomp;
 pub mod signal;
 mod sources;

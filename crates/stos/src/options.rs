@@ -129,6 +129,7 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         labels: options.label.iter().map(|text| parse_label(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
         auto_remove,
         starts_at_once: false,
+        limits: options.limits.to_options(),
     })
 }
 

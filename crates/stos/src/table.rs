@@ -12,6 +12,15 @@ pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
 
 /// The same, where there may be no header.
 pub fn print_under(header: Option<&[&str]>, rows: &[Vec<String>]) -> io::Result<()> {
+    print_lines(lines(header, rows))
+}
+
+/// Gives rows under a header as [`print`] prints them.
+pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
+    lines(Some(header), rows).iter().flat_map(|line| [line, "\n"]).collect()
+}
+
+fn lines(header: Option<&[&str]>, rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).chain(header.map(<[&str]>::len)).max().unwrap_or(0);
     let mut widths = vec![0; columns];
     for (width, cell) in widths.iter_mut().zip(header.unwrap_or_default()) {
@@ -30,7 +39,7 @@ pub fn print_under(header: Option<&[&str]>, rows: &[Vec<String>]) -> io::Result<
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
-    print_lines(header.map(|header| line(header.to_vec())).into_iter().chain(rows))
+    header.map(|header| line(header.to_vec())).into_iter().chain(rows).collect()
 }
 
 /// Writes to stdout, in few large pieces.

@@ -57,8 +57,13 @@ pub fn stats(root: &StateDirectory, id: &ContainerId) -> Result<Event> {
     Ok(stats_of(&running(root, id)?))
 }
 
+/// What the container of this state uses at the moment. What has ended uses nothing.
+pub fn usage(state: &RunState) -> Stats {
+    read::stats(&state.cgroup)
+}
+
 fn stats_of(state: &RunState) -> Event {
-    let data = Some(Box::new(read::stats(&state.cgroup)));
+    let data = Some(Box::new(usage(state)));
     Event { kind: EventKind::Stats, id: state.id.to_string(), data }
 }
 

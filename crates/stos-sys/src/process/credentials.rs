@@ -162,6 +162,13 @@ pub const LIMIT_NAMES: [(&str, Resource); 16] = [
     ("RLIMIT_RTTIME", Resource::Rttime),
 ];
 
+/// Gives the caller's soft and hard limit; `u64::MAX` means unlimited. `None` where there is no limit of that name.
+pub fn limit(name: &str) -> Option<(u64, u64)> {
+    let (_, resource) = LIMIT_NAMES.iter().find(|(known, _)| *known == name)?;
+    let found = rustix::process::getrlimit(*resource);
+    Some((found.current.unwrap_or(u64::MAX), found.maximum.unwrap_or(u64::MAX)))
+}
+
 /// Sets a limit of the process `pid` (`None`: the caller); `u64::MAX` means unlimited.
 ///
 /// EPERM says that `hard` is above the present one and the caller lacks CAP_SYS_RESOURCE; the error names the limit.
@@ -233,5 +240,6 @@ mod tests {
         let error = set_limit(None, "RLIMIT_NOFILE", 9, 8).unwrap_err();
         assert!(error.arguments.contains("RLIMIT_NOFILE, soft=9, hard=8"), "{error}");
         assert_eq!(set_limit(None, "RLIMIT_WISHES", 1, 1).unwrap_err().errno, Errno::INVAL);
+        assert!(limit("RLIMIT_NOFILE").is_some_and(|(soft, hard)| soft <= hard) && limit("RLIMIT_WISHES").is_none());
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
-use super::{Format, GoFlag, ProgressOptions, RegistryOptions};
+use super::{Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions};
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,6 +86,8 @@ pub struct ImageOptions {
     /// Set a label
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
+    #[command(flatten)]
+    pub limits: ImageLimits,
 }
 
 // What bundle mode's create and run share.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::image_limits::parse_cpus;
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pause web")]
 pub struct Pause {
@@ -30,7 +32,7 @@ pub struct Resume {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  stos update --memory 512m --pids-limit 100 web\n  echo '{\"cpu\": {\"shares\": 512}}' | stos update --resources - web"
+    after_help = "Examples:\n  stos update --memory 512m --cpus 1.5 --pids-limit 100 web\n  echo '{\"cpu\": {\"shares\": 512}}' | stos update --resources - web"
 )]
 pub struct Update {
     /// Read the limits from FILE, or `-` for standard input: JSON, as linux.resources of a config.json; device rules stay as they are
@@ -60,8 +62,11 @@ pub struct Limits {
     #[arg(long, value_name = "MICROSECONDS")]
     pub cpu_burst: Option<u64>,
     /// Share of processor time, by comparison with other containers
-    #[arg(long, value_name = "SHARES")]
+    #[arg(short = 'c', long = "cpu-shares", alias = "cpu-share", value_name = "SHARES")]
     pub cpu_share: Option<u64>,
+    /// Processors' worth of time, such as 1.5: quota and period in one; 0 leaves them as they are
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_period", "cpu_quota"], value_parser = parse_cpus)]
+    pub cpus: Option<f64>,
     /// Microseconds of a realtime period
     #[arg(long, value_name = "MICROSECONDS")]
     pub cpu_rt_period: Option<u64>,
@@ -78,14 +83,17 @@ pub struct Limits {
     #[arg(long, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
     /// Memory, in bytes or with k, m, g; -1 for no limit
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
     pub memory: Option<i64>,
     /// Memory that is kept for the container where it is scarce
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
     pub memory_reservation: Option<i64>,
-    /// Memory and swap together; -1 for no limit of swap
+    /// Memory and swap together; -1 for no limit of swap [default, for containers from images: twice the memory]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
     pub memory_swap: Option<i64>,
+    /// How gladly memory is swapped, 0 to 100 (cgroup v1)
+    #[arg(long, value_name = "NUMBER")]
+    pub memory_swappiness: Option<u64>,
     // Has no effect on any kernel of today, and says so.
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size, hide = true)]
     pub kernel_memory: Option<i64>,
@@ -118,7 +126,7 @@ pub struct Events {
 
 /// Reads a size as docker and runc do (docker/go-units, `RAMInBytes`): powers of 1,024 by k, m, g, t or p, with `b` or `ib` after it
 /// or without. -1 is no limit.
-fn parse_size(text: &str) -> Result<i64, String> {
+pub(super) fn parse_size(text: &str) -> Result<i64, String> {
     let wrong = || format!("expected bytes, a size such as 512m, or -1, found {text:?}");
     if text == "-1" {
         return Ok(-1);

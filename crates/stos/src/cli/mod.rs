@@ -8,6 +8,7 @@ mod changes;
 mod containers;
 mod everyday;
 mod health;
+mod image_limits;
 mod images;
 mod layers;
 mod limits;
@@ -17,12 +18,14 @@ mod progress;
 mod ps;
 mod registries;
 mod runtime;
+mod stats;
 mod system;
 
 pub use changes::*;
 pub use containers::*;
 pub use everyday::*;
 pub use health::*;
+pub use image_limits::*;
 pub use images::*;
 pub use layers::*;
 pub use limits::*;
@@ -32,6 +35,7 @@ pub use progress::*;
 pub use ps::*;
 pub use registries::*;
 pub use runtime::*;
+pub use stats::*;
 pub use system::*;
 
 use std::path::PathBuf;
@@ -193,12 +197,16 @@ pub enum Command {
     List(List),
     /// List containers, or the processes of one
     Ps(Ps),
+    /// Show the processes of a container
+    Top(Top),
+    /// Show what containers use
+    Stats(Stats),
     /// Freeze every process of containers
     Pause(Pause),
     /// Let frozen containers go on
     #[command(visible_alias = "unpause")]
     Resume(Resume),
-    /// Change limits of a container that runs
+    /// Change limits of a container
     Update(Update),
     /// Tell what a container uses, and when it runs out of memory, as JSON lines
     Events(Events),

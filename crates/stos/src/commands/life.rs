@@ -39,7 +39,11 @@ pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
             Err(failure) => return Err(failure),
         };
         if args.condition == [Condition::Stopped] {
-            return Ok(table::print_line(lifecycle::wait(&engine, &record)?.exit_code)?);
+            let exit = lifecycle::wait(&engine, &record)?;
+            if exit.oom_killed {
+                tracing::warn!(container = %record.name, "the kernel killed a process of it for want of memory");
+            }
+            return Ok(table::print_line(exit.exit_code)?);
         }
         Ok(table::print_line(wait_for(&engine, &record, args)?)?)
     }))
@@ -88,6 +92,11 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
                 _ => 0,
             };
             let dir = engine.store().container_dir(&record.id);
+            let mut annotations = json!({"dev.stos.name": record.name, "dev.stos.image": record.image});
+            if let ContainerState::Exited(exit) = &state {
+                annotations["dev.stos.exit-code"] = json!(exit.exit_code.to_string());
+                annotations["dev.stos.oom-killed"] = json!(exit.oom_killed.to_string());
+            }
             table::print_json(&json!({
                 "ociVersion": "1.2.0",
                 "id": record.id,
@@ -96,7 +105,7 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
                 "bundle": dir,
                 "rootfs": dir.join("rootfs"),
                 "created": record.created,
-                "annotations": {"dev.stos.name": record.name, "dev.stos.image": record.image},
+                "annotations": annotations,
                 "owner": "",
             }))?;
         }

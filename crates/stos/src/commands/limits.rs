@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
+use stos_engine::limits::time_of_cpus;
+use stos_engine::limits::update::{UpdateOptions, update};
 use stos_runtime::config::resources_from_json;
 use stos_runtime::{events, lifecycle};
 
@@ -12,7 +14,7 @@ use super::{each, named_or_all};
 use crate::cli::{Events, Global, Limits, Pause, Resume, Update};
 use crate::failure::Failure;
 use crate::table;
-use crate::target::run_state;
+use crate::target::{self, Target, run_state};
 
 /// Freezes containers.
 pub fn pause(global: &Global, args: &Pause) -> Result<u8, Failure> {
@@ -32,8 +34,8 @@ pub fn resume(global: &Global, args: &Resume) -> Result<u8, Failure> {
     }))
 }
 
-/// Changes limits of a container.
-pub fn update(global: &Global, args: &Update) -> Result<u8, Failure> {
+/// Changes limits of a container: of a bundle's while it runs, of one from an image for its next start too.
+pub fn update_one(global: &Global, args: &Update) -> Result<u8, Failure> {
     let intel_rdt =
         [("--l3-cache-schema", &args.limits.l3_cache_schema), ("--mem-bw-schema", &args.limits.mem_bw_schema)];
     if let Some((option, _)) = intel_rdt.iter().find(|(_, schema)| schema.as_ref().is_some_and(|it| !it.is_empty())) {
@@ -50,20 +52,27 @@ pub fn update(global: &Global, args: &Update) -> Result<u8, Failure> {
             .map_err(|error| Failure::message(format!("--resources {}: {error}", path.display()), 1))?,
     };
     let resources = resources_from_json(&json).map_err(stos_runtime::Error::from)?;
-    let (states, id) = run_state(global, &args.container, "update")?;
-    lifecycle::update(&states, &id, &resources)?;
+    match target::find(global, &args.container)? {
+        Target::Bundle(states, id) => lifecycle::update(&states, &id, &resources)?,
+        Target::Image(engine, record) => {
+            let asked = UpdateOptions { resources: serde_json::to_value(&resources)?, cpus: args.limits.cpus };
+            update(&engine, &record, &asked)?;
+            table::print_line(&record.id)?;
+        }
+    }
     Ok(0)
 }
 
 /// The options as the resources that they stand for.
 fn resources(limits: &Limits) -> Value {
+    let (quota, period) = limits.cpus.and_then(time_of_cpus).unzip();
     let mut resources = json!({
         "memory": {
             "limit": limits.memory, "reservation": limits.memory_reservation, "swap": limits.memory_swap,
-            "kernel": limits.kernel_memory, "kernelTCP": limits.kernel_memory_tcp,
+            "kernel": limits.kernel_memory, "kernelTCP": limits.kernel_memory_tcp, "swappiness": limits.memory_swappiness,
         },
         "cpu": {
-            "shares": limits.cpu_share, "quota": limits.cpu_quota, "period": limits.cpu_period, "burst": limits.cpu_burst,
+            "shares": limits.cpu_share, "quota": limits.cpu_quota.or(quota), "period": limits.cpu_period.or(period), "burst": limits.cpu_burst,
             "realtimeRuntime": limits.cpu_rt_runtime, "realtimePeriod": limits.cpu_rt_period, "idle": limits.cpu_idle,
             "cpus": limits.cpuset_cpus, "mems": limits.cpuset_mems,
         },

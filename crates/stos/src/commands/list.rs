@@ -24,6 +24,8 @@ struct Line {
     pid: i32,
     status: String,
     exit_code: Option<i32>,
+    /// Whether the kernel killed a process of it for want of memory; known when it has ended.
+    oom_killed: Option<bool>,
     created: String,
 }
 
@@ -76,7 +78,12 @@ fn image_lines(global: &Global) -> Result<Vec<Line>, Failure> {
             ContainerState::Exited(exit) => (0, Some(exit.exit_code)),
             _ => (0, None),
         };
+        let oom_killed = match &state {
+            ContainerState::Exited(exit) => Some(exit.oom_killed),
+            _ => None,
+        };
         lines.push(Line {
+            oom_killed,
             bundle,
             id: id.to_string(),
             name: Some(record.name.to_string()),
@@ -104,6 +111,7 @@ fn unreadable_line(id: String, bundle: String) -> Line {
         pid: 0,
         status: "unreadable".to_owned(),
         exit_code: None,
+        oom_killed: None,
         created: String::new(),
     }
 }
@@ -119,6 +127,7 @@ fn bundle_line(state: OciState) -> Line {
         pid: state.pid,
         status: state.status.to_string(),
         exit_code: None,
+        oom_killed: None,
         created: state.created.to_string(),
     }
 }
@@ -130,6 +139,7 @@ fn row(line: &Line) -> Vec<String> {
         command.push('…');
     }
     let status = match line.exit_code {
+        Some(code) if line.oom_killed == Some(true) => format!("{} ({code}, out of memory)", line.status),
         Some(code) => format!("{} ({code})", line.status),
         None => line.status.clone(),
     };

@@ -17,7 +17,9 @@ mod list;
 mod logs;
 mod ps;
 mod registries;
+mod stats;
 mod system;
+mod top;
 
 use stos_engine::container::{self, ContainerState};
 
@@ -107,9 +109,11 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::State(args) => life::state(global, &args),
         Command::List(args) => list::list(global, &args),
         Command::Ps(args) => ps::ps(global, &args),
+        Command::Top(args) => top::top(global, &args),
+        Command::Stats(args) => stats::stats(global, &args),
         Command::Pause(args) => limits::pause(global, &args),
         Command::Resume(args) => limits::resume(global, &args),
-        Command::Update(args) => limits::update(global, &args),
+        Command::Update(args) => limits::update_one(global, &args),
         Command::Events(args) => limits::events(global, &args),
         Command::Kill(args) => life::kill(global, &args),
         Command::Stop(args) => life::stop(global, &args),

@@ -2,7 +2,7 @@
 //! ps: containers of both modes as podman lists them, or the processes of one as runc does.
 
 mod filter;
-mod processes;
+pub mod processes;
 mod row;
 
 use std::cmp::Ordering;

@@ -26,6 +26,11 @@ pub(super) fn list(global: &Global, args: &Ps, query: &str, options: &[String]) 
         (None, [format]) if format == "json" => true,
         _ => return Err(Failure::message("ps: of a container's processes expected --format table or json", 1)),
     };
+    show(global, query, options, is_json)
+}
+
+/// Shows them with these options of ps(1).
+pub fn show(global: &Global, query: &str, options: &[String], is_json: bool) -> Result<u8, Failure> {
     let (states, id) = run_state(global, query, "list the processes of")?;
     let pids = lifecycle::processes(&states, &id)?;
     if is_json {

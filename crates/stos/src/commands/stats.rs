@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! stats: what containers of either mode use.
+
+use std::collections::HashSet;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use stos_engine::container::{self, ContainerState};
+use stos_engine::stats::{ContainerUsage, Sampler};
+use stos_runtime::RunState;
+use stos_runtime::lifecycle::list_bundles;
+
+use crate::cli::{Format, Global, Stats};
+use crate::failure::Failure;
+use crate::table;
+use crate::target::{self, Target};
+
+/// Puts the cursor at the top of an empty screen.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+/// What is told of a container.
+#[derive(Serialize)]
+struct Line {
+    id: String,
+    name: String,
+    #[serde(flatten)]
+    usage: ContainerUsage,
+}
+
+/// A container, and its state where it runs.
+struct Watched {
+    id: String,
+    name: String,
+    run: Option<RunState>,
+}
+
+/// Tells what containers use, once or until nobody reads it any more.
+pub fn stats(global: &Global, args: &Stats) -> Result<u8, Failure> {
+    let mut sampler = Sampler::default();
+    let clears = !args.no_stream && !args.no_reset && args.format == Format::Table && io::stdout().is_terminal();
+    loop {
+        let watched =
+            if args.containers.is_empty() { all(global, args.all)? } else { named(global, &args.containers)? };
+        let lines: Vec<_> = watched
+            .into_iter()
+            .map(|Watched { id, name, run }| Line {
+                id,
+                name,
+                usage: run.map(|run| sampler.sample(&run)).unwrap_or_default(),
+            })
+            .collect();
+        let text = match args.format {
+            Format::Json if args.no_stream => serde_json::to_string_pretty(&lines)? + "\n",
+            Format::Json => serde_json::to_string(&lines)? + "\n",
+            Format::Table => table(&lines, args.no_trunc),
+        };
+        let mut out = io::stdout().lock();
+        let printed = write!(out, "{}{text}", if clears { CLEAR } else { "" }).and_then(|()| out.flush());
+        match printed {
+            // Who reads us has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+            other => other?,
+        }
+        if args.no_stream {
+            return Ok(0);
+        }
+        drop(out);
+        std::thread::sleep(Duration::from_secs(args.interval.into()));
+    }
+}
+
+/// Each container that was named; one that does not run uses nothing.
+fn named(global: &Global, names: &[String]) -> Result<Vec<Watched>, Failure> {
+    let find = |query: &String| match target::find_to_read(global, query)? {
+        Target::Bundle(states, id) => Ok(bundle(states.read(&id)?)),
+        Target::Image(engine, record) => {
+            let run = running(container::state(&engine, &record.id)?);
+            Ok(Watched { id: record.id.to_string(), name: record.name.to_string(), run })
+        }
+    };
+    names.iter().map(find).collect()
+}
+
+fn bundle(run: RunState) -> Watched {
+    Watched { id: run.id.to_string(), name: run.id.to_string(), run: Some(run) }
+}
+
+fn running(state: ContainerState) -> Option<RunState> {
+    match state {
+        ContainerState::Running(run) => Some(*run),
+        _ => None,
+    }
+}
+
+/// All that run; with `stopped` those that do not, too.
+fn all(global: &Global, stopped: bool) -> Result<Vec<Watched>, Failure> {
+    let mut found = Vec::new();
+    let mut known = HashSet::new();
+    if !global.bundle_mode && global.data_root.is_dir() {
+        let engine = target::reader(global)?;
+        for (id, record) in container::list(&engine)? {
+            known.insert(id.to_string());
+            let Ok(record) = record else { continue };
+            let run = running(container::state(&engine, &id)?);
+            if run.is_some() || stopped {
+                found.push(Watched { id: id.to_string(), name: record.name.to_string(), run });
+            }
+        }
+    }
+    let states = target::run_states(global);
+    for state in list_bundles(&states, |id| known.contains(id.as_str()))? {
+        let runs = !matches!(state.status, stos_runtime::Status::Stopped);
+        if (runs || stopped)
+            && let Ok(id) = state.id.parse()
+            && let Ok(run) = states.read(&id)
+        {
+            found.push(bundle(run));
+        }
+    }
+    Ok(found)
+}
+
+fn table(lines: &[Line], whole_ids: bool) -> String {
+    let rows: Vec<_> = lines.iter().map(|line| row(line, whole_ids)).collect();
+    let header =
+        ["ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS", "CPU TIME", "AVG CPU %"];
+    table::render(&header, &rows)
+}
+
+fn row(line: &Line, whole_id: bool) -> Vec<String> {
+    let usage = &line.usage;
+    let id = if whole_id { &line.id } else { line.id.get(..12).unwrap_or(&line.id) };
+    let both = |one, other| format!("{} / {}", table::size(one), table::size(other));
+    let network = match (usage.net_input, usage.net_output) {
+        (Some(input), Some(output)) => both(input, output),
+        _ => "-- / --".to_owned(),
+    };
+    vec![
+        id.to_owned(),
+        line.name.clone(),
+        format!("{:.2}%", usage.cpu_percent),
+        both(usage.mem_usage, usage.mem_limit),
+        format!("{:.2}%", usage.mem_percent),
+        network,
+        both(usage.block_input, usage.block_output),
+        usage.pids.to_string(),
+        stos_runtime::processes::duration(u128::from(usage.cpu_time)),
+        format!("{:.2}%", usage.avg_cpu),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_as_podman_has_it() {
+        let usage = ContainerUsage {
+            cpu_time: 1_500_000_000,
+            cpu_percent: 12.345,
+            mem_usage: 1000,
+            mem_limit: 64_000_000,
+            mem_percent: 0.5,
+            pids: 3,
+            ..ContainerUsage::default()
+        };
+        let line = Line { id: "0123456789abcdef".into(), name: "web".into(), usage };
+        let expected =
+            ["0123456789ab", "web", "12.35%", "1 kB / 64 MB", "0.50%", "-- / --", "0 B / 0 B", "3", "1.5s", "0.00%"];
+        assert_eq!(row(&line, false), expected);
+        assert_eq!(row(&line, true)[0], "0123456789abcdef");
+        let json = serde_json::to_value(&line).unwrap();
+        assert_eq!(
+            (&json["pids"], &json["net_input"], &json["name"]),
+            (&3.into(), &serde_json::Value::Null, &"web".into())
+        );
+    }
+}
