@@ -9,7 +9,9 @@ use stos_layerfs::Integrity;
 use stos_spec::Platform;
 use stos_store::ContainerName;
 
+use crate::namespaces::NamespaceOptions;
 use crate::registries::RegistryConfig;
+use crate::security::SecurityOptions;
 
 /// How to pull.
 #[derive(Debug, Clone)]
@@ -94,6 +96,10 @@ pub struct CreateOptions {
     pub read_only: bool,
     /// The network.
     pub network: Network,
+    /// How it is confined.
+    pub security: SecurityOptions,
+    /// Whose namespaces it has.
+    pub namespaces: NamespaceOptions,
     /// Bind mounts.
     pub mounts: Vec<MountOption>,
     /// Labels, over those of the image.

@@ -220,6 +220,15 @@ impl RuntimeConfig {
         Self::from_json(&serde_json::to_vec(spec)?)
     }
 
+    /// Gives the path of a namespace that the configuration says is joined, of the kind `flag` (its `CLONE_NEW*` bit): an engine knows it
+    /// only at the start. What the configuration does not join stays as it is.
+    pub fn join_namespace(&mut self, flag: u64, path: PathBuf) {
+        let joined = self.settings.joined_namespaces.iter_mut().find(|joined| joined.flag as u64 == flag);
+        if let Some(joined) = joined {
+            joined.path = path;
+        }
+    }
+
     /// The specification as given, without what [`ProcessAttributes`] holds, and without a `linux.seccomp` whose filter is
     /// [prepared](crate::seccomp::default_profile).
     pub fn spec(&self) -> &Spec {

@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(&config[range], text);
             assert!(found == Filter::of(&serde_json::from_str(&text).unwrap()).unwrap());
             assert!(find(config.replace("\"read\"", "\"raed\"").as_bytes()).is_none());
-            assert!(find(text[..text.len() - 1].as_bytes()).is_none());
+            assert!(find(&text.as_bytes()[..text.len() - 1]).is_none());
         }
         assert!(find(b"{}").is_none() && find(b"").is_none());
         // A set of capabilities whose filter is not at hand.

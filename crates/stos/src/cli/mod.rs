@@ -14,6 +14,7 @@ mod often;
 mod progress;
 mod registries;
 mod runtime;
+mod security;
 mod system;
 
 pub use changes::*;
@@ -26,6 +27,7 @@ pub use often::read;
 pub use progress::*;
 pub use registries::*;
 pub use runtime::*;
+pub use security::*;
 pub use system::*;
 
 use std::path::PathBuf;
@@ -281,6 +283,11 @@ mod tests {
             ("--env-file f", "--env-file"),
             ("--read-only", "--read-only"),
             ("--rm", "--rm"),
+            ("--privileged", "--privileged"),
+            ("--cap-add all", "--cap-add"),
+            ("--security-opt seccomp=unconfined", "--security-opt"),
+            ("--read-only-tmpfs=false", "--read-only-tmpfs"),
+            ("--pid host", "--pid"),
             ("-i", "--interactive"),
         ] {
             let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));
