@@ -50,7 +50,7 @@ const ALLOWED: &[&str] = &[
     "execve", "execveat", "exit", "exit_group", "fork", "futex", "futex_time64", "get_robust_list",
     "get_thread_area", "getpgid", "getpgrp", "getpid", "getppid", "getsid", "gettid", "keyctl",
     "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "modify_ldt", "pidfd_getfd",
-    "pidfd_open", "prctl", "process_vm_readv", "process_vm_writev", "ptrace", "seccomp", "set_robust_list",
+    "pidfd_open", "prctl", "process_vm_readv", "process_vm_writev", "ptrace", "seccomp", "setns", "set_robust_list",
     "set_thread_area", "set_tid_address", "set_tls", "setpgid", "setsid", "unshare", "vfork", "wait4", "waitid",
     "waitpid",
     // Mounts: the kernel asks for CAP_SYS_ADMIN by itself, of the caller's own user namespace.
