@@ -243,6 +243,8 @@ fn another_container_s_namespaces_are_those_of_the_process_that_it_has() {
 fn a_container_in_another_s_pid_namespace_ends_with_all_that_it_has() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = shell();
+    // Other tests run beside this one.
+    let marked = format!("sleep 4{}", std::process::id());
     for option in [&["--pid", "host"][..], &["--pid", "container:other"]] {
         if option[1] != "host" {
             shell.sandbox.ok(&["run", "-d", "--name", "other", "shell:1", "sleep", "1000"]);
@@ -250,10 +252,10 @@ fn a_container_in_another_s_pid_namespace_ends_with_all_that_it_has() {
         shell.sandbox.ok(&[
             &["run", "-d", "--name", "one"][..],
             option,
-            &["shell:1", "sh", "-c", "sleep 4567 & sleep 1000"],
+            &["shell:1", "sh", "-c", &format!("{marked} & sleep 1000")],
         ]
         .concat());
-        let left = || output(std::process::Command::new("pgrep").args(["-f", "-x", "sleep 4567"])).stdout;
+        let left = || output(std::process::Command::new("pgrep").args(["-f", "-x", &marked])).stdout;
         eventually("it runs", || !left().is_empty());
         shell.sandbox.ok(&["stop", "-t", "0", "one"]);
         eventually("all of it has ended", || left().is_empty());
