@@ -9,6 +9,7 @@
 //! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
+//! | [`confinement`] | what today's podman lets a container do, recorded for the tests |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
@@ -23,6 +24,7 @@
 mod bench;
 mod check;
 mod check_layers;
+mod confinement;
 mod demo;
 mod engines;
 mod kills;
@@ -86,6 +88,8 @@ enum Task {
         #[arg(long, hide = true)]
         inside: Option<std::path::PathBuf>,
     },
+    /// Record what a container of the podman that `setup --peers` installed may do by default, for the tests (root)
+    Confinement,
     /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
     Soak {
         /// For how long
@@ -119,6 +123,7 @@ fn main() -> ExitCode {
         Task::Engines => engines::run(),
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
+        Task::Confinement => confinement::run(),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),

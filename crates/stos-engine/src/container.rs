@@ -13,6 +13,7 @@ use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::lifecycle::{remove_locked, with_life_lock};
+use crate::namespaces::JoinedContainers;
 use crate::options::Network;
 use crate::rename::try_free_stale_name;
 
@@ -54,6 +55,9 @@ pub struct ContainerRecord {
     pub stop_signal: i32,
     /// Its network.
     pub network: Network,
+    /// The containers whose namespaces it joins at each start.
+    #[serde(default, skip_serializing_if = "JoinedContainers::is_empty")]
+    pub joins: JoinedContainers,
     /// Whether it goes when its process has ended.
     pub auto_remove: bool,
     /// The `run` that made it and is to start it, where it goes with its process: should that be killed before, it goes too.

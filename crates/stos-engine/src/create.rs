@@ -22,11 +22,12 @@ use crate::image::load_image;
 use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
+use crate::namespaces::{JoinedContainers, NamespaceKind, NamespaceOf, hostname_of};
 use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
 use crate::rename::free_stale_name;
 use crate::save::has_every_blob;
-use crate::spec::{ProcessPlan, add_limits, command_line, environment, runtime_config};
+use crate::spec::{Confinement, ProcessPlan, add_limits, command_line, environment, runtime_config};
 use crate::stage::{no_bytes, stage};
 use crate::validate::{ValidatedImage, validate_image_before_create};
 
@@ -48,6 +49,8 @@ pub fn create_container_from_image(
     }
     check_mounts(options).map_err(at(Stage::Filesystem))?;
     let limits = limits::grant(options).map_err(at(Stage::Metadata))?;
+    Confinement::check(&options.security).map_err(at(Stage::Metadata))?;
+    options.namespaces.find(engine).map_err(at(Stage::Metadata))?;
     let user = options.user.as_deref().map(str::parse::<UserSpec>).transpose();
     user.map_err(Error::from).map_err(at(Stage::Metadata))?;
     // The lease is held until the container exists and keeps the image itself.
@@ -190,6 +193,8 @@ pub struct Draft<'a> {
     image: &'a str,
     validated: &'a ValidatedImage,
     options: &'a CreateOptions,
+    confinement: Confinement<'a>,
+    joins: JoinedContainers,
     id: ContainerId,
     hostname: String,
     staged: Staging,
@@ -205,15 +210,10 @@ impl<'a> Draft<'a> {
         options: &'a CreateOptions,
     ) -> Result<Self> {
         let id = ContainerId::random();
-        let hostname = match (&options.hostname, options.network) {
-            (Some(hostname), _) => hostname.clone(),
-            (None, Network::Host) => {
-                String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
-            }
-            (None, Network::None) => id.short().to_owned(),
-        };
+        let (confinement, joins) = (Confinement::of(&options.security)?, options.namespaces.find(engine)?);
+        let hostname = hostname(engine, options, &joins, &id)?;
         let (staged, limits) = (engine.store.stage()?, GrantedLimits::default());
-        Ok(Self { engine, image, validated, options, hostname, staged, id, limits })
+        Ok(Self { engine, image, validated, options, confinement, joins, hostname, staged, id, limits })
     }
 
     /// Gives it limits and devices; without this it has none but the kernel's own.
@@ -243,6 +243,25 @@ impl<'a> Draft<'a> {
             volumes: &volumes,
         };
         create_container_filesystem(self.staged.path(), request)
+    }
+}
+
+/// Gives the name that a container finds its host to have.
+fn hostname(engine: &Engine, options: &CreateOptions, joins: &JoinedContainers, id: &ContainerId) -> Result<String> {
+    let of_host = || String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned();
+    match (&options.hostname, &options.namespaces.uts) {
+        (Some(hostname), NamespaceOf::Own) => Ok(hostname.clone()),
+        (Some(hostname), NamespaceOf::Host | NamespaceOf::Container(_)) => {
+            let reason = "the uts namespace is not the container's own: it would change another's name".to_owned();
+            Err(Error::Option { option: "--hostname", value: hostname.clone(), reason })
+        }
+        (None, NamespaceOf::Host) => Ok(of_host()),
+        (None, NamespaceOf::Container(_)) => {
+            let found = joins.get(&NamespaceKind::Uts).map(|other| hostname_of(engine, other)).transpose()?.flatten();
+            Ok(found.unwrap_or_else(of_host))
+        }
+        (None, NamespaceOf::Own) if options.network == Network::Host => Ok(of_host()),
+        (None, NamespaceOf::Own) => Ok(id.short().to_owned()),
     }
 }
 
@@ -276,10 +295,11 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         None => config.user.clone(),
     };
     let process = plan_process(draft, &user, volumes)?;
-    let mut json = runtime_config(&process, options, volumes, draft.id.as_str(), &draft.hostname);
+    let mut json = runtime_config(&process, options, volumes, &draft.confinement, draft.id.as_str(), &draft.hostname)?;
     add_limits(&mut json, &draft.limits, &options.limits);
-    stos_runtime::RuntimeConfig::from_json(json.to_string().as_bytes()).map_err(limits::name_option)?;
-    write_record(draft, "config.json", &json)?;
+    let text = draft.confinement.text(&json);
+    stos_runtime::RuntimeConfig::from_json(&text).map_err(limits::name_option)?;
+    files::write_new(&draft.staged.path().join("config.json"), &text, Durability::Volatile)?;
     let mut labels = config.labels.clone();
     labels.extend(options.labels.clone());
     let stop_signal = config.stop_signal.as_deref().map_or(Ok(15), stos_runtime::parse_signal)?;
@@ -300,6 +320,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         labels,
         stop_signal,
         network: options.network,
+        joins: draft.joins.clone(),
         auto_remove: options.auto_remove,
         run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
@@ -325,11 +346,6 @@ fn plan_process(draft: &Draft<'_>, user: &UserSpec, volumes: &[AnonymousVolume])
     Ok(ProcessPlan { args, env, cwd, ids, stop_signal: config.stop_signal.clone() })
 }
 
-/// Writes a record into staging; [`finalize_container_creation`] makes it durable.
-fn write_record(draft: &Draft<'_>, name: &str, value: &impl serde::Serialize) -> Result<()> {
-    Ok(files::write_new(&draft.staged.path().join(name), &files::to_json(value), Durability::Volatile)?)
-}
-
 /// Gives a container without a name one that people can type: the first digits of its id.
 fn default_name(id: &ContainerId) -> ContainerName {
     const ADJECTIVES: [&str; 16] = [
@@ -347,8 +363,8 @@ fn default_name(id: &ContainerId) -> ContainerName {
 
 /// Claims the name and makes the container exist by one rename, durably; or neither.
 pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) -> Result<ContainerRecord> {
-    write_record(&draft, "container.json", &record)?;
     let dir = draft.staged.path();
+    files::write_new(&dir.join("container.json"), &files::to_json(&record), Durability::Volatile)?;
     // A container that goes with its process needs to outlast nothing.
     let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
     if record.auto_remove {

@@ -32,6 +32,8 @@
 //! | [`check`] | the store's health: what is damaged is named, and made again on request |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
+//! | [`security`] | how a container is confined: what may be asked for |
+//! | [`namespaces`] | whose namespaces a container has |
 //! | [`filesystem`] | a container's own directories and files |
 //! | [`spec`] | the OCI runtime configuration of an image's container |
 //! | [`limits`] | limits and devices: what may be asked for, and whether this machine can grant it |
@@ -72,6 +74,7 @@ pub mod location;
 pub mod log;
 pub mod lookup;
 pub mod monitor;
+pub mod namespaces;
 pub mod options;
 pub mod policy;
 pub mod prune;
@@ -82,6 +85,7 @@ mod relay;
 pub mod rename;
 mod room;
 pub mod save;
+pub mod security;
 mod side_by_side;
 mod source;
 pub mod spec;

@@ -32,6 +32,7 @@ use crate::lifecycle::{
     MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
 };
 use crate::log::{LOG_MAX, LogWriter, Stream};
+use crate::namespaces::{self, HeldNamespace};
 use crate::relay::{Relay, is_ready, send_rest, wait};
 
 /// What the monitor is connected to.
@@ -99,20 +100,24 @@ struct Monitor<'a> {
     log: LogWriter,
     /// The container's root.
     plan: MountPlan,
+    /// Those of other containers that it joins; closed when it has.
+    namespaces: Vec<HeldNamespace>,
 }
 
 impl<'a> Monitor<'a> {
     /// Claims the container's place in ROOT, and makes sure of its layers.
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
-        let (config, run) = claim_when_settled(engine, record)?;
+        let (mut config, run) = claim_when_settled(engine, record)?;
         let prepared = (|| {
+            let namespaces = namespaces::open(engine, &record.joins)?;
+            namespaces.iter().for_each(|held| config.join_namespace(held.flag(), held.path()));
             let chain = engine.layerfs.ensure_sound_chain_of(record.backend, &record.layers, Integrity::Sealed)?;
             engine.layerfs.ensure_chain_mounted(&chain)?;
             let plan = container_mount_plan(engine, record, &chain)?;
-            Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan))
+            Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan, namespaces))
         })();
         match prepared {
-            Ok((log, plan)) => Ok(Self { engine, record, attachment, config, run, log, plan }),
+            Ok((log, plan, namespaces)) => Ok(Self { engine, record, attachment, config, run, log, plan, namespaces }),
             Err(error) => {
                 give_up(engine, &run);
                 Err(error)
@@ -122,6 +127,7 @@ impl<'a> Monitor<'a> {
 
     fn start(mut self, started: impl FnOnce(&ProcessRecord)) -> Result<Running<'a>> {
         let launched = self.launch();
+        self.namespaces.clear();
         let (init, signals, stdout, stderr) = match launched {
             Ok(launched) => launched,
             Err(error) => {

@@ -10,7 +10,9 @@ use stos_spec::Platform;
 use stos_store::ContainerName;
 
 use crate::limits::LimitOptions;
+use crate::namespaces::NamespaceOptions;
 use crate::registries::RegistryConfig;
+use crate::security::SecurityOptions;
 
 /// How to pull.
 #[derive(Debug, Clone)]
@@ -95,6 +97,10 @@ pub struct CreateOptions {
     pub read_only: bool,
     /// The network.
     pub network: Network,
+    /// How it is confined.
+    pub security: SecurityOptions,
+    /// Whose namespaces it has.
+    pub namespaces: NamespaceOptions,
     /// Bind mounts.
     pub mounts: Vec<MountOption>,
     /// Labels, over those of the image.

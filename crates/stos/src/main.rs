@@ -26,6 +26,7 @@ mod options;
 mod process_list;
 mod progress;
 mod prompt;
+mod security_options;
 mod table;
 mod target;
 mod template;

@@ -15,7 +15,7 @@ use stos_spec::text::shown;
 use crate::cli::{
     ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
 };
-use crate::{process_list, prompt};
+use crate::{process_list, prompt, security_options};
 
 /// Reads how to reach registries, where no image comes in.
 pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
@@ -121,6 +121,8 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         command: command.to_vec(),
         hostname: options.hostname.as_deref().map(parse_hostname).transpose()?,
         read_only: options.read_only,
+        security: security_options::security(&options.security)?,
+        namespaces: security_options::namespaces(&options.security)?,
         network: match options.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,

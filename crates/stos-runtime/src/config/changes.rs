@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::{ConfigError, Document, RuntimeConfig, is_of_process, needed, process, tell};
+use super::{ConfigError, Document, RuntimeConfig, is_of_process, needed, prepared, process, tell};
 
 /// What a further process has that the container's own has not. What is `None` or empty stays as the container has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ fn confine(process: &mut Value, container: Option<&Value>) {
 impl RuntimeConfig {
     /// Checks the bytes of a container's `config.json` with `changes` of its process. What is of its creation alone is left out.
     pub fn of_exec(bytes: &[u8], changes: &ProcessChanges) -> Result<Self, ConfigError> {
-        let mut raw = needed::by_exec(bytes)?;
+        let (mut raw, filter) = prepared::read(bytes, needed::by_exec)?;
         let Some(config) = raw.as_object_mut() else {
             return Err(ConfigError::invalid("config.json", "an object", raw));
         };
@@ -91,7 +91,7 @@ impl RuntimeConfig {
             Value::Object(process) => changes.apply(process),
             other => return Err(ConfigError::invalid("process", "an object", other).of_process(found())),
         }
-        let (config, unknown) = Self::from_value(raw).map_err(|error| error.of_process(found()))?;
+        let (config, unknown) = Self::from_value(raw, filter).map_err(|error| error.of_process(found()))?;
         if changes.process.is_some() {
             // The container's own were told when it was created.
             tell(unknown.iter().filter(|key| is_of_process(&key.name)));

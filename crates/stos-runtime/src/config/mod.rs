@@ -11,6 +11,7 @@ mod devices;
 mod hooks;
 mod ids;
 mod needed;
+mod prepared;
 mod process;
 pub mod settings;
 mod walk;
@@ -27,6 +28,7 @@ pub use changes::{ProcessChanges, ProcessFile};
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
 
 use crate::cgroup::limits::LimitError;
+use crate::seccomp::Filter;
 use walk::UnknownKey;
 
 /// Why a `config.json` cannot be run.
@@ -192,12 +194,14 @@ impl RuntimeConfig {
 
     /// Checks the bytes of a `config.json`. Keys that are unknown are ignored, and told in the log.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let (config, unknown) = Self::from_value(serde_json::from_slice(bytes)?)?;
+        let (raw, filter) = prepared::read(bytes, |bytes| serde_json::from_slice(bytes))?;
+        let (config, unknown) = Self::from_value(raw, filter)?;
         tell(&unknown);
         Ok(config)
     }
 
-    fn from_value(mut raw: serde_json::Value) -> Result<(Self, Vec<UnknownKey>), ConfigError> {
+    /// Checks a value. `filter` is that of its `linux.seccomp`, where that has been taken out.
+    fn from_value(mut raw: serde_json::Value, filter: Option<Filter>) -> Result<(Self, Vec<UnknownKey>), ConfigError> {
         let unknown = walk::check(&raw)?;
         if let Some(process) = raw.get_mut("process").and_then(serde_json::Value::as_object_mut) {
             process::default_user(process);
@@ -206,7 +210,8 @@ impl RuntimeConfig {
         let attributes = ProcessAttributes::take_from(&mut raw)?;
         let spec: Spec =
             typed(&raw).map_err(|(name, source)| ConfigError::Type { document: Document::default(), name, source })?;
-        let settings = Settings::of(&spec, attributes)?;
+        let mut settings = Settings::of(&spec, attributes)?;
+        settings.seccomp = filter.or(settings.seccomp);
         Ok((Self { spec, settings }, unknown))
     }
 
@@ -215,7 +220,17 @@ impl RuntimeConfig {
         Self::from_json(&serde_json::to_vec(spec)?)
     }
 
-    /// The specification as given, without what [`ProcessAttributes`] holds.
+    /// Gives the path of a namespace that the configuration says is joined, of the kind `flag` (its `CLONE_NEW*` bit): an engine knows it
+    /// only at the start. What the configuration does not join stays as it is.
+    pub fn join_namespace(&mut self, flag: u64, path: PathBuf) {
+        let joined = self.settings.joined_namespaces.iter_mut().find(|joined| joined.flag as u64 == flag);
+        if let Some(joined) = joined {
+            joined.path = path;
+        }
+    }
+
+    /// The specification as given, without what [`ProcessAttributes`] holds, and without a `linux.seccomp` whose filter is
+    /// [prepared](crate::seccomp::default_profile).
     pub fn spec(&self) -> &Spec {
         &self.spec
     }

@@ -77,7 +77,7 @@ fn ask(filter: &Filter, name: &str, args: &[u64]) -> u32 {
     on(filter, Abi::X86_64, name, args)
 }
 
-fn on(filter: &Filter, abi: Abi, name: &str, args: &[u64]) -> u32 {
+pub(super) fn on(filter: &Filter, abi: Abi, name: &str, args: &[u64]) -> u32 {
     let mut all = [0; 6];
     all[..args.len()].copy_from_slice(args);
     run(&filter.program, Call { audit: abi.audit(), number: number(name, abi).unwrap(), args: all })
@@ -331,10 +331,10 @@ fn calls_through_a_multiplexer_follow_the_rules_of_the_call() {
 }
 
 /// Where Debian has podman's own profile (golang-github-containers-common).
-const PODMAN: &str = "/usr/share/containers/seccomp.json";
+pub(super) const PODMAN: &str = "/usr/share/containers/seccomp.json";
 
 /// That profile, reduced to what an engine hands to a runtime.
-fn profile_of_podman() -> Value {
+pub(super) fn profile_of_podman() -> Value {
     let mut profile: Value = serde_json::from_slice(&std::fs::read(PODMAN).unwrap()).unwrap();
     let keep = |entry: &Value| {
         let named = |key: &str| entry["includes"][key].as_array().is_some_and(|list| !list.is_empty());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
-use super::{Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions};
+use super::{Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions, SecurityArgs};
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,6 +74,8 @@ pub struct ImageOptions {
     /// Make the root filesystem read-only
     #[arg(long)]
     pub read_only: bool,
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// The network
     #[arg(long, value_enum, default_value = "none")]
     pub network: NetworkMode,

@@ -18,6 +18,7 @@ mod progress;
 mod ps;
 mod registries;
 mod runtime;
+mod security;
 mod stats;
 mod system;
 
@@ -35,6 +36,7 @@ pub use progress::*;
 pub use ps::*;
 pub use registries::*;
 pub use runtime::*;
+pub use security::*;
 pub use stats::*;
 pub use system::*;
 
@@ -318,6 +320,11 @@ mod tests {
             ("--env-file f", "--env-file"),
             ("--read-only", "--read-only"),
             ("--rm", "--rm"),
+            ("--privileged", "--privileged"),
+            ("--cap-add all", "--cap-add"),
+            ("--security-opt seccomp=unconfined", "--security-opt"),
+            ("--read-only-tmpfs=false", "--read-only-tmpfs"),
+            ("--pid host", "--pid"),
             ("-i", "--interactive"),
         ] {
             let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));

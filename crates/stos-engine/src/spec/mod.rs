@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The OCI runtime configuration (runtime-spec, config.md) of a container from an image.
 
+mod confinement;
+mod devices;
 mod limits;
+mod seccomp_file;
 
 use std::path::Path;
 
@@ -11,8 +14,10 @@ use stos_spec::ImageConfig;
 use crate::error::{Error, Result};
 use crate::filesystem::AnonymousVolume;
 use crate::limits::TmpfsOption;
+use crate::namespaces::NamespaceOf;
 use crate::options::{CreateOptions, MountOption, Network};
 
+pub use confinement::Confinement;
 pub(crate) use limits::add_limits;
 
 /// The version of the runtime specification that the configuration keeps to.
@@ -20,39 +25,6 @@ const OCI_VERSION: &str = "1.2.0";
 
 /// The search path of an image that sets none, as podman gives it.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What a container's root may do: podman's default set (containers-common, `default_capabilities`).
-pub const DEFAULT_CAPABILITIES: [&str; 11] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
-
-/// Parts of /proc and /sys that tell of the host or change it, hidden as podman hides them.
-const MASKED_PATHS: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Parts of /proc and /sys that may only be read.
-const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What a container's process is, when image and user have both been heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,24 +74,18 @@ pub fn runtime_config(
     process: &ProcessPlan,
     options: &CreateOptions,
     volumes: &[AnonymousVolume],
+    confinement: &Confinement<'_>,
     id: &str,
     hostname: &str,
-) -> Value {
+) -> Result<Value> {
     let (uid, gid, groups) = &process.ids;
-    let capabilities = if *uid == 0 { json!(DEFAULT_CAPABILITIES) } else { json!([]) };
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
-    if options.network == Network::None {
-        namespaces.push("network");
-    }
     let mut annotations = json!({"dev.stos.container": id});
     if let Some(signal) = &process.stop_signal {
         // As the image specification has it (conversion.md).
         annotations["org.opencontainers.image.stopSignal"] = json!(signal);
     }
-    let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
-    json!({
+    let mut config = json!({
         "ociVersion": OCI_VERSION,
-        "hostname": hostname,
         "root": {"path": "rootfs", "readonly": options.read_only},
         "process": {
             "terminal": false,
@@ -127,22 +93,47 @@ pub fn runtime_config(
             "args": process.args,
             "env": process.env,
             "cwd": process.cwd,
-            "capabilities": {
-                "bounding": DEFAULT_CAPABILITIES,
-                "effective": capabilities,
-                "permitted": capabilities,
-            },
+            "capabilities": confinement.capabilities(*uid),
         },
         "mounts": mounts(options, volumes),
         "annotations": annotations,
         "linux": {
-            "namespaces": namespaces,
+            "namespaces": namespaces(options),
             "cgroupsPath": format!("/stos/{id}"),
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READ_ONLY_PATHS,
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
         },
-    })
+    });
+    if options.namespaces.uts == NamespaceOf::Own {
+        config["hostname"] = json!(hostname);
+    }
+    confinement.apply(&mut config)?;
+    if options.read_only
+        && !options.security.read_only_tmpfs
+        && let Some(paths) = config["linux"]["readonlyPaths"].as_array_mut()
+    {
+        // Once its devices are made; what is mounted below goes with it.
+        paths.push(json!("/dev"));
+    }
+    Ok(config)
+}
+
+/// Gives `linux.namespaces`. Of one that is another container's the path is put in at each start; where nobody does, there is no such
+/// path, and nothing else is joined in its place.
+fn namespaces(options: &CreateOptions) -> Value {
+    let mut namespaces = vec![json!({"type": "mount"})];
+    if options.network == Network::None {
+        namespaces.push(json!({"type": "network"}));
+    }
+    for (kind, of) in options.namespaces.each() {
+        match of {
+            NamespaceOf::Own => namespaces.push(json!({"type": kind.name()})),
+            NamespaceOf::Host => {}
+            NamespaceOf::Container(_) => {
+                namespaces.push(json!({"type": kind.name(), "path": format!("/proc/0/ns/{}", kind.name())}));
+            }
+        }
+    }
+    namespaces.into()
 }
 
 fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
@@ -157,14 +148,21 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]),
+        match options.namespaces.ipc {
+            // It belongs to what is shared.
+            NamespaceOf::Host => {
+                mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev"])
+            }
+            _ => mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]),
+        },
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ];
     let file = |name: &str| {
         let target = format!("/etc/{name}");
-        let value = mount(&target, "bind", name, &["bind", "rw", "nosuid", "nodev", "noexec"]);
+        let access = if options.read_only { "ro" } else { "rw" };
+        let value = mount(&target, "bind", name, &["bind", access, "nosuid", "nodev", "noexec"]);
         (target, value)
     };
     let mut own = vec!["hosts", "hostname"];
@@ -181,10 +179,31 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
     mounts.retain(|own| !options.limits.tmpfs.iter().any(|mount| mount.target.to_str() == own["destination"].as_str()));
     let of_user = options.mounts.iter().map(bind).chain(options.limits.tmpfs.iter().map(tmpfs));
     let mut more: Vec<_> = own.chain(volumes.iter().map(volume)).chain(of_user).collect();
+    if options.read_only && options.security.read_only_tmpfs {
+        more.extend(
+            writable_directories(options, volumes)
+                .map(|target| (target.to_owned(), mount(target, "tmpfs", "tmpfs", &IN_MEMORY))),
+        );
+    }
     // What lies deeper is mounted later, or it would be hidden.
     more.sort_by_key(|(target, _)| target.trim_end_matches('/').matches('/').count());
     mounts.extend(more.into_iter().map(|(_, mount)| mount));
     mounts
+}
+
+/// How directories in memory are mounted over those of a read-only root (podman's options): with what the image has in them.
+const IN_MEMORY: [&str; 5] = ["rw", "rprivate", "nosuid", "nodev", "tmpcopyup"];
+
+/// Gives the directories of a read-only root that can be written all the same: podman's, unless something else is mounted there.
+fn writable_directories<'a>(
+    options: &'a CreateOptions,
+    volumes: &'a [AnonymousVolume],
+) -> impl Iterator<Item = &'static str> + 'a {
+    ["/run", "/tmp", "/var/tmp"].into_iter().filter(|target| {
+        let is_volume = volumes.iter().any(|volume| volume.target.trim_end_matches('/') == *target);
+        let is_in_memory = options.limits.tmpfs.iter().any(|mount| mount.target == Path::new(target));
+        !is_volume && !is_in_memory && options.mounts.iter().all(|mount| mount.target != Path::new(target))
+    })
 }
 
 /// Tells whether one of the user's mounts takes the place of our file at `target`: one right there; or one above that has no
@@ -266,7 +285,8 @@ mod tests {
             MountOption { source: "/h".into(), target: "/etc/hosts".into(), read_only: false, recursive: false };
         let options = CreateOptions { mounts: vec![deep, hosts], ..CreateOptions::default() };
         let volumes = [AnonymousVolume { target: "/v".into(), source: "volumes/0".into() }];
-        let config = runtime_config(&process, &options, &volumes, "id", "host");
+        let confinement = Confinement::of(&options.security).unwrap();
+        let config = runtime_config(&process, &options, &volumes, &confinement, "id", "host").unwrap();
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
         let signal = &config["annotations"]["org.opencontainers.image.stopSignal"];
         assert_eq!(*signal, json!("SIGUSR1"));

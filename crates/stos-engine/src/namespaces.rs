@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whose namespaces a container has: its own, the host's, or another container's.
+//!
+//! Another's are joined at each start, those of the process that it then has: the record says which container, never which process.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use stos_runtime::config::settings::namespace;
+use stos_store::{ContainerId, files};
+use stos_sys::SysError;
+
+use crate::Engine;
+use crate::container::{ContainerState, find, record, state};
+use crate::error::{Error, Result};
+
+/// Whose a namespace is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum NamespaceOf {
+    /// The container's own.
+    #[default]
+    Own,
+    /// The host's.
+    Host,
+    /// Another container's: its id, its name, or the beginning of its id.
+    Container(String),
+}
+
+/// Whose namespaces a new container has, but for its mounts, which are its own, and its network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespaceOptions {
+    /// Processes.
+    pub pid: NamespaceOf,
+    /// System V IPC, message queues, and shared memory in /dev/shm. Another container's cannot be joined: its /dev/shm is mounted in
+    /// its own mount namespace alone.
+    pub ipc: NamespaceOf,
+    /// The host name.
+    pub uts: NamespaceOf,
+    /// The view of the cgroups.
+    pub cgroup: NamespaceOf,
+}
+
+/// The kinds of namespaces that containers may share, by their names in the runtime specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceKind {
+    /// Processes.
+    Pid,
+    /// System V IPC and message queues.
+    Ipc,
+    /// The host name.
+    Uts,
+    /// The view of the cgroups.
+    Cgroup,
+}
+
+impl NamespaceKind {
+    /// Its name, in the runtime specification and in `/proc/PID/ns` alike.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pid => "pid",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::Cgroup => "cgroup",
+        }
+    }
+
+    fn flag(self) -> u64 {
+        match self {
+            Self::Pid => namespace::PID,
+            Self::Ipc => namespace::IPC,
+            Self::Uts => namespace::UTS,
+            Self::Cgroup => namespace::CGROUP,
+        }
+    }
+}
+
+impl NamespaceOptions {
+    /// Whose each kind is.
+    pub(crate) fn each(&self) -> [(NamespaceKind, &NamespaceOf); 4] {
+        [
+            (NamespaceKind::Pid, &self.pid),
+            (NamespaceKind::Ipc, &self.ipc),
+            (NamespaceKind::Uts, &self.uts),
+            (NamespaceKind::Cgroup, &self.cgroup),
+        ]
+    }
+
+    /// Finds the containers whose namespaces are to be joined. They need not run before the new one is started.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], and [`Error::Option`] where the kind cannot be joined.
+    pub fn find(&self, engine: &Engine) -> Result<JoinedContainers> {
+        let mut joined = JoinedContainers::new();
+        for (kind, of) in self.each() {
+            let NamespaceOf::Container(query) = of else { continue };
+            if kind == NamespaceKind::Ipc {
+                let reason = "the shared memory of another container cannot be reached".to_owned();
+                return Err(Error::Option { option: "--ipc", value: format!("container:{query}"), reason });
+            }
+            joined.insert(kind, find(engine, query)?.id);
+        }
+        Ok(joined)
+    }
+}
+
+/// Containers whose namespaces another one joins, by the kind of the namespace.
+pub type JoinedContainers = BTreeMap<NamespaceKind, ContainerId>;
+
+/// A namespace that is held open to be joined.
+#[derive(Debug)]
+pub(crate) struct HeldNamespace {
+    kind: NamespaceKind,
+    fd: OwnedFd,
+}
+
+impl HeldNamespace {
+    /// Its `CLONE_NEW*` bit.
+    pub(crate) fn flag(&self) -> u64 {
+        self.kind.flag()
+    }
+
+    /// Where this process, and one that it clones, finds it.
+    pub(crate) fn path(&self) -> PathBuf {
+        use std::os::fd::AsRawFd;
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+}
+
+/// Opens the namespaces of the processes that the containers now have.
+///
+/// # Errors
+/// [`Error::NoSuchContainer`] and [`Error::ContainerState`], of the other container.
+pub(crate) fn open(engine: &Engine, joined: &JoinedContainers) -> Result<Vec<HeldNamespace>> {
+    joined.iter().map(|(kind, id)| open_one(engine, *kind, id)).collect()
+}
+
+fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<HeldNamespace> {
+    let Some(other) = record(engine, id)? else { return Err(Error::NoSuchContainer(id.short().to_owned())) };
+    let not_running = |state: &str| Error::ContainerState {
+        action: match kind {
+            NamespaceKind::Pid => "join the pid namespace of",
+            NamespaceKind::Ipc => "join the ipc namespace of",
+            NamespaceKind::Uts => "join the uts namespace of",
+            NamespaceKind::Cgroup => "join the cgroup namespace of",
+        },
+        container: other.name.to_string(),
+        state: state.to_owned(),
+        expected: "running",
+    };
+    let init = match state(engine, id)? {
+        ContainerState::Running(run) => run.init.ok_or_else(|| not_running("being started"))?,
+        other => return Err(not_running(other.status())),
+    };
+    let path = format!("/proc/{}/ns/{}", init.pid, kind.name());
+    let opened = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    // Looked at after it was opened: the number is no other process's as long as it is this one that lives.
+    if !init.is_alive()? {
+        return Err(not_running("ending"));
+    }
+    let fd = opened.map_err(SysError::at("open", || path.clone()))?;
+    Ok(HeldNamespace { kind, fd })
+}
+
+/// Gives the host name that a container was created with.
+pub(crate) fn hostname_of(engine: &Engine, id: &ContainerId) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct Configuration {
+        hostname: Option<String>,
+    }
+    let found: Option<Configuration> = files::read_json(&engine.store.container_dir(id).join("config.json"))?;
+    Ok(found.and_then(|found| found.hostname))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_joined_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let other = || NamespaceOf::Container("web".to_owned());
+        let options = NamespaceOptions { ipc: other(), ..NamespaceOptions::default() };
+        let error = options.find(&engine).unwrap_err().to_string();
+        assert!(error.starts_with("--ipc \"container:web\": "), "{error}");
+        let options = NamespaceOptions { pid: other(), ..NamespaceOptions::default() };
+        assert!(matches!(options.find(&engine), Err(Error::NoSuchContainer(name)) if name == "web"));
+        let options = NamespaceOptions { uts: NamespaceOf::Host, ..NamespaceOptions::default() };
+        assert!(options.find(&engine).unwrap().is_empty());
+        let joined = JoinedContainers::from([(NamespaceKind::Pid, ContainerId::random())]);
+        assert!(matches!(open(&engine, &joined), Err(Error::NoSuchContainer(_))));
+    }
+}
