@@ -282,6 +282,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         stop_signal,
         network: options.network,
         auto_remove: options.auto_remove,
+        streams: options.streams,
+        init: options.init,
         run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
 }

@@ -386,6 +386,12 @@ pub enum Error {
         /// The exit code that this means.
         exit_code: i32,
     },
+    /// The container lives, and its monitor was killed: nobody has its streams any more.
+    #[error("container {container} runs without a monitor: that was killed, and nobody reads its output any more")]
+    NoMonitor {
+        /// The container's name.
+        container: String,
+    },
     /// The container's monitor was killed, so nobody saw how the container ended.
     #[error("the exit code of container {container} is unknown: its monitor was killed")]
     ExitCodeUnknown {

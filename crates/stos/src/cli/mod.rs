@@ -15,6 +15,7 @@ mod progress;
 mod registries;
 mod runtime;
 mod system;
+mod terminal;
 
 pub use changes::*;
 pub use containers::*;
@@ -27,6 +28,7 @@ pub use progress::*;
 pub use registries::*;
 pub use runtime::*;
 pub use system::*;
+pub use terminal::*;
 
 use std::path::PathBuf;
 
@@ -175,6 +177,8 @@ pub enum Command {
     Start(Start),
     /// Create a container and start it
     Run(Run),
+    /// Take part in a container that runs: its output, its input, its terminal
+    Attach(Attach),
     /// Run a further process in a container
     Exec(Exec),
     /// Wait until containers have ended, and print their exit codes

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What each command does. A command gives its exit code; a failure carries one of its own.
 
+mod attach;
 pub mod bundle;
 mod changes;
 mod create;
@@ -12,6 +13,7 @@ mod layers;
 mod life;
 mod limits;
 mod list;
+mod own_terminal;
 mod registries;
 mod system;
 
@@ -64,6 +66,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Create(args) => create::create(global, &args),
         Command::Run(args) => create::run(global, &args),
         Command::Start(args) => create::start(global, &args),
+        Command::Attach(args) => attach::attach(global, &args),
         Command::Exec(args) => exec::exec(global, &args),
         Command::Wait(args) => life::wait(global, &args),
         Command::Logs(args) => life::logs(global, &args),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The OCI runtime configuration (runtime-spec, config.md) of a container from an image.
 
+mod terminal;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -82,7 +84,7 @@ pub fn command_line(config: &ImageConfig, options: &CreateOptions) -> Result<Vec
 pub fn environment(config: &ImageConfig, options: &CreateOptions, hostname: &str) -> Vec<String> {
     let own = [DEFAULT_PATH.to_owned(), "container=stos".to_owned(), format!("HOSTNAME={hostname}")];
     let mut env: Vec<String> = Vec::new();
-    for entry in own.iter().chain(&config.env).chain(&options.env) {
+    for entry in own.iter().chain(&terminal::environment(options.streams)).chain(&config.env).chain(&options.env) {
         let name = entry.split('=').next().unwrap_or_default();
         match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
             Some(known) => known.clone_from(entry),
@@ -112,12 +114,11 @@ pub fn runtime_config(
         annotations["org.opencontainers.image.stopSignal"] = json!(signal);
     }
     let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
-    json!({
+    let mut json = json!({
         "ociVersion": OCI_VERSION,
         "hostname": hostname,
         "root": {"path": "rootfs", "readonly": options.read_only},
         "process": {
-            "terminal": false,
             "user": {"uid": uid, "gid": gid, "additionalGids": groups},
             "args": process.args,
             "env": process.env,
@@ -137,7 +138,9 @@ pub fn runtime_config(
             "readonlyPaths": READ_ONLY_PATHS,
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
         },
-    })
+    });
+    terminal::apply(&mut json, options.streams);
+    json
 }
 
 fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
