@@ -133,6 +133,12 @@ impl Follower {
     /// Returns when the session has ended and its output is written, or when it is left.
     fn run(&mut self, signals: &SignalFd) -> Result<(), Failure> {
         loop {
+            if self.end.is_none() && !self.is_behind() {
+                self.receive()?;
+            }
+            if self.end.is_some() && !self.is_behind() {
+                return Ok(());
+            }
             let is_typed = self.wait(signals)?;
             while let Some(signal) = signals.next_signal()? {
                 if self.end.is_some() && !OF_CHILDREN_AND_SIZE.contains(&signal) {
@@ -146,12 +152,6 @@ impl Follower {
             }
             self.session.flush();
             self.outputs.iter_mut().for_each(Output::flush);
-            if self.end.is_none() && !self.is_behind() {
-                self.receive()?;
-            }
-            if self.end.is_some() && !self.is_behind() {
-                return Ok(());
-            }
         }
     }
 
