@@ -175,6 +175,7 @@ impl<'a> Monitor<'a> {
             gate: Gate::Open,
             inherited: Inherited::default(),
             new_keyring: true,
+            has_init: self.record.init,
         })?;
         let opened = streams.of_monitor.open().and_then(|(relays, input)| {
             let first = match &mut self.attachment {
