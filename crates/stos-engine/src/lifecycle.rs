@@ -15,8 +15,8 @@ use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, close_inheri
 use stos_sys::process::pidfd;
 
 use crate::Engine;
-use crate::attach::session::{self, Session};
 use crate::attach::Size;
+use crate::attach::session::{self, Session};
 use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, run_id, state};
 use crate::error::{Error, Result};
 use crate::monitor::{Attachment, run_container};

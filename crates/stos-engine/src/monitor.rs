@@ -144,7 +144,16 @@ impl<'a> Monitor<'a> {
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
         let passes_signals = matches!(self.attachment, Attachment::Attached { .. });
         let now = (now(), Instant::now());
-        Ok(Running { monitor: self, init, signals, relays, clients, passes_signals, listens_at: Some(now.1 + LISTEN_AFTER), started: now.0 })
+        Ok(Running {
+            monitor: self,
+            init,
+            signals,
+            relays,
+            clients,
+            passes_signals,
+            listens_at: Some(now.1 + LISTEN_AFTER),
+            started: now.0,
+        })
     }
 
     /// Forgets how the container ended the last time, then records its process: in this order, so that a short life is never
@@ -162,7 +171,8 @@ impl<'a> Monitor<'a> {
             self.config.set_console_size(size);
         }
         // Blocked before the clone, so that no signal is lost; the runtime unblocks them in the child.
-        let signals: Vec<_> = of_foreground().into_iter().filter(|signal| !OF_CHILDREN_AND_SIZE.contains(signal)).collect();
+        let signals: Vec<_> =
+            of_foreground().into_iter().filter(|signal| !OF_CHILDREN_AND_SIZE.contains(signal)).collect();
         let signals = SignalFd::new(&signals)?;
         let init = launch(Launch {
             id: &self.run.id,

@@ -26,8 +26,15 @@ pub(crate) struct Streams {
 /// What the monitor reads and writes.
 pub(crate) enum MonitorEnds {
     /// Where a terminal's master comes out when the container has opened it.
-    Terminal { socket: OwnedFd },
-    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd, forwards: bool },
+    Terminal {
+        socket: OwnedFd,
+    },
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        forwards: bool,
+    },
 }
 
 impl Streams {

@@ -62,7 +62,9 @@ impl Console<'_> {
 }
 
 fn null_streams() -> Result<Stdio> {
-    let failed = |call: &'static str| move |errno| Error::sys("open the standard streams")(SysError::new(call, "/dev/null", errno));
+    let failed = |call: &'static str| {
+        move |errno| Error::sys("open the standard streams")(SysError::new(call, "/dev/null", errno))
+    };
     let stdin = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("openat"))?;
     let another = || fcntl_dupfd_cloexec(&stdin, 3).map_err(failed("fcntl"));
     let (stdout, stderr) = (another()?, another()?);

@@ -247,7 +247,9 @@ fn signals_in_the_foreground_go_to_the_process() {
     let sends = |client: &mut Child, container: &str, log_before: &str| {
         let says = |line: &str| {
             let said = || sandbox.run(&["logs", container]).stdout;
-            eventually(line, || said().strip_prefix(log_before).is_some_and(|said| said.lines().any(|said| said == line)));
+            eventually(line, || {
+                said().strip_prefix(log_before).is_some_and(|said| said.lines().any(|said| said == line))
+            });
         };
         says("ready");
         for signal in signals.iter().chain(&[28, 23, 13, 15]) {
@@ -305,6 +307,11 @@ fn what_cannot_be_attached_to_is_named() {
         (&["run", "--bundle", ".", "--detach-keys", "a", "id"], 1, "--detach-keys"),
     ] {
         let refused = sandbox.run(arguments);
-        assert!(refused.code == code && refused.stderr.contains(said), "{arguments:?}: {} {}", refused.code, refused.stderr);
+        assert!(
+            refused.code == code && refused.stderr.contains(said),
+            "{arguments:?}: {} {}",
+            refused.code,
+            refused.stderr
+        );
     }
 }

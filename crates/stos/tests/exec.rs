@@ -97,7 +97,11 @@ fn options_change_the_process() {
     exec.args(["-e", "B=option", "-e", "PASSED", "c", "sh", "-c", "echo $OWN $A $B $PASSED"]).env("PASSED", "on");
     assert_eq!(output(&mut exec).stdout, "1 file option on\n");
     let capabilities = |options: &[&str]| {
-        let words = [&["exec"], options, &["c", "sh", "-c", "while read a b; do case $a in CapBnd:) echo $b;; esac; done </proc/self/status"]];
+        let words = [
+            &["exec"],
+            options,
+            &["c", "sh", "-c", "while read a b; do case $a in CapBnd:) echo $b;; esac; done </proc/self/status"],
+        ];
         sandbox.ok(&words.concat())
     };
     let own = fs::read_to_string("/proc/self/status").unwrap();
@@ -116,7 +120,13 @@ fn an_init_reaps_and_passes_signals_on() {
     sandbox.ok(&["run", "-d", "--init", "--name", "c", "term:1", "sh", "-c", script]);
     eventually("it is up", || sandbox.ok(&["logs", "c"]) == "up\n");
     let processes = || sandbox.ok(&["exec", "c", "ps", "-eo", "pid,ppid,stat,comm"]);
-    let rows = || processes().lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>();
+    let rows = || {
+        processes()
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
     assert_eq!((&*rows()[0][0], &*rows()[0][3]), ("1", "stos-init"));
     assert!(rows().iter().any(|row| row[1] == "1" && row[3] == "sh"));
     eventually("the orphan is reaped", || !rows().iter().any(|row| row[2].starts_with('Z')));
@@ -139,7 +149,11 @@ fn an_init_reaps_and_passes_signals_on() {
     let lost = sandbox.run(&["run", "--rm", "--init", "-v", &volume, "term:1", "/bad"]);
     assert!(lost.code == 127 && lost.stderr.contains("/no/interpreter"), "{} {}", lost.code, lost.stderr);
     // Job control, though the shell leads no session.
-    let mut shell = Pty::spawn(sandbox.command().args(["run", "-it", "--rm", "--init", "term:1", "bash", "--norc", "--noediting"]), 24, 80);
+    let mut shell = Pty::spawn(
+        sandbox.command().args(["run", "-it", "--rm", "--init", "term:1", "bash", "--norc", "--noediting"]),
+        24,
+        80,
+    );
     shell.send("sh -c 'echo go$((1+1)); sleep 1000; echo woken'\r");
     shell.expect("go2");
     shell.send("\x1a");

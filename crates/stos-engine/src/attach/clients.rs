@@ -256,7 +256,8 @@ impl Clients {
         let deadline = Instant::now() + LAST_OUTPUT_PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.clients.retain(|client| !client.is_gone && client.pending() > 0 && (client.is_first || !left.is_zero()));
+            self.clients
+                .retain(|client| !client.is_gone && client.pending() > 0 && (client.is_first || !left.is_zero()));
             if self.clients.is_empty() {
                 return Ok(());
             }

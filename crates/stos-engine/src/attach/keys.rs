@@ -11,7 +11,9 @@ pub struct DetachKeys(Vec<u8>);
 
 /// A sequence that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key:?} is no key: expected one character, or ctrl- and one of a to z, @, [, \\, ], ^, _; keys are separated by commas")]
+#[error(
+    "{key:?} is no key: expected one character, or ctrl- and one of a to z, @, [, \\, ], ^, _; keys are separated by commas"
+)]
 pub struct KeyError {
     key: String,
 }
@@ -85,7 +87,8 @@ impl KeyScanner {
                     break;
                 }
                 // What was held back is no beginning; but some later part of it may be.
-                let next = (1..self.matched).find(|&at| self.keys[..self.matched].ends_with(&self.keys[..self.matched - at]));
+                let next =
+                    (1..self.matched).find(|&at| self.keys[..self.matched].ends_with(&self.keys[..self.matched - at]));
                 let kept = next.map_or(0, |at| self.matched - at);
                 passed.extend_from_slice(&self.keys[..self.matched - kept]);
                 self.matched = kept;

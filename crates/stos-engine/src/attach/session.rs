@@ -94,7 +94,9 @@ pub fn lost(engine: &Engine, record: &ContainerRecord) -> Result<Error> {
 
 /// Two ends of a session: the monitor's, and the client's.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let failed = |error: std::io::Error| SysError::new("socketpair", "AF_UNIX", Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let failed = |error: std::io::Error| {
+        SysError::new("socketpair", "AF_UNIX", Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    };
     let (own, other) = UnixStream::pair().map_err(failed)?;
     Ok((own.into(), other.into()))
 }

@@ -74,7 +74,10 @@ fn reap(child: Pid) -> Result<Option<Ended>> {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid == child => {
-                found = status.exit_status().map(Ended::Exited).or_else(|| status.terminating_signal().map(Ended::Signaled));
+                found = status
+                    .exit_status()
+                    .map(Ended::Exited)
+                    .or_else(|| status.terminating_signal().map(Ended::Signaled));
             }
             Ok(Some(_)) | Err(Errno::INTR) => {}
             Ok(None) | Err(Errno::CHILD) => return Ok(found),

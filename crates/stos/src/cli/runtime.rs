@@ -20,7 +20,9 @@ pub enum Rootless {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stos exec web ps\n  stos exec -it web sh\n  stos exec --detach --pid-file pid --process process.json ID")]
+#[command(
+    after_help = "Examples:\n  stos exec web ps\n  stos exec -it web sh\n  stos exec --detach --pid-file pid --process process.json ID"
+)]
 pub struct Exec {
     /// Bundle mode: the whole process, as config.json has it, from FILE
     #[arg(short, long, value_name = "FILE")]

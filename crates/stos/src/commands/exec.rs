@@ -90,7 +90,8 @@ fn exec_in_image(
             (Console::None, None)
         }
     };
-    let executed = stos_runtime::exec(states, &id, bundle::exec_options(args, Mode::Image, &changes, identity, console)?)?;
+    let executed =
+        stos_runtime::exec(states, &id, bundle::exec_options(args, Mode::Image, &changes, identity, console)?)?;
     let master = terminal.map_or(Ok(None), console::receive)?;
     let Some(signals) = signals else {
         return match master {
