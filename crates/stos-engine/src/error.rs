@@ -392,6 +392,22 @@ pub enum Error {
         /// The container's name.
         container: String,
     },
+    /// The container's monitor does not answer who attaches.
+    #[error("container {container}: its monitor does not answer within {seconds} s: it is suspended or hangs")]
+    MonitorSilent {
+        /// The container's name.
+        container: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The container's monitor turned away who attaches.
+    #[error("container {container}: its monitor has ended, or takes no more than {max} clients")]
+    NoSession {
+        /// The container's name.
+        container: String,
+        /// How many clients there may be.
+        max: usize,
+    },
     /// The container's monitor was killed, so nobody saw how the container ended.
     #[error("the exit code of container {container} is unknown: its monitor was killed")]
     ExitCodeUnknown {

@@ -61,7 +61,7 @@ pub fn start_with_session(engine: &Engine, record: &ContainerRecord, size: Optio
     let own = fork_monitor(engine, record, Some((own, other)), size)?;
     let own = own.unwrap_or_else(|| unreachable!("it was given one"));
     let run = engine.run_state(&record.id)?;
-    Session::open(own, run.as_ref().and_then(|run| run.init.as_ref()))
+    Session::open(own, record, run.as_ref().and_then(|run| run.init.as_ref()))
 }
 
 /// Clones a monitor, and waits until the command has been executed. Of a session's two ends the first is the caller's, and comes back.

@@ -221,6 +221,7 @@ fn a_killed_monitor_is_told_to_its_clients() {
     assert_eq!(status(&sandbox, "orphan"), "running");
     let refused = sandbox.run(&["attach", "orphan"]);
     assert!(refused.code == 125 && refused.stderr.contains("without a monitor"), "{}", refused.stderr);
+    assert_eq!(sandbox.ok(&["exec", "orphan", "echo", "alive"]), "alive\n");
     sandbox.ok(&["kill", "-s", "KILL", "orphan"]);
     let waited = sandbox.run(&["wait", "orphan"]);
     assert!(waited.code == 1 && waited.stderr.contains("unknown"), "{}", waited.stderr);
@@ -234,6 +235,24 @@ fn a_killed_monitor_is_told_to_its_clients() {
     let mut client = spawn(&sandbox, &["attach", "left"]);
     client.send("exit 8\r");
     assert_eq!(client.wait(), 8);
+}
+
+#[test]
+fn a_suspended_monitor_is_told_and_waited_for_no_longer() {
+    require!(Need::Root, Need::Binary);
+    let sandbox = pty::sandbox();
+    sandbox.ok(&["run", "-d", "--name", "s", "term:1", "sleep", "1000"]);
+    // One that has attached before finds it listening.
+    let mut client = sandbox.command().args(["attach", "s"]).spawn().unwrap();
+    eventually("it is attached", || clients(&sandbox, "s") == 1);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    let monitor = monitor(&sandbox, "s");
+    kill_process(monitor, Signal::STOP).unwrap();
+    let refused = sandbox.run(&["attach", "--latest"]);
+    assert!(refused.code == 125 && refused.stderr.contains("suspended"), "{}", refused.stderr);
+    kill_process(monitor, Signal::CONT).unwrap();
+    sandbox.ok(&["delete", "-f", "s"]);
 }
 
 #[test]
@@ -303,6 +322,10 @@ fn what_cannot_be_attached_to_is_named() {
         (&["attach", "--detach-keys", "ctrl-1", "c"], 125, "is no key"),
         (&["run", "--detach-keys", "ab", "term:1"], 125, "is no key"),
         (&["start", "-ai", "c", "c"], 125, "one container"),
+        (&["start", "--sig-proxy=false", "c"], 125, "--sig-proxy"),
+        (&["run", "-d", "--detach-keys", "a", "term:1"], 125, "--detach-keys"),
+        (&["attach", "-l", "c"], 125, "--latest"),
+        (&["exec", "-l", "true"], 125, "created"),
         (&["run", "--bundle", ".", "--tty", "id"], 1, "--tty"),
         (&["run", "--bundle", ".", "--detach-keys", "a", "id"], 1, "--detach-keys"),
     ] {

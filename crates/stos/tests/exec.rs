@@ -108,6 +108,7 @@ fn options_change_the_process() {
     let own = own.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).unwrap().to_owned();
     assert_eq!(capabilities(&["--privileged"]).trim(), own);
     assert_ne!(capabilities(&[]).trim(), own);
+    assert_eq!(sandbox.ok(&["exec", "-l", "sh", "-c", "echo $OWN"]), "1\n");
     let refused = sandbox.run(&["exec", "--process", "x", "c"]);
     assert!(refused.code == 125 && refused.stderr.contains("--process"), "{}", refused.stderr);
 }

@@ -36,10 +36,10 @@ const FIRST_BACKLOG_MAX: usize = 64 << 10;
 const INPUT_MAX: usize = 64 << 10;
 
 /// How many clients there may be at once. More are turned away.
-const CLIENTS_MAX: usize = 64;
+pub(crate) const CLIENTS_MAX: usize = 64;
 
 /// How long those that attached later may take, all together, to read the last output of a container that has ended.
-const LAST_OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
+const LAST_OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the container's input goes.
 #[derive(Debug)]
@@ -345,5 +345,133 @@ pub(crate) fn connect_in(run_directory: &Path) -> Result<Option<UnixStream>> {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Err(SysError::new("connect", run_directory.join(SOCKET).display().to_string(), errno).into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    const OPEN: StreamOptions = StreamOptions { tty: false, interactive: true };
+
+    /// Lets the monitor do what there is to do.
+    fn turn(clients: &mut Clients) {
+        let happened: Vec<PollFlags> = {
+            let mut fds = Vec::new();
+            clients.add_to(&mut fds);
+            wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+            fds.iter().map(PollFd::revents).collect()
+        };
+        clients.step(&happened);
+    }
+
+    fn frames(reader: &mut FrameReader) -> Vec<String> {
+        std::iter::from_fn(|| reader.next().unwrap().map(|frame| format!("{frame:?}"))).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_and_what_is_kept_is_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut clients = Clients::new(StreamOptions::default(), Input::None, None).unwrap();
+        assert!(connect_in(directory.path()).unwrap().is_none());
+        clients.listen(directory.path()).unwrap();
+        let mut client = connect_in(directory.path()).unwrap().unwrap();
+        turn(&mut clients);
+        let chunk = vec![b'x'; CHUNK];
+        let sent = 100;
+        (0..sent).for_each(|_| clients.send(Stream::Stdout, &chunk));
+        assert!(!clients.is_behind(), "nobody waits for one that came later");
+        assert!(clients.clients[0].pending.len() <= BACKLOG_MAX + FIRST_BACKLOG_MAX);
+        let (mut reader, mut buffer, mut seen) = (FrameReader::default(), vec![0; 1 << 16], Vec::new());
+        client.set_nonblocking(true).unwrap();
+        loop {
+            turn(&mut clients);
+            match client.read(&mut buffer) {
+                Ok(count) => reader.push(&buffer[..count]),
+                Err(_) if clients.clients[0].pending() == 0 => break,
+                Err(_) => {}
+            }
+            seen.extend(frames(&mut reader));
+        }
+        clients.send(Stream::Stderr, b"last");
+        let count = client.read(&mut buffer).unwrap();
+        reader.push(&buffer[..count]);
+        seen.extend(frames(&mut reader));
+        assert_eq!(seen[0], "Hello { tty: false, input: false }");
+        let whole = seen.iter().filter(|frame| frame.starts_with("Output(Stdout")).count();
+        assert!(whole > 0 && whole < sent);
+        let missing = (sent - whole) * CHUNK;
+        let end = [format!("Skipped({missing})"), "Output(Stderr, [108, 97, 115, 116])".to_owned()];
+        assert_eq!(seen[seen.len() - 2..], end);
+    }
+
+    const CHUNK: usize = super::super::frame::FRAME_MAX;
+
+    #[test]
+    fn output_waits_for_who_has_started_the_container() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let mut clients = Clients::new(StreamOptions::default(), Input::None, Some(other.into())).unwrap();
+        let chunk = vec![b'x'; CHUNK];
+        let mut sent = 0;
+        while !clients.is_behind() {
+            clients.send(Stream::Stdout, &chunk);
+            sent += 1;
+            assert!(sent < 100);
+        }
+        drop(own);
+        turn(&mut clients);
+        assert!(!clients.is_behind() && clients.clients.is_empty(), "one that is gone is waited for no longer");
+    }
+
+    #[test]
+    fn input_is_bounded_and_ends_once() {
+        let (mut pipe, writer) = std::io::pipe().unwrap();
+        let (mut own, other) = UnixStream::pair().unwrap();
+        let input = Input::Pipe(File::from(OwnedFd::from(writer)));
+        let mut clients = Clients::new(OPEN, input, Some(other.into())).unwrap();
+        own.set_nonblocking(true).unwrap();
+        let mut bytes = Vec::new();
+        (0..64).for_each(|_| Frame::Input(&[b'y'; CHUNK]).write_to(&mut bytes));
+        let mut written = 0;
+        for _ in 0..1000 {
+            written += own.write(&bytes[written..]).unwrap_or(0);
+            turn(&mut clients);
+        }
+        assert!(written < bytes.len(), "who types too much waits");
+        assert!(clients.typed.len() < 2 * INPUT_MAX + CHUNK);
+        // It is read on as the container reads.
+        let reads = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            pipe.read_to_end(&mut all).map(|_| all.len())
+        });
+        Frame::EndOfInput.write_to(&mut bytes);
+        while written < bytes.len() || !matches!(clients.input, Input::None) {
+            written += own.write(&bytes[written..]).unwrap_or(0);
+            turn(&mut clients);
+        }
+        assert_eq!(reads.join().unwrap().unwrap(), 64 * CHUNK);
+        assert!(!clients.takes_input());
+    }
+
+    #[test]
+    fn too_many_and_who_sends_nonsense_are_turned_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut clients = Clients::new(OPEN, Input::None, None).unwrap();
+        clients.listen(directory.path()).unwrap();
+        let mut all: Vec<_> = (0..=CLIENTS_MAX)
+            .map(|_| {
+                let client = connect_in(directory.path()).unwrap().unwrap();
+                turn(&mut clients);
+                client
+            })
+            .collect();
+        assert_eq!(clients.clients.len(), CLIENTS_MAX);
+        let mut text = Vec::new();
+        assert_eq!(all.pop().unwrap().read_to_end(&mut text).unwrap(), 0);
+        all[0].write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        turn(&mut clients);
+        assert_eq!(clients.clients.len(), CLIENTS_MAX - 1);
     }
 }

@@ -21,7 +21,7 @@ pub mod session;
 use serde::{Deserialize, Serialize};
 
 pub use keys::{DetachKeys, KeyScanner};
-pub use session::{Event, Session, connect, lost};
+pub use session::{Event, Session, code_after_loss, connect};
 
 pub use crate::relay::write_now;
 

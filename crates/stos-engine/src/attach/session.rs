@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use stos_runtime::ProcessRecord;
@@ -15,7 +15,7 @@ use stos_sys::SysError;
 use stos_sys::process::pidfd;
 
 use super::Size;
-use super::clients::connect_in;
+use super::clients::{CLIENTS_MAX, connect_in};
 use super::frame::{Frame, FrameReader};
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, run_id, state};
@@ -72,7 +72,7 @@ pub fn connect(engine: &Engine, record: &ContainerRecord) -> Result<Session> {
             }
         };
         if let Some(stream) = connect_in(&directory)? {
-            return Session::open(stream.into(), run.init.as_ref());
+            return Session::open(stream.into(), record, run.init.as_ref());
         }
         // A monitor listens when its container has lived for a moment; one that has ended is about to say so.
         if !run.creator.is_alive()? || Instant::now() >= deadline {
@@ -82,14 +82,19 @@ pub fn connect(engine: &Engine, record: &ContainerRecord) -> Result<Session> {
     }
 }
 
-/// Gives what a session means that ended without a word: the monitor was killed, and the container lives on, or it has ended and nobody
+/// Gives the exit code of a container whose session ended without a word.
+///
+/// # Errors
+/// [`Error::NoMonitor`] where the monitor was killed and the container lives on; [`Error::ExitCodeUnknown`] where it has ended and nobody
 /// saw how.
-pub fn lost(engine: &Engine, record: &ContainerRecord) -> Result<Error> {
+pub fn code_after_loss(engine: &Engine, record: &ContainerRecord) -> Result<i32> {
     let container = record.name.to_string();
-    Ok(match state(engine, &record.id)? {
-        ContainerState::Running(_) => Error::NoMonitor { container },
-        _ => Error::ExitCodeUnknown { container },
-    })
+    match state(engine, &record.id)? {
+        // The monitor would not wait any longer until we had read everything.
+        ContainerState::Exited(exit) => Ok(exit.exit_code),
+        ContainerState::Running(_) => Err(Error::NoMonitor { container }),
+        _ => Err(Error::ExitCodeUnknown { container }),
+    }
 }
 
 /// Two ends of a session: the monitor's, and the client's.
@@ -103,7 +108,9 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
 
 impl Session {
     /// Waits for the monitor's first word. `process` is the container's first one.
-    pub(crate) fn open(socket: OwnedFd, process: Option<&ProcessRecord>) -> Result<Self> {
+    pub(crate) fn open(socket: OwnedFd, record: &ContainerRecord, process: Option<&ProcessRecord>) -> Result<Self> {
+        let container = || record.name.to_string();
+        let deadline = Instant::now() + MONITOR_PATIENCE;
         let process = process.map(ProcessRecord::open).transpose()?.flatten();
         let mut session = Self {
             socket,
@@ -120,10 +127,13 @@ impl Session {
                 (session.has_terminal, session.takes_input) = (tty, input);
                 return Ok(session);
             }
-            wait(&mut [PollFd::new(&session.socket, PollFlags::IN)], None)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::MonitorSilent { container: container(), seconds: MONITOR_PATIENCE.as_secs() });
+            }
+            wait(&mut [PollFd::new(&session.socket, PollFlags::IN)], Timespec::try_from(left).ok().as_ref())?;
             if !session.fill()? {
-                let message = "the monitor ended before a session began".to_owned();
-                return Err(Error::Monitor { message, exit_code: 125 });
+                return Err(Error::NoSession { container: container(), max: CLIENTS_MAX });
             }
         }
     }

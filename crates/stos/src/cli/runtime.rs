@@ -83,14 +83,14 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Gives the container.
+    /// Gives the container; with `--latest` nothing.
     pub fn container(&self) -> &str {
-        self.words.first().map_or("", String::as_str)
+        self.words.first().filter(|_| !self.image.latest).map_or("", String::as_str)
     }
 
     /// Gives the command and its arguments.
     pub fn command(&self) -> &[String] {
-        self.words.get(1..).unwrap_or_default()
+        self.words.get(usize::from(!self.image.latest)..).unwrap_or_default()
     }
 }
 

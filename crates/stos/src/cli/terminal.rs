@@ -29,18 +29,22 @@ pub struct SessionOptions {
     /// none [default: ctrl-p,ctrl-q, with a terminal]
     #[arg(long, value_name = "KEYS")]
     pub detach_keys: Option<DetachKeys>,
-    /// Pass signals on to the container's process
-    #[arg(
-        long,
-        value_name = "true|false",
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "true",
-        default_missing_value = "true",
-        action = clap::ArgAction::Set,
-        hide_possible_values = true
-    )]
-    pub sig_proxy: bool,
+    /// Pass signals on to the container's process; with =false they end this command, and the container goes on [default: true]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sig_proxy: Option<bool>,
+}
+
+impl SessionOptions {
+    /// Whether signals are passed on.
+    pub fn passes_signals(&self) -> bool {
+        self.sig_proxy.unwrap_or(true)
+    }
+
+    /// Gives the first of these options that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [("--detach-keys", self.detach_keys.is_some()), ("--sig-proxy", self.sig_proxy.is_some())];
+        given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
+    }
 }
 
 // What only a container from an image has of exec.
@@ -55,6 +59,9 @@ pub struct ImageExec {
     /// Images: give the process every capability that we have
     #[arg(long, go_flag())]
     pub privileged: bool,
+    /// Images: the container that was created last; what follows is the command
+    #[arg(short, long, go_flag())]
+    pub latest: bool,
     /// Images: keys that leave a process with a terminal running, as for run [default: ctrl-p,ctrl-q]
     #[arg(long, value_name = "KEYS")]
     pub detach_keys: Option<DetachKeys>,
@@ -67,6 +74,7 @@ impl ImageExec {
             ("--interactive", self.interactive),
             ("--env-file", !self.env_file.is_empty()),
             ("--privileged", self.privileged),
+            ("--latest", self.latest),
             ("--detach-keys", self.detach_keys.is_some()),
         ];
         given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
@@ -81,7 +89,10 @@ pub struct Attach {
     pub no_stdin: bool,
     #[command(flatten)]
     pub session: SessionOptions,
+    /// The container that was created last
+    #[arg(short, long, conflicts_with = "container")]
+    pub latest: bool,
     /// The container
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
+    pub container: Option<String>,
 }

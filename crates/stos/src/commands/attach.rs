@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::{stderr, stdin, stdout};
 use stos_engine::Engine;
-use stos_engine::attach::{DetachKeys, Event, KeyScanner, Session, connect, write_now};
+use stos_engine::attach::{DetachKeys, Event, KeyScanner, Session, code_after_loss, connect, write_now};
 use stos_engine::container::ContainerRecord;
 use stos_engine::lifecycle::start_with_session;
 use stos_engine::log::Stream;
@@ -34,14 +34,18 @@ impl Manner {
     /// As the options say. Without a terminal there are keys only where they are asked for: what is piped in may hold them.
     pub fn new(input: bool, options: &SessionOptions, has_terminal: bool) -> Self {
         let default = has_terminal.then(DetachKeys::default);
-        Self { input, keys: options.detach_keys.clone().or(default), passes_signals: options.sig_proxy }
+        Self { input, keys: options.detach_keys.clone().or(default), passes_signals: options.passes_signals() }
     }
 }
 
 /// Attaches to a container that runs.
 pub fn attach(global: &Global, args: &Attach) -> Result<u8, Failure> {
     let failed = |failure: Failure| failure.with_exit_code(125);
-    match target::find_to_read(global, &args.container).map_err(failed)? {
+    let target = match &args.container {
+        Some(query) => target::find_to_read(global, query),
+        None => target::latest(global),
+    };
+    match target.map_err(failed)? {
         Target::Bundle(_, id) => {
             Err(Failure::message(format!("container {id} is a bundle's: its streams were given to create"), 125))
         }
@@ -108,7 +112,11 @@ fn follow(
         None => Ok(0),
         // 0 to 255 by waitid(2), or 128 and a signal of at most 64.
         Some(End::Exited(code)) => Ok(u8::try_from(code).unwrap_or(255)),
-        Some(End::Lost) => Err(Failure::of_container(stos_engine::attach::lost(engine, record)?)),
+        Some(End::Lost) => {
+            let code = code_after_loss(engine, record).map_err(Failure::of_container)?;
+            tracing::warn!(container = %record.name, "its last output was not read in time, and is missing; the log has it");
+            Ok(u8::try_from(code).unwrap_or(255))
+        }
     }
 }
 

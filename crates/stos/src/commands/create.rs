@@ -80,6 +80,9 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if args.keep || args.no_subreaper {
         return Err(Failure::message("--keep and --no-subreaper are for bundle mode: give a --bundle too", 125));
     }
+    if let (true, Some(option)) = (args.detach, args.session.given()) {
+        return Err(Failure::message(format!("{option} is for the foreground: not with --detach"), 125));
+    }
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
         let options = read_options(&args.image_options, args.what.command(), args.rm)?;
@@ -100,7 +103,7 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
 /// Where nobody can leave it we are its monitor ourselves, which is the shortest way; else that is another process, which lives on.
 fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool, options: &SessionOptions) -> Result<u8, Failure> {
     let has_keys = stdin && options.detach_keys.is_some();
-    if record.streams.tty || has_keys || !options.sig_proxy {
+    if record.streams.tty || has_keys || !options.passes_signals() {
         return attach::start(engine, record, Manner::new(stdin, options, record.streams.tty));
     }
     let exit = run_container(engine, record, Attachment::Attached { stdin }, |_| {});
@@ -116,6 +119,10 @@ pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
         _ if args.attach || args.interactive => {
             let failure = Failure::message("--attach is for one container: the streams of several would mix", 1);
             Err(as_start_failure(global, failure))
+        }
+        _ if args.session.given().is_some() => {
+            let option = args.session.given().unwrap_or_default();
+            Err(as_start_failure(global, Failure::message(format!("{option} is for --attach"), 1)))
         }
         containers => Ok(each(global, containers, |query| start_one(global, query))),
     }

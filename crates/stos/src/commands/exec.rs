@@ -28,7 +28,9 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Failure> {
         // One of an image's is none of an engine's; the record tells, which is read once.
         return exec_in_bundle(&target::run_states(global), args.container().parse(), args);
     }
-    match target::find_to_read(global, args.container()).map_err(|failure| failure.with_exit_code(125))? {
+    let target =
+        if args.image.latest { target::latest(global) } else { target::find_to_read(global, args.container()) };
+    match target.map_err(|failure| failure.with_exit_code(125))? {
         Target::Bundle(states, id) => exec_in_bundle(&states, Ok(id), args),
         Target::Image(engine, record) => {
             let states = engine.run_states();
