@@ -11,6 +11,7 @@ use stos_spec::{BlobDigest, ChainId, DiffId, UserSpec};
 use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 
 use crate::Engine;
+use crate::attach::StreamOptions;
 use crate::error::{Error, Result};
 use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::namespaces::JoinedContainers;
@@ -60,6 +61,12 @@ pub struct ContainerRecord {
     pub joins: JoinedContainers,
     /// Whether it goes when its process has ended.
     pub auto_remove: bool,
+    /// What its standard streams are.
+    #[serde(default)]
+    pub streams: StreamOptions,
+    /// Whether its first process is an init of ours.
+    #[serde(default)]
+    pub init: bool,
     /// The `run` that made it and is to start it, where it goes with its process: should that be killed before, it goes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_by: Option<ProcessRecord>,

@@ -322,6 +322,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         network: options.network,
         joins: draft.joins.clone(),
         auto_remove: options.auto_remove,
+        streams: options.streams,
+        init: options.init,
         run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
 }

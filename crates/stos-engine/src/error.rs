@@ -386,6 +386,28 @@ pub enum Error {
         /// The exit code that this means.
         exit_code: i32,
     },
+    /// The container lives, and its monitor was killed: nobody has its streams any more.
+    #[error("container {container} runs without a monitor: that was killed, and nobody reads its output any more")]
+    NoMonitor {
+        /// The container's name.
+        container: String,
+    },
+    /// The container's monitor does not answer who attaches.
+    #[error("container {container}: its monitor does not answer within {seconds} s: it is suspended or hangs")]
+    MonitorSilent {
+        /// The container's name.
+        container: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The container's monitor turned away who attaches.
+    #[error("container {container}: its monitor has ended, or takes no more than {max} clients")]
+    NoSession {
+        /// The container's name.
+        container: String,
+        /// How many clients there may be.
+        max: usize,
+    },
     /// The container's monitor was killed, so nobody saw how the container ended.
     #[error("the exit code of container {container} is unknown: its monitor was killed")]
     ExitCodeUnknown {

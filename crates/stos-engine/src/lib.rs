@@ -40,7 +40,9 @@
 //! | [`lookup`] | users and commands, looked up inside an image |
 //! | [`container`] | containers of the store: records, states, finding one by what a person types |
 //! | [`monitor`] | the one process that stands beside a container: output, exit code, `--rm` |
-//! | `relay` | output on its way to the log and to the caller's streams |
+//! | `relay` | output on its way to the log, to clients and to the caller's streams |
+//! | `streams` | a container's standard streams, and the monitor's ends of them |
+//! | [`attach`] | clients of a monitor: output, input, the terminal's size, detaching |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
 //! | [`times`] | points in time, as people write them |
 //! | [`rename`] | a container gets another name |
@@ -50,6 +52,7 @@
 //! It stands on everything below it. It prints nothing and reads no command line.
 
 mod additions;
+pub mod attach;
 pub mod build;
 pub mod changes;
 pub mod check;
@@ -91,6 +94,7 @@ mod source;
 pub mod spec;
 mod stage;
 pub mod stats;
+mod streams;
 pub mod tag;
 pub mod times;
 pub mod usage;
@@ -98,6 +102,7 @@ pub mod validate;
 mod volume;
 mod written_layer;
 
+pub use attach::StreamOptions;
 pub use error::{Error, Result, Scarce, Stage};
 pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 pub use source::input::ImageInput;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -15,6 +15,8 @@ use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, close_inheri
 use stos_sys::process::pidfd;
 
 use crate::Engine;
+use crate::attach::Size;
+use crate::attach::session::{self, Session};
 use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, run_id, state};
 use crate::error::{Error, Result};
 use crate::monitor::{Attachment, run_container};
@@ -44,18 +46,46 @@ enum Report {
 ///
 /// The caller must be single-threaded and run from a protected binary.
 pub fn start_detached(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    fork_monitor(engine, record, None, None).map(drop)
+}
+
+/// Starts a container and leaves it with a monitor of its own, to which the caller is the first client: no output is lost, and the
+/// container waits for who does not read, as at a pipe. `size` is the terminal's first one.
+///
+/// The caller must be single-threaded and run from a protected binary.
+///
+/// # Errors
+/// Those of a start; [`Error::ContainerState`] is one of a monitor ([`Error::Monitor`]) where somebody else has started it meanwhile.
+pub fn start_with_session(engine: &Engine, record: &ContainerRecord, size: Option<Size>) -> Result<Session> {
+    let (own, other) = session::pair()?;
+    let own = fork_monitor(engine, record, Some((own, other)), size)?;
+    let own = own.unwrap_or_else(|| unreachable!("it was given one"));
+    let run = engine.run_state(&record.id)?;
+    Session::open(own, record, run.as_ref().and_then(|run| run.init.as_ref()))
+}
+
+/// Clones a monitor, and waits until the command has been executed. Of a session's two ends the first is the caller's, and comes back.
+fn fork_monitor(
+    engine: &Engine,
+    record: &ContainerRecord,
+    session: Option<(OwnedFd, OwnedFd)>,
+    size: Option<Size>,
+) -> Result<Option<OwnedFd>> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(SysError::at("pipe2", || "O_CLOEXEC".to_owned()))?;
     match clone_process(CloneOptions::default()).map_err(stos_runtime::Error::from)? {
         Cloned::Child => {
             drop(reader);
-            exit_now(monitor_process(engine, record, File::from(writer)));
+            // The caller's end is closed here, or its end would not be told.
+            let first = session.map(|(_, other)| other);
+            exit_now(monitor_process(engine, record, Attachment::Detached { first, size }, File::from(writer)));
         }
         Cloned::Parent { .. } => {
             drop(writer);
+            let own = session.map(|(own, _)| own);
             let mut text = String::new();
             File::from(reader).read_to_string(&mut text).map_err(stos_store::Error::io("read from", "the monitor"))?;
             match serde_json::from_str(&text) {
-                Ok(Report::Started) => Ok(()),
+                Ok(Report::Started) => Ok(own),
                 Ok(Report::Failed { message, exit_code }) => Err(Error::Monitor { message, exit_code }),
                 Err(_) => {
                     Err(Error::Monitor { message: "the monitor ended without a word".to_owned(), exit_code: 125 })
@@ -66,7 +96,7 @@ pub fn start_detached(engine: &Engine, record: &ContainerRecord) -> Result<()> {
 }
 
 /// The life of a detached monitor: a session of its own, no streams, one container.
-fn monitor_process(engine: &Engine, record: &ContainerRecord, report: File) -> i32 {
+fn monitor_process(engine: &Engine, record: &ContainerRecord, attachment: Attachment, report: File) -> i32 {
     let mut report = Some(report);
     let mut tell = |message: Report| {
         if let Some(mut pipe) = report.take() {
@@ -74,11 +104,12 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, report: File) -> i
             let _ = serde_json::to_string(&message).map(|text| pipe.write_all(text.as_bytes()));
         }
     };
-    let result = detach().and_then(|()| run_container(engine, record, Attachment::Detached, |_| tell(Report::Started)));
+    let has_session = matches!(attachment, Attachment::Detached { first: Some(_), .. });
+    let result = leave_caller().and_then(|()| run_container(engine, record, attachment, |_| tell(Report::Started)));
     match result {
         Ok(_) => 0,
-        // Somebody else has started it meanwhile: it runs, as was asked for.
-        Err(Error::ContainerState { action: "start", .. }) => {
+        // Somebody else has started it meanwhile: it runs, as was asked for. But that one has the session.
+        Err(Error::ContainerState { action: "start", .. }) if !has_session => {
             tell(Report::Started);
             0
         }
@@ -91,7 +122,7 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, report: File) -> i
 }
 
 /// Leaves the caller's session, directory, streams, and whatever else it had open.
-fn detach() -> Result<()> {
+pub fn leave_caller() -> Result<()> {
     rustix::process::setsid().map_err(SysError::at("setsid", String::new))?;
     rustix::process::chdir("/").map_err(SysError::at("chdir", || "/".to_owned()))?;
     close_inherited_from(3)?;

@@ -1,65 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The one process that stands beside a container: the parent of its init.
 //!
-//! Single-threaded from beginning to end. It writes the container's output to its log, passes signals on where it is
-//! attached, records how the process ended by one rename, and removes a container that goes with its process. If it is
+//! Single-threaded from beginning to end. It writes the container's output to its log and to its clients, owns its terminal, passes
+//! signals on where it is attached, records how the process ended by one rename, and removes a container that goes with its process. If it is
 //! killed the container lives on, and its exit code is unknown.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Mode, OFlags};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use stos_layerfs::Integrity;
 use stos_runtime::{
     CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
-    RuntimeConfig, Stdio, launch, planned_cgroup,
+    RuntimeConfig, launch, planned_cgroup,
 };
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
-use stos_sys::SysError;
 use stos_sys::mount::MountPlan;
 use stos_sys::process::pidfd::{self, Ended};
-use stos_sys::signals::SignalFd;
+use stos_sys::signals::{OF_CHILDREN_AND_SIZE, OF_STREAMS, SignalFd, of_foreground};
 
 use crate::Engine;
+use crate::attach::Size;
+use crate::attach::clients::Clients;
 use crate::container::{ContainerRecord, ContainerState, ExitRecord, is_gone, now, run_id, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
 use crate::lifecycle::{
     MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
 };
-use crate::log::{LOG_MAX, LogWriter, Stream};
+use crate::log::{LOG_MAX, LogWriter};
 use crate::namespaces::{self, HeldNamespace};
 use crate::relay::{Relay, is_ready, send_rest, wait};
+use crate::streams::Streams;
 
-/// What the monitor is connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the monitor is connected to, beside the log and the clients that attach later.
+#[derive(Debug)]
 pub enum Attachment {
-    /// The log alone.
-    Detached,
-    /// The caller's standard output and error too; and its input where that is wanted. Signals are passed on.
+    /// Nothing of the caller's.
+    Detached {
+        /// The socket of a client that has started the container and waits for its session to begin.
+        first: Option<OwnedFd>,
+        /// The first size of a terminal.
+        size: Option<Size>,
+    },
+    /// The caller's standard output and error too; and its input where that is wanted. Signals are passed on. For containers without a
+    /// terminal.
     Attached {
         /// Whether the container reads the caller's standard input.
         stdin: bool,
     },
 }
 
-/// Signals that an attached monitor passes on.
-const FORWARDED: [i32; 6] =
-    [libc_signal::HUP, libc_signal::INT, libc_signal::QUIT, libc_signal::TERM, libc_signal::USR1, libc_signal::USR2];
+/// How long a container has lived when its monitor begins to listen: a short life needs no socket.
+const LISTEN_AFTER: Duration = Duration::from_millis(50);
 
-/// The numbers of signal(7) that are the same on every architecture that stos runs on.
-mod libc_signal {
-    pub(super) const HUP: i32 = 1;
-    pub(super) const INT: i32 = 2;
-    pub(super) const QUIT: i32 = 3;
-    pub(super) const USR1: i32 = 10;
-    pub(super) const USR2: i32 = 12;
-    pub(super) const TERM: i32 = 15;
-}
+/// How often a terminal is looked at that nobody has open.
+const HUNG_UP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Starts the container and stays with it until its process has ended.
 ///
@@ -85,10 +82,11 @@ pub fn run_container(
     }
     let ended = ended?;
     // At the very end: who does not read must not keep the container from its own.
-    if let Err(error) = send_rest(ended.relays, &ended.signals) {
+    let EndedRun { exit, mut relays, mut clients, signals } = ended;
+    if let Err(error) = clients.finish(exit.exit_code, &signals).and_then(|()| send_rest(&mut relays, &signals)) {
         tracing::warn!(container = %record.name, %error, "the last output could not be passed on");
     }
-    Ok(ended.exit)
+    Ok(exit)
 }
 
 struct Monitor<'a> {
@@ -128,7 +126,7 @@ impl<'a> Monitor<'a> {
     fn start(mut self, started: impl FnOnce(&ProcessRecord)) -> Result<Running<'a>> {
         let launched = self.launch();
         self.namespaces.clear();
-        let (init, signals, stdout, stderr) = match launched {
+        let Launched { init, signals, relays, clients } = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 // Nothing ran: the container is what it was before, created or ended as it did the last time.
@@ -151,13 +149,17 @@ impl<'a> Monitor<'a> {
         }
         started(&init.process);
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
-        let forwards = self.attachment != Attachment::Detached;
+        let passes_signals = matches!(self.attachment, Attachment::Attached { .. });
+        let now = (now(), Instant::now());
         Ok(Running {
             monitor: self,
             init,
             signals,
-            relays: [Relay::new(Stream::Stdout, stdout, forwards), Relay::new(Stream::Stderr, stderr, forwards)],
-            started: now(),
+            relays,
+            clients,
+            passes_signals,
+            listens_at: Some(now.1 + LISTEN_AFTER),
+            started: now.0,
         })
     }
 
@@ -170,36 +172,51 @@ impl<'a> Monitor<'a> {
         Ok(self.engine.run_states().update(&self.run)?)
     }
 
-    fn launch(&self) -> Result<(Init, SignalFd, File, File)> {
-        let pipe = || {
-            pipe_with(PipeFlags::CLOEXEC).map_err(SysError::at("pipe2", || "O_CLOEXEC".to_owned())).map_err(Error::from)
-        };
-        let ((stdout, container_stdout), (stderr, container_stderr)) = (pipe()?, pipe()?);
+    fn launch(&mut self) -> Result<Launched> {
+        let streams = Streams::open(self.record.streams, &self.attachment)?;
+        if let Attachment::Detached { size: Some(size), .. } = self.attachment {
+            self.config.set_console_size(size);
+        }
         // Blocked before the clone, so that no signal is lost; the runtime unblocks them in the child.
-        let signals = SignalFd::new(&FORWARDED)?;
+        let signals: Vec<_> =
+            of_foreground().into_iter().filter(|signal| !OF_CHILDREN_AND_SIZE.contains(signal)).collect();
+        let signals = SignalFd::new(&signals)?;
         let init = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,
             config: &self.config,
             root: RootSource::Plan(&self.plan),
-            stdio: Stdio::Descriptors { stdin: self.stdin()?, stdout: container_stdout, stderr: container_stderr },
+            stdio: streams.of_container,
             identity: Identity::LookUp(&self.record.user),
             cgroup: CgroupRequest::default(),
             gate: Gate::Open,
             inherited: Inherited::default(),
             new_keyring: true,
+            has_init: self.record.init,
         })?;
-        Ok((init, signals, File::from(stdout), File::from(stderr)))
-    }
-
-    fn stdin(&self) -> Result<OwnedFd> {
-        let failed = |what: &'static str| SysError::at("open", move || what.to_owned());
-        if self.attachment == (Attachment::Attached { stdin: true }) {
-            return Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(failed("standard input"))?);
+        let opened = streams.of_monitor.open().and_then(|(relays, input)| {
+            let first = match &mut self.attachment {
+                Attachment::Detached { first, .. } => first.take(),
+                Attachment::Attached { .. } => None,
+            };
+            Ok((relays, Clients::new(self.record.streams, input, first)?))
+        });
+        match opened {
+            Ok((relays, clients)) => Ok(Launched { init, signals, relays, clients }),
+            Err(error) => {
+                drop(stos_runtime::lifecycle::end(&init.cgroup, Some(&init.process)));
+                Err(error)
+            }
         }
-        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        Ok(null.map_err(failed("/dev/null"))?)
     }
+}
+
+/// A container's first process, and all that comes from it and goes to it.
+struct Launched {
+    init: Init,
+    signals: SignalFd,
+    relays: Vec<Relay>,
+    clients: Clients,
 }
 
 /// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down, and one
@@ -287,14 +304,19 @@ struct Running<'a> {
     monitor: Monitor<'a>,
     init: Init,
     signals: SignalFd,
-    relays: [Relay; 2],
+    relays: Vec<Relay>,
+    clients: Clients,
+    passes_signals: bool,
+    /// When the monitor begins to listen; `None` when it has.
+    listens_at: Option<Instant>,
     started: String,
 }
 
-/// A container that has run: how it ended, and what the caller has not read yet.
+/// A container that has run: how it ended, and what the caller and the clients have not read yet.
 struct EndedRun {
     exit: ExitRecord,
-    relays: [Relay; 2],
+    relays: Vec<Relay>,
+    clients: Clients,
     signals: SignalFd,
 }
 
@@ -306,11 +328,13 @@ impl Running<'_> {
             let ready = self.wait_for_something()?;
             for (relay, is_ready) in self.relays.iter_mut().zip(ready.relays) {
                 if is_ready {
-                    relay.step(&mut self.monitor.log, &mut buffer);
+                    relay.step(&mut self.monitor.log, &mut self.clients, &mut buffer);
                 }
             }
+            self.clients.step(&ready.clients);
+            self.listen_in_time();
             while let Some(signal) = self.signals.next_signal()? {
-                if self.monitor.attachment != Attachment::Detached {
+                if self.passes_signals && !OF_STREAMS.contains(&signal) {
                     pidfd::send_signal(self.init.pidfd.as_fd(), signal)?;
                 }
             }
@@ -322,7 +346,7 @@ impl Running<'_> {
         };
         // Its processes are gone with it: what they wrote is in the pipes.
         for relay in &mut self.relays {
-            relay.drain(&mut self.monitor.log, &mut buffer);
+            relay.drain(&mut self.monitor.log, &mut self.clients, &mut buffer);
         }
         let exit = ExitRecord {
             exit_code: ended.code(),
@@ -338,21 +362,53 @@ impl Running<'_> {
             tracing::warn!(container = %self.monitor.record.name, %error, "its end could not be written down");
         }
         tracing::info!(container = %self.monitor.record.id, exit_code = exit.exit_code, "ended");
-        Ok(EndedRun { exit, relays: self.relays, signals: self.signals })
+        Ok(EndedRun { exit, relays: self.relays, clients: self.clients, signals: self.signals })
     }
 
-    /// Waits until output, room for it, a signal or the end of the process is there.
-    fn wait_for_something(&self) -> Result<Ready> {
+    /// Begins to listen when the container has lived for a moment. Where that cannot be nobody can attach, which is said; all else goes
+    /// on.
+    fn listen_in_time(&mut self) {
+        if self.listens_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.listens_at = None;
+        let directory = self.monitor.engine.run_states().container(&self.monitor.run.id);
+        if let Err(error) = self.clients.listen(&directory) {
+            tracing::warn!(container = %self.monitor.record.name, %error, "nobody can attach to it");
+        }
+    }
+
+    /// When something is to be done though nothing has happened.
+    fn timeout(&self) -> Option<Timespec> {
+        let until_listening = self.listens_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let hung_up = self.relays.iter().any(Relay::is_hung_up).then_some(HUNG_UP_INTERVAL);
+        let soonest = until_listening.into_iter().chain(hung_up).min()?;
+        Timespec::try_from(soonest).ok()
+    }
+
+    /// Waits until output, room for it, a client, a signal or the end of the process is there, or it is time for something.
+    fn wait_for_something(&mut self) -> Result<Ready> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.init.pidfd, PollFlags::IN)];
         let mut places = [None; 2];
-        for (place, relay) in places.iter_mut().zip(&self.relays) {
-            if let Some(fd) = relay.waits_for() {
-                *place = Some(fds.len());
-                fds.push(fd);
+        if !self.clients.is_behind() {
+            for (place, relay) in places.iter_mut().zip(&self.relays) {
+                if let Some(fd) = relay.waits_for() {
+                    *place = Some(fds.len());
+                    fds.push(fd);
+                }
             }
         }
-        wait(&mut fds, None)?;
-        Ok(Ready { init: is_ready(&fds[1]), relays: places.map(|place| place.is_some_and(|at| is_ready(&fds[at]))) })
+        let of_clients = fds.len();
+        self.clients.add_to(&mut fds);
+        wait(&mut fds, self.timeout().as_ref())?;
+        let ready = Ready {
+            init: is_ready(&fds[1]),
+            relays: places.map(|place| place.is_some_and(|at| is_ready(&fds[at]))),
+            clients: fds[of_clients..].iter().map(PollFd::revents).collect(),
+        };
+        drop(fds);
+        self.relays.iter_mut().for_each(Relay::look_again);
+        Ok(ready)
     }
 }
 
@@ -383,6 +439,7 @@ impl Monitor<'_> {
 struct Ready {
     init: bool,
     relays: [bool; 2],
+    clients: Vec<PollFlags>,
 }
 
 #[cfg(test)]

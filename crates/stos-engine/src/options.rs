@@ -9,6 +9,7 @@ use stos_layerfs::Integrity;
 use stos_spec::Platform;
 use stos_store::ContainerName;
 
+use crate::attach::StreamOptions;
 use crate::limits::LimitOptions;
 use crate::namespaces::NamespaceOptions;
 use crate::registries::RegistryConfig;
@@ -105,6 +106,10 @@ pub struct CreateOptions {
     pub mounts: Vec<MountOption>,
     /// Labels, over those of the image.
     pub labels: BTreeMap<String, String>,
+    /// What its standard streams are.
+    pub streams: StreamOptions,
+    /// Whether its first process is an init of ours, which reaps and passes signals on, and the command is that one's child.
+    pub init: bool,
     /// Whether the container goes when its process has ended.
     pub auto_remove: bool,
     /// Whether the caller is about to start it itself (`run`): with `auto_remove` it goes should the caller be killed before.

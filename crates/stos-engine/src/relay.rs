@@ -13,6 +13,7 @@ use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use stos_sys::SysError;
 use stos_sys::signals::SignalFd;
 
+use crate::attach::clients::Clients;
 use crate::container::now;
 use crate::error::Result as EngineResult;
 use crate::log::{LogWriter, Stream, read_once};
@@ -28,8 +29,12 @@ const REST_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Relay {
     stream: Stream,
-    /// `None` after its end.
+    /// A pipe, or a terminal's master; `None` after its end.
     pipe: Option<File>,
+    /// Whether it is a terminal.
+    is_terminal: bool,
+    /// Whether all have closed the terminal. Somebody may open it again.
+    is_hung_up: bool,
     /// Whether the caller's stream takes what comes: not where the monitor is detached, nor when the reader has gone.
     forwards: bool,
     /// What the caller's stream has not taken yet, from `sent` on.
@@ -41,7 +46,31 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn new(stream: Stream, pipe: File, forwards: bool) -> Self {
-        Self { stream, pipe: Some(pipe), forwards, pending: Vec::new(), sent: 0, loses_lines: false }
+        Self {
+            stream,
+            pipe: Some(pipe),
+            is_terminal: false,
+            is_hung_up: false,
+            forwards,
+            pending: Vec::new(),
+            sent: 0,
+            loses_lines: false,
+        }
+    }
+
+    /// That of a terminal, whose master does not block. Its output is standard output's, and goes to no stream of the caller's.
+    pub(crate) fn of_terminal(master: File) -> Self {
+        Self { is_terminal: true, ..Self::new(Stream::Stdout, master, false) }
+    }
+
+    /// Whether it is a terminal that nobody has open: poll(2) would tell of that without end.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.is_hung_up
+    }
+
+    /// Looks at such a terminal again.
+    pub(crate) fn look_again(&mut self) {
+        self.is_hung_up = false;
     }
 
     /// What it waits for: room in the caller's stream while something is pending, else more output. `None` at its end.
@@ -49,23 +78,27 @@ impl Relay {
         if self.is_pending() {
             return Some(PollFd::from_borrowed_fd(self.caller_stream(), PollFlags::OUT));
         }
-        self.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN))
+        self.pipe.as_ref().filter(|_| !self.is_hung_up).map(|pipe| PollFd::new(pipe, PollFlags::IN))
     }
 
     /// Does what [`waits_for`](Self::waits_for) waited for.
-    pub(crate) fn step(&mut self, log: &mut LogWriter, buffer: &mut [u8]) {
+    pub(crate) fn step(&mut self, log: &mut LogWriter, clients: &mut Clients, buffer: &mut [u8]) {
         if self.is_pending() {
             self.send();
         } else {
-            self.receive(log, buffer);
+            self.receive(log, clients, buffer);
         }
     }
 
     /// Takes what is left in the pipe when the container's processes have ended.
-    pub(crate) fn drain(&mut self, log: &mut LogWriter, buffer: &mut [u8]) {
+    pub(crate) fn drain(&mut self, log: &mut LogWriter, clients: &mut Clients, buffer: &mut [u8]) {
+        let is_ready = |relay: &Self| {
+            let pipe = relay.pipe.as_ref().filter(|_| !relay.is_hung_up);
+            pipe.is_some_and(|pipe| is_ready_now(pipe.as_fd(), PollFlags::IN))
+        };
         let mut taken = 0;
-        while taken < REST_MAX && self.pipe.as_ref().is_some_and(|pipe| is_ready_now(pipe.as_fd(), PollFlags::IN)) {
-            taken += self.receive(log, buffer);
+        while taken < REST_MAX && is_ready(self) {
+            taken += self.receive(log, clients, buffer);
         }
         self.pipe = None;
     }
@@ -81,11 +114,16 @@ impl Relay {
         }
     }
 
-    /// Logs what the pipe has, keeps it for the caller's stream, and tells how much that was.
-    fn receive(&mut self, log: &mut LogWriter, buffer: &mut [u8]) -> usize {
+    /// Logs what the pipe has, sends it to the clients, keeps it for the caller's stream, and tells how much that was.
+    fn receive(&mut self, log: &mut LogWriter, clients: &mut Clients, buffer: &mut [u8]) -> usize {
         let Some(pipe) = &self.pipe else { return 0 };
         let count = match read_once(pipe, buffer) {
             Ok(None) => return 0,
+            // EIO: all have closed it. Were we to close it too, the kernel would send SIGHUP to those of its session.
+            Ok(Some(0)) | Err(_) if self.is_terminal => {
+                self.is_hung_up = true;
+                return 0;
+            }
             Ok(Some(0)) | Err(_) => {
                 self.pipe = None;
                 return 0;
@@ -98,6 +136,7 @@ impl Relay {
                 tracing::warn!(%error, "cannot write the container's log: its output is lost");
             }
         }
+        clients.send(self.stream, &buffer[..count]);
         if self.forwards {
             self.pending.extend_from_slice(&buffer[..count]);
         }
@@ -121,9 +160,9 @@ impl Relay {
     }
 }
 
-/// Writes what `stream` takes without waiting. Both of the caller's streams may be one pipe, which the other or another
+/// Writes what `stream`, one of the caller's, takes without waiting; [`Errno::AGAIN`] where that is nothing. Both of the caller's streams may be one pipe, which the other or another
 /// process has filled since poll(2) said that there was room.
-fn write_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+pub fn write_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     // The offset -1 says: where the file stands (pwritev2(2)).
     match pwritev2(stream, &[IoSlice::new(bytes)], u64::MAX, ReadWriteFlags::NOWAIT) {
         // Terminals cannot say so, nor can pipes before Linux 6.4.
@@ -136,7 +175,7 @@ fn write_now(stream: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
 }
 
 /// Hands the caller what its streams have not taken yet. A signal ends that: there is no process any more to pass it on to.
-pub(crate) fn send_rest(mut relays: [Relay; 2], signals: &SignalFd) -> EngineResult<()> {
+pub(crate) fn send_rest(relays: &mut [Relay], signals: &SignalFd) -> EngineResult<()> {
     while relays.iter().any(Relay::is_pending) {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         let waiting: Vec<usize> = (0..relays.len()).filter(|&index| relays[index].is_pending()).collect();
@@ -187,6 +226,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::attach::StreamOptions;
+    use crate::attach::clients::Input;
     use crate::log::LOG_MAX;
 
     #[test]
@@ -194,11 +235,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = LogWriter::open(&path, LOG_MAX).unwrap();
+        let mut clients = Clients::new(StreamOptions::default(), Input::None, None).unwrap();
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(&b"line\n".repeat(10_000)).unwrap();
         let mut relay = Relay::new(Stream::Stdout, File::from(std::os::fd::OwnedFd::from(reader)), false);
         // The writer is still open: it must not be waited for.
-        relay.drain(&mut log, &mut [0; 4096]);
+        relay.drain(&mut log, &mut clients, &mut [0; 4096]);
         assert!(relay.waits_for().is_none());
         let lines = std::fs::read_to_string(&path).unwrap();
         assert_eq!(lines.lines().filter(|line| line.contains("stdout F line")).count(), 10_000 - splits(&lines));

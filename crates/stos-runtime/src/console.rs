@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
@@ -29,6 +30,8 @@ pub enum Console<'a> {
     /// Nobody: a process with a terminal is refused, for it will be left in the background.
     #[default]
     None,
+    /// Nobody, and the process has no terminal: its streams lead to `/dev/null`, for it will be left in the background.
+    Null,
     /// Who listens on this socket. A process without a terminal is refused.
     Socket(&'a Path),
     /// The caller, who reads it from the other end ([`receive`]).
@@ -47,7 +50,8 @@ impl Console<'_> {
     pub(crate) fn into_stdio(self, has_terminal: bool) -> Result<Stdio> {
         match (self, has_terminal) {
             (Self::None | Self::Caller(_), false) => Ok(Stdio::Inherit),
-            (Self::None, true) => Err(Error::NoConsoleSocket),
+            (Self::None | Self::Null, true) => Err(Error::NoConsoleSocket),
+            (Self::Null, false) => null_streams(),
             (Self::Socket(_), false) => Err(Error::NoTerminal),
             (Self::Socket(path), true) => {
                 connect("connect to the console socket", path).map(|socket| Stdio::Terminal { socket })
@@ -55,6 +59,16 @@ impl Console<'_> {
             (Self::Caller(socket), true) => Ok(Stdio::Terminal { socket }),
         }
     }
+}
+
+fn null_streams() -> Result<Stdio> {
+    let failed = |call: &'static str| {
+        move |errno| Error::sys("open the standard streams")(SysError::new(call, "/dev/null", errno))
+    };
+    let stdin = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("openat"))?;
+    let another = || fcntl_dupfd_cloexec(&stdin, 3).map_err(failed("fcntl"));
+    let (stdout, stderr) = (another()?, another()?);
+    Ok(Stdio::Descriptors { stdin, stdout, stderr })
 }
 
 fn connect(stage: &'static str, path: &Path) -> Result<OwnedFd> {
@@ -115,6 +129,8 @@ mod tests {
     fn a_console_suits_its_process_or_is_refused() {
         assert!(matches!(Console::None.into_stdio(false), Ok(Stdio::Inherit)));
         assert!(matches!(Console::None.into_stdio(true), Err(Error::NoConsoleSocket)));
+        assert!(matches!(Console::Null.into_stdio(false), Ok(Stdio::Descriptors { .. })));
+        assert!(matches!(Console::Null.into_stdio(true), Err(Error::NoConsoleSocket)));
         let path = Path::new("/no/such/socket");
         assert!(matches!(Console::Socket(path).into_stdio(false), Err(Error::NoTerminal)));
         assert!(matches!(Console::Socket(path).into_stdio(true), Err(Error::Sys { .. })));

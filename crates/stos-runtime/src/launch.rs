@@ -57,6 +57,8 @@ pub struct Launch<'a> {
     pub inherited: Inherited,
     /// Whether it gets a session keyring of its own; else it has the caller's.
     pub new_keyring: bool,
+    /// Whether the first process is an init, which reaps and passes signals on, and the command is that one's child.
+    pub has_init: bool,
 }
 
 /// Descriptors that a process gets beside its standard streams, from 3 on: first those of socket activation (sd_listen_fds(3)), then

@@ -94,6 +94,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             gate: Gate::Held(&directory),
             inherited: options.inherited,
             new_keyring: options.new_keyring,
+            has_init: false,
         })?;
         state.init = Some(init.process.clone());
         state.cgroup = init.cgroup.clone();

@@ -10,6 +10,22 @@ use rustix::io::Errno;
 
 use crate::error::{Result, SysError, last_errno};
 
+/// What a process in the foreground does not pass on to the one that it stands for, as runc has it: KILL and STOP cannot be caught, and URG is
+/// nobody's wish. ILL, TRAP, BUS, FPE, SEGV and SYS are about what we did ourselves; 32 and 33 are the C library's.
+const OUR_OWN: [i32; 11] = [4, 5, 7, 8, 9, 11, 19, 23, 31, 32, 33];
+
+/// What our own use of a terminal or a pipe may bring: PIPE, TTIN and TTOU. Who copies a process's streams does not pass them on.
+pub const OF_STREAMS: [i32; 3] = [libc::SIGPIPE, libc::SIGTTIN, libc::SIGTTOU];
+
+/// The end of a child, and a new size of the terminal: for us to act on.
+pub const OF_CHILDREN_AND_SIZE: [i32; 2] = [libc::SIGCHLD, libc::SIGWINCH];
+
+/// All signals that may come to a process in the foreground and are not about its own faults: those that it passes on,
+/// [`OF_STREAMS`] and [`OF_CHILDREN_AND_SIZE`].
+pub fn of_foreground() -> Vec<i32> {
+    (1..=64).filter(|signal| !OUR_OWN.contains(signal)).collect()
+}
+
 /// Signals that are blocked and come to a descriptor instead. Dropping it leaves them blocked.
 #[derive(Debug)]
 pub struct SignalFd(OwnedFd);

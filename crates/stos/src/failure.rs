@@ -138,6 +138,9 @@ impl Failure {
             EngineError::Store(StoreError::DamagedBlob { .. } | StoreError::NoSuchBlob(_)) => {
                 "`stos pull` or `stos system check --repair` fetches it again; a pull a layer's blob with --keep-blobs"
             }
+            EngineError::NoMonitor { .. } => "`stos kill` ends it, then `stos start` starts it with a monitor again",
+            EngineError::ContainerState { action: "attach to", .. } => "`stos start -ai` starts it and attaches",
+            EngineError::MonitorSilent { .. } => "let it go on; `stos logs` shows what it has written",
             EngineError::MonitorHangs { .. } => "let it go on, or `stos delete --force` the container",
             EngineError::NoSuchLayer(_) => "`stos layer ls` lists the layers",
             EngineError::AmbiguousLayer { .. } => "give more digits; `stos layer ls` lists the layers",

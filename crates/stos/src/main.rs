@@ -93,7 +93,7 @@ fn log_refusal(error: &clap::Error, arguments: &[String]) {
     }
 }
 
-/// The exit code of a command line that cannot be read: 125 where image mode's create, run, start or exec was meant, whose other
+/// The exit code of a command line that cannot be read: 125 where image mode's create, run, start, exec or attach was meant, whose other
 /// codes are the process's; 1 for everything else.
 fn usage_exit_code(arguments: &[String]) -> u8 {
     let mut words = arguments.iter().map(String::as_str);
@@ -101,7 +101,7 @@ fn usage_exit_code(arguments: &[String]) -> u8 {
     // Else a command knows its options only when it is chosen.
     cli.build();
     let (_, name) = read_options(&cli, &mut words);
-    let Some(name @ ("create" | "run" | "start" | "exec")) = name else { return 1 };
+    let Some(name @ ("create" | "run" | "start" | "exec" | "attach")) = name else { return 1 };
     // What follows the image is its command's, `-b` too.
     let options = cli.find_subcommand(name).map(|command| read_options(command, &mut words).0);
     if options.unwrap_or_default().iter().any(|option| option == "bundle") { 1 } else { 125 }
@@ -258,6 +258,7 @@ mod tests {
             ("run --no-such -e -b image", 125),
             ("create --name --bundle image", 125),
             ("start --no-such -b", 125),
+            ("attach --detach-keys no c", 125),
             ("--root /x pull", 1),
             ("", 1),
         ] {

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use stos_config::Secret;
 use stos_config::credentials::{Credential, UserPassword};
 use stos_engine::registries::{self, RegistryConfig};
-use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
+use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy, StreamOptions};
 use stos_layerfs::Integrity;
 use stos_spec::text::shown;
 
@@ -114,7 +114,7 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
             Verify::Full => Integrity::Full,
             Verify::None => Integrity::None,
         },
-        env: environment(options)?,
+        env: environment(&options.env_file, &options.env)?,
         working_dir: options.workdir.as_deref().map(|dir| absolute("--workdir", dir)).transpose()?,
         user: options.user.clone(),
         entrypoint: options.entrypoint.as_deref().map(parse_entrypoint),
@@ -129,6 +129,8 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         },
         mounts,
         labels: options.label.iter().map(|text| parse_label(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
+        streams: StreamOptions { tty: options.streams.tty, interactive: options.streams.interactive },
+        init: options.streams.init,
         auto_remove,
         starts_at_once: false,
         limits: options.limits.to_options(),
@@ -144,9 +146,9 @@ fn absolute(option: &str, path: &str) -> anyhow::Result<String> {
 
 /// Reads files first, then options, so that an option counts more. `NAME` alone takes its value from our environment, and
 /// is left out where there is none (podman's rule).
-fn environment(options: &ImageOptions) -> anyhow::Result<Vec<String>> {
+pub fn environment(files: &[PathBuf], texts: &[String]) -> anyhow::Result<Vec<String>> {
     let mut entries = Vec::new();
-    for path in &options.env_file {
+    for path in files {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read --env-file {}", path.display()))?;
         for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
             let place = || format!("--env-file {} line {number}", path.display());
@@ -156,12 +158,12 @@ fn environment(options: &ImageOptions) -> anyhow::Result<Vec<String>> {
             }
         }
     }
-    entries.extend(environment_entries(&options.env)?);
+    entries.extend(environment_entries(texts)?);
     Ok(entries)
 }
 
 /// Reads variables that are given one by one.
-pub fn environment_entries(texts: &[String]) -> anyhow::Result<Vec<String>> {
+fn environment_entries(texts: &[String]) -> anyhow::Result<Vec<String>> {
     let read = |text: &String| environment_entry(text).with_context(|| format!("--env {text:?}")).transpose();
     texts.iter().filter_map(read).collect()
 }

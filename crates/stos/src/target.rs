@@ -55,6 +55,14 @@ pub fn find_to_read(global: &Global, query: &str) -> Result<Target, Failure> {
     find_with(global, query, reader)
 }
 
+/// Finds the container from an image that was created last.
+pub fn latest(global: &Global) -> Result<Target, Failure> {
+    let engine = reader(global)?;
+    let latest = container::records(&engine)?.into_iter().max_by(|one, other| one.created.cmp(&other.created));
+    let record = latest.ok_or_else(|| stos_engine::Error::NoSuchContainer("--latest".to_owned()))?;
+    Ok(Target::Image(Box::new(engine), Box::new(record)))
+}
+
 /// The run state of the container that `query` means, of either mode.
 ///
 /// # Errors

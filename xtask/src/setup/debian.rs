@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 14] = [
+const TOOLS: [(&str, &str); 16] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -26,6 +26,8 @@ const TOOLS: [(&str, &str); 14] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("ps", "procps"),
     ("dbus-daemon", "dbus-daemon"),
+    ("tmux", "tmux"),
+    ("busybox", "busybox"),
 ];
 
 /// Modules of Debian's Python that tests need, and the package that brings each.

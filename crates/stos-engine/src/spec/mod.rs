@@ -5,6 +5,7 @@ mod confinement;
 mod devices;
 mod limits;
 mod seccomp_file;
+mod terminal;
 
 use std::path::Path;
 
@@ -59,7 +60,7 @@ pub fn command_line(config: &ImageConfig, options: &CreateOptions) -> Result<Vec
 pub fn environment(config: &ImageConfig, options: &CreateOptions, hostname: &str) -> Vec<String> {
     let own = [DEFAULT_PATH.to_owned(), "container=stos".to_owned(), format!("HOSTNAME={hostname}")];
     let mut env: Vec<String> = Vec::new();
-    for entry in own.iter().chain(&config.env).chain(&options.env) {
+    for entry in own.iter().chain(&terminal::environment(options.streams)).chain(&config.env).chain(&options.env) {
         let name = entry.split('=').next().unwrap_or_default();
         match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
             Some(known) => known.clone_from(entry),
@@ -88,7 +89,6 @@ pub fn runtime_config(
         "ociVersion": OCI_VERSION,
         "root": {"path": "rootfs", "readonly": options.read_only},
         "process": {
-            "terminal": false,
             "user": {"uid": uid, "gid": gid, "additionalGids": groups},
             "args": process.args,
             "env": process.env,
@@ -106,6 +106,7 @@ pub fn runtime_config(
     if options.namespaces.uts == NamespaceOf::Own {
         config["hostname"] = json!(hostname);
     }
+    terminal::apply(&mut config, options.streams);
     confinement.apply(&mut config)?;
     if options.read_only
         && !options.security.read_only_tmpfs

@@ -22,6 +22,8 @@ pub struct ProcessChanges {
     pub cwd: Option<String>,
     /// Variables; each takes the place of one of its name.
     pub env: Vec<String>,
+    /// Variables where there is none of the name.
+    pub default_env: Vec<String>,
     /// `user.uid`.
     pub uid: Option<u32>,
     /// `user.gid`.
@@ -122,7 +124,12 @@ impl ProcessChanges {
         if self.no_new_privileges {
             process.insert("noNewPrivileges".to_owned(), true.into());
         }
-        if let Some(env) = list(process, "env").filter(|_| !self.env.is_empty()) {
+        if let Some(env) = list(process, "env").filter(|_| !self.env.is_empty() || !self.default_env.is_empty()) {
+            for variable in &self.default_env {
+                if !env.iter().any(|known| has_name_of(known, variable)) {
+                    env.push(variable.as_str().into());
+                }
+            }
             self.env.iter().for_each(|variable| set_variable(env, variable));
         }
         self.apply_user(process);
@@ -180,10 +187,13 @@ fn object<'a>(object: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut M
 }
 
 fn set_variable(env: &mut Vec<Value>, variable: &str) {
-    let name = variable.split('=').next().unwrap_or_default();
-    let has_name = |value: &Value| value.as_str().is_some_and(|text| text.split('=').next() == Some(name));
-    env.retain(|value| !has_name(value));
+    env.retain(|known| !has_name_of(known, variable));
     env.push(variable.into());
+}
+
+fn has_name_of(known: &Value, variable: &str) -> bool {
+    let name = variable.split('=').next();
+    known.as_str().is_some_and(|text| text.split('=').next() == name)
 }
 
 #[cfg(test)]
@@ -220,6 +230,7 @@ mod tests {
             args: vec!["x".into()],
             cwd: Some("/srv".into()),
             env: vec!["A=3".into(), "C=".into()],
+            default_env: vec!["B=4".into(), "C=5".into(), "D=6".into()],
             uid: Some(7),
             additional_gids: vec![8],
             capabilities: vec!["CAP_KILL".into()],
@@ -228,7 +239,7 @@ mod tests {
             ..ProcessChanges::default()
         });
         assert_eq!((process.uid, process.gid, process.additional_gids), (7, 6, vec![8]));
-        assert_eq!(process.env, [c"B=2".to_owned(), c"A=3".to_owned(), c"C=".to_owned()]);
+        assert_eq!(process.env, [c"B=2".to_owned(), c"D=6".to_owned(), c"A=3".to_owned(), c"C=".to_owned()]);
         assert!(process.terminal && process.no_new_privileges && process.cwd.ends_with("srv"));
         let kill = 1 << 5;
         let masks = process.capabilities;

@@ -186,6 +186,11 @@ impl RuntimeConfig {
         Self::from_json(&Self::read(bundle)?)
     }
 
+    /// Gives the process's terminal rows and columns instead of `process.consoleSize`.
+    pub fn set_console_size(&mut self, size: (u16, u16)) {
+        self.settings.process.console_size = Some(size);
+    }
+
     /// Reads `config.json` in the directory `bundle`, unchecked.
     pub fn read(bundle: &Path) -> Result<Vec<u8>, ConfigError> {
         let path = bundle.join("config.json");

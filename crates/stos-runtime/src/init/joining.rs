@@ -52,6 +52,7 @@ fn set_up(joining: &Joining<'_>, cgroups: &JoinedCgroups, channel: &mut Channel)
     let process = &settings.process;
     let affinity = &settings.attributes.exec_affinity;
     detach_from_caller(channel, true)?;
+    streams::take(joining.stdio)?;
     run_on(&affinity.initial)?;
     isolation::enter_cgroups(cgroups.v1(), false)?;
     run_on(&affinity.last)?;

@@ -16,6 +16,7 @@
 //! | `channel` | what it says to its launch |
 //! | `restriction` | its seccomp filter |
 //! | `terminal` | a terminal from the container's devpts |
+//! | `reaper` | an init, whose child the command is |
 //! | `command` | finding and executing the command |
 //! | `joining` | a further process in a container that is there |
 //!
@@ -32,6 +33,7 @@ mod isolation;
 mod joining;
 mod lsm;
 mod protect;
+mod reaper;
 mod restriction;
 mod rootfs;
 pub(crate) mod stage;
@@ -99,6 +101,9 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     let Child { launch, cgroups, gate, sources, room, is_sibling } = child;
     let settings = launch.config.settings();
     detach_from_caller(channel, launch.new_keyring)?;
+    if launch.has_init {
+        reaper::forget_caller()?;
+    }
     if is_sibling {
         channel.wait_for_answer()?;
     } else if settings.has_user_namespace() {
@@ -175,6 +180,9 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
         restriction.apply(channel)?;
         let state = hook_state(launch, Status::Created, own_pid());
         hooks::run(HookKind::StartContainer, &settings.hooks.start_container, &state)?;
+    }
+    if launch.has_init {
+        return reaper::run(command, settings.process.terminal, channel, &mut restriction);
     }
     command.execute(|| restriction.apply(channel))
 }

@@ -99,6 +99,7 @@ fn create_options<'a>(bundle: &'a Path, pid_file: Option<&'a Path>) -> CreateOpt
         console,
         inherited,
         new_keyring: true,
+        has_init: false,
         pidfd_socket: None,
         notifies: false,
         systemd_cgroup: false,
@@ -152,6 +153,7 @@ fn launch_attached(
         gate: Gate::Open,
         inherited: stos_runtime::Inherited::default(),
         new_keyring: true,
+        has_init: false,
     })?;
     if let Some(mut output) = output {
         std::io::copy(&mut output, &mut std::io::stdout()).expect("copy");

@@ -6,6 +6,7 @@
 //! | [`child`] | children that are other programs, and how long they live |
 //! | [`clone`] | clone3(2) out of a single-threaded process, and what the child resets |
 //! | [`pidfd`] | waiting for a process and signalling it by descriptor |
+//! | [`reaper`] | a first process that reaps, and passes signals on to its one child |
 //! | [`credentials`] | capabilities, ids, groups, limits |
 //! | [`identity`] | start time and boot id: what tells a process from a later one of the same number |
 //! | [`binary`] | the view of our own binary that a container cannot write |
@@ -21,4 +22,5 @@ pub mod credentials;
 pub mod exec;
 pub mod identity;
 pub mod pidfd;
+pub mod reaper;
 pub mod user_namespace;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
-use super::{Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions, SecurityArgs};
+use super::{Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions, SecurityArgs, SessionOptions, StreamArgs};
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +53,8 @@ pub struct ImageOptions {
     pub verify: Verify,
     #[command(flatten)]
     pub registry: RegistryOptions,
+    #[command(flatten)]
+    pub streams: StreamArgs,
     /// Set NAME=VALUE, or pass NAME on from here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -158,7 +160,7 @@ pub struct Create {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  stos run --rm debian:12 echo hello\n  stos run -d --name web registry.example/web:1"
+    after_help = "Examples:\n  stos run --rm debian:12 echo hello\n  stos run -it --rm debian:12\n  stos run -d --name web registry.example/web:1"
 )]
 pub struct Run {
     #[command(flatten)]
@@ -168,9 +170,8 @@ pub struct Run {
     /// Run in the background, and print the id
     #[arg(short, long, go_flag())]
     pub detach: bool,
-    /// Give the container this command's standard input
-    #[arg(short, long, conflicts_with = "detach")]
-    pub interactive: bool,
+    #[command(flatten)]
+    pub session: SessionOptions,
     /// Delete the container when its process has ended
     #[arg(long)]
     pub rm: bool,
@@ -187,7 +188,7 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  stos start -a web")]
+#[command(after_help = "Examples:\n  stos start web\n  stos start -ai shell")]
 pub struct Start {
     /// Stay with it: its output comes here, signals go there, its exit code is ours
     #[arg(short, long)]
@@ -195,6 +196,11 @@ pub struct Start {
     /// All containers that do not run
     #[arg(long, conflicts_with_all = ["containers", "attach"])]
     pub all: bool,
+    /// Stay with it, and give it this command's standard input, where it was created with --interactive
+    #[arg(short, long)]
+    pub interactive: bool,
+    #[command(flatten)]
+    pub session: SessionOptions,
     /// The containers
     #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,

@@ -21,6 +21,7 @@ mod runtime;
 mod security;
 mod stats;
 mod system;
+mod terminal;
 
 pub use changes::*;
 pub use containers::*;
@@ -39,6 +40,7 @@ pub use runtime::*;
 pub use security::*;
 pub use stats::*;
 pub use system::*;
+pub use terminal::*;
 
 use std::path::PathBuf;
 
@@ -187,6 +189,8 @@ pub enum Command {
     Start(Start),
     /// Create a container and start it
     Run(Run),
+    /// Take part in a container that runs: its output, its input, its terminal
+    Attach(Attach),
     /// Run a further process in a container
     Exec(Exec),
     /// Wait until containers have ended, and print their exit codes

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_runtime::SubCgroup;
 
-use super::GoFlag;
+use super::{GoFlag, ImageExec};
 
 /// Whether errors of cgroups are overlooked, as runc's --rootless has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,7 +20,9 @@ pub enum Rootless {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stos exec web ps\n  stos exec --detach --pid-file pid --process process.json ID")]
+#[command(
+    after_help = "Examples:\n  stos exec web ps\n  stos exec -it web sh\n  stos exec --detach --pid-file pid --process process.json ID"
+)]
 pub struct Exec {
     /// Bundle mode: the whole process, as config.json has it, from FILE
     #[arg(short, long, value_name = "FILE")]
@@ -28,10 +30,9 @@ pub struct Exec {
     /// Give the process a terminal
     #[arg(short, long, go_flag())]
     pub tty: bool,
-    /// Containers from images: give the process this command's standard input
-    #[arg(short, long)]
-    pub interactive: bool,
-    /// Bundle mode: run in the background
+    #[command(flatten)]
+    pub image: ImageExec,
+    /// Run in the background
     #[arg(short, long, go_flag())]
     pub detach: bool,
     /// Whom the process runs as; in bundle mode numbers, UID[:GID]
@@ -43,7 +44,7 @@ pub struct Exec {
     /// Where the process runs
     #[arg(short = 'w', long, visible_alias = "workdir", value_name = "DIR")]
     pub cwd: Option<String>,
-    /// Set NAME=VALUE
+    /// Set NAME=VALUE; for a container from an image NAME alone is passed on from here
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub env: Vec<String>,
     /// Give the process a further capability
@@ -82,14 +83,14 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Gives the container.
+    /// Gives the container; with `--latest` nothing.
     pub fn container(&self) -> &str {
-        self.words.first().map_or("", String::as_str)
+        self.words.first().filter(|_| !self.image.latest).map_or("", String::as_str)
     }
 
     /// Gives the command and its arguments.
     pub fn command(&self) -> &[String] {
-        self.words.get(1..).unwrap_or_default()
+        self.words.get(usize::from(!self.image.latest)..).unwrap_or_default()
     }
 }
 

@@ -18,6 +18,7 @@ use stos_sys::process::credentials::become_subreaper;
 use stos_sys::process::pidfd;
 
 use super::foreground::{self, Relay};
+use super::own_terminal::own_size;
 use crate::cli::{BundleOptions, Exec, Global, ImageOptions, Run, What};
 use crate::failure::Failure;
 use crate::target;
@@ -33,7 +34,7 @@ pub fn refuse_image_options(matches: &ArgMatches) -> Result<(), Failure> {
     let of_images = ImageOptions::augment_args(clap::Command::new("image"));
     let of_images: Vec<_> = of_images.get_arguments().map(|option| option.get_id().as_str()).collect();
     let is_refused = |id: &str| {
-        let is_of_image = of_images.contains(&id) || ["rm", "interactive", "progress"].contains(&id);
+        let is_of_image = of_images.contains(&id) || ["rm", "progress", "detach_keys", "sig_proxy"].contains(&id);
         is_of_image && given.value_source(id) == Some(ValueSource::CommandLine)
     };
     match given.ids().find(|id| is_refused(id.as_str())) {
@@ -197,37 +198,12 @@ fn may_have_terminal(args: &Exec) -> bool {
 pub fn exec(states: &StateDirectory, id: &ContainerId, args: &Exec) -> Result<u8, Failure> {
     let (uid, gid) = args.user.as_deref().map(parse_ids).transpose()?.unwrap_or_default();
     let changes = ProcessChanges { uid, gid, ..changes(args, args.env.clone())? };
-    exec_as(states, id, Mode::Bundle, args, &changes, Identity::FromSpec)
-}
-
-/// Runs a further process, with whatever `changes` say, as `identity`.
-pub fn exec_as(
-    states: &StateDirectory,
-    id: &ContainerId,
-    mode: Mode,
-    args: &Exec,
-    changes: &ProcessChanges,
-    identity: Identity<'_>,
-) -> Result<u8, Failure> {
     let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
     let socket = args.console_socket.as_deref();
     let needs_console = may_have_terminal(args) || socket.is_some();
     let (console, terminal) = if needs_console { console(args.detach, socket)? } else { (Console::None, None) };
-    let executed = stos_runtime::exec(
-        states,
-        id,
-        ExecOptions {
-            mode,
-            changes,
-            identity,
-            console,
-            cgroups: &args.cgroup,
-            ignore_paused: args.ignore_paused,
-            pid_file: args.pid_file.as_deref(),
-            pidfd_socket: args.pidfd_socket.as_deref(),
-            inherited: inherited(args.preserve_fds, false)?,
-        },
-    )?;
+    let options = exec_options(args, Mode::Bundle, &changes, Identity::FromSpec, console)?;
+    let executed = stos_runtime::exec(states, id, options)?;
     let Some(signals) = signals else { return Ok(0) };
     let relay = relay(terminal).inspect_err(|_| {
         // The cause counts: without a terminal nobody can talk to it.
@@ -235,6 +211,27 @@ pub fn exec_as(
     })?;
     let ended = foreground::wait(executed.pid, executed.pidfd.as_fd(), &signals, relay, None)?;
     Ok(u8::try_from(ended.code()).unwrap_or(255))
+}
+
+/// What a further process is executed with.
+pub fn exec_options<'a>(
+    args: &'a Exec,
+    mode: Mode,
+    changes: &'a ProcessChanges,
+    identity: Identity<'a>,
+    console: Console<'a>,
+) -> Result<ExecOptions<'a>, Failure> {
+    Ok(ExecOptions {
+        mode,
+        changes,
+        identity,
+        console,
+        cgroups: &args.cgroup,
+        ignore_paused: args.ignore_paused,
+        pid_file: args.pid_file.as_deref(),
+        pidfd_socket: args.pidfd_socket.as_deref(),
+        inherited: inherited(args.preserve_fds, false)?,
+    })
 }
 
 /// What the command line says of a further process, but for its user.
@@ -257,6 +254,7 @@ pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure>
         args: command,
         cwd: args.cwd.clone(),
         env,
+        default_env: Vec::new(),
         uid: None,
         gid: None,
         additional_gids: args.additional_gids.clone(),
@@ -264,7 +262,7 @@ pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure>
         no_new_privileges: args.no_new_privs,
         terminal: args.tty,
         // Known before the process asks for it.
-        console_size: if may_have_terminal(args) && !args.detach { foreground::own_size() } else { None },
+        console_size: if may_have_terminal(args) && !args.detach { own_size() } else { None },
         apparmor: args.apparmor.clone(),
         label: args.process_label.clone(),
     })

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! create, run, start, restart.
 
-use stos_engine::container::{self, ContainerRecord};
+use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::create::create_container_from_image;
 use stos_engine::lifecycle::{self, start_detached};
 use stos_engine::monitor::{Attachment, run_container};
 use stos_engine::pull::PullProgress;
 use stos_engine::{CreateOptions, Engine};
 
+use super::attach::{self, Manner};
 use super::life::{only_image_mode, patience};
 use super::system::interrupt;
 use super::{bundle, each, is_running, named_or_all};
-use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, Restart, Run, Start};
+use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, Restart, Run, SessionOptions, Start};
 use crate::failure::Failure;
 use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
@@ -80,6 +81,9 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if args.keep || args.no_subreaper {
         return Err(Failure::message("--keep and --no-subreaper are for bundle mode: give a --bundle too", 125));
     }
+    if let (true, Some(option)) = (args.detach, args.session.given()) {
+        return Err(Failure::message(format!("{option} is for the foreground: not with --detach"), 125));
+    }
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
         let options = read_options(&args.image_options, args.what.command(), args.rm)?;
@@ -92,10 +96,17 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
         table::print_line(&record.id)?;
         return Ok(0);
     }
-    attached(&engine, &record, args.interactive)
+    attached(&engine, &record, record.streams.interactive, &args.session)
 }
 
-fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool) -> Result<u8, Failure> {
+/// Starts a container and stays with it until it has ended, or is left.
+///
+/// Where nobody can leave it we are its monitor ourselves, which is the shortest way; else that is another process, which lives on.
+fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool, options: &SessionOptions) -> Result<u8, Failure> {
+    let has_keys = stdin && options.detach_keys.is_some();
+    if record.streams.tty || has_keys || !options.passes_signals() {
+        return attach::start(engine, record, Manner::new(stdin, options, record.streams.tty));
+    }
     let exit = run_container(engine, record, Attachment::Attached { stdin }, |_| {});
     let exit = exit.map_err(Failure::of_container)?;
     // 0 to 255 by waitid(2), or 128 and a signal of at most 64.
@@ -105,10 +116,14 @@ fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool) -> Result<u8
 /// Starts containers that were created, in either mode.
 pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
     match args.containers.as_slice() {
-        [query] if args.attach => start_attached(global, query),
-        _ if args.attach => {
+        [query] if args.attach || args.interactive => start_attached(global, query, args),
+        _ if args.attach || args.interactive => {
             let failure = Failure::message("--attach is for one container: the streams of several would mix", 1);
             Err(as_start_failure(global, failure))
+        }
+        _ if args.session.given().is_some() => {
+            let option = args.session.given().unwrap_or_default();
+            Err(as_start_failure(global, Failure::message(format!("{option} is for --attach"), 1)))
         }
         containers => {
             let does_not_run: fn(&_) -> bool = |state| !is_running(state);
@@ -136,12 +151,21 @@ pub fn restart(global: &Global, args: &Restart) -> Result<u8, Failure> {
     }))
 }
 
-fn start_attached(global: &Global, query: &str) -> Result<u8, Failure> {
+fn start_attached(global: &Global, query: &str, args: &Start) -> Result<u8, Failure> {
     match target::find(global, query).map_err(|failure| as_start_failure(global, failure))? {
         Target::Bundle(_, id) => {
             Err(Failure::message(format!("container {id} is a bundle's: its streams were given to create"), 1))
         }
-        Target::Image(engine, record) => attached(&engine, &record, false),
+        Target::Image(engine, record) => {
+            let stdin = args.interactive && record.streams.interactive;
+            match container::state(&engine, &record.id).map_err(Failure::of_container)? {
+                // What was to be started has been: podman's habit.
+                ContainerState::Running(_) => {
+                    attach::attach_to(&engine, &record, Manner::new(stdin, &args.session, record.streams.tty))
+                }
+                _ => attached(&engine, &record, stdin, &args.session),
+            }
+        }
     }
 }
 

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! exec: a further process in a container of either mode.
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, OFlags};
-use stos_runtime::{ContainerId, Identity, Mode, ProcessChanges};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use stos_runtime::{Console, ContainerId, Identity, Mode, console};
 use stos_spec::UserSpec;
+use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
+use stos_sys::process::credentials::{CAPABILITY_NAMES, permitted_capabilities};
+use stos_sys::process::pidfd;
 
 use super::bundle;
+use super::foreground::{self, Outcome, Relay};
 use crate::cli::{Exec, Global};
 use crate::failure::Failure;
 use crate::options;
@@ -22,7 +28,9 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Failure> {
         // One of an image's is none of an engine's; the record tells, which is read once.
         return exec_in_bundle(&target::run_states(global), args.container().parse(), args);
     }
-    match target::find_to_read(global, args.container()).map_err(|failure| failure.with_exit_code(125))? {
+    let target =
+        if args.image.latest { target::latest(global) } else { target::find_to_read(global, args.container()) };
+    match target.map_err(|failure| failure.with_exit_code(125))? {
         Target::Bundle(states, id) => exec_in_bundle(&states, Ok(id), args),
         Target::Image(engine, record) => {
             let states = engine.run_states();
@@ -40,8 +48,8 @@ fn exec_in_bundle(
     args: &Exec,
 ) -> Result<u8, Failure> {
     let executed = id.map_err(|error| stos_runtime::Error::from(error).into()).and_then(|id| {
-        if args.interactive {
-            return Err(Failure::message("--interactive is for containers from images", BUNDLE_FAILURE));
+        if let Some(option) = args.image.given() {
+            return Err(Failure::message(format!("{option} is for containers from images"), BUNDLE_FAILURE));
         }
         bundle::exec(states, &id, args)
     });
@@ -58,18 +66,87 @@ fn exec_in_image(
     args: &Exec,
     record: &stos_engine::container::ContainerRecord,
 ) -> Result<u8, Failure> {
-    if args.detach || args.process.is_some() {
-        let option = if args.detach { "--detach" } else { "--process" };
+    let of_bundles = [("--process", args.process.is_some()), ("--console-socket", args.console_socket.is_some())];
+    if let Some((option, _)) = of_bundles.iter().find(|(_, is_given)| *is_given) {
         return Err(Failure::message(format!("{option} is for bundle mode"), 125));
     }
     let user = args.user.as_deref().map(str::parse::<UserSpec>).transpose()?;
-    let env = options::environment_entries(&args.env)?;
-    let changes: ProcessChanges = bundle::changes(args, env)?;
-    if !args.interactive {
-        let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-        rustix::stdio::dup2_stdin(null.as_fd())?;
+    let mut changes = bundle::changes(args, options::environment(&args.image.env_file, &args.env)?)?;
+    if args.image.privileged {
+        changes.capabilities.extend(every_capability()?);
+    }
+    if changes.terminal {
+        // As a container with a terminal has it, unless the image or the user says another.
+        changes.default_env.push("TERM=xterm".to_owned());
     }
     let identity = Identity::LookUp(user.as_ref().unwrap_or(&record.user));
     let id: ContainerId = record.id.to_string().parse()?;
-    bundle::exec_as(states, &id, Mode::Image, args, &changes, identity)
+    let signals = if args.detach { None } else { Some(foreground::block_signals()?) };
+    let (console, terminal) = match (args.tty, args.detach) {
+        (true, _) => Console::for_caller().map(|(console, end)| (console, Some(end)))?,
+        (false, true) => (Console::Null, None),
+        (false, false) => {
+            if !args.image.interactive {
+                rustix::stdio::dup2_stdin(File::open("/dev/null")?.as_fd())?;
+            }
+            (Console::None, None)
+        }
+    };
+    let executed =
+        stos_runtime::exec(states, &id, bundle::exec_options(args, Mode::Image, &changes, identity, console)?)?;
+    let master = terminal.map_or(Ok(None), console::receive)?;
+    let Some(signals) = signals else {
+        return match master {
+            Some(master) => keep_terminal(master, &executed.pidfd),
+            None => Ok(0),
+        };
+    };
+    let keys = args.image.detach_keys.clone().unwrap_or_default();
+    let keys = args.image.interactive.then_some(&keys);
+    let relay = master.map(|master| Relay::of_image(master, keys)).transpose().inspect_err(|_| {
+        // The cause counts: without a terminal nobody can talk to it.
+        drop(pidfd::send_signal(executed.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw()));
+    })?;
+    match foreground::wait_or_leave(executed.pid, executed.pidfd.as_fd(), &signals, relay, None)? {
+        Outcome::Ended(ended) => Ok(u8::try_from(ended.code()).unwrap_or(255)),
+        Outcome::Left(master) => keep_terminal(master, &executed.pidfd),
+    }
+}
+
+/// The names of the capabilities that we have ourselves: no process of a container can have more.
+fn every_capability() -> Result<impl Iterator<Item = String>, Failure> {
+    let own = permitted_capabilities()?;
+    let names = CAPABILITY_NAMES.iter().enumerate().filter(move |(number, _)| own & (1 << number) != 0);
+    Ok(names.map(|(_, name)| format!("CAP_{name}")))
+}
+
+/// Leaves a process with its terminal in the background: a process of ours keeps the terminal open, which the kernel would hang up, and
+/// throws away what is written there, until the process has ended.
+fn keep_terminal(master: OwnedFd, process: &OwnedFd) -> Result<u8, Failure> {
+    match clone_process(CloneOptions::default())? {
+        Cloned::Parent { .. } => Ok(0),
+        Cloned::Child => exit_now(i32::from(drain_terminal(&master, process).is_err())),
+    }
+}
+
+fn drain_terminal(master: &OwnedFd, process: &OwnedFd) -> Result<(), Failure> {
+    stos_engine::lifecycle::leave_caller()?;
+    let (mut buffer, mut is_open) = ([0; 4096], true);
+    loop {
+        let mut fds = vec![PollFd::new(process, PollFlags::IN)];
+        if is_open {
+            fds.push(PollFd::new(master, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(());
+        }
+        if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            // EIO: all have closed it.
+            is_open = matches!(rustix::io::read(master, &mut buffer), Ok(1..) | Err(Errno::INTR | Errno::AGAIN));
+        }
+    }
 }

@@ -2,39 +2,37 @@
 //! A bundle's process in the foreground: signals go to it, its terminal is ours, its end is ours.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
-use rustix::stdio::{stderr, stdin, stdout};
-use rustix::termios::{OptionalActions, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::stdio::stdin;
+use rustix::termios::{tcgetwinsize, tcsetwinsize};
+use stos_engine::attach::{DetachKeys, KeyScanner};
 use stos_runtime::Readiness;
 use stos_runtime::notify::Told;
 use stos_sys::process::pidfd::{self, Ended};
-use stos_sys::signals::{SignalFd, unblock};
-use stos_sys::terminal::RestoreTerminal;
+use stos_sys::signals::{OF_STREAMS, SignalFd, of_foreground, unblock};
 
+use super::own_terminal::{RawTerminal, own_terminal, terminal_stream};
 use crate::failure::Failure;
 
 const CHLD: i32 = 17;
 const WINCH: i32 = 28;
 
-/// What is not passed on, as runc has it, but for [`CHLD`] and [`WINCH`]: KILL and STOP cannot be, and URG is nobody's wish. ILL, TRAP, BUS,
-/// FPE, SEGV and SYS are about what we did ourselves; 32 and 33 are the C library's.
-const OUR_OWN: [i32; 11] = [4, 5, 7, 8, 9, 11, 19, 23, 31, 32, 33];
-
-/// What our own use of a terminal may bring: PIPE, TTIN and TTOU. Where the process has one shown on ours they are not passed on.
-const OF_TERMINAL: [i32; 3] = [13, 21, 22];
-
-/// What may end us while the terminal is raw, and can be caught: ILL, TRAP, ABRT, BUS, FPE, SEGV, PIPE, SYS.
-const FATAL: [i32; 8] = [4, 5, 6, 7, 8, 11, 13, 31];
-
 /// Keeps signals until [`wait`] passes them on. To be called before anything runs, so that none is lost during the start.
 pub fn block_signals() -> Result<SignalFd, Failure> {
-    let kept: Vec<_> = (1..=64).filter(|signal| !OUR_OWN.contains(signal)).collect();
-    Ok(SignalFd::new(&kept)?)
+    Ok(SignalFd::new(&of_foreground())?)
+}
+
+/// How a process in the foreground is done with.
+pub enum Outcome {
+    /// It has ended.
+    Ended(Ended),
+    /// The keys that leave it were typed: it lives on. Its terminal must be kept open, or the kernel hangs it up.
+    Left(OwnedFd),
 }
 
 /// Waits for the end of a child of ours, and reaps whatever else becomes ours meanwhile. Its readiness is passed on: a service manager is
@@ -43,9 +41,23 @@ pub fn wait(
     pid: i32,
     process: BorrowedFd<'_>,
     signals: &SignalFd,
+    relay: Option<Relay>,
+    readiness: Option<Readiness>,
+) -> Result<Ended, Failure> {
+    match wait_or_leave(pid, process, signals, relay, readiness)? {
+        Outcome::Ended(ended) => Ok(ended),
+        Outcome::Left(_) => unreachable!("without keys nothing is left"),
+    }
+}
+
+/// The same for a process that can be left.
+pub fn wait_or_leave(
+    pid: i32,
+    process: BorrowedFd<'_>,
+    signals: &SignalFd,
     mut relay: Option<Relay>,
     mut readiness: Option<Readiness>,
-) -> Result<Ended, Failure> {
+) -> Result<Outcome, Failure> {
     let mut told = None;
     loop {
         wait_for_events(signals, relay.as_ref(), readiness.as_ref())?;
@@ -68,8 +80,12 @@ pub fn wait(
         if let Some(ended) = ended {
             told.iter().for_each(Told::wait);
             relay.as_mut().map_or(Ok(()), Relay::pass_output)?;
-            return Ok(ended);
+            return Ok(Outcome::Ended(ended));
         }
+        relay = match relay {
+            Some(relay) if relay.is_left => return Ok(Outcome::Left(relay.leave())),
+            other => other,
+        };
     }
 }
 
@@ -108,18 +124,23 @@ fn reap(pid: i32) -> Result<Option<Ended>, Failure> {
     }
 }
 
-/// The terminal of a container's process, shown on ours. Ours is raw as long as this lives: every key is the process's.
+/// The terminal of a container's process, shown on ours. Where something can be typed ours is raw as long as this lives: every key is the
+/// process's.
 pub struct Relay {
     master: OwnedFd,
-    /// Our own terminal.
-    host: BorrowedFd<'static>,
+    /// Our own terminal, where there is one.
+    own: Option<BorrowedFd<'static>>,
+    raw: Option<RawTerminal>,
     /// What was typed and has found no room in the process's terminal yet.
     typed: Vec<u8>,
     /// Whether there may be more to type.
     has_input: bool,
     /// Whether somebody has the process's terminal open.
     is_open: bool,
-    _restore: RestoreTerminal,
+    /// The keys that leave the process, where there are any.
+    keys: Option<KeyScanner>,
+    /// Whether they were typed.
+    is_left: bool,
 }
 
 impl Relay {
@@ -127,22 +148,40 @@ impl Relay {
     ///
     /// Any of our standard streams may be redirected; where all are, it is the controlling terminal.
     pub fn new(master: OwnedFd) -> Result<Self, Failure> {
-        // In the background we stop, as any program does that wants the terminal.
-        unblock(&OF_TERMINAL)?;
+        unblock(&OF_STREAMS)?;
         let host = own_terminal()?;
-        fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
-        let restore = RestoreTerminal::keep(host, &FATAL)?;
-        let mut modes = tcgetattr(host)?;
-        modes.make_raw();
-        tcsetattr(host, OptionalActions::Now, &modes)?;
-        let relay = Self { master, host, typed: Vec::new(), has_input: true, is_open: true, _restore: restore };
-        relay.resize();
-        Ok(relay)
+        let raw = RawTerminal::new(host, &[])?;
+        Self { raw: Some(raw), ..Self::of(master, Some(host)) }.begin()
+    }
+
+    /// The same for a container from an image: what has no terminal is shown on any stream, and only what has standard input to be
+    /// typed on (`keys` leave it then) makes it raw. Else Ctrl-C is a signal, as it is without a terminal in between.
+    pub fn of_image(master: OwnedFd, keys: Option<&DetachKeys>) -> Result<Self, Failure> {
+        unblock(&OF_STREAMS)?;
+        let raw = keys.map_or(Ok(None), |_| RawTerminal::of_stdin(&[]))?;
+        let keys = keys.map(KeyScanner::new);
+        Self { raw, has_input: keys.is_some(), keys, ..Self::of(master, terminal_stream()) }.begin()
+    }
+
+    fn of(master: OwnedFd, own: Option<BorrowedFd<'static>>) -> Self {
+        Self { master, own, raw: None, typed: Vec::new(), has_input: true, is_open: true, keys: None, is_left: false }
+    }
+
+    fn begin(self) -> Result<Self, Failure> {
+        fcntl_setfl(&self.master, fcntl_getfl(&self.master)? | OFlags::NONBLOCK)?;
+        self.resize();
+        Ok(self)
+    }
+
+    /// Gives our terminal back, and the process's to whom keeps it open.
+    fn leave(self) -> OwnedFd {
+        drop(self.raw);
+        self.master
     }
 
     fn resize(&self) {
         // A terminal that has gone, ours or the process's, has no size.
-        if let Ok(size) = tcgetwinsize(self.host) {
+        if let Some(Ok(size)) = self.own.map(tcgetwinsize) {
             let _ = tcsetwinsize(&self.master, size);
         }
     }
@@ -159,7 +198,10 @@ impl Relay {
             let mut buffer = [0; 4096];
             match rustix::io::read(stdin(), &mut buffer) {
                 Ok(0) | Err(Errno::IO) => self.has_input = false,
-                Ok(count) => self.typed.extend_from_slice(&buffer[..count]),
+                Ok(count) => match &mut self.keys {
+                    Some(keys) => self.is_left = keys.scan(&buffer[..count], &mut self.typed),
+                    None => self.typed.extend_from_slice(&buffer[..count]),
+                },
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -205,24 +247,4 @@ fn is_readable(fd: BorrowedFd<'_>) -> Result<bool, Failure> {
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// Rows and columns of our terminal, where we have one among our standard streams.
-pub fn own_size() -> Option<(u16, u16)> {
-    let stream = [stderr(), stdout(), stdin()].into_iter().find(|stream| isatty(stream))?;
-    tcgetwinsize(stream).ok().map(|size| (size.ws_row, size.ws_col))
-}
-
-fn own_terminal() -> Result<BorrowedFd<'static>, Failure> {
-    if let Some(stream) = [stderr(), stdout(), stdin()].into_iter().find(|stream| isatty(stream)) {
-        return Ok(stream);
-    }
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open("/dev/tty", flags, Mode::empty()).map_err(|errno| {
-        let text = format!("the process has a terminal and we have none to show it on: open /dev/tty: {errno}");
-        Failure::message(text, 1)
-    })?;
-    // One for the process's life, for its modes are given back also by a signal's handler.
-    let kept: &'static OwnedFd = Box::leak(Box::new(opened));
-    Ok(kept.as_fd())
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What each command does. A command gives its exit code; a failure carries one of its own.
 
+mod attach;
 pub mod bundle;
 mod changes;
 mod command_line;
@@ -15,6 +16,7 @@ mod life;
 mod limits;
 mod list;
 mod logs;
+mod own_terminal;
 mod ps;
 mod registries;
 mod stats;
@@ -103,6 +105,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Create(args) => create::create(global, &args),
         Command::Run(args) => create::run(global, &args),
         Command::Start(args) => create::start(global, &args),
+        Command::Attach(args) => attach::attach(global, &args),
         Command::Exec(args) => exec::exec(global, &args),
         Command::Wait(args) => life::wait(global, &args),
         Command::Logs(args) => logs::logs(global, &args),

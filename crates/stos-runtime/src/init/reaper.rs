@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An init for a container whose command should not be the first process: this process stays it, and the command is its child.
+//!
+//! It executes nothing, so there is no program that a container would have to be lent. What it is confined by is what the command is
+//! confined by: ids, capabilities, filter, no descriptor. Its memory is a copy of the launch's, so nobody may trace it or read its
+//! `/proc` who lacks CAP_SYS_PTRACE in the host's user namespace, and what the launch was called with is wiped out. The seccomp profile
+//! must allow it fork(2), rt_sigtimedwait(2), wait4(2) and kill(2).
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::process::{getpid, setpgid};
+use rustix::stdio::stdin;
+use rustix::termios::tcsetpgrp;
+use stos_sys::SysError;
+use stos_sys::process::clone::{exit_now, reset_signals};
+use stos_sys::process::credentials::set_dumpable;
+use stos_sys::process::reaper::{block_all_signals, close_streams, fork, serve};
+
+use super::command::Command;
+use super::{Channel, Restriction, Step};
+use crate::init_error::InitError;
+
+/// What lists of processes have for it.
+const NAME: &str = "stos-init";
+
+fn step() -> impl Fn(SysError) -> InitError {
+    |error| InitError::step("start the container's init")(error)
+}
+
+/// Takes what the launch was called with out of this process's memory, where others would read it as the arguments and the environment
+/// of the container's first process.
+pub(super) fn forget_caller() -> Step {
+    wipe().map_err(|error| {
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        step()(SysError::new("write", "/proc/self/mem", errno))
+    })?;
+    rustix::thread::set_name(c"stos-init").map_err(|errno| step()(SysError::new("prctl", "PR_SET_NAME", errno)))
+}
+
+fn wipe() -> io::Result<()> {
+    let [arg_start, arg_end, env_start, env_end] =
+        areas(&fs::read_to_string("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData)?;
+    let memory = File::options().write(true).open("/proc/self/mem")?;
+    let zeros = |start: u64, end: u64| vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
+    let mut arguments = zeros(arg_start, arg_end);
+    // The last byte stays a zero: else the kernel takes the environment for a part of it.
+    let room = arguments.len().saturating_sub(1).min(NAME.len());
+    arguments[..room].copy_from_slice(&NAME.as_bytes()[..room]);
+    memory.write_all_at(&arguments, arg_start)?;
+    memory.write_all_at(&zeros(env_start, env_end), env_start)
+}
+
+/// `arg_start`, `arg_end`, `env_start` and `env_end` of proc_pid_stat(5), fields 48 to 51.
+fn areas(stat: &str) -> Option<[u64; 4]> {
+    // The name of the program, the second field, may have blanks and parentheses.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(45);
+    let mut next = || fields.next()?.parse().ok();
+    Some([next()?, next()?, next()?, next()?])
+}
+
+/// Runs the command as a child, and ends as it does. Returns only an error, and that in the child too, whose report it is.
+pub(super) fn run(
+    command: Command,
+    has_terminal: bool,
+    channel: &Channel,
+    restriction: &mut Restriction<'_>,
+) -> Step<Infallible> {
+    set_dumpable(false).map_err(step())?;
+    block_all_signals().map_err(step())?;
+    restriction.apply(channel)?;
+    let Some(child) = fork().map_err(step())? else {
+        lead(has_terminal)?;
+        reset_signals();
+        return command.execute(|| Ok(()));
+    };
+    // The child alone has something to say from here on, and who listens waits for the end.
+    channel.lead_to(None);
+    close_streams();
+    exit_now(serve(child).map_or(1, |ended| ended.code()))
+}
+
+/// Makes the command the leader of a process group, that of the terminal where there is one: job control works as ever.
+fn lead(has_terminal: bool) -> Step {
+    setpgid(None, None).map_err(|errno| step()(SysError::new("setpgid", "0, 0", errno)))?;
+    if has_terminal {
+        tcsetpgrp(stdin(), getpid()).map_err(|errno| step()(SysError::new("tcsetpgrp", "0", errno)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_areas_of_memory_are_found() {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        let [arg_start, arg_end, env_start, env_end] = areas(&stat).unwrap();
+        assert!(arg_start < arg_end && env_start <= env_end);
+        let length = usize::try_from(arg_end - arg_start).unwrap();
+        assert_eq!(fs::read("/proc/self/cmdline").unwrap().len(), length);
+        assert_eq!(areas("1 (a) b) R 1 2"), None);
+    }
+}
