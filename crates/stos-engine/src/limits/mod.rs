@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::namespaces::NamespaceOf;
 use crate::options::{CreateOptions, Network};
 use machine::Machine;
 
@@ -118,10 +119,23 @@ pub fn grant(options: &CreateOptions) -> Result<GrantedLimits> {
     resources::check_cpus(limits.resources.cpus, &machine)?;
     resources::check(&resources, &machine)?;
     check_sysctl(limits, options.network)?;
+    check_shm(options)?;
     check_annotations(limits)?;
     let (devices, mut device_rules) = devices::find(&limits.devices)?;
     device_rules.extend(limits.device_rules.iter().map(devices::rule));
     Ok(GrantedLimits { resources, devices, device_rules, rlimits: ulimits::grant(&limits.ulimits)? })
+}
+
+/// Refuses a size of shared memory that the container has not for itself.
+fn check_shm(options: &CreateOptions) -> Result<()> {
+    match options.limits.shm_size {
+        Some(size) if options.namespaces.ipc == NamespaceOf::Host => Err(Error::Option {
+            option: "--shm-size",
+            value: size.to_string(),
+            reason: "the container has the host's shared memory (--ipc host)".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a setting of the network where the container has the host's: it would be the host's setting. What else belongs to no
@@ -191,6 +205,13 @@ mod tests {
         let annotations = BTreeMap::from([("dev.stos.container".to_owned(), "x".to_owned())]);
         let said = refused(LimitOptions { annotations, ..LimitOptions::default() }, Network::None);
         assert!(said.starts_with("--annotation \"dev.stos.container\": "), "{said}");
+        let mut options = CreateOptions {
+            limits: LimitOptions { shm_size: Some(1 << 20), ..LimitOptions::default() },
+            ..CreateOptions::default()
+        };
+        assert!(grant(&options).is_ok());
+        options.namespaces.ipc = NamespaceOf::Host;
+        assert!(grant(&options).unwrap_err().to_string().starts_with("--shm-size \"1048576\": "));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl ResourceOptions {
 /// Quota and period, in microseconds, that are as much as so many processors; `None` for none at all.
 pub fn time_of_cpus(cpus: f64) -> Option<(i64, u64)> {
     // A number of processors is small: no part of it is lost but what is less than a microsecond.
-    (cpus > 0.0).then(|| ((cpus * PERIOD as f64) as i64, PERIOD))
+    (cpus > 0.0).then_some(((cpus * PERIOD as f64) as i64, PERIOD))
 }
 
 /// Gives `linux.resources` for a new container: what is asked for, and podman's defaults of what is not.
