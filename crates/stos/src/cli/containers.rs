@@ -49,7 +49,7 @@ pub struct ImageOptions {
     #[arg(long, value_enum, default_value = "missing")]
     pub pull: PullWhen,
     /// How closely to look at the image's files
-    #[arg(long, value_enum, default_value = "sealed")]
+    #[arg(long, hide_short_help = true, value_enum, default_value = "sealed")]
     pub verify: Verify,
     #[command(flatten)]
     pub registry: RegistryOptions,
@@ -59,7 +59,7 @@ pub struct ImageOptions {
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// Read NAME=VALUE lines from FILE
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
     /// Where the command runs
     #[arg(short, long, value_name = "DIR")]

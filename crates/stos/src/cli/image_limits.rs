@@ -12,55 +12,54 @@ use super::limits::parse_size;
 
 // What image mode's create and run share.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Limits and devices")]
 pub struct ImageLimits {
     /// Memory, in bytes or with k, m, g
     #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true, value_parser = parse_amount)]
     pub memory: Option<i64>,
     /// Memory and swap together; -1 for no limit of swap [default: twice the memory]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
+    #[arg(long, hide_short_help = true, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
     pub memory_swap: Option<i64>,
     /// Memory that is kept for the container where it is scarce
-    #[arg(long, value_name = "SIZE", value_parser = parse_amount)]
+    #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = parse_amount)]
     pub memory_reservation: Option<i64>,
     /// How gladly its memory is swapped, 0 to 100; -1 as the machine has it (cgroup v1)
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=100))]
+    #[arg(long, hide_short_help = true, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=100))]
     pub memory_swappiness: Option<i64>,
     /// Kill nothing at the limit of memory: processes wait (cgroup v1)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub oom_kill_disable: bool,
     /// How gladly it is killed where the machine is out of memory, -1000 to 1000
-    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    #[arg(long, hide_short_help = true, value_name = "SCORE", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     pub oom_score_adj: Option<i32>,
     /// Processors' worth of time, such as 1.5
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_period", "cpu_quota"], value_parser = parse_cpus)]
     pub cpus: Option<f64>,
     /// Share of processor time, by comparison with other containers
-    #[arg(short = 'c', long, value_name = "SHARES")]
+    #[arg(short = 'c', long, hide_short_help = true, value_name = "SHARES")]
     pub cpu_shares: Option<u64>,
     /// Microseconds of a period, of which the quota is a part
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, hide_short_help = true, value_name = "MICROSECONDS")]
     pub cpu_period: Option<u64>,
     /// Microseconds of processor time in a period
-    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    #[arg(long, hide_short_help = true, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     pub cpu_quota: Option<i64>,
     /// The processors, such as 0-2,4
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, hide_short_help = true, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
     /// The memory nodes, such as 0,1
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, hide_short_help = true, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
     /// Processes and threads; -1 for no limit [default: 2048]
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub pids_limit: Option<i64>,
     /// Weight of block input and output, 10 to 1000
-    #[arg(long, value_name = "WEIGHT")]
+    #[arg(long, hide_short_help = true, value_name = "WEIGHT")]
     pub blkio_weight: Option<u16>,
     /// Limit a process, such as nofile=1024:2048; -1 for the most, `host` for all as here
-    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit)]
+    #[arg(long, hide_short_help = true, value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit)]
     pub ulimit: Vec<UlimitOption>,
     /// Size of /dev/shm; 0 for no limit [default: 64m]
-    #[arg(long, value_name = "SIZE", value_parser = parse_amount)]
+    #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = parse_amount)]
     pub shm_size: Option<i64>,
     /// Mount a filesystem in memory, such as /tmp:size=64m,mode=1777
     #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = parse_tmpfs)]
@@ -69,13 +68,13 @@ pub struct ImageLimits {
     #[arg(long, value_name = "HOST[:PATH][:rwm]", value_parser = parse_device)]
     pub device: Vec<DeviceOption>,
     /// Let it use devices, such as "c 10:* rw"
-    #[arg(long, value_name = "RULE", value_parser = parse_device_rule)]
+    #[arg(long, hide_short_help = true, value_name = "RULE", value_parser = parse_device_rule)]
     pub device_cgroup_rule: Vec<DeviceRuleOption>,
     /// Set a kernel's parameter of the container's own
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    #[arg(long, hide_short_help = true, value_name = "NAME=VALUE", value_parser = parse_pair)]
     pub sysctl: Vec<(String, String)>,
     /// Annotate its configuration
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    #[arg(long, hide_short_help = true, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub annotation: Vec<(String, String)>,
 }
 

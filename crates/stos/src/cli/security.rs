@@ -22,21 +22,21 @@ pub struct SecurityArgs {
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// With --read-only: whether /run, /tmp and /var/tmp can be written all the same, in memory
-    #[arg(long, go_flag(), default_value = "true", default_missing_value = "true")]
+    #[arg(long, hide_short_help = true, go_flag(), default_value = "true", default_missing_value = "true")]
     pub read_only_tmpfs: bool,
     /// Whose processes it sees: private, host or container:CONTAINER
     #[arg(long, value_name = "NAMESPACE")]
     pub pid: Option<String>,
     /// Whose shared memory it sees: private or host
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub ipc: Option<String>,
     /// Whose host name it has: private, host or container:CONTAINER
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub uts: Option<String>,
     /// Whose cgroups it sees: private, host or container:CONTAINER
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub cgroupns: Option<String>,
     /// Whose users it has: host
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub userns: Option<String>,
 }

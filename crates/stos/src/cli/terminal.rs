@@ -27,10 +27,10 @@ pub struct StreamArgs {
 pub struct SessionOptions {
     /// Keys that leave the container running: one character, or ctrl- and one of a-z, @, [, \\, ], ^, _; several with commas; "" for
     /// none [default: ctrl-p,ctrl-q, with a terminal]
-    #[arg(long, value_name = "KEYS")]
+    #[arg(long, hide_short_help = true, value_name = "KEYS")]
     pub detach_keys: Option<DetachKeys>,
     /// Pass signals on to the container's process; with =false they end this command, and the container goes on [default: true]
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide_short_help = true, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub sig_proxy: Option<bool>,
 }
 
