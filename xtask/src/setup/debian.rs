@@ -25,6 +25,7 @@ const TOOLS: [(&str, &str); 14] = [
     ("python3", "python3-minimal"),
     ("mkfs.ext4", "e2fsprogs"),
     ("ps", "procps"),
+    ("cc", "build-essential"),
     ("dbus-daemon", "dbus-daemon"),
 ];
 
