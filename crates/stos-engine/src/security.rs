@@ -128,6 +128,11 @@ impl SecurityOptions {
     }
 }
 
+/// Gives the names of all capabilities that we have: those of a further process that is to have them all (`exec --privileged`).
+pub fn all_capabilities() -> Result<Vec<String>> {
+    Ok(names(permitted_capabilities()?))
+}
+
 /// Reads capabilities: those that are named, and whether all are meant.
 fn read(option: &'static str, words: &[String]) -> Result<(u64, bool)> {
     let (mut mask, mut all) = (0, false);
@@ -212,6 +217,7 @@ mod tests {
         let found = asked(&[], &[]).capabilities_of(ours).unwrap();
         assert_eq!(found.bounding, bits(&DEFAULT_CAPABILITIES) & ours);
         assert_eq!(asked(&["all"], &[]).capabilities_of(ours).unwrap().bounding, ours);
+        assert!(all_capabilities().unwrap().iter().all(|name| capability_bit(name).is_some()));
         assert_eq!(names(bits(&["BPF", "CHOWN"])), ["CAP_CHOWN", "CAP_BPF"]);
     }
 }

@@ -165,6 +165,10 @@ impl Failure {
             EngineError::Layers(LayerError::NoBackend { .. }) => {
                 "Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE is needed; `stos system info` says what is missing"
             }
+            EngineError::Option { option: "--cap-add" | "--cap-drop", .. } => {
+                "capabilities(7) lists them: NAME, CAP_NAME, or `all`"
+            }
+            EngineError::ContainerState { action, .. } if action.starts_with("join ") => "`stos start` it first",
             EngineError::ContainerState { action: "delete", .. } => "stop it first, or use --force",
             EngineError::SparseTooLarge { .. } => "with `--layerfs dirs` layers can hold such files",
             EngineError::NoCommand => "give a command after the image",
@@ -260,6 +264,18 @@ mod tests {
         assert_eq!(said.matches("no such image").count(), 1, "{said}");
         assert!(failure.hint().unwrap().contains("--pull=missing"));
         assert!(Failure::message("x", 1).hint().is_none());
+    }
+
+    #[test]
+    fn who_may_not_join_is_told_what_to_start() {
+        let action = "join the pid namespace of";
+        let (container, state) = ("a".to_owned(), "stopped".to_owned());
+        let error = EngineError::ContainerState { action, container, state, expected: "running" };
+        assert_eq!(Failure::from(error).hint().as_deref(), Some("`stos start` it first"));
+        let (option, value, reason) = ("--cap-add", "FLY".to_owned(), "none".to_owned());
+        assert!(
+            Failure::from(EngineError::Option { option, value, reason }).hint().unwrap().contains("capabilities(7)")
+        );
     }
 
     #[test]

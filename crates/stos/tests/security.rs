@@ -127,6 +127,10 @@ fn the_configuration_holds_the_whole_profile() {
     let config = inspected.as_array().map_or(&inspected, |list| &list[0])["config"].clone();
     assert_eq!(config["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
     assert_eq!(config["linux"]["seccomp"]["defaultErrnoRet"], 38);
+    // A further process is under it too.
+    shell.sandbox.ok(&["run", "-d", "--name", "d", "shell:1", "sleep", "1000"]);
+    let said = shell.sandbox.ok(&["exec", "d", "grep", "^Seccomp:", "/proc/self/status"]);
+    assert_eq!(said.split_whitespace().nth(1), Some("2"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 16] = [
+const TOOLS: [(&str, &str); 17] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -25,6 +25,7 @@ const TOOLS: [(&str, &str); 16] = [
     ("python3", "python3-minimal"),
     ("mkfs.ext4", "e2fsprogs"),
     ("ps", "procps"),
+    ("cc", "build-essential"),
     ("dbus-daemon", "dbus-daemon"),
     ("tmux", "tmux"),
     ("busybox", "busybox"),
