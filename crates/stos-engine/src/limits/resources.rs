@@ -78,7 +78,7 @@ impl ResourceOptions {
 /// Quota and period, in microseconds, that are as much as so many processors; `None` for none at all.
 pub fn time_of_cpus(cpus: f64) -> Option<(i64, u64)> {
     // A number of processors is small: no part of it is lost but what is less than a microsecond.
-    (cpus > 0.0).then(|| ((cpus * PERIOD as f64) as i64, PERIOD))
+    (cpus > 0.0).then_some(((cpus * PERIOD as f64) as i64, PERIOD))
 }
 
 /// Gives `linux.resources` for a new container: what is asked for, and podman's defaults of what is not.
@@ -96,14 +96,16 @@ pub(super) fn with_defaults(options: &ResourceOptions, machine: &Machine) -> Val
 
 /// Limits swap too where memory alone was asked for: podman's twice as much. A kernel that does not count it has none to limit.
 pub(super) fn complete_swap(resources: &mut Value, is_given: bool, machine: &Machine) {
-    if let (Some(limit @ 1..), false, true) = (resources["memory"]["limit"].as_i64(), is_given, machine.counts_swap) {
+    if let Some(limit @ 1..) = resources["memory"]["limit"].as_i64().filter(|_| !is_given)
+        && machine.counts_swap()
+    {
         resources["memory"]["swap"] = json!(limit.saturating_mul(2));
     }
 }
 
 /// Refuses more processors than there are: docker's rule (moby/moby, `daemon/daemon_unix.go`), podman has none.
 pub(super) fn check_cpus(cpus: Option<f64>, machine: &Machine) -> Result<()> {
-    let count = machine.cpus.len();
+    let count = machine.cpus().len();
     match cpus.filter(|cpus| *cpus > count as f64) {
         Some(cpus) => {
             let reason = format!("this machine has {count}");
@@ -204,9 +206,9 @@ fn check_time(resources: &Value, machine: &Machine) -> Result<()> {
         return refuse("quota", "expected at least 1000 microseconds".to_owned());
     }
     let period = period.unwrap_or(PERIOD);
-    let most = period.saturating_mul(machine.cpus.len() as u64);
+    let most = period.saturating_mul(machine.cpus().len() as u64);
     if quota.unsigned_abs() > most {
-        let (count, asked) = (machine.cpus.len(), quota as f64 / period as f64);
+        let (count, asked) = (machine.cpus().len(), quota as f64 / period as f64);
         return refuse(
             "quota",
             format!("{asked} processors in periods of {period} microseconds, and this machine has {count}"),
@@ -216,8 +218,9 @@ fn check_time(resources: &Value, machine: &Machine) -> Result<()> {
 }
 
 fn check_sets(resources: &Value, machine: &Machine) -> Result<()> {
-    for (key, available) in [("cpus", &machine.cpus), ("mems", &machine.memory_nodes)] {
+    for (key, available) in [("cpus", Machine::cpus as fn(&Machine) -> &[u32]), ("mems", Machine::memory_nodes)] {
         let Some(text) = resources["cpu"][key].as_str().filter(|text| !text.is_empty()) else { continue };
+        let available = available(machine);
         let refuse = |reason: String| Err(refuse(resources, "cpu", key, reason));
         let Some(asked) = machine::parse_list(text) else {
             return refuse("expected numbers and ranges, such as 0-2,4".to_owned());
@@ -239,9 +242,10 @@ mod tests {
         let names = ["cpu", "cpuset", "memory", "pids", "blkio"];
         Machine {
             layout: Layout { v1: names.map(str::to_owned).to_vec(), v2: None },
-            cpus: vec![0, 1],
-            memory_nodes: vec![0],
-            counts_swap: true,
+            cpus: vec![0, 1].into(),
+            memory_nodes: vec![0].into(),
+            counts_swap: true.into(),
+            ..Machine::default()
         }
     }
 
@@ -263,7 +267,7 @@ mod tests {
         };
         assert_eq!(memory(None, &machine()), json!({"limit": 100, "swap": 200}));
         assert_eq!(memory(Some(-1), &machine()), json!({"limit": 100, "swap": -1}));
-        assert_eq!(memory(None, &Machine { counts_swap: false, ..machine() }), json!({"limit": 100}));
+        assert_eq!(memory(None, &Machine { counts_swap: false.into(), ..machine() }), json!({"limit": 100}));
     }
 
     #[test]
