@@ -10,7 +10,7 @@ pub fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     unless_nobody_reads(io::stdout().lock().write_all(render(header, rows).as_bytes()))
 }
 
-/// Gives rows under a header as [`print`] prints them.
+/// Gives rows under a header as [`print()`] prints them.
 pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     // Some cells are an image's own words.

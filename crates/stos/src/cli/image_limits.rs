@@ -12,7 +12,6 @@ use super::limits::parse_size;
 
 // What image mode's create and run share.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Limits and devices")]
 pub struct ImageLimits {
     /// Memory, in bytes or with k, m, g
     #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true, value_parser = parse_amount)]
