@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 /// Microseconds of the period that `--cpus` is a part of: the kernel's own (cgroup-v2.rst, `cpu.max`), and podman's.
 const PERIOD: u64 = 100_000;
 
-/// Below this no process of any container comes as far as its command: crun's minimum, in bytes (crun(1), "memory limit").
+/// The least memory in bytes. The kernel kills what is to become a container's process at much less, and then the cause is harder to
+/// see; with so much `true` runs (Linux 6.18). podman has no minimum, and docker 6 MiB (moby/moby, `linuxMinMemory`).
 const MEMORY_MIN: i64 = 512 << 10;
 
 /// What a user may ask of a container's cgroups. What is `None` is not limited, but for the processes.
@@ -170,7 +171,10 @@ fn check_memory(resources: &Value) -> Result<()> {
     let number = |key: &str| resources["memory"][key].as_i64().filter(|number| *number > 0);
     let limit = number("limit");
     if limit.is_some_and(|limit| limit < MEMORY_MIN) {
-        return refuse("limit", format!("expected at least {MEMORY_MIN} bytes (512k): no command could be started"));
+        return refuse(
+            "limit",
+            format!("expected at least {MEMORY_MIN} bytes (512k): hardly any command could be started"),
+        );
     }
     match (number("swap"), limit) {
         (Some(_), None) => return refuse("swap", "it is memory and swap together, and needs a --memory".to_owned()),
