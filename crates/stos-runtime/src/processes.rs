@@ -168,7 +168,7 @@ mod tests {
         let of = |name: &str, view: &mut View| (columns(&[name.to_owned()]).unwrap()[0].value)(&own, view);
         assert_eq!(of("hpid", &mut view), std::process::id().to_string());
         for name in columns::NAMES {
-            assert!(!of(name, &mut view).is_empty() || ["groups", "label"].contains(&name), "{name}");
+            assert!(!of(name, &mut view).is_empty() || ["groups", "hgroups", "label"].contains(&name), "{name}");
         }
     }
 }

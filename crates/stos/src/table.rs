@@ -15,7 +15,7 @@ pub fn print_under(header: Option<&[&str]>, rows: &[Vec<String>]) -> io::Result<
     print_lines(lines(header, rows))
 }
 
-/// Gives rows under a header as [`print`] prints them.
+/// Gives rows under a header as [`print()`] prints them.
 pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     lines(Some(header), rows).iter().flat_map(|line| [line, "\n"]).collect()
 }

@@ -9,6 +9,7 @@ use sandbox::cgroup::{control, is_v1};
 use sandbox::shell::Shell;
 use serde_json::json;
 use stos_testkit::guard::Need;
+use stos_testkit::image_builder::ImageBuilder;
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -285,13 +286,29 @@ fn what_cannot_be_granted_is_told_by_option() {
 }
 
 #[test]
+fn a_volume_of_the_image_gives_way_to_memory() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::of(&ImageBuilder::new().set("/config/Volumes", json!({"/srv": {}})));
+    let table = shell.says(&["--tmpfs", "/srv"], "cat /proc/self/mounts");
+    let kinds: Vec<_> = table.lines().filter(|line| line.split(' ').nth(1) == Some("/srv")).collect();
+    assert!(kinds.len() == 1 && kinds[0].starts_with("tmpfs /srv tmpfs "), "{table}");
+    shell.sandbox.ok(&["create", "--name", "covered", "--tmpfs", "/srv", "shell:1"]);
+    let id = shell.sandbox.names("containers").remove(0);
+    assert!(!shell.sandbox.data_root().join("containers").join(id).join("volumes").exists());
+}
+
+#[test]
 fn what_only_the_kernel_knows_is_told_at_the_start() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
+    let weighed = shell.run(&["--blkio-weight", "200"], "echo weighed");
+    // Not every kernel has the file.
+    let is_told = weighed.code == 125 && weighed.stderr.contains("linux.resources.blockIO.weight: ");
+    assert!(is_told || weighed.stdout == "weighed\n", "{weighed:?}");
     // No network has a setting of that name.
     let output = shell.run(&["--sysctl", "net.no.such=1"], "true");
     assert!(
-        output.code == 125 && output.stderr.contains("net.no.such") || output.stderr.contains("net/no/such"),
+        output.code == 125 && (output.stderr.contains("net.no.such") || output.stderr.contains("net/no/such")),
         "{output:?}"
     );
     assert!(shell.sandbox.names("containers").is_empty());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What this machine can grant.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::path::Path;
 
@@ -10,29 +11,38 @@ use stos_runtime::mounted_hierarchies;
 
 use crate::error::Result;
 
-/// What this machine can grant, as far as limits of cgroups depend on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What this machine can grant, as far as limits of cgroups depend on it. Most is looked for when it is asked for: a container
+/// without limits needs to know where its processes are counted, and no more.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Machine {
     /// Which controllers are where.
     pub(super) layout: Layout,
-    /// The processors that a container can have.
-    pub(super) cpus: Vec<u32>,
-    /// The memory nodes that a container can have.
-    pub(super) memory_nodes: Vec<u32>,
-    /// Whether the kernel counts what a container has in swap.
-    pub(super) counts_swap: bool,
+    pub(super) hierarchies: Vec<Hierarchy>,
+    pub(super) cpus: OnceCell<Vec<u32>>,
+    pub(super) memory_nodes: OnceCell<Vec<u32>>,
+    pub(super) counts_swap: OnceCell<bool>,
 }
 
 impl Machine {
-    /// Looks at the mounted hierarchies and the processors. Nothing is tried.
+    /// Looks at the mounted hierarchies.
     pub(super) fn probe() -> Result<Self> {
         let hierarchies = mounted_hierarchies()?;
-        Ok(Self {
-            layout: Layout::of(&hierarchies),
-            cpus: set(&hierarchies, "cpus", "/sys/devices/system/cpu/online"),
-            memory_nodes: set(&hierarchies, "mems", "/sys/devices/system/node/online"),
-            counts_swap: counts_swap(&hierarchies),
-        })
+        Ok(Self { layout: Layout::of(&hierarchies), hierarchies, ..Self::default() })
+    }
+
+    /// The processors that a container can have.
+    pub(super) fn cpus(&self) -> &[u32] {
+        self.cpus.get_or_init(|| set(&self.hierarchies, "cpus", "/sys/devices/system/cpu/online"))
+    }
+
+    /// The memory nodes that a container can have.
+    pub(super) fn memory_nodes(&self) -> &[u32] {
+        self.memory_nodes.get_or_init(|| set(&self.hierarchies, "mems", "/sys/devices/system/node/online"))
+    }
+
+    /// Whether the kernel counts what a container has in swap.
+    pub(super) fn counts_swap(&self) -> bool {
+        *self.counts_swap.get_or_init(|| counts_swap(&self.hierarchies))
     }
 
     /// Whether any hierarchy has the controller, which has the same name in v1 and v2.
@@ -123,7 +133,7 @@ mod tests {
     #[test]
     fn this_machine_has_a_processor_and_a_node() {
         let machine = Machine::probe().unwrap();
-        assert!(!machine.cpus.is_empty() && !machine.memory_nodes.is_empty());
+        assert!(!machine.cpus().is_empty() && !machine.memory_nodes().is_empty());
         assert!(!machine.has("no-such-controller"));
     }
 }

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 /// Microseconds of the period that `--cpus` is a part of: the kernel's own (cgroup-v2.rst, `cpu.max`), and podman's.
 const PERIOD: u64 = 100_000;
 
-/// Below this no process of any container comes as far as its command: crun's minimum, in bytes (crun(1), "memory limit").
+/// The least memory in bytes. The kernel kills what is to become a container's process at much less, and then the cause is harder to
+/// see; with so much `true` runs (Linux 6.18). podman has no minimum, and docker 6 MiB (moby/moby, `linuxMinMemory`).
 const MEMORY_MIN: i64 = 512 << 10;
 
 /// What a user may ask of a container's cgroups. What is `None` is not limited, but for the processes.
@@ -96,14 +97,16 @@ pub(super) fn with_defaults(options: &ResourceOptions, machine: &Machine) -> Val
 
 /// Limits swap too where memory alone was asked for: podman's twice as much. A kernel that does not count it has none to limit.
 pub(super) fn complete_swap(resources: &mut Value, is_given: bool, machine: &Machine) {
-    if let (Some(limit @ 1..), false, true) = (resources["memory"]["limit"].as_i64(), is_given, machine.counts_swap) {
+    if let Some(limit @ 1..) = resources["memory"]["limit"].as_i64().filter(|_| !is_given)
+        && machine.counts_swap()
+    {
         resources["memory"]["swap"] = json!(limit.saturating_mul(2));
     }
 }
 
 /// Refuses more processors than there are: docker's rule (moby/moby, `daemon/daemon_unix.go`), podman has none.
 pub(super) fn check_cpus(cpus: Option<f64>, machine: &Machine) -> Result<()> {
-    let count = machine.cpus.len();
+    let count = machine.cpus().len();
     match cpus.filter(|cpus| *cpus > count as f64) {
         Some(cpus) => {
             let reason = format!("this machine has {count}");
@@ -168,7 +171,10 @@ fn check_memory(resources: &Value) -> Result<()> {
     let number = |key: &str| resources["memory"][key].as_i64().filter(|number| *number > 0);
     let limit = number("limit");
     if limit.is_some_and(|limit| limit < MEMORY_MIN) {
-        return refuse("limit", format!("expected at least {MEMORY_MIN} bytes (512k): no command could be started"));
+        return refuse(
+            "limit",
+            format!("expected at least {MEMORY_MIN} bytes (512k): hardly any command could be started"),
+        );
     }
     match (number("swap"), limit) {
         (Some(_), None) => return refuse("swap", "it is memory and swap together, and needs a --memory".to_owned()),
@@ -204,9 +210,9 @@ fn check_time(resources: &Value, machine: &Machine) -> Result<()> {
         return refuse("quota", "expected at least 1000 microseconds".to_owned());
     }
     let period = period.unwrap_or(PERIOD);
-    let most = period.saturating_mul(machine.cpus.len() as u64);
+    let most = period.saturating_mul(machine.cpus().len() as u64);
     if quota.unsigned_abs() > most {
-        let (count, asked) = (machine.cpus.len(), quota as f64 / period as f64);
+        let (count, asked) = (machine.cpus().len(), quota as f64 / period as f64);
         return refuse(
             "quota",
             format!("{asked} processors in periods of {period} microseconds, and this machine has {count}"),
@@ -216,8 +222,9 @@ fn check_time(resources: &Value, machine: &Machine) -> Result<()> {
 }
 
 fn check_sets(resources: &Value, machine: &Machine) -> Result<()> {
-    for (key, available) in [("cpus", &machine.cpus), ("mems", &machine.memory_nodes)] {
+    for (key, available) in [("cpus", Machine::cpus as fn(&Machine) -> &[u32]), ("mems", Machine::memory_nodes)] {
         let Some(text) = resources["cpu"][key].as_str().filter(|text| !text.is_empty()) else { continue };
+        let available = available(machine);
         let refuse = |reason: String| Err(refuse(resources, "cpu", key, reason));
         let Some(asked) = machine::parse_list(text) else {
             return refuse("expected numbers and ranges, such as 0-2,4".to_owned());
@@ -239,9 +246,10 @@ mod tests {
         let names = ["cpu", "cpuset", "memory", "pids", "blkio"];
         Machine {
             layout: Layout { v1: names.map(str::to_owned).to_vec(), v2: None },
-            cpus: vec![0, 1],
-            memory_nodes: vec![0],
-            counts_swap: true,
+            cpus: vec![0, 1].into(),
+            memory_nodes: vec![0].into(),
+            counts_swap: true.into(),
+            ..Machine::default()
         }
     }
 
@@ -263,7 +271,7 @@ mod tests {
         };
         assert_eq!(memory(None, &machine()), json!({"limit": 100, "swap": 200}));
         assert_eq!(memory(Some(-1), &machine()), json!({"limit": 100, "swap": -1}));
-        assert_eq!(memory(None, &Machine { counts_swap: false, ..machine() }), json!({"limit": 100}));
+        assert_eq!(memory(None, &Machine { counts_swap: false.into(), ..machine() }), json!({"limit": 100}));
     }
 
     #[test]

@@ -62,6 +62,13 @@ fn change(
     let mut kept = config["linux"]["resources"].take();
     let devices = kept.as_object_mut().and_then(|kept| kept.remove("devices"));
     merge(&mut kept, &asked);
+    if asked["memory"]["limit"] == -1
+        && !swap_is_given
+        && let Some(memory) = kept["memory"].as_object_mut()
+    {
+        // Without a limit of memory there is none of both together either: the runtime takes it away too.
+        memory.remove("swap");
+    }
     resources::check(&kept, machine)?;
     // For what stays as it is the kernel is not asked again.
     let parsed = resources_from_json(asked.to_string().as_bytes()).map_err(stos_runtime::Error::from)?;

@@ -330,6 +330,12 @@ mod tests {
             ("--read-only-tmpfs=false", "--read-only-tmpfs"),
             ("--pid host", "--pid"),
             ("-i", "--interactive"),
+            ("-m 1g", "--memory"),
+            ("--cpus 1", "--cpus"),
+            ("--ulimit core=0", "--ulimit"),
+            ("--tmpfs /x", "--tmpfs"),
+            ("--device /dev/null", "--device"),
+            ("--sysctl a=b", "--sysctl"),
         ] {
             let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));
             assert!(said.starts_with(&format!("{named} ")), "{options}: {said}");

@@ -34,9 +34,10 @@ pub struct Stats {
 // One list: descriptors and options of ps(1) follow the container.
 #[derive(Debug, Args)]
 #[command(after_help = "Descriptors, after the container, as words or with commas between:\n  \
-                  args capamb capbnd capeff capinh capprm comm etime group groups hgroup hpid huser label nice pcpu pgid\n  \
-                  pid ppid rgroup rss ruser seccomp state stime time tty uid user vsz, and AIX codes of ps(1) such as %C\n\
-                  Those with an h are the host's view. Options, such as -ef, are ps(1)'s: that is `stos ps`.\n\n\
+                  args capamb capbnd capeff capinh capprm comm etime group groups hgroup hgroups hpid\n  \
+                  huser label nice pcpu pgid pid ppid rgroup rss ruser seccomp state stime time tty uid\n  \
+                  user vsz, and AIX codes of ps(1) such as %C\n\
+                  Those with an h are the host's view. Options, such as -ef, are ps(1)'s, as for `ps`.\n\n\
                   Examples:\n  stos top web\n  stos top web pid,hpid,user,args")]
 pub struct Top {
     /// How the list looks
