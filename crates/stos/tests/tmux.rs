@@ -76,9 +76,6 @@ impl Tmux {
 
 impl Drop for Tmux {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("on the screen:\n{}", self.screen().trim_end());
-        }
         drop(self.command(&["kill-server"]).status());
     }
 }

@@ -99,7 +99,6 @@ fn create_options<'a>(bundle: &'a Path, pid_file: Option<&'a Path>) -> CreateOpt
         console,
         inherited,
         new_keyring: true,
-        has_init: false,
         pidfd_socket: None,
         notifies: false,
         systemd_cgroup: false,
