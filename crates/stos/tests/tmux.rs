@@ -114,6 +114,8 @@ fn a_shell_has_jobs_and_the_window_s_size() {
     tmux.shows("go2");
     tmux.keys(&["C-z"]);
     tmux.shows("Stopped");
+    // What is typed before the prompt would be shown twice.
+    tmux.waits_at("in>");
     tmux.line("fg");
     tmux.waits_at("sh -c 'echo go$((1+1)); sleep 1000'");
     tmux.keys(&["C-c"]);
@@ -175,7 +177,9 @@ fn a_session_is_left_and_found_again() {
     let (sandbox, tmux) = (pty::sandbox(), Tmux::new());
     tmux.line(&script(&sandbox, "run", "run -it --name t -e PS1='in> ' term:1 sh"));
     tmux.waits_at("in>");
-    tmux.line("kept=here");
+    tmux.line("kept=here; echo set$((1+1))");
+    tmux.shows("set2");
+    tmux.waits_at("in>");
     tmux.keys(&["C-p", "C-q"]);
     // The cursor stays where the container left it.
     tmux.waits_at("in> host>");
