@@ -159,6 +159,8 @@ fn an_init_reaps_and_passes_signals_on() {
     shell.expect("go2");
     shell.send("\x1a");
     shell.expect("Stopped");
+    // What is typed before the prompt would be shown twice.
+    shell.expect("# ");
     shell.send("fg\r");
     shell.expect("fg\r\nsh -c");
     shell.send("\x03");

@@ -57,6 +57,8 @@ mod tests {
             "create --name x -e A=b image sh -c run",
             "start a b",
             "run --rm -v /a:/b image ls -l --rm",
+            "run -it --detach-keys ctrl-a,b --sig-proxy=false image sh -i",
+            "exec -dt -l --privileged sh -c exec",
             "exec --process p --detach --pid-file q id",
             "exec -t -e A=b id sh -c exec",
             "--root exec state id",

@@ -25,7 +25,7 @@ pub struct StreamArgs {
 // How to take part in a session.
 #[derive(Debug, Clone, Args)]
 pub struct SessionOptions {
-    /// Keys that leave the container running: one character, or ctrl- and one of a-z, @, [, \\, ], ^, _; several with commas; "" for
+    /// Keys that leave the container running: one character, or ctrl- and one of a-z, @, [, \, ], ^, _; several with commas; "" for
     /// none [default: ctrl-p,ctrl-q, with a terminal]
     #[arg(long, hide_short_help = true, value_name = "KEYS")]
     pub detach_keys: Option<DetachKeys>,

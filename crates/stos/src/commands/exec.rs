@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use stos_engine::Engine;
+use stos_engine::container::{self, ContainerRecord};
 use stos_runtime::{Console, ContainerId, Identity, Mode, console};
 use stos_spec::UserSpec;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
@@ -35,10 +37,26 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Failure> {
         Target::Image(engine, record) => {
             let states = engine.run_states();
             exec_in_image(&states, args, &record).map_err(|failure| {
+                let failure =
+                    if failure.is_missing_container() { not_running(&engine, &record, failure) } else { failure };
                 let code = exit_code(&failure);
                 failure.with_exit_code(code)
             })
         }
+    }
+}
+
+/// What it means that ROOT knows nothing of a container: it does not run. Asked only where that is so.
+fn not_running(engine: &Engine, record: &ContainerRecord, failure: Failure) -> Failure {
+    match container::state(engine, &record.id) {
+        Ok(state) => stos_engine::Error::ContainerState {
+            action: "execute a process in",
+            container: record.name.to_string(),
+            state: state.status().to_owned(),
+            expected: "running",
+        }
+        .into(),
+        Err(_) => failure,
     }
 }
 
@@ -61,11 +79,7 @@ fn exit_code(failure: &Failure) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)
 }
 
-fn exec_in_image(
-    states: &stos_runtime::StateDirectory,
-    args: &Exec,
-    record: &stos_engine::container::ContainerRecord,
-) -> Result<u8, Failure> {
+fn exec_in_image(states: &stos_runtime::StateDirectory, args: &Exec, record: &ContainerRecord) -> Result<u8, Failure> {
     let of_bundles = [("--process", args.process.is_some()), ("--console-socket", args.console_socket.is_some())];
     if let Some((option, _)) = of_bundles.iter().find(|(_, is_given)| *is_given) {
         return Err(Failure::message(format!("{option} is for bundle mode"), 125));
