@@ -145,7 +145,7 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
 ///
 /// A start that is under way is waited for until there is a process to signal: that takes milliseconds. Where it takes
 /// longer than [`MONITOR_PATIENCE`], what comes back has no `init`.
-fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunState>> {
+pub(crate) fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunState>> {
     let deadline = Instant::now() + MONITOR_PATIENCE;
     loop {
         match state(engine, id)? {
@@ -172,7 +172,7 @@ pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()
     }
 }
 
-fn not_running(action: &'static str, engine: &Engine, record: &ContainerRecord) -> Result<Error> {
+pub(crate) fn not_running(action: &'static str, engine: &Engine, record: &ContainerRecord) -> Result<Error> {
     let state = match state(engine, &record.id)? {
         ContainerState::Running(run) if run.init.is_none() => "being started",
         ContainerState::Running(_) => "ending",

@@ -132,6 +132,8 @@ pub enum Container {
     Unpause(super::Resume),
     /// Wait until containers have ended, and print their exit codes
     Wait(Wait),
+    /// Copy files into a container, or out of it
+    Cp(super::Cp),
     /// Print what containers wrote
     Logs(super::Logs),
     /// Give a container another name
