@@ -314,3 +314,78 @@ fn temporary_name() -> String {
 pub(super) fn shown(path: &[u8]) -> String {
     escape(&String::from_utf8_lossy(path)).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const RULES: Rules = Rules { owner: None, overwrite: false, takes_devices: false };
+
+    fn metadata() -> Metadata {
+        Metadata { mode: 0o644, uid: 0, gid: 0, mtime: Timestamp { seconds: 1, nanoseconds: 2 }, xattrs: Vec::new() }
+    }
+
+    fn entry(path: &str, kind: EntryKind) -> Entry {
+        Entry { path: path.as_bytes().to_vec(), kind }
+    }
+
+    fn refusal(sink: &mut TreeSink<'_>, entry: &Entry) -> CopyError {
+        let failure = sink.failure();
+        sink.entry(0, entry).unwrap_err();
+        match failure.take() {
+            Some(Error::Copy(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_somebody_put_in_place_of_what_was_made_gets_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let sink = TreeSink::below(&root, RULES);
+        fs::write(dir.path().join("theirs"), "").unwrap();
+        fs::hard_link(dir.path().join("theirs"), dir.path().join("made")).unwrap();
+        let held = rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+        for (name, kind) in [("made", FileType::RegularFile), ("theirs", FileType::Fifo)] {
+            let settled = sink.settle(&held, name, kind, b"path", &metadata());
+            assert!(matches!(settled, Err(Error::Copy(CopyError::Replaced { path })) if path == "path"));
+        }
+    }
+
+    #[test]
+    fn a_layer_s_marks_are_refused_and_devices_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let mut sink = TreeSink::below(&root, RULES);
+        let found = refusal(&mut sink, &entry("gone", EntryKind::Whiteout));
+        assert!(matches!(found, CopyError::Whiteout { path } if path == "gone"));
+        let device = EntryKind::CharacterDevice { metadata: metadata(), major: 1, minor: 3 };
+        sink.entry(0, &entry("null", device)).unwrap();
+        sink.finish().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let mut sink = TreeSink::below(&root, RULES);
+        let kind = EntryKind::Regular { metadata: metadata(), size: 5, place: Default::default(), block: 0 };
+        sink.entry(0, &entry("file", kind.clone())).unwrap();
+        sink.data(0, b"te").unwrap();
+        drop(sink);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let mut sink = TreeSink::below(&root, RULES);
+        sink.entry(0, &entry("file", kind)).unwrap();
+        sink.data(1, b"x").unwrap();
+        sink.finish().unwrap();
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"\0x\0\0\0", "what was not given is a hole");
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        let mut sink = TreeSink::below(&root, RULES);
+        let link = EntryKind::Symlink { metadata: metadata(), target: b"/etc".to_vec() };
+        let found = refusal(&mut sink, &entry("dir", link));
+        assert!(matches!(found, CopyError::InTheWay { found: "a directory", .. }));
+    }
+}

@@ -26,6 +26,9 @@ use crate::error::{Error, Result};
 use crate::lifecycle::{life_lock, not_running, running};
 use crate::lookup::look_up_user;
 
+/// `MOUNT_ATTR_RDONLY` of mount_setattr(2).
+const READ_ONLY: u64 = 1;
+
 /// Whether the process is in a mount namespace of its own: entered once, where the first stopped container is opened.
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
@@ -127,7 +130,7 @@ impl ContainerView {
         let root = Root::new(view);
         let config: Value = files::read_json(&dir.join("config.json"))?.unwrap_or_default();
         for bind in config["mounts"].as_array().into_iter().flatten() {
-            attach_bind(&root, bind)?;
+            attach_bind(&root, &dir, bind)?;
         }
         let mappings = IdMappings {
             users: mappings_of(&config["linux"]["uidMappings"]),
@@ -155,33 +158,39 @@ impl ContainerView {
     /// Whom the container runs as, in the host's numbers.
     pub fn owner(&self) -> Result<(u32, u32)> {
         let (uid, gid, _) = look_up_user(&self.root, &self.user)?;
-        let mapped = |mappings: &[IdMapping], id| match mappings {
-            [] => Ok(id),
-            mappings => to_host(mappings, id).ok_or(CopyError::Unmapped { id }),
-        };
         Ok((mapped(&self.mappings.users, uid)?, mapped(&self.mappings.groups, gid)?))
     }
 }
 
+/// An id of the container's in the host's numbers; without a user namespace they are the same.
+fn mapped(mappings: &[IdMapping], id: u32) -> std::result::Result<u32, CopyError> {
+    match mappings {
+        [] => Ok(id),
+        mappings => to_host(mappings, id).ok_or(CopyError::Unmapped { id }),
+    }
+}
+
 /// Mounts what config.json binds into the container. What is not there any more is left out: the container could not start either.
-fn attach_bind(root: &Root, bind: &Value) -> Result<()> {
+fn attach_bind(root: &Root, dir: &Path, bind: &Value) -> Result<()> {
     let (Some(source), Some(target)) = (bind["source"].as_str(), bind["destination"].as_str()) else { return Ok(()) };
     let has = |option: &str| bind["options"].as_array().is_some_and(|options| options.iter().any(|it| it == option));
-    if !source.starts_with('/') || !(has("bind") || has("rbind")) {
+    if !(has("bind") || has("rbind")) {
         return Ok(());
     }
-    let kind = match std::fs::metadata(source) {
+    // Its own files and volumes are named from where config.json lies.
+    let source = dir.join(source);
+    let kind = match std::fs::metadata(&source) {
         Ok(found) if found.is_dir() => MountPoint::Directory,
         Ok(_) => MountPoint::File,
         Err(error) => {
-            tracing::warn!(source, %error, "what is mounted in the container is not there");
+            tracing::warn!(source = %source.display(), %error, "what is mounted in the container is not there");
             return Ok(());
         }
     };
-    let clone = mount::open_tree_clone(Path::new(source), has("rbind"))?;
-    if has("ro") {
-        const READ_ONLY: u64 = 1;
-        mount::change_mount(clone.as_fd(), MountChange { set: READ_ONLY, ..MountChange::default() })?;
+    let clone = mount::open_tree_clone(&source, has("rbind"))?;
+    if has("ro") || has("rro") {
+        let change = MountChange { set: READ_ONLY, recursive: has("rro"), ..MountChange::default() };
+        mount::change_mount(clone.as_fd(), change)?;
     }
     let point = root.ensure_mount_point(Path::new(target), kind)?;
     Ok(mount::attach_at(clone.as_fd(), point.as_fd())?)
@@ -199,4 +208,19 @@ fn mappings_of(value: &Value) -> Vec<IdMapping> {
     }
     let mappings = Vec::<Mapping>::deserialize(value).unwrap_or_default().into_iter();
     mappings.map(|Mapping { container, host, size }| IdMapping { container, host, size }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_the_user_namespace() {
+        let mappings = mappings_of(&json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]));
+        assert_eq!(mapped(&mappings, 7).unwrap(), 100_007);
+        assert!(matches!(mapped(&mappings, 1000), Err(CopyError::Unmapped { id: 1000 })));
+        assert_eq!(mapped(&mappings_of(&json!(null)), 1000).unwrap(), 1000);
+    }
 }
