@@ -118,7 +118,7 @@ pub enum Endpoint<'a> {
 
 /// An end of a copy that is open.
 enum Side {
-    Container(ContainerView),
+    Container(Box<ContainerView>),
     Local(Root),
 }
 
@@ -126,7 +126,7 @@ impl Side {
     fn open(engine: &Engine, end: Endpoint<'_>, namespace: &mut Namespace) -> Result<(Self, PathBuf)> {
         Ok(match end {
             Endpoint::Container(record, path) => {
-                (Self::Container(ContainerView::open(engine, record, namespace)?), path.to_owned())
+                (Self::Container(Box::new(ContainerView::open(engine, record, namespace)?)), path.to_owned())
             }
             Endpoint::Local(path) => {
                 let here = std::env::current_dir().map_err(stos_store::Error::io("find", "the current directory"))?;
@@ -186,7 +186,7 @@ pub fn copy(engine: &Engine, from: Endpoint<'_>, to: Endpoint<'_>, options: Copy
             // Its lock is held, or it runs.
             Endpoint::Container(record, path) if is_same(from, to) => {
                 let Side::Container(view) = &source else { unreachable!("it is a container's") };
-                (Side::Container(view.again(record)?), path.to_owned())
+                (Side::Container(Box::new(view.again(record)?)), path.to_owned())
             }
             _ => Side::open(engine, to, &mut namespace)?,
         };

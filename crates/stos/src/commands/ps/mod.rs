@@ -49,7 +49,7 @@ pub fn ps(global: &Global, args: &Ps) -> Result<u8, Failure> {
     // podman shows all where a status is asked for, and where the last ones are.
     let shows_all = args.all || args.latest || args.last.is_some() || filters.ask_for_status();
     rows.retain(|row| shows_all || row.state == "running");
-    rows.sort_by(|a, b| by_created(a, b));
+    rows.sort_by(by_created);
     if let Some(count) = args.last.or(args.latest.then_some(1)) {
         rows.drain(..rows.len().saturating_sub(count));
     }
