@@ -331,3 +331,23 @@ fn a_container_that_swaps_a_directory_for_a_symlink_leads_nobody_out() {
     }
     assert!(has_read.into_inner(), "nothing was ever copied: the test proves nothing");
 }
+
+#[test]
+fn a_copy_that_is_killed_leaves_no_mount_and_lets_the_container_start() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = two();
+    let mut command = shell.sandbox.command();
+    let mut copy = command.args(["cp", "-", "down:/srv"]).stdin(Stdio::piped()).spawn().unwrap();
+    let table = format!("/proc/{}/mounts", copy.id());
+    eventually("the container's root is mounted for the copy", || {
+        fs::read_to_string(&table).is_ok_and(|mounts| mounts.lines().any(|line| line.contains("/rootfs overlay ")))
+    });
+    assert!(shell.sandbox.mounts("overlay").is_empty(), "the host sees it");
+    let mut start = shell.sandbox.command().args(["start", "down"]).stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(shell.status("down"), "created", "it waits for the copy");
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+    assert!(start.wait().unwrap().success());
+    assert_eq!(shell.status("down"), "running");
+    assert!(shell.sandbox.mounts("overlay").is_empty());
+}
