@@ -464,6 +464,15 @@ pub enum Error {
         /// How many bytes all files of the layer may have.
         limit: u64,
     },
+    /// Something cannot be copied into a container or out of it.
+    #[error(transparent)]
+    Copy(#[from] crate::copy::CopyError),
+    /// A tar that is to be unpacked in a container cannot be read.
+    #[error("cannot read the tar: {source}")]
+    CopyTar {
+        /// Why.
+        source: stos_erofs::Error,
+    },
     /// A file cannot be written into a tar.
     #[error("cannot write {path} into a tar: {source}")]
     WriteTar {

@@ -28,6 +28,7 @@
 //! | [`changes`] | what a container has changed against its image, and an image against another |
 //! | [`commit`] | a container's changes become a new image |
 //! | [`export`] | a container's whole tree as a tar |
+//! | [`copy`] | files go into containers and come out of them |
 //! | [`image_mount`] | images that a person has mounted to look at |
 //! | [`check`] | the store's health: what is damaged is named, and made again on request |
 //! | [`validate`] | [`validate::validate_image_before_create`]: manifest, configuration, layers |
@@ -58,6 +59,7 @@ pub mod changes;
 pub mod check;
 pub mod commit;
 pub mod container;
+pub mod copy;
 mod counted;
 pub mod create;
 pub mod error;

@@ -129,6 +129,14 @@ pub fn replace(mount: BorrowedFd<'_>, target: &Path) -> Result<()> {
     }
 }
 
+/// Moves the calling thread into a mount namespace of its own, in which nothing that is mounted or unmounted is seen elsewhere, and
+/// nothing of elsewhere comes in. What was opened before belongs to the old one.
+pub fn enter_private_namespace() -> Result<()> {
+    crate::process::clone::unshare(libc::CLONE_NEWNS)?;
+    let private = MountChange { propagation: Some(Propagation::Private), recursive: true, ..MountChange::default() };
+    change_mount_at(CWD, c"/", private)
+}
+
 /// How a mount passes mounts below it on to its copies (mount_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {

@@ -56,6 +56,12 @@ impl Node {
         Ok(Self { fd, stat })
     }
 
+    /// Takes what a descriptor refers to.
+    pub(crate) fn of(fd: OwnedFd) -> Result<Self> {
+        let stat = fstat(&fd).map_err(SysError::at("fstat", || format!("{}", fd.as_raw_fd())))?;
+        Ok(Self { fd, stat })
+    }
+
     /// Opens `name` in this directory; `None` where it is not there, or this is no directory.
     pub(crate) fn child(&self, name: &[u8]) -> Result<Option<Self>> {
         let shown = || name.escape_ascii().to_string();

@@ -66,12 +66,23 @@ pub(crate) struct Walk {
     pub(crate) written: Option<HashSet<u64>>,
     /// Whether what is mounted in the upper tree is left alone: a directory that is a mount point comes empty.
     pub(crate) stays_on_mount: bool,
+    /// Names in the root that are passed over.
+    pub(crate) leaves_out: &'static [&'static [u8]],
 }
 
 impl Walk {
     pub(crate) fn new(upper: Node, lower: Option<Node>, mode: Mode, points: MountPoints) -> Self {
         let roots = Some((upper, lower));
-        Self { mode, points, path: Vec::new(), frames: Vec::new(), roots, written: None, stays_on_mount: false }
+        Self {
+            mode,
+            points,
+            path: Vec::new(),
+            frames: Vec::new(),
+            roots,
+            written: None,
+            stays_on_mount: false,
+            leaves_out: &[],
+        }
     }
 
     /// Walks from the roots to the end; ends early with the visitor's error.
@@ -144,6 +155,9 @@ impl Walk {
     }
 
     fn visit_name(&mut self, name: &[u8], visit: &mut Visit<'_>) -> Result<()> {
+        if self.frames.len() == 1 && self.leaves_out.contains(&name) {
+            return Ok(());
+        }
         if !self.path.is_empty() {
             self.path.push(b'/');
         }

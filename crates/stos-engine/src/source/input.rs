@@ -117,7 +117,7 @@ impl Read for RawInput {
 }
 
 /// Decompresses what an archive as a whole is compressed with. A zstd window is at most 128 MiB, as for zstd(1).
-fn decompressed<'a>(source: impl Read + 'a, compression: LayerCompression) -> Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompressed<'a>(source: impl Read + 'a, compression: LayerCompression) -> Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         LayerCompression::None => Box::new(source),
         LayerCompression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(source)),

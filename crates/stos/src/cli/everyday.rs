@@ -23,8 +23,8 @@ pub enum Condition {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos wait web\n  stos wait --condition running --condition stopped web")]
 pub struct Wait {
-    /// What to wait for, also several times: whichever comes first. Of what does not stop the exit code is -1
-    #[arg(long, value_name = "CONDITION", value_enum, default_value = "stopped")]
+    /// Wait for created, running, paused or stopped, also several: whichever comes first. Of what does not stop the code is -1
+    #[arg(long, value_name = "CONDITION", value_enum, default_value = "stopped", hide_possible_values = true)]
     pub condition: Vec<Condition>,
     /// How often to look for a condition other than the end: 250ms, 2s, or milliseconds
     #[arg(short, long, value_name = "TIME", default_value = "250ms", value_parser = parse_interval)]
@@ -132,6 +132,8 @@ pub enum Container {
     Unpause(super::Resume),
     /// Wait until containers have ended, and print their exit codes
     Wait(Wait),
+    /// Copy files into a container, or out of it
+    Cp(super::Cp),
     /// Print what containers wrote
     Logs(super::Logs),
     /// Give a container another name

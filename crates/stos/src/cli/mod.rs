@@ -6,6 +6,7 @@
 
 mod changes;
 mod containers;
+mod cp;
 mod everyday;
 mod health;
 mod image_limits;
@@ -25,6 +26,7 @@ mod terminal;
 
 pub use changes::*;
 pub use containers::*;
+pub use cp::*;
 pub use everyday::*;
 pub use health::*;
 pub use image_limits::*;
@@ -227,6 +229,8 @@ pub enum Command {
     /// Delete containers
     #[command(visible_alias = "rm")]
     Delete(Delete),
+    /// Copy files into a container, or out of it
+    Cp(Cp),
     /// List what a container has changed, or what an image changes
     Diff(Diff),
     /// Make an image of a container

@@ -52,8 +52,8 @@ pub struct Ps {
     /// Only the N containers created last, whatever they do
     #[arg(short = 'n', long, value_name = "N")]
     pub last: Option<usize>,
-    /// Sort the list
-    #[arg(long, value_name = "BY", value_enum, default_value_t = PsSort::Created)]
+    /// Sort the list by command, created, id, image, names, runningfor, size or status
+    #[arg(long, value_name = "BY", value_enum, default_value_t = PsSort::Created, hide_possible_values = true)]
     pub sort: PsSort,
     /// Show what containers have written, and what they have of their images besides
     #[arg(short, long, conflicts_with = "quiet")]

@@ -9,7 +9,7 @@ use stos_engine::lifecycle;
 use stos_engine::prune::PruneFilter;
 
 use super::images::prune::is_answered_yes;
-use super::{create, images, life, limits, logs, ps};
+use super::{cp, create, images, life, limits, logs, ps};
 use crate::cli::{Container, ContainerPrune, Global};
 use crate::failure::Failure;
 use crate::{table, target};
@@ -27,6 +27,7 @@ pub fn run(global: &Global, command: Container) -> Result<u8, Failure> {
         Container::Pause(args) => limits::pause(global, &args),
         Container::Unpause(args) => limits::resume(global, &args),
         Container::Wait(args) => life::wait(global, &args),
+        Container::Cp(args) => cp::cp(global, &args),
         Container::Logs(args) => logs::logs(global, &args),
         Container::Rename(args) => life::rename(global, &args),
         Container::Rm(args) => life::delete(global, &args),

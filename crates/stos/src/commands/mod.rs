@@ -6,6 +6,7 @@ pub mod bundle;
 mod changes;
 mod command_line;
 mod containers;
+mod cp;
 mod create;
 mod documents;
 mod exec;
@@ -124,6 +125,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Rename(args) => life::rename(global, &args),
         Command::Delete(args) => life::delete(global, &args),
         Command::Container(command) => containers::run(global, command),
+        Command::Cp(args) => cp::cp(global, &args),
         Command::Diff(args) => changes::diff(global, &args),
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),

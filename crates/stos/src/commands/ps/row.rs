@@ -2,7 +2,6 @@
 //! A container as a list shows it, under podman's names.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -124,9 +123,10 @@ fn mounts(engine: &Engine, id: &ContainerId) -> Result<Vec<(String, String)>, Fa
     let mounts = config.as_ref().and_then(|config| config["mounts"].as_array()).cloned().unwrap_or_default();
     let from_outside = |mount: &Value| {
         let (source, destination) = (mount["source"].as_str()?, mount["destination"].as_str()?);
-        let is_own = Path::new(source).starts_with(&dir) && !Path::new(source).starts_with(dir.join("volumes"));
-        let is_bind = mount["type"] == "bind" && source.starts_with('/') && !is_own;
-        is_bind.then(|| (source.to_owned(), destination.to_owned()))
+        // Its own files and volumes are named from where config.json lies.
+        let is_own_file = !source.starts_with('/') && !source.starts_with("volumes/");
+        let is_bind = mount["type"] == "bind" && !is_own_file;
+        is_bind.then(|| (dir.join(source).display().to_string(), destination.to_owned()))
     };
     Ok(mounts.iter().filter_map(from_outside).collect())
 }
