@@ -463,7 +463,7 @@ mod tests {
         let config = json!({
             "ociVersion": "1.2.0", "root": {"path": "rootfs"},
             "process": {"args": ["x"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-            "linux": {"cgroupsPath": format!("/stos/{id}"), "namespaces": [{"type": "mount"}]},
+            "linux": {"cgroupsPath": format!("/stos-{id}"), "namespaces": [{"type": "mount"}]},
         });
         let dir = engine.store.container_dir(&id);
         std::fs::create_dir(&dir).unwrap();
@@ -480,7 +480,7 @@ mod tests {
         let (_, run) = claim(&engine, &record, None).unwrap();
         let found = engine.run_states().read(&run.id).unwrap();
         assert_eq!((&found.init, &found), (&None, &run));
-        assert_eq!(found.cgroup.path, Path::new("stos").join(record.id.as_str()));
+        assert_eq!(found.cgroup.path, Path::new(&format!("stos-{}", record.id)));
         let places = found.cgroup.directories.iter().map(|directory| &directory.path);
         assert!(places.clone().count() > 0 && places.clone().all(|place| place.ends_with(&found.cgroup.path)));
         // While the claimer lives it is being started.

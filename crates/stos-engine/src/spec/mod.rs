@@ -99,7 +99,8 @@ pub fn runtime_config(
         "annotations": annotations,
         "linux": {
             "namespaces": namespaces(options),
-            "cgroupsPath": format!("/stos/{id}"),
+            // One directory in each hierarchy: a common one above them would be made and removed with the first and last container.
+            "cgroupsPath": format!("/stos-{id}"),
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
         },
     });
