@@ -176,8 +176,9 @@ fn open_input_takes_what_clients_give_until_one_ends_it() {
 fn clients_that_do_not_read_stall_nothing() {
     require!(Need::Root, Need::Binary);
     let sandbox = pty::sandbox();
-    let lines = 400_000;
-    let script = format!("read go; seq {lines}; read go; exit 3");
+    // Each burst is less than what is kept for a client, and all together are more.
+    let (bursts, lines) = (10, 40_000);
+    let script = format!("for burst in $(seq {bursts}); do read go; seq {lines}; done; read go; exit 3");
     sandbox.ok(&["run", "-d", "-i", "--name", "loud", "term:1", "sh", "-c", &script]);
     let client = |arguments: &[&str]| -> Child {
         let mut command = sandbox.command();
@@ -190,12 +191,15 @@ fn clients_that_do_not_read_stall_nothing() {
     dead.kill().unwrap();
     dead.wait().unwrap();
     let mut keys = typing.stdin.take().unwrap();
-    keys.write_all(b"go\n").unwrap();
-    let everything: String = (1..=lines).map(|number| format!("{number}\n")).collect();
+    let burst: String = (1..=lines).map(|number| format!("{number}\n")).collect();
     let mut reader = typing.stdout.take().unwrap();
-    let mut seen = vec![0; everything.len()];
-    std::io::Read::read_exact(&mut reader, &mut seen).unwrap();
-    assert!(seen == everything.as_bytes(), "who reads gets everything, though another does not");
+    let mut seen = vec![0; burst.len()];
+    for _ in 0..bursts {
+        keys.write_all(b"go\n").unwrap();
+        std::io::Read::read_exact(&mut reader, &mut seen).unwrap();
+        assert!(seen == burst.as_bytes(), "who reads gets everything, though another does not");
+    }
+    let everything = burst.repeat(bursts);
     assert!(sandbox.ok(&["logs", "loud"]) == everything);
     keys.write_all(b"go\n").unwrap();
     assert_eq!(typing.wait().unwrap().code(), Some(3));
