@@ -53,6 +53,8 @@ fn a_terminal_in_the_foreground_is_ours() {
     run.expect("40 100");
     run.send("echo go$((1+1)); sleep 1000\r");
     run.expect("go2");
+    // Before that a key would be the shell's own.
+    eventually("it sleeps", || sandbox.ok(&["top", "t", "args"]).lines().any(|line| line == "sleep 1000"));
     run.send("\x03");
     run.send("echo code$?\r");
     run.expect("code130");

@@ -17,7 +17,11 @@ fn running(sandbox: &Sandbox, options: &[&str]) {
 
 /// Whether a command line like this one runs in the container.
 fn runs(sandbox: &Sandbox, what: &str) -> bool {
-    sandbox.ok(&["exec", "c", "ps", "-eo", "args"]).lines().any(|line| line == what)
+    runs_in(sandbox, "c", what)
+}
+
+fn runs_in(sandbox: &Sandbox, container: &str, what: &str) -> bool {
+    sandbox.ok(&["exec", container, "ps", "-eo", "args"]).lines().any(|line| line == what)
 }
 
 #[test]
@@ -61,6 +65,8 @@ fn a_process_has_a_terminal_and_can_be_left() {
     shell.send("stty size; echo T$TERM; sleep 4000\r");
     assert!(shell.expect("Txterm").contains("33 77"));
     shell.resize(20, 50);
+    // Before that a key would be the shell's own.
+    eventually("it sleeps", || runs(&sandbox, "sleep 4000"));
     shell.send("\x03");
     shell.send("stty size; echo code$?\r");
     shell.expect("20 50");
@@ -151,12 +157,25 @@ fn an_init_reaps_and_passes_signals_on() {
     assert!(lost.code == 127 && lost.stderr.contains("/no/interpreter"), "{} {}", lost.code, lost.stderr);
     // Job control, though the shell leads no session.
     let mut shell = Pty::spawn(
-        sandbox.command().args(["run", "-it", "--rm", "--init", "term:1", "bash", "--norc", "--noediting"]),
+        sandbox.command().args([
+            "run",
+            "-it",
+            "--rm",
+            "--name",
+            "j",
+            "--init",
+            "term:1",
+            "bash",
+            "--norc",
+            "--noediting",
+        ]),
         24,
         80,
     );
     shell.send("sh -c 'echo go$((1+1)); sleep 1000; echo woken'\r");
     shell.expect("go2");
+    // A child that is stopped before its execve(2) holds its parent in vfork(2), which then does not stop.
+    eventually("it sleeps", || runs_in(&sandbox, "j", "sleep 1000"));
     shell.send("\x1a");
     shell.expect("Stopped");
     // What is typed before the prompt would be shown twice.

@@ -38,7 +38,7 @@ fn is_told_as_out_of_memory(shell: &Shell, name: &str) -> bool {
     let annotation = sandbox.json(&["state", name])["annotations"]["dev.stos.oom-killed"].clone();
     let listed = sandbox.json(&["list", "--format", "json"]);
     let listed = listed.as_array().unwrap().iter().find(|line| line["name"] == name).unwrap()["oom_killed"].clone();
-    let table = sandbox.ok(&["ps"]);
+    let table = sandbox.ok(&["list"]);
     let line = table.lines().find(|line| line.ends_with(name)).unwrap();
     assert_eq!(annotation, json!(inspected.to_string()));
     assert_eq!((listed, line.contains("out of memory")), (json!(inspected), inspected));

@@ -102,7 +102,7 @@ const NEEDS: [Need<'static>; 4] = [Need::Root, Need::Binary, Need::Tool("tmux"),
 fn a_shell_has_jobs_and_the_window_s_size() {
     require!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
     let (sandbox, tmux) = (pty::sandbox(), Tmux::new());
-    let bash = "run -it --rm -e PS1='in> ' term:1 bash --norc";
+    let bash = "run -it --rm --name j -e PS1='in> ' term:1 bash --norc";
     tmux.line(&script(&sandbox, "run", bash));
     tmux.waits_at("in>");
     tmux.line("stty size");
@@ -112,6 +112,8 @@ fn a_shell_has_jobs_and_the_window_s_size() {
     tmux.shows("30 100\n");
     tmux.line("sh -c 'echo go$((1+1)); sleep 1000'");
     tmux.shows("go2");
+    // A child that is stopped before its execve(2) holds its parent in vfork(2), which then does not stop.
+    eventually("it sleeps", || sandbox.ok(&["top", "j", "args"]).lines().any(|line| line == "sleep 1000"));
     tmux.keys(&["C-z"]);
     tmux.shows("Stopped");
     // What is typed before the prompt would be shown twice.
