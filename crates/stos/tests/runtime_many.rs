@@ -45,8 +45,10 @@ fn tree(directory: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-fn mounts() -> usize {
-    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+/// Mounts in which one of these paths is named; others come and go with other tests.
+fn mounts(paths: [&Path; 2]) -> usize {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().filter(|line| paths.iter().any(|path| line.contains(path.to_str().unwrap()))).count()
 }
 
 /// Processes in a cgroup whose name has `mark`, and those that have a file below `root` open.
@@ -84,6 +86,7 @@ fn of_a_thousand_containers_nothing_stays() {
         || tree(Path::new("/sys/fs/cgroup")).into_iter().filter(|path| path.to_string_lossy().contains(&mark));
     let tombstones = |path: &PathBuf| path.ends_with("tombstones");
     let files = || tree(&root).into_iter().filter(|path| !tombstones(path)).collect::<BTreeSet<_>>();
+    let mounts = || mounts([&rootfs, &root]);
     let before = (mounts(), files(), tree(&rootfs));
     for number in 0..containers {
         live(&command, &bundle, &format!("{mark}-{number}"));
