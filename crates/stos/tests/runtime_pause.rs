@@ -199,7 +199,8 @@ fn a_creation_that_is_frozen_on_the_way_can_be_deleted() {
         let id = runtime.id("stuck");
         let bundle = runtime.bundle(&["sh", "-c", ":"]);
         // A hook of the container's own namespaces: the first process is in its cgroup and waits for it.
-        let script = format!("touch {0}; while :; do sleep 0.01; done", runtime.path(&id).display());
+        // It ends with the test.
+        let script = format!("touch {0}; while test -e {0}; do sleep 0.01; done", runtime.path(&id).display());
         bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
         bundle.set("/linux/cgroupsPath", json!(format!("/{id}")));
         let cgroup = HostCgroup(mount.join(&id));
