@@ -50,11 +50,12 @@ impl Process {
         // Names and arguments are any bytes.
         let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
         let text = |file: &str| read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let mut process = Self::parse(pid, &text("stat")?, &text("status")?)?;
+        let status = text("status")?;
+        let mut process = Self::parse(pid, &text("stat")?, &status)?;
         let args = read("cmdline").unwrap_or_default();
         let args: Vec<_> = args.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
         process.args = args.join(" ").trim_end().to_owned();
-        let parent = text("status")?.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<i32>().ok());
+        let parent = line_of(&status, "PPid").and_then(|text| text.parse::<i32>().ok());
         process.ns_parents = parent.filter(|parent| *parent != 0).map(parents).unwrap_or_default();
         Some(process)
     }
@@ -66,7 +67,7 @@ impl Process {
         // `fields` begins with field 3.
         let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<i64>().ok());
         let unsigned = |field: usize| number(field).and_then(|number| u64::try_from(number).ok());
-        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim));
+        let line = |key: &str| line_of(status, key);
         let list = |key: &str| numbers::<i32>(line(key).unwrap_or_default());
         let mask = |key: &str| line(key).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
         let pair = |key: &str| {
@@ -99,6 +100,11 @@ impl Process {
     }
 }
 
+/// What a `status` file says of `key`.
+fn line_of<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim))
+}
+
 fn numbers<T: std::str::FromStr>(text: &str) -> Vec<T> {
     text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
@@ -106,7 +112,7 @@ fn numbers<T: std::str::FromStr>(text: &str) -> Vec<T> {
 /// The numbers of a process in each pid namespace from ours on down.
 fn parents(pid: i32) -> Vec<i32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("NSpid:")).map(numbers).unwrap_or_default()
+    line_of(&status, "NSpid").map(numbers).unwrap_or_default()
 }
 
 /// How a user namespace sees ids (user_namespaces(7)).

@@ -68,8 +68,8 @@ fn wait_for_signal() -> Result<i32> {
     }
 }
 
-/// Reaps all that have ended, and tells how `child` has where it is among them.
-fn reap(child: Pid) -> Result<Option<Ended>> {
+/// Reaps all of our children that have ended, and tells how `child` has where it is among them.
+pub fn reap(child: Pid) -> Result<Option<Ended>> {
     let mut found = None;
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {

@@ -7,13 +7,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::Pid;
 use rustix::stdio::stdin;
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 use stos_engine::attach::{DetachKeys, KeyScanner};
 use stos_runtime::Readiness;
 use stos_runtime::notify::Told;
 use stos_sys::process::pidfd::{self, Ended};
+use stos_sys::process::reaper::reap;
 use stos_sys::signals::{OF_STREAMS, SignalFd, of_foreground, unblock};
 
 use super::own_terminal::{RawTerminal, own_terminal, terminal_stream};
@@ -71,7 +72,7 @@ pub fn wait_or_leave(
         if let Some(relay) = &mut relay {
             relay.pass_on()?;
         }
-        let ended = reap(pid)?;
+        let ended = Pid::from_raw(pid).map_or(Ok(None), reap)?;
         // After the reaping: what the process has said before its end counts.
         if let Some(listening) = &readiness {
             told = listening.pass_on(rustix::process::getpid().as_raw_nonzero().get())?;
@@ -105,22 +106,6 @@ fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>, readiness: Option<
     match poll(&mut fds, None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Reaps children that have ended, and tells how `pid` has where it is among them.
-fn reap(pid: i32) -> Result<Option<Ended>, Failure> {
-    let mut ended = None;
-    loop {
-        match rustix::process::wait(WaitOptions::NOHANG) {
-            Ok(Some((child, status))) if Pid::from_raw(pid) == Some(child) => {
-                let exited = status.exit_status().map(Ended::Exited);
-                ended = exited.or_else(|| status.terminating_signal().map(Ended::Signaled));
-            }
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) | Err(Errno::CHILD) => return Ok(ended),
-            Err(errno) => return Err(errno.into()),
-        }
     }
 }
 
