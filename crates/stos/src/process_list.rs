@@ -2,11 +2,13 @@
 //! Secrets of the command line, and who else can read it: everyone, in `/proc/PID/cmdline`, for as long as the process lives.
 //! The monitor of a container that runs in the background lives as long as that.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use stos_config::Secret;
+use stos_sys::process::identity::caller_areas;
 
 /// The options that have a secret, as they stand before it in one word.
 const BEFORE: [&[u8]; 5] = [b"", b"--creds=", b"--password=", b"-p", b"-p="];
@@ -21,7 +23,7 @@ pub fn hide(secret: &Secret) {
 }
 
 fn overwrite(secret: &[u8]) -> io::Result<()> {
-    let (start, end) = command_line(&fs::read_to_string("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData)?;
+    let Range { start, end } = caller_areas().map_err(|error| io::Error::from(error.errno))?.arguments;
     let memory = File::options().read(true).write(true).open("/proc/self/mem")?;
     let mut words = vec![0; usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?];
     memory.read_exact_at(&mut words, start)?;
@@ -29,13 +31,6 @@ fn overwrite(secret: &[u8]) -> io::Result<()> {
         memory.write_all_at(&vec![b'x'; secret.len()], start + at as u64)?;
     }
     Ok(())
-}
-
-/// Gives where the command line begins and ends in memory: `arg_start` and `arg_end` of proc_pid_stat(5), fields 48 and 49.
-fn command_line(stat: &str) -> Option<(u64, u64)> {
-    // The name of the program, the second field, may have blanks and parentheses.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(45);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// Gives where a secret stands among words that end with NUL: as a word, or after its option.
@@ -63,14 +58,5 @@ mod tests {
         assert_eq!(places(b"stos\0login\0-p=s\0-p==s\0", b"s"), [14]);
         assert_eq!(places(b"-p==s\0", b"=s"), [3]);
         assert_eq!(places(b"", b"x"), [0; 0]);
-    }
-
-    #[test]
-    fn the_command_line_is_where_the_kernel_says() {
-        let (start, end) = command_line(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
-        assert_eq!(end - start, fs::read("/proc/self/cmdline").unwrap().len() as u64);
-        let fields: Vec<_> = (3..53).map(|number| number.to_string()).collect();
-        assert_eq!(command_line(&format!("7 (a) b) {}", fields.join(" "))), Some((48, 49)));
-        assert_eq!(command_line("7 (a) S 1"), None);
     }
 }

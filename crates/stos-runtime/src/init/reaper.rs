@@ -7,8 +7,9 @@
 //! must allow it fork(2), rt_sigtimedwait(2), wait4(2) and kill(2).
 
 use std::convert::Infallible;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::process::{getpid, setpgid};
@@ -17,6 +18,7 @@ use rustix::termios::tcsetpgrp;
 use stos_sys::SysError;
 use stos_sys::process::clone::{exit_now, reset_signals};
 use stos_sys::process::credentials::set_dumpable;
+use stos_sys::process::identity::caller_areas;
 use stos_sys::process::reaper::{block_all_signals, close_streams, fork, serve};
 
 use super::command::Command;
@@ -41,24 +43,15 @@ pub(super) fn forget_caller() -> Step {
 }
 
 fn wipe() -> io::Result<()> {
-    let [arg_start, arg_end, env_start, env_end] =
-        areas(&fs::read_to_string("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData)?;
+    let areas = caller_areas().map_err(|error| io::Error::from(error.errno))?;
     let memory = File::options().write(true).open("/proc/self/mem")?;
-    let zeros = |start: u64, end: u64| vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
-    let mut arguments = zeros(arg_start, arg_end);
+    let zeros = |area: &Range<u64>| vec![0; usize::try_from(area.end.saturating_sub(area.start)).unwrap_or(0)];
+    let mut arguments = zeros(&areas.arguments);
     // The last byte stays a zero: else the kernel takes the environment for a part of it.
     let room = arguments.len().saturating_sub(1).min(NAME.len());
     arguments[..room].copy_from_slice(&NAME.as_bytes()[..room]);
-    memory.write_all_at(&arguments, arg_start)?;
-    memory.write_all_at(&zeros(env_start, env_end), env_start)
-}
-
-/// `arg_start`, `arg_end`, `env_start` and `env_end` of proc_pid_stat(5), fields 48 to 51.
-fn areas(stat: &str) -> Option<[u64; 4]> {
-    // The name of the program, the second field, may have blanks and parentheses.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(45);
-    let mut next = || fields.next()?.parse().ok();
-    Some([next()?, next()?, next()?, next()?])
+    memory.write_all_at(&arguments, areas.arguments.start)?;
+    memory.write_all_at(&zeros(&areas.environment), areas.environment.start)
 }
 
 /// Runs the command as a child, and ends as it does. Returns only an error, and that in the child too, whose report it is.
@@ -89,19 +82,4 @@ fn lead(has_terminal: bool) -> Step {
         tcsetpgrp(stdin(), getpid()).map_err(|errno| step()(SysError::new("tcsetpgrp", "0", errno)))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_areas_of_memory_are_found() {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        let [arg_start, arg_end, env_start, env_end] = areas(&stat).unwrap();
-        assert!(arg_start < arg_end && env_start <= env_end);
-        let length = usize::try_from(arg_end - arg_start).unwrap();
-        assert_eq!(fs::read("/proc/self/cmdline").unwrap().len(), length);
-        assert_eq!(areas("1 (a) b) R 1 2"), None);
-    }
 }

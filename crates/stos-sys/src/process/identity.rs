@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What tells a process from a later one of the same number: its start time, and which boot that time counts from.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use rustix::buffer::spare_capacity;
@@ -37,6 +38,26 @@ fn parse_stat(stat: &[u8]) -> Option<ProcessStat> {
     // Field 20 counts the first thread until all others have ended.
     let is_dead = state == b'X' || (state == b'Z' && stat_field(stat, 20)? <= 1);
     Some(ProcessStat { start_time: stat_field(stat, 22)?, is_dead })
+}
+
+/// Where the kernel finds what a process was called with: its `cmdline` and `environ` are read from there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerAreas {
+    /// The arguments, each with its NUL (fields 48 and 49).
+    pub arguments: Range<u64>,
+    /// The environment, likewise (fields 50 and 51).
+    pub environment: Range<u64>,
+}
+
+/// Gives where the calling process has its arguments and its environment in memory (proc_pid_stat(5)).
+pub fn caller_areas() -> Result<CallerAreas> {
+    let path = "/proc/self/stat";
+    parse_areas(&read_small(path)?).ok_or_else(|| SysError::new("read", path, Errno::INVAL))
+}
+
+fn parse_areas(stat: &[u8]) -> Option<CallerAreas> {
+    let field = |number| stat_field(stat, number);
+    Some(CallerAreas { arguments: field(48)?..field(49)?, environment: field(50)?..field(51)? })
 }
 
 /// Gives how many clock ticks a second has.
@@ -95,5 +116,19 @@ mod tests {
         assert_eq!(parse_stat(stat), Some(ProcessStat { start_time: 4711, is_dead: true }));
         let with_threads = b"7 (x) Z 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 2 0 4711 0 0\n";
         assert_eq!(parse_stat(with_threads), Some(ProcessStat { start_time: 4711, is_dead: false }));
+    }
+
+    #[test]
+    fn what_a_process_was_called_with_is_where_the_kernel_says() {
+        let areas = caller_areas().unwrap();
+        let length = areas.arguments.end - areas.arguments.start;
+        assert_eq!(length, std::fs::read("/proc/self/cmdline").unwrap().len() as u64);
+        assert!(areas.arguments.start < areas.arguments.end && areas.environment.start <= areas.environment.end);
+        let fields: Vec<_> = (3..53).map(|number| number.to_string()).collect();
+        let found = parse_areas(format!("7 (a) b) {}", fields.join(" ")).as_bytes());
+        assert_eq!(found, Some(CallerAreas { arguments: 48..49, environment: 50..51 }));
+        for short in ["7 (a) S 1", "1 (a) b) R 1 2"] {
+            assert_eq!(parse_areas(short.as_bytes()), None);
+        }
     }
 }
