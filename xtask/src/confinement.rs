@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask confinement`: records what a container of today's podman may do by default, for the test that compares ours with it.
+//! `cargo xtask confinement`: holds what a container may do by default against what one of today's podman may that is run beside it.
 //!
-//! The program that tries everything is the test's; podman runs it in the root that `setup --peers` made.
+//! The program that tries everything is the test's; podman runs it in the root that `setup --peers` made. With `--record` its answers
+//! become those that the test holds ours against where there is no podman.
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,7 @@ use stos_testkit::environment;
 
 use crate::process::{Run, output};
 use crate::setup;
+use crate::workspace::{build_release, cargo};
 
 /// Where the program's source and the record of podman's answers are.
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/stos/tests/data");
@@ -23,9 +25,31 @@ tar -C "$WORK/image" -c . | podman import --quiet - probe >/dev/null
 podman run --rm --network none probe /probe
 podman rmi --force probe >/dev/null 2>&1"#;
 
-/// Records podman's answers.
-pub fn run() -> anyhow::Result<()> {
+/// Asks podman, then runs the tests with its answers; or records them.
+pub fn run(record: bool) -> anyhow::Result<()> {
     setup::run(true)?;
+    let answers = ask_podman()?;
+    let path = Path::new(DATA).join("podman-default.txt");
+    if record {
+        fs::write(&path, &answers).with_context(|| path.display().to_string())?;
+        eprintln!("{}: {} lines", path.display(), answers.lines().count());
+        return Ok(());
+    }
+    let live = environment::scratch();
+    let live = live.path().join("podman-live.txt");
+    fs::write(&live, &answers).with_context(|| live.display().to_string())?;
+    cargo(["test", "--package", "stos", "--test", "confinement"])
+        .env("STOS_BIN", build_release()?)
+        .env("STOS_PODMAN_ANSWERS", &live)
+        .run()?;
+    let recorded = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let changed = answers.lines().filter(|line| !recorded.lines().any(|known| known == *line)).count();
+    eprintln!("{} answers of podman; {changed} are not as they are recorded", answers.lines().count());
+    Ok(())
+}
+
+/// Runs the program in a container of podman, and gives its answers below a line that says whose they are.
+fn ask_podman() -> anyhow::Result<String> {
     let (data, work) = (Path::new(DATA), environment::scratch());
     let image = work.path().join("image");
     fs::create_dir_all(&image)?;
@@ -37,12 +61,5 @@ pub fn run() -> anyhow::Result<()> {
     let answers = output(&mut podman)?;
     anyhow::ensure!(answers.lines().count() > 1500, "the program did not come to its end: {answers}");
     let version = output(setup::peers::command(&["podman", "--version"].map(str::to_owned)))?;
-    let path = data.join("podman-default.txt");
-    fs::write(
-        &path,
-        format!("# {} by default, on x86_64: made by `cargo xtask confinement`\n{answers}", version.trim()),
-    )
-    .with_context(|| path.display().to_string())?;
-    eprintln!("{}: {} lines", path.display(), answers.lines().count());
-    Ok(())
+    Ok(format!("# {} by default, on x86_64: made by `cargo xtask confinement --record`\n{answers}", version.trim()))
 }

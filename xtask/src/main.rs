@@ -9,7 +9,7 @@
 //! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
-//! | [`confinement`] | what today's podman lets a container do, recorded for the tests |
+//! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
@@ -88,8 +88,12 @@ enum Task {
         #[arg(long, hide = true)]
         inside: Option<std::path::PathBuf>,
     },
-    /// Record what a container of the podman that `setup --peers` installed may do by default, for the tests (root)
-    Confinement,
+    /// Hold what a container may do by default against the podman that `setup --peers` installed (root)
+    Confinement {
+        /// Record podman's answers for the tests instead
+        #[arg(long)]
+        record: bool,
+    },
     /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
     Soak {
         /// For how long
@@ -123,7 +127,7 @@ fn main() -> ExitCode {
         Task::Engines => engines::run(),
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
-        Task::Confinement => confinement::run(),
+        Task::Confinement { record } => confinement::run(record),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),

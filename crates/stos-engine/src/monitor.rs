@@ -181,6 +181,7 @@ impl<'a> Monitor<'a> {
         let signals: Vec<_> =
             of_foreground().into_iter().filter(|signal| !OF_CHILDREN_AND_SIZE.contains(signal)).collect();
         let signals = SignalFd::new(&signals)?;
+        let given: Vec<_> = self.namespaces.iter_mut().filter_map(HeldNamespace::take_mount).collect();
         let init = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,
@@ -193,6 +194,7 @@ impl<'a> Monitor<'a> {
             inherited: Inherited::default(),
             new_keyring: true,
             has_init: self.record.init,
+            given: &given,
         })?;
         let opened = streams.of_monitor.open().and_then(|(relays, input)| {
             let first = match &mut self.attachment {

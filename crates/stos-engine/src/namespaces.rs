@@ -4,12 +4,13 @@
 //! Another's are joined at each start, those of the process that it then has: the record says which container, never which process.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use stos_runtime::config::settings::namespace;
+use stos_runtime::given_mount::{GivenMount, clone_mount_in};
 use stos_store::{ContainerId, files};
 use stos_sys::SysError;
 
@@ -34,9 +35,10 @@ pub enum NamespaceOf {
 pub struct NamespaceOptions {
     /// Processes.
     pub pid: NamespaceOf,
-    /// System V IPC, message queues, and shared memory in /dev/shm. Another container's cannot be joined: its /dev/shm is mounted in
-    /// its own mount namespace alone.
+    /// System V IPC, message queues, and shared memory in /dev/shm.
     pub ipc: NamespaceOf,
+    /// Whether there is a /dev/shm; only with IPC of the container's own can it be done without.
+    pub has_no_shm: bool,
     /// The host name.
     pub uts: NamespaceOf,
     /// The view of the cgroups.
@@ -92,15 +94,11 @@ impl NamespaceOptions {
     /// Finds the containers whose namespaces are to be joined. They need not run before the new one is started.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`], and [`Error::Option`] where the kind cannot be joined.
+    /// [`Error::NoSuchContainer`].
     pub fn find(&self, engine: &Engine) -> Result<JoinedContainers> {
         let mut joined = JoinedContainers::new();
         for (kind, of) in self.each() {
             let NamespaceOf::Container(query) = of else { continue };
-            if kind == NamespaceKind::Ipc {
-                let reason = "the shared memory of another container cannot be reached".to_owned();
-                return Err(Error::Option { option: "--ipc", value: format!("container:{query}"), reason });
-            }
             joined.insert(kind, find(engine, query)?.id);
         }
         Ok(joined)
@@ -110,17 +108,28 @@ impl NamespaceOptions {
 /// Containers whose namespaces another one joins, by the kind of the namespace.
 pub type JoinedContainers = BTreeMap<NamespaceKind, ContainerId>;
 
+/// The source of the bind that shows another container's shared memory: what is mounted there is given to the launch. Without that
+/// there is no such path, and nothing else is mounted in its place.
+pub(crate) const SHM_OF_ANOTHER: &str = "/proc/0/root/dev/shm";
+
 /// A namespace that is held open to be joined.
 #[derive(Debug)]
 pub(crate) struct HeldNamespace {
     kind: NamespaceKind,
     fd: OwnedFd,
+    /// With that of IPC: what the other has at /dev/shm.
+    shm: Option<OwnedFd>,
 }
 
 impl HeldNamespace {
     /// Its `CLONE_NEW*` bit.
     pub(crate) fn flag(&self) -> u64 {
         self.kind.flag()
+    }
+
+    /// Gives the mount that comes with it, where there is one.
+    pub(crate) fn take_mount(&mut self) -> Option<GivenMount> {
+        Some(GivenMount { source: SHM_OF_ANOTHER.into(), mount: self.shm.take()? })
     }
 
     /// Where this process, and one that it clones, finds it.
@@ -155,14 +164,19 @@ fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<He
         ContainerState::Running(run) => run.init.ok_or_else(|| not_running("being started"))?,
         other => return Err(not_running(other.status())),
     };
-    let path = format!("/proc/{}/ns/{}", init.pid, kind.name());
-    let opened = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    // Looked at after it was opened: the number is no other process's as long as it is this one that lives.
+    let open = |name| {
+        let path = format!("/proc/{}/ns/{name}", init.pid);
+        let opened = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        opened.map_err(SysError::at("open", || path))
+    };
+    let opened = open(kind.name());
+    let mounts = (kind == NamespaceKind::Ipc).then(|| open("mnt")).transpose();
+    // Looked at after they were opened: the number is no other process's as long as it is this one that lives.
     if !init.is_alive()? {
         return Err(not_running("ending"));
     }
-    let fd = opened.map_err(SysError::at("open", || path.clone()))?;
-    Ok(HeldNamespace { kind, fd })
+    let shm = mounts?.map(|mounts| clone_mount_in(mounts.as_fd(), Path::new("/dev/shm"))).transpose()?;
+    Ok(HeldNamespace { kind, fd: opened?, shm })
 }
 
 /// Gives the host name that a container was created with.
@@ -184,9 +198,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
         let other = || NamespaceOf::Container("web".to_owned());
-        let options = NamespaceOptions { ipc: other(), ..NamespaceOptions::default() };
-        let error = options.find(&engine).unwrap_err().to_string();
-        assert!(error.starts_with("--ipc \"container:web\": "), "{error}");
         let options = NamespaceOptions { pid: other(), ..NamespaceOptions::default() };
         assert!(matches!(options.find(&engine), Err(Error::NoSuchContainer(name)) if name == "web"));
         let options = NamespaceOptions { uts: NamespaceOf::Host, ..NamespaceOptions::default() };

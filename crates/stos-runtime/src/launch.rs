@@ -28,6 +28,7 @@ use crate::config::{RuntimeConfig, settings::namespace};
 use crate::conversation::{self, Conversation};
 use crate::error::{Error, Result};
 use crate::gate::GateEnd;
+use crate::given_mount::GivenMount;
 use crate::id::ContainerId;
 use crate::init;
 use crate::init_error::InitError;
@@ -59,6 +60,8 @@ pub struct Launch<'a> {
     pub new_keyring: bool,
     /// Whether the first process is an init, which reaps and passes signals on, and the command is that one's child.
     pub has_init: bool,
+    /// What the caller has mounted already, for binds whose source is a name of theirs.
+    pub given: &'a [GivenMount],
 }
 
 /// Descriptors that a process gets beside its standard streams, from 3 on: first those of socket activation (sd_listen_fds(3)), then

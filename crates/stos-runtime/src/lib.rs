@@ -41,6 +41,7 @@ pub mod events;
 pub mod exec;
 pub mod features;
 pub mod gate;
+pub mod given_mount;
 pub mod hooks;
 pub mod id;
 mod init;

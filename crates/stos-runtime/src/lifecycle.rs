@@ -95,6 +95,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             inherited: options.inherited,
             new_keyring: options.new_keyring,
             has_init: false,
+            given: &[],
         })?;
         state.init = Some(init.process.clone());
         state.cgroup = init.cgroup.clone();

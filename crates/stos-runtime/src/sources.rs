@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the launch takes from the host for a container whose first process cannot: in a user namespace it may not reach the
-//! bundle, nor map the ids of a mount, nor make a device.
+//! bundle, nor map the ids of a mount, nor make a device. What the launch itself was given comes the same way.
 //!
 //! All of it are detached mounts, which belong to no mount namespace: the first process inherits their descriptors and attaches them.
 
@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stos_sys::SysError;
 use stos_sys::mount::{MountChange, Propagation, change_mount, map_mount_ids, open_tree_clone};
@@ -37,7 +38,8 @@ impl HostSources {
     /// `None` where the first process can take all by itself.
     pub(crate) fn open(launch: &Launch<'_>) -> Result<Option<Self>> {
         let settings = launch.config.settings();
-        if !settings.has_user_namespace() && settings.mounts.iter().all(|mount| mount.ids.is_none()) {
+        let has_given = !launch.given.is_empty();
+        if !has_given && !settings.has_user_namespace() && settings.mounts.iter().all(|mount| mount.ids.is_none()) {
             return Ok(None);
         }
         let stage = "mount the root";
@@ -101,7 +103,11 @@ fn bind(launch: &Launch<'_>, request: &MountRequest, namespaces: &mut Namespaces
         return Ok(None);
     }
     let failed = |error| Error::Init(mount_error(request, error));
-    let tree = open_tree_clone(&launch.bundle.join(&request.source), request.options.bind == Some(true));
+    let tree = match launch.given.iter().find(|given| given.source == request.source) {
+        // Itself, for what was cloned elsewhere cannot be cloned here.
+        Some(given) => fcntl_dupfd_cloexec(&given.mount, 3).map_err(SysError::at("fcntl", || "F_DUPFD_CLOEXEC".into())),
+        None => open_tree_clone(&launch.bundle.join(&request.source), request.options.bind == Some(true)),
+    };
     let tree = tree.and_then(|tree| adopt(tree, launch.config.settings())).map_err(failed)?;
     if let Some(ids) = &request.ids {
         let mappings = namespaces.of(ids.mappings.as_ref())?;

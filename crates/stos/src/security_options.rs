@@ -63,9 +63,16 @@ pub fn namespaces(args: &SecurityArgs) -> anyhow::Result<NamespaceOptions> {
         ),
     }
     let read = |option, value: &Option<String>| namespace(option, value.as_deref().unwrap_or_default());
+    // podman's further words: every container's own IPC can be shared here.
+    let (ipc, has_no_shm) = match args.ipc.as_deref() {
+        Some("shareable") => (NamespaceOf::Own, false),
+        Some("none") => (NamespaceOf::Own, true),
+        _ => (read("--ipc", &args.ipc)?, false),
+    };
     Ok(NamespaceOptions {
         pid: read("--pid", &args.pid)?,
-        ipc: read("--ipc", &args.ipc)?,
+        ipc,
+        has_no_shm,
         uts: read("--uts", &args.uts)?,
         cgroup: read("--cgroupns", &args.cgroupns)?,
     })
@@ -127,7 +134,7 @@ mod tests {
             let error = read_all(&[text]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("--security-opt {text:?}")), "{error}");
         }
-        for value in ["ns:/x", "container:", "hosts", "shareable"] {
+        for value in ["ns:/x", "container:", "hosts"] {
             let error = namespace("--ipc", value).unwrap_err().to_string();
             assert!(error.starts_with(&format!("--ipc {value:?}")), "{error}");
         }

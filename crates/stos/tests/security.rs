@@ -14,7 +14,7 @@ use stos_testkit::rootfs;
 
 /// A sandbox with an image of this machine's shell, and of what looks at a process.
 fn shell() -> Shell {
-    let tools = rootfs::host_programs(&["grep", "readlink", "tr"]).unwrap();
+    let tools = rootfs::host_programs(&["grep", "readlink", "tr", "umount", "rmdir", "ln"]).unwrap();
     Shell::of(&ImageBuilder::new().layer(Layer::plain(tools)))
 }
 
@@ -62,7 +62,8 @@ fn what_cannot_be_had_is_refused_by_name_before_anything_is_made() {
         (&["--security-opt", "mask=proc"], "mask \"proc\""),
         (&["--userns", "auto"], "--userns \"auto\""),
         (&["--userns", "keep-id"], "--userns \"keep-id\""),
-        (&["--ipc", "container:x"], "--ipc \"container:x\""),
+        (&["--ipc", "hosts"], "--ipc \"hosts\""),
+        (&["--ipc", "none", "--shm-size", "1m"], "--shm-size \"1048576\""),
         (&["--pid", "container:no-such"], "no-such"),
         (&["--pid", "some"], "--pid \"some\""),
         (&["--uts", "host", "--hostname", "x"], "--hostname \"x\""),
@@ -184,6 +185,69 @@ fn a_read_only_root_has_directories_that_can_be_written() {
     fs::create_dir(&source).unwrap();
     shell.says(&["--read-only", "-v", &format!("{}:/tmp", source.display())], "echo x > /tmp/new");
     assert!(source.join("new").exists(), "what is mounted by name counts more");
+}
+
+#[test]
+fn another_container_s_shared_memory_is_shared_while_both_run() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = shell();
+    shell.sandbox.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "first",
+        "--ipc",
+        "shareable",
+        "shell:1",
+        "sh",
+        "-c",
+        "echo one > /dev/shm/of-first; exec sleep 1000",
+    ]);
+    let pid = || shell.sandbox.json(&["state", "first"])["pid"].to_string();
+    let script = "readlink /proc/self/ns/ipc; cat /dev/shm/of-first; echo two > /dev/shm/of-second; grep -c ' /dev/shm ' /proc/self/mountinfo; \
+                  grep ' /dev/shm ' /proc/self/mountinfo";
+    // What else is bound is opened in the same way then.
+    let shared = ["--ipc", "container:first", "-v", &format!("{}:/host:ro", shell.sandbox.path("").display())];
+    shell.sandbox.ok(&[&["create", "--name", "second"][..], &shared, &["shell:1", "sh", "-c", script]].concat());
+    let expected = format!("{}\none\n1\n", namespace(&pid(), "ipc"));
+    let seen = shell.sandbox.run(&["start", "-a", "second"]);
+    assert!(seen.stdout.starts_with(&expected), "{}{}", seen.stdout, seen.stderr);
+    for option in ["nosuid", "nodev", "noexec"] {
+        assert!(seen.stdout.contains(option), "{option}: {}", seen.stdout);
+    }
+    assert_eq!(shell.sandbox.ok(&["exec", "first", "cat", "/dev/shm/of-second"]), "two\n");
+    // While it does not run it has none, and nothing of another's is written into it.
+    let source = shell.sandbox.path("file");
+    fs::write(&source, "x").unwrap();
+    shell.sandbox.ok(&["cp", source.to_str().unwrap(), "second:/dev/shm"]);
+    assert!(!shell.sandbox.run(&["exec", "first", "cat", "/dev/shm/file"]).stdout.contains('x'));
+    shell.sandbox.ok(&["stop", "-t", "0", "first"]);
+    let refused = shell.sandbox.run(&["start", "-a", "second"]);
+    assert!(refused.code == 125 && refused.stderr.contains("ipc namespace of container first"), "{}", refused.stderr);
+    // The next process of the first one has another memory, which is the one that is seen.
+    shell.sandbox.ok(&["start", "first"]);
+    let expected = format!("{}\none\n1\n", namespace(&pid(), "ipc"));
+    let seen = shell.sandbox.run(&["start", "-a", "second"]);
+    assert!(seen.stdout.starts_with(&expected), "{}{}", seen.stdout, seen.stderr);
+}
+
+#[test]
+fn a_place_for_shared_memory_that_another_has_as_a_symlink_is_not_followed() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = shell();
+    // With all rights the other may put there what it likes.
+    let script = "umount /dev/shm; rmdir /dev/shm; ln -s /etc /dev/shm; exec sleep 1000";
+    shell.sandbox.ok(&["run", "-d", "--name", "first", "--privileged", "shell:1", "sh", "-c", script]);
+    let is_symlink = || shell.sandbox.run(&["exec", "first", "readlink", "/dev/shm"]).stdout == "/etc\n";
+    eventually("the other has made its symlink", is_symlink);
+    let refused = shell.run(&["--ipc", "container:first"], ":");
+    assert!(
+        refused.code == 125 && refused.stderr.contains("/dev/shm of another mount namespace"),
+        "{}",
+        refused.stderr
+    );
+    let own = shell.says(&["--ipc", "none"], "test -e /dev/shm || readlink /proc/self/ns/ipc");
+    assert!(own.starts_with("ipc:") && own.trim() != namespace("self", "ipc"), "{own}");
 }
 
 /// Where a namespace of a process is.

@@ -25,6 +25,7 @@ use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
 use crate::lifecycle::{life_lock, not_running, running};
 use crate::lookup::look_up_user;
+use crate::namespaces::SHM_OF_ANOTHER;
 
 /// `MOUNT_ATTR_RDONLY` of mount_setattr(2).
 const READ_ONLY: u64 = 1;
@@ -174,7 +175,8 @@ fn mapped(mappings: &[IdMapping], id: u32) -> std::result::Result<u32, CopyError
 fn attach_bind(root: &Root, dir: &Path, bind: &Value) -> Result<()> {
     let (Some(source), Some(target)) = (bind["source"].as_str(), bind["destination"].as_str()) else { return Ok(()) };
     let has = |option: &str| bind["options"].as_array().is_some_and(|options| options.iter().any(|it| it == option));
-    if !(has("bind") || has("rbind")) {
+    // Another container's shared memory is there while both run.
+    if !(has("bind") || has("rbind")) || source == SHM_OF_ANOTHER {
         return Ok(());
     }
     // Its own files and volumes are named from where config.json lies.

@@ -129,12 +129,20 @@ pub fn grant(options: &CreateOptions) -> Result<GrantedLimits> {
 /// Refuses a size of shared memory that the container has not for itself.
 fn check_shm(options: &CreateOptions) -> Result<()> {
     match options.limits.shm_size {
-        Some(size) if options.namespaces.ipc == NamespaceOf::Host => Err(Error::Option {
-            option: "--shm-size",
-            value: size.to_string(),
-            reason: "the container has the host's shared memory (--ipc host)".to_owned(),
-        }),
-        _ => Ok(()),
+        Some(size) => {
+            let reason = match &options.namespaces.ipc {
+                NamespaceOf::Host => "the container has the host's shared memory (--ipc host)".to_owned(),
+                NamespaceOf::Container(other) => {
+                    format!("the container has another's shared memory (--ipc container:{other})")
+                }
+                NamespaceOf::Own if options.namespaces.has_no_shm => {
+                    "the container has no shared memory (--ipc none)".to_owned()
+                }
+                NamespaceOf::Own => return Ok(()),
+            };
+            Err(Error::Option { option: "--shm-size", value: size.to_string(), reason })
+        }
+        None => Ok(()),
     }
 }
 

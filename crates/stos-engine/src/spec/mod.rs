@@ -15,7 +15,7 @@ use stos_spec::ImageConfig;
 use crate::error::{Error, Result};
 use crate::filesystem::AnonymousVolume;
 use crate::limits::TmpfsOption;
-use crate::namespaces::NamespaceOf;
+use crate::namespaces::{NamespaceOf, SHM_OF_ANOTHER};
 use crate::options::{CreateOptions, MountOption, Network};
 
 pub use confinement::Confinement;
@@ -155,7 +155,12 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
             NamespaceOf::Host => {
                 mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev"])
             }
-            _ => mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]),
+            NamespaceOf::Container(_) => {
+                mount("/dev/shm", "bind", SHM_OF_ANOTHER, &["bind", "rprivate", "nosuid", "noexec", "nodev"])
+            }
+            NamespaceOf::Own => {
+                mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])
+            }
         },
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -177,6 +182,9 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
     };
     let bind = |mount: &MountOption| (mount.target.display().to_string(), bind_mount(mount));
     let tmpfs = |mount: &TmpfsOption| (mount.target.display().to_string(), limits::tmpfs(mount));
+    if options.namespaces.has_no_shm {
+        mounts.retain(|own| own["destination"] != "/dev/shm");
+    }
     // What the user has put in its place.
     mounts.retain(|own| !options.limits.tmpfs.iter().any(|mount| mount.target.to_str() == own["destination"].as_str()));
     let of_user = options.mounts.iter().map(bind).chain(options.limits.tmpfs.iter().map(tmpfs));

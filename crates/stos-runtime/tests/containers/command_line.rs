@@ -153,6 +153,7 @@ fn launch_attached(
         inherited: stos_runtime::Inherited::default(),
         new_keyring: true,
         has_init: false,
+        given: &[],
     })?;
     if let Some(mut output) = output {
         std::io::copy(&mut output, &mut std::io::stdout()).expect("copy");

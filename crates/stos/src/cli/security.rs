@@ -27,7 +27,7 @@ pub struct SecurityArgs {
     /// Whose processes it sees: private, host or container:CONTAINER
     #[arg(long, value_name = "NAMESPACE")]
     pub pid: Option<String>,
-    /// Whose shared memory it sees: private or host
+    /// Whose shared memory it sees: private (or shareable), none, host or container:CONTAINER
     #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub ipc: Option<String>,
     /// Whose host name it has: private, host or container:CONTAINER
