@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::process::Run;
 use crate::workspace::{cargo, is_ci};
-use crate::{check_layers, process};
+use crate::{check_layers, check_named_tests, process};
 
 /// Runs every check, also after one has failed, and fails at the end where any has.
 pub fn run() -> anyhow::Result<()> {
@@ -17,6 +17,7 @@ pub fn run() -> anyhow::Result<()> {
         }
     };
     check("layers", &check_layers::run);
+    check("named tests", &check_named_tests::run);
     check("formatting", &|| component("fmt", is_ci(), || cargo(["fmt", "--all", "--check"]).run()));
     check("lints", &|| {
         let clippy = || cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]).run();

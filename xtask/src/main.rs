@@ -24,9 +24,12 @@
 mod bench;
 mod check;
 mod check_layers;
+mod check_named_tests;
 mod confinement;
 mod demo;
 mod engines;
+#[cfg(target_arch = "x86_64")]
+mod faults;
 mod kills;
 mod place;
 mod process;
@@ -94,6 +97,15 @@ enum Task {
         #[arg(long)]
         record: bool,
     },
+    /// Let each file-system call of each command go wrong: killed, or failed as on a full or broken disk (root, x86_64)
+    #[cfg(target_arch = "x86_64")]
+    Faults {
+        /// One error at each point instead of all
+        #[arg(long)]
+        quick: bool,
+        /// These commands alone
+        only: Vec<String>,
+    },
     /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
     Soak {
         /// For how long
@@ -128,6 +140,8 @@ fn main() -> ExitCode {
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
         Task::Confinement { record } => confinement::run(record),
+        #[cfg(target_arch = "x86_64")]
+        Task::Faults { quick, only } => faults::run(quick, &only),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),

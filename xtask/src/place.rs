@@ -48,16 +48,12 @@ impl Place {
 
     /// The names in a directory of DATA-ROOT; none where it is not there.
     pub fn names(&self, directory: &str) -> anyhow::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.data_root().join(directory)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            names.extend(entry?.file_name().into_string());
-        }
-        names.sort();
-        Ok(names)
+        names(&self.data_root().join(directory))
+    }
+
+    /// The names in a directory of ROOT; none where it is not there.
+    pub fn run_names(&self, directory: &str) -> anyhow::Result<Vec<String>> {
+        names(&self.directory.path().join("run").join(directory))
     }
 
     /// What DATA-ROOT takes of the disk, in bytes, by `du`.
@@ -96,6 +92,19 @@ impl Drop for Place {
             eprintln!("not everything in {} could be cleaned: {error:#}", self.directory.path().display());
         }
     }
+}
+
+fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Detaches what is mounted below a directory, the innermost first.

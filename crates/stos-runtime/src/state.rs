@@ -359,7 +359,11 @@ impl StateDirectory {
             let pid = numbers.next().and_then(|pid| pid.parse::<i32>().ok());
             let start_time = numbers.next().and_then(|start| start.parse::<u64>().ok());
             let alive = match (pid, start_time) {
-                (Some(pid), Some(start)) => ProcessRecord::of(pid)?.is_some_and(|found| found.start_time == start),
+                // One that is dead stays in the process table until its parent asks for it: nobody does where that is a busy init.
+                (Some(pid), Some(start)) => match ProcessRecord::of(pid)? {
+                    Some(found) => found.start_time == start && found.is_alive()?,
+                    None => false,
+                },
                 _ => false,
             };
             if !alive {
@@ -490,12 +494,19 @@ mod tests {
         let root = StateDirectory::new(dir.path());
         let own = ProcessRecord::of_caller().unwrap();
         let (dead, odd, ours) = ("1-0-0".to_owned(), "odd".to_owned(), format!("{}-{}-99", own.pid, own.start_time));
-        for name in [&dead, &odd, &ours] {
+        let mut ended = std::process::Command::new("true").stdin(std::process::Stdio::null()).spawn().unwrap();
+        let zombie = ProcessRecord::of(ended.id().cast_signed()).unwrap().unwrap();
+        while zombie.is_alive().unwrap() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let zombie = format!("{}-{}-0", zombie.pid, zombie.start_time);
+        for name in [&dead, &odd, &ours, &zombie] {
             fs::create_dir_all(dir.path().join("staging").join(name)).unwrap();
         }
         root.claim(&state("a")).unwrap();
         let left: Vec<_> = fs::read_dir(dir.path().join("staging")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, [ours.as_str()]);
+        ended.wait().unwrap();
     }
 
     #[test]

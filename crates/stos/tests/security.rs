@@ -4,6 +4,7 @@
 mod sandbox;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use sandbox::output;
 use sandbox::shell::{Shell, eventually};
@@ -341,4 +342,33 @@ fn a_record_without_these_words_is_still_read() {
     let record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert!(record.get("joins").is_none(), "it joins nothing, and says nothing");
     assert_eq!(shell.sandbox.run(&["start", "-a", "old"]).code, 0);
+}
+
+#[test]
+fn nobody_but_root_reaches_the_store() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("setpriv"));
+    let shell = shell();
+    // What lasts, what a reboot takes, and what a container that runs has in both.
+    let secret = "echo secret > /secret; echo secret; exec sleep 1000";
+    shell.sandbox.ok(&["run", "-d", "--name", "first", "shell:1", "sh", "-c", secret]);
+    eventually("it has written", || shell.sandbox.ok(&["logs", "first"]) == "secret\n");
+    for root in [shell.sandbox.data_root(), shell.sandbox.root()] {
+        // Even where the root itself is open to all, as of a package that made it.
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut seen = std::process::Command::new("setpriv");
+        seen.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "find"])
+            .arg(&root)
+            .args(["-mindepth", "2"]);
+        let seen = output(&mut seen);
+        assert_eq!(seen.stdout, "", "{}", seen.stderr);
+        let open: Vec<_> = fs::read_dir(&root)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| {
+                let metadata = entry.metadata().unwrap();
+                metadata.is_dir() && metadata.permissions().mode() & 0o077 != 0
+            })
+            .collect();
+        assert!(open.is_empty(), "{open:?}");
+    }
 }
