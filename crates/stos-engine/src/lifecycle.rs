@@ -242,8 +242,8 @@ pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Re
         }
     }
     if monitor_is_done(engine, &record.id, &run)? {
-        if !run.creator.is_alive()? {
-            clear_lost_end(engine, record)?;
+        if let Err(error) = clear_lost_end(engine, record) {
+            tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
         }
         engine.note(Status::Stop, record);
         return Ok(());
@@ -252,8 +252,11 @@ pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Re
     Err(Error::MonitorHangs { container, pid: run.creator.pid, seconds })
 }
 
-/// Clears away what a monitor has left that was killed: its container has ended by now. Of one that has done its work nothing is left.
+/// Clears away what a monitor has left that was killed, of a container that has ended. One that has done its work leaves nothing.
 fn clear_lost_end(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    if engine.run_state(&record.id)?.is_none() {
+        return Ok(());
+    }
     with_life_lock(engine, &record.id, |_| match state(engine, &record.id)? {
         ContainerState::Running(_) => Ok(()),
         _ => clear_run_state(engine, &record.id, Some(record)),

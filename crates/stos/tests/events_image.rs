@@ -406,8 +406,8 @@ fn what_is_removed_or_cannot_be_written_fails_no_command() {
     let events = sandbox.root().join("events");
     sandbox.ok(&[&["run", "-d", "--name", "web"][..], &FOREVER].concat());
     eventually("it has begun", || statuses(&follower.of_containers()) == ["create", "start"]);
-    // The monitor has the file open.
-    fs::remove_dir_all(&events).unwrap();
+    // The monitor has the file open. All at once: the follower makes it again.
+    fs::rename(&events, sandbox.path("away")).unwrap();
     sandbox.ok(&["rm", "-f", "web"]);
     eventually("it goes on", || statuses(&follower.of_containers()).last() == Some(&"remove"));
     assert_eq!(statuses(&follower.of_containers()), ["create", "start", "died", "cleanup", "remove"]);

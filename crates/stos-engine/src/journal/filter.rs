@@ -158,13 +158,8 @@ mod tests {
             (&["label=b", "label=a=c=d"], &[3]),
             (&["type=volume"], &[]),
         ] {
-            let filters = filters.iter().map(|text| text.parse().unwrap()).collect();
-            assert_eq!(
-                fitting(&Filters { filters, ..Filters::default() }),
-                expected,
-                "{filters:?}",
-                filters = expected
-            );
+            let read = filters.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(fitting(&Filters { filters: read, ..Filters::default() }), expected, "{filters:?}");
         }
     }
 

@@ -125,7 +125,7 @@ impl Reader {
             return Ok(false);
         }
         let between = Generation::open(&older(&self.directory))?;
-        let last = std::mem::replace(&mut self.current, Some(next));
+        let last = self.current.replace(next);
         let was_known = |other: &Generation| {
             [&self.past, &last, &self.current].into_iter().flatten().any(|known| known.identity == other.identity)
         };
