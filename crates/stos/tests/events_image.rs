@@ -190,6 +190,11 @@ fn a_container_that_goes_with_its_process_tells_all_from_one_command() {
     let mount = format!("{}:/mnt", sandbox.path("mounted").display());
     assert_eq!(sandbox.run(&["run", "--rm", "--name", "five", "-v", &mount, "shell:1", "/none"]).code, 127);
     assert_eq!(statuses(&past(sandbox, &["-f", "container=five"])), ["create", "remove"]);
+    // Asked to end by another command.
+    sandbox.ok(&[&["run", "-d", "--rm", "--name", "stopped"][..], &FOREVER].concat());
+    sandbox.ok(&["stop", "-t", "0", "stopped"]);
+    let events = past(sandbox, &["-f", "container=stopped"]);
+    assert_eq!(statuses(&events), ["create", "start", "died", "remove", "stop"]);
     // Who attaches later.
     sandbox.ok(&[&["run", "-d", "--name", "six"][..], &FOREVER].concat());
     let mut command = sandbox.command();
@@ -201,6 +206,12 @@ fn a_container_that_goes_with_its_process_tells_all_from_one_command() {
         statuses(&past(sandbox, &["-f", "container=six"])),
         ["create", "start", "attach", "died", "cleanup", "remove"]
     );
+    // A process that nobody waits for.
+    sandbox.ok(&[&["run", "-d", "--name", "seven"][..], &FOREVER].concat());
+    sandbox.ok(&["exec", "-d", "seven", "sh", "-c", "touch /done"]);
+    eventually("it has ended", || sandbox.run(&["exec", "seven", "sh", "-c", "test -e /done"]).code == 0);
+    assert_eq!(statuses(&past(sandbox, &["-f", "container=seven"]))[..4], ["create", "start", "exec", "exec"]);
+    sandbox.ok(&["rm", "-f", "seven"]);
 }
 
 #[test]
