@@ -82,6 +82,8 @@ fn fork_monitor(
         }
         Cloned::Parent { .. } => {
             drop(writer);
+            // Who has a session may stay with it for days.
+            engine.close_journal();
             let own = session.map(|(own, _)| own);
             let mut text = String::new();
             File::from(reader).read_to_string(&mut text).map_err(stos_store::Error::io("read from", "the monitor"))?;

@@ -374,13 +374,14 @@ impl Running<'_> {
         Ok(EndedRun { exit, relays: self.relays, clients: self.clients, signals: self.signals })
     }
 
-    /// Begins to listen when the container has lived for a moment. Where that cannot be nobody can attach, which is said; all else goes
-    /// on.
+    /// Settles down for a longer life when the container has lived for a moment: begins to listen. Where that cannot be nobody can attach,
+    /// which is said; all else goes on.
     fn listen_in_time(&mut self) {
         if self.listens_at.is_none_or(|at| Instant::now() < at) {
             return;
         }
         self.listens_at = None;
+        self.monitor.engine.close_journal();
         let directory = self.monitor.engine.run_states().container(&self.monitor.run.id);
         if let Err(error) = self.clients.listen(&directory) {
             tracing::warn!(container = %self.monitor.record.name, %error, "nobody can attach to it");

@@ -409,6 +409,32 @@ fn many_writers_lose_nothing_while_generations_change() {
 }
 
 #[test]
+fn who_waits_for_long_keeps_no_generation() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    let has_open = |pid: u32| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().map(|fd| fs::read_link(fd.path()));
+        links.flatten().any(|path| path.starts_with(sandbox.root().join("events")))
+    };
+    let mut command = sandbox.command();
+    let attached = command.args(["run", "--name", "web"]).args(FOREVER).stdout(Stdio::null()).spawn().unwrap();
+    eventually("it runs", || statuses(&past(sandbox, &["-f", "container=web"])).contains(&"attach"));
+    let mut command = sandbox.command();
+    let mut exec = command.args(["exec", "web", "sleep", "1000"]).stdout(Stdio::null()).spawn().unwrap();
+    eventually("it runs too", || statuses(&past(sandbox, &["-f", "container=web"])).contains(&"exec"));
+    for pid in [attached.id(), exec.id()] {
+        eventually("it is closed", || !has_open(pid));
+    }
+    sandbox.ok(&["rm", "-f", "web"]);
+    exec.wait().unwrap();
+    attached.wait_with_output().unwrap();
+    let mut told = past(sandbox, &["-f", "container=web"]);
+    told.sort_by_key(|event| event["Status"].as_str().map(str::to_owned));
+    assert_eq!(statuses(&told), ["attach", "cleanup", "create", "died", "exec", "exec_died", "remove", "start"]);
+}
+
+#[test]
 fn what_is_removed_or_cannot_be_written_fails_no_command() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();

@@ -75,6 +75,7 @@ pub fn connect(engine: &Engine, record: &ContainerRecord) -> Result<Session> {
         if let Some(stream) = connect_in(&directory)? {
             let session = Session::open(stream.into(), record, run.init.as_ref())?;
             engine.note(Status::Attach, record);
+            engine.close_journal();
             return Ok(session);
         }
         // A monitor listens when its container has lived for a moment; one that has ended is about to say so.

@@ -18,9 +18,10 @@
 //! nothing is synced. Data-roots may share a ROOT; `<store>` tells them apart: 16 digits of the SHA-256 of DATA-ROOT's path.
 //!
 //! **Writers take no lock.** A line is one write(2) to a file opened with `O_APPEND`, which Linux does not mix with others' (it holds the
-//! inode's lock), and it is no longer than [`LINE_MAX`](event::LINE_MAX). A process opens the file once. Before each line it looks whether
-//! that is still what is called `log`, and after it whether it is still called anything: what went to a file that was removed, or put
-//! aside twice meanwhile, is written again. So a line may come twice, which takes a writer that stands still for a whole generation; none is lost.
+//! inode's lock), and it is no longer than [`LINE_MAX`](event::LINE_MAX). A process opens the file once, or
+//! again where it has waited for long. Before each line it looks whether that is still what is called `log`, and after it whether it is
+//! still called anything: what went to a file that was removed, or put aside twice meanwhile, is written again. So a line may come twice,
+//! which takes a writer that stands still for a whole generation; none is lost.
 //!
 //! **Generations.** Whoever finds the file larger than [`MAX`](writer::MAX) renames it to `log.1`, in place of an older one; the next
 //! writer makes a new one. flock(2) on the file that is renamed, by a descriptor of one's own, lets one process do so, once. At
@@ -94,6 +95,12 @@ impl Engine {
             exit_code: None,
             oom_killed: false,
         });
+    }
+
+    /// Closes the file of events. To be called by who is going to wait for long: a descriptor would keep a generation that nobody
+    /// can find any more.
+    pub fn close_journal(&self) {
+        self.journal.close();
     }
 
     /// Gives a record that was read a while ago as it is now: the container may have another name. Costs a readlink(2) where it has not.

@@ -87,6 +87,12 @@ impl Journal {
         }
     }
 
+    /// Closes the file until there is something to write again. Who lives on for long would keep a generation on the disk that nobody can
+    /// find any more.
+    pub fn close(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn append(&self, line: &[u8]) -> io::Result<()> {
         let path = newest(&self.directory);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,6 +232,19 @@ mod tests {
         std::fs::remove_dir_all(dir.path()).unwrap();
         note(&old, "there");
         assert_eq!(all(dir.path()), ["there"]);
+    }
+
+    #[test]
+    fn who_closes_it_opens_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::at(dir.path().to_owned(), MAX);
+        journal.close();
+        note(&journal, "a");
+        assert!(journal.held.lock().unwrap().is_some(), "it is opened once");
+        journal.close();
+        assert!(journal.held.lock().unwrap().is_none());
+        note(&journal, "b");
+        assert_eq!(all(dir.path()), ["a", "b"]);
     }
 
     #[test]

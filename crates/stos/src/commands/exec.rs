@@ -109,6 +109,7 @@ fn exec_in_image(engine: &Engine, args: &Exec, record: &ContainerRecord) -> Resu
         bundle::exec_options(args, Mode::Image, &changes, identity, console)?,
     )?;
     engine.note(Status::Exec, record);
+    engine.close_journal();
     let master = terminal.map_or(Ok(None), console::receive)?;
     let Some(signals) = signals else {
         return match master {
