@@ -21,6 +21,7 @@ use crate::changes::{ContainerTrees, Mode, Walk, check_is_there, mounts_of};
 use crate::container::{ContainerRecord, now};
 use crate::error::Result;
 use crate::image::{LoadedImage, load_image};
+use crate::journal::Status;
 use crate::stage::{no_bytes, stage};
 use crate::tag::check_is_tag;
 use crate::written_layer::add_written_layer;
@@ -81,7 +82,9 @@ pub fn commit_container(engine: &Engine, container: &ContainerRecord, options: &
         additions.image(&image)?;
         stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
     })();
-    additions.settle(committed)
+    let image = additions.settle(committed)?;
+    engine.note(Status::Commit, container);
+    Ok(image)
 }
 
 /// Reads the documents of a container's image. They are there as long as the container is, whatever has become of the image's names.

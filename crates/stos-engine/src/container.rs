@@ -246,9 +246,9 @@ pub(crate) fn take_gone(engine: &Engine, id: &ContainerId) -> Result<Option<Vec<
 }
 
 fn take_remainder(engine: &Engine, id: &ContainerId, lock: Option<&Lock>) -> Result<Option<Vec<Staging>>> {
-    let Some(name) = remainder(engine, id)? else { return Ok(None) };
+    let Some(record) = remainder(engine, id)? else { return Ok(None) };
     tracing::info!(container = %id, "it should have gone with its process: removed");
-    Ok(Some(remove_locked(engine, id, name.as_ref(), lock)?.into_iter().collect()))
+    Ok(Some(remove_locked(engine, id, record.as_ref(), lock)?.into_iter().collect()))
 }
 
 /// Tells whether a container should have gone with its process: [`remove_gone`] would remove it.
@@ -256,10 +256,10 @@ pub(crate) fn is_remainder(engine: &Engine, id: &ContainerId) -> Result<bool> {
     Ok(remainder(engine, id)?.is_some())
 }
 
-/// Gives the name of a container that should have gone with its process; `Some(None)` where its record is lost.
-fn remainder(engine: &Engine, id: &ContainerId) -> Result<Option<Option<ContainerName>>> {
+/// Gives a container that should have gone with its process; `Some(None)` where its record is lost.
+fn remainder(engine: &Engine, id: &ContainerId) -> Result<Option<Option<ContainerRecord>>> {
     Ok(match record(engine, id) {
-        Ok(Some(record)) if record.auto_remove && is_gone(engine, &record)? => Some(Some(record.name)),
+        Ok(Some(record)) if record.auto_remove && is_gone(engine, &record)? => Some(Some(record)),
         Err(Error::Store(stos_store::Error::Damaged { .. }))
             if engine.exit_path(id).exists()
                 && read_exit(engine, id)?.is_none()
@@ -329,7 +329,7 @@ fn oldest_process(cgroup: &CgroupRecord) -> Result<Option<ProcessRecord>> {
     Ok(oldest)
 }
 
-fn read_exit(engine: &Engine, id: &ContainerId) -> Result<Option<ExitRecord>> {
+pub(crate) fn read_exit(engine: &Engine, id: &ContainerId) -> Result<Option<ExitRecord>> {
     match files::read_json::<ExitRecord>(&engine.exit_path(id)) {
         // `run --rm` makes an empty file beforehand, for those who wait.
         Err(stos_store::Error::Damaged { .. }) => Ok(None),

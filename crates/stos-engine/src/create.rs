@@ -19,6 +19,7 @@ use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
 use crate::image::load_image;
+use crate::journal::Status;
 use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
@@ -378,5 +379,6 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
         files::sync_files_in(dir)?;
     }
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
+    draft.engine.note(Status::Create, &record);
     Ok(record)
 }

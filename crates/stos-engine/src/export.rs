@@ -16,6 +16,7 @@ use crate::changes::layer::TreeWriter;
 use crate::changes::{ContainerTrees, Mode, MountPoints, Walk, check_is_there};
 use crate::container::ContainerRecord;
 use crate::error::Result;
+use crate::journal::Status;
 use crate::save::output::OutputFile;
 
 /// How much of the tar is written at once.
@@ -25,14 +26,22 @@ const BUFFER: usize = 256 << 10;
 /// regular file, a device or a pipe, is written to as it is.
 pub fn export_container_to(engine: &Engine, container: &ContainerRecord, path: &Path) -> Result<()> {
     let mut file = OutputFile::create(path, "--output")?;
-    export_container(engine, container, &mut file)?;
-    file.commit()
+    write_tree(engine, container, &mut file)?;
+    file.commit()?;
+    engine.note(Status::Export, container);
+    Ok(())
 }
 
 /// Writes the tree of a container as a tar into `out`. The container may run meanwhile.
 ///
 /// It is written in pieces of 256 KiB. The tar is no layer: a file may be called `.wh.x` in it. Mount points are there, empty.
 pub fn export_container(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
+    write_tree(engine, container, out)?;
+    engine.note(Status::Export, container);
+    Ok(())
+}
+
+fn write_tree(engine: &Engine, container: &ContainerRecord, out: impl Write) -> Result<()> {
     let _lease = engine.store.lease_of(&Objects::of_layers(&container.layers))?;
     let trees = ContainerTrees::open(engine, container)?;
     let out = TarWriter::with_names(BufWriter::with_capacity(BUFFER, out), Names::Free);

@@ -11,6 +11,7 @@ use stos_store::{ImageRecord, ImageSelector, Objects};
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::gc::sweep_after_removal;
+use crate::journal::Status;
 
 /// An image with its documents, each proved against its digest.
 #[derive(Debug, Clone)]
@@ -180,6 +181,15 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
     }
     engine.store.remove_images(is_gone)?;
     drop(mounts);
+    note_removed(engine, record.image_id, &removed);
     sweep_after_removal(engine);
     Ok(removed)
+}
+
+fn note_removed(engine: &Engine, id: BlobDigest, removed: &Removed) {
+    removed.untagged.iter().for_each(|name| engine.note_image(Status::Untag, id, name));
+    if !removed.deleted.is_empty() {
+        let name = removed.untagged.first().map(String::as_str).unwrap_or_default();
+        engine.note_image(Status::Remove, id, name);
+    }
 }

@@ -24,6 +24,7 @@ use crate::Engine;
 use crate::changes::chain_root;
 use crate::error::{Error, Result};
 use crate::image::find_image;
+use crate::journal::Status;
 
 /// The contents of `mount.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,6 +81,7 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
         MountRecord { store: engine.store.root().to_owned(), image_id: id, names, count: count.saturating_add(1) };
     // A crash before it leaves a mount that nobody counts: the next mount makes another over it, and an unmount takes both.
     files::replace(&dir.join("mount.json"), &dir, &files::to_json(&record), Durability::Volatile)?;
+    engine.note_image(Status::Mount, id, &image.record.reference.map(|name| name.to_string()).unwrap_or_default());
     describe(engine, id, path)
 }
 
@@ -97,7 +99,7 @@ pub fn unmount_image(engine: &Engine, image: &str, force: bool) -> Result<BlobDi
     let _lock = lock_mounts(engine)?;
     let record = find_record(engine, image)?;
     let id = record.image_id;
-    release(&place(engine, id), record, force)?;
+    release(engine, record, force)?;
     Ok(id)
 }
 
@@ -135,7 +137,7 @@ pub fn unmount_all_images(engine: &Engine, force: bool) -> Result<Vec<BlobDigest
     records
         .map(|record| {
             let id = record.image_id;
-            release(&place(engine, id), record, force).map(|()| id)
+            release(engine, record, force).map(|()| id)
         })
         .collect()
 }
@@ -166,7 +168,7 @@ pub(crate) fn sweep_image_mounts(engine: &Engine, dry_run: bool) -> Result<Vec<B
         let id = record.image_id;
         if !images.iter().any(|image| image.image_id == id) {
             if !dry_run {
-                release(&place(engine, id), record, true)?;
+                release(engine, record, true)?;
             }
             gone.push(id);
         }
@@ -210,7 +212,14 @@ fn is_mounted(path: &Path) -> Result<bool> {
 }
 
 /// Counts one mount less; with the last, or by force, the mount goes. Who has files of it open keeps them. The caller holds the lock.
-fn release(dir: &Path, record: MountRecord, force: bool) -> Result<()> {
+fn release(engine: &Engine, record: MountRecord, force: bool) -> Result<()> {
+    let (id, name) = (record.image_id, record.names.first().map(ToString::to_string).unwrap_or_default());
+    count_less(&place(engine, id), record, force)?;
+    engine.note_image(Status::Unmount, id, &name);
+    Ok(())
+}
+
+fn count_less(dir: &Path, record: MountRecord, force: bool) -> Result<()> {
     let count = record.count.saturating_sub(1);
     if count > 0 && !force {
         let record = MountRecord { count, ..record };

@@ -17,6 +17,7 @@ use crate::changes::layer::TreeWriter;
 use crate::changes::{Mode, MountPoints, Node, Walk};
 use crate::container::now;
 use crate::error::{Error, Result};
+use crate::journal::Status;
 use crate::source::input::{ImageInput, RawInput};
 use crate::stage::{no_bytes, stage};
 use crate::tag::check_is_tag;
@@ -70,7 +71,10 @@ pub fn import_image(engine: &Engine, input: ImageInput, options: &ImportOptions)
         additions.image(&image)?;
         stage("commit", no_bytes, || store_new_image(engine, &image, options.name.clone()))
     })();
-    additions.settle(imported)
+    let image = additions.settle(imported)?;
+    let name = image.reference.as_ref().map(ToString::to_string).unwrap_or_default();
+    engine.note_image(Status::Import, image.image_id, &name);
+    Ok(image)
 }
 
 /// Opens what is to be imported: before anything else is done, so that a path that is wrong changes nothing.

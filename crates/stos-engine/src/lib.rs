@@ -49,6 +49,7 @@
 //! | [`rename`] | a container gets another name |
 //! | [`stats`] | what containers use |
 //! | [`log`] | the log that the monitor writes and `logs` reads |
+//! | [`journal`] | what happens to containers and images, told to who asks |
 //!
 //! It stands on everything below it. It prints nothing and reads no command line.
 
@@ -71,6 +72,7 @@ pub mod image;
 pub mod image_mount;
 pub mod import;
 mod install;
+pub mod journal;
 pub mod layers;
 pub mod lifecycle;
 pub mod limits;
@@ -110,6 +112,7 @@ pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 pub use source::input::ImageInput;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use stos_layerfs::{BackendKind, LayerFs};
 use stos_store::Store;
@@ -120,6 +123,7 @@ pub struct Engine {
     store: Store,
     layerfs: LayerFs,
     root: PathBuf,
+    journal: Arc<journal::writer::Journal>,
 }
 
 impl Engine {
@@ -142,7 +146,8 @@ impl Engine {
         stos_store::files::ensure_directory(root)?;
         let root = std::fs::canonicalize(root).map_err(stos_store::Error::io("find", root))?;
         let layerfs = LayerFs::new(store.clone(), &root);
-        Ok(Self { store, layerfs, root })
+        let journal = Arc::new(journal::writer::Journal::new(&root, store.root()));
+        Ok(Self { store, layerfs, root, journal })
     }
 
     /// Keeps and shows layers by this backend, whatever the host could have.

@@ -17,8 +17,9 @@ use stos_sys::process::pidfd;
 use crate::Engine;
 use crate::attach::Size;
 use crate::attach::session::{self, Session};
-use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, run_id, state};
+use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, read_exit, run_id, state};
 use crate::error::{Error, Result};
+use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
 
 const KILL: i32 = 9;
@@ -81,6 +82,8 @@ fn fork_monitor(
         }
         Cloned::Parent { .. } => {
             drop(writer);
+            // Who has a session may stay with it for days.
+            engine.close_journal();
             let own = session.map(|(own, _)| own);
             let mut text = String::new();
             File::from(reader).read_to_string(&mut text).map_err(stos_store::Error::io("read from", "the monitor"))?;
@@ -197,6 +200,10 @@ pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()
             if let (KILL, Some(run)) = (signal, &run) {
                 run.cgroup.thaw()?;
             }
+            // 0 is no signal: it asks whether there is a process.
+            if signal != 0 {
+                engine.note(Status::Kill, record);
+            }
             Ok(())
         }
         _ => Err(not_running("kill", engine, record)?),
@@ -237,10 +244,25 @@ pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Re
         }
     }
     if monitor_is_done(engine, &record.id, &run)? {
+        if let Err(error) = clear_lost_end(engine, record) {
+            tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
+        }
+        engine.note(Status::Stop, record);
         return Ok(());
     }
     let (container, seconds) = (record.name.to_string(), MONITOR_PATIENCE.as_secs());
     Err(Error::MonitorHangs { container, pid: run.creator.pid, seconds })
+}
+
+/// Clears away what a monitor has left that was killed, of a container that has ended. One that has done its work leaves nothing.
+fn clear_lost_end(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    if engine.run_state(&record.id)?.is_none() {
+        return Ok(());
+    }
+    with_life_lock(engine, &record.id, |_| match state(engine, &record.id)? {
+        ContainerState::Running(_) => Ok(()),
+        _ => clear_run_state(engine, &record.id, Some(record)),
+    })
 }
 
 /// Waits until the monitor of a container whose process has ended is done with it; `false` where that takes longer than
@@ -270,7 +292,7 @@ pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<
     if force {
         end_now(engine, &record.id)?;
     }
-    remove(engine, &record.id, Some(&record.name), force)
+    remove(engine, &record.id, Some(record), force)
 }
 
 /// Removes, by force, a container whose record is damaged, and gives its id. `query` finds it by id, name or the beginning of
@@ -311,23 +333,23 @@ fn end_now(engine: &Engine, id: &ContainerId) -> Result<()> {
 
 /// Removes what is left of a container that does not run.
 pub(crate) fn remove_stopped(engine: &Engine, record: &ContainerRecord) -> Result<()> {
-    remove(engine, &record.id, Some(&record.name), false)
+    remove(engine, &record.id, Some(record), false)
 }
 
 /// One that runs, by now or again, is refused; but with `force` not one that has lost its monitor.
-fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force: bool) -> Result<()> {
+fn remove(engine: &Engine, id: &ContainerId, record: Option<&ContainerRecord>, force: bool) -> Result<()> {
     with_life_lock(engine, id, |lock| {
         if let ContainerState::Running(run) = state(engine, id)?
             && (!force || run.creator.is_alive()?)
         {
             return Err(Error::ContainerState {
                 action: "delete",
-                container: name.map_or_else(|| id.short().to_owned(), ToString::to_string),
+                container: record.map_or_else(|| id.short().to_owned(), |record| record.name.to_string()),
                 state: "running".to_owned(),
                 expected: "stopped",
             });
         }
-        remove_locked(engine, id, name, lock)
+        remove_locked(engine, id, record, lock)
     })
     .map(drop)
 }
@@ -335,18 +357,18 @@ fn remove(engine: &Engine, id: &ContainerId, name: Option<&ContainerName>, force
 /// Removes a container: first its run state, then it is gone by one rename, then its name is free. The caller holds its
 /// lock, unless it is gone.
 ///
-/// Without a `name`, for a damaged record told none, every name that leads to it goes; so where it has another by now. Its files are deleted when what comes
+/// Without a `record`, for one that is damaged, every name that leads to it goes; so where it has another by now. Its files are deleted when what comes
 /// back is dropped.
 pub(crate) fn remove_locked(
     engine: &Engine,
     id: &ContainerId,
-    name: Option<&ContainerName>,
+    record: Option<&ContainerRecord>,
     lock: Option<&Lock>,
 ) -> Result<Option<Staging>> {
-    clear_run_state(engine, id)?;
+    clear_run_state(engine, id, record)?;
     let dir = engine.store.container_dir(id);
     let taken = lock.map(|lock| engine.store.take_held_object(&dir, lock)).transpose()?.flatten();
-    let is_freed = name.map_or(Ok(false), |name| engine.store.release_name(name, id))?;
+    let is_freed = record.map_or(Ok(false), |record| engine.store.release_name(&record.name, id))?;
     if !is_freed {
         // Its record is damaged, or it was renamed since that was read.
         let names = files::list_names(&engine.store.names_dir())?;
@@ -354,6 +376,13 @@ pub(crate) fn remove_locked(
         for name in names {
             engine.store.release_name(&name, id)?;
         }
+    }
+    if let (Some(taken), Some(record)) = (&taken, record) {
+        let renamed: Option<ContainerRecord> = match is_freed {
+            true => None,
+            false => files::read_json(&taken.path().join("container.json")).ok().flatten(),
+        };
+        engine.note(Status::Remove, renamed.as_ref().unwrap_or(record));
     }
     Ok(taken)
 }
@@ -378,10 +407,16 @@ pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Option<Lock
 }
 
 /// Removes a run state whose processes have ended, with its cgroups. The caller holds the container's lock.
-pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId) -> Result<()> {
+///
+/// Where there is one, its monitor was killed before it could say that the process has ended: that is told here, unless its `record` is
+/// lost.
+pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId, record: Option<&ContainerRecord>) -> Result<()> {
     if let Some(run) = engine.run_state(id)? {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
         engine.run_states().release(&run_id(id))?;
+        if let (Some(record), Some(_), None) = (record, &run.init, read_exit(engine, id)?) {
+            engine.note(Status::Died, &engine.renamed(record));
+        }
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use stos_store::ImageRecord;
 use crate::Engine;
 use crate::error::Result;
 use crate::install::{InstallOptions, NamedImage, install_images};
+use crate::journal::Status;
 use crate::options::PullOptions;
 use crate::pull::PullProgress;
 use crate::source::LayerSource;
@@ -65,6 +66,9 @@ pub fn load_images(
     let tags: Vec<Option<String>> = images.iter().map(tag_of).collect();
     let install = InstallOptions { jobs: options.jobs, keep_blobs: options.keep_blobs };
     let records = install_images(engine, &*source, images, install, progress)?.records;
+    for image in records.iter().filter_map(|names| names.first()) {
+        engine.note_image(Status::Load, image.image_id, &label);
+    }
     Ok(records.into_iter().zip(tags).map(|(records, tag)| LoadedFiles { records, tag }).collect())
 }
 

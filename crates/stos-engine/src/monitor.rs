@@ -26,6 +26,7 @@ use crate::attach::clients::Clients;
 use crate::container::{ContainerRecord, ContainerState, ExitRecord, is_gone, now, run_id, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
+use crate::journal::{End, Status};
 use crate::lifecycle::{
     MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
 };
@@ -124,6 +125,10 @@ impl<'a> Monitor<'a> {
     }
 
     fn start(mut self, started: impl FnOnce(&ProcessRecord)) -> Result<Running<'a>> {
+        let is_attached = match &self.attachment {
+            Attachment::Attached { .. } => true,
+            Attachment::Detached { first, .. } => first.is_some(),
+        };
         let launched = self.launch();
         self.namespaces.clear();
         let Launched { init, signals, relays, clients } = match launched {
@@ -146,6 +151,10 @@ impl<'a> Monitor<'a> {
             }
             give_up(self.engine, &self.run);
             return Err(error);
+        }
+        self.engine.note(Status::Start, self.record);
+        if is_attached {
+            self.engine.note(Status::Attach, self.record);
         }
         started(&init.process);
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
@@ -254,11 +263,11 @@ fn claim(engine: &Engine, record: &ContainerRecord, lock: Option<&Lock>) -> Resu
         return Err(already_running(record));
     }
     if record.auto_remove && is_gone(engine, record)? {
-        remove_locked(engine, &record.id, Some(&record.name), lock)?;
+        remove_locked(engine, &record.id, Some(record), lock)?;
         return Err(Error::NoSuchContainer(record.name.to_string()));
     }
     // What is still in ROOT is of a monitor that was killed, and its process has ended.
-    clear_run_state(engine, &record.id)?;
+    clear_run_state(engine, &record.id, Some(record))?;
     let dir = engine.store.container_dir(&record.id);
     let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
     let id = run_id(&record.id);
@@ -367,13 +376,14 @@ impl Running<'_> {
         Ok(EndedRun { exit, relays: self.relays, clients: self.clients, signals: self.signals })
     }
 
-    /// Begins to listen when the container has lived for a moment. Where that cannot be nobody can attach, which is said; all else goes
-    /// on.
+    /// Settles down for a longer life when the container has lived for a moment: begins to listen. Where that cannot be nobody can attach,
+    /// which is said; all else goes on.
     fn listen_in_time(&mut self) {
         if self.listens_at.is_none_or(|at| Instant::now() < at) {
             return;
         }
         self.listens_at = None;
+        self.monitor.engine.close_journal();
         let directory = self.monitor.engine.run_states().container(&self.monitor.run.id);
         if let Err(error) = self.clients.listen(&directory) {
             tracing::warn!(container = %self.monitor.record.name, %error, "nobody can attach to it");
@@ -421,9 +431,15 @@ impl Monitor<'_> {
         // Even without it: what has ended must not look as if it ran.
         let lock = life_lock(self.engine, &self.record.id);
         let recorded = self.record_exit(exit);
+        let record = self.engine.renamed(self.record);
+        let end = End { exit_code: Some(exit.exit_code), oom_killed: exit.oom_killed };
+        self.engine.note_end(Status::Died, &record, end);
         let freed = stos_runtime::lifecycle::end(&init.cgroup, None)
             .and_then(|()| self.engine.run_states().release(&self.run.id))
             .map_err(Error::from);
+        if freed.is_ok() && !record.auto_remove {
+            self.engine.note(Status::Cleanup, &record);
+        }
         recorded.and(freed).and(lock.map(drop))
     }
 

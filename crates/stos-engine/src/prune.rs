@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::gc::sweep_after_removal;
 use crate::image::load_image;
 use crate::image_mount::lock_mounted_images;
+use crate::journal::Status;
 use crate::times::read_time;
 
 /// Which images go.
@@ -150,7 +151,10 @@ pub fn prune_images(engine: &Engine, options: &PruneOptions) -> Result<Pruned> {
     drop((mounts, right));
     let mut pruned = Pruned::default();
     for image in gone.into_inner() {
-        pruned.untagged.extend(image.reference.as_ref().map(ToString::to_string));
+        if let Some(name) = image.reference.as_ref().map(ToString::to_string) {
+            engine.note_image(Status::Untag, image.image_id, &name);
+            pruned.untagged.push(name);
+        }
         if !pruned.deleted.contains(&image.image_id) {
             pruned.deleted.push(image.image_id);
         }
@@ -158,6 +162,7 @@ pub fn prune_images(engine: &Engine, options: &PruneOptions) -> Result<Pruned> {
     // An entry without a name of an image that has another one.
     let left = engine.store.images()?;
     pruned.deleted.retain(|id| left.iter().all(|image| image.image_id != *id));
+    pruned.deleted.iter().for_each(|id| engine.note_image(Status::Remove, *id, ""));
     pruned.freed = sweep_after_removal(engine).bytes;
     Ok(pruned)
 }

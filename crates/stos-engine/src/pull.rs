@@ -9,6 +9,7 @@ use stos_store::ImageRecord;
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::install::{InstallOptions, Installed, NamedImage, install_images};
+use crate::journal::Status;
 use crate::options::PullOptions;
 use crate::registries::{RegistryConfig, as_written};
 use crate::source::ResolvedImage;
@@ -96,6 +97,7 @@ pub fn pull_image_from_registry(
     let Installed { mut records, fetched_bytes, present_layers } = installed;
     let image = records.pop().and_then(|mut names| names.pop());
     let image = image.ok_or_else(|| stos_store::Error::NoSuchImage(reference.to_string()))?;
+    engine.note_image(Status::Pull, image.image_id, &image.reference.as_ref().unwrap_or(reference).to_string());
     Ok(Pulled { image, fetched_bytes, present_layers })
 }
 

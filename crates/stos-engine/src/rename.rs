@@ -13,6 +13,7 @@ use crate::Engine;
 use crate::container::{ContainerRecord, record};
 use crate::create::check_name_is_free;
 use crate::error::{Error, Result};
+use crate::journal::Status;
 use crate::lifecycle::with_life_lock;
 
 /// Gives a container another name. It may run meanwhile: nothing in it changes.
@@ -38,6 +39,7 @@ pub fn rename_container(engine: &Engine, container: &ContainerRecord, name: &Con
             return Err(error.into());
         }
         engine.store.release_name(&current.name, &current.id)?;
+        engine.note(Status::Rename, &renamed);
         Ok(())
     })
 }

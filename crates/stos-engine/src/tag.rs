@@ -6,6 +6,7 @@ use stos_store::{ImageRecord, ImageSelector};
 
 use crate::Engine;
 use crate::error::{Error, Result};
+use crate::journal::Status;
 
 /// Gives an image further names, all of them or none. A name that another image has moves; that image stays, without a name
 /// if it was its last.
@@ -20,7 +21,15 @@ pub fn tag_image(engine: &Engine, image: &str, names: &[ImageRef]) -> Result<()>
         Ok(ImageRecord { reference: Some(name.clone()), ..record.clone() })
     });
     let named: Vec<ImageRecord> = named.collect::<Result<_>>()?;
-    Ok(engine.store.put_images(&named)?)
+    let before = engine.store.images()?;
+    engine.store.put_images(&named)?;
+    let is_new = |image: &&ImageRecord| {
+        !before.iter().any(|old| old.reference == image.reference && old.manifest.digest == image.manifest.digest)
+    };
+    for name in named.iter().filter(is_new).filter_map(|image| image.reference.as_ref()) {
+        engine.note_image(Status::Tag, record.image_id, &name.to_string());
+    }
+    Ok(())
 }
 
 /// Refuses a name with a digest, which nobody can give to an image.
@@ -51,5 +60,7 @@ pub fn untag_image(engine: &Engine, image: &str, names: &[ImageRef]) -> Result<V
         let meant = meant.ok_or_else(|| Error::NotItsName { image: image.to_owned(), name: name.to_string() })?;
         gone.push((*meant).clone());
     }
-    Ok(engine.store.untag_image(record.image_id, |name| names.is_empty() || gone.contains(name))?)
+    let gone = engine.store.untag_image(record.image_id, |name| names.is_empty() || gone.contains(name))?;
+    gone.iter().for_each(|name| engine.note_image(Status::Untag, record.image_id, &name.to_string()));
+    Ok(gone)
 }

@@ -68,11 +68,20 @@ pub fn latest(global: &Global) -> Result<Target, Failure> {
 /// # Errors
 /// For an image's container that does not run: nothing of it is in ROOT. `action` is what cannot be done then.
 pub fn run_state(global: &Global, query: &str, action: &'static str) -> Result<(StateDirectory, ContainerId), Failure> {
-    let (engine, record) = match find_to_read(global, query)? {
-        Target::Bundle(states, id) => return Ok((states, id)),
+    run_state_of(global, &find_to_read(global, query)?, action)
+}
+
+/// The same of a container that has been found.
+pub fn run_state_of(
+    global: &Global,
+    target: &Target,
+    action: &'static str,
+) -> Result<(StateDirectory, ContainerId), Failure> {
+    let (engine, record) = match target {
+        Target::Bundle(states, id) => return Ok((states.clone(), id.clone())),
         Target::Image(engine, record) => (engine, record),
     };
-    match container::state(&engine, &record.id)? {
+    match container::state(engine, &record.id)? {
         ContainerState::Running(run) => Ok((run_states(global), run.id)),
         other => Err(stos_engine::Error::ContainerState {
             action,

@@ -41,6 +41,10 @@ fn is_told_as_out_of_memory(shell: &Shell, name: &str) -> bool {
     let table = sandbox.ok(&["list"]);
     let line = table.lines().find(|line| line.ends_with(name)).unwrap();
     assert_eq!(annotation, json!(inspected.to_string()));
+    let format = "{{.OOMKilled}}";
+    let filter = format!("container={name}");
+    let events = ["events", "--stream=false", "-f", &filter, "-f", "event=died", "--format", format];
+    assert_eq!(sandbox.ok(&events).lines().last(), Some(&*inspected.to_string()));
     assert_eq!((listed, line.contains("out of memory")), (json!(inspected), inspected));
     assert_eq!(sandbox.run(&["wait", name]).stderr.contains("want of memory"), inspected);
     inspected

@@ -6,8 +6,8 @@ mod sandbox;
 use std::fs;
 use std::process::Stdio;
 
+use sandbox::output;
 use sandbox::shell::{Shell, cgroups_of, eventually};
-use sandbox::{output, stable};
 use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::ImageBuilder;
@@ -20,7 +20,7 @@ fn a_life_from_create_to_delete_leaves_only_the_image_s_mount() {
     // Once, so that what stays for good (locks, the image's mount) is there before.
     sandbox.ok(&["run", "--rm", "shell:1", "sh", "-c", ":"]);
     let (before, mounts) = (sandbox.listing(), sandbox.mounts(""));
-    let run_before = stable(&sandbox.root());
+    let run_before = sandbox.run_listing();
     let id = sandbox.ok(&["create", "--name", "life", "shell:1", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     let id = id.trim();
     assert_eq!((id.len(), shell.status("life").as_str()), (64, "created"));
@@ -34,7 +34,7 @@ fn a_life_from_create_to_delete_leaves_only_the_image_s_mount() {
     sandbox.ok(&["delete", "life"]);
     assert_eq!(sandbox.run(&["state", "life"]).code, 1);
     before.assert_same(&sandbox.listing());
-    run_before.assert_same(&stable(&sandbox.root()));
+    run_before.assert_same(&sandbox.run_listing());
     assert_eq!(sandbox.mounts(""), mounts);
     assert_eq!((mounts.len(), sandbox.mounts("erofs").len()), (1, 1));
     assert_eq!(cgroups_of(id), Vec::<String>::new());

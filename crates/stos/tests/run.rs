@@ -294,7 +294,7 @@ fn with_rm_nothing_stays_however_it_ends() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
     shell.says(&[], ":");
-    let (before, run_before) = (shell.sandbox.listing(), sandbox::stable(&shell.sandbox.root()));
+    let (before, run_before) = (shell.sandbox.listing(), shell.sandbox.run_listing());
     assert_eq!(shell.run(&["--name", "gone"], "exit 9").code, 9);
     shell.sandbox.ok(&["run", "-d", "--rm", "--name", "gone", "shell:1", "sh", "-c", "sleep 1000"]);
     shell.sandbox.ok(&["stop", "-t", "0", "gone"]);
@@ -307,7 +307,7 @@ fn with_rm_nothing_stays_however_it_ends() {
     let staging = || shell.sandbox.names("staging").is_empty();
     eventually("nothing is left in staging", staging);
     before.assert_same(&shell.sandbox.listing());
-    run_before.assert_same(&sandbox::stable(&shell.sandbox.root()));
+    run_before.assert_same(&shell.sandbox.run_listing());
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::frame::{Frame, FrameReader};
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, run_id, state};
 use crate::error::{Error, Result};
+use crate::journal::Status;
 use crate::lifecycle::{MONITOR_PATIENCE, START_INTERVAL};
 use crate::log::Stream;
 use crate::relay::wait;
@@ -72,7 +73,10 @@ pub fn connect(engine: &Engine, record: &ContainerRecord) -> Result<Session> {
             }
         };
         if let Some(stream) = connect_in(&directory)? {
-            return Session::open(stream.into(), record, run.init.as_ref());
+            let session = Session::open(stream.into(), record, run.init.as_ref())?;
+            engine.note(Status::Attach, record);
+            engine.close_journal();
+            return Ok(session);
         }
         // A monitor listens when its container has lived for a moment; one that has ended is about to say so.
         if !run.creator.is_alive()? || Instant::now() >= deadline {

@@ -23,7 +23,7 @@ pub(super) fn examine_format(engine: &Engine, repairs: bool) -> Option<(Item, Op
         Ok(store) => {
             item.settle(&Outcome::Repaired { how: "written anew, as this version of stos writes it".to_owned() });
             let layerfs = engine.layerfs.reopened(store.clone(), &engine.root);
-            Some((item, Some(Engine { store, layerfs, root: engine.root.clone() })))
+            Some((item, Some(Engine { store, layerfs, ..engine.clone() })))
         }
         Err(error) => {
             let then = "nothing is repaired before it can be read; where this version of stos wrote the store, remove that file";

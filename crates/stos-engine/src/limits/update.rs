@@ -11,6 +11,7 @@ use super::{object, resources};
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, state};
 use crate::error::{Error, Result};
+use crate::journal::Status;
 use crate::lifecycle::{not_running, running, with_life_lock};
 
 /// What is asked of an update.
@@ -42,7 +43,9 @@ pub fn update(engine: &Engine, record: &ContainerRecord, asked: &UpdateOptions) 
             ContainerState::Running(run) => Some(run),
             _ => None,
         };
-        change(engine, record, asked, run.as_deref(), &machine)
+        change(engine, record, asked, run.as_deref(), &machine)?;
+        engine.note(Status::Update, record);
+        Ok(())
     })
 }
 

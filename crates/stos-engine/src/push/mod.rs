@@ -31,6 +31,7 @@ use crate::Engine;
 use crate::build::{as_oci_layer, oci_manifest};
 use crate::error::{Error, Result};
 use crate::image::{LoadedImage, find_image};
+use crate::journal::Status;
 use crate::pull::{Announced, PullProgress};
 use crate::registries::RegistryConfig;
 use crate::side_by_side::{default_jobs, side_by_side};
@@ -99,6 +100,7 @@ pub fn push_image(
     )?;
     let (manifest, is_rewritten) = stage("documents", no_bytes, || push_documents(engine, &target, &image, &layers))?;
     progress.done();
+    engine.note_image(Status::Push, image.record.image_id, &reference.to_string());
     let count = |way: Way| layers.iter().filter(|layer| layer.way == way).count();
     Ok(Pushed {
         reference: reference.clone(),

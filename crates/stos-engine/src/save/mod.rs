@@ -21,6 +21,7 @@ use stos_store::{ImageSelector, Objects};
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::image::{LoadedImage, load_image};
+use crate::journal::Status;
 use crate::stage::{no_bytes, stage};
 
 pub(crate) use layout::has_every_blob;
@@ -69,7 +70,11 @@ pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, targe
     let mut lease = engine.store.lease()?;
     let images = collect(engine, images)?;
     lease.narrow_if_possible(&relied_on(&images));
-    stage("save", no_bytes, || match (format, target) {
+    let place = match &target {
+        SaveTarget::Stream(_) => "/dev/stdout".to_owned(),
+        SaveTarget::Path(path) => path.display().to_string(),
+    };
+    let saved = stage("save", no_bytes, || match (format, target) {
         (SaveFormat::OciDir, SaveTarget::Stream(_)) => {
             let reason = "a directory cannot be written to a stream: give it with --output".to_owned();
             Err(Error::Option { option: "--format", value: "oci-dir".to_owned(), reason })
@@ -87,7 +92,9 @@ pub fn save_images(engine: &Engine, images: &[String], format: SaveFormat, targe
             file.commit()?;
             Ok(saved)
         }
-    })
+    })?;
+    images.iter().for_each(|saved| engine.note_image(Status::Save, saved.image.record.image_id, &place));
+    Ok(saved)
 }
 
 /// Gives what the images consist of. Whoever reads an archive from a pipe may take his time.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The words of commands about what containers may use and do use: pause, resume, update, events.
+//! The words of commands about what containers may use: pause, resume, update.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 
@@ -110,20 +109,6 @@ pub struct Limits {
     pub pids_limit: Option<i64>,
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stos events --stats web\n  stos events --interval 1s web")]
-pub struct Events {
-    /// Tell once what the container uses
-    #[arg(long)]
-    pub stats: bool,
-    /// How often to tell what it uses
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
-    pub interval: Duration,
-    /// The container
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
-}
-
 /// Reads a size as docker and runc do (docker/go-units, `RAMInBytes`): powers of 1,024 by k, m, g, t or p, with `b` or `ib` after it
 /// or without. -1 is no limit.
 pub(super) fn parse_size(text: &str) -> Result<i64, String> {
@@ -155,13 +140,6 @@ pub(super) fn parse_size(text: &str) -> Result<i64, String> {
     bytes.and_then(|bytes| i64::try_from(bytes).ok()).ok_or_else(wrong)
 }
 
-/// Reads `5s`, `100ms`, `1m30s`.
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("expected a time above 0 such as 5s or 100ms, found {text:?}");
-    let duration: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,15 +166,6 @@ mod tests {
         }
         for text in ["", "k", "-2", "1x", "1ib", "1mm", ".", "1.2.3", "9223372036854775807k", "１"] {
             assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_interval_is_some_time() {
-        assert_eq!(parse_interval("100ms"), Ok(Duration::from_millis(100)));
-        assert_eq!(parse_interval("1m30s"), Ok(Duration::from_secs(90)));
-        for text in ["0s", "-1s", "5", "x", ""] {
-            assert!(parse_interval(text).is_err(), "{text}");
         }
     }
 }

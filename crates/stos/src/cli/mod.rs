@@ -7,6 +7,7 @@
 mod changes;
 mod containers;
 mod cp;
+mod events;
 mod everyday;
 mod health;
 mod image_limits;
@@ -27,6 +28,7 @@ mod terminal;
 pub use changes::*;
 pub use containers::*;
 pub use cp::*;
+pub use events::*;
 pub use everyday::*;
 pub use health::*;
 pub use image_limits::*;
@@ -216,7 +218,7 @@ pub enum Command {
     Resume(Resume),
     /// Change limits of a container
     Update(Update),
-    /// Tell what a container uses, and when it runs out of memory, as JSON lines
+    /// Tell what happens to containers and images, or what one container uses
     Events(Events),
     /// Send a signal to containers
     Kill(Kill),

@@ -3,6 +3,7 @@
 
 use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::create::create_container_from_image;
+use stos_engine::journal::Status;
 use stos_engine::lifecycle::{self, start_detached};
 use stos_engine::monitor::{Attachment, run_container};
 use stos_engine::pull::PullProgress;
@@ -146,6 +147,7 @@ pub fn restart(global: &Global, args: &Restart) -> Result<u8, Failure> {
                 return Err(Failure::message(format!("container {} went with its process (--rm)", record.name), 125));
             }
             start_detached(&engine, &record).map_err(Failure::of_container)?;
+            engine.note(Status::Restart, &record);
             Ok(table::print_line(query)?)
         }
     }))

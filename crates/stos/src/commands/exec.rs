@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord};
+use stos_engine::journal::{End, Status};
 use stos_runtime::{Console, ContainerId, Identity, Mode, console};
 use stos_spec::UserSpec;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
@@ -34,15 +35,11 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Failure> {
         if args.image.latest { target::latest(global) } else { target::find_to_read(global, args.container()) };
     match target.map_err(|failure| failure.with_exit_code(125))? {
         Target::Bundle(states, id) => exec_in_bundle(&states, Ok(id), args),
-        Target::Image(engine, record) => {
-            let states = engine.run_states();
-            exec_in_image(&states, args, &record).map_err(|failure| {
-                let failure =
-                    if failure.is_missing_container() { not_running(&engine, &record, failure) } else { failure };
-                let code = exit_code(&failure);
-                failure.with_exit_code(code)
-            })
-        }
+        Target::Image(engine, record) => exec_in_image(&engine, args, &record).map_err(|failure| {
+            let failure = if failure.is_missing_container() { not_running(&engine, &record, failure) } else { failure };
+            let code = exit_code(&failure);
+            failure.with_exit_code(code)
+        }),
     }
 }
 
@@ -79,7 +76,7 @@ fn exit_code(failure: &Failure) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)
 }
 
-fn exec_in_image(states: &stos_runtime::StateDirectory, args: &Exec, record: &ContainerRecord) -> Result<u8, Failure> {
+fn exec_in_image(engine: &Engine, args: &Exec, record: &ContainerRecord) -> Result<u8, Failure> {
     let of_bundles = [("--process", args.process.is_some()), ("--console-socket", args.console_socket.is_some())];
     if let Some((option, _)) = of_bundles.iter().find(|(_, is_given)| *is_given) {
         return Err(Failure::message(format!("{option} is for bundle mode"), 125));
@@ -106,8 +103,13 @@ fn exec_in_image(states: &stos_runtime::StateDirectory, args: &Exec, record: &Co
             (Console::None, None)
         }
     };
-    let executed =
-        stos_runtime::exec(states, &id, bundle::exec_options(args, Mode::Image, &changes, identity, console)?)?;
+    let executed = stos_runtime::exec(
+        &engine.run_states(),
+        &id,
+        bundle::exec_options(args, Mode::Image, &changes, identity, console)?,
+    )?;
+    engine.note(Status::Exec, record);
+    engine.close_journal();
     let master = terminal.map_or(Ok(None), console::receive)?;
     let Some(signals) = signals else {
         return match master {
@@ -122,7 +124,11 @@ fn exec_in_image(states: &stos_runtime::StateDirectory, args: &Exec, record: &Co
         drop(pidfd::send_signal(executed.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw()));
     })?;
     match foreground::wait_or_leave(executed.pid, executed.pidfd.as_fd(), &signals, relay, None)? {
-        Outcome::Ended(ended) => Ok(u8::try_from(ended.code()).unwrap_or(255)),
+        Outcome::Ended(ended) => {
+            let end = End { exit_code: Some(ended.code()), ..End::default() };
+            engine.note_end(Status::ExecDied, &engine.renamed(record), end);
+            Ok(u8::try_from(ended.code()).unwrap_or(255))
+        }
         Outcome::Left(master) => keep_terminal(master, &executed.pidfd),
     }
 }

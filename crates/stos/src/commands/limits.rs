@@ -1,37 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! pause, resume, update, events: what containers of either mode may use, and what they use.
+//! pause, resume, update: what containers of either mode may use.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Value, json};
+use stos_engine::journal::Status;
 use stos_engine::limits::time_of_cpus;
 use stos_engine::limits::update::{UpdateOptions, update};
 use stos_runtime::config::resources_from_json;
-use stos_runtime::{events, lifecycle};
+use stos_runtime::{ContainerId, StateDirectory, lifecycle};
 
 use super::{each, named_or_all};
-use crate::cli::{Events, Global, Limits, Pause, Resume, Update};
+use crate::cli::{Global, Limits, Pause, Resume, Update};
 use crate::failure::Failure;
 use crate::table;
-use crate::target::{self, Target, run_state};
+use crate::target::{self, Target, run_state_of};
 
 /// Freezes containers.
 pub fn pause(global: &Global, args: &Pause) -> Result<u8, Failure> {
     let containers = named_or_all(global, &args.containers, args.all, |state| state.status() == "running")?;
-    Ok(each(global, &containers, |query| {
-        let (states, id) = run_state(global, query, "pause")?;
-        Ok(lifecycle::pause(&states, &id)?)
-    }))
+    Ok(each(global, &containers, |query| change(global, query, "pause", Status::Pause, lifecycle::pause)))
 }
 
 /// Lets frozen containers go on.
 pub fn resume(global: &Global, args: &Resume) -> Result<u8, Failure> {
     let containers = named_or_all(global, &args.containers, args.all, |state| state.status() == "paused")?;
-    Ok(each(global, &containers, |query| {
-        let (states, id) = run_state(global, query, "resume")?;
-        Ok(lifecycle::resume(&states, &id)?)
-    }))
+    Ok(each(global, &containers, |query| change(global, query, "resume", Status::Unpause, lifecycle::resume)))
+}
+
+/// Does one of the two. A container from an image has that noted.
+fn change(
+    global: &Global,
+    query: &str,
+    action: &'static str,
+    status: Status,
+    act: fn(&StateDirectory, &ContainerId) -> stos_runtime::Result<()>,
+) -> Result<(), Failure> {
+    let target = target::find_to_read(global, query)?;
+    let (states, id) = run_state_of(global, &target, action)?;
+    act(&states, &id)?;
+    if let Target::Image(engine, record) = target {
+        engine.note(status, &record);
+    }
+    Ok(())
 }
 
 /// Changes limits of a container: of a bundle's while it runs, of one from an image for its next start too.
@@ -82,25 +94,4 @@ fn resources(limits: &Limits) -> Value {
         resources["pids"] = json!({"limit": limit});
     }
     resources
-}
-
-/// Tells what a container uses, and when it runs out of memory, a JSON object a line.
-pub fn events(global: &Global, args: &Events) -> Result<u8, Failure> {
-    let (states, id) = run_state(global, &args.container, "watch")?;
-    if args.stats {
-        table::print_line(serde_json::to_string(&events::stats(&states, &id)?)?)?;
-        return Ok(0);
-    }
-    events::watch(&states, &id, args.interval, |event| {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        let mut out = io::stdout().lock();
-        match out.write_all(&line).and_then(|()| out.flush()) {
-            Ok(()) => Ok(true),
-            // Who reads us has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(error),
-        }
-    })?;
-    Ok(0)
 }

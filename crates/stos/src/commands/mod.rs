@@ -9,6 +9,7 @@ mod containers;
 mod cp;
 mod create;
 mod documents;
+mod events;
 mod exec;
 mod foreground;
 mod images;
@@ -118,7 +119,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Pause(args) => limits::pause(global, &args),
         Command::Resume(args) => limits::resume(global, &args),
         Command::Update(args) => limits::update_one(global, &args),
-        Command::Events(args) => limits::events(global, &args),
+        Command::Events(args) => events::events(global, &args),
         Command::Kill(args) => life::kill(global, &args),
         Command::Stop(args) => life::stop(global, &args),
         Command::Restart(args) => create::restart(global, &args),
