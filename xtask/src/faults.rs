@@ -16,7 +16,7 @@ use scenes::{SCENES, Scene, World};
 use tracer::{Fault, Traced};
 
 use crate::setup;
-use crate::workspace::build_release;
+use crate::workspace::binary_under_test;
 
 /// Strikes at every point of every command, or of those named; with `quick` each point fails by one of its errors alone, and not by all.
 pub fn run(quick: bool, only: &[String]) -> anyhow::Result<()> {
@@ -25,7 +25,7 @@ pub fn run(quick: bool, only: &[String]) -> anyhow::Result<()> {
         anyhow::ensure!(known.contains(&name.as_str()), "{name:?} is none of {}", known.join(", "));
     }
     setup::run(false)?;
-    let world = World::new(build_release()?)?;
+    let world = World::new(binary_under_test()?)?;
     println!("{:<12} {:>7} {:>7} {:>9}  what had come of it", "command", "points", "faults", "survived");
     for scene in SCENES.iter().filter(|scene| only.is_empty() || only.iter().any(|name| name == scene.name)) {
         let start = Instant::now();

@@ -85,6 +85,11 @@ pub fn is_ci() -> bool {
     env::var("CI").is_ok_and(|value| value == "true")
 }
 
+/// The binary that `STOS_BIN` names, or the release binary, built.
+pub fn binary_under_test() -> anyhow::Result<PathBuf> {
+    env::var_os("STOS_BIN").map_or_else(build_release, |path| Ok(PathBuf::from(path)))
+}
+
 /// Builds the release binary and gives its path.
 pub fn build_release() -> anyhow::Result<PathBuf> {
     cargo(["build", "--release", "--package", "stos"]).run()?;
