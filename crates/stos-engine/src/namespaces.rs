@@ -55,6 +55,8 @@ pub enum NamespaceKind {
     Uts,
     /// The view of the cgroups.
     Cgroup,
+    /// Users ([`crate::user_namespace`]).
+    User,
 }
 
 impl NamespaceKind {
@@ -65,6 +67,7 @@ impl NamespaceKind {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
+            Self::User => "user",
         }
     }
 
@@ -74,6 +77,7 @@ impl NamespaceKind {
             Self::Ipc => namespace::IPC,
             Self::Uts => namespace::UTS,
             Self::Cgroup => namespace::CGROUP,
+            Self::User => namespace::USER,
         }
     }
 }
@@ -146,6 +150,7 @@ fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<He
             NamespaceKind::Ipc => "join the ipc namespace of",
             NamespaceKind::Uts => "join the uts namespace of",
             NamespaceKind::Cgroup => "join the cgroup namespace of",
+            NamespaceKind::User => "join the user namespace of",
         },
         container: other.name.to_string(),
         state: state.to_owned(),

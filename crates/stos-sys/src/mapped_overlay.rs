@@ -191,31 +191,25 @@ mod tests {
         assert_eq!(owner(dir.join("upper/file")), (0, 0), "a whiteout");
     }
 
-    // One test, for no other thread may be there while a process is cloned; cargo-nextest gives each test a process.
     #[test]
     fn layers_show_mapped_ids_attached_or_not() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let on_threads = |mount: &dyn Fn(&MountPlan) -> Result<OwnedFd>| {
+        let check_one = |mount: &dyn Fn(&MountPlan) -> Result<OwnedFd>| {
             let dir = tempfile::tempdir_in("/var/tmp").unwrap();
             let plan = plan(dir.path());
             check(dir.path(), &mount(&plan).unwrap());
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
             assert!(!table.contains(dir.path().to_str().unwrap()), "{table}");
         };
-        let namespace = match make_user_namespace(&ids()) {
-            Ok(namespace) => namespace,
-            // The harness has a thread of its own beside each test's.
-            Err(CloneError::ManyThreads { .. }) => namespace_by_a_child(),
-            Err(error) => panic!("{error}"),
-        };
-        on_threads(&|plan| plan.mount_attached(namespace.as_fd(), (HOST, HOST)));
-        on_threads(&|plan| MappedLayers::open(plan, namespace.as_fd())?.mount(plan, (HOST, HOST)));
+        let namespace = namespace_of_a_child();
+        check_one(&|plan| plan.mount_attached(namespace.as_fd(), (HOST, HOST)));
+        check_one(&|plan| MappedLayers::open(plan, namespace.as_fd())?.mount(plan, (HOST, HOST)));
     }
 
-    /// Makes a user namespace where a process with threads cannot be cloned: unshare(1) does it.
-    fn namespace_by_a_child() -> OwnedFd {
+    /// Makes a user namespace by unshare(1), for a test has threads, and cannot be cloned.
+    fn namespace_of_a_child() -> OwnedFd {
         use std::io::{BufRead, BufReader};
         use std::process::{Command, Stdio};
         let mut child = Command::new("unshare")

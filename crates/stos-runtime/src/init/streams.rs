@@ -45,27 +45,32 @@ pub(super) fn give_to(stdio: &Stdio, uid: u32) -> Step {
         // Its group is devpts's affair.
         Stdio::Terminal { .. } => fchown(stdin(), Some(Uid::from_raw(uid)), None)
             .map_err(|errno| step()(SysError::new("fchown", uid.to_string(), errno))),
-        Stdio::Inherit | Stdio::Descriptors { .. } => give_pipes(uid).map_err(step()),
+        Stdio::Inherit | Stdio::Descriptors { .. } => give_pipes([stdin(), stdout(), stderr()], uid).map_err(step()),
     }
 }
 
-/// With a user namespace: gives inherited pipes to the user of a process, before it is in the namespace of `pid`. Inside it a file of
-/// the host's root is nobody's, and no one's to give.
+/// With a user namespace: gives pipes to the user of a process, before it is in the namespace of `pid`. Inside it a file of the host's
+/// root is nobody's, and no one's to give.
 pub(crate) fn give_from_outside(settings: &Settings, stdio: &Stdio, pid: Pid) -> Result<()> {
-    if !matches!(stdio, Stdio::Inherit) || !settings.has_user_namespace() {
+    if !settings.has_user_namespace() {
         return Ok(());
     }
+    let streams = match stdio {
+        Stdio::Inherit => [stdin(), stdout(), stderr()],
+        Stdio::Descriptors { stdin, stdout, stderr } => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        Stdio::Terminal { .. } => return Ok(()),
+    };
     let user = match &settings.id_mappings {
         Some(ids) => to_host(&ids.users, settings.process.uid),
         None => to_host(&read_mappings(pid).map_err(Error::sys(GIVE))?.users, settings.process.uid),
     };
-    user.map_or(Ok(()), |user| give_pipes(user).map_err(Error::sys(GIVE)))
+    user.map_or(Ok(()), |user| give_pipes(streams, user).map_err(Error::sys(GIVE)))
 }
 
 /// Gives the pipes among the streams to `uid`; their group stays. Those that cannot be given (as runc has it: their owner has no
 /// number in the caller's user namespace) stay whose they are, and work as far as they go.
-fn give_pipes(uid: u32) -> std::result::Result<(), SysError> {
-    for fd in [stdin(), stdout(), stderr()] {
+fn give_pipes(streams: [BorrowedFd<'_>; 3], uid: u32) -> std::result::Result<(), SysError> {
+    for fd in streams {
         // A closed one is nobody's.
         let Ok(stat) = fstat(fd) else { continue };
         let is_fifo = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
