@@ -302,8 +302,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
     };
     let process = plan_process(draft, &user, volumes)?;
     let (uid, gid, groups) = &process.ids;
-    let request =
-        Request { options: &options.user_namespace, image: &draft.image_root(), user: (*uid, *gid, groups) };
+    let request = Request { options: &options.user_namespace, image: &draft.image_root(), user: (*uid, *gid, groups) };
     let user_namespace = request.decide(draft.engine)?;
     let mut json = runtime_config(&process, options, volumes, &draft.confinement, draft.id.as_str(), &draft.hostname)?;
     add_limits(&mut json, &draft.limits, &options.limits);

@@ -158,11 +158,7 @@ impl MountPlan {
 }
 
 /// The parameters of an overlay; `upper` is the directory for changes and the one for overlayfs itself.
-pub(crate) fn parameters(
-    lowers: Vec<String>,
-    upper: Option<(String, String)>,
-    is_volatile: bool,
-) -> Vec<FsParameter> {
+pub(crate) fn parameters(lowers: Vec<String>, upper: Option<(String, String)>, is_volatile: bool) -> Vec<FsParameter> {
     // What mount tables name the filesystem by; without it they say "none".
     let mut parameters = vec![FsParameter::String("source".into(), "overlay".into())];
     parameters.extend(lowers.into_iter().map(|lower| FsParameter::String("lowerdir+".into(), lower)));
@@ -231,7 +227,8 @@ mod tests {
             let upper = UpperDirs { upper: place.join("upper"), work: place.join("work"), volatile: false };
             std::fs::create_dir(&upper.upper).unwrap();
             std::fs::create_dir(&upper.work).unwrap();
-            let mounted = MountPlan { lowers: vec![lower.path().into()], upper: Some(upper), ids: None }.mount_detached();
+            let mounted =
+                MountPlan { lowers: vec![lower.path().into()], upper: Some(upper), ids: None }.mount_detached();
             match mounted {
                 Ok(_) => assert!(!is_refused),
                 Err(error) => assert!(is_refused && error.errno == Errno::NOSPC, "{error}"),

@@ -14,7 +14,9 @@ pub fn user_namespace(args: &UserNamespaceArgs) -> anyhow::Result<UserNamespaceO
     let (mode, rest) = text.split_once(':').map_or((text, None), |(mode, rest)| (mode, Some(rest)));
     match (mode, rest, mapped) {
         ("" | "private", None, Some(mappings)) => Ok(UserNamespaceOptions::Mapped(mappings)),
-        (_, _, Some(_)) => bail!("--userns {text:?} and --uidmap, --gidmap, --subuidname or --subgidname exclude each other"),
+        (_, _, Some(_)) => {
+            bail!("--userns {text:?} and --uidmap, --gidmap, --subuidname or --subgidname exclude each other")
+        }
         ("" | "host", None, None) => Ok(UserNamespaceOptions::Host),
         ("auto", rest, None) => auto(text, rest).map(UserNamespaceOptions::Auto),
         ("keep-id", rest, None) => keep_id(text, rest),
@@ -23,7 +25,9 @@ pub fn user_namespace(args: &UserNamespaceArgs) -> anyhow::Result<UserNamespaceO
             bail!("--userns \"private\" needs a mapping\nhint: give --uidmap CONTAINER:HOST:SIZE, or --userns auto")
         }
         ("nomap", None, None) => {
-            bail!("--userns \"nomap\" is for callers that are not root: root's own id is mapped by none of the others either")
+            bail!(
+                "--userns \"nomap\" is for callers that are not root: root's own id is mapped by none of the others either"
+            )
         }
         ("ns", Some(_), None) => bail!(
             "--userns {text:?} is not supported: the ids of a namespace at a path may change with whoever made it\nhint: \
@@ -70,7 +74,9 @@ fn mapping(text: &str) -> anyhow::Result<IdMapping> {
 /// Gives the fields of `key=value,key=value`.
 fn fields<'a>(text: &str, rest: Option<&'a str>) -> anyhow::Result<Vec<(&'a str, &'a str)>> {
     let fields = rest.into_iter().flat_map(|rest| rest.split(','));
-    fields.map(|field| field.split_once('=').with_context(|| format!("--userns {text:?}: {field:?}: expected KEY=VALUE"))).collect()
+    fields
+        .map(|field| field.split_once('=').with_context(|| format!("--userns {text:?}: {field:?}: expected KEY=VALUE")))
+        .collect()
 }
 
 fn auto(text: &str, rest: Option<&str>) -> anyhow::Result<AutoOptions> {
@@ -130,10 +136,7 @@ mod tests {
         assert_eq!(read("auto").unwrap(), UserNamespaceOptions::Auto(AutoOptions::default()));
         let mappings = IdMappings { users: range(5, 6, 7), groups: range(8, 9, 1) };
         let auto = AutoOptions { size: Some(4096), mappings };
-        assert_eq!(
-            read("auto:size=4096,uidmapping=5:6:7,gidmapping=8:9").unwrap(),
-            UserNamespaceOptions::Auto(auto)
-        );
+        assert_eq!(read("auto:size=4096,uidmapping=5:6:7,gidmapping=8:9").unwrap(), UserNamespaceOptions::Auto(auto));
         assert_eq!(read("keep-id").unwrap(), UserNamespaceOptions::KeepId { uid: 0, gid: 0 });
         assert_eq!(read("keep-id:uid=200,gid=210").unwrap(), UserNamespaceOptions::KeepId { uid: 200, gid: 210 });
         assert_eq!(read("container:web").unwrap(), UserNamespaceOptions::Container("web".to_owned()));
@@ -157,8 +160,21 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused_by_name() {
         for text in [
-            "some", "keep", "private", "nomap", "auto:", "auto:size", "auto:size=0", "auto:size=x", "auto:uidmapping=1", "auto:what=1",
-            "keep-id:uid=x", "keep-id:size=5", "container:", "ns:/proc/1/ns/user", "host:x",
+            "some",
+            "keep",
+            "private",
+            "nomap",
+            "auto:",
+            "auto:size",
+            "auto:size=0",
+            "auto:size=x",
+            "auto:uidmapping=1",
+            "auto:what=1",
+            "keep-id:uid=x",
+            "keep-id:size=5",
+            "container:",
+            "ns:/proc/1/ns/user",
+            "host:x",
         ] {
             let error = user_namespace(&args(Some(text), &[], &[])).unwrap_err().to_string();
             assert!(error.starts_with(&format!("--userns {text:?}")), "{error}");

@@ -220,7 +220,7 @@ fn attach_bind(root: &Root, dir: &Path, bind: &Value, mappings: &IdMappings) -> 
 
 #[cfg(test)]
 mod tests {
-        use super::*;
+    use super::*;
 
     #[test]
     fn ids_are_those_of_the_user_namespace() {

@@ -4,7 +4,7 @@
 //! A new filesystem that shows a namespace can be mounted only by who has power over that namespace. Of the host's the container sees
 //! the host's own mount, as with podman (containers/podman, `pkg/specgen/generate/oci_linux.go`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use stos_sys::process::user_namespace::{IdMapping, to_host};
@@ -15,6 +15,9 @@ use crate::user_namespace::{UserNamespace, UserNamespaceMode};
 
 /// The group that terminals belong to, in nearly every image.
 const TTY: u32 = 5;
+
+/// Where message queues are mounted (mq_overview(7)).
+const QUEUES: &str = "/dev/mqueue";
 
 /// Puts the users of a container into its configuration, which is otherwise whole. `sources` are the host's paths of devices that are
 /// elsewhere in the container, by the paths there.
@@ -37,6 +40,13 @@ pub(crate) fn apply(
     linux["uidMappings"] = mappings(&users.mappings.users);
     linux["gidMappings"] = mappings(&users.mappings.groups);
     bind_renamed_devices(config, sources);
+    if options.namespaces.ipc == NamespaceOf::Host
+        && !Path::new(QUEUES).is_dir()
+        && let Some(mounts) = config["mounts"].as_array_mut()
+    {
+        // The host has none mounted to be seen.
+        mounts.retain(|mount| mount["type"] != "mqueue");
+    }
     let has_terminal_group = to_host(&users.mappings.groups, TTY).is_some();
     for mount in config["mounts"].as_array_mut().into_iter().flatten() {
         let target = mount["destination"].as_str().unwrap_or_default().to_owned();
@@ -56,8 +66,8 @@ pub(crate) fn apply(
             ("/proc", "proc") if options.namespaces.pid == NamespaceOf::Host => {
                 bind(mount, "/proc", &["rbind", "rprivate", "nosuid", "noexec", "nodev"]);
             }
-            ("/dev/mqueue", "mqueue") if options.namespaces.ipc == NamespaceOf::Host => {
-                bind(mount, "/dev/mqueue", &["bind", "rprivate", "nosuid", "noexec", "nodev"]);
+            (QUEUES, "mqueue") if options.namespaces.ipc == NamespaceOf::Host => {
+                bind(mount, QUEUES, &["bind", "rprivate", "nosuid", "noexec", "nodev"]);
             }
             _ => {}
         }
@@ -81,7 +91,8 @@ fn bind_renamed_devices(config: &mut Value, sources: &[(PathBuf, PathBuf)]) {
             None => true,
             Some(source) => {
                 let options = ["bind", "rprivate", "nosuid", "noexec"];
-                binds.push(json!({"destination": device["path"], "type": "bind", "source": source, "options": options}));
+                binds
+                    .push(json!({"destination": device["path"], "type": "bind", "source": source, "options": options}));
                 false
             }
         });
@@ -165,8 +176,9 @@ mod tests {
         let (source, has) = mount(0);
         assert_eq!((source, &has[0]), (json!("/proc"), &json!("rbind")));
         assert_eq!(mount(1).1, json!(["newinstance"]), "there is no group 5");
-        assert_eq!(mount(2).0, json!("/dev/mqueue"));
-        assert_eq!((mount(3).0, &mount(3).1[5]), (json!("/sys"), &json!("rro")));
+        let has_queues = usize::from(Path::new(QUEUES).is_dir());
+        assert_eq!(mount(2).0, json!(if has_queues == 1 { QUEUES } else { "/sys" }));
+        assert_eq!((mount(2 + has_queues).0, &mount(2 + has_queues).1[5]), (json!("/sys"), &json!("rro")));
     }
 
     #[test]

@@ -88,6 +88,8 @@ mod tests {
         let bad = vec![IdMapping { container: 0, host: 0, size: 0 }];
         let ids = IdMappings { users: good, groups: bad };
         let said = |option| check_mappings(option, &ids).unwrap_err().to_string();
-        assert!(said("--uidmap").starts_with("--gidmap \"0:0:0\"") && said("--userns").starts_with("--userns \"0:0:0\""));
+        assert!(
+            said("--uidmap").starts_with("--gidmap \"0:0:0\"") && said("--userns").starts_with("--userns \"0:0:0\"")
+        );
     }
 }

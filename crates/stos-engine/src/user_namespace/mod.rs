@@ -70,7 +70,9 @@ pub enum UserNamespaceError {
         free: u64,
     },
     /// The image has users beyond what a namespace of this kind has.
-    #[error("the image's ids need a user namespace of {needed}, and --userns auto gives {max} at most unless it is told a size")]
+    #[error(
+        "the image's ids need a user namespace of {needed}, and --userns auto gives {max} at most unless it is told a size"
+    )]
     TooLarge {
         /// How many ids there would be.
         needed: u64,
@@ -205,7 +207,9 @@ impl UserNamespaceOptions {
         };
         for (option, of) in [("--pid", &namespaces.pid), ("--ipc", &namespaces.ipc)] {
             if let (false, NamespaceOf::Container(other)) = (is_of(of), of) {
-                let reason = format!("a container with users of its own cannot mount what belongs to another's: it needs --userns container:{other} too");
+                let reason = format!(
+                    "a container with users of its own cannot mount what belongs to another's: it needs --userns container:{other} too"
+                );
                 return Err(Error::Option { option, value: format!("container:{other}"), reason });
             }
         }

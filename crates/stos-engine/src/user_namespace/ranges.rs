@@ -183,7 +183,9 @@ mod tests {
         let given = map(&auto, 50, &pools(&[(1000, 2000)]), &used).unwrap();
         assert_eq!((given.users, given.groups), (ids(&[(0, 1100, 50)]), ids(&[(0, 1000, 50)])));
         let error = map(&auto, 950, &pools(&[(1000, 2000)]), &used).unwrap_err();
-        let Error::UserNamespace(UserNamespaceError::NoneFree { path, needed, free, .. }) = error else { panic!("{error}") };
+        let Error::UserNamespace(UserNamespaceError::NoneFree { path, needed, free, .. }) = error else {
+            panic!("{error}")
+        };
         assert_eq!((path, needed, free), ("/etc/subuid".into(), 950, 900));
     }
 
@@ -205,7 +207,11 @@ mod tests {
         assert_eq!(size((0, 0, &[])).unwrap(), 1024);
         assert_eq!(size((5000, 0, &[7000])).unwrap(), 7001);
         std::fs::create_dir(dir.path().join("etc")).unwrap();
-        std::fs::write(dir.path().join("etc/passwd"), "root:x:0:0::/:\nweb:x:2000:3000::/:\nnobody:x:60000:1::/:\nx:x:65534:65534\n").unwrap();
+        std::fs::write(
+            dir.path().join("etc/passwd"),
+            "root:x:0:0::/:\nweb:x:2000:3000::/:\nnobody:x:60000:1::/:\nx:x:65534:65534\n",
+        )
+        .unwrap();
         assert_eq!(size((0, 0, &[])).unwrap(), 3001);
         std::fs::write(dir.path().join("etc/group"), "nogroup:x:50000:\nmany:x:65535:a,b\n").unwrap();
         assert_eq!(size((0, 0, &[])).unwrap(), 65536);

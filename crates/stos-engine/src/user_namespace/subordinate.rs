@@ -84,7 +84,8 @@ mod tests {
     fn who_has_none_is_named_with_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("subuid");
-        let no_range = |error| matches!(error, Error::UserNamespace(UserNamespaceError::NoRange { user, .. }) if user == "me");
+        let no_range =
+            |error| matches!(error, Error::UserNamespace(UserNamespaceError::NoRange { user, .. }) if user == "me");
         assert!(no_range(ranges(&path, "me").unwrap_err()));
         std::fs::write(&path, "you:1:1\n").unwrap();
         assert!(no_range(ranges(&path, "me").unwrap_err()));
