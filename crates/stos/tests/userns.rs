@@ -16,6 +16,7 @@ use sandbox::shell::{Shell, eventually};
 use sandbox::{on_both_backends, output};
 use serde_json::json;
 use stos_sys::mount::{MountPlan, UpperDirs, attach, detach, enter_private_namespace};
+use stos_testkit::environment;
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{ImageBuilder, Layer};
 use stos_testkit::rootfs;
@@ -158,6 +159,24 @@ fn a_container_of_its_own_users_has_all_that_others_have() {
     assert_eq!(says("cat /kept; stat -c %U /kept"), "kept\nuser\n");
     assert!(says("cat /etc/hosts").ends_with("1.2.3.4 x\n"));
     assert_eq!(owner(directory(&shell, "c").join("upper/kept")), (1000, 0));
+}
+
+#[test]
+fn a_file_s_capabilities_count_for_the_namespace() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let cat = environment::tool("cat").unwrap();
+    // CAP_NET_BIND_SERVICE, which containers have by default.
+    let able = Entry::file("bin/able", fs::read(cat).unwrap()).mode(0o755);
+    let able = able.xattr("security.capability", file_capability(1 << 10));
+    let tar = TarBuilder::new().entry(able).finish();
+    on_both_backends(|| {
+        let shell = Shell::of(&ImageBuilder::new().layer(Layer::plain(tar.clone())));
+        for options in [&["--user", "user"][..], &["--user", "user", MAP[0], MAP[1]]] {
+            let status = shell.says(options, "able /proc/self/status");
+            let effective = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
+            assert!(effective.ends_with("0000000000000400"), "{options:?}: {effective}");
+        }
+    });
 }
 
 #[test]
