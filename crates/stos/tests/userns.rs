@@ -35,7 +35,7 @@ fn image() -> ImageBuilder {
         .entry(Entry::directory("vol").owner(1000, 1001))
         .entry(Entry::file("vol/first", "of the image\n").owner(7, 8))
         .entry(Entry::file("far", "of nobody here\n").owner(60_000, 60_001))
-        .entry(Entry::file("bin/able", "x").mode(0o755).xattr("security.capability", &file_capability(1 << 10)))
+        .entry(Entry::file("bin/able", "x").mode(0o755).xattr("security.capability", file_capability(1 << 10)))
         .finish();
     ImageBuilder::new()
         .layer(Layer::plain(tools))
