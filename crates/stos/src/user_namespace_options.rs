@@ -63,10 +63,12 @@ fn mappings(args: &UserNamespaceArgs) -> anyhow::Result<Option<IdMappings>> {
 
 /// Reads `CONTAINER:HOST[:SIZE]`; one id without a size.
 fn mapping(text: &str) -> anyhow::Result<IdMapping> {
-    let fields = text.split(':').map(str::parse).collect::<Result<Vec<u32>, _>>();
+    // No sign: podman's `+` means something else.
+    let number = |field: &str| field.bytes().all(|byte| byte.is_ascii_digit()).then(|| field.parse().ok()).flatten();
+    let fields = text.split(':').map(number).collect::<Option<Vec<u32>>>();
     match fields.as_deref() {
-        Ok(&[container, host]) => Ok(IdMapping { container, host, size: 1 }),
-        Ok(&[container, host, size]) => Ok(IdMapping { container, host, size }),
+        Some(&[container, host]) => Ok(IdMapping { container, host, size: 1 }),
+        Some(&[container, host, size]) => Ok(IdMapping { container, host, size }),
         _ => bail!("expected CONTAINER:HOST[:SIZE], three numbers"),
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 pub struct UserNamespaceArgs {
     /// Whose users it has: host, auto[:size=N,uidmapping=MAPPING,gidmapping=MAPPING], private (with --uidmap),
     /// keep-id[:uid=ID,gid=ID] or container:CONTAINER
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, hide_short_help = true, value_name = "MODE")]
     pub userns: Option<String>,
     /// Give it users of its own: SIZE ids from CONTAINER on are those from HOST on outside
     #[arg(long, hide_short_help = true, value_name = "CONTAINER:HOST[:SIZE]", value_delimiter = ',')]
