@@ -204,6 +204,9 @@ mod tests {
             assert!(!table.contains(dir.path().to_str().unwrap()), "{table}");
         };
         let namespace = namespace_of_a_child();
+        let plan = MountPlan { lowers: vec!["/proc".into(), "/".into()], upper: None, ids: Some(ids()) };
+        let Err(error) = MappedLayers::open(&plan, namespace.as_fd()) else { panic!("procfs maps no ids") };
+        assert_eq!((error.errno, error.arguments.as_str()), (Errno::INVAL, "/proc, MOUNT_ATTR_IDMAP"));
         check_one(&|plan| plan.mount_attached(namespace.as_fd(), (HOST, HOST)));
         check_one(&|plan| MappedLayers::open(plan, namespace.as_fd())?.mount(plan, (HOST, HOST)));
     }

@@ -541,6 +541,11 @@ fn another_s_users_are_shared() {
         shell.says(&["--userns", "container:plain"], "cat /proc/self/uid_map").split_whitespace().nth(2),
         Some("4294967295")
     );
+    // Names and cgroups may be another's whose users are the host's, and the host's users may see who has their own.
+    let name = shell.sandbox.ok(&["exec", "plain", "hostname"]);
+    let joins = ["--uts", "container:plain", "--cgroupns", "container:plain"];
+    assert_eq!(shell.says(&[&MAP[..], &joins].concat(), "hostname"), name);
+    assert_eq!(shell.says(&["--pid", "container:first"], "cat /proc/1/comm"), "sleep\n");
     let refused = shell.run(&["--userns", "container:plain", "--pid", "container:first"], ":");
     assert!(refused.code == 125 && refused.stderr.contains("--pid \"container:first\""), "{}", refused.stderr);
 }
