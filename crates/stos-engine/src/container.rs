@@ -17,6 +17,7 @@ use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::namespaces::JoinedContainers;
 use crate::options::Network;
 use crate::rename::try_free_stale_name;
+use crate::user_namespace::UserNamespace;
 
 /// The contents of `container.json`: all that is decided when a container is created, and never
 /// changes but for its name ([`crate::rename`]).
@@ -59,6 +60,9 @@ pub struct ContainerRecord {
     /// The containers whose namespaces it joins at each start.
     #[serde(default, skip_serializing_if = "JoinedContainers::is_empty")]
     pub joins: JoinedContainers,
+    /// Its users, where they are not the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<UserNamespace>,
     /// Whether it goes when its process has ended.
     pub auto_remove: bool,
     /// What its standard streams are.

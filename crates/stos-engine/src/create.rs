@@ -17,7 +17,7 @@ use stos_sys::rooted::Root;
 use crate::Engine;
 use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
-use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem};
+use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem, give_own_files};
 use crate::image::load_image;
 use crate::journal::Status;
 use crate::limits::{self, GrantedLimits};
@@ -28,8 +28,9 @@ use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
 use crate::rename::free_stale_name;
 use crate::save::has_every_blob;
-use crate::spec::{Confinement, ProcessPlan, add_limits, command_line, environment, runtime_config};
+use crate::spec::{self, Confinement, ProcessPlan, add_limits, command_line, environment, runtime_config};
 use crate::stage::{no_bytes, stage};
+use crate::user_namespace::Request;
 use crate::validate::{ValidatedImage, validate_image_before_create};
 
 /// Makes a container from the image called `image`: pulls it if the policy says so, validates it, sets up its layers, its
@@ -52,6 +53,7 @@ pub fn create_container_from_image(
     let limits = limits::grant(options).map_err(at(Stage::Metadata))?;
     Confinement::check(&options.security).map_err(at(Stage::Metadata))?;
     options.namespaces.find(engine).map_err(at(Stage::Metadata))?;
+    options.user_namespace.check(engine, &options.namespaces).map_err(at(Stage::Metadata))?;
     let user = options.user.as_deref().map(str::parse::<UserSpec>).transpose();
     user.map_err(Error::from).map_err(at(Stage::Metadata))?;
     // The lease is held until the container exists and keeps the image itself.
@@ -64,9 +66,11 @@ pub fn create_container_from_image(
             .map_err(at(Stage::Layers))?;
     let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?.with_limits(limits);
     let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
-    let record =
-        stage("metadata", no_bytes, || setup_container_metadata(&draft, &volumes)).map_err(at(Stage::Metadata))?;
-    stage("finalize", no_bytes, || finalize_container_creation(draft, record)).map_err(at(Stage::Finalize))
+    options.user_namespace.guarded(engine, || {
+        let record =
+            stage("metadata", no_bytes, || setup_container_metadata(&draft, &volumes)).map_err(at(Stage::Metadata))?;
+        stage("finalize", no_bytes, || finalize_container_creation(draft, record)).map_err(at(Stage::Finalize))
+    })
 }
 
 /// Refuses a name that a container of either mode goes by: what a person types must mean one of them.
@@ -185,7 +189,8 @@ pub fn mount_image_layers(engine: &Engine, chain: &Chain) -> Result<()> {
 pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord, chain: &Chain) -> Result<MountPlan> {
     let dir = engine.store.container_dir(&record.id);
     let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.auto_remove };
-    Ok(engine.layerfs.container_plan(chain, upper)?)
+    let ids = record.user_namespace.as_ref().map(|users| users.mappings.clone());
+    Ok(MountPlan { ids, ..engine.layerfs.container_plan(chain, upper)? })
 }
 
 /// A container in staging: what the last three stages work on. Dropped, every trace of it goes.
@@ -211,7 +216,8 @@ impl<'a> Draft<'a> {
         options: &'a CreateOptions,
     ) -> Result<Self> {
         let id = ContainerId::random();
-        let (confinement, joins) = (Confinement::of(&options.security)?, options.namespaces.find(engine)?);
+        let (confinement, mut joins) = (Confinement::of(&options.security)?, options.namespaces.find(engine)?);
+        joins.extend(options.user_namespace.joined(engine)?);
         let hostname = hostname(engine, options, &joins, &id)?;
         let (staged, limits) = (engine.store.stage()?, GrantedLimits::default());
         Ok(Self { engine, image, validated, options, confinement, joins, hostname, staged, id, limits })
@@ -293,11 +299,18 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
     let config = &image.config;
     let user = match &options.user {
         Some(user) => user.parse::<UserSpec>()?,
-        None => config.user.clone(),
+        None => options.user_namespace.default_user().unwrap_or_else(|| config.user.clone()),
     };
     let process = plan_process(draft, &user, volumes)?;
+    let (uid, gid, groups) = &process.ids;
+    let request = Request { options: &options.user_namespace, image: &draft.image_root(), user: (*uid, *gid, groups) };
+    let user_namespace = request.decide(draft.engine)?;
     let mut json = runtime_config(&process, options, volumes, &draft.confinement, draft.id.as_str(), &draft.hostname)?;
     add_limits(&mut json, &draft.limits, &options.limits);
+    if let Some(users) = &user_namespace {
+        spec::users::apply(&mut json, users, options, volumes, &draft.limits.device_sources);
+        give_own_files(draft.staged.path(), users.root())?;
+    }
     let text = draft.confinement.text(&json);
     stos_runtime::RuntimeConfig::from_json(&text).map_err(limits::name_option)?;
     files::write_new(&draft.staged.path().join("config.json"), &text, Durability::Volatile)?;
@@ -322,6 +335,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         stop_signal,
         network: options.network,
         joins: draft.joins.clone(),
+        user_namespace,
         auto_remove: options.auto_remove,
         streams: options.streams,
         init: options.init,

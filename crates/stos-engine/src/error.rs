@@ -345,6 +345,9 @@ pub enum Error {
         /// What was expected.
         reason: String,
     },
+    /// It cannot have the users that it is to have.
+    #[error(transparent)]
+    UserNamespace(#[from] crate::user_namespace::UserNamespaceError),
     /// A container's record was written by another version of stos: it is not read, and nothing of it is garbage.
     #[error("{}: expected version {expected}, found {found}: another version of stos wrote it", path.display())]
     RecordVersion {

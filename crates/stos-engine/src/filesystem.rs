@@ -68,6 +68,19 @@ pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -
     request.volumes.iter().enumerate().map(|(number, target)| create_volume(dir, request, number, target)).collect()
 }
 
+/// Gives the files that are mounted into a container to its root, by the numbers that the host has for it.
+pub(crate) fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        let path = dir.join(name);
+        match chown(&path, Some(uid), Some(gid)) {
+            // Not every container has each of them.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(StoreError::io("chown", &path))?,
+        }
+    }
+    Ok(())
+}
+
 fn hosts_file(hostname: &str, network: Network) -> String {
     let own = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
     match network {

@@ -35,6 +35,7 @@
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
 //! | [`security`] | how a container is confined: what may be asked for |
 //! | [`namespaces`] | whose namespaces a container has |
+//! | [`user_namespace`] | whose users it has, and which ids those have on the host |
 //! | [`filesystem`] | a container's own directories and files |
 //! | [`spec`] | the OCI runtime configuration of an image's container |
 //! | [`limits`] | limits and devices: what may be asked for, and whether this machine can grant it |
@@ -102,6 +103,7 @@ mod streams;
 pub mod tag;
 pub mod times;
 pub mod usage;
+pub mod user_namespace;
 pub mod validate;
 mod volume;
 mod written_layer;

@@ -57,6 +57,8 @@ pub enum NamespaceKind {
     Uts,
     /// The view of the cgroups.
     Cgroup,
+    /// Users ([`crate::user_namespace`]).
+    User,
 }
 
 impl NamespaceKind {
@@ -67,6 +69,7 @@ impl NamespaceKind {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
+            Self::User => "user",
         }
     }
 
@@ -76,6 +79,7 @@ impl NamespaceKind {
             Self::Ipc => namespace::IPC,
             Self::Uts => namespace::UTS,
             Self::Cgroup => namespace::CGROUP,
+            Self::User => namespace::USER,
         }
     }
 }
@@ -155,6 +159,7 @@ fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<He
             NamespaceKind::Ipc => "join the ipc namespace of",
             NamespaceKind::Uts => "join the uts namespace of",
             NamespaceKind::Cgroup => "join the cgroup namespace of",
+            NamespaceKind::User => "join the user namespace of",
         },
         container: other.name.to_string(),
         state: state.to_owned(),

@@ -14,6 +14,7 @@ use crate::limits::LimitOptions;
 use crate::namespaces::NamespaceOptions;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
+use crate::user_namespace::UserNamespaceOptions;
 
 /// How to pull.
 #[derive(Debug, Clone)]
@@ -102,6 +103,8 @@ pub struct CreateOptions {
     pub security: SecurityOptions,
     /// Whose namespaces it has.
     pub namespaces: NamespaceOptions,
+    /// Whose users it has.
+    pub user_namespace: UserNamespaceOptions,
     /// Bind mounts.
     pub mounts: Vec<MountOption>,
     /// Labels, over those of the image.

@@ -6,6 +6,7 @@
 //! | [`error`] | a failed system call with its arguments |
 //! | [`mount`] | fsopen, fsconfig, fsmount, open_tree, move_mount; EROFS mounts |
 //! | [`overlay`] | overlay mounts, on kernels new and old; the [`overlay::MountPlan`] |
+//! | [`mapped_overlay`] | overlay mounts of layers with mapped ids |
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
 //! | [`names`] | how names of hosts are looked up |
@@ -22,6 +23,7 @@
 
 pub mod cgroup_bpf;
 pub mod error;
+pub mod mapped_overlay;
 pub mod mount;
 pub mod names;
 pub mod overlay;

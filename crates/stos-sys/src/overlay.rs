@@ -4,6 +4,7 @@
 //! ```text
 //! lowerdir+ one by one                    Linux 6.8   [MountPlan::mount_by_parameters]
 //! lowerdir=N:N:N in one page of options   before      [MountPlan::mount_by_option_page]
+//! layers with mapped ids                  Linux 6.8   [crate::mapped_overlay]
 //! ```
 
 use std::ffi::CString;
@@ -21,6 +22,7 @@ use crate::mount::{
     open_tree_clone,
 };
 use crate::process::clone::unshare;
+use crate::process::user_namespace::IdMappings;
 
 /// The most lower directories that overlayfs takes (`fs/overlayfs/ovl_entry.h`: `OVL_MAX_STACK`).
 pub const OVERLAY_LOWERS_MAX: usize = 500;
@@ -37,6 +39,9 @@ pub struct MountPlan {
     pub lowers: Vec<PathBuf>,
     /// Where changes go; without it the root is a read-only view.
     pub upper: Option<UpperDirs>,
+    /// Shows the ids of all of them as those of a user namespace are outside of it ([`crate::mapped_overlay`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<IdMappings>,
 }
 
 /// The writable part of an overlay: two directories of one filesystem, which no other overlay uses.
@@ -56,6 +61,9 @@ impl MountPlan {
     /// # Errors
     /// `E2BIG` where there are more lowers than overlayfs takes ([`OVERLAY_LOWERS_MAX`]); the system call's otherwise.
     pub fn mount_detached(&self) -> Result<OwnedFd> {
+        if let Some(ids) = &self.ids {
+            return self.mount_mapped(ids);
+        }
         if self.lowers.len() > OVERLAY_LOWERS_MAX {
             let found = format!("{} lower directories, overlayfs takes {OVERLAY_LOWERS_MAX}", self.lowers.len());
             return Err(SysError::new("fsconfig", found, Errno::TOOBIG));
@@ -81,20 +89,13 @@ impl MountPlan {
     /// an fsconfig string go by descriptor.
     fn mount_by_parameters(&self) -> Result<OwnedFd> {
         let mut held = Vec::new();
-        // What mount tables name the filesystem by; without it they say "none".
-        let mut parameters = vec![FsParameter::String("source".into(), "overlay".into())];
-        for lower in &self.lowers {
-            parameters.push(FsParameter::String("lowerdir+".into(), option_path(lower, &mut held)?));
-        }
-        if let Some(dirs) = &self.upper {
-            parameters.push(FsParameter::String("upperdir".into(), option_path(&dirs.upper, &mut held)?));
-            parameters.push(FsParameter::String("workdir".into(), option_path(&dirs.work, &mut held)?));
-            if dirs.volatile {
-                parameters.push(FsParameter::Flag("volatile".into()));
-            }
-        }
-        parameters.extend(OFF.map(|key| FsParameter::String(key.into(), "off".into())));
-        new_filesystem("overlay", &parameters, MountAttrFlags::empty())
+        let lowers: Vec<_> = self.lowers.iter().map(|lower| option_path(lower, &mut held)).collect::<Result<_>>()?;
+        let upper = match &self.upper {
+            Some(dirs) => Some((option_path(&dirs.upper, &mut held)?, option_path(&dirs.work, &mut held)?)),
+            None => None,
+        };
+        let is_volatile = self.upper.as_ref().is_some_and(|dirs| dirs.volatile);
+        new_filesystem("overlay", &parameters(lowers, upper, is_volatile), MountAttrFlags::empty())
     }
 
     /// Mounts by mount(2), for kernels that take all lowers in one option only.
@@ -156,6 +157,22 @@ impl MountPlan {
     }
 }
 
+/// The parameters of an overlay; `upper` is the directory for changes and the one for overlayfs itself.
+pub(crate) fn parameters(lowers: Vec<String>, upper: Option<(String, String)>, is_volatile: bool) -> Vec<FsParameter> {
+    // What mount tables name the filesystem by; without it they say "none".
+    let mut parameters = vec![FsParameter::String("source".into(), "overlay".into())];
+    parameters.extend(lowers.into_iter().map(|lower| FsParameter::String("lowerdir+".into(), lower)));
+    if let Some((upper, work)) = upper {
+        parameters.push(FsParameter::String("upperdir".into(), upper));
+        parameters.push(FsParameter::String("workdir".into(), work));
+        if is_volatile {
+            parameters.push(FsParameter::Flag("volatile".into()));
+        }
+    }
+    parameters.extend(OFF.map(|key| FsParameter::String(key.into(), "off".into())));
+    parameters
+}
+
 /// Tells whether overlayfs knows `lowerdir+` (Linux 6.8): then it looks for the directory at once, and finds none. Before it
 /// said nothing yet, or that it does not know the parameter.
 fn takes_lowers_one_by_one() -> bool {
@@ -165,7 +182,7 @@ fn takes_lowers_one_by_one() -> bool {
 
 /// Refuses an overlay with an upper that the kernel has made read-only: it does so without a word where it cannot make its own
 /// directory below `workdir`, on a full disk say (`ovl_make_workdir`).
-fn refuse_read_only(mount: BorrowedFd<'_>, dirs: &UpperDirs) -> Result<()> {
+pub(crate) fn refuse_read_only(mount: BorrowedFd<'_>, dirs: &UpperDirs) -> Result<()> {
     let shown =
         || format!("overlay over {}: read-only, for {} takes no file", dirs.upper.display(), dirs.work.display());
     let found = rustix::fs::fstatvfs(mount).map_err(SysError::at("fstatvfs", shown))?;
@@ -210,7 +227,8 @@ mod tests {
             let upper = UpperDirs { upper: place.join("upper"), work: place.join("work"), volatile: false };
             std::fs::create_dir(&upper.upper).unwrap();
             std::fs::create_dir(&upper.work).unwrap();
-            let mounted = MountPlan { lowers: vec![lower.path().into()], upper: Some(upper) }.mount_detached();
+            let mounted =
+                MountPlan { lowers: vec![lower.path().into()], upper: Some(upper), ids: None }.mount_detached();
             match mounted {
                 Ok(_) => assert!(!is_refused),
                 Err(error) => assert!(is_refused && error.errno == Errno::NOSPC, "{error}"),
@@ -248,7 +266,7 @@ mod tests {
         let upper = UpperDirs { upper: dir.path().join("upper"), work: dir.path().join("work"), volatile: false };
         let cwd = std::env::current_dir().unwrap();
         for upper in [None, Some(upper)] {
-            let plan = MountPlan { lowers: lowers.clone(), upper };
+            let plan = MountPlan { lowers: lowers.clone(), upper, ids: None };
             for mount in [MountPlan::mount_by_parameters, MountPlan::mount_by_option_page] {
                 let mount = mount(&plan).unwrap();
                 assert_eq!((see(&mount, "every"), see(&mount, "file 399")), ("0".to_owned(), "399".to_owned()));
@@ -266,7 +284,8 @@ mod tests {
 
     #[test]
     fn more_lowers_than_overlayfs_takes_are_counted() {
-        let plan = MountPlan { lowers: vec![PathBuf::from("/"); OVERLAY_LOWERS_MAX + 1], upper: None };
+        let lowers = vec![PathBuf::from("/"); OVERLAY_LOWERS_MAX + 1];
+        let plan = MountPlan { lowers, upper: None, ids: None };
         let error = plan.mount_detached().unwrap_err();
         assert!(error.errno == Errno::TOOBIG && error.to_string().contains("501"), "{error}");
     }

@@ -27,7 +27,7 @@ pub fn try_overlay_upper(dir: &Path) -> Result<()> {
         rustix::fs::mkdir(&path, Mode::RWXU).map_err(SysError::at("mkdir", || path.display().to_string()))?;
     }
     let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: false };
-    MountPlan { lowers: vec![dir.join("lower")], upper: Some(upper) }.mount_detached().map(drop)
+    MountPlan { lowers: vec![dir.join("lower")], upper: Some(upper), ids: None }.mount_detached().map(drop)
 }
 
 /// Tries whether `dir` can hold what lower directories of an overlay are made of: whiteouts, and attributes that overlayfs

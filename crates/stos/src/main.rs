@@ -30,6 +30,7 @@ mod security_options;
 mod table;
 mod target;
 mod template;
+mod user_namespace_options;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -15,7 +15,7 @@ use stos_spec::text::shown;
 use crate::cli::{
     ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
 };
-use crate::{process_list, prompt, security_options};
+use crate::{process_list, prompt, security_options, user_namespace_options};
 
 /// Reads how to reach registries, where no image comes in.
 pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
@@ -123,6 +123,7 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         read_only: options.read_only,
         security: security_options::security(&options.security)?,
         namespaces: security_options::namespaces(&options.security)?,
+        user_namespace: user_namespace_options::user_namespace(&options.users)?,
         network: match options.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,

@@ -55,13 +55,6 @@ fn is_name(text: &str) -> bool {
 
 /// Reads whose namespaces a container is to have.
 pub fn namespaces(args: &SecurityArgs) -> anyhow::Result<NamespaceOptions> {
-    match args.userns.as_deref() {
-        None | Some("" | "host") => {}
-        Some(other) => bail!(
-            "--userns {other:?} is not supported: containers from images have the host's users\nhint: a bundle's \
-             config.json can have a user namespace: see `stos create --bundle`"
-        ),
-    }
     let read = |option, value: &Option<String>| namespace(option, value.as_deref().unwrap_or_default());
     // podman's further words: every container's own IPC can be shared here.
     let (ipc, has_no_shm) = match args.ipc.as_deref() {

@@ -61,8 +61,6 @@ fn what_cannot_be_had_is_refused_by_name_before_anything_is_made() {
         (&["--security-opt", "label=type:spc_t"], "label=type:spc_t"),
         (&["--security-opt", "no-such"], "no-such"),
         (&["--security-opt", "mask=proc"], "mask \"proc\""),
-        (&["--userns", "auto"], "--userns \"auto\""),
-        (&["--userns", "keep-id"], "--userns \"keep-id\""),
         (&["--ipc", "hosts"], "--ipc \"hosts\""),
         (&["--ipc", "none", "--shm-size", "1m"], "--shm-size \"1048576\""),
         (&["--pid", "container:no-such"], "no-such"),

@@ -10,11 +10,13 @@ use stos_erofs::{DataRange, Entry, EntryKind, Metadata, TarWriter};
 use stos_layerfs::BackendKind;
 use stos_spec::DiffId;
 use stos_spec::text::escape;
+use stos_sys::process::user_namespace::IdMappings;
 
 use super::links::{LINKS_MAX, Links};
 use super::{Event, Node};
 use crate::Engine;
 use crate::error::{Error, Result};
+use crate::user_namespace::numbered_inside;
 
 /// A hole below this length is written out: a map of every small one would be longer than what it saves, and where the
 /// filesystem puts them is its own affair.
@@ -37,12 +39,20 @@ pub(crate) struct TreeWriter<W: Write> {
     sparse_bytes: u64,
     /// Whether nobody is told of what is left out.
     is_quiet: bool,
+    /// Whose numbers owners have; empty for the host's.
+    ids: IdMappings,
 }
 
 impl<W: Write> TreeWriter<W> {
     /// `tree` is what people call what is written.
     pub(crate) fn new(tar: TarWriter<W>, tree: impl Into<String>, is_quiet: bool) -> Self {
-        Self { tar, links: Links::new(tree.into(), LINKS_MAX), room: None, sparse_bytes: 0, is_quiet }
+        let ids = IdMappings::default();
+        Self { tar, links: Links::new(tree.into(), LINKS_MAX), room: None, sparse_bytes: 0, is_quiet, ids }
+    }
+
+    /// Writes the numbers of owners as a user namespace has them: what is read shows those of the host.
+    pub(crate) fn with_ids(self, ids: IdMappings) -> Self {
+        Self { ids, ..self }
     }
 
     /// Refuses a sparse file that the backend of new layers could not address on top of `layers`, when it is met.
@@ -85,6 +95,7 @@ impl<W: Write> TreeWriter<W> {
                 tracing::warn!(path = shown(path), attribute, "the attribute cannot be kept in a tar: left out");
             }
         })?;
+        let metadata = numbered_inside(metadata, &self.ids);
         if !node.is_directory() && self.write_link(path, node, &metadata)? {
             return Ok(());
         }

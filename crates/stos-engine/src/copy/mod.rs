@@ -27,6 +27,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use stos_erofs::{Names, TarWriter, index_tar_into};
+use stos_sys::process::filesystem_ids::FilesystemIds;
+use stos_sys::process::user_namespace::IdMappings;
 use stos_sys::rooted::Root;
 
 use crate::Engine;
@@ -91,7 +93,7 @@ pub enum CopyError {
         path: String,
     },
     /// The container's user namespace has no such id.
-    #[error("id {id} of the container's user is not mapped into its user namespace")]
+    #[error("id {id} is not mapped into the container's user namespace")]
     Unmapped {
         /// The id inside.
         id: u32,
@@ -152,6 +154,22 @@ impl Side {
         }
     }
 
+    /// The numbers of users and groups there; empty where they are the host's.
+    fn mappings(&self) -> IdMappings {
+        match self {
+            Self::Container(view) => view.mappings().clone(),
+            Self::Local(_) => IdMappings::default(),
+        }
+    }
+
+    /// Makes files here as who has an id here, as long as what comes back is held.
+    fn filesystem_ids(&self) -> Result<Option<FilesystemIds>> {
+        match self {
+            Self::Container(view) => view.filesystem_ids(),
+            Self::Local(_) => Ok(None),
+        }
+    }
+
     /// Whom what is copied here belongs to; `None` for whom it belonged to.
     fn owner(&self, archive: bool) -> Result<Option<(u32, u32)>> {
         match self {
@@ -170,7 +188,7 @@ impl Side {
 /// - a path with a slash at its end must be a directory
 ///
 /// Symlinks on the way to either path, and at its end, are followed inside the container; below they are copied as they are.
-/// Copied are modes, times and attributes of users. Where the owner is another, rights that come with a file go: its set-id bits and
+/// Numbers of owners are each container's own, also where it has users of its own. Copied are modes, times and attributes of users. Where the owner is another, rights that come with a file go: its set-id bits and
 /// `security.*` attributes. Out of a container come no devices and no sockets; of its root neither `dev`, `proc` nor `sys`.
 /// Each file is there whole or not at all; a copy that fails leaves what it has copied.
 ///
@@ -207,19 +225,20 @@ pub fn copy(engine: &Engine, from: Endpoint<'_>, to: Endpoint<'_>, options: Copy
     // On our own side the directory is held, and nothing below it is followed.
     let pinned;
     let mut sink = match &target {
-        Side::Container(view) => TreeSink::following(view.root(), &goal.base, rules),
+        Side::Container(view) => TreeSink::following(view.root(), &goal.base, rules).with_ids(target.mappings()),
         Side::Local(root) => {
             pinned = Root::new(root.resolve(&goal.base)?);
             TreeSink::below(&pinned, rules)
         }
     };
     let is_root = source.root().is_root(found.node()?.as_fd())?;
-    source::feed(found.into_node()?, &goal.name, is_root, &mut sink)?;
+    let _ids = target.filesystem_ids()?;
+    source::feed(found.into_node()?, &goal.name, is_root, &source.mappings(), &mut sink)?;
     sink.finish()
 }
 
 /// Writes a file or a directory of a container as a tar, under its own name or, with `/.` at its end, what is in it. Numbers of
-/// owners are those that the host sees.
+/// owners are those that the container sees.
 pub fn copy_to_tar(engine: &Engine, container: &ContainerRecord, path: &Path, out: impl Write) -> Result<()> {
     let view = ContainerView::open(engine, container, &mut Namespace::default())?;
     let found = Place::existing(view.root(), path, &format!("container {}", container.name))?;
@@ -229,7 +248,8 @@ pub fn copy_to_tar(engine: &Engine, container: &ContainerRecord, path: &Path, ou
     };
     let is_root = view.root().is_root(found.node()?.as_fd())?;
     let tar = TarWriter::with_names(BufWriter::with_capacity(BUFFER, out), Names::Free);
-    let mut tar = TreeWriter::new(tar, format!("container {}", container.name), false);
+    let tar = TreeWriter::new(tar, format!("container {}", container.name), false);
+    let mut tar = tar.with_ids(view.mappings().clone());
     source::write_tar(found.into_node()?, &prefix, is_root, &mut tar)?;
     let mut out = tar.finish()?;
     Ok(out.flush().map_err(stos_store::Error::io("write to", "the output"))?)
@@ -248,7 +268,8 @@ pub fn copy_from_tar(
     let goal = place::directory(view.root(), path, &format!("container {}", container.name))?;
     let owner = if options.archive { Some(view.owner()?) } else { None };
     let rules = Rules { owner, overwrite: options.overwrite, takes_devices: true };
-    let sink = TreeSink::following(view.root(), &goal, rules);
+    let sink = TreeSink::following(view.root(), &goal, rules).with_ids(view.mappings().clone());
+    let _ids = view.filesystem_ids()?;
     let (file, label) = match input {
         ImageInput::Stream(file, label) => (file, label),
         ImageInput::Path(path) => {

@@ -13,10 +13,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use stos_erofs::{Metadata, Namespace, Timestamp};
+use stos_sys::process::user_namespace::IdMappings;
 use stos_sys::{SysError, xattr};
 
 use super::CopyError;
 use super::sink::shown;
+use super::view::mapped;
 use crate::error::Result;
 
 /// How deep a directory that is replaced may be.
@@ -27,6 +29,8 @@ pub(super) struct Attributes<'a> {
     pub metadata: &'a Metadata,
     /// Whom it is to belong to; `None` for whom it belonged to.
     pub owner: Option<(u32, u32)>,
+    /// What the numbers in `metadata` mean on the host; empty where they are the host's.
+    pub ids: &'a IdMappings,
 }
 
 impl Attributes<'_> {
@@ -34,7 +38,10 @@ impl Attributes<'_> {
     /// directory. With another owner it keeps no rights of its own: no set-id bits, no `security.*`.
     pub fn set(&self, fd: BorrowedFd<'_>, kind: FileType) -> Result<()> {
         let failed = |call| SysError::at(call, || format!("{}", fd.as_raw_fd()));
-        let (uid, gid) = self.owner.unwrap_or((self.metadata.uid, self.metadata.gid));
+        let (uid, gid) = match self.owner {
+            Some(owner) => owner,
+            None => (mapped(&self.ids.users, self.metadata.uid)?, mapped(&self.ids.groups, self.metadata.gid)?),
+        };
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH).map_err(failed("fchownat"))?;
         if kind == FileType::Symlink {

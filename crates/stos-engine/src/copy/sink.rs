@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use stos_erofs::{Entry, EntryKind, Metadata, TarSink, Timestamp};
 use stos_spec::text::escape;
 use stos_sys::SysError;
+use stos_sys::process::user_namespace::IdMappings;
 use stos_sys::rooted::{Root, file_type};
 
 use super::CopyError;
@@ -52,6 +53,8 @@ pub(super) struct TreeSink<'a> {
     /// Whether symlinks to directories on the way are followed inside the root.
     follows: bool,
     rules: Rules,
+    /// What the numbers of owners mean on the host; empty where they are the host's.
+    ids: IdMappings,
     /// The directory that the last entry lay in.
     parent: Option<(Vec<u8>, OwnedFd)>,
     open: Option<OpenFile>,
@@ -84,7 +87,14 @@ impl<'a> TreeSink<'a> {
 
     fn new(root: &'a Root, base: PathBuf, follows: bool, rules: Rules) -> Self {
         let (directories, failure) = (Vec::new(), Failure::default());
-        Self { root, base, follows, rules, parent: None, open: None, directories, failure }
+        let ids = IdMappings::default();
+        Self { root, base, follows, rules, ids, parent: None, open: None, directories, failure }
+    }
+
+    /// Takes the numbers of owners for those of a user namespace.
+    pub fn with_ids(mut self, ids: IdMappings) -> Self {
+        self.ids = ids;
+        self
     }
 
     /// Where it says what it has found wrong.
@@ -208,8 +218,8 @@ impl<'a> TreeSink<'a> {
         self.attributes(metadata).set(made.as_fd(), kind)
     }
 
-    fn attributes<'m>(&self, metadata: &'m Metadata) -> Attributes<'m> {
-        Attributes { metadata, owner: self.rules.owner }
+    fn attributes<'m>(&'m self, metadata: &'m Metadata) -> Attributes<'m> {
+        Attributes { metadata, owner: self.rules.owner, ids: &self.ids }
     }
 
     fn take_directory(&mut self, dir: &OwnedFd, name: &[u8], path: &[u8], metadata: &Metadata) -> Result<()> {

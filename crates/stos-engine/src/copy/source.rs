@@ -9,11 +9,13 @@ use rustix::fs::{FileType, SeekFrom, seek};
 use rustix::io::Errno;
 use stos_erofs::{DataPlace, Entry, EntryKind, TarSink};
 use stos_spec::text::escape;
+use stos_sys::process::user_namespace::IdMappings;
 
 use super::sink::TreeSink;
 use crate::changes::layer::TreeWriter;
 use crate::changes::{ChangeKind, Event, Mode, MountPoints, Node, Walk};
 use crate::error::Result;
+use crate::user_namespace::numbered_inside;
 
 /// How much of a file is read at once.
 const PIECE: usize = 256 << 10;
@@ -51,12 +53,14 @@ pub(super) fn write_tar<W: io::Write>(node: Node, name: &[u8], is_root: bool, ta
 }
 
 /// Hands a tree on to be made again.
-pub(super) fn feed(node: Node, name: &[u8], is_root: bool, sink: &mut TreeSink<'_>) -> Result<()> {
+///
+/// Owners have the numbers that `ids` map those of the host to.
+pub(super) fn feed(node: Node, name: &[u8], is_root: bool, ids: &IdMappings, sink: &mut TreeSink<'_>) -> Result<()> {
     let failure = sink.failure();
     let mut number = 0;
     let mut buffer = vec![0; PIECE];
     walk(node, name, is_root, &mut |path, node| {
-        let fed = feed_node(path, node, number, sink, &mut buffer);
+        let fed = feed_node(path, node, (number, ids), sink, &mut buffer);
         number += 1;
         match fed {
             Err(error) => Err(failure.take().unwrap_or(error)),
@@ -65,8 +69,14 @@ pub(super) fn feed(node: Node, name: &[u8], is_root: bool, sink: &mut TreeSink<'
     })
 }
 
-fn feed_node(path: &[u8], node: &Node, number: u64, sink: &mut TreeSink<'_>, buffer: &mut [u8]) -> Result<()> {
-    let metadata = node.metadata()?;
+fn feed_node(
+    path: &[u8],
+    node: &Node,
+    (number, ids): (u64, &IdMappings),
+    sink: &mut TreeSink<'_>,
+    buffer: &mut [u8],
+) -> Result<()> {
+    let metadata = numbered_inside(node.metadata()?, ids);
     let (major, minor) = node.device();
     let mut data = None;
     let kind = match node.file_type() {

@@ -8,14 +8,14 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::Value;
 use stos_layerfs::Integrity;
 use stos_runtime::RunState;
 use stos_spec::UserSpec;
 use stos_store::{Lease, Lock, Objects, files};
 use stos_sys::mount::{self, MountChange};
-use stos_sys::process::user_namespace::{IdMapping, IdMappings, read_mappings, to_host};
+use stos_sys::process::filesystem_ids::FilesystemIds;
+use stos_sys::process::user_namespace::{IdMapping, IdMappings, make_user_namespace, read_mappings, to_host};
 use stos_sys::rooted::{MountPoint, Root};
 
 use super::CopyError;
@@ -130,13 +130,14 @@ impl ContainerView {
         let mounted = Mounted(place);
         let root = Root::new(view);
         let config: Value = files::read_json(&dir.join("config.json"))?.unwrap_or_default();
-        for bind in config["mounts"].as_array().into_iter().flatten() {
-            attach_bind(&root, &dir, bind)?;
+        let mappings = record.user_namespace.as_ref().map(|users| users.mappings.clone()).unwrap_or_default();
+        {
+            // Mount points may be missing.
+            let _ids = filesystem_ids(&mappings)?;
+            for bind in config["mounts"].as_array().into_iter().flatten() {
+                attach_bind(&root, &dir, bind, &mappings)?;
+            }
         }
-        let mappings = IdMappings {
-            users: mappings_of(&config["linux"]["uidMappings"]),
-            groups: mappings_of(&config["linux"]["gidMappings"]),
-        };
         let view = Self::new(record, root, mappings);
         Ok(Self { _mounted: Some(mounted), _lease: Some(lease), _lock: Some(lock), ..view })
     }
@@ -156,6 +157,16 @@ impl ContainerView {
         &self.name
     }
 
+    /// The numbers of users and groups; empty where they are the host's.
+    pub fn mappings(&self) -> &IdMappings {
+        &self.mappings
+    }
+
+    /// Makes files as the container's root as long as what comes back is held: in its filesystems the host's has no id.
+    pub fn filesystem_ids(&self) -> Result<Option<FilesystemIds>> {
+        filesystem_ids(&self.mappings)
+    }
+
     /// Whom the container runs as, in the host's numbers.
     pub fn owner(&self) -> Result<(u32, u32)> {
         let (uid, gid, _) = look_up_user(&self.root, &self.user)?;
@@ -163,8 +174,15 @@ impl ContainerView {
     }
 }
 
+fn filesystem_ids(mappings: &IdMappings) -> Result<Option<FilesystemIds>> {
+    match mappings.root() {
+        None | Some((0, 0)) => Ok(None),
+        Some((uid, gid)) => Ok(Some(FilesystemIds::take(uid, gid)?)),
+    }
+}
+
 /// An id of the container's in the host's numbers; without a user namespace they are the same.
-fn mapped(mappings: &[IdMapping], id: u32) -> std::result::Result<u32, CopyError> {
+pub(super) fn mapped(mappings: &[IdMapping], id: u32) -> std::result::Result<u32, CopyError> {
     match mappings {
         [] => Ok(id),
         mappings => to_host(mappings, id).ok_or(CopyError::Unmapped { id }),
@@ -172,7 +190,7 @@ fn mapped(mappings: &[IdMapping], id: u32) -> std::result::Result<u32, CopyError
 }
 
 /// Mounts what config.json binds into the container. What is not there any more is left out: the container could not start either.
-fn attach_bind(root: &Root, dir: &Path, bind: &Value) -> Result<()> {
+fn attach_bind(root: &Root, dir: &Path, bind: &Value, mappings: &IdMappings) -> Result<()> {
     let (Some(source), Some(target)) = (bind["source"].as_str(), bind["destination"].as_str()) else { return Ok(()) };
     let has = |option: &str| bind["options"].as_array().is_some_and(|options| options.iter().any(|it| it == option));
     // Another container's shared memory is there while both run.
@@ -190,6 +208,10 @@ fn attach_bind(root: &Root, dir: &Path, bind: &Value) -> Result<()> {
         }
     };
     let clone = mount::open_tree_clone(&source, has("rbind"))?;
+    if has("idmap") {
+        let namespace = make_user_namespace(mappings).map_err(stos_runtime::Error::from)?;
+        mount::map_mount_ids(clone.as_fd(), namespace.as_fd(), false)?;
+    }
     if has("ro") || has("rro") {
         let change = MountChange { set: READ_ONLY, recursive: has("rro"), ..MountChange::default() };
         mount::change_mount(clone.as_fd(), change)?;
@@ -198,31 +220,15 @@ fn attach_bind(root: &Root, dir: &Path, bind: &Value) -> Result<()> {
     Ok(mount::attach_at(clone.as_fd(), point.as_fd())?)
 }
 
-fn mappings_of(value: &Value) -> Vec<IdMapping> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Mapping {
-        #[serde(rename = "containerID")]
-        container: u32,
-        #[serde(rename = "hostID")]
-        host: u32,
-        size: u32,
-    }
-    let mappings = Vec::<Mapping>::deserialize(value).unwrap_or_default().into_iter();
-    mappings.map(|Mapping { container, host, size }| IdMapping { container, host, size }).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn ids_are_those_of_the_user_namespace() {
-        let mappings = mappings_of(&json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]));
+        let mappings = [IdMapping { container: 0, host: 100_000, size: 1000 }];
         assert_eq!(mapped(&mappings, 7).unwrap(), 100_007);
         assert!(matches!(mapped(&mappings, 1000), Err(CopyError::Unmapped { id: 1000 })));
-        assert_eq!(mapped(&mappings_of(&json!(null)), 1000).unwrap(), 1000);
+        assert_eq!(mapped(&[], 1000).unwrap(), 1000);
     }
 }

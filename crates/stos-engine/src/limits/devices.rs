@@ -14,10 +14,21 @@ use crate::error::{Error, Result};
 /// How deep a directory of devices is looked into: `/dev` itself is two deep.
 const DEPTH: usize = 8;
 
+/// What is given of devices.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// `linux.devices`.
+    pub(super) nodes: Vec<Value>,
+    /// `linux.resources.devices`.
+    pub(super) rules: Vec<Value>,
+    /// The host's path of each, by its path in the container.
+    pub(super) sources: Vec<(PathBuf, PathBuf)>,
+}
+
 /// Gives nodes and rules for what is asked for. A symlink is followed; of a directory every device in it is given, as podman has
 /// it (containers/podman, `pkg/specgen/generate/config_linux.go`).
-pub(super) fn find(asked: &[DeviceOption]) -> Result<(Vec<Value>, Vec<Value>)> {
-    let (mut nodes, mut rules) = (Vec::new(), Vec::new());
+pub(super) fn find(asked: &[DeviceOption]) -> Result<Found> {
+    let (mut nodes, mut rules, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     for device in asked {
         let refuse =
             |reason: String| Error::Option { option: "--device", value: device.source.display().to_string(), reason };
@@ -27,7 +38,7 @@ pub(super) fn find(asked: &[DeviceOption]) -> Result<(Vec<Value>, Vec<Value>)> {
         if found.is_empty() {
             return Err(refuse("it is no device, and no directory with any".to_owned()));
         }
-        for (target, metadata) in found {
+        for (source, target, metadata) in found {
             if nodes.iter().any(|node: &Value| node["path"].as_str() == target.to_str()) {
                 return Err(refuse(format!("another --device is at {} in the container", target.display())));
             }
@@ -38,9 +49,10 @@ pub(super) fn find(asked: &[DeviceOption]) -> Result<(Vec<Value>, Vec<Value>)> {
                 "fileMode": metadata.mode() & 0o777, "uid": metadata.uid(), "gid": metadata.gid(),
             }));
             rules.push(json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": device.access}));
+            sources.push((target, source));
         }
     }
-    Ok((nodes, rules))
+    Ok(Found { nodes, rules, sources })
 }
 
 fn kind(metadata: &fs::Metadata) -> Option<&'static str> {
@@ -53,11 +65,11 @@ fn collect(
     source: &Path,
     target: &Path,
     depth: usize,
-    found: &mut Vec<(PathBuf, fs::Metadata)>,
+    found: &mut Vec<(PathBuf, PathBuf, fs::Metadata)>,
 ) -> std::io::Result<()> {
     let metadata = fs::symlink_metadata(source)?;
     if kind(&metadata).is_some() {
-        found.push((target.to_owned(), metadata));
+        found.push((source.to_owned(), target.to_owned(), metadata));
     } else if metadata.is_dir() && depth > 0 {
         let mut names: Vec<_> =
             fs::read_dir(source)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<_>>()?;
@@ -93,7 +105,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        let (nodes, rules) = find(&[device(link.to_str().unwrap(), "/dev/x")]).unwrap();
+        let Found { nodes, rules, sources } = find(&[device(link.to_str().unwrap(), "/dev/x")]).unwrap();
+        assert_eq!(sources, [("/dev/x".into(), "/dev/null".into())]);
         assert_eq!(
             (&nodes[0]["path"], &nodes[0]["major"], &nodes[0]["minor"]),
             (&json!("/dev/x"), &json!(1), &json!(3))

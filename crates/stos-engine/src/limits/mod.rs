@@ -102,6 +102,8 @@ pub struct GrantedLimits {
     pub resources: Value,
     /// `linux.devices`.
     pub devices: Vec<Value>,
+    /// The host's paths of those that were asked for, by their paths in the container.
+    pub device_sources: Vec<(PathBuf, PathBuf)>,
     /// `linux.resources.devices`, after the one that forbids all.
     pub device_rules: Vec<Value>,
     /// `process.rlimits`.
@@ -121,9 +123,11 @@ pub fn grant(options: &CreateOptions) -> Result<GrantedLimits> {
     check_sysctl(limits, options.network)?;
     check_shm(options)?;
     check_annotations(limits)?;
-    let (devices, mut device_rules) = devices::find(&limits.devices)?;
+    let devices::Found { nodes: devices, rules: mut device_rules, sources: device_sources } =
+        devices::find(&limits.devices)?;
     device_rules.extend(limits.device_rules.iter().map(devices::rule));
-    Ok(GrantedLimits { resources, devices, device_rules, rlimits: ulimits::grant(&limits.ulimits)? })
+    let rlimits = ulimits::grant(&limits.ulimits)?;
+    Ok(GrantedLimits { resources, devices, device_sources, device_rules, rlimits })
 }
 
 /// Refuses a size of shared memory that the container has not for itself.

@@ -74,6 +74,7 @@ mod tests {
         let granted = GrantedLimits {
             resources: json!({"pids": {"limit": 5}}),
             devices: vec![json!({"path": "/dev/x"})],
+            device_sources: Vec::new(),
             device_rules: vec![json!({"allow": true})],
             rlimits: vec![json!({"type": "RLIMIT_CORE"})],
         };

@@ -6,6 +6,7 @@ mod devices;
 mod limits;
 mod seccomp_file;
 mod terminal;
+pub(crate) mod users;
 
 use std::path::Path;
 

@@ -244,7 +244,7 @@ impl Backend for Dirs {
 
     fn container_plan(&self, chain: &Chain, upper: UpperDirs) -> Result<MountPlan> {
         match chain {
-            Chain::Dirs(record) => Ok(MountPlan { lowers: self.lowers(record), upper: Some(upper) }),
+            Chain::Dirs(record) => Ok(MountPlan { lowers: self.lowers(record), upper: Some(upper), ids: None }),
             Chain::Erofs(_) => Err(chain.of_another_backend(BackendKind::Dirs)),
         }
     }

@@ -30,7 +30,7 @@ impl Dirs {
         };
         let refuse = |source| Error::Mount { chain: record.chain_id, source };
         self.mounts.ensure(BackendKind::Dirs, record.chain_id, &from, || {
-            MountPlan { lowers: self.lowers(record), upper: None }.mount_detached().map_err(refuse)
+            MountPlan { lowers: self.lowers(record), upper: None, ids: None }.mount_detached().map_err(refuse)
         })
     }
 }

@@ -110,6 +110,6 @@ impl Erofs {
         if !self.mounts.is_mounted(&point)? {
             return Err(Error::NotMounted { chain, path: point });
         }
-        Ok(MountPlan { lowers: vec![point], upper: Some(upper) })
+        Ok(MountPlan { lowers: vec![point], upper: Some(upper), ids: None })
     }
 }

@@ -104,10 +104,15 @@ fn file_type(stat: &Statx) -> FileType {
 
 fn set_attributes(parent: BorrowedFd<'_>, name: &CStr, stat: &Statx) -> Result<(), SysError> {
     let (uid, gid) = (Uid::from_raw(stat.stx_uid), Gid::from_raw(stat.stx_gid));
-    chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(at("fchownat", name))?;
+    let kept = match chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(()) => 0o7777,
+        // Its owner has no name in the user namespace: it stays root's, and runs as nobody else.
+        Err(Errno::INVAL) => 0o1777,
+        Err(errno) => return Err(at("fchownat", name)(errno)),
+    };
     if file_type(stat) != FileType::Symlink {
         // The name is ours: nobody else sees the tmpfs yet.
-        chmodat(parent, name, Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777), AtFlags::empty())
+        chmodat(parent, name, Mode::from_raw_mode(u32::from(stat.stx_mode) & kept), AtFlags::empty())
             .map_err(at("fchmodat", name))?;
     }
     let time = |time: StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, fchown, fstat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{Pid, Uid};
+use rustix::process::{Gid, Pid, Uid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
 use stos_sys::SysError;
 use stos_sys::process::user_namespace::{read_mappings, to_host};
@@ -45,34 +45,49 @@ pub(super) fn give_to(stdio: &Stdio, uid: u32) -> Step {
         // Its group is devpts's affair.
         Stdio::Terminal { .. } => fchown(stdin(), Some(Uid::from_raw(uid)), None)
             .map_err(|errno| step()(SysError::new("fchown", uid.to_string(), errno))),
-        Stdio::Inherit | Stdio::Descriptors { .. } => give_pipes(uid).map_err(step()),
+        Stdio::Inherit | Stdio::Descriptors { .. } => {
+            give_pipes([stdin(), stdout(), stderr()], uid, None).map_err(step())
+        }
     }
 }
 
-/// With a user namespace: gives inherited pipes to the user of a process, before it is in the namespace of `pid`. Inside it a file of
-/// the host's root is nobody's, and no one's to give.
+/// With a user namespace: gives pipes to the user and group of a process, before it is in the namespace of `pid`. Inside it a file of
+/// the host's root is nobody's, and no one's to give; one whose owner and group both have a number there its root can give on.
 pub(crate) fn give_from_outside(settings: &Settings, stdio: &Stdio, pid: Pid) -> Result<()> {
-    if !matches!(stdio, Stdio::Inherit) || !settings.has_user_namespace() {
+    if !settings.has_user_namespace() {
         return Ok(());
     }
-    let user = match &settings.id_mappings {
-        Some(ids) => to_host(&ids.users, settings.process.uid),
-        None => to_host(&read_mappings(pid).map_err(Error::sys(GIVE))?.users, settings.process.uid),
+    let streams = match stdio {
+        Stdio::Inherit => [stdin(), stdout(), stderr()],
+        Stdio::Descriptors { stdin, stdout, stderr } => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        Stdio::Terminal { .. } => return Ok(()),
     };
-    user.map_or(Ok(()), |user| give_pipes(user).map_err(Error::sys(GIVE)))
+    let read;
+    let ids = match &settings.id_mappings {
+        Some(ids) => ids,
+        None => {
+            read = read_mappings(pid).map_err(Error::sys(GIVE))?;
+            &read
+        }
+    };
+    match to_host(&ids.users, settings.process.uid) {
+        Some(user) => give_pipes(streams, user, to_host(&ids.groups, settings.process.gid)).map_err(Error::sys(GIVE)),
+        None => Ok(()),
+    }
 }
 
-/// Gives the pipes among the streams to `uid`; their group stays. Those that cannot be given (as runc has it: their owner has no
-/// number in the caller's user namespace) stay whose they are, and work as far as they go.
-fn give_pipes(uid: u32) -> std::result::Result<(), SysError> {
-    for fd in [stdin(), stdout(), stderr()] {
+/// Gives the pipes among the streams to `uid`, and to `gid` where there is one. Those that cannot be given (as runc has it: their owner
+/// has no number in the caller's user namespace) stay whose they are, and work as far as they go.
+fn give_pipes(streams: [BorrowedFd<'_>; 3], uid: u32, gid: Option<u32>) -> std::result::Result<(), SysError> {
+    for fd in streams {
         // A closed one is nobody's.
         let Ok(stat) = fstat(fd) else { continue };
         let is_fifo = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
-        if !is_fifo || stat.st_uid == uid || filesystem_magic(fd)? != PIPEFS_MAGIC {
+        let is_given = stat.st_uid == uid && gid.is_none_or(|gid| gid == stat.st_gid);
+        if !is_fifo || is_given || filesystem_magic(fd)? != PIPEFS_MAGIC {
             continue;
         }
-        match fchown(fd, Some(Uid::from_raw(uid)), None) {
+        match fchown(fd, Some(Uid::from_raw(uid)), gid.map(Gid::from_raw)) {
             Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
             Err(errno) => return Err(SysError::new("fchown", uid.to_string(), errno)),
         }

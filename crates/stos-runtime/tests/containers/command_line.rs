@@ -132,6 +132,7 @@ fn launch_attached(
     let plan = upper.map(|upper| MountPlan {
         lowers: vec![rootfs.clone()],
         upper: Some(UpperDirs { upper: upper.join("upper"), work: upper.join("work"), volatile: true }),
+        ids: None,
     });
     let duplicate = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().expect("dup");
     let (mut stdio, mut output) = (Stdio::Inherit, None);

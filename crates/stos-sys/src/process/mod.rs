@@ -8,6 +8,7 @@
 //! | [`pidfd`] | waiting for a process and signalling it by descriptor |
 //! | [`reaper`] | a first process that reaps, and passes signals on to its one child |
 //! | [`credentials`] | capabilities, ids, groups, limits |
+//! | [`filesystem_ids`] | the ids that count for files, for a moment |
 //! | [`identity`] | start time and boot id: what tells a process from a later one of the same number |
 //! | [`binary`] | the view of our own binary that a container cannot write |
 //! | [`attributes`] | scheduling, input and output, personality |
@@ -20,6 +21,7 @@ pub mod child;
 pub mod clone;
 pub mod credentials;
 pub mod exec;
+pub mod filesystem_ids;
 pub mod identity;
 pub mod pidfd;
 pub mod reaper;

@@ -26,7 +26,7 @@ pub struct IdMapping {
 }
 
 /// The mappings of a user namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct IdMappings {
     /// Of users.
     pub users: Vec<IdMapping>,
@@ -40,6 +40,21 @@ pub fn to_host(mappings: &[IdMapping], id: u32) -> Option<u32> {
         let at = id.checked_sub(mapping.container).filter(|at| *at < mapping.size)?;
         mapping.host.checked_add(at)
     })
+}
+
+/// The id inside for `id` outside, where `mappings` have it.
+pub fn to_container(mappings: &[IdMapping], id: u32) -> Option<u32> {
+    mappings.iter().find_map(|mapping| {
+        let at = id.checked_sub(mapping.host).filter(|at| *at < mapping.size)?;
+        mapping.container.checked_add(at)
+    })
+}
+
+impl IdMappings {
+    /// The ids outside of the namespace's user 0 and group 0, where it has both.
+    pub fn root(&self) -> Option<(u32, u32)> {
+        Some((to_host(&self.users, 0)?, to_host(&self.groups, 0)?))
+    }
 }
 
 fn lines(mappings: &[IdMapping]) -> String {
@@ -58,6 +73,11 @@ pub fn write_process_file(pid: Pid, name: &str, text: &str) -> Result<()> {
 pub fn map_ids(pid: Pid, mappings: &IdMappings) -> Result<()> {
     write_process_file(pid, "uid_map", &lines(&mappings.users))?;
     write_process_file(pid, "gid_map", &lines(&mappings.groups))
+}
+
+/// Reads the mappings of the calling process's own user namespace: its ids, and those of the namespace above.
+pub fn own_mappings() -> Result<IdMappings> {
+    read_mappings(rustix::process::getpid())
 }
 
 /// Reads the mappings of the user namespace of the process `pid`, as the caller's own namespace sees them.
@@ -128,6 +148,13 @@ mod tests {
         for (id, host) in cases {
             assert_eq!(to_host(&mappings, id), host, "{id}");
         }
+        let back = [(100_000, Some(0)), (100_999, Some(999)), (7, Some(5000)), (8, None), (0, None)];
+        for (id, container) in back {
+            assert_eq!(to_container(&mappings, id), container, "{id}");
+        }
+        let both = IdMappings { users: mappings[..1].to_vec(), groups: mappings[..2].to_vec() };
+        assert_eq!(both.root(), Some((100_000, 100_000)));
+        assert_eq!(IdMappings { groups: mappings[1..2].to_vec(), ..both }.root(), None);
         assert_eq!(lines(&mappings[..2]), "0 100000 1000\n5000 7 1\n");
         assert_eq!(parse("         0     100000       1000\n 5000 7 1\n"), &mappings[..2]);
     }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
-use super::{Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions, SecurityArgs, SessionOptions, StreamArgs};
+use super::{
+    Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions, SecurityArgs, SessionOptions, StreamArgs,
+    UserNamespaceArgs,
+};
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,6 +81,8 @@ pub struct ImageOptions {
     pub read_only: bool,
     #[command(flatten)]
     pub security: SecurityArgs,
+    #[command(flatten)]
+    pub users: UserNamespaceArgs,
     /// The network
     #[arg(long, value_enum, default_value = "none")]
     pub network: NetworkMode,

@@ -24,6 +24,7 @@ mod security;
 mod stats;
 mod system;
 mod terminal;
+mod user_namespace;
 
 pub use changes::*;
 pub use containers::*;
@@ -45,6 +46,7 @@ pub use security::*;
 pub use stats::*;
 pub use system::*;
 pub use terminal::*;
+pub use user_namespace::*;
 
 use std::path::PathBuf;
 
@@ -335,6 +337,9 @@ mod tests {
             ("--security-opt seccomp=unconfined", "--security-opt"),
             ("--read-only-tmpfs=false", "--read-only-tmpfs"),
             ("--pid host", "--pid"),
+            ("--userns auto", "--userns"),
+            ("--uidmap 0:1:1", "--uidmap"),
+            ("--subuidname me", "--subuidname"),
             ("-i", "--interactive"),
             ("-m 1g", "--memory"),
             ("--cpus 1", "--cpus"),

@@ -36,7 +36,4 @@ pub struct SecurityArgs {
     /// Whose cgroups it sees: private, host or container:CONTAINER
     #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub cgroupns: Option<String>,
-    /// Whose users it has: host
-    #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
-    pub userns: Option<String>,
 }
