@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images whose files are traps for whoever makes containers of them: nothing of them takes effect on the host.
+
+mod sandbox;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use sandbox::shell::Shell;
+use stos_testkit::guard::Need;
+use stos_testkit::image_builder::{ImageBuilder, Layer};
+use stos_testkit::rootfs;
+use stos_testkit::tar_builder::{Entry, TarBuilder};
+
+/// An image of this machine's shell with these files too, or instead.
+fn with_files(entries: Vec<Entry>) -> Shell {
+    let tar = entries.into_iter().fold(TarBuilder::new(), TarBuilder::entry).finish();
+    let mut shell = Shell::new();
+    let builder = ImageBuilder::new().layer(Layer::gzip(rootfs::host_shell().unwrap())).layer(Layer::plain(tar));
+    shell.image = builder.command(&["/bin/sh"]).build();
+    shell.sandbox.pull(&shell.hub.serve(&shell.image, "shell", "1"));
+    shell
+}
+
+/// Where the image is mounted on the host.
+fn image_root(shell: &Shell) -> PathBuf {
+    let chains = shell.sandbox.root().join("chains");
+    let mut found = fs::read_dir(chains).unwrap().map(|entry| entry.unwrap().path());
+    found.find(|path| path.join("trap").exists()).unwrap()
+}
+
+/// Opening a device can be all that it takes: a watchdog starts, and the machine with it anew.
+#[test]
+fn a_device_of_an_image_is_none_on_the_host() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    sandbox::on_both_backends(|| {
+        let shell = with_files(vec![Entry::char_device("trap", 1, 3).mode(0o666)]);
+        assert_eq!(shell.says(&[], "echo x > /trap; echo done"), "done\n", "it may be used where it is a container's");
+        let opened = fs::File::open(image_root(&shell).join("trap"));
+        assert_eq!(opened.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    });
+}
+
+#[test]
+fn account_files_that_are_devices_are_refused() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    for (file, user) in [("etc/passwd", "root"), ("etc/group", "0:root")] {
+        let shell = with_files(vec![Entry::directory("etc"), Entry::char_device(file, 1, 3).mode(0o666)]);
+        let refused = shell.run(&["--user", user], "true");
+        let said = format!("/{file} cannot be read: expected a regular file, found CharacterDevice");
+        assert!(refused.code == 125 && refused.stderr.contains(&said), "{}", refused.stderr);
+    }
+}
