@@ -86,6 +86,7 @@ fn exec_in_image(states: &stos_runtime::StateDirectory, args: &Exec, record: &Co
     }
     let user = args.user.as_deref().map(str::parse::<UserSpec>).transpose()?;
     let mut changes = bundle::changes(args, options::environment(&args.image.env_file, &args.env)?)?;
+    changes.is_of_another_user = user.as_ref().is_some_and(|user| *user != record.user);
     if args.image.privileged {
         changes.capabilities.extend(every_capability()?);
     }
