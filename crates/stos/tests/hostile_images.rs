@@ -52,3 +52,22 @@ fn account_files_that_are_devices_are_refused() {
         assert!(refused.code == 125 && refused.stderr.contains(&said), "{}", refused.stderr);
     }
 }
+
+/// Devices are made where the image leads, were they not looked for at /dev.
+#[test]
+fn no_symlink_of_an_image_leads_a_mount_over_dev() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = with_files(vec![Entry::symlink("data", "dev"), Entry::symlink("deep", "/dev/deep")]);
+    let host = shell.sandbox.path("host");
+    fs::create_dir(&host).unwrap();
+    let bind = format!("{}:/data", host.display());
+    for options in [&["-v", &bind][..], &["-v", &bind, "--device", "/dev/zero:/dev/new"], &["--tmpfs", "/data"]] {
+        let refused = shell.run(options, "true");
+        let said = "mount at \"/data\" refused: it would cover /dev";
+        assert!(refused.code == 125 && refused.stderr.contains(said), "{options:?}: {}", refused.stderr);
+    }
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
+    // Below it something of the host's may lie.
+    shell.says(&["-v", &format!("{}:/deep", host.display())], "echo x > /dev/deep/new && echo x > /dev/null");
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 1);
+}

@@ -116,8 +116,17 @@ fn isolate_place(path: &Path) -> Result<(), SysError> {
 /// As deep as a path can be named.
 const DEPTH: usize = 2048;
 
-/// Mounts everything in the root, and gives it, and the devices that were taken from the host.
-pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) -> Step<(Root, Option<BoundDevices>)> {
+/// The root with everything mounted in it.
+pub(super) struct Mounted {
+    pub root: Root,
+    /// What is mounted at `/dev`, where anything is.
+    pub dev: Option<Root>,
+    /// The devices that were taken from the host.
+    pub devices: Option<BoundDevices>,
+}
+
+/// Mounts everything in the root.
+pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) -> Step<Mounted> {
     let settings = launch.config.settings();
     let Tree { root, is_attached, binds, devices } = tree;
     let mut binds = binds.unwrap_or_default().into_iter();
@@ -130,11 +139,35 @@ pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) 
     if !is_attached {
         attach_root(launch, root.as_fd())?;
     }
-    let root = Root::new(root);
+    let mut mounted = Mounted { root: Root::new(root), dev: None, devices };
     for (request, source) in settings.mounts.iter().zip(sources) {
-        mount_one(&root, request, source)?;
+        let mount = mount_one(&mounted.root, request, source)?;
+        if request.destination == Path::new(DEV) {
+            mounted.dev = mount.map(Root::new).or(mounted.dev);
+        }
     }
-    Ok((root, devices))
+    Ok(mounted)
+}
+
+/// Where devices are.
+const DEV: &str = "/dev";
+
+/// Opens `/dev`, made where it is missing, to fill it: what is mounted there as `/dev`, and not what an image's symlink has led over
+/// that. Devices and links are nothing for a directory of the host's.
+pub(super) fn open_dev(mounted: &Mounted, settings: &Settings) -> Step<OwnedFd> {
+    let step = || InitError::step("set up /dev");
+    let found = mounted.root.create_dir_all(Path::new(DEV), Mode::from_raw_mode(0o755)).map_err(step())?;
+    let Some(dev) = &mounted.dev else { return Ok(found) };
+    if dev.is_root(found.as_fd()).map_err(step())? {
+        return Ok(found);
+    }
+    let over = Root::new(found);
+    let is_over = |request: &&MountRequest| {
+        let place = mounted.root.resolve(&request.destination);
+        request.destination != Path::new(DEV) && place.is_ok_and(|place| over.is_root(place.as_fd()).unwrap_or(false))
+    };
+    let destination = settings.mounts.iter().find(is_over).map_or(DEV.into(), |request| request.destination.clone());
+    Err(InitError::MountRefused { destination, rule: "it would cover /dev".to_owned() })
 }
 
 /// What a request mounts, detached, with its attributes.
@@ -195,9 +228,10 @@ pub(crate) fn mount_error(request: &MountRequest, error: SysError) -> InitError 
     }
 }
 
-fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Step {
+/// Mounts one, and gives it; `None` where one that is there is changed.
+fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Step<Option<OwnedFd>> {
     let failed = |error| mount_error(request, error);
-    let Some(source) = source else { return remount(root, request).map_err(failed) };
+    let Some(source) = source else { return remount(root, request).map(|()| None).map_err(failed) };
     let (kind, shown) = match &source {
         Source::Bind(mount, kind) => (*kind, Some(mount.as_fd())),
         Source::Filesystem(_) | Source::Cgroups(_) => (MountPoint::Directory, None),
@@ -219,7 +253,8 @@ fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Ste
             mount
         }
     };
-    set_propagation(mount.as_fd(), request).map_err(failed)
+    set_propagation(mount.as_fd(), request).map_err(failed)?;
+    Ok(Some(mount))
 }
 
 /// The options of a new filesystem and its source: mount tables name it by that, and say "none" without.
