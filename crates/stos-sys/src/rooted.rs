@@ -335,6 +335,12 @@ pub const PIPEFS_MAGIC: u64 = 0x5049_5045;
 /// `f_type` of sysfs.
 pub const SYSFS_MAGIC: u64 = 0x6265_6572;
 
+/// `f_type` of cgroup v1.
+pub const CGROUP_MAGIC: u64 = 0x0027_e0eb;
+
+/// `f_type` of cgroup v2.
+pub const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
 /// Runs `change` in the directory `dir` and puts its modification time back.
 ///
 /// On an overlay the first change copies the directory up with its mode, owner and xattrs; only mtime then moves. Where

@@ -71,3 +71,18 @@ fn no_symlink_of_an_image_leads_a_mount_over_dev() {
     shell.says(&["-v", &format!("{}:/deep", host.display())], "echo x > /dev/deep/new && echo x > /dev/null");
     assert_eq!(fs::read_dir(&host).unwrap().count(), 1);
 }
+
+#[test]
+fn no_symlink_of_an_image_leads_a_filesystem_in_memory_to_copy_the_kernel_s_files() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let places = [("data", "/sys"), ("kernel", "/sys/kernel"), ("tmp", "/sys/fs")];
+    let shell = with_files(places.iter().map(|(name, target)| Entry::symlink(name, target)).collect());
+    for (options, place) in
+        [(&["--tmpfs", "/data"][..], "/data"), (&["--tmpfs", "/kernel"], "/kernel"), (&["--read-only"], "/tmp")]
+    {
+        let refused = shell.run(options, "true");
+        let said = format!("mount at {place:?} refused: what the kernel has there cannot be copied");
+        assert!(refused.code == 125 && refused.stderr.contains(&said), "{options:?}: {}", refused.stderr);
+    }
+    shell.says(&["--tmpfs", "/kernel:notmpcopyup"], "echo x > /sys/kernel/new");
+}

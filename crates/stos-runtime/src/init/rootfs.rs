@@ -18,7 +18,9 @@ use stos_sys::mount::{
     FSCONFIG_STRING_MAX, FsParameter, MountChange, Propagation, attach, attach_at, change_mount, change_mount_at,
     new_filesystem, open_tree_clone,
 };
-use stos_sys::rooted::{MountPoint, PROC_MAGIC, Root, file_type, filesystem_magic};
+use stos_sys::rooted::{
+    CGROUP_MAGIC, CGROUP2_MAGIC, MountPoint, PROC_MAGIC, Root, SYSFS_MAGIC, file_type, filesystem_magic,
+};
 
 use super::Step;
 use super::cgroup_view::View;
@@ -245,6 +247,7 @@ fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Ste
         Source::Cgroups(view) => view.attach(request, target.as_fd()).map_err(failed)?,
         Source::Bind(mount, _) | Source::Filesystem(mount) => {
             if request.options.copy_up {
+                check_copied(request, target.as_fd())?;
                 copy_tree(target.as_fd(), mount.as_fd()).map_err(failed)?;
                 // Only now: it may be read-only.
                 apply_attributes(mount.as_fd(), request).map_err(failed)?;
@@ -350,6 +353,17 @@ fn check_inside_proc(request: &MountRequest, target: BorrowedFd<'_>, source: Opt
     // A second procfs on the first is what engines do to a bound one.
     let again = request.fstype == "proc" && request.destination == Path::new("/proc");
     if coverable || again { Ok(()) } else { Err(refused(request, "it would cover a part of procfs")) }
+}
+
+/// Refuses to copy what is no file of anybody's: a symlink of an image leads to the kernel's own, and to read those as root of the host
+/// has effects. procfs is refused before ([`check_inside_proc`]).
+fn check_copied(request: &MountRequest, target: BorrowedFd<'_>) -> Step {
+    match filesystem_magic(target).map_err(InitError::step("look at a mount point"))? {
+        SYSFS_MAGIC | CGROUP_MAGIC | CGROUP2_MAGIC => {
+            Err(refused(request, "what the kernel has there cannot be copied"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn proc_bind(request: &MountRequest, source: BorrowedFd<'_>) -> Step {
