@@ -177,6 +177,18 @@ fn an_init_reaps_and_passes_signals_on() {
     let volume = format!("{}:/bad", bad.display());
     let lost = sandbox.run(&["run", "--rm", "--init", "-v", &volume, "term:1", "/bad"]);
     assert!(lost.code == 127 && lost.stderr.contains("/no/interpreter"), "{} {}", lost.code, lost.stderr);
+    // In a pid namespace that is not the container's own its orphans are the init's too.
+    let script = "sh -c 'sleep 1000 & echo $!'; exec sleep 1000";
+    sandbox.ok(&["run", "-d", "--init", "--pid", "host", "--name", "h", "term:1", "sh", "-c", script]);
+    let orphan = || sandbox.ok(&["logs", "h"]).trim().to_owned();
+    eventually("the orphan is there", || !orphan().is_empty());
+    let init = sandbox.json(&["state", "h"])["pid"].to_string();
+    let parent = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", orphan())).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().to_owned()
+    };
+    eventually("the orphan has another parent", || parent() == init);
+    sandbox.ok(&["rm", "-f", "h"]);
     // Job control, though the shell leads no session.
     let mut shell = Pty::spawn(
         sandbox.command().args([
