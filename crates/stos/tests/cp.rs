@@ -389,6 +389,27 @@ fn a_container_that_swaps_a_directory_for_a_symlink_leads_nobody_out() {
     assert!(has_read.into_inner(), "nothing was ever copied: the test proves nothing");
 }
 
+/// They say that they are empty, and so would be their copies.
+#[test]
+fn files_of_the_kernel_are_refused() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = two();
+    let to = local(&shell, "to");
+    let target = to.to_str().unwrap();
+    for (source, target, filesystem) in [
+        ("up:/proc/version", target, "proc"),
+        ("up:/sys/kernel", target, "sysfs"),
+        ("up:/proc/version", "-", "proc"),
+        ("/proc/version", "up:/srv", "proc"),
+    ] {
+        let refused = cp(&shell, &[source, target]);
+        let path = source.trim_start_matches("up:");
+        let said = format!("{path} is the kernel's and cannot be copied: it lies on {filesystem}");
+        assert!(refused.code == 1 && refused.stderr.contains(&said), "{source}: {}", refused.stderr);
+        assert_eq!((refused.stdout.as_str(), fs::read_dir(&to).unwrap().count()), ("", 0));
+    }
+}
+
 #[test]
 fn a_copy_that_is_killed_leaves_no_mount_and_lets_the_container_start() {
     stos_testkit::require!(Need::Root, Need::Binary);
