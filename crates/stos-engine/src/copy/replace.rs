@@ -17,7 +17,7 @@ use stos_sys::{SysError, xattr};
 
 use super::CopyError;
 use super::sink::shown;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How deep a directory that is replaced may be.
 const DEPTH_MAX: usize = 2048;
@@ -157,13 +157,20 @@ fn unlink(dir: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> std::result::Res
 }
 
 /// Removes `name` from a directory, with all in it, from descriptor to descriptor: nothing is followed. Where something is mounted it
-/// ends with EBUSY.
+/// ends.
 pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-    let failed = |name: &OsStr, errno| SysError::new("unlinkat", shown(name.as_bytes()), errno);
+    let failed = |name: &OsStr, errno| -> Error {
+        match (shown(name.as_bytes()), errno) {
+            (path, Errno::BUSY) => {
+                CopyError::InTheWay { path, found: "a mount point", wanted: "something else" }.into()
+            }
+            (path, errno) => SysError::new("unlinkat", path, errno).into(),
+        }
+    };
     match unlink(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(failed(name, errno).into()),
+        Err(errno) => return Err(failed(name, errno)),
     }
     // Each with the names that are left in it, and what it is called.
     let mut stack = vec![open_to_empty(dir, name)?];
@@ -174,7 +181,7 @@ pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
             let above = stack.last().map_or(dir, |(above, ..)| above.as_fd());
             match unlink(above, &own, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(failed(&own, errno).into()),
+                Err(errno) => return Err(failed(&own, errno)),
             }
             continue;
         };
@@ -185,7 +192,7 @@ pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
                 let below = open_to_empty(here.as_fd(), &next)?;
                 stack.push(below);
             }
-            Err(errno) => return Err(failed(&next, errno).into()),
+            Err(errno) => return Err(failed(&next, errno)),
         }
     }
     Ok(())
