@@ -18,10 +18,14 @@ use serde::{Deserialize, Serialize};
 use stos_spec::ChainId;
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
-use stos_sys::mount;
+use stos_sys::mount::{self, MountChange};
 
 use crate::backend::BackendKind;
 use crate::error::{Error, Result};
+
+/// `MOUNT_ATTR_NOSUID` and `MOUNT_ATTR_NODEV` of mount_setattr(2): what an image's files may do is for its containers, whose overlays have
+/// attributes of their own.
+const NO_SUID_NO_DEVICES: u64 = 0x2 | 0x4;
 
 /// Which files a mount reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +134,8 @@ impl Mounts {
         mount::ensure_private_area(&self.dir).map_err(refuse)?;
         files::ensure_directory(&point)?;
         let detached = make()?;
+        let closed = MountChange { set: NO_SUID_NO_DEVICES, ..MountChange::default() };
+        mount::change_mount(detached.as_fd(), closed).map_err(refuse)?;
         if self.is_mounted(&point)? {
             mount::replace(detached.as_fd(), &point).map_err(refuse)?;
         } else {

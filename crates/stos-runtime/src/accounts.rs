@@ -4,6 +4,7 @@
 //! The files are the image's: they may be symlinks (followed inside the root), FIFOs (refused, never waited for), or endless
 //! (CVE-2024-9676). Numbers are read with a bound, so that none overflows to root (CVE-2024-40635).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -26,6 +27,9 @@ const GROUP: &str = "/etc/group";
 
 /// More than any real account file has: 100,000 users take 6 MB.
 const FILE_MAX: u64 = 32 << 20;
+
+/// As many groups as the kernel lets a process have (`NGROUPS_MAX`, setgroups(2)).
+const GROUPS_MAX: usize = 65_536;
 
 /// Whom the command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,16 +137,20 @@ fn find_group(root: &Root, asked: &str) -> Step<u32> {
 }
 
 fn groups_of(root: &Root, user: &[u8]) -> Step<Vec<u32>> {
-    let mut groups = Vec::new();
+    let (mut groups, mut known) = (Vec::new(), HashSet::new());
     each_line(root, GROUP, |line| {
         if let Some((_, gid, members)) = parse_group(line)
             && members.split(|byte| *byte == b',').any(|member| member == user)
-            && !groups.contains(&gid)
+            && known.insert(gid)
         {
             groups.push(gid);
         }
-        true
+        groups.len() <= GROUPS_MAX
     })?;
+    if groups.len() > GROUPS_MAX {
+        let reason = format!("user {:?} is in more than {GROUPS_MAX} groups", String::from_utf8_lossy(user));
+        return Err(InitError::AccountFile { file: GROUP.to_owned(), reason });
+    }
     Ok(groups)
 }
 
@@ -276,6 +284,18 @@ mod tests {
         fs::remove_file(&passwd).unwrap();
         symlink("/etc/other", &passwd).unwrap();
         assert_eq!(look_up_account(&root, &"web".parse().unwrap()).unwrap().uid, 12);
+    }
+
+    #[test]
+    fn more_groups_than_a_process_can_have_are_refused() {
+        let groups =
+            |count: usize| (1..=count).map(|gid| format!("g:x:{gid}:web\ng:x:{gid}:web\n")).collect::<String>();
+        let (_dir, most) = root("web:x:7:8::/:\n", &groups(GROUPS_MAX));
+        assert_eq!(look_up_account(&most, &"web".parse().unwrap()).unwrap().groups.len(), GROUPS_MAX);
+        let (_dir, more) = root("web:x:7:8::/:\n", &groups(GROUPS_MAX + 1));
+        let refused = look_up_account(&more, &"web".parse().unwrap());
+        assert!(matches!(refused, Err(InitError::AccountFile { file, .. }) if file == GROUP));
+        assert!(look_up_account(&more, &"web:5".parse().unwrap()).unwrap().groups.is_empty());
     }
 
     #[test]

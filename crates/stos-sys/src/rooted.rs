@@ -6,7 +6,7 @@
 //! for what is checked is the descriptor that is then used (CVE-2021-30465).
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
@@ -105,10 +105,21 @@ impl Root {
         }
     }
 
-    /// Opens `path` for reading. Never blocks on a FIFO, and never makes a terminal the caller's.
+    /// Opens the regular file `path` for reading. Of anything else it gives an `O_PATH` descriptor: to open a device that an image brings
+    /// along can be enough to do harm, as it starts a watchdog, and a FIFO would be waited for.
     pub fn open_to_read(&self, path: &Path) -> Result<OwnedFd> {
+        let found = self.resolve(path)?;
+        if file_type(found.as_fd())? != FileType::RegularFile {
+            return Ok(found);
+        }
+        // What was looked at, and nothing that has come in its place.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        self.open_with(path, flags, Mode::empty(), ResolveFlags::empty())
+        let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
+        match openat(CWD, itself.as_str(), flags | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(opened) => Ok(opened),
+            // A container without a /proc, whose process this is: no device is open to it that is not open to the container.
+            Err(_) => self.open_with(path, flags, Mode::empty(), ResolveFlags::empty()),
+        }
     }
 
     /// Creates the file `path`, which must not exist, for writing; its parent must.
@@ -324,6 +335,12 @@ pub const PIPEFS_MAGIC: u64 = 0x5049_5045;
 /// `f_type` of sysfs.
 pub const SYSFS_MAGIC: u64 = 0x6265_6572;
 
+/// `f_type` of cgroup v1.
+pub const CGROUP_MAGIC: u64 = 0x0027_e0eb;
+
+/// `f_type` of cgroup v2.
+pub const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
 /// Runs `change` in the directory `dir` and puts its modification time back.
 ///
 /// On an overlay the first change copies the directory up with its mode, owner and xattrs; only mtime then moves. Where
@@ -483,12 +500,23 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_opened_without_waiting() {
+    fn nothing_but_a_regular_file_is_opened() {
         let (dir, root) = tree();
-        let fifo = rustix::fs::FileType::Fifo;
-        let at = Root::open(&dir.path().join("root")).unwrap();
-        rustix::fs::mknodat(&at.fd, "fifo", fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-        let fd = root.open_to_read(Path::new("/fifo")).unwrap();
-        assert_eq!(file_type(fd.as_fd()).unwrap(), FileType::Fifo);
+        let null = rustix::fs::makedev(1, 3);
+        for (name, kind, device) in [("fifo", FileType::Fifo, 0), ("null", FileType::CharacterDevice, null)] {
+            rustix::fs::mknodat(&root.fd, name, kind, Mode::from_raw_mode(0o600), device).unwrap();
+            symlink(name, dir.path().join("root/link")).unwrap();
+            for path in [name, "link"] {
+                let found = root.open_to_read(Path::new(path)).unwrap();
+                assert_eq!(file_type(found.as_fd()).unwrap(), kind);
+                assert!(rustix::fs::fcntl_getfl(&found).unwrap().contains(OFlags::PATH), "{path} was opened");
+            }
+            fs::remove_file(dir.path().join("root/link")).unwrap();
+        }
+        fs::write(dir.path().join("root/file"), "text").unwrap();
+        symlink("/file", dir.path().join("root/etc/link")).unwrap();
+        let file = root.open_to_read(Path::new("/etc/link")).unwrap();
+        assert_eq!(std::io::read_to_string(fs::File::from(file)).unwrap(), "text");
+        assert_eq!(root.open_to_read(Path::new("none")).unwrap_err().errno, Errno::NOENT);
     }
 }

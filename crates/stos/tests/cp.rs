@@ -233,6 +233,63 @@ fn volumes_and_mounts_are_where_the_container_has_them() {
     assert_eq!(text(&shell, "c", "/etc/hosts"), "text", "what is mounted is written in place");
 }
 
+/// What is mounted in a container that runs is no mount point to the kernel's mind, who asks from outside: it would be unmounted.
+#[test]
+fn what_is_mounted_in_a_container_that_runs_stays_mounted() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let (host, ro, a, b) = (local(&shell, "host"), local(&shell, "ro"), local(&shell, "a"), local(&shell, "b"));
+    for (dir, name) in [(&host, "rw"), (&host, "ro"), (&b, "kept")] {
+        fs::write(dir.join(name), "of the host").unwrap();
+    }
+    let binds = [
+        format!("{}:/srv/rw", host.join("rw").display()),
+        format!("{}:/srv/ro:ro", host.join("ro").display()),
+        format!("{}:/data", a.display()),
+        format!("{}:/data/b", b.display()),
+        format!("{}:/data/deep/ro:ro", ro.display()),
+    ];
+    let binds: Vec<&str> = binds.iter().flat_map(|bind| ["-v", bind]).collect();
+    shell.sandbox.ok(&[&["run", "-d", "--name", "c"], &binds[..], &["shell:1", "sleep", "1000"]].concat());
+    let mounts = || shell.sandbox.ok(&["exec", "c", "cat", "/proc/self/mountinfo"]);
+    let before = mounts();
+    let from = local(&shell, "from");
+    for name in ["file", "b", "deep"] {
+        fs::write(from.join(name), "text").unwrap();
+    }
+    symlink("elsewhere", from.join("link")).unwrap();
+    let path = |name: &str| from.join(name).to_str().unwrap().to_owned();
+    copied(&shell, &[&path("file"), "c:/srv/rw"]);
+    assert_eq!(fs::read_to_string(host.join("rw")).unwrap(), "text");
+    copied(&shell, &[&path("file"), "c:/etc/hosts"]);
+    assert_eq!(shell.sandbox.ok(&["exec", "c", "cat", "/etc/hosts"]), "text");
+    let refused = cp(&shell, &[&path("file"), "c:/srv/ro"]);
+    assert!(refused.code == 1 && refused.stderr.contains("write in place ro"), "{}", refused.stderr);
+    assert_eq!(fs::read_to_string(host.join("ro")).unwrap(), "of the host");
+    // Neither what is mounted is emptied nor what holds it.
+    for (name, said) in
+        [("b", "cannot replace b, a mount point that is no file"), ("deep", "cannot replace ro, a mount point, with")]
+    {
+        let whole = local(&shell, "whole");
+        fs::copy(path(name), whole.join(name)).unwrap();
+        let refused = cp(&shell, &["--overwrite", &format!("{}/.", whole.display()), "c:/data"]);
+        assert!(refused.code == 1 && refused.stderr.contains(said), "{name}: {}", refused.stderr);
+    }
+    assert_eq!(fs::read_to_string(b.join("kept")).unwrap(), "of the host");
+    assert_eq!(fs::read_dir(&from).unwrap().count(), 4);
+    let links = local(&shell, "links");
+    symlink("elsewhere", links.join("rw")).unwrap();
+    let refused = cp(&shell, &[&format!("{}/.", links.display()), "c:/srv"]);
+    assert!(
+        refused.stderr.contains("cannot replace rw, a mount point, with anything but a file"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(mounts(), before);
+    let left = shell.sandbox.ok(&["exec", "c", "sh", "-c", "ls -A /srv /etc /data | grep stos-cp || true"]);
+    assert_eq!(left, "");
+}
+
 #[test]
 fn a_copy_goes_from_container_to_container_and_never_into_itself() {
     stos_testkit::require!(Need::Root, Need::Binary);
@@ -330,6 +387,27 @@ fn a_container_that_swaps_a_directory_for_a_symlink_leads_nobody_out() {
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     }
     assert!(has_read.into_inner(), "nothing was ever copied: the test proves nothing");
+}
+
+/// They say that they are empty, and so would be their copies.
+#[test]
+fn files_of_the_kernel_are_refused() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = two();
+    let to = local(&shell, "to");
+    let target = to.to_str().unwrap();
+    for (source, target, filesystem) in [
+        ("up:/proc/version", target, "proc"),
+        ("up:/sys/kernel", target, "sysfs"),
+        ("up:/proc/version", "-", "proc"),
+        ("/proc/version", "up:/srv", "proc"),
+    ] {
+        let refused = cp(&shell, &[source, target]);
+        let path = source.trim_start_matches("up:");
+        let said = format!("{path} is the kernel's and cannot be copied: it lies on {filesystem}");
+        assert!(refused.code == 1 && refused.stderr.contains(&said), "{source}: {}", refused.stderr);
+        assert_eq!((refused.stdout.as_str(), fs::read_dir(&to).unwrap().count()), ("", 0));
+    }
 }
 
 #[test]

@@ -119,6 +119,28 @@ fn options_change_the_process() {
     assert!(refused.code == 125 && refused.stderr.contains("--process"), "{}", refused.stderr);
 }
 
+/// podman 5.8 does so too: what a user was given by `--cap-add` is that user's.
+#[test]
+fn another_user_has_not_the_capabilities_of_the_container_s() {
+    require!(Need::Root, Need::Binary);
+    let sandbox = pty::sandbox();
+    for options in [&[][..], &["--security-opt", "no-new-privileges"]] {
+        running(&sandbox, &[&["--user", "1000", "--cap-add", "KILL"], options].concat());
+        let capabilities = |options: &[&str]| {
+            let script = "while read a b; do case $a in CapEff:|CapBnd:) echo $b;; esac; done </proc/self/status";
+            let said = sandbox.ok(&[&["exec"], options, &["c", "sh", "-c", script]].concat());
+            said.lines().map(|mask| u64::from_str_radix(mask, 16).unwrap()).collect::<Vec<_>>()
+        };
+        let own = capabilities(&[]);
+        assert_eq!(own[0], 1 << 5);
+        assert_eq!(capabilities(&["--user", "1000"]), own);
+        assert_eq!(capabilities(&["--user", "1001"]), [0, own[1]]);
+        assert_eq!(capabilities(&["--user", "0"]), [own[1], own[1]]);
+        assert_eq!(capabilities(&["--user", "1001", "--privileged"])[0], 0);
+        sandbox.ok(&["rm", "-f", "c"]);
+    }
+}
+
 #[test]
 fn an_init_reaps_and_passes_signals_on() {
     require!(Need::Root, Need::Binary, Need::Tool("setsid"));
@@ -155,6 +177,18 @@ fn an_init_reaps_and_passes_signals_on() {
     let volume = format!("{}:/bad", bad.display());
     let lost = sandbox.run(&["run", "--rm", "--init", "-v", &volume, "term:1", "/bad"]);
     assert!(lost.code == 127 && lost.stderr.contains("/no/interpreter"), "{} {}", lost.code, lost.stderr);
+    // In a pid namespace that is not the container's own its orphans are the init's too.
+    let script = "sh -c 'sleep 1000 & echo $!'; exec sleep 1000";
+    sandbox.ok(&["run", "-d", "--init", "--pid", "host", "--name", "h", "term:1", "sh", "-c", script]);
+    let orphan = || sandbox.ok(&["logs", "h"]).trim().to_owned();
+    eventually("the orphan is there", || !orphan().is_empty());
+    let init = sandbox.json(&["state", "h"])["pid"].to_string();
+    let parent = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", orphan())).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().to_owned()
+    };
+    eventually("the orphan has another parent", || parent() == init);
+    sandbox.ok(&["rm", "-f", "h"]);
     // Job control, though the shell leads no session.
     let mut shell = Pty::spawn(
         sandbox.command().args([

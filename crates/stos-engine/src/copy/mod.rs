@@ -74,6 +74,14 @@ pub enum CopyError {
         /// What is to be there.
         wanted: &'static str,
     },
+    /// Files of the kernel have no size, and so no end that could be copied.
+    #[error("{path} is the kernel's and cannot be copied: it lies on {filesystem}")]
+    Kernels {
+        /// As it was asked for.
+        path: String,
+        /// The type of the filesystem.
+        filesystem: &'static str,
+    },
     /// A directory is to be copied into itself.
     #[error("cannot copy {path} into itself")]
     IntoItself {
@@ -212,7 +220,7 @@ pub fn copy(engine: &Engine, from: Endpoint<'_>, to: Endpoint<'_>, options: Copy
         (target, to_path) = Side::open(engine, to, &mut namespace)?;
         (source, from_path) = Side::open(engine, from, &mut namespace)?;
     }
-    let found = Place::existing(source.root(), &from_path, &source.name())?;
+    let found = Place::source(source.root(), &from_path, &source.name())?;
     let goal = place::goal(target.root(), &to_path, &target.name(), &found, is_contents(&from_path))?;
     if is_same(from, to) {
         place::refuse_into_itself(target.root(), &goal.base, &found, &from_path)?;
@@ -241,7 +249,7 @@ pub fn copy(engine: &Engine, from: Endpoint<'_>, to: Endpoint<'_>, options: Copy
 /// owners are those that the container sees.
 pub fn copy_to_tar(engine: &Engine, container: &ContainerRecord, path: &Path, out: impl Write) -> Result<()> {
     let view = ContainerView::open(engine, container, &mut Namespace::default())?;
-    let found = Place::existing(view.root(), path, &format!("container {}", container.name))?;
+    let found = Place::source(view.root(), path, &format!("container {}", container.name))?;
     let prefix = match found.name() {
         Some(name) if !is_contents(path) => name.as_bytes().to_vec(),
         _ => Vec::new(),

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use stos_spec::text::escape;
 use stos_sys::SysError;
-use stos_sys::rooted::Root;
+use stos_sys::rooted::{CGROUP_MAGIC, CGROUP2_MAGIC, PROC_MAGIC, Root, SYSFS_MAGIC, filesystem_magic};
 
 use super::CopyError;
 use crate::changes::Node;
@@ -72,6 +72,13 @@ impl Place {
         Err(SysError::new("openat2", path.display().to_string(), Errno::LOOP).into())
     }
 
+    /// The same for what is to be copied.
+    pub fn source(root: &Root, path: &Path, side: &str) -> Result<Self> {
+        let found = Self::existing(root, path, side)?;
+        refuse_kernels(found.node()?, path)?;
+        Ok(found)
+    }
+
     /// The same for what must be there.
     pub fn existing(root: &Root, path: &Path, side: &str) -> Result<Self> {
         let found = Self::find(root, path, side)?;
@@ -103,6 +110,17 @@ impl Place {
     fn is_directory(&self) -> bool {
         self.node.as_ref().is_some_and(Node::is_directory)
     }
+}
+
+/// Files of procfs and sysfs say that they are empty, and nothing more would be copied.
+fn refuse_kernels(node: &Node, path: &Path) -> Result<()> {
+    let filesystem = match filesystem_magic(node.as_fd())? {
+        PROC_MAGIC => "proc",
+        SYSFS_MAGIC => "sysfs",
+        CGROUP_MAGIC | CGROUP2_MAGIC => "cgroup",
+        _ => return Ok(()),
+    };
+    Err(CopyError::Kernels { path: shown(path), filesystem }.into())
 }
 
 fn open_child(dir: &OwnedFd, name: &OsStr) -> Result<Option<OwnedFd>> {

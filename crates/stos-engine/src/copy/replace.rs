@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmod, chownat, fstat,
-    openat, renameat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+    chmod, chownat, fstat, openat, renameat, statx, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use stos_erofs::{Metadata, Namespace, Timestamp};
@@ -19,7 +19,7 @@ use stos_sys::{SysError, xattr};
 use super::CopyError;
 use super::sink::shown;
 use super::view::mapped;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How deep a directory that is replaced may be.
 const DEPTH_MAX: usize = 2048;
@@ -99,50 +99,85 @@ pub(super) fn put_in_place(
     path: &[u8],
     overwrite: bool,
 ) -> Result<()> {
-    let name = OsStr::from_bytes(name);
-    let failed = |call| SysError::at(call, || shown(path));
-    let placed = loop {
-        match renameat(dir, temporary, dir, name) {
-            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) if overwrite => remove_at(dir, name)?,
-            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                let (found, wanted) = ("a directory", "something else");
-                break Err(CopyError::InTheWay { path: shown(path), found, wanted }.into());
-            }
-            Err(Errno::BUSY) => break rewrite(dir, temporary, name).map_err(|error| in_place(error, path)),
-            other => break other.map_err(failed("renameat")).map_err(Into::into),
-        }
-    };
+    let placed = place(dir, OsStr::new(temporary), OsStr::from_bytes(name), path, overwrite);
     // Nothing of ours where it moved nothing: of two names of one file renameat(2) leaves both.
     let _ = unlinkat(dir, temporary, AtFlags::empty());
     placed
 }
 
-fn in_place(error: io::Error, path: &[u8]) -> crate::error::Error {
-    stos_store::Error::io("write in place", shown(path))(error).into()
-}
-
-/// Writes what is in `temporary` into the regular file `name`, never through a symlink.
-fn rewrite(dir: BorrowedFd<'_>, temporary: &str, name: &OsStr) -> io::Result<()> {
-    let open = |name: &OsStr, flags| {
-        openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
-    };
-    let mut from = File::from(open(OsStr::new(temporary), OFlags::RDONLY)?);
-    let mut to = File::from(open(name, OFlags::WRONLY)?);
-    if !from.metadata()?.is_file() || !to.metadata()?.is_file() {
-        return Err(Errno::BUSY.into());
+fn place(dir: BorrowedFd<'_>, temporary: &OsStr, name: &OsStr, path: &[u8], overwrite: bool) -> Result<()> {
+    if is_mount_point(dir, name)? {
+        return rewrite(dir, temporary, name, path);
     }
-    to.set_len(0)?;
-    from.rewind()?;
-    io::copy(&mut from, &mut to).map(drop)
+    loop {
+        match renameat(dir, temporary, dir, name) {
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) if overwrite => remove_at(dir, name)?,
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                let (found, wanted) = ("a directory", "something else");
+                return Err(CopyError::InTheWay { path: shown(path), found, wanted }.into());
+            }
+            other => return Ok(other.map_err(SysError::at("renameat", || shown(path)))?),
+        }
+    }
 }
 
-/// Removes `name` from a directory, with all in it, from descriptor to descriptor: nothing is followed.
+/// Whether something is mounted on `name` (statx(2), Linux 5.8).
+///
+/// rename(2) and unlink(2) refuse only what is a mount point in the caller's own mount namespace. In any other they take the mount away
+/// with the name: in that of a container that runs, which is seen through its root.
+fn is_mount_point(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
+    match statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty()) {
+        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(SysError::new("statx", shown(name.as_bytes()), errno).into()),
+    }
+}
+
+/// Writes what is in `temporary` into the regular file `name`, never through a symlink. Nothing else is opened, or can be put there.
+fn rewrite(dir: BorrowedFd<'_>, temporary: &OsStr, name: &OsStr, path: &[u8]) -> Result<()> {
+    let failed = |error| stos_store::Error::io("write in place", shown(path))(error);
+    let open = |name, flags, (found, wanted)| -> Result<File> {
+        let opened = open_regular(dir, name, flags).map_err(|errno| failed(errno.into()))?;
+        opened.ok_or_else(|| CopyError::InTheWay { path: shown(path), found, wanted }.into())
+    };
+    let mut from = open(temporary, OFlags::RDONLY, ("a mount point", "anything but a file"))?;
+    let mut to = open(name, OFlags::WRONLY, ("a mount point that is no file", "something else"))?;
+    let written = to.set_len(0).and_then(|()| from.rewind()).and_then(|()| io::copy(&mut from, &mut to));
+    Ok(written.map(drop).map_err(failed)?)
+}
+
+/// Opens a regular file; `None` where it is none.
+fn open_regular(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> std::result::Result<Option<File>, Errno> {
+    let found = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+        return Ok(None);
+    }
+    Ok(Some(File::from(rustix::fs::open(proc_path(found.as_fd()), flags | OFlags::CLOEXEC, Mode::empty())?)))
+}
+
+/// Removes a name that nothing is mounted on.
+fn unlink(dir: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> std::result::Result<(), Errno> {
+    match is_mount_point(dir, name) {
+        Ok(true) => Err(Errno::BUSY),
+        _ => unlinkat(dir, name, flags),
+    }
+}
+
+/// Removes `name` from a directory, with all in it, from descriptor to descriptor: nothing is followed. Where something is mounted it
+/// ends.
 pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-    let shown = || name.to_string_lossy().into_owned();
-    match unlinkat(dir, name, AtFlags::empty()) {
+    let failed = |name: &OsStr, errno| -> Error {
+        match (shown(name.as_bytes()), errno) {
+            (path, Errno::BUSY) => {
+                CopyError::InTheWay { path, found: "a mount point", wanted: "something else" }.into()
+            }
+            (path, errno) => SysError::new("unlinkat", path, errno).into(),
+        }
+    };
+    match unlink(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(SysError::new("unlinkat", shown(), errno).into()),
+        Err(errno) => return Err(failed(name, errno)),
     }
     // Each with the names that are left in it, and what it is called.
     let mut stack = vec![open_to_empty(dir, name)?];
@@ -151,20 +186,20 @@ pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
             let own = own.clone();
             stack.pop();
             let above = stack.last().map_or(dir, |(above, ..)| above.as_fd());
-            match unlinkat(above, &own, AtFlags::REMOVEDIR) {
+            match unlink(above, &own, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(SysError::new("unlinkat", shown(), errno).into()),
+                Err(errno) => return Err(failed(&own, errno)),
             }
             continue;
         };
-        match unlinkat(&*here, &next, AtFlags::empty()) {
+        match unlink(here.as_fd(), &next, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR | Errno::PERM) if stack.len() < DEPTH_MAX => {
                 let Some((here, ..)) = stack.last() else { continue };
                 let below = open_to_empty(here.as_fd(), &next)?;
                 stack.push(below);
             }
-            Err(errno) => return Err(SysError::new("unlinkat", shown(), errno).into()),
+            Err(errno) => return Err(failed(&next, errno)),
         }
     }
     Ok(())
@@ -176,9 +211,8 @@ fn open_to_empty(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Emptied> {
     let failed = |call| SysError::at(call, || name.to_string_lossy().into_owned());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat(dir, name, flags, Mode::empty()).map_err(failed("openat"))?;
-    // Never into what is mounted there.
-    let (of, own) = (fstat(dir).map_err(failed("fstat"))?, fstat(&opened).map_err(failed("fstat"))?);
-    if of.st_dev != own.st_dev {
+    // Never into what has been mounted there meanwhile. Its device would not tell: a bind may be of the same filesystem.
+    if is_mount_point(opened.as_fd(), OsStr::new("."))? {
         return Err(failed("unlinkat")(Errno::BUSY).into());
     }
     let mut names = Vec::new();

@@ -30,6 +30,9 @@ pub struct ProcessChanges {
     pub gid: Option<u32>,
     /// More `user.additionalGids`.
     pub additional_gids: Vec<u32>,
+    /// Whether the user is another than the container's. Then its capabilities are not: root has those of the bounding set, and others
+    /// have none, as podman has it (containers/podman, `libpod/oci_conmon_exec_linux.go`).
+    pub is_of_another_user: bool,
     /// More capabilities: bounding, effective and permitted ones, as runc's `exec --cap` has it.
     pub capabilities: Vec<String>,
     /// `noNewPrivileges`, where it is wanted.
@@ -152,10 +155,18 @@ impl ProcessChanges {
     }
 
     fn apply_capabilities(&self, process: &mut Map<String, Value>) {
-        if self.capabilities.is_empty() {
+        if self.capabilities.is_empty() && !self.is_of_another_user {
             return;
         }
         let Some(sets) = object(process, "capabilities") else { return };
+        if self.is_of_another_user {
+            // Who is not root loses them by execve(2): nothing is ambient.
+            let bounding = sets.get("bounding").cloned().unwrap_or_else(|| json!([]));
+            *sets = ["bounding", "effective", "permitted"]
+                .map(|key| (key.to_owned(), bounding.clone()))
+                .into_iter()
+                .collect();
+        }
         for key in ["bounding", "effective", "permitted"] {
             let Some(set) = list(sets, key) else { continue };
             for name in &self.capabilities {
@@ -244,6 +255,25 @@ mod tests {
         let kill = 1 << 5;
         let masks = process.capabilities;
         assert_eq!((masks.bounding, masks.effective, masks.permitted, masks.inheritable), (kill, kill, kill, 0));
+    }
+
+    #[test]
+    fn another_user_has_not_the_capabilities_of_the_container_s() {
+        let container = |sets: Value| {
+            let mut config: Value = serde_json::from_slice(&container()).unwrap();
+            config["process"]["capabilities"] = sets;
+            config.to_string().into_bytes()
+        };
+        let (kill, chown) = (["CAP_KILL"], ["CAP_KILL", "CAP_CHOWN"]);
+        let own = container(json!({
+            "bounding": chown, "effective": kill, "permitted": kill, "inheritable": kill, "ambient": kill,
+        }));
+        let changes = ProcessChanges { is_of_another_user: true, ..ProcessChanges::default() };
+        let masks = |bytes: &[u8]| RuntimeConfig::of_exec(bytes, &changes).unwrap().settings().process.capabilities;
+        let found = masks(&own);
+        assert_eq!((found.bounding, found.effective, found.permitted), (0x21, 0x21, 0x21));
+        assert_eq!((found.inheritable, found.ambient), (0, 0));
+        assert_eq!(masks(&container(Value::Null)), masks(&container(json!({}))));
     }
 
     #[test]

@@ -11,10 +11,10 @@ use stos_sys::mount::attach_at;
 use stos_sys::rooted::{MountPoint, Root};
 
 use super::Step;
+use super::rootfs::{self, Mounted};
 use crate::config::settings::NodeKind;
 use crate::config::{DeviceNode, Settings};
 use crate::init_error::InitError;
-use crate::sources::BoundDevices;
 
 pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -28,21 +28,22 @@ const LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Fills `/dev`. A `/dev` bound from the host has all that it should, and stays as it is.
+/// Fills `/dev`, and gives the root. A `/dev` bound from the host has all that it should, and stays as it is.
 ///
-/// With a user namespace there are `bound` ones of the host in the place of nodes, which could not be made.
-pub(super) fn create(root: &Root, settings: &Settings, bound: Option<BoundDevices>) -> Step {
+/// With a user namespace there are bound devices of the host in the place of nodes, which could not be made.
+pub(super) fn create(mounted: Mounted, settings: &Settings) -> Step<Root> {
     if settings.binds_dev() {
-        return Ok(());
+        return Ok(mounted.root);
     }
     let step = || InitError::step("set up /dev");
-    let dev = root.create_dir_all(Path::new("/dev"), Mode::from_raw_mode(0o755)).map_err(step())?;
+    let dev = rootfs::open_dev(&mounted, settings)?;
+    let Mounted { root, devices: bound, .. } = mounted;
     let are_bound = bound.is_some();
     for (path, mount) in bound.into_iter().flatten() {
-        bind_device(root, &path, &mount).map_err(|error| device_error(&path, error))?;
+        bind_device(&root, &path, &mount).map_err(|error| device_error(&path, error))?;
     }
     for node in settings.devices.iter().filter(|node| !are_bound || node.kind == NodeKind::Fifo) {
-        create_node(root, node)?;
+        create_node(&root, node)?;
     }
     for (name, major, minor) in DEFAULT_DEVICES {
         let path = Path::new("/dev").join(name);
@@ -59,7 +60,7 @@ pub(super) fn create(root: &Root, settings: &Settings, bound: Option<BoundDevice
             Err(errno) => return Err(step()(SysError::new("symlinkat", format!("/dev/{name} -> {target}"), errno))),
         }
     }
-    Ok(())
+    Ok(root)
 }
 
 /// Whether the default device at `path` is to be made: not where the bundle has one of its own, or mounts something.

@@ -129,9 +129,9 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     }
     isolation::separate(settings)?;
     let covers = protect::Covers::open(settings)?;
-    let (root, devices) = rootfs::mount_all(launch, cgroups.record(), tree)?;
+    let mounted = rootfs::mount_all(launch, cgroups.record(), tree)?;
     drop(room);
-    devices::create(&root, settings, devices)?;
+    let root = devices::create(mounted, settings)?;
     if let Stdio::Terminal { socket } = &launch.stdio {
         terminal::open(&root, &settings.process, socket.as_fd())?;
         terminal::bind_console(&root)?;

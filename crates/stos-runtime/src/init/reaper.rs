@@ -12,12 +12,12 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::process::{getpid, setpgid};
+use rustix::process::{Pid, getpid, setpgid};
 use rustix::stdio::stdin;
 use rustix::termios::tcsetpgrp;
 use stos_sys::SysError;
 use stos_sys::process::clone::{exit_now, reset_signals};
-use stos_sys::process::credentials::set_dumpable;
+use stos_sys::process::credentials::{become_subreaper, set_dumpable};
 use stos_sys::process::identity::caller_areas;
 use stos_sys::process::reaper::{block_all_signals, close_streams, fork, serve};
 
@@ -63,6 +63,10 @@ pub(super) fn run(
 ) -> Step<Infallible> {
     set_dumpable(false).map_err(step())?;
     block_all_signals().map_err(step())?;
+    if getpid() != Pid::INIT {
+        // The pid namespace is another's, whose first process would have the orphans: prctl(2) makes them ours.
+        become_subreaper().map_err(step())?;
+    }
     restriction.apply(channel)?;
     let Some(child) = fork().map_err(step())? else {
         lead(has_terminal)?;

@@ -18,7 +18,9 @@ use stos_sys::mount::{
     FSCONFIG_STRING_MAX, FsParameter, MountChange, Propagation, attach, attach_at, change_mount, change_mount_at,
     new_filesystem, open_tree_clone,
 };
-use stos_sys::rooted::{MountPoint, PROC_MAGIC, Root, file_type, filesystem_magic};
+use stos_sys::rooted::{
+    CGROUP_MAGIC, CGROUP2_MAGIC, MountPoint, PROC_MAGIC, Root, SYSFS_MAGIC, file_type, filesystem_magic,
+};
 
 use super::Step;
 use super::cgroup_view::View;
@@ -116,8 +118,17 @@ fn isolate_place(path: &Path) -> Result<(), SysError> {
 /// As deep as a path can be named.
 const DEPTH: usize = 2048;
 
-/// Mounts everything in the root, and gives it, and the devices that were taken from the host.
-pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) -> Step<(Root, Option<BoundDevices>)> {
+/// The root with everything mounted in it.
+pub(super) struct Mounted {
+    pub root: Root,
+    /// What is mounted at `/dev`, where anything is.
+    pub dev: Option<Root>,
+    /// The devices that were taken from the host.
+    pub devices: Option<BoundDevices>,
+}
+
+/// Mounts everything in the root.
+pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) -> Step<Mounted> {
     let settings = launch.config.settings();
     let Tree { root, is_attached, binds, devices } = tree;
     let mut binds = binds.unwrap_or_default().into_iter();
@@ -130,11 +141,35 @@ pub(super) fn mount_all(launch: &Launch<'_>, cgroup: &CgroupRecord, tree: Tree) 
     if !is_attached {
         attach_root(launch, root.as_fd())?;
     }
-    let root = Root::new(root);
+    let mut mounted = Mounted { root: Root::new(root), dev: None, devices };
     for (request, source) in settings.mounts.iter().zip(sources) {
-        mount_one(&root, request, source)?;
+        let mount = mount_one(&mounted.root, request, source)?;
+        if request.destination == Path::new(DEV) {
+            mounted.dev = mount.map(Root::new).or(mounted.dev);
+        }
     }
-    Ok((root, devices))
+    Ok(mounted)
+}
+
+/// Where devices are.
+const DEV: &str = "/dev";
+
+/// Opens `/dev`, made where it is missing, to fill it: what is mounted there as `/dev`, and not what an image's symlink has led over
+/// that. Devices and links are nothing for a directory of the host's.
+pub(super) fn open_dev(mounted: &Mounted, settings: &Settings) -> Step<OwnedFd> {
+    let step = || InitError::step("set up /dev");
+    let found = mounted.root.create_dir_all(Path::new(DEV), Mode::from_raw_mode(0o755)).map_err(step())?;
+    let Some(dev) = &mounted.dev else { return Ok(found) };
+    if dev.is_root(found.as_fd()).map_err(step())? {
+        return Ok(found);
+    }
+    let over = Root::new(found);
+    let is_over = |request: &&MountRequest| {
+        let place = mounted.root.resolve(&request.destination);
+        request.destination != Path::new(DEV) && place.is_ok_and(|place| over.is_root(place.as_fd()).unwrap_or(false))
+    };
+    let destination = settings.mounts.iter().find(is_over).map_or(DEV.into(), |request| request.destination.clone());
+    Err(InitError::MountRefused { destination, rule: "it would cover /dev".to_owned() })
 }
 
 /// What a request mounts, detached, with its attributes.
@@ -195,9 +230,10 @@ pub(crate) fn mount_error(request: &MountRequest, error: SysError) -> InitError 
     }
 }
 
-fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Step {
+/// Mounts one, and gives it; `None` where one that is there is changed.
+fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Step<Option<OwnedFd>> {
     let failed = |error| mount_error(request, error);
-    let Some(source) = source else { return remount(root, request).map_err(failed) };
+    let Some(source) = source else { return remount(root, request).map(|()| None).map_err(failed) };
     let (kind, shown) = match &source {
         Source::Bind(mount, kind) => (*kind, Some(mount.as_fd())),
         Source::Filesystem(_) | Source::Cgroups(_) => (MountPoint::Directory, None),
@@ -211,6 +247,7 @@ fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Ste
         Source::Cgroups(view) => view.attach(request, target.as_fd()).map_err(failed)?,
         Source::Bind(mount, _) | Source::Filesystem(mount) => {
             if request.options.copy_up {
+                check_copied(request, target.as_fd())?;
                 copy_tree(target.as_fd(), mount.as_fd()).map_err(failed)?;
                 // Only now: it may be read-only.
                 apply_attributes(mount.as_fd(), request).map_err(failed)?;
@@ -219,7 +256,8 @@ fn mount_one(root: &Root, request: &MountRequest, source: Option<Source>) -> Ste
             mount
         }
     };
-    set_propagation(mount.as_fd(), request).map_err(failed)
+    set_propagation(mount.as_fd(), request).map_err(failed)?;
+    Ok(Some(mount))
 }
 
 /// The options of a new filesystem and its source: mount tables name it by that, and say "none" without.
@@ -315,6 +353,17 @@ fn check_inside_proc(request: &MountRequest, target: BorrowedFd<'_>, source: Opt
     // A second procfs on the first is what engines do to a bound one.
     let again = request.fstype == "proc" && request.destination == Path::new("/proc");
     if coverable || again { Ok(()) } else { Err(refused(request, "it would cover a part of procfs")) }
+}
+
+/// Refuses to copy what is no file of anybody's: a symlink of an image leads to the kernel's own, and to read those as root of the host
+/// has effects. procfs is refused before ([`check_inside_proc`]).
+fn check_copied(request: &MountRequest, target: BorrowedFd<'_>) -> Step {
+    match filesystem_magic(target).map_err(InitError::step("look at a mount point"))? {
+        SYSFS_MAGIC | CGROUP_MAGIC | CGROUP2_MAGIC => {
+            Err(refused(request, "what the kernel has there cannot be copied"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn proc_bind(request: &MountRequest, source: BorrowedFd<'_>) -> Step {

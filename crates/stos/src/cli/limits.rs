@@ -136,7 +136,9 @@ pub(super) fn parse_size(text: &str) -> Result<i64, String> {
     let part = part.get(..part.len().min(18)).unwrap_or_default();
     let denominator = 10_i128.pow(u32::try_from(part.len()).map_err(|_| wrong())?);
     let number = format!("{whole}{part}").parse::<i128>().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << power).map(|bytes| bytes / denominator);
+    // Something that comes to nothing would be taken for no limit.
+    let bytes =
+        number.checked_mul(1 << power).map(|bytes| bytes / denominator).filter(|bytes| (*bytes == 0) == (number == 0));
     bytes.and_then(|bytes| i64::try_from(bytes).ok()).ok_or_else(wrong)
 }
 
@@ -161,10 +163,11 @@ mod tests {
             (".5k", 512),
             ("1.", 1),
             ("1.0009", 1),
+            ("0.0g", 0),
         ] {
             assert_eq!(parse_size(text), Ok(expected), "{text}");
         }
-        for text in ["", "k", "-2", "1x", "1ib", "1mm", ".", "1.2.3", "9223372036854775807k", "１"] {
+        for text in ["", "k", "-2", "1x", "1ib", "1mm", ".", "1.2.3", "0.5", "0.0001k", "9223372036854775807k", "１"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

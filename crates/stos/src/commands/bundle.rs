@@ -258,6 +258,7 @@ pub fn changes(args: &Exec, env: Vec<String>) -> Result<ProcessChanges, Failure>
         uid: None,
         gid: None,
         additional_gids: args.additional_gids.clone(),
+        is_of_another_user: false,
         capabilities: args.cap.clone(),
         no_new_privileges: args.no_new_privs,
         terminal: args.tty,

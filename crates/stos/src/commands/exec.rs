@@ -9,10 +9,10 @@ use rustix::io::Errno;
 use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord};
 use stos_engine::journal::{End, Status};
+use stos_engine::security::all_capabilities;
 use stos_runtime::{Console, ContainerId, Identity, Mode, console};
 use stos_spec::UserSpec;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
-use stos_sys::process::credentials::{CAPABILITY_NAMES, permitted_capabilities};
 use stos_sys::process::pidfd;
 
 use super::bundle;
@@ -83,8 +83,9 @@ fn exec_in_image(engine: &Engine, args: &Exec, record: &ContainerRecord) -> Resu
     }
     let user = args.user.as_deref().map(str::parse::<UserSpec>).transpose()?;
     let mut changes = bundle::changes(args, options::environment(&args.image.env_file, &args.env)?)?;
+    changes.is_of_another_user = user.as_ref().is_some_and(|user| *user != record.user);
     if args.image.privileged {
-        changes.capabilities.extend(every_capability()?);
+        changes.capabilities.extend(all_capabilities()?);
     }
     if changes.terminal {
         // As a container with a terminal has it, unless the image or the user says another.
@@ -131,13 +132,6 @@ fn exec_in_image(engine: &Engine, args: &Exec, record: &ContainerRecord) -> Resu
         }
         Outcome::Left(master) => keep_terminal(master, &executed.pidfd),
     }
-}
-
-/// The names of the capabilities that we have ourselves: no process of a container can have more.
-fn every_capability() -> Result<impl Iterator<Item = String>, Failure> {
-    let own = permitted_capabilities()?;
-    let names = CAPABILITY_NAMES.iter().enumerate().filter(move |(number, _)| own & (1 << number) != 0);
-    Ok(names.map(|(_, name)| format!("CAP_{name}")))
 }
 
 /// Leaves a process with its terminal in the background: a process of ours keeps the terminal open, which the kernel would hang up, and
