@@ -4,6 +4,7 @@
 //! same command must succeed, `check --full` be clean, nothing that had succeeded be gone, and garbage be swept.
 
 mod calls;
+mod peers;
 mod scenes;
 mod tracer;
 
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use nix::errno::Errno;
+pub use peers::run as run_peers;
 use scenes::{SCENES, Scene, World};
 use tracer::{Fault, Traced};
 
@@ -61,6 +63,7 @@ fn strike_everywhere(world: &World, scene: &Scene, quick: bool) -> anyhow::Resul
         scene.name,
         whole.stderr
     );
+    anyhow::ensure!(!whole.points.is_empty(), "{} changes nothing: is the program another than stos?", scene.name);
     let mut report = Report::default();
     for at in 0.. {
         let Some(struck) = strike(world, scene, at, Fault::Kill, &mut report)?.struck else { break };

@@ -26,6 +26,7 @@ mod check;
 mod check_layers;
 mod check_named_tests;
 mod confinement;
+mod coverage;
 mod demo;
 mod engines;
 #[cfg(target_arch = "x86_64")]
@@ -97,12 +98,21 @@ enum Task {
         #[arg(long)]
         record: bool,
     },
+    /// Run the tests instrumented: lines executed by crate, and public functions that no test executes
+    Coverage {
+        /// The libraries' own tests alone
+        #[arg(long)]
+        quick: bool,
+    },
     /// Let each file-system call of each command go wrong: killed, or failed as on a full or broken disk (root, x86_64)
     #[cfg(target_arch = "x86_64")]
     Faults {
         /// One error at each point instead of all
         #[arg(long)]
         quick: bool,
+        /// podman instead, at so many points of each of its commands
+        #[arg(long, value_name = "POINTS", conflicts_with_all = ["quick", "only"])]
+        peers: Option<usize>,
         /// These commands alone
         only: Vec<String>,
     },
@@ -141,7 +151,10 @@ fn main() -> ExitCode {
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
         Task::Confinement { record } => confinement::run(record),
         #[cfg(target_arch = "x86_64")]
-        Task::Faults { quick, only } => faults::run(quick, &only),
+        Task::Faults { peers: Some(points), .. } => faults::run_peers(points),
+        #[cfg(target_arch = "x86_64")]
+        Task::Faults { quick, only, peers: None } => faults::run(quick, &only),
+        Task::Coverage { quick } => coverage::run(quick),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::Check => check::run(),

@@ -57,20 +57,8 @@ impl World {
     pub fn new(binary: PathBuf) -> anyhow::Result<Self> {
         let place = Place::new(binary)?;
         let registry = Registry::start(Options::default());
-        let base = Layer::gzip(rootfs::host_programs(&["cat", "rm", "test", "wc"])?);
-        let above = |text: &str| {
-            let tar = TarBuilder::new()
-                .entry(Entry::directory("srv"))
-                .entry(Entry::file("srv/marker", text).owner(1000, 1000))
-                .entry(Entry::file("srv/data", vec![7_u8; 300_000]))
-                .entry(Entry::hard_link("srv/link", "srv/data"))
-                .entry(Entry::symlink("srv/symlink", "marker"))
-                .whiteout("etc/passwd");
-            Layer::gzip(tar.finish())
-        };
-        let image = |text| ImageBuilder::new().layer(base.clone()).layer(above(text)).command(&["/bin/sh"]).build();
         let (small, kept) =
-            (publish(&registry, "small", &image("small\n")), publish(&registry, "kept", &image("kept\n")));
+            (publish(&registry, "small", &image("small\n")?), publish(&registry, "kept", &image("kept\n")?));
         let world = Self { place, scratch: environment::scratch(), _registry: registry, small, kept };
         world.place.ok(&["pull", "--quiet", "--tls-verify=false", &world.kept])?;
         world.place.ok(&["create", "--name", "kept", &world.kept, "cat", "/srv/marker"])?;
@@ -88,7 +76,7 @@ impl World {
         (scene.prepare)(self).context("preparing")?;
         let arguments = (scene.arguments)(self);
         let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let traced = trace(&self.place.stos(&words), strike, self.scratch.path())?;
+        let traced = trace(&self.place.stos(&words), "stos", strike, self.scratch.path())?;
         let said = || format!("exit code {:?}, stderr: {}", traced.code, traced.stderr.trim());
         let outcome = self.judge(scene, &traced).with_context(said)?;
         Ok((traced, outcome))
@@ -170,9 +158,9 @@ impl World {
         self.without_small()?;
         let arguments = self.pull();
         let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let whole = trace(&self.place.stos(&words), None, self.scratch.path())?.points.len();
+        let whole = trace(&self.place.stos(&words), "stos", None, self.scratch.path())?.points.len();
         self.without_small()?;
-        trace(&self.place.stos(&words), Some((whole * 3 / 4, Fault::Kill)), self.scratch.path())?;
+        trace(&self.place.stos(&words), "stos", Some((whole * 3 / 4, Fault::Kill)), self.scratch.path())?;
         Ok(())
     }
 
@@ -351,8 +339,21 @@ fn words(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// An image of two layers, of which the upper one has `marker`, hides what is below and links; the lower one is the same for all.
+pub fn image(marker: &str) -> anyhow::Result<Image> {
+    let base = Layer::gzip(rootfs::host_programs(&["cat", "rm", "test", "true", "wc"])?);
+    let above = TarBuilder::new()
+        .entry(Entry::directory("srv"))
+        .entry(Entry::file("srv/marker", marker).owner(1000, 1000))
+        .entry(Entry::file("srv/data", vec![7_u8; 300_000]))
+        .entry(Entry::hard_link("srv/link", "srv/data"))
+        .entry(Entry::symlink("srv/symlink", "marker"))
+        .whiteout("etc/passwd");
+    Ok(ImageBuilder::new().layer(base).layer(Layer::gzip(above.finish())).command(&["/bin/sh"]).build())
+}
+
 /// Puts an image into a registry, and gives its name there.
-fn publish(registry: &Registry, name: &str, image: &Image) -> String {
+pub fn publish(registry: &Registry, name: &str, image: &Image) -> String {
     for blob in image.blobs() {
         registry.put_blob(blob.bytes.clone().unwrap_or_default());
     }

@@ -64,8 +64,13 @@ impl Traced {
     }
 }
 
-/// Runs a command; at its call number `at`, counted from 0, `fault` strikes. Calls that only concern `ignored` are not counted.
-pub fn trace(command: &Command, strike: Option<(usize, Fault)>, ignored: &Path) -> anyhow::Result<Traced> {
+/// Runs a command and counts from where it has become `program` on; at its call number `at`, counted from 0, `fault` strikes. Calls that only concern `ignored` are not counted.
+pub fn trace(
+    command: &Command,
+    program: &str,
+    strike: Option<(usize, Fault)>,
+    ignored: &Path,
+) -> anyhow::Result<Traced> {
     let stderr = ignored.join("stderr");
     let mut child = stopped(command).stderr(fs::File::create(&stderr)?).stdout(Stdio::null()).spawn()?;
     let first = Pid::from_raw(i32::try_from(child.id())?);
@@ -83,6 +88,7 @@ pub fn trace(command: &Command, strike: Option<(usize, Fault)>, ignored: &Path) 
     let watchdog = Watchdog::start(Arc::clone(&alive));
     let mut tracer = Tracer {
         first,
+        program,
         has_begun: false,
         failing: BTreeMap::new(),
         ignored,
@@ -119,7 +125,9 @@ fn stopped(command: &Command) -> Command {
 
 struct Tracer<'a> {
     first: Pid,
-    /// Whether the shell has become the command.
+    /// The file name of the program whose calls count.
+    program: &'a str,
+    /// Whether the shell, and what it starts to get there, has become the program.
     has_begun: bool,
     /// Threads in a system call that is to fail.
     failing: BTreeMap<i32, Errno>,
@@ -171,8 +179,10 @@ impl Tracer<'_> {
     }
 
     fn executed(&mut self, pid: Pid) -> anyhow::Result<()> {
-        if pid == self.first && !self.has_begun {
-            self.has_begun = true;
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let is_ours = program.file_name().is_some_and(|name| name == self.program);
+        self.has_begun |= is_ours;
+        if is_ours || !self.has_begun {
             return go_on(pid, None);
         }
         self.alive().remove(&pid.as_raw());
