@@ -175,6 +175,20 @@ fn open_input_takes_what_clients_give_until_one_ends_it() {
 }
 
 #[test]
+fn input_that_cannot_be_read_is_at_its_end() {
+    require!(Need::Root, Need::Binary);
+    let sandbox = pty::sandbox();
+    let with_directory =
+        |arguments: &[&str]| output(sandbox.command().args(arguments).stdin(fs::File::open("/").unwrap())).code;
+    // The process outlives the first read.
+    let script = "sleep 0.2; exit 3";
+    assert_eq!(with_directory(&["run", "-it", "--name", "t", "term:1", "sh", "-c", script]), 3);
+    assert_eq!(with_directory(&["run", "-i", "--detach-keys", "x", "--rm", "term:1", "sh", "-c", script]), 3);
+    sandbox.ok(&["run", "-d", "--name", "c", "term:1", "sleep", "1000"]);
+    assert_eq!(with_directory(&["exec", "-it", "c", "sh", "-c", script]), 3);
+}
+
+#[test]
 fn clients_that_do_not_read_stall_nothing() {
     require!(Need::Root, Need::Binary);
     let sandbox = pty::sandbox();

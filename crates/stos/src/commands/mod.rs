@@ -17,6 +17,7 @@ mod life;
 mod limits;
 mod list;
 mod logs;
+mod own_streams;
 mod own_terminal;
 mod ps;
 mod registries;
