@@ -166,8 +166,13 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
         }
     }
     let mut text = String::new();
-    if let Some(mut file) = held {
-        file.read_to_string(&mut text).map_err(stos_store::Error::io("read", engine.exit_path(&record.id)))?;
+    match held {
+        Some(mut file) => {
+            file.read_to_string(&mut text).map_err(stos_store::Error::io("read", engine.exit_path(&record.id)))?;
+        }
+        // It had gone before.
+        None if record.auto_remove => return Err(Error::NoSuchContainer(record.name.to_string())),
+        None => {}
     }
     serde_json::from_str(&text).map_err(|_| Error::ExitCodeUnknown { container: record.name.to_string() })
 }
@@ -267,10 +272,17 @@ fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<
 
 /// Removes a container. One that runs is refused, or with `force` killed first.
 pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<()> {
-    if force {
-        end_now(engine, &record.id)?;
+    let deadline = Instant::now() + MONITOR_PATIENCE;
+    loop {
+        if force {
+            end_now(engine, &record.id)?;
+        }
+        match remove(engine, &record.id, Some(&record.name), force) {
+            // Somebody has started it meanwhile.
+            Err(Error::ContainerState { .. }) if force && Instant::now() < deadline => {}
+            other => return other,
+        }
     }
-    remove(engine, &record.id, Some(&record.name), force)
 }
 
 /// Removes, by force, a container whose record is damaged, and gives its id. `query` finds it by id, name or the beginning of
@@ -397,6 +409,19 @@ mod tests {
         let id = ContainerId::random();
         std::fs::create_dir(engine.store.container_dir(&id)).unwrap();
         (dir, engine, id)
+    }
+
+    #[test]
+    fn who_waits_for_a_container_that_had_gone_is_told_so() {
+        let (_dir, engine, id) = bare_container();
+        std::fs::remove_dir(engine.store.container_dir(&id)).unwrap();
+        let layers = [stos_spec::DiffId::of(b"")];
+        let record = serde_json::from_value(serde_json::json!({
+            "version": 1, "id": id, "name": "test", "image": "x", "image_id": stos_spec::BlobDigest::of(b""),
+            "manifest": stos_spec::BlobDigest::of(b""), "layers": layers, "chain": stos_spec::ChainId::of_layers(&layers),
+            "created": "", "command": ["x"], "user": "0", "labels": {}, "stop_signal": 15, "network": "none", "auto_remove": true,
+        }));
+        assert!(matches!(wait(&engine, &record.unwrap()), Err(Error::NoSuchContainer(_))));
     }
 
     #[test]
