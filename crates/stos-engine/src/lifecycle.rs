@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
-use stos_runtime::{ProcessRecord, RunState};
+use stos_runtime::{CgroupRequest, ProcessRecord, RunState, RuntimeConfig, planned_cgroup};
 use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 use stos_sys::SysError;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, close_inherited_from, exit_now};
@@ -275,6 +275,7 @@ pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<
     let deadline = Instant::now() + MONITOR_PATIENCE;
     loop {
         if force {
+            forget_damaged_run(engine, &record.id)?;
             end_now(engine, &record.id)?;
         }
         match remove(engine, &record.id, Some(&record.name), force) {
@@ -301,6 +302,18 @@ pub fn delete_damaged(engine: &Engine, query: &str) -> Result<ContainerId> {
     end_now(engine, &id)?;
     remove(engine, &id, None, true)?;
     Ok(id)
+}
+
+/// Ends a container whose run state is damaged, and frees its place in ROOT: its processes are found by the cgroups that its configuration
+/// names.
+fn forget_damaged_run(engine: &Engine, id: &ContainerId) -> Result<()> {
+    if !matches!(engine.run_state(id), Err(Error::Runtime(stos_runtime::Error::Record { .. }))) {
+        return Ok(());
+    }
+    let config = RuntimeConfig::load(&engine.store.container_dir(id)).map_err(stos_runtime::Error::from)?;
+    let cgroup = planned_cgroup(&run_id(id), &config, &CgroupRequest::default())?;
+    stos_runtime::lifecycle::end(&cgroup, None)?;
+    Ok(engine.run_states().release(&run_id(id))?)
 }
 
 /// Kills a container that runs or is being started; and its monitor, where that does not end by itself then.

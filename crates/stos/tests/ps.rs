@@ -157,5 +157,10 @@ fn one_whose_state_is_damaged_hides_no_other() {
     let stopped = sandbox.run(&["stop", "--all", "--time", "0"]);
     assert!(stopped.code == 1 && stopped.stderr.contains("state.json"), "{stopped:?}");
     assert_eq!(shell.status("sound"), "stopped");
-    std::fs::write(&state, &whole).unwrap();
+    // Its processes are found all the same.
+    let process = serde_json::from_slice::<serde_json::Value>(&whole).unwrap()["init"]["pid"].to_string();
+    assert!(std::path::Path::new("/proc").join(&process).exists());
+    sandbox.ok(&["delete", "--force", "damaged"]);
+    sandbox::shell::eventually("its process is gone", || !std::path::Path::new("/proc").join(&process).exists());
+    assert_eq!(ps(&shell, &["-a", "--filter", "name=damaged", "-q"]).stdout, "");
 }
