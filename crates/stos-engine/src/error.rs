@@ -412,7 +412,7 @@ pub enum Error {
         max: usize,
     },
     /// The container's monitor was killed, so nobody saw how the container ended.
-    #[error("the exit code of container {container} is unknown: its monitor was killed")]
+    #[error("the exit code of container {container} is unknown: its monitor was killed, or could not write it down")]
     ExitCodeUnknown {
         /// The container's name.
         container: String,

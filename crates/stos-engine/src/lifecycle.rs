@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
-use stos_runtime::{ProcessRecord, RunState};
+use stos_runtime::{CgroupRequest, ProcessRecord, RunState, RuntimeConfig, planned_cgroup};
 use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 use stos_sys::SysError;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, close_inherited_from, exit_now};
@@ -169,8 +169,13 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
         }
     }
     let mut text = String::new();
-    if let Some(mut file) = held {
-        file.read_to_string(&mut text).map_err(stos_store::Error::io("read", engine.exit_path(&record.id)))?;
+    match held {
+        Some(mut file) => {
+            file.read_to_string(&mut text).map_err(stos_store::Error::io("read", engine.exit_path(&record.id)))?;
+        }
+        // It had gone before.
+        None if record.auto_remove => return Err(Error::NoSuchContainer(record.name.to_string())),
+        None => {}
     }
     serde_json::from_str(&text).map_err(|_| Error::ExitCodeUnknown { container: record.name.to_string() })
 }
@@ -289,10 +294,18 @@ fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<
 
 /// Removes a container. One that runs is refused, or with `force` killed first.
 pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<()> {
-    if force {
-        end_now(engine, &record.id)?;
+    let deadline = Instant::now() + MONITOR_PATIENCE;
+    loop {
+        if force {
+            forget_damaged_run(engine, &record.id)?;
+            end_now(engine, &record.id)?;
+        }
+        match remove(engine, &record.id, Some(record), force) {
+            // Somebody has started it meanwhile.
+            Err(Error::ContainerState { .. }) if force && Instant::now() < deadline => {}
+            other => return other,
+        }
     }
-    remove(engine, &record.id, Some(record), force)
 }
 
 /// Removes, by force, a container whose record is damaged, and gives its id. `query` finds it by id, name or the beginning of
@@ -311,6 +324,18 @@ pub fn delete_damaged(engine: &Engine, query: &str) -> Result<ContainerId> {
     end_now(engine, &id)?;
     remove(engine, &id, None, true)?;
     Ok(id)
+}
+
+/// Ends a container whose run state is damaged, and frees its place in ROOT: its processes are found by the cgroups that its configuration
+/// names.
+fn forget_damaged_run(engine: &Engine, id: &ContainerId) -> Result<()> {
+    if !matches!(engine.run_state(id), Err(Error::Runtime(stos_runtime::Error::Record { .. }))) {
+        return Ok(());
+    }
+    let config = RuntimeConfig::load(&engine.store.container_dir(id)).map_err(stos_runtime::Error::from)?;
+    let cgroup = planned_cgroup(&run_id(id), &config, &CgroupRequest::default())?;
+    stos_runtime::lifecycle::end(&cgroup, None)?;
+    Ok(engine.run_states().release(&run_id(id))?)
 }
 
 /// Kills a container that runs or is being started; and its monitor, where that does not end by itself then.
@@ -432,6 +457,19 @@ mod tests {
         let id = ContainerId::random();
         std::fs::create_dir(engine.store.container_dir(&id)).unwrap();
         (dir, engine, id)
+    }
+
+    #[test]
+    fn who_waits_for_a_container_that_had_gone_is_told_so() {
+        let (_dir, engine, id) = bare_container();
+        std::fs::remove_dir(engine.store.container_dir(&id)).unwrap();
+        let layers = [stos_spec::DiffId::of(b"")];
+        let record = serde_json::from_value(serde_json::json!({
+            "version": 1, "id": id, "name": "test", "image": "x", "image_id": stos_spec::BlobDigest::of(b""),
+            "manifest": stos_spec::BlobDigest::of(b""), "layers": layers, "chain": stos_spec::ChainId::of_layers(&layers),
+            "created": "", "command": ["x"], "user": "0", "labels": {}, "stop_signal": 15, "network": "none", "auto_remove": true,
+        }));
+        assert!(matches!(wait(&engine, &record.unwrap()), Err(Error::NoSuchContainer(_))));
     }
 
     #[test]

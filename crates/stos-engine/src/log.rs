@@ -13,7 +13,7 @@ mod tail;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,7 +57,22 @@ impl LogWriter {
     pub fn open(path: &Path, max: u64) -> Result<Self> {
         let file = open_to_append(path).map_err(StoreError::io("open", path))?;
         let size = file.metadata().map_err(StoreError::io("stat", path))?.len();
-        Ok(Self { path: path.to_owned(), file, size, max, lines: Vec::new() })
+        let mut writer = Self { path: path.to_owned(), file, size, max, lines: Vec::new() };
+        writer.end_last_record().map_err(StoreError::io("write", path))?;
+        Ok(writer)
+    }
+
+    /// Ends a record that was cut short, by a power cut say: the next would go on in its line.
+    fn end_last_record(&mut self) -> io::Result<()> {
+        let mut last = [b'\n'];
+        if self.size > 0 {
+            self.file.read_exact_at(&mut last, self.size - 1)?;
+        }
+        if last != [b'\n'] {
+            self.file.write_all(b"\n")?;
+            self.size += 1;
+        }
+        Ok(())
     }
 
     /// Logs what came from `stream` in one piece, at `time` (RFC 3339). What does not end with a newline is a part.
@@ -74,9 +89,27 @@ impl LogWriter {
         if self.size > 0 && self.size + self.lines.len() as u64 > self.max {
             self.rotate()?;
         }
-        self.file.write_all(&self.lines)?;
-        self.size += self.lines.len() as u64;
-        Ok(())
+        self.append()
+    }
+
+    /// Appends the records. Those that found room stay; of one that found room in part nothing does, or the next would go on in its line.
+    fn append(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        let mut result = Ok(());
+        while result.is_ok() && written < self.lines.len() {
+            match self.file.write(&self.lines[written..]) {
+                Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        let whole = self.lines[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        self.size += whole as u64;
+        if whole < written {
+            self.file.set_len(self.size)?;
+        }
+        result
     }
 
     /// Removes a log that nothing was ever written to: the container's process never ran.
@@ -88,7 +121,11 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        std::fs::rename(&self.path, older(&self.path))?;
+        match std::fs::rename(&self.path, older(&self.path)) {
+            // It was put aside before, and there was no room for a new one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
         self.file = open_to_append(&self.path)?;
         self.size = 0;
         Ok(())
@@ -96,7 +133,7 @@ impl LogWriter {
 }
 
 fn open_to_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
 fn older(path: &Path) -> PathBuf {
@@ -367,6 +404,30 @@ mod tests {
             }
         });
         assert_eq!(seen.into_inner(), LINES);
+    }
+
+    #[test]
+    fn a_record_that_was_cut_short_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "T stdout F one\nT stdout F tw").unwrap();
+        LogWriter::open(&path, LOG_MAX).unwrap().write(Stream::Stdout, b"three\n", "T").unwrap();
+        assert_eq!(read_all(&mut LogReader::new(&path)).0, b"one\ntw\nthree\n");
+    }
+
+    #[test]
+    fn what_was_put_aside_without_a_new_log_is_followed_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = LogWriter::open(&path, 20).unwrap();
+        writer.write(Stream::Stdout, b"one\n", "T").unwrap();
+        // As it is where there was no inode for the new one.
+        std::fs::rename(&path, older(&path)).unwrap();
+        for line in ["two\n", "three\n"] {
+            writer.write(Stream::Stdout, line.as_bytes(), "T").unwrap();
+        }
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((text(&older(&path)).as_str(), text(&path).as_str()), ("T stdout F two\n", "T stdout F three\n"));
     }
 
     #[test]

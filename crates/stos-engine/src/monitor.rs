@@ -56,8 +56,8 @@ pub enum Attachment {
 /// How long a container has lived when its monitor begins to listen: a short life needs no socket.
 const LISTEN_AFTER: Duration = Duration::from_millis(50);
 
-/// How often a terminal is looked at that nobody has open.
-const HUNG_UP_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a terminal is looked at that nobody has open, and clients that there was no room for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Starts the container and stays with it until its process has ended.
 ///
@@ -393,8 +393,9 @@ impl Running<'_> {
     /// When something is to be done though nothing has happened.
     fn timeout(&self) -> Option<Timespec> {
         let until_listening = self.listens_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let hung_up = self.relays.iter().any(Relay::is_hung_up).then_some(HUNG_UP_INTERVAL);
-        let soonest = until_listening.into_iter().chain(hung_up).min()?;
+        let looks_again = self.clients.is_resting() || self.relays.iter().any(Relay::is_hung_up);
+        let until_look = looks_again.then_some(LOOK_INTERVAL);
+        let soonest = until_listening.into_iter().chain(until_look).min()?;
         Timespec::try_from(soonest).ok()
     }
 

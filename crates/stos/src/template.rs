@@ -369,6 +369,7 @@ mod tests {
     #[test]
     fn deep_nesting_is_refused_before_the_stack_ends() {
         assert!(rendered(&format!("{{{{{}.ID}}}}", "(".repeat(100_000))).contains("nested"));
+        assert!(rendered(&format!("{{{{.ID{}}}}}", "|len".repeat(30_000))).contains("nested"));
         assert!(rendered(&"{{if .ID}}".repeat(100_000)).contains("nested"));
     }
 }

@@ -5,9 +5,10 @@ mod sandbox;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use sandbox::pty::{self, Pty};
 use sandbox::shell::eventually;
 use sandbox::{Sandbox, output};
@@ -175,6 +176,20 @@ fn open_input_takes_what_clients_give_until_one_ends_it() {
 }
 
 #[test]
+fn input_that_cannot_be_read_is_at_its_end() {
+    require!(Need::Root, Need::Binary);
+    let sandbox = pty::sandbox();
+    let with_directory =
+        |arguments: &[&str]| output(sandbox.command().args(arguments).stdin(fs::File::open("/").unwrap())).code;
+    // The process outlives the first read.
+    let script = "sleep 0.2; exit 3";
+    assert_eq!(with_directory(&["run", "-it", "--name", "t", "term:1", "sh", "-c", script]), 3);
+    assert_eq!(with_directory(&["run", "-i", "--detach-keys", "x", "--rm", "term:1", "sh", "-c", script]), 3);
+    sandbox.ok(&["run", "-d", "--name", "c", "term:1", "sleep", "1000"]);
+    assert_eq!(with_directory(&["exec", "-it", "c", "sh", "-c", script]), 3);
+}
+
+#[test]
 fn clients_that_do_not_read_stall_nothing() {
     require!(Need::Root, Need::Binary);
     let sandbox = pty::sandbox();
@@ -259,6 +274,34 @@ fn a_suspended_monitor_is_told_and_waited_for_no_longer() {
     assert!(refused.code == 125 && refused.stderr.contains("suspended"), "{}", refused.stderr);
     kill_process(monitor, Signal::CONT).unwrap();
     sandbox.ok(&["delete", "-f", "s"]);
+}
+
+#[test]
+fn a_monitor_without_room_for_a_client_waits_at_rest() {
+    require!(Need::Root, Need::Binary);
+    let sandbox = pty::sandbox();
+    sandbox.ok(&["run", "-d", "--name", "s", "term:1", "sleep", "1000"]);
+    let monitor = monitor(&sandbox, "s");
+    let id = sandbox.json(&["state", "s"])["id"].as_str().unwrap().to_owned();
+    let directory = fs::File::open(sandbox.root().join("containers").join(id)).unwrap();
+    // Its path may be longer than unix(7) allows.
+    let socket = format!("/proc/self/fd/{}/attach", std::os::fd::AsRawFd::as_raw_fd(&directory));
+    eventually("it listens", || fs::exists(&socket).unwrap());
+    let few = Rlimit { current: Some(16), maximum: Some(16) };
+    prlimit(Some(monitor), Resource::Nofile, few).unwrap();
+    let several: Vec<_> = (0..16).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    // One that looks again and again never sleeps.
+    let status = format!("/proc/{}/status", monitor.as_raw_nonzero());
+    let sleeps = || {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        fs::read_to_string(&status).unwrap().contains("State:\tS")
+    };
+    eventually("it is at rest", || (0..50).all(|_| sleeps()));
+    drop(several);
+    let client = sandbox.command().args(["attach", "s"]).spawn().unwrap();
+    eventually("there is room again", || clients(&sandbox, "s") == 1);
+    sandbox.ok(&["delete", "-f", "s"]);
+    assert_eq!(client.wait_with_output().unwrap().status.code(), Some(137));
 }
 
 #[test]

@@ -4,7 +4,11 @@
 mod sandbox;
 
 use std::fs;
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use sandbox::pty::{self, Pty};
 use sandbox::shell::eventually;
 use sandbox::{Sandbox, output};
@@ -89,6 +93,52 @@ fn a_process_has_a_terminal_and_can_be_left() {
     silent.send("\x03");
     assert_eq!(silent.wait(), 4);
     assert_eq!(sandbox.run(&["exec", "-t", "c", "sh", "-c", "tty; exit 3"]).code, 3, "without a terminal of ours");
+}
+
+#[test]
+fn who_does_not_read_a_terminal_s_output_keeps_nothing_from_its_process() {
+    require!(Need::Root, Need::Binary);
+    let sandbox = pty::sandbox();
+    running(&sandbox, &[]);
+    let exec = |what: &[&str]| {
+        let mut command = sandbox.command();
+        command.args(["exec", "-t", "c"]).args(what).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let ends = |child: &mut Child| {
+        let mut ended = None;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while ended.is_none() && Instant::now() < deadline {
+            ended = child.try_wait().unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(child.kill());
+        ended.and_then(|status| status.code())
+    };
+    // One that goes ends nothing, and is written to no more.
+    let mut gone = exec(&["sh", "-c", "seq 100000; exit 4"]);
+    drop(gone.stdout.take());
+    assert_eq!(ends(&mut gone), Some(4));
+    // One that is slow keeps no signal from it, and gets everything in the end.
+    let mut slow = exec(&["seq", "100000000"]);
+    let mut output = slow.stdout.take().unwrap();
+    let held = || rustix::io::ioctl_fionread(&output).unwrap();
+    eventually("the pipe is full", || {
+        let count = held();
+        let is_same = |_| {
+            std::thread::sleep(Duration::from_millis(2));
+            held() == count
+        };
+        count > 0 && (0..50).all(is_same)
+    });
+    let full = usize::try_from(held()).unwrap();
+    kill_process(Pid::from_child(&slow), Signal::TERM).unwrap();
+    eventually("it is told", || !sandbox.ok(&["top", "c", "args"]).contains("seq"));
+    let mut shown = String::new();
+    output.read_to_string(&mut shown).unwrap();
+    let in_order = (1..).zip(shown.lines()).all(|(number, line)| number.to_string().starts_with(line));
+    assert!(shown.len() >= full && in_order, "{shown}");
+    assert_eq!(ends(&mut slow), Some(143));
 }
 
 #[test]

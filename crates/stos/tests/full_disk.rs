@@ -5,7 +5,9 @@
 mod sandbox;
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use sandbox::shell::Shell;
 use sandbox::{Hub, Output, Sandbox, output, tool};
@@ -153,4 +155,40 @@ fn a_disk_with_few_blocks_left_loses_nothing() {
 fn a_disk_with_few_inodes_left_loses_nothing() {
     stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("mkfs.ext4"));
     try_all(Disk::fill_inodes, &[0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20]);
+}
+
+#[test]
+fn a_log_goes_on_in_whole_lines_when_there_is_room_again() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("mkfs.ext4"));
+    let shell = Shell::new();
+    let disk = Disk::new(shell.sandbox.path("disk"), 48 << 20, 2048);
+    let run = sandbox_on(&shell.sandbox, &disk);
+    assert_eq!(run(&["pull", "--tls-verify=false", &format!("{}/shell:1", shell.hub.registry.address())]).code, 0);
+    let script = "echo before; while read count; do \
+        n=0; while [ $n -lt $count ]; do n=$((n+1)); echo $n; done; echo done; done";
+    let mut container = shell.sandbox.command_on(&disk.0.join("data"));
+    container.args(["run", "-i", "--name", "c", "shell:1", "sh", "-c", script]);
+    let mut container = container.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut asks, mut said) = (container.stdin.take().unwrap(), BufReader::new(container.stdout.take().unwrap()));
+    let mut logs = |count: &str| {
+        writeln!(asks, "{count}").unwrap();
+        let said = said.by_ref().lines().map(Result::unwrap);
+        said.take_while(|line| line != "done").count()
+    };
+    logs("1");
+    disk.fill_blocks(0);
+    logs("2000");
+    disk.empty();
+    logs("3");
+    drop(asks);
+    assert!(container.wait().unwrap().success());
+    let id = names(&disk.0.join("data/containers")).remove(0);
+    let log = fs::read_to_string(disk.0.join("data/containers").join(id).join("log")).unwrap();
+    let time = log.find(' ');
+    let is_whole = |line: &str| line.find(' ') == time && line.split(' ').count() == 4;
+    assert!(log.ends_with('\n') && log.lines().all(is_whole), "{log}");
+    let logged = run(&["logs", "c"]).stdout;
+    assert!(logged.starts_with("before\n1\ndone\n1\n") && logged.ends_with("\n1\n2\n3\ndone\n"), "{logged}");
+    assert!(!logged.contains("\n2000\n"), "there was no room");
+    assert_eq!(run(&["delete", "c"]).code, 0);
 }

@@ -3,9 +3,11 @@
 
 mod sandbox;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 
+use rustix::fs::FlockOperation;
 use sandbox::output;
 use sandbox::shell::{Shell, cgroups_of, eventually};
 use serde_json::json;
@@ -207,6 +209,38 @@ fn of_two_at_once_one_wins() {
         assert_eq!(found.trim(), pid.to_string(), "{cgroup}");
     }
     sandbox.ok(&["delete", "-f", "one"]);
+}
+
+#[test]
+fn a_forced_delete_wins_over_a_start() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    for _ in 0..3 {
+        let id = shell.sandbox.ok(&["create", "--name", "c", "shell:1", "sh", "-c", "while :; do :; done"]);
+        // Whoever starts or deletes it waits for this lock; who came first goes first.
+        let directory = File::open(shell.sandbox.data_root().join("containers").join(id.trim())).unwrap();
+        rustix::fs::flock(&directory, FlockOperation::LockExclusive).unwrap();
+        let inode = format!(":{} ", directory.metadata().unwrap().ino());
+        let waiting = |count| {
+            let is_one = |line: &&str| line.contains("->") && line.contains(&inode);
+            eventually("they wait", || {
+                fs::read_to_string("/proc/locks").unwrap().lines().filter(is_one).count() == count
+            });
+        };
+        let spawn = |arguments: &[&str]| {
+            let mut command = shell.sandbox.command();
+            command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let start = spawn(&["start", "c"]);
+        waiting(1);
+        let delete = spawn(&["delete", "--force", "c"]);
+        waiting(2);
+        rustix::fs::flock(&directory, FlockOperation::Unlock).unwrap();
+        let delete = delete.wait_with_output().unwrap();
+        assert!(delete.status.success(), "{}", String::from_utf8_lossy(&delete.stderr));
+        drop(start.wait_with_output());
+        assert_eq!(shell.sandbox.names("containers"), [""; 0]);
+    }
 }
 
 #[test]

@@ -131,3 +131,36 @@ fn inspect_and_images_take_templates() {
     assert!(shell.sandbox.ok(&["images", "--format", "table {{.ID}}\\t{{.Size}}"]).starts_with("IMAGE ID"));
     assert_eq!(shell.sandbox.run(&["images", "--format", "{{.Colour}}"]).code, 1);
 }
+
+#[test]
+fn one_whose_state_is_damaged_hides_no_other() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = three();
+    let sandbox = &shell.sandbox;
+    let run = |name: &str| {
+        sandbox.ok(&["run", "-d", "--name", name, "shell:1", "sh", "-c", "while :; do read line </dev/zero; done"])
+    };
+    let (damaged, _) = (run("damaged"), run("sound"));
+    let state = sandbox.root().join("containers").join(damaged.trim()).join("state.json");
+    let whole = std::fs::read(&state).unwrap();
+    std::fs::write(&state, &whole[..whole.len() / 2]).unwrap();
+    let listed = ps(&shell, &["-a", "--format", "{{.Names}} {{.State}}"]);
+    assert!(listed.stdout.contains("damaged unknown\n") && listed.stdout.contains("sound running\n"), "{listed:?}");
+    assert!(listed.stderr.contains("state.json"), "{listed:?}");
+    let list = sandbox.json(&["list", "--format", "json"]);
+    let status =
+        |name: &str| list.as_array().unwrap().iter().find(|line| line["name"] == name).unwrap()["status"].clone();
+    assert_eq!(status("sound"), "running");
+    assert!(list.as_array().unwrap().iter().any(|line| line["id"] == damaged.trim() && line["status"] == "unreadable"));
+    assert!(sandbox.ok(&["stats", "--no-stream"]).contains("sound"));
+    // What is done to all is done to the rest.
+    let stopped = sandbox.run(&["stop", "--all", "--time", "0"]);
+    assert!(stopped.code == 1 && stopped.stderr.contains("state.json"), "{stopped:?}");
+    assert_eq!(shell.status("sound"), "stopped");
+    // Its processes are found all the same.
+    let process = serde_json::from_slice::<serde_json::Value>(&whole).unwrap()["init"]["pid"].to_string();
+    assert!(std::path::Path::new("/proc").join(&process).exists());
+    sandbox.ok(&["delete", "--force", "damaged"]);
+    sandbox::shell::eventually("its process is gone", || !std::path::Path::new("/proc").join(&process).exists());
+    assert_eq!(ps(&shell, &["-a", "--filter", "name=damaged", "-q"]).stdout, "");
+}

@@ -57,6 +57,8 @@ pub(crate) enum Input {
 pub(crate) struct Clients {
     streams: StreamOptions,
     listener: Option<UnixListener>,
+    /// Whether who comes is not looked at for now: there was no room for another descriptor.
+    is_resting: bool,
     clients: Vec<Client>,
     input: Input,
     /// What was typed and has found no room yet, from `written` on.
@@ -86,6 +88,7 @@ impl Clients {
         let mut clients = Self {
             streams,
             listener: None,
+            is_resting: false,
             clients: Vec::new(),
             input,
             typed: Vec::new(),
@@ -150,7 +153,7 @@ impl Clients {
 
     /// Appends what is waited for. [`step`](Self::step) takes what has happened to it, in the same order.
     pub(crate) fn add_to<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        fds.extend(self.listener.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
+        fds.extend(self.polled_listener().map(|listener| PollFd::new(listener, PollFlags::IN)));
         let reads = if self.is_input_full() { PollFlags::empty() } else { PollFlags::IN };
         fds.extend(self.clients.iter().map(|client| {
             let writes = if client.pending() > 0 { PollFlags::OUT } else { PollFlags::empty() };
@@ -161,9 +164,20 @@ impl Clients {
         }
     }
 
+    fn polled_listener(&self) -> Option<&UnixListener> {
+        self.listener.as_ref().filter(|_| !self.is_resting)
+    }
+
+    /// Whether somebody may be waiting to come who is not looked at: poll(2) would tell of them without end. To be tried again soon.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.is_resting
+    }
+
     /// Does what was waited for.
     pub(crate) fn step(&mut self, happened: &[PollFlags]) {
-        let (of_listener, of_clients) = happened.split_at(usize::from(self.listener.is_some()).min(happened.len()));
+        let of_listener = usize::from(self.polled_listener().is_some()).min(happened.len());
+        let (of_listener, of_clients) = happened.split_at(of_listener);
+        self.is_resting = false;
         // Those that come now are not among those that something has happened to.
         for at in 0..self.clients.len() {
             let happened = of_clients.get(at).copied().unwrap_or(PollFlags::empty());
@@ -181,13 +195,22 @@ impl Clients {
         }
     }
 
-    fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        // One at a time: poll(2) tells of the next.
-        let Ok((stream, _)) = listener.accept() else { return };
+    /// Takes the next who has come; `false` where nobody is taken. One at a time: poll(2) tells of the next.
+    fn accept(&mut self) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                let is_nobody =
+                    matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED));
+                self.is_resting = !is_nobody;
+                return false;
+            }
+        };
         if self.clients.len() < CLIENTS_MAX && stream.set_nonblocking(true).is_ok() {
             self.add(stream.into(), false);
         }
+        true
     }
 
     /// Takes what a client has sent. Of one that sends no frames nothing more is heard.
@@ -247,6 +270,8 @@ impl Clients {
     /// Tells all of them how the container has ended, and waits until they have read that: for who has started it without a limit, as for
     /// a pipe's reader, but for a signal; for the rest not long.
     pub(crate) fn finish(&mut self, code: i32, signals: &SignalFd) -> Result<()> {
+        // Who has come meanwhile is told too.
+        while self.accept() {}
         self.listener = None;
         for client in &mut self.clients {
             client.tell_skipped();
@@ -453,6 +478,21 @@ mod tests {
         }
         assert_eq!(reads.join().unwrap().unwrap(), 64 * CHUNK);
         assert!(!clients.takes_input());
+    }
+
+    #[test]
+    fn who_comes_at_the_very_end_is_told_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut clients = Clients::new(StreamOptions::default(), Input::None, None).unwrap();
+        clients.listen(directory.path()).unwrap();
+        let mut late: Vec<_> = (0..3).map(|_| connect_in(directory.path()).unwrap().unwrap()).collect();
+        clients.finish(3, &SignalFd::new(&[]).unwrap()).unwrap();
+        for client in &mut late {
+            let (mut reader, mut bytes) = (FrameReader::default(), Vec::new());
+            client.read_to_end(&mut bytes).unwrap();
+            reader.push(&bytes);
+            assert_eq!(frames(&mut reader), ["Hello { tty: false, input: false }", "Exited(3)"]);
+        }
     }
 
     #[test]

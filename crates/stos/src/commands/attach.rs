@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A session with a container from an image: its output comes here, what is typed goes there, and keys leave it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::{stderr, stdin, stdout};
 use stos_engine::Engine;
-use stos_engine::attach::{DetachKeys, Event, KeyScanner, Session, code_after_loss, connect, write_now};
+use stos_engine::attach::{DetachKeys, Event, KeyScanner, Session, code_after_loss, connect};
 use stos_engine::container::ContainerRecord;
 use stos_engine::lifecycle::start_with_session;
 use stos_engine::log::Stream;
 use stos_sys::signals::{OF_CHILDREN_AND_SIZE, OF_STREAMS, SignalFd, of_foreground, unblock};
 
+use super::own_streams::{Output, Typing};
 use super::own_terminal::{ENDING, RawTerminal, own_size};
 use crate::cli::{Attach, Global, SessionOptions};
 use crate::failure::Failure;
@@ -95,8 +96,7 @@ fn follow(
     let raw = if input && session.has_terminal() { RawTerminal::of_stdin(ending)? } else { None };
     let mut follower = Follower {
         session,
-        keys: KeyScanner::new(&manner.keys.unwrap_or_else(DetachKeys::none)),
-        reads: input,
+        typing: Typing::new(KeyScanner::new(&manner.keys.unwrap_or_else(DetachKeys::none)), input),
         outputs: [Output::new(stdout()), Output::new(stderr())],
         skipped: 0,
         end: None,
@@ -129,9 +129,7 @@ enum End {
 
 struct Follower {
     session: Session,
-    keys: KeyScanner,
-    /// Whether there may be more to type.
-    reads: bool,
+    typing: Typing,
     outputs: [Output; 2],
     skipped: u64,
     end: Option<End>,
@@ -155,7 +153,7 @@ impl Follower {
                 }
                 self.take_signal(signal)?;
             }
-            if is_typed && self.type_on()? {
+            if is_typed && self.type_on() {
                 return Ok(());
             }
             self.session.flush();
@@ -170,7 +168,7 @@ impl Follower {
     /// Waits until there is something to do; tells whether something is typed.
     fn wait(&self, signals: &SignalFd) -> Result<bool, Failure> {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
-        let reads = self.reads && self.end.is_none() && !self.session.is_pending();
+        let reads = self.typing.is_open() && self.end.is_none() && !self.session.is_pending();
         if reads {
             fds.push(PollFd::from_borrowed_fd(stdin(), PollFlags::IN));
         }
@@ -182,7 +180,7 @@ impl Follower {
             }
         }
         let behind = self.outputs.iter().filter(|output| output.is_pending());
-        fds.extend(behind.map(|output| PollFd::from_borrowed_fd(output.stream, PollFlags::OUT)));
+        fds.extend(behind.map(|output| PollFd::from_borrowed_fd(output.stream(), PollFlags::OUT)));
         match poll(&mut fds, None) {
             Ok(_) => Ok(reads && !fds[1].revents().is_empty()),
             Err(Errno::INTR) => Ok(false),
@@ -202,26 +200,16 @@ impl Follower {
     }
 
     /// Types what there is, and tells whether the keys that leave were among it.
-    fn type_on(&mut self) -> Result<bool, Failure> {
-        let (mut buffer, mut typed) = ([0; 4096], Vec::new());
-        let is_left = match rustix::io::read(stdin(), &mut buffer) {
-            // EIO: our own terminal is gone.
-            Ok(0) | Err(Errno::IO) => {
-                self.reads = false;
-                self.keys.finish(&mut typed);
-                false
-            }
-            Ok(count) => self.keys.scan(&buffer[..count], &mut typed),
-            Err(Errno::INTR | Errno::AGAIN) => false,
-            Err(errno) => return Err(errno.into()),
-        };
+    fn type_on(&mut self) -> bool {
+        let mut typed = Vec::new();
+        let is_left = self.typing.read(&mut typed);
         if !typed.is_empty() {
             self.session.send_input(&typed);
         }
-        if !self.reads {
+        if !self.typing.is_open() {
             self.session.end_input();
         }
-        Ok(is_left)
+        is_left
     }
 
     fn receive(&mut self) -> Result<(), Failure> {
@@ -234,47 +222,5 @@ impl Follower {
             Event::Lost => *end = Some(End::Lost),
         })?;
         Ok(())
-    }
-}
-
-/// One of our streams, that is written without waiting: who does not read keeps no signal from the container.
-struct Output {
-    stream: BorrowedFd<'static>,
-    pending: Vec<u8>,
-    sent: usize,
-    /// Whether the reader has gone.
-    is_closed: bool,
-}
-
-impl Output {
-    fn new(stream: BorrowedFd<'static>) -> Self {
-        Self { stream, pending: Vec::new(), sent: 0, is_closed: false }
-    }
-
-    fn is_pending(&self) -> bool {
-        self.sent < self.pending.len()
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        if !self.is_closed {
-            self.pending.extend_from_slice(bytes);
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        while self.is_pending() {
-            match write_now(self.stream, &self.pending[self.sent..]) {
-                Ok(count) => self.sent += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
-                Err(_) => {
-                    self.is_closed = true;
-                    self.sent = self.pending.len();
-                }
-            }
-        }
-        self.pending.clear();
-        self.sent = 0;
     }
 }

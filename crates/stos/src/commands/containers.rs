@@ -60,7 +60,7 @@ fn prune(global: &Global, args: &ContainerPrune) -> Result<u8, Failure> {
         };
         let is_awaited = record.run_by.as_ref().map_or(Ok(false), |starter| starter.is_alive());
         let fits = filters.iter().all(|filter| filter.fits_container(&record));
-        if !fits || is_awaited? || matches!(container::state(&engine, &id)?, ContainerState::Running(_)) {
+        if !fits || is_awaited? || matches!(container::state(&engine, &id), Ok(ContainerState::Running(_))) {
             continue;
         }
         match lifecycle::delete(&engine, &record, false) {

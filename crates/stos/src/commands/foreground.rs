@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A bundle's process in the foreground: signals go to it, its terminal is ours, its end is ours.
 
-use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Pid;
-use rustix::stdio::stdin;
+use rustix::stdio::{stdin, stdout};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 use stos_engine::attach::{DetachKeys, KeyScanner};
 use stos_runtime::Readiness;
 use stos_runtime::notify::Told;
 use stos_sys::process::pidfd::{self, Ended};
 use stos_sys::process::reaper::reap;
-use stos_sys::signals::{OF_STREAMS, SignalFd, of_foreground, unblock};
+use stos_sys::signals::{OF_CHILDREN_AND_SIZE, OF_STREAMS, SignalFd, of_foreground, unblock};
 
+use super::own_streams::{Output, Typing};
 use super::own_terminal::{RawTerminal, own_terminal, terminal_stream};
 use crate::failure::Failure;
 
-const CHLD: i32 = 17;
-const WINCH: i32 = 28;
+const CHLD: i32 = OF_CHILDREN_AND_SIZE[0];
+const WINCH: i32 = OF_CHILDREN_AND_SIZE[1];
+
+/// How often the process's terminal is read before something else has its turn.
+const READS_AT_ONCE: usize = 16;
 
 /// Keeps signals until [`wait`] passes them on. To be called before anything runs, so that none is lost during the start.
 pub fn block_signals() -> Result<SignalFd, Failure> {
@@ -80,7 +83,7 @@ pub fn wait_or_leave(
         }
         if let Some(ended) = ended {
             told.iter().for_each(Told::wait);
-            relay.as_mut().map_or(Ok(()), Relay::pass_output)?;
+            relay.as_mut().map_or(Ok(()), |relay| relay.finish(signals))?;
             return Ok(Outcome::Ended(ended));
         }
         relay = match relay {
@@ -95,13 +98,7 @@ fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>, readiness: Option<
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
     fds.extend(readiness.map(|readiness| PollFd::new(readiness, PollFlags::IN)));
     if let Some(relay) = relay {
-        let (master, input) = relay.wishes();
-        if let Some(wish) = master {
-            fds.push(PollFd::new(&relay.master, wish));
-        }
-        if input {
-            fds.push(PollFd::from_borrowed_fd(stdin(), PollFlags::IN));
-        }
+        relay.add_to(&mut fds);
     }
     match poll(&mut fds, None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -118,13 +115,11 @@ pub struct Relay {
     raw: Option<RawTerminal>,
     /// What was typed and has found no room in the process's terminal yet.
     typed: Vec<u8>,
-    /// Whether there may be more to type.
-    has_input: bool,
+    typing: Typing,
+    out: Output,
     /// Whether somebody has the process's terminal open.
     is_open: bool,
-    /// The keys that leave the process, where there are any.
-    keys: Option<KeyScanner>,
-    /// Whether they were typed.
+    /// Whether the keys that leave the process were typed.
     is_left: bool,
 }
 
@@ -144,12 +139,15 @@ impl Relay {
     pub fn of_image(master: OwnedFd, keys: Option<&DetachKeys>) -> Result<Self, Failure> {
         unblock(&OF_STREAMS)?;
         let raw = keys.map_or(Ok(None), |_| RawTerminal::of_stdin(&[]))?;
-        let keys = keys.map(KeyScanner::new);
-        Self { raw, has_input: keys.is_some(), keys, ..Self::of(master, terminal_stream()) }.begin()
+        let none = DetachKeys::none();
+        let typing = Typing::new(KeyScanner::new(keys.unwrap_or(&none)), keys.is_some());
+        Self { raw, typing, ..Self::of(master, terminal_stream()) }.begin()
     }
 
     fn of(master: OwnedFd, own: Option<BorrowedFd<'static>>) -> Self {
-        Self { master, own, raw: None, typed: Vec::new(), has_input: true, is_open: true, keys: None, is_left: false }
+        let typing = Typing::new(KeyScanner::new(&DetachKeys::none()), true);
+        let out = Output::new(stdout());
+        Self { master, own, raw: None, typed: Vec::new(), typing, out, is_open: true, is_left: false }
     }
 
     fn begin(self) -> Result<Self, Failure> {
@@ -171,25 +169,29 @@ impl Relay {
         }
     }
 
-    /// What is waited for of the process's terminal, and whether anything is of our input.
-    fn wishes(&self) -> (Option<PollFlags>, bool) {
-        let master = if self.typed.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
-        (self.is_open.then_some(master), self.is_open && self.has_input && self.typed.is_empty())
+    /// Appends what is waited for: of the process's terminal, of our input, and of our output where that has no room.
+    fn add_to<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        let read = if self.out.is_pending() { PollFlags::empty() } else { PollFlags::IN };
+        let write = if self.typed.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        if self.is_open && !(read | write).is_empty() {
+            fds.push(PollFd::new(&self.master, read | write));
+        }
+        if self.takes_input() {
+            fds.push(PollFd::from_borrowed_fd(stdin(), PollFlags::IN));
+        }
+        if self.out.is_pending() {
+            fds.push(PollFd::from_borrowed_fd(self.out.stream(), PollFlags::OUT));
+        }
+    }
+
+    fn takes_input(&self) -> bool {
+        self.is_open && self.typing.is_open() && self.typed.is_empty()
     }
 
     /// Passes on what is there, in both directions, without waiting for more.
     fn pass_on(&mut self) -> Result<(), Failure> {
-        if self.is_open && self.has_input && self.typed.is_empty() && is_readable(stdin())? {
-            let mut buffer = [0; 4096];
-            match rustix::io::read(stdin(), &mut buffer) {
-                Ok(0) | Err(Errno::IO) => self.has_input = false,
-                Ok(count) => match &mut self.keys {
-                    Some(keys) => self.is_left = keys.scan(&buffer[..count], &mut self.typed),
-                    None => self.typed.extend_from_slice(&buffer[..count]),
-                },
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        if self.takes_input() && is_readable(stdin())? {
+            self.is_left = self.typing.read(&mut self.typed);
         }
         while !self.typed.is_empty() {
             match rustix::io::write(&self.master, &self.typed) {
@@ -200,25 +202,46 @@ impl Relay {
                 Err(_) => self.typed.clear(),
             }
         }
-        self.pass_output()
+        self.pass_output();
+        Ok(())
     }
 
-    fn pass_output(&mut self) -> Result<(), Failure> {
+    /// Shows what the process has written as far as there is room, some of it at a time: what is typed must have its turn. Tells whether
+    /// there may be more.
+    ///
+    /// Where who saw it has gone it is thrown away, and the process goes on.
+    fn pass_output(&mut self) -> bool {
         let mut buffer = [0; 16384];
-        let mut out = std::io::stdout().lock();
-        while self.is_open {
+        self.out.flush();
+        for _ in 0..READS_AT_ONCE {
+            if !self.is_open || self.out.is_pending() {
+                break;
+            }
             match rustix::io::read(&self.master, &mut buffer) {
-                Ok(count @ 1..) => {
-                    let shown = out.write_all(&buffer[..count]).and_then(|()| out.flush());
-                    if shown.is_err() {
-                        // Who saw it has gone; the process goes on, as it would with its own terminal closed.
-                        self.is_open = false;
-                    }
-                }
+                Ok(count @ 1..) => self.out.write(&buffer[..count]),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => return false,
                 // EIO: all have closed it.
                 Ok(0) | Err(_) => self.is_open = false,
+            }
+        }
+        self.is_open || self.out.is_pending()
+    }
+
+    /// Shows what is left when the process has ended. A signal ends that: there is no process any more to pass it on to.
+    fn finish(&mut self, signals: &SignalFd) -> Result<(), Failure> {
+        while self.pass_output() {
+            if self.out.is_pending() {
+                let out = PollFd::from_borrowed_fd(self.out.stream(), PollFlags::OUT);
+                match poll(&mut [PollFd::new(signals, PollFlags::IN), out], None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            while let Some(signal) = signals.next_signal()? {
+                if !OF_CHILDREN_AND_SIZE.contains(&signal) {
+                    return Ok(());
+                }
             }
         }
         Ok(())

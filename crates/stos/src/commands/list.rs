@@ -64,15 +64,15 @@ fn image_lines(global: &Global) -> Result<Vec<Line>, Failure> {
     let mut lines = Vec::new();
     for (id, record) in container::list(&engine)? {
         let bundle = engine.store().container_dir(&id).display().to_string();
-        let record = match record {
-            Ok(record) => record,
+        let found = record.and_then(|record| Ok((container::state(&engine, &id)?, record)));
+        let (state, record) = match found {
+            Ok(found) => found,
             Err(error) => {
                 tracing::warn!(container = %id, %error, "its record cannot be read");
                 lines.push(unreadable_line(id.to_string(), bundle));
                 continue;
             }
         };
-        let state = container::state(&engine, &id)?;
         let (pid, exit_code) = match &state {
             ContainerState::Running(run) => (run.init.as_ref().map_or(0, |init| init.pid), None),
             ContainerState::Exited(exit) => (0, Some(exit.exit_code)),

@@ -18,6 +18,7 @@ mod life;
 mod limits;
 mod list;
 mod logs;
+mod own_streams;
 mod own_terminal;
 mod ps;
 mod registries;
@@ -48,7 +49,8 @@ fn named_or_all(
     if global.data_root.is_dir() {
         let engine = target::reader(global)?;
         for (id, _) in container::list(&engine)? {
-            if fits(&container::state(&engine, &id)?) {
+            // Where it cannot be read, what is done to it says so, and keeps none of the rest from its turn.
+            if container::state(&engine, &id).as_ref().map_or(true, fits) {
                 ids.push(id.to_string());
             }
         }

@@ -102,7 +102,13 @@ fn all(global: &Global, stopped: bool) -> Result<Vec<Watched>, Failure> {
         for (id, record) in container::list(&engine)? {
             known.insert(id.to_string());
             let Ok(record) = record else { continue };
-            let run = running(container::state(&engine, &id)?);
+            let run = match container::state(&engine, &id) {
+                Ok(state) => running(state),
+                Err(error) => {
+                    tracing::warn!(container = %record.name, %error, "what it does cannot be read");
+                    continue;
+                }
+            };
             if run.is_some() || stopped {
                 found.push(Watched { id: id.to_string(), name: record.name.to_string(), run });
             }

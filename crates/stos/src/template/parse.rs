@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Result, error};
 
-/// How deep conditions, lists and brackets may lie in each other.
+/// How deep conditions, lists, brackets and what is given on by `|` may lie in each other.
 const DEPTH: usize = 50;
 
 /// The functions that there are.
@@ -210,13 +210,16 @@ impl Words<'_> {
     fn pipeline(&mut self, depth: usize) -> Result<Expression> {
         check_depth(depth)?;
         let mut found = self.command(None, depth)?;
-        loop {
+        for depth in depth.. {
             self.skip_space();
             if self.chars.next_if_eq(&'|').is_none() {
-                return Ok(found);
+                break;
             }
+            // What came before lies in it.
+            check_depth(depth)?;
             found = self.command(Some(found), depth)?;
         }
+        Ok(found)
     }
 
     fn command(&mut self, last: Option<Expression>, depth: usize) -> Result<Expression> {

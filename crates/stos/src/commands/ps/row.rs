@@ -35,7 +35,7 @@ pub(super) struct Row {
     pub image_id: String,
     pub command: Vec<String>,
     pub created: Option<Timestamp>,
-    /// `created`, `running`, `paused`, `exited`; `unknown` where the record cannot be read.
+    /// `created`, `running`, `paused`, `exited`; `unknown` where a record cannot be read.
     pub state: &'static str,
     pub started: Option<Timestamp>,
     pub exited: Option<Timestamp>,
@@ -97,18 +97,20 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
         auto_remove: record.auto_remove,
         ..Row::default()
     };
-    let state = container::state(engine, &record.id)?;
-    row.state = podman_state(state.status());
+    let state = container::state(engine, &record.id);
+    row.state = state.as_ref().map_or("unknown", |state| podman_state(state.status()));
     match state {
-        ContainerState::Running(run) => {
+        // One that is damaged keeps none of the rest from being seen.
+        Err(error) => tracing::warn!(container = %record.name, %error, "what it does cannot be read"),
+        Ok(ContainerState::Running(run)) => {
             row.pid = run.init.as_ref().map_or(0, |init| init.pid);
             row.started = Some(run.created);
         }
-        ContainerState::Exited(exit) => {
+        Ok(ContainerState::Exited(exit)) => {
             row.exit_code = Some(exit.exit_code);
             (row.started, row.exited) = (time(&exit.started), time(&exit.finished));
         }
-        ContainerState::Created | ContainerState::Stopped => {}
+        Ok(ContainerState::Created | ContainerState::Stopped) => {}
     }
     if wanted.mounts {
         row.mounts = mounts(engine, &record.id)?;
