@@ -64,6 +64,7 @@ impl Podman {
             podman.ok(&["pull", "--quiet", "--tls-verify=false", image])?;
         }
         podman.ok(&["save", "--quiet", "--output", &podman.seen("small.tar"), &podman.small])?;
+        podman.keep("with")?;
         podman.ok(&[
             "create",
             "--name",
@@ -75,7 +76,7 @@ impl Podman {
             &podman.small,
             "true",
         ])?;
-        podman.keep("with")?;
+        podman.keep("container")?;
         podman.ok(&["rm", "source"])?;
         podman.ok(&["rmi", &podman.small])?;
         podman.keep("without")?;
@@ -150,6 +151,7 @@ impl Podman {
         self.restore(before)?;
         // Whatever it finds without a fault is none of the fault's.
         self.ok(&["system", "check"]).context("podman system check without a fault")?;
+
         let whole = self.trace(&words, None)?;
         ensure!(whole.succeeded(), "podman {name} without a fault: {}", whole.stderr);
         let calls = whole.points.len();
@@ -157,10 +159,17 @@ impl Podman {
         for number in 0..points {
             for fault in [Fault::Kill, Fault::Error(Errno::ENOSPC)] {
                 let bytes = self.restore(before)?;
-                let traced = self.trace(&words, Some((calls * (2 * number + 1) / (2 * points), fault)))?;
-                if traced.struck.is_none() {
-                    continue;
-                }
+                let at = calls * (2 * number + 1) / (2 * points);
+                let traced = match self.trace(&words, Some((at, fault))) {
+                    Ok(traced) if traced.struck.is_none() => continue,
+                    Ok(traced) => traced,
+                    Err(error) if error.to_string().starts_with("it hung") => {
+                        faults += 1;
+                        *losses.entry(format!("{fault}: it hangs for a minute, and is killed")).or_default() += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 faults += 1;
                 for loss in self.losses(name, &words, &traced, bytes)? {
                     *losses.entry(format!("{fault}: {loss}")).or_default() += 1;

@@ -348,6 +348,8 @@ pub fn image(marker: &str) -> anyhow::Result<Image> {
         .entry(Entry::file("srv/data", vec![7_u8; 300_000]))
         .entry(Entry::hard_link("srv/link", "srv/data"))
         .entry(Entry::symlink("srv/symlink", "marker"))
+        // podman takes a directory that a layer only implies for damage.
+        .entry(Entry::directory("etc"))
         .whiteout("etc/passwd");
     Ok(ImageBuilder::new().layer(base).layer(Layer::gzip(above.finish())).command(&["/bin/sh"]).build())
 }
