@@ -4,6 +4,7 @@
 //! same command must succeed, `check --full` be clean, nothing that had succeeded be gone, and garbage be swept.
 
 mod calls;
+mod containerd;
 mod peers;
 mod scenes;
 mod tracer;

@@ -110,10 +110,10 @@ enum Task {
         /// One error at each point instead of all
         #[arg(long)]
         quick: bool,
-        /// podman instead, at so many points of each of its commands
-        #[arg(long, value_name = "POINTS", conflicts_with_all = ["quick", "only"])]
+        /// podman and containerd instead, at so many points of each command
+        #[arg(long, value_name = "POINTS", conflicts_with = "quick")]
         peers: Option<usize>,
-        /// These commands alone
+        /// These commands alone, or peers
         only: Vec<String>,
     },
     /// Pull, create, run, remove and sweep against each other on one store: no command may fail (root)
@@ -151,7 +151,7 @@ fn main() -> ExitCode {
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
         Task::Confinement { record } => confinement::run(record),
         #[cfg(target_arch = "x86_64")]
-        Task::Faults { peers: Some(points), .. } => faults::run_peers(points),
+        Task::Faults { peers: Some(points), only, .. } => faults::run_peers(points, &only),
         #[cfg(target_arch = "x86_64")]
         Task::Faults { quick, only, peers: None } => faults::run(quick, &only),
         Task::Coverage { quick } => coverage::run(quick),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask faults --peers`: podman under the same faults, at points spread evenly over what it changes, each on a fresh copy of a store.
+//! `cargo xtask faults --peers`: podman, and [`containerd`], under the same faults, at points spread evenly over what it changes, each on a fresh copy of a store.
 //!
 //! What is told apart: something that was there before is lost; it said that it had succeeded, and it had not; the same command does not
 //! succeed afterwards; its own `podman system check` finds damage; bytes stay that no command of its own removes.
@@ -13,13 +13,14 @@ use anyhow::{Context, ensure};
 use nix::errno::Errno;
 use stos_testkit::registry::{Options, Registry};
 
+use super::containerd;
 use super::scenes::{image, publish};
 use super::tracer::{Fault, Traced, trace};
 use crate::process::{Run, output};
 use crate::setup;
 
 /// What more than the store had before is no leftover: directories and databases that have grown do not shrink.
-const SLACK: u64 = 256 << 10;
+pub(super) const SLACK: u64 = 256 << 10;
 
 /// The commands: a name, and the arguments; `SMALL` is the image, `ARCHIVE` one of it.
 const COMMANDS: &[(&str, &[&str])] = &[
@@ -33,16 +34,24 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("rmi", &["rmi", "SMALL"]),
 ];
 
-/// Strikes `points` times at each command, killed and with a full disk, and prints what podman loses.
-pub fn run(points: usize) -> anyhow::Result<()> {
+/// Strikes at `points` points of each command, killed and with a full disk, and prints what podman and containerd lose, or those of them that
+/// are named.
+pub fn run(points: usize, only: &[String]) -> anyhow::Result<()> {
+    ensure!(
+        only.iter().all(|name| ["podman", "containerd"].contains(&name.as_str())),
+        "the peers are podman and containerd"
+    );
     setup::run(true)?;
-    let podman = Podman::new()?;
-    println!("{}", output(setup::peers::command(&["podman", "--version"].map(str::to_owned)))?.trim());
+    let is_meant = |name: &str| only.is_empty() || only.iter().any(|meant| meant == name);
     println!("{:<8} {:>7} {:>7} {:>9}", "command", "calls", "faults", "survived");
-    for (name, arguments) in COMMANDS {
-        podman.strike_evenly(name, arguments, points)?;
+    if is_meant("podman") {
+        println!("{}", output(setup::peers::command(&["podman", "--version"].map(str::to_owned)))?.trim());
+        let podman = Podman::new()?;
+        for (name, arguments) in COMMANDS {
+            podman.strike_evenly(name, arguments, points)?;
+        }
     }
-    Ok(())
+    if is_meant("containerd") { containerd::run(points) } else { Ok(()) }
 }
 
 struct Podman {
@@ -248,7 +257,7 @@ impl Drop for Podman {
 }
 
 /// What it takes of the disk in bytes, by `du`.
-fn size(directory: &Path) -> anyhow::Result<u64> {
+pub(super) fn size(directory: &Path) -> anyhow::Result<u64> {
     let printed = output(Command::new("du").args(["-s", "-B1"]).arg(directory))?;
     printed.split_whitespace().next().and_then(|word| word.parse().ok()).with_context(|| format!("du: {printed:?}"))
 }

@@ -3,9 +3,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -46,13 +48,21 @@ pub struct Hierarchy {
     pub mount_point: PathBuf,
 }
 
-/// Lists the hierarchies mounted at and below `/sys/fs/cgroup`, in the order of the mount table.
+/// Room for the mount table of most hosts. The kernel writes it out anew for each read(2), under the lock of all mounts.
+const TABLE_SIZE: usize = 32 << 10;
+
+/// Lists the hierarchies mounted at and below `/sys/fs/cgroup`, in the order of the mount table. Looked for once in a process's life.
 pub fn mounted_hierarchies() -> Result<Vec<Hierarchy>> {
+    static FOUND: OnceLock<Vec<Hierarchy>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
     let path = "/proc/self/mountinfo";
-    let table = fs::read(path).map_err(|error| {
+    let mut table = Vec::with_capacity(TABLE_SIZE);
+    File::open(path).and_then(|mut file| file.read_to_end(&mut table)).map_err(|error| {
         Error::sys("find cgroups")(SysError::new("read", path, Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     })?;
-    Ok(parse(&table))
+    Ok(FOUND.get_or_init(|| parse(&table)).clone())
 }
 
 /// Options of a v1 superblock that name no controller.
