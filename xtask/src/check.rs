@@ -28,18 +28,30 @@ pub fn run() -> anyhow::Result<()> {
         doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links").run()
     });
     check("licences and sources", &|| {
-        // Rust does not bring it, and CI may have no way to fetch it.
-        component("deny", false, || cargo(["deny", "check", "licenses", "bans", "sources"]).run())
+        // Rust does not bring it. What is known of vulnerabilities lies in a repository of its own, which not every machine reaches.
+        if is_ci() && !is_there("deny")? {
+            cargo(["install", "--quiet", "--locked", "--debug", DENY]).run()?;
+        }
+        component("deny", is_ci(), || {
+            cargo(["--quiet", "deny", "--log-level", "error", "check", "licenses", "bans", "sources"]).run()
+        })
     });
     anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
+/// Not optimised: it is compiled in a minute, and runs for a second.
+const DENY: &str = "cargo-deny@0.20.2";
+
+/// Tells whether cargo has a command.
+fn is_there(name: &str) -> anyhow::Result<bool> {
+    let mut probe: Command = cargo([name, "--version"]);
+    Ok(probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
+}
+
 /// Does the work where cargo has the component. Where it has not, that is a failure if it is required, and else said loudly.
 fn component(name: &str, required: bool, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut probe: Command = cargo([name, "--version"]);
-    let there = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?.success();
-    if there {
+    if is_there(name)? {
         return work();
     }
     anyhow::ensure!(!required, "cargo {name} is not installed");
