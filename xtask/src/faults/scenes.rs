@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use stos_testkit::environment;
-use stos_testkit::image_builder::{Image, ImageBuilder, Layer};
 use stos_testkit::registry::{Options, Registry};
-use stos_testkit::rootfs;
-use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 use super::tracer::{Fault, Traced, trace};
 use crate::place::Place;
+use crate::small_images::{self, publish};
 
 /// How long a container may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,18 +55,8 @@ impl World {
     pub fn new(binary: PathBuf) -> anyhow::Result<Self> {
         let place = Place::new(binary)?;
         let registry = Registry::start(Options::default());
-        let base = Layer::gzip(rootfs::host_shell()?);
-        let above = |text: &str| {
-            let tar = TarBuilder::new()
-                .entry(Entry::directory("srv"))
-                .entry(Entry::file("srv/marker", text).owner(1000, 1000))
-                .entry(Entry::file("srv/data", vec![7_u8; 300_000]))
-                .entry(Entry::hard_link("srv/link", "srv/data"))
-                .entry(Entry::symlink("srv/symlink", "marker"))
-                .whiteout("etc/passwd");
-            Layer::gzip(tar.finish())
-        };
-        let image = |text| ImageBuilder::new().layer(base.clone()).layer(above(text)).command(&["/bin/sh"]).build();
+        let base = small_images::base()?;
+        let image = |text| small_images::image(&base, text);
         let (small, kept) =
             (publish(&registry, "small", &image("small\n")), publish(&registry, "kept", &image("kept\n")));
         let world = Self { place, scratch: environment::scratch(), _registry: registry, small, kept };
@@ -347,16 +335,6 @@ impl World {
 
 fn words(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|word| (*word).to_owned()).collect()
-}
-
-/// Puts an image into a registry, and gives its name there.
-fn publish(registry: &Registry, name: &str, image: &Image) -> String {
-    for blob in image.blobs() {
-        registry.put_blob(blob.bytes.clone().unwrap_or_default());
-    }
-    let manifest = image.manifest.bytes.clone().unwrap_or_default();
-    registry.put_manifest(name, Some("1"), &image.manifest.media_type, &manifest);
-    format!("{}/{name}:1", registry.address())
 }
 
 /// The cgroups that the command has touched and are still there.
