@@ -5,7 +5,7 @@
 
 mod calls;
 mod scenes;
-mod tracer;
+pub mod tracer;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -12,9 +12,10 @@ mod ledger;
 mod scenario;
 mod stand;
 
-use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -57,21 +58,42 @@ pub fn run(quick: bool, seed: Option<u64>, only: &[String]) -> anyhow::Result<()
         None => build_release()?,
     };
     stand::have_private_mounts()?;
-    let world = World::new(binary)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let seed = seed.unwrap_or_else(|| now.as_secs() ^ u64::from(now.subsec_nanos()) << 32);
+    let seed = seed.unwrap_or_else(|| now.as_secs() ^ (u64::from(now.subsec_nanos()) << 32));
     println!("seed {seed:#x}");
     println!(
         "{:<10} {:>8} {:>7} {:>7} {:>6} {:>8} {:>7}",
         "disk", "commands", "writes", "flushes", "cuts", "survived", "seconds"
     );
-    for turn in TURNS.iter().filter(|turn| only.is_empty() || only.iter().any(|name| name == turn.name)) {
-        take(&world, turn, seed, quick)?;
-    }
-    Ok(())
+    let turns = TURNS.iter().filter(|turn| only.is_empty() || only.iter().any(|name| name == turn.name));
+    side_by_side(turns.collect(), |turn, has_failed| take(&World::new(binary.clone())?, turn, seed, quick, has_failed))
 }
 
-fn take(world: &World, turn: &Turn, seed: u64, quick: bool) -> anyhow::Result<()> {
+/// Takes turns, as many at once as there are processors. The first failure ends all.
+fn side_by_side(
+    turns: VecDeque<&Turn>,
+    take: impl Fn(&Turn, &AtomicBool) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
+    let (turns, has_failed) = (Mutex::new(turns), AtomicBool::new(false));
+    let next = || turns.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || {
+        while let Some(turn) = next() {
+            let taken = take(turn, &has_failed);
+            if taken.is_err() && !has_failed.swap(true, Ordering::SeqCst) {
+                return taken;
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("a panic")));
+        ends.collect::<anyhow::Result<Vec<()>>>().map(drop)
+    })
+}
+
+fn take(world: &World, turn: &Turn, seed: u64, quick: bool, has_failed: &AtomicBool) -> anyhow::Result<()> {
     let start = Instant::now();
     let played = world.play(&turn.format, turn.layerfs).with_context(|| format!("{} without a cut", turn.name))?;
     let returns: Vec<usize> = played.steps.iter().map(|step| step.ended).collect();
@@ -79,6 +101,7 @@ fn take(world: &World, turn: &Turn, seed: u64, quick: bool) -> anyhow::Result<()
     let mut replay = Replay::new(&played.record);
     let mut survived = BTreeMap::<&str, usize>::new();
     for (number, cut) in cuts.iter().enumerate() {
+        anyhow::ensure!(!has_failed.load(Ordering::SeqCst), "stopped, for another has failed");
         progress(turn, number, cuts.len());
         survive(world, turn, &played, &mut replay, cut, number)?;
         let kind = match cut.unflushed {
@@ -103,7 +126,7 @@ fn take(world: &World, turn: &Turn, seed: u64, quick: bool) -> anyhow::Result<()
         start.elapsed().as_secs_f64()
     );
     let kinds: Vec<_> = survived.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    println!("           unflushed writes: {}; {caught}", kinds.join(", "));
+    println!("  {}: unflushed writes {}; {caught}", turn.name, kinds.join(", "));
     Ok(())
 }
 
@@ -162,10 +185,7 @@ fn catch_liars(world: &World, turn: &Turn, played: &Played, seed: u64) -> anyhow
 }
 
 fn progress(turn: &Turn, number: usize, of: usize) {
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{}: cut {} of {of} ", turn.name, number + 1);
-        let _ = std::io::stderr().flush();
-    } else if number % 100 == 99 {
-        eprintln!("{}: {} of {of} cuts survived", turn.name, number + 1);
+    if number > 0 && number.is_multiple_of(100) {
+        eprintln!("{}: {number} of {of} cuts survived", turn.name);
     }
 }

@@ -24,6 +24,8 @@ use fuser::{
 const PAGE: usize = 4096;
 /// The most that one call writes of an image, in bytes.
 const CHUNK: usize = 1 << 20;
+/// How long a flush takes, as that of a disk does: whoever reports something before its flush has returned is then found out.
+const FLUSH: Duration = Duration::from_millis(5);
 /// What the file is called.
 const NAME: &str = "disk";
 const INODE: INodeNo = INodeNo(2);
@@ -297,6 +299,8 @@ impl Filesystem for Served {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        // Nothing is promised before it is done, and who does not wait for that is to be seen.
+        std::thread::sleep(FLUSH);
         lock(&self.state).log.push(Event::Flush);
         reply.ok();
     }

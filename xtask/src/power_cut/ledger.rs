@@ -2,6 +2,7 @@
 //! What a store holds, as it says itself, and whether that is what commands had reported as done.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -117,7 +118,7 @@ pub fn judge(found: &Ledger, steps: &[Step], position: usize) -> anyhow::Result<
     Ok(())
 }
 
-fn compare<T: PartialEq + std::fmt::Debug>(
+fn compare<T: PartialEq + Debug>(
     kind: &str,
     found: &BTreeMap<String, T>,
     done: &BTreeMap<String, T>,
@@ -127,13 +128,26 @@ fn compare<T: PartialEq + std::fmt::Debug>(
     for (name, promised) in done {
         let there = found.get(name);
         let is_right = there == Some(promised) || next.is_some_and(|next| next.get(name) == there);
-        ensure!(is_right, "{kind} {name} was {promised:?}, and is {there:?}");
+        let Some(there) = there else {
+            ensure!(is_right, "{kind} {name} is gone");
+            continue;
+        };
+        ensure!(is_right, "{kind} {name} has changed: {}", difference(promised, there));
     }
     for (name, there) in found.iter().filter(|(name, _)| !done.contains_key(*name)) {
         let is_known = past.iter().copied().chain(next).any(|ledger| ledger.get(name) == Some(there));
-        ensure!(is_known, "{kind} {name} is as no command had made it: {there:?}");
+        ensure!(is_known, "{kind} {name} is as no command had made it: {}", difference(&"", there));
     }
     Ok(())
+}
+
+/// Shows from where on two documents differ.
+fn difference(promised: &dyn Debug, there: &dyn Debug) -> String {
+    const SHOWN: usize = 200;
+    let (promised, there) = (format!("{promised:?}"), format!("{there:?}"));
+    let same = promised.chars().zip(there.chars()).take_while(|(one, other)| one == other).count();
+    let part = |text: &str| text.chars().skip(same.saturating_sub(SHOWN / 4)).take(SHOWN).collect::<String>();
+    format!("expected …{}…, found …{}…", part(&promised), part(&there))
 }
 
 #[cfg(test)]
@@ -180,7 +194,9 @@ mod tests {
     fn what_was_reported_is_there_and_what_was_removed_may_be() {
         let steps = steps();
         judge(&ledger(&[("a", 2)], Some("stopped")), &steps, 20).unwrap();
-        assert!(judge(&ledger(&[("a", 1)], Some("stopped")), &steps, 20).is_err(), "an old state");
+        let error = judge(&ledger(&[("a", 1)], Some("stopped")), &steps, 20).unwrap_err().to_string();
+        assert!(error.contains("a has changed: expected …Number(2)…, found …Number(1)…"), "{error}");
+        assert!(judge(&ledger(&[], Some("stopped")), &steps, 20).unwrap_err().to_string().contains("a is gone"));
         assert!(judge(&ledger(&[("a", 2)], Some("created")), &steps, 20).is_err(), "its end is forgotten");
         // Between two commands only what the first had made is right.
         assert!(judge(&ledger(&[("a", 2)], Some("created")), &steps, 12).is_err());

@@ -28,6 +28,8 @@ pub struct World {
     small: String,
     /// Shares the lower layer.
     other: String,
+    /// Pulled with its blobs.
+    blobs: String,
     /// Pulled after the cut.
     pub new: String,
     // It lies on the tmpfs, which lies on the directory, and they go in this order.
@@ -51,10 +53,10 @@ impl World {
         let registry = Registry::start(Options::default());
         let base = small_images::base()?;
         let image = |name: &str| publish(&registry, name, &small_images::image(&base, &format!("{name}\n")));
-        let [small, other, new, loaded] = ["small", "other", "new", "loaded"].map(image);
+        let [small, other, blobs, new, loaded] = ["small", "other", "blobs", "new", "loaded"].map(image);
         let directory = tempfile::Builder::new().prefix("stos-power-cut-").tempdir_in("/var/tmp")?;
         let memory = Some(Mount::in_memory(directory.path())?);
-        let world = Self { binary, _registry: registry, small, other, new, memory, directory };
+        let world = Self { binary, _registry: registry, small, other, blobs, new, memory, directory };
         for name in ["fuse", "disk", "roots"] {
             std::fs::create_dir(world.path(name))?;
         }
@@ -86,12 +88,14 @@ impl World {
         Ok((Roots::new(self.binary.clone(), self.mount_point().join("data"), root.path().to_owned(), &options), root))
     }
 
-    /// The commands. One word that stands for an argument with blanks is split no further.
+    /// The commands.
     fn commands(&self) -> Vec<Vec<String>> {
-        let (small, other, archive) = (self.small.as_str(), self.other.as_str(), self.archive());
+        let (small, other, blobs) = (self.small.as_str(), self.other.as_str(), self.blobs.as_str());
+        let (archive, tree) = (self.archive(), self.path("source.tar").display().to_string());
         let committed = "localhost/committed:1";
         let pull = |image| vec!["pull", "--quiet", "--tls-verify=false", image];
         let writes = "echo new > /srv/new; rm -f /srv/link; cat /etc/hostname > /srv/host; echo out";
+        let brief = "test -e /srv/once || sleep 0.3; touch /srv/once; echo brief";
         let commands = [
             pull(small),
             vec!["create", "--name", "one", "--label", "says=small\n", small, "cat", "/srv/marker"],
@@ -111,12 +115,19 @@ impl World {
             vec!["update", "--pids-limit", "100", "long"],
             vec!["stop", "--time", "0", "long"],
             vec!["run", "--rm", other, "sh", "-c", "echo gone > /srv/gone"],
+            vec!["run", "--detach", "--name", "brief", "--label", "says=brief\n", small, "sh", "-c", brief],
+            // Looks each millisecond, and so sees the end as soon as it is written down.
+            vec!["wait", "--condition", "created", "--condition", "stopped", "--interval", "1ms", "brief"],
             vec!["rmi", "localhost/loaded:1"],
             vec!["load", "--quiet", "--input", &archive],
             vec!["create", "--name", "doomed", "--label", "says=loaded\n", "localhost/loaded:1", "cat", "/srv/marker"],
             vec!["start", "--attach", "first"],
+            vec!["export", "--output", &tree, "source"],
+            vec!["import", "--quiet", &tree, "localhost/imported:1"],
             vec!["rmi", other],
             pull(other),
+            vec!["pull", "--quiet", "--keep-blobs", "--tls-verify=false", blobs],
+            vec!["untag", "localhost/imported:1"],
             vec!["delete", "first"],
             vec!["system", "gc"],
         ];
@@ -165,6 +176,9 @@ impl World {
         for words in self.commands() {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let begun = disk.position();
+            if words[0] == "tag" {
+                self.interrupt(roots, &words, steps.len())?;
+            }
             roots.ok(&words)?;
             let ended = disk.position();
             let ledger = Ledger::read(roots).with_context(|| format!("after stos {}", words.join(" ")))?;
@@ -177,6 +191,25 @@ impl World {
             }
         }
         Ok((steps, proofs))
+    }
+
+    /// Kills a command before its last fsync(2), when what it does can be seen by everyone. Run again it finds nothing to do, and yet
+    /// promises that it is done.
+    #[cfg(target_arch = "x86_64")]
+    fn interrupt(&self, roots: &Roots, words: &[&str], number: usize) -> anyhow::Result<()> {
+        use crate::faults::tracer::{Fault, trace};
+        let name = format!("localhost/trial:{number}");
+        let trial = [&words[..words.len() - 1], &[name.as_str()]].concat();
+        let whole = trace(&roots.stos(&trial), None, &self.path("roots"))?;
+        let last = whole.points.iter().rposition(|point| point.call == "fsync").context("nothing is synced")?;
+        let struck = trace(&roots.stos(words), Some((last, Fault::Kill)), &self.path("roots"))?;
+        anyhow::ensure!(struck.code.is_none(), "{} was not killed", words.join(" "));
+        Ok(())
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn interrupt(&self, _roots: &Roots, _words: &[&str], _number: usize) -> anyhow::Result<()> {
+        Ok(())
     }
 
     /// Puts an empty file for a disk into memory.
