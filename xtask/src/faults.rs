@@ -39,7 +39,7 @@ pub fn run(quick: bool, only: &[String]) -> anyhow::Result<()> {
             start.elapsed().as_secs_f64()
         );
         for ((fault, outcome), count) in &report.outcomes {
-            println!("{:>5} × {fault}: {outcome}", count);
+            println!("{count:>5} × {fault}: {outcome}");
         }
     }
     Ok(())

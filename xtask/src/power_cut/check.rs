@@ -12,12 +12,7 @@ use super::stand::{self, Format, Loop};
 use crate::place::{Roots, detach_below};
 
 /// What the first command after a cut is: any must work.
-const FIRST: [&[&str]; 4] = [
-    &["images"],
-    &["ps", "--all"],
-    &["system", "check"],
-    &["system", "gc"],
-];
+const FIRST: [&[&str]; 4] = [&["images"], &["ps", "--all"], &["system", "check"], &["system", "gc"]];
 
 /// Mounts the disk, whose journal is replayed, and fails where something is not as the commands that had returned when the disk had seen
 /// `position` events had left it. `number` chooses what comes first.

@@ -214,7 +214,9 @@ mod tests {
         let all = choose(&log, &returns, 1, None);
         let some = choose(&log, &returns, 1, Some(60));
         assert_eq!(some.len(), 60);
-        assert!(all.len() > 500 && some.is_sorted_by_key(|cut| cut.position) && all.is_sorted_by_key(|cut| cut.position));
+        assert!(
+            all.len() > 500 && some.is_sorted_by_key(|cut| cut.position) && all.is_sorted_by_key(|cut| cut.position)
+        );
         for position in returns {
             assert!(some.iter().any(|cut| cut.position == position), "{position}");
         }

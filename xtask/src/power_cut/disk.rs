@@ -291,14 +291,7 @@ impl Filesystem for Served {
         reply.written(data.len() as u32);
     }
 
-    fn fsync(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, _request: &Request, _inode: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         // Nothing is promised before it is done, and who does not wait for that is to be seen.
         std::thread::sleep(FLUSH);
         lock(&self.state).log.push(Event::Flush);

@@ -2,6 +2,7 @@
 //! The commands that are run before the power goes, and what each of them promises by its return.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -182,11 +183,12 @@ impl World {
             roots.ok(&words)?;
             let ended = disk.position();
             let ledger = Ledger::read(roots).with_context(|| format!("after stos {}", words.join(" ")))?;
-            let images: Vec<(String, String)> = ledger.images.iter().map(|(name, image)| (name.clone(), id_of(image))).collect();
+            let images: Vec<(String, String)> =
+                ledger.images.iter().map(|(name, image)| (name.clone(), id_of(image))).collect();
             steps.push(Step { words: words.join(" "), begun, ended, ledger });
             for (name, id) in images {
-                if !proofs.contains_key(&id) {
-                    proofs.insert(id, roots.ok(&["run", "--rm", &name, "sh", "-c", PROOF])?);
+                if let Entry::Vacant(proof) = proofs.entry(id) {
+                    proof.insert(roots.ok(&["run", "--rm", &name, "sh", "-c", PROOF])?);
                 }
             }
         }
