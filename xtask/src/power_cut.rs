@@ -9,6 +9,8 @@ mod check;
 mod cuts;
 mod disk;
 mod ledger;
+#[cfg(target_arch = "x86_64")]
+mod repeats;
 mod scenario;
 mod stand;
 
