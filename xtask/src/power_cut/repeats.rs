@@ -13,7 +13,7 @@ use crate::place::Place;
 pub fn check(place: &Place, image: &str, scratch: &Path) -> anyhow::Result<()> {
     let inspected: serde_json::Value = serde_json::from_str(&place.ok(&["inspect", image])?)?;
     let layer = inspected[0]["layers"][0]["diff_id"].as_str().context("an image without layers")?;
-    let target = scratch.join("copies");
+    let target = place.data_root().with_file_name("copies");
     let there = target.display().to_string();
     let again: [(&[&str], &Path, &str); 2] = [
         (&["tag", image, "localhost/again:1"], place.data_root(), "images"),
