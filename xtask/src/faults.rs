@@ -7,7 +7,7 @@ mod calls;
 mod containerd;
 mod peers;
 mod scenes;
-mod tracer;
+pub mod tracer;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub fn run(quick: bool, only: &[String]) -> anyhow::Result<()> {
             start.elapsed().as_secs_f64()
         );
         for ((fault, outcome), count) in &report.outcomes {
-            println!("{:>5} × {fault}: {outcome}", count);
+            println!("{count:>5} × {fault}: {outcome}");
         }
     }
     Ok(())

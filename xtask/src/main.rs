@@ -12,11 +12,12 @@
 //! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
+//! | [`power_cut`] | the disk as a power cut would leave it, at each of its flushes and between |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`syscall_table`] | the system calls that seccomp profiles may name, from the kernel's headers |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!
-//! [`process`] runs programs, [`place`] holds roots of their own, [`workspace`] knows where things are.
+//! [`process`] runs programs, [`place`] holds roots of their own, [`small_images`] makes images, [`workspace`] knows where things are.
 
 // A command for people: its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -33,9 +34,11 @@ mod engines;
 mod faults;
 mod kills;
 mod place;
+mod power_cut;
 mod process;
 mod runtimes;
 mod setup;
+mod small_images;
 mod soak;
 mod syscall_table;
 mod test;
@@ -128,6 +131,17 @@ enum Task {
         #[arg(long, default_value_t = 50)]
         moments: u32,
     },
+    /// Cut the power at each flush of a disk and in between: what a command had reported as done must be there (root)
+    PowerCut {
+        /// About 60 cuts of each file system instead of all
+        #[arg(long)]
+        quick: bool,
+        /// What decides which unflushed writes are lost; printed, and by default another each time
+        #[arg(long)]
+        seed: Option<u64>,
+        /// These file systems alone
+        only: Vec<String>,
+    },
     /// Formatting, lints, floors, documentation; licences where cargo-deny is installed
     Check,
     /// Fail where a crate depends on one that it must not see
@@ -157,6 +171,7 @@ fn main() -> ExitCode {
         Task::Coverage { quick } => coverage::run(quick),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
+        Task::PowerCut { quick, seed, only } => power_cut::run(quick, seed, &only),
         Task::Check => check::run(),
         Task::CheckLayers => check_layers::run(),
         Task::SyscallTable { sources } => syscall_table::run(&sources),

@@ -2,6 +2,7 @@
 //! A DATA-ROOT and a ROOT of a command's own, with the binary that works on them. What it leaves goes with it.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -9,29 +10,53 @@ use anyhow::Context;
 
 use crate::process::output;
 
+/// A DATA-ROOT and a ROOT, with the binary that works on them.
+pub struct Roots {
+    binary: PathBuf,
+    data_root: PathBuf,
+    root: PathBuf,
+    options: Vec<String>,
+}
+
 /// Both roots, in one directory below `/var/tmp`.
 pub struct Place {
     directory: tempfile::TempDir,
-    binary: PathBuf,
+    roots: Roots,
 }
 
 impl Place {
     /// Makes an empty one.
     pub fn new(binary: PathBuf) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("stos-xtask-").tempdir_in("/var/tmp")?;
-        Ok(Self { directory, binary })
+        let roots = Roots::new(binary, directory.path().join("data"), directory.path().join("run"), &[]);
+        Ok(Self { directory, roots })
+    }
+}
+
+impl Deref for Place {
+    type Target = Roots;
+
+    fn deref(&self) -> &Roots {
+        &self.roots
+    }
+}
+
+impl Roots {
+    /// Takes what is there, or will be; `options` are further global ones.
+    pub fn new(binary: PathBuf, data_root: PathBuf, root: PathBuf, options: &[&str]) -> Self {
+        Self { binary, data_root, root, options: options.iter().map(|&option| option.to_owned()).collect() }
     }
 
     /// What lasts.
-    pub fn data_root(&self) -> PathBuf {
-        self.directory.path().join("data")
+    pub fn data_root(&self) -> &Path {
+        &self.data_root
     }
 
     /// stos with the options that lead it here.
     pub fn stos(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").env_remove("STOS_LAYERFS");
-        command.arg("--data-root").arg(self.data_root()).arg("--root").arg(self.directory.path().join("run"));
+        command.arg("--data-root").arg(&self.data_root).arg("--root").arg(&self.root).args(&self.options);
         command.args(arguments).stdin(Stdio::null());
         command
     }
@@ -48,17 +73,17 @@ impl Place {
 
     /// The names in a directory of DATA-ROOT; none where it is not there.
     pub fn names(&self, directory: &str) -> anyhow::Result<Vec<String>> {
-        names(&self.data_root().join(directory))
+        names(&self.data_root.join(directory))
     }
 
     /// The names in a directory of ROOT; none where it is not there.
     pub fn run_names(&self, directory: &str) -> anyhow::Result<Vec<String>> {
-        names(&self.directory.path().join("run").join(directory))
+        names(&self.root.join(directory))
     }
 
     /// What DATA-ROOT takes of the disk, in bytes, by `du`.
     pub fn disk_use(&self) -> anyhow::Result<u64> {
-        let printed = output(Command::new("du").args(["-s", "-B1"]).arg(self.data_root()))?;
+        let printed = output(Command::new("du").args(["-s", "-B1"]).arg(&self.data_root))?;
         printed.split_whitespace().next().and_then(|word| word.parse().ok()).with_context(|| format!("du: {printed:?}"))
     }
 
@@ -108,7 +133,7 @@ fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Detaches what is mounted below a directory, the innermost first.
-fn detach_below(directory: &Path) {
+pub fn detach_below(directory: &Path) {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points =
         table.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(directory));

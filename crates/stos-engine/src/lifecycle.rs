@@ -157,7 +157,10 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
                     }
                 }
             }
-            ContainerState::Exited(exit) => return Ok(exit),
+            ContainerState::Exited(exit) => {
+                make_end_last(engine, record)?;
+                return Ok(exit);
+            }
             ContainerState::Created if crate::container::record(engine, &record.id)?.is_none() => {
                 if record.auto_remove {
                     break;
@@ -178,6 +181,20 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
         None => {}
     }
     serde_json::from_str(&text).map_err(|_| Error::ExitCodeUnknown { container: record.name.to_string() })
+}
+
+/// Makes an exit record durable that its monitor has put in place and may not have synced yet: that what is told of an end is still so
+/// after a power cut.
+fn make_end_last(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    // The monitor releases the run state after the sync.
+    if record.auto_remove || engine.run_state(&record.id)?.is_none() {
+        return Ok(());
+    }
+    match files::sync_directory(&engine.store.container_dir(&record.id)) {
+        // Somebody has deleted it meanwhile.
+        Err(error) if error.is_not_found() => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Gives the run state of a container that runs; `None` where it does not.

@@ -11,7 +11,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use stos_spec::{DiffId, LayerCompression};
-use stos_store::Objects;
+use stos_store::{Objects, files};
 
 use crate::LayerFs;
 use crate::backend::Origin;
@@ -138,11 +138,11 @@ impl LayerFs {
         let kept = self.kept(layer)?.ok_or_else(|| self.missing(layer))?;
         let backend = to.backend(to.kind_of_new()?);
         if backend.is_layer_intact(layer)? {
-            return Ok(Transfer::Present);
+            return to.present(layer);
         }
         to.store().with_lock(&layer_lock(layer), || {
             if backend.has_layer(layer)? || to.convert(backend, layer)? {
-                return Ok(Transfer::Present);
+                return to.present(layer);
             }
             let label = LayerLabel::Origin(format!("{layer} of {}", self.store().root().display()));
             let ingest = to.ingest_request(&label, LayerCompression::None)?;
@@ -157,6 +157,15 @@ impl LayerFs {
             backend.commit_layer(staged).map_err(|error| error.while_writing(label))?;
             Ok(Transfer::Copied)
         })
+    }
+
+    /// Of a layer that is there: makes its name durable. Who put it there may have been killed before that, or be about to, and once we
+    /// have said that it is there it may be removed elsewhere.
+    fn present(&self, layer: DiffId) -> Result<Transfer> {
+        for place in self.layer_places(layer).iter().filter(|place| place.exists()) {
+            files::sync_parent(place)?;
+        }
+        Ok(Transfer::Present)
     }
 
     fn refuse_same_store(&self, to: &Self) -> Result<()> {

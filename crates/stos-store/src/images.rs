@@ -288,7 +288,8 @@ impl Store {
         let before = entries.own.clone();
         change(&mut entries.own);
         if entries.own == before {
-            return Ok(());
+            // Who made it so may have been killed before it was durable, and our caller says that it is.
+            return files::sync_directory(&self.images_dir());
         }
         self.write_index(&entries.into_index())
     }

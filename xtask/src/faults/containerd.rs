@@ -11,10 +11,10 @@ use nix::errno::Errno;
 use stos_testkit::registry::{Options, Registry};
 
 use super::peers::{SLACK, size};
-use super::scenes::{image, publish};
 use super::tracer::{Fault, trace};
 use crate::process::{Run, output};
 use crate::setup;
+use crate::small_images::{base, image, publish};
 
 /// Starts the daemon on the store in `$STORE`, runs `$1`, and ends it; exits as `$1` did.
 const WITH_DAEMON: &str = r#"mkdir -p "$STORE" "$STATE"
@@ -55,8 +55,11 @@ pub fn run(points: usize) -> anyhow::Result<()> {
 impl Containerd {
     fn new() -> anyhow::Result<Self> {
         let registry = Registry::start(Options::default());
-        let (small, kept) =
-            (publish(&registry, "small", &image("small\n")?), publish(&registry, "kept", &image("kept\n")?));
+        let base = base()?;
+        let (small, kept) = (
+            publish(&registry, "small", &image(&base, "small\n")),
+            publish(&registry, "kept", &image(&base, "kept\n")),
+        );
         let scratch = tempfile::Builder::new().prefix("stos-peers-").tempdir_in("/var/tmp")?;
         let containerd = Self { scratch, _registry: registry, small, kept };
         std::fs::create_dir(containerd.scratch.path().join("trace"))?;

@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use stos_testkit::registry::{Options, Registry};
 
 use super::containerd;
-use super::scenes::{image, publish};
 use super::tracer::{Fault, Traced, trace};
 use crate::process::{Run, output};
 use crate::setup;
+use crate::small_images::{base, image, publish};
 
 /// What more than the store had before is no leftover: directories and databases that have grown do not shrink.
 pub(super) const SLACK: u64 = 256 << 10;
@@ -64,8 +64,11 @@ struct Podman {
 impl Podman {
     fn new() -> anyhow::Result<Self> {
         let registry = Registry::start(Options::default());
-        let (small, kept) =
-            (publish(&registry, "small", &image("small\n")?), publish(&registry, "kept", &image("kept\n")?));
+        let base = base()?;
+        let (small, kept) = (
+            publish(&registry, "small", &image(&base, "small\n")),
+            publish(&registry, "kept", &image(&base, "kept\n")),
+        );
         let scratch = tempfile::Builder::new().prefix("stos-peers-").tempdir_in("/var/tmp")?;
         let podman = Self { scratch, _registry: registry, small, kept };
         fs::create_dir(podman.scratch.path().join("trace"))?;

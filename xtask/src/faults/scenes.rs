@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use stos_testkit::environment;
-use stos_testkit::image_builder::{Image, ImageBuilder, Layer};
 use stos_testkit::registry::{Options, Registry};
-use stos_testkit::rootfs;
-use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 use super::tracer::{Fault, Traced, trace};
 use crate::place::Place;
+use crate::small_images::{self, publish};
 
 /// How long a container may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,8 +55,10 @@ impl World {
     pub fn new(binary: PathBuf) -> anyhow::Result<Self> {
         let place = Place::new(binary)?;
         let registry = Registry::start(Options::default());
+        let base = small_images::base()?;
+        let image = |text| small_images::image(&base, text);
         let (small, kept) =
-            (publish(&registry, "small", &image("small\n")?), publish(&registry, "kept", &image("kept\n")?));
+            (publish(&registry, "small", &image("small\n")), publish(&registry, "kept", &image("kept\n")));
         let world = Self { place, scratch: environment::scratch(), _registry: registry, small, kept };
         world.place.ok(&["pull", "--quiet", "--tls-verify=false", &world.kept])?;
         world.place.ok(&["create", "--name", "kept", &world.kept, "cat", "/srv/marker"])?;
@@ -339,31 +339,6 @@ impl World {
 
 fn words(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|word| (*word).to_owned()).collect()
-}
-
-/// An image of two layers, of which the upper one has `marker`, hides what is below and links; the lower one is the same for all.
-pub fn image(marker: &str) -> anyhow::Result<Image> {
-    let base = Layer::gzip(rootfs::host_programs(&["cat", "rm", "test", "true", "wc"])?);
-    let above = TarBuilder::new()
-        .entry(Entry::directory("srv"))
-        .entry(Entry::file("srv/marker", marker).owner(1000, 1000))
-        .entry(Entry::file("srv/data", vec![7_u8; 300_000]))
-        .entry(Entry::hard_link("srv/link", "srv/data"))
-        .entry(Entry::symlink("srv/symlink", "marker"))
-        // podman takes a directory that a layer only implies for damage.
-        .entry(Entry::directory("etc"))
-        .whiteout("etc/passwd");
-    Ok(ImageBuilder::new().layer(base).layer(Layer::gzip(above.finish())).command(&["/bin/sh"]).build())
-}
-
-/// Puts an image into a registry, and gives its name there.
-pub fn publish(registry: &Registry, name: &str, image: &Image) -> String {
-    for blob in image.blobs() {
-        registry.put_blob(blob.bytes.clone().unwrap_or_default());
-    }
-    let manifest = image.manifest.bytes.clone().unwrap_or_default();
-    registry.put_manifest(name, Some("1"), &image.manifest.media_type, &manifest);
-    format!("{}/{name}:1", registry.address())
 }
 
 /// The cgroups that the command has touched and are still there.

@@ -142,7 +142,7 @@ struct Tracer<'a> {
 impl Tracer<'_> {
     fn run(&mut self) -> anyhow::Result<()> {
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            let status = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
                 Err(Errno::ECHILD) => return Ok(()),
                 Err(Errno::EINTR) => continue,
                 other => other.context("waitpid")?,

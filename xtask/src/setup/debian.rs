@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 17] = [
+const TOOLS: [(&str, &str); 18] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -24,6 +24,7 @@ const TOOLS: [(&str, &str); 17] = [
     ("bzip2", "bzip2"),
     ("python3", "python3-minimal"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("ps", "procps"),
     ("cc", "build-essential"),
     ("dbus-daemon", "dbus-daemon"),
