@@ -12,6 +12,7 @@
 //! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
+//! | [`fuzz`] | the fuzz targets, built and run |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`syscall_table`] | the system calls that seccomp profiles may name, from the kernel's headers |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
@@ -30,6 +31,7 @@ mod demo;
 mod engines;
 #[cfg(target_arch = "x86_64")]
 mod faults;
+mod fuzz;
 mod kills;
 mod place;
 mod process;
@@ -118,6 +120,17 @@ enum Task {
         #[arg(long, default_value_t = 50)]
         moments: u32,
     },
+    /// Run the fuzz targets of fuzz/, each for so long, and print the totals (the target erofs as root)
+    Fuzz {
+        /// For how many seconds each
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        /// How many side by side; without it one for each processor
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// These targets alone
+        only: Vec<String>,
+    },
     /// Formatting, lints, floors, documentation; licences where cargo-deny is installed
     Check,
     /// Fail where a crate depends on one that it must not see
@@ -144,6 +157,7 @@ fn main() -> ExitCode {
         Task::Faults { quick, only } => faults::run(quick, &only),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
+        Task::Fuzz { seconds, jobs, only } => fuzz::run(seconds, jobs, &only),
         Task::Check => check::run(),
         Task::CheckLayers => check_layers::run(),
         Task::SyscallTable { sources } => syscall_table::run(&sources),
