@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use stos_engine::filesystem::AnonymousVolume;
+use stos_engine::security::SecurityOptions;
 use stos_engine::spec::{Confinement, ProcessPlan, command_line, environment, runtime_config};
 use stos_engine::{CreateOptions, Network};
 use stos_runtime::{RuntimeConfig, parse_signal};
@@ -66,11 +67,14 @@ fn id(principal: &Principal) -> u32 {
 }
 
 fn options(choice: u8) -> CreateOptions {
-    let mut options = CreateOptions::default();
-    options.read_only = choice & 1 != 0;
-    options.network = if choice & 2 != 0 { Network::Host } else { Network::None };
-    options.security.privileged = choice & 4 != 0;
-    options.security.read_only_tmpfs = choice & 8 != 0;
-    options.init = choice & 16 != 0;
-    options
+    CreateOptions {
+        read_only: choice & 1 != 0,
+        network: if choice & 2 != 0 { Network::Host } else { Network::None },
+        security: SecurityOptions {
+            privileged: choice & 4 != 0,
+            read_only_tmpfs: choice & 8 != 0,
+            ..SecurityOptions::default()
+        },
+        ..CreateOptions::default()
+    }
 }

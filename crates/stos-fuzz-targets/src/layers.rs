@@ -2,7 +2,7 @@
 //! Layers made of arbitrary bytes, and what merging them gives.
 
 use arbitrary::{Result, Unstructured};
-use stos_erofs::{Error, ImageSummary, LayerInput, Merger, index_tar};
+use stos_erofs::{Error, ImageSummary, Indexed, LayerInput, Merger, TarIndexer};
 use stos_testkit::erofs_image::Image;
 use stos_testkit::merge_model::{Step, Tree, apply, list, write};
 
@@ -38,15 +38,22 @@ impl Layers {
         let (mut steps, mut in_order) = (Vec::new(), Vec::new());
         let (mut tree, mut has_links) = (Tree::new(), false);
         while steps.len() < 4 && !source.is_empty() {
-            let mut layer = Vec::new();
+            let base = tree.clone();
+            let (mut layer, mut is_valid) = (Vec::new(), true);
             for _ in 0..source.int_in_range(0..=16).unwrap_or(0) {
                 let Ok(step) = step(&mut source) else { break };
+                // What takes away comes first, so all the others come again.
+                let (mut next, from) = if step.is_deletion() { (base.clone(), 0) } else { (tree.clone(), layer.len()) };
                 layer.push(step);
-                if !keeps_errors && apply(&mut tree.clone(), &layer).is_none() {
+                if apply(&mut next, &layer[from..]).is_some() {
+                    tree = next;
+                } else if keeps_errors {
+                    is_valid = false;
+                    break;
+                } else {
                     layer.pop();
                 }
             }
-            let is_valid = apply(&mut tree, &layer).is_some();
             has_links |= layer.iter().any(|step| matches!(step, Step::Symlink(..)));
             in_order.push(layer.clone());
             layer.sort_by_key(|step| !step.is_deletion());
@@ -86,7 +93,9 @@ fn content(seed: u8) -> String {
 pub(crate) fn image(tars: &[Vec<u8>]) -> Result<(Image, ImageSummary), Error> {
     let mut merger = Merger::new();
     for (tag, tar) in (0..).zip(tars) {
-        let (index, summary) = index_tar(&**tar, Vec::new()).unwrap();
+        let mut indexer = TarIndexer::new(Vec::new());
+        indexer.push(tar).unwrap();
+        let Indexed { out: index, summary, .. } = indexer.finish().unwrap();
         let layer = LayerInput { tag: [tag; 32], tar_bytes: summary.tar_bytes, extra_bytes: summary.extra_bytes };
         merger.add_layer(layer, &*index)?;
     }
