@@ -107,13 +107,14 @@ impl Fuzzer<'_> {
         command.arg(format!("-rss_limit_mb={MEMORY_MIB}")).arg(format!("-timeout={INPUT_SECONDS}"));
         command.arg(format!("-artifact_prefix={}/", artifacts.display())).arg("-print_final_stats=1");
         command.arg(format!("-max_len={}", max_len(target)));
-        let dictionary = self.fuzz.join("dictionaries").join(format!("{target}.dict"));
+        let words = if target == "erofs_tar" { "tar_index" } else { target };
+        let dictionary = self.fuzz.join("dictionaries").join(format!("{words}.dict"));
         if dictionary.exists() {
             command.arg(format!("-dict={}", dictionary.display()));
         }
         // What only writes files that it reads again need not wait for a disk.
         let memory = Path::new("/dev/shm");
-        let is_in_memory = target != "erofs" && memory.is_dir();
+        let is_in_memory = !target.starts_with("erofs") && memory.is_dir();
         let files = tempfile::Builder::new().prefix("stos-fuzz-").tempdir_in(if is_in_memory {
             memory
         } else {
@@ -133,7 +134,7 @@ impl Fuzzer<'_> {
 /// The longest input in bytes: what the format's interesting parts fit into.
 fn max_len(target: &str) -> usize {
     match target {
-        "tar_index" => 16 << 10,
+        "tar_index" | "erofs_tar" => 16 << 10,
         "merge" | "erofs" => 1 << 10,
         "challenge" => 12 << 10,
         _ => 4 << 10,

@@ -1,83 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Images, judged by those who read them.
+//! Images, as the kernel shows them.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::path::Path;
 
-use stos_sys::SysError;
-use stos_sys::mount::mount_erofs;
-use stos_testkit::environment;
+use stos_erofs::{DataPlace, IndexReader, LayerInput, Merger, device_parts};
+use stos_sys::xattr;
+use stos_testkit::erofs_image::{Image, Node};
 use stos_testkit::merge_model::{list, write};
-use tempfile::TempDir;
 
+use crate::kernel::{judge, walk};
 use crate::layers::{Layers, image};
+use crate::tar::{in_pieces, tar_of};
 
 /// Writes the image of layers, and mounts it.
 ///
-/// The kernel shows what the model says, and `fsck.erofs` finds nothing wrong. Each is asked where it is there: the kernel
-/// by root on a machine that mounts EROFS from files, `fsck.erofs` where erofs-utils are at least of version 1.8.
+/// The kernel shows what the model says, and `fsck.erofs` finds nothing wrong; each is asked where it is there.
 pub fn erofs(data: &[u8]) {
-    thread_local!(static SCRATCH: TempDir = environment::scratch());
     let layers = Layers::of(data);
     let Some(tree) = &layers.tree else { return };
     let tars: Vec<_> = layers.steps.iter().map(|steps| write(steps)).collect();
     let (image, _) = image(&tars).unwrap();
-    SCRATCH.with(|scratch| {
-        let path = scratch.path().join("image.erofs");
-        fs::write(&path, &image.bytes).unwrap();
-        let device = |(number, bytes): (usize, &Vec<u8>)| {
-            let path = scratch.path().join(format!("{number}.tar"));
-            fs::write(&path, bytes).unwrap();
-            path
-        };
-        let devices: Vec<_> = image.devices.iter().enumerate().map(device).collect();
-        if let Some(fsck) = fsck() {
-            check(fsck, &path, &devices);
-        }
-        if kernel_mounts(scratch.path()) {
-            let mount = mount(&path, &devices).unwrap();
-            assert_eq!(shown(&mount), list(tree), "{:?}", layers.steps);
-        }
-    });
-}
-
-fn mount(image: &Path, devices: &[PathBuf]) -> Result<OwnedFd, SysError> {
-    let open = |path: &PathBuf| File::open(path).unwrap().into();
-    let devices: Vec<OwnedFd> = devices.iter().map(open).collect();
-    mount_erofs(File::open(image).unwrap().as_fd(), &devices)
-}
-
-/// Whether the kernel can be asked: tried once, with the smallest image.
-fn kernel_mounts(scratch: &Path) -> bool {
-    static MOUNTS: OnceLock<bool> = OnceLock::new();
-    *MOUNTS.get_or_init(|| {
-        let path = scratch.join("empty.erofs");
-        fs::write(&path, image(&[]).unwrap().0.bytes).unwrap();
-        mount(&path, &[]).is_ok()
-    })
+    judge(&image, |root| assert_eq!(shown(root), list(tree), "{:?}", layers.steps));
 }
 
 /// One line a path below the mount, as the model has it.
-fn shown(mount: &OwnedFd) -> Vec<String> {
-    let root = PathBuf::from(format!("/proc/self/fd/{}/", mount.as_raw_fd()));
-    let mut found = BTreeMap::new();
-    let mut open = vec![root.clone()];
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(&directory).unwrap() {
-            let path = entry.unwrap().path();
-            let metadata = fs::symlink_metadata(&path).unwrap();
-            if metadata.is_dir() {
-                open.push(path.clone());
-            }
-            found.insert(path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), metadata);
-        }
-    }
+fn shown(root: &Path) -> Vec<String> {
+    let name = |path: &Path| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    let found: BTreeMap<_, _> = walk(root).into_iter().map(|(path, metadata)| (name(&path), metadata)).collect();
     let mut first: BTreeMap<u64, &str> = BTreeMap::new();
     let mut lines = Vec::new();
     for (path, metadata) in &found {
@@ -97,27 +50,85 @@ fn shown(mount: &OwnedFd) -> Vec<String> {
     lines
 }
 
-/// fsck.erofs before 1.8 reads no devices of 512-byte blocks.
-fn fsck() -> Option<&'static Path> {
-    static FSCK: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let find = || {
-        let path = environment::tool("fsck.erofs")?;
-        let output = Command::new(&path).arg("--version").output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.lines().next()?.split_whitespace().last()?.to_owned();
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        ((numbers.next(), numbers.next()) >= (Some(1), Some(8))).then_some(path)
+/// The most of an extra file that is made here, in bytes.
+const EXTRA_MAX: u64 = 1 << 20;
+
+/// Writes the image of one layer, which is any tar that [`tar_index`](crate::tar_index) takes, and mounts it.
+///
+/// The kernel shows of each path what the testkit's reader finds in the bytes: type, mode, owner, time, size, links, device,
+/// content and extended attributes; and `fsck.erofs` finds nothing wrong.
+pub fn erofs_tar(data: &[u8]) {
+    let Some((tar, lengths)) = tar_of(data) else { return };
+    let Ok((index, kept)) = in_pieces(&tar, lengths) else { return };
+    let totals = {
+        let mut reader = IndexReader::new(&*index).unwrap();
+        while reader.next_entry().unwrap().is_some() {}
+        reader.totals().unwrap()
     };
-    FSCK.get_or_init(find).as_deref()
+    // The reader knows names as text.
+    let is_text = kept.entries.iter().all(|entry| std::str::from_utf8(&entry.path).is_ok());
+    if totals.extra_bytes > EXTRA_MAX || !is_text {
+        return;
+    }
+    let mut merger = Merger::new();
+    let layer = LayerInput { tag: [7; 32], tar_bytes: totals.tar_bytes, extra_bytes: totals.extra_bytes };
+    let mut bytes = Vec::new();
+    // Of one layer alone some links lead nowhere.
+    let Ok(summary) = merger.add_layer(layer, &*index).and_then(|()| merger.write(&mut bytes)) else { return };
+    let device = |place| match place {
+        DataPlace::Tar => tar.clone(),
+        DataPlace::Extra => kept.extra(totals.extra_bytes),
+    };
+    let image = Image { bytes, devices: summary.devices.iter().map(|found| device(found.place)).collect() };
+    let tree = image.tree();
+    let inodes: BTreeSet<_> = tree.values().map(|node| node.nid).collect();
+    assert_eq!(inodes.len() as u64, summary.inodes);
+    judge(&image, |root| {
+        let found = walk(root);
+        assert_eq!(found.len() + 1, tree.len());
+        for (path, metadata) in found {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            check_node(&tree[name], &path, &metadata);
+        }
+    });
 }
 
-fn check(fsck: &Path, image: &Path, devices: &[PathBuf]) {
-    let mut command = Command::new(fsck);
-    for device in devices {
-        let mut option = OsString::from("--device=");
-        option.push(device);
-        command.arg(option);
+fn check_node(node: &Node, path: &Path, metadata: &fs::Metadata) {
+    let expected = (u32::from(node.mode), node.uid, node.gid, node.mtime.0, i64::from(node.mtime.1));
+    let found = (metadata.mode(), metadata.uid(), metadata.gid(), metadata.mtime(), metadata.mtime_nsec());
+    assert_eq!(found, expected, "{}", path.display());
+    assert_eq!(metadata.nlink(), u64::from(node.links), "{}", path.display());
+    if metadata.is_symlink() {
+        assert_eq!(fs::read_link(path).unwrap().as_os_str().as_encoded_bytes(), node.data);
+    } else if metadata.is_file() {
+        assert_eq!(fs::read(path).unwrap(), node.data, "{}", path.display());
     }
-    let output = command.arg("--extract").arg(image).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if metadata.is_file() || metadata.is_dir() {
+        assert_eq!(metadata.len(), node.size);
+        check_attributes(node, &File::open(path).unwrap());
+    } else if !metadata.is_symlink() {
+        let (major, minor) = device_parts(node.device);
+        let device = metadata.rdev();
+        // As makedev(3) has it.
+        assert_eq!(device, u64::from((minor & 0xff) | (major << 8)) | (u64::from(minor & !0xff) << 12));
+    }
+}
+
+fn check_attributes(node: &Node, file: &File) {
+    let name = |(index, rest): &(u8, Vec<u8>)| {
+        let prefix = match index {
+            1 => "user.",
+            2 => "system.posix_acl_access",
+            3 => "system.posix_acl_default",
+            4 => "trusted.",
+            6 => "security.",
+            other => panic!("name index {other}"),
+        };
+        [prefix.as_bytes(), rest].concat()
+    };
+    let expected: BTreeMap<_, _> = node.xattrs.iter().map(|(key, value)| (name(key), value.clone())).collect();
+    let names = xattr::list(file).unwrap();
+    let value = |name: &CString| xattr::get(file, name).unwrap().unwrap();
+    let found: BTreeMap<_, _> = names.iter().map(|name| (name.as_bytes().to_vec(), value(name))).collect();
+    assert_eq!(found, expected);
 }

@@ -11,6 +11,7 @@
 //! | [`image_header`] | the head of an `image.erofs` | an error, or what the bytes say |
 //! | [`merge`] | several layers | the image is what the model says |
 //! | [`erofs`] | several layers | the kernel shows what the model says, and `fsck.erofs` finds nothing |
+//! | [`erofs_tar`] | a layer | the kernel shows what the image's bytes say, and `fsck.erofs` finds nothing |
 //! | [`challenge`] | a `WWW-Authenticate` | bounded, normalised, reads again as itself |
 //! | [`accounts`] | `User`, `/etc/passwd`, `/etc/group` | the account is what the model says |
 //! | [`registries_conf`] | a `registries.conf` | an error that moves no cursor, or routes |
@@ -29,6 +30,7 @@ mod config;
 mod erofs;
 mod files;
 mod index;
+mod kernel;
 mod layers;
 mod manifest;
 mod reference;
@@ -38,7 +40,7 @@ mod tar;
 pub use accounts::accounts;
 pub use challenge::challenge;
 pub use config::config;
-pub use erofs::erofs;
+pub use erofs::{erofs, erofs_tar};
 pub use files::{auth_json, policy_json, registries_conf};
 pub use index::{image_header, index_reader};
 pub use layers::merge;
@@ -51,12 +53,13 @@ pub use tar::tar_index;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("accounts", accounts),
     ("auth_json", auth_json),
     ("challenge", challenge),
     ("config", config),
     ("erofs", erofs),
+    ("erofs_tar", erofs_tar),
     ("image_header", image_header),
     ("index_reader", index_reader),
     ("manifest", manifest),

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use stos_erofs::{Entry, IndexReader, TarIndexer, TarSink, assemble_tar, index_tar};
+use stos_erofs::{BLOCK, DataPlace, Entry, EntryKind, IndexReader, TarIndexer, TarSink, assemble_tar, index_tar};
 
 use crate::check_message;
 
@@ -13,12 +13,7 @@ use crate::check_message;
 /// Whole or in pieces, the tar gives one index or one error. The index reads back as the entries that the sink was given,
 /// is not longer than the tar, and every byte of the tar goes to the sink once: of what it kept the tar can be made again.
 pub fn tar_index(data: &[u8]) {
-    let Some((how, tar)) = data.split_first_chunk::<4>() else { return };
-    let mut tar = tar.to_vec();
-    if how[0] % 2 == 1 {
-        repair_checksums(&mut tar);
-    }
-    let lengths = [usize::from(how[1]) + 1, usize::from(how[2]) * 16 + 1, usize::from(how[3]) * 256 + 1];
+    let Some((tar, lengths)) = tar_of(data) else { return };
     match (index_tar(&*tar, Vec::new()), in_pieces(&tar, lengths)) {
         (Ok((index, summary)), Ok((pieces, kept))) => {
             assert!(index == pieces, "another index");
@@ -41,6 +36,17 @@ pub fn tar_index(data: &[u8]) {
     }
 }
 
+/// Gives the tar that an input stands for, and the lengths of its pieces.
+pub(crate) fn tar_of(data: &[u8]) -> Option<(Vec<u8>, [usize; 3])> {
+    let (how, tar) = data.split_first_chunk::<4>()?;
+    let mut tar = tar.to_vec();
+    if how[0] % 2 == 1 {
+        repair_checksums(&mut tar);
+    }
+    let lengths = [usize::from(how[1]) + 1, usize::from(how[2]) * 16 + 1, usize::from(how[3]) * 256 + 1];
+    Some((tar, lengths))
+}
+
 fn repair_checksums(tar: &mut [u8]) {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     for block in tar.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
@@ -50,7 +56,8 @@ fn repair_checksums(tar: &mut [u8]) {
     }
 }
 
-fn in_pieces(tar: &[u8], lengths: [usize; 3]) -> stos_erofs::Result<(Vec<u8>, Kept)> {
+/// Gives the index of a tar that comes in pieces, and what a sink was given.
+pub(crate) fn in_pieces(tar: &[u8], lengths: [usize; 3]) -> stos_erofs::Result<(Vec<u8>, Kept)> {
     let mut indexer = TarIndexer::with_sink(Vec::new(), Kept::default());
     let (mut rest, mut lengths) = (tar, lengths.into_iter().cycle());
     while !rest.is_empty() {
@@ -65,9 +72,9 @@ fn in_pieces(tar: &[u8], lengths: [usize; 3]) -> stos_erofs::Result<(Vec<u8>, Ke
 
 /// Keeps everything that it is given.
 #[derive(Default)]
-struct Kept {
+pub(crate) struct Kept {
     raw: Vec<u8>,
-    entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// By the entry's number: where its data belong, and what they are, neighbours joined.
     data: Vec<Vec<(u64, Vec<u8>)>>,
 }
@@ -106,6 +113,19 @@ impl Kept {
             assemble_tar(&*self.raw, &mut tar, |number, offset, len, to| to.write_all(self.at(number, offset, len)));
         assert_eq!(written.unwrap(), tar.len() as u64);
         tar
+    }
+
+    /// Gives the extra file of that length, with the data of sparse files.
+    pub(crate) fn extra(&self, len: u64) -> Vec<u8> {
+        let mut extra = vec![0; len as usize];
+        for (entry, runs) in self.entries.iter().zip(&self.data) {
+            if let EntryKind::Regular { place: DataPlace::Extra, block, .. } = entry.kind {
+                for (offset, run) in runs {
+                    extra[(block * BLOCK + offset) as usize..][..run.len()].copy_from_slice(run);
+                }
+            }
+        }
+        extra
     }
 
     fn at(&self, number: u64, offset: u64, len: u64) -> &[u8] {
