@@ -141,10 +141,14 @@ fn max_len(target: &str) -> usize {
     }
 }
 
-/// The last lines of the log, the totals left out: the panic, and where the input is.
+/// What the log says of a failure: the panic, libFuzzer's own words, and where the input is.
 fn failure(log: &str) -> String {
-    let lines: Vec<_> = log.lines().filter(|line| !line.starts_with("stat::") && !line.starts_with('#')).collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
+    let panic = log
+        .lines()
+        .skip_while(|line| !line.contains(" panicked at "))
+        .take_while(|line| !line.contains("stack backtrace"));
+    let own = log.lines().filter(|line| line.starts_with("SUMMARY: ") || line.contains("Test unit written to"));
+    panic.take(20).chain(own).collect::<Vec<_>>().join("\n")
 }
 
 /// What a run came to.
@@ -221,6 +225,15 @@ mod tests {
         let expected = Totals { executions: 31, seconds: 3, edges: 12, files: 4, peak_mib: 28 };
         assert_eq!(Totals::read(log, 4), Some(expected));
         assert_eq!(Totals::read("==7== ERROR: libFuzzer: deadly signal", 4), None);
+    }
+
+    #[test]
+    fn a_failure_is_told_by_its_panic_and_its_input() {
+        let log = "#2\tINITED cov: 7\nthread '<unnamed>' (7) panicked at a.rs:1:2:\nindex out of bounds\nstack backtrace:\n   0: x\n\
+            SUMMARY: libFuzzer: deadly signal\nartifact_prefix='a/'; Test unit written to a/crash-1\n";
+        let lines: Vec<_> = failure(log).lines().map(str::to_owned).collect();
+        assert_eq!((lines.len(), lines[1].as_str()), (4, "index out of bounds"));
+        assert!(lines[3].ends_with("a/crash-1"));
     }
 
     #[test]

@@ -3,21 +3,21 @@
 //!
 //! | function | what it is given | what must hold |
 //! |---|---|---|
-//! | [`reference`] | an image reference | what is accepted keeps the grammar of the distribution project, and reads again as itself |
-//! | [`manifest`] | a manifest or an index | what is accepted is what a plain JSON reader finds there, and keeps the rules |
-//! | [`config`] | an image configuration | no image makes a `config.json` that the runtime refuses |
-//! | [`tar_index`] | a layer | one index whatever the pieces; the tar can be made again |
-//! | [`index_reader`] | a `layer.index` | each entry keeps the rules, and nothing that is merged from it panics |
-//! | [`image_header`] | the head of an `image.erofs` | an error, or what the bytes say |
-//! | [`merge`] | several layers | the image is what the model says |
-//! | [`erofs`] | several layers | the kernel shows what the model says, and `fsck.erofs` finds nothing |
-//! | [`erofs_tar`] | a layer | the kernel shows what the image's bytes say, and `fsck.erofs` finds nothing |
-//! | [`challenge`] | a `WWW-Authenticate` | bounded, normalised, reads again as itself |
-//! | [`accounts`] | `User`, `/etc/passwd`, `/etc/group` | the account is what the model says |
-//! | [`registries_conf`] | a `registries.conf` | an error that moves no cursor, or routes |
-//! | [`policy_json`] | a `policy.json` | an error that moves no cursor, or a decision |
-//! | [`auth_json`] | an `auth.json` | an error that moves no cursor, or a login |
-//! | [`seccomp`] | a seccomp profile | an error, or a program that the kernel takes |
+//! | [`reference()`] | an image reference | what is accepted keeps the grammar of the distribution project, and reads again as itself |
+//! | [`manifest()`] | a manifest or an index | what is accepted is what a plain JSON reader finds there, and keeps the rules |
+//! | [`config()`] | an image configuration | no image makes a `config.json` that the runtime refuses |
+//! | [`tar_index()`] | a layer | one index whatever the pieces; the tar can be made again |
+//! | [`index_reader()`] | a `layer.index` | each entry keeps the rules, and nothing that is merged from it panics |
+//! | [`image_header()`] | the head of an `image.erofs` | an error, or what the bytes say |
+//! | [`merge()`] | several layers | the image is what the model says |
+//! | [`erofs()`] | several layers | the kernel shows what the model says, and `fsck.erofs` finds nothing |
+//! | [`erofs_tar()`] | a layer | the kernel shows what the image's bytes say, and `fsck.erofs` finds nothing |
+//! | [`challenge()`] | a `WWW-Authenticate` | bounded, normalised, reads again as itself |
+//! | [`accounts()`] | `User`, `/etc/passwd`, `/etc/group` | the account is what the model says |
+//! | [`registries_conf()`] | a `registries.conf` | an error that moves no cursor, or routes |
+//! | [`policy_json()`] | a `policy.json` | an error that moves no cursor, or a decision |
+//! | [`auth_json()`] | an `auth.json` | an error that moves no cursor, or a login |
+//! | [`seccomp()`] | a seccomp profile | an error, or a program that the kernel takes |
 //!
 //! `fuzz/` makes a libFuzzer binary of each; `tests/seeds.rs` runs each over the inputs that the repository keeps in
 //! `fuzz/seeds`, so that they hold in every test run.
