@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use stos_erofs::{DataPlace, IndexReader, LayerInput, Merger, device_parts};
+use stos_erofs::{DataPlace, EntryKind, IndexReader, LayerInput, Merger, device_parts};
 use stos_sys::xattr;
 use stos_testkit::erofs_image::{Image, Node};
 use stos_testkit::merge_model::{list, write};
@@ -65,8 +65,12 @@ pub fn erofs_tar(data: &[u8]) {
         while reader.next_entry().unwrap().is_some() {}
         reader.totals().unwrap()
     };
-    // The reader knows names as text.
-    let is_text = kept.entries.iter().all(|entry| std::str::from_utf8(&entry.path).is_ok());
+    // The reader knows names as text; parents may be made where a symbolic link points.
+    let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
+    let is_text = kept.entries.iter().all(|entry| match &entry.kind {
+        EntryKind::Symlink { target, .. } => is_text(&entry.path) && is_text(target),
+        _ => is_text(&entry.path),
+    });
     if totals.extra_bytes > EXTRA_MAX || !is_text {
         return;
     }
