@@ -73,7 +73,9 @@ fn package_faults(package: &Package, floors: &BTreeMap<String, String>) -> Vec<S
     ours.filter_map(|(dependency, below)| {
         let for_tests = dependency.kind.as_deref() == Some("dev");
         let allowed = match (floor.as_str(), below.as_str()) {
-            (DEVELOPMENT, DEVELOPMENT) => name == "xtask" && dependency.name == "stos-testkit",
+            (DEVELOPMENT, DEVELOPMENT) => {
+                ["xtask", "stos-fuzz-targets"].contains(&name.as_str()) && dependency.name == "stos-testkit"
+            }
             (DEVELOPMENT, _) => true,
             (_, DEVELOPMENT) => for_tests && dependency.name == "stos-testkit",
             (floor, below) => below < floor,

@@ -13,6 +13,7 @@
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`power_cut`] | the disk as a power cut would leave it, at each of its flushes and between |
+//! | [`fuzz`] | the fuzz targets, built and run |
 //! | [`check`] | formatting, lints, floors, documentation, licences |
 //! | [`syscall_table`] | the system calls that seccomp profiles may name, from the kernel's headers |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
@@ -32,6 +33,7 @@ mod demo;
 mod engines;
 #[cfg(target_arch = "x86_64")]
 mod faults;
+mod fuzz;
 mod kills;
 mod place;
 mod power_cut;
@@ -142,6 +144,17 @@ enum Task {
         /// These file systems alone
         only: Vec<String>,
     },
+    /// Run the fuzz targets of fuzz/, each for so long, and print the totals (the target erofs as root)
+    Fuzz {
+        /// For how many seconds each
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        /// How many side by side; without it one for each processor
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// These targets alone
+        only: Vec<String>,
+    },
     /// Formatting, lints, floors, documentation; licences where cargo-deny is installed
     Check,
     /// Fail where a crate depends on one that it must not see
@@ -172,6 +185,7 @@ fn main() -> ExitCode {
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::PowerCut { quick, seed, only } => power_cut::run(quick, seed, &only),
+        Task::Fuzz { seconds, jobs, only } => fuzz::run(seconds, jobs, &only),
         Task::Check => check::run(),
         Task::CheckLayers => check_layers::run(),
         Task::SyscallTable { sources } => syscall_table::run(&sources),

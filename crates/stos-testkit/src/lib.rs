@@ -11,18 +11,22 @@
 //! | [`proxy`] | a TCP proxy before any server: resets, latency, a cap on throughput, counters |
 //! | [`docker_registry`] | the real one, Debian's docker-registry, as a child process |
 //! | [`http_proxy`] | an HTTP proxy in this process |
+//! | [`merge_model`] | what merging layers gives, as plainly as possible |
+//! | [`erofs_image`] | a reader of the EROFS images that stos writes |
 //! | [`tree`] | the comparison of two file trees |
 //! | [`guard`] | skips, or fails, a test whose needs are not met |
 //! | [`environment`] | where the binary, the tools and the real images are |
 //!
 //! It stands on no other crate of the workspace: what judges them shares no code with them, so a fault of theirs cannot
-//! hide itself. Nothing but `xtask` and `[dev-dependencies]` may depend on it.
+//! hide itself. Nothing but `xtask`, `stos-fuzz-targets` and `[dev-dependencies]` may depend on it.
 
 pub mod docker_registry;
 pub mod environment;
+pub mod erofs_image;
 pub mod guard;
 pub mod http_proxy;
 pub mod image_builder;
+pub mod merge_model;
 pub mod proxy;
 pub mod registry;
 pub mod rootfs;

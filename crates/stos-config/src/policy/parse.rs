@@ -36,8 +36,8 @@ pub(super) fn policy(item: &Item<'_>) -> Result<(Vec<Requirement>, BTreeMap<Stri
 /// Checks a scope as the transports upstream do. Those that stos does not have keep their scopes unchecked.
 fn check_scope(transport: &str, scope: &str, item: &Item<'_>) -> Result<(), Error> {
     let is_path = || {
-        let components_are_plain = scope[1..].split('/').all(|part| !matches!(part, "" | "." | ".."));
-        scope.starts_with('/') && components_are_plain
+        let components_are_plain = |rest: &str| rest.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        scope.strip_prefix('/').is_some_and(components_are_plain)
     };
     match transport {
         _ if scope.is_empty() => Ok(()),

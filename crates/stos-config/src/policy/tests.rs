@@ -273,3 +273,12 @@ fn keys_are_read_where_they_are() {
     let missing = SigstoreKeys::Paths(vec![root.path().join("none")]).read(&place);
     assert!(matches!(missing, Err(Error::NotThere { named_by: "the policy", .. })));
 }
+
+#[test]
+fn a_scope_that_is_no_path_is_refused_whatever_it_begins_with() {
+    for transport in ["dir", "oci", "oci-archive"] {
+        let text = format!(r#"{{"default":[{{"type":"reject"}}],"transports":{{"{transport}":{{"ä/b":[]}}}}}}"#);
+        let error = Policy::parse(Path::new("policy.json"), text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("an absolute path") && error.contains("ä/b"), "{error}");
+    }
+}

@@ -177,7 +177,7 @@ fn devices_in_another_order_or_number_or_size_are_noticed() {
 #[test]
 fn a_damaged_header_is_refused() {
     let layers: Vec<_> = (0..5).map(|number| Tar::new().file(&format!("f{number}"), "x")).collect();
-    let image = merge(&layers).unwrap().bytes;
+    let image = merge(&layers).unwrap().bytes.clone();
     let good = ImageHeader::read(&*image).unwrap();
     assert_eq!(good.devices.len(), 5);
     for at in 1024..1536 {

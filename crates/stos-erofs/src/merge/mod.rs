@@ -8,8 +8,6 @@ mod bounds_tests;
 mod disk;
 mod layer;
 mod merged;
-#[cfg(test)]
-mod model;
 mod nodes;
 #[cfg(test)]
 mod overlay_tests;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The merge rules, one test or table for each, and a random test against a simple model.
 
-use super::model;
+use stos_testkit::merge_model as model;
+
 use crate::image::testing::merge;
 use crate::tarball::testing::Tar;
 use crate::{Error, LayerInput, MergeProblem, Merger};
@@ -381,9 +382,9 @@ fn random_layers_merge_as_the_model_does() {
                 }
             }
             valid &= model::apply(&mut tree, &steps).is_some();
-            in_order.push(model::write(&steps));
-            steps.sort_by_key(|step| !matches!(step, model::Step::Whiteout(_) | model::Step::Opaque(_)));
-            deletions_first.push(model::write(&steps));
+            in_order.push(Tar(model::write(&steps)));
+            steps.sort_by_key(|step| !step.is_deletion());
+            deletions_first.push(Tar(model::write(&steps)));
             if !valid {
                 break;
             }

@@ -16,12 +16,14 @@ mod process;
 pub mod settings;
 mod walk;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde::de::DeserializeOwned;
+use stos_spec::text::escape;
 
 pub use attributes::{ExecAffinity, ProcessAttributes};
 pub use changes::{ProcessChanges, ProcessFile};
@@ -106,7 +108,7 @@ impl fmt::Display for Document {
 
 impl From<serde_json::Error> for ConfigError {
     fn from(source: serde_json::Error) -> Self {
-        Self::Json { document: Document::default(), source }
+        Self::Json { document: Document::default(), source: on_one_line(source) }
     }
 }
 
@@ -169,8 +171,18 @@ pub fn resources_from_json(bytes: &[u8]) -> Result<LinuxResources, LimitError> {
 fn typed<T: DeserializeOwned>(raw: &serde_json::Value) -> Result<T, (String, serde_json::Error)> {
     // The way to each value is followed only where that is needed.
     T::deserialize(raw).or_else(|_| {
-        serde_path_to_error::deserialize(raw).map_err(|error| (error.path().to_string(), error.into_inner()))
+        serde_path_to_error::deserialize(raw)
+            .map_err(|error| (escape(&error.path().to_string()).into_owned(), on_one_line(error.into_inner())))
     })
+}
+
+/// Escapes what the error quotes of the document as it stands there: serde's own messages do.
+fn on_one_line(error: serde_json::Error) -> serde_json::Error {
+    let text = error.to_string();
+    match escape(&text) {
+        Cow::Borrowed(_) => error,
+        Cow::Owned(escaped) => serde::de::Error::custom(escaped),
+    }
 }
 
 /// A `config.json` that has passed every check: what it asks for can be honoured by this runtime.
@@ -243,5 +255,25 @@ impl RuntimeConfig {
     /// What the launch honours of it.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_quotes_breaks_no_line() {
+        let with = |linux: &str| {
+            let config = format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"/"}},"linux":{{{linux}}}}}"#);
+            RuntimeConfig::from_json(config.as_bytes()).unwrap_err().to_string()
+        };
+        for (linux, quoted) in [
+            (r#""seccomp":{"defaultAction":"x\nhint: y\u007f"}"#, r"`x\nhint: y\u{7f}`"),
+            (r#""sysctl":{"a\u001b[2J":1}"#, r"a\u{1b}[2J"),
+        ] {
+            let error = with(linux);
+            assert!(error.contains(quoted) && !error.contains(char::is_control), "{error:?}");
+        }
     }
 }

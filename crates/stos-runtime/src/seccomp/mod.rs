@@ -62,6 +62,11 @@ impl Filter {
         self.listener.as_ref()
     }
 
+    /// The compiled program.
+    pub fn instructions(&self) -> &[Instruction] {
+        &self.program
+    }
+
     /// Puts the calling thread under the filter, by one system call; gives the descriptor of its notifications where there is a
     /// [`listener`](Self::listener).
     ///

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The merge once more, as plainly as possible: whole paths in a map, a layer's deletions before its entries.
+//! The merge of layers once more, as plainly as possible: whole paths in a map, a layer's deletions before its entries.
+//!
+//! It shares no code with stos-erofs, whose tests and fuzz target hold its merger against this.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::tarball::testing::Tar;
+use crate::tar_builder::{Entry, TarBuilder};
 
-#[derive(Clone)]
-pub(super) enum File {
+/// What stands at a path.
+#[derive(Debug, Clone)]
+pub enum File {
+    /// A directory of that mode.
     Directory(u32),
     /// Content; the same `Rc` is the same inode.
     Regular(Rc<String>),
@@ -15,16 +19,31 @@ pub(super) enum File {
     Symlink(Rc<String>),
 }
 
-pub(super) type Tree = BTreeMap<String, File>;
+/// What stands at each path, without the root.
+pub type Tree = BTreeMap<String, File>;
 
+/// An entry of a layer, its path first.
 #[derive(Debug, Clone)]
-pub(super) enum Step {
+pub enum Step {
+    /// A directory and its mode.
     Directory(String, u32),
+    /// A regular file and its content, mode 0644.
     Regular(String, String),
+    /// A symbolic link and its target.
     Symlink(String, String),
+    /// A hard link and the path of the file that it is one more name of.
     HardLink(String, String),
+    /// The removal of the path from the layers below.
     Whiteout(String),
+    /// The removal of all that the layers below have in the directory.
     Opaque(String),
+}
+
+impl Step {
+    /// Tells whether it takes something of the layers below away.
+    pub fn is_deletion(&self) -> bool {
+        matches!(self, Self::Whiteout(_) | Self::Opaque(_))
+    }
 }
 
 fn remove_below(tree: &mut Tree, path: &str) {
@@ -37,7 +56,7 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Why a path leads nowhere.
-pub(super) enum Astray {
+enum Astray {
     File,
     Loop,
 }
@@ -103,7 +122,7 @@ fn remove_lower(tree: &mut Tree, step: &Step) -> Result<(), Astray> {
 }
 
 /// Applies a layer; gives `None` where it is in error.
-pub(super) fn apply(tree: &mut Tree, steps: &[Step]) -> Option<()> {
+pub fn apply(tree: &mut Tree, steps: &[Step]) -> Option<()> {
     for step in steps {
         if let Err(Astray::Loop) = remove_lower(tree, step) {
             return None;
@@ -130,11 +149,13 @@ pub(super) fn apply(tree: &mut Tree, steps: &[Step]) -> Option<()> {
     Some(())
 }
 
-pub(super) fn list(tree: &Tree) -> Vec<String> {
+/// One line a path, sorted: type, mode, path, content; of a hard link the first of its names, as
+/// [`Image::list`](crate::erofs_image::Image::list) has it.
+pub fn list(tree: &Tree) -> Vec<String> {
     let mut first: BTreeMap<*const String, &str> = BTreeMap::new();
     let line = |(path, file): (&'_ String, &'_ File)| match file {
         File::Directory(mode) => format!("d {mode:o} {path}"),
-        File::Regular(content) => format!("f 644 {path} {content}"),
+        File::Regular(content) => format!("f 644 {path} {content}").trim_end().to_owned(),
         File::Symlink(target) => format!("l {path} {target}"),
     };
     let mut lines = Vec::new();
@@ -148,16 +169,15 @@ pub(super) fn list(tree: &Tree) -> Vec<String> {
     lines
 }
 
-pub(super) fn write(steps: &[Step]) -> Tar {
-    steps.iter().fold(Tar::new(), |tar, step| match step {
-        Step::Directory(path, mode) => tar.directory(path, *mode),
-        Step::Regular(path, content) => tar.file(path, content),
-        Step::Symlink(path, target) => tar.symlink(path, target),
-        Step::HardLink(path, target) => tar.hard_link(path, target),
-        Step::Opaque(path) => tar.file(&format!("{path}/.wh..wh..opq"), ""),
-        Step::Whiteout(path) => match path.rsplit_once('/') {
-            Some((parent, name)) => tar.file(&format!("{parent}/.wh.{name}"), ""),
-            None => tar.file(&format!(".wh.{path}"), ""),
-        },
-    })
+/// Gives the layer's tar, its entries in the order of the steps.
+pub fn write(steps: &[Step]) -> Vec<u8> {
+    let add = |tar: TarBuilder, step: &Step| match step {
+        Step::Directory(path, mode) => tar.entry(Entry::directory(path).mode(*mode)),
+        Step::Regular(path, content) => tar.entry(Entry::file(path, content)),
+        Step::Symlink(path, target) => tar.entry(Entry::symlink(path, target)),
+        Step::HardLink(path, target) => tar.entry(Entry::hard_link(path, target)),
+        Step::Opaque(path) => tar.opaque(path),
+        Step::Whiteout(path) => tar.whiteout(path),
+    };
+    steps.iter().fold(TarBuilder::new(), add).finish()
 }
