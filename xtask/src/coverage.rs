@@ -16,7 +16,7 @@ use stos_testkit::environment;
 
 use crate::process::{Run, output, step};
 use crate::setup;
-use crate::workspace::{Metadata, cargo_program, in_workspace, is_ci};
+use crate::workspace::{Metadata, cargo_program, in_workspace};
 
 /// Whose public functions must all be executed: pull, validation, LayerFS and create.
 const WHOLE: [&str; 6] = ["stos-engine", "stos-erofs", "stos-layerfs", "stos-registry", "stos-spec", "stos-store"];
@@ -26,7 +26,14 @@ const FLAGS: &str = "-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocati
 /// Runs all tests, or with `quick` those of the libraries alone; fails where a public function of [`WHOLE`] is not executed.
 pub fn run(quick: bool) -> anyhow::Result<()> {
     setup::run(false)?;
-    let tools = Tools::find()?;
+    let tools = match Tools::find() {
+        // Debian drops a version of LLVM when the next one comes; the tests themselves run all the same.
+        Err(error) if quick => {
+            eprintln!("NOT MEASURED: {error:#}");
+            return Ok(());
+        }
+        other => other?,
+    };
     let target = Metadata::load()?.target_directory.join("coverage");
     let profiles = target.join("profiles");
     if profiles.exists() {
@@ -70,7 +77,7 @@ pub fn run(quick: bool) -> anyhow::Result<()> {
     for (place, name) in &missed {
         println!("  {place} {name}");
     }
-    anyhow::ensure!(quick || is_ci() || missed.is_empty(), "{} public functions are executed by no test", missed.len());
+    anyhow::ensure!(quick || missed.is_empty(), "{} public functions are executed by no test", missed.len());
     Ok(())
 }
 
@@ -96,11 +103,11 @@ fn objects(mut build: Command) -> anyhow::Result<Vec<PathBuf>> {
     Ok(messages.filter(holds_code).filter_map(|message| message.executable).collect())
 }
 
-/// llvm-profdata and llvm-cov, and how paths of ours are called where they run.
+/// llvm-profdata and llvm-cov.
 struct Tools {
-    run: Box<dyn Fn(&[String]) -> Command>,
-    prefix: &'static str,
     directory: PathBuf,
+    /// Whether they are in the peers' root.
+    is_in_peers: bool,
 }
 
 impl Tools {
@@ -115,13 +122,8 @@ impl Tools {
             Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin"),
             PathBuf::from(format!("/usr/lib/llvm-{major}/bin")),
         ];
-        let own = |words: &[String]| {
-            let mut command = Command::new(&words[0]);
-            command.args(&words[1..]);
-            command
-        };
         if let Some(directory) = here.into_iter().find(|directory| directory.join("llvm-cov").is_file()) {
-            return Ok(Self { run: Box::new(own), prefix: "", directory });
+            return Ok(Self { directory, is_in_peers: false });
         }
         setup::run(true)?;
         let directory = PathBuf::from(format!("/usr/lib/llvm-{major}/bin"));
@@ -131,16 +133,22 @@ impl Tools {
         );
         output(setup::peers::command(&["sh", "-c", &script].map(str::to_owned)))
             .with_context(|| format!("installing llvm-{major}"))?;
-        Ok(Self { run: Box::new(setup::peers::command), prefix: "/host", directory })
+        Ok(Self { directory, is_in_peers: true })
     }
 
-    fn command(&self, tool: &str, arguments: impl IntoIterator<Item = String>) -> Command {
-        let words: Vec<_> = [self.directory.join(tool).display().to_string()].into_iter().chain(arguments).collect();
-        (self.run)(&words)
+    fn command(&self, tool: &str, arguments: Vec<String>) -> Command {
+        let tool = self.directory.join(tool);
+        if self.is_in_peers {
+            return setup::peers::command(&[vec![tool.display().to_string()], arguments].concat());
+        }
+        let mut command = Command::new(tool);
+        command.args(arguments);
+        command
     }
 
+    /// What a path of ours is called where they run.
     fn path(&self, path: &Path) -> String {
-        format!("{}{}", self.prefix, path.display())
+        format!("{}{}", if self.is_in_peers { "/host" } else { "" }, path.display())
     }
 
     fn merge(&self, profiles: &Path, merged: &Path) -> anyhow::Result<()> {

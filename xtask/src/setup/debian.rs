@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 18] = [
+const TOOLS: [(&str, &str); 19] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -27,6 +27,7 @@ const TOOLS: [(&str, &str); 18] = [
     ("mkfs.xfs", "xfsprogs"),
     ("ps", "procps"),
     ("cc", "build-essential"),
+    ("g++", "g++"),
     ("dbus-daemon", "dbus-daemon"),
     ("tmux", "tmux"),
     ("busybox", "busybox-static"),
