@@ -23,8 +23,8 @@ const WHOLE: [&str; 6] = ["stos-engine", "stos-erofs", "stos-layerfs", "stos-reg
 /// What instruments, and has the counters where they can be mapped.
 const FLAGS: &str = "-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocation";
 
-/// Runs all tests, or with `quick` those of the libraries alone; fails where a public function of [`WHOLE`] is not executed.
-pub fn run(quick: bool) -> anyhow::Result<()> {
+/// Runs all tests, or with `quick` those of the libraries alone, or none with `report_only`, where the last run's counters count; fails where a public function of [`WHOLE`] is not executed.
+pub fn run(quick: bool, report_only: bool) -> anyhow::Result<()> {
     setup::run(false)?;
     let tools = match Tools::find() {
         // Debian drops a version of LLVM when the next one comes; the tests themselves run all the same.
@@ -36,7 +36,7 @@ pub fn run(quick: bool) -> anyhow::Result<()> {
     };
     let target = Metadata::load()?.target_directory.join("coverage");
     let profiles = target.join("profiles");
-    if profiles.exists() {
+    if profiles.exists() && !report_only {
         fs::remove_dir_all(&profiles)?;
     }
     fs::create_dir_all(&profiles)?;
@@ -62,9 +62,11 @@ pub fn run(quick: bool) -> anyhow::Result<()> {
     let mut tests = cargo(&[&["test", "--quiet", "--no-fail-fast"][..], &scope].concat());
     tests.env(environment::BINARY, &binary).env(environment::CACHE, environment::cache());
     let log = target.join("tests.log");
-    fs::write(&log, "")?;
+    if !report_only {
+        fs::write(&log, "")?;
+    }
     // What fails here passes or fails in `cargo xtask test`; here it counts what was executed.
-    if let Err(error) = step("run the tests", || tests.run_logged(&log)) {
+    if !report_only && let Err(error) = step("run the tests", || tests.run_logged(&log)) {
         eprintln!("some failed under instrumentation: {error:#}");
     }
     let merged = target.join("merged.profdata");

@@ -108,6 +108,9 @@ enum Task {
         /// The libraries' own tests alone
         #[arg(long)]
         quick: bool,
+        /// Run none: tell again what the last run has counted
+        #[arg(long, conflicts_with = "quick")]
+        report: bool,
     },
     /// Let each file-system call of each command go wrong: killed, or failed as on a full or broken disk (root, x86_64)
     #[cfg(target_arch = "x86_64")]
@@ -181,7 +184,7 @@ fn main() -> ExitCode {
         Task::Faults { peers: Some(points), only, .. } => faults::run_peers(points, &only),
         #[cfg(target_arch = "x86_64")]
         Task::Faults { quick, only, peers: None } => faults::run(quick, &only),
-        Task::Coverage { quick } => coverage::run(quick),
+        Task::Coverage { quick, report } => coverage::run(quick, report),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),
         Task::PowerCut { quick, seed, only } => power_cut::run(quick, seed, &only),
