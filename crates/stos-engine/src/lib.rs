@@ -166,9 +166,4 @@ impl Engine {
     pub fn layerfs(&self) -> &LayerFs {
         &self.layerfs
     }
-
-    /// Gives ROOT.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
 }

@@ -103,20 +103,6 @@ impl LayerFs {
         self.backend(kind).chain_mount_point(chain)
     }
 
-    /// Does both: makes sure of the chain of `layers` and that its view is mounted, and gives the place. A chain that this host
-    /// cannot mount is stood in for.
-    pub fn ensure_layers_mounted(&self, layers: &[DiffId], integrity: Integrity) -> Result<PathBuf> {
-        let chain = self.ensure_sound_chain(layers, integrity)?;
-        let error = match self.ensure_chain_mounted(&chain) {
-            Ok(point) => return Ok(point),
-            Err(error) => error,
-        };
-        match self.stand_in(&chain, integrity)? {
-            Some(other) => self.ensure_chain_mounted(&other),
-            None => Err(error),
-        }
-    }
-
     /// Makes sure that the chain's view is mounted from the very files of `chain`, and gives the place.
     pub fn ensure_chain_mounted(&self, chain: &Chain) -> Result<PathBuf> {
         self.backend(chain.kind()).ensure_chain_mounted(chain)

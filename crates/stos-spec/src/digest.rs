@@ -266,11 +266,6 @@ impl<T> Verified<T> {
     pub fn into_inner(self) -> T {
         self.value
     }
-
-    /// Derives a value from the verified bytes; the digest stays theirs.
-    pub fn try_map<U, E>(self, derive: impl FnOnce(T) -> Result<U, E>) -> Result<Verified<U>, E> {
-        Ok(Verified { value: derive(self.value)?, digest: self.digest })
-    }
 }
 
 #[cfg(test)]
