@@ -39,7 +39,7 @@ pub fn run(record: bool) -> anyhow::Result<()> {
     let live = live.path().join("podman-live.txt");
     fs::write(&live, &answers).with_context(|| live.display().to_string())?;
     cargo(["test", "--package", "stos", "--test", "confinement"])
-        .env("STOS_BIN", build_release()?)
+        .env(environment::BINARY, build_release()?)
         .env("STOS_PODMAN_ANSWERS", &live)
         .run()?;
     let recorded = fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -47,7 +47,6 @@ pub fn run(quick: bool, report_only: bool) -> anyhow::Result<()> {
             .env("RUSTFLAGS", FLAGS)
             .env("CARGO_TARGET_DIR", &target)
             .env("LLVM_PROFILE_FILE", profiles.join("%8m%c.profraw"));
-        command.env("STOS_COVERAGE", "1");
         command
     };
     let mut scope = vec!["--workspace", "--exclude", "xtask"];

@@ -6,6 +6,7 @@
 mod calls;
 mod containerd;
 mod peers;
+mod podman;
 mod scenes;
 pub mod tracer;
 

@@ -83,8 +83,7 @@ impl Roots {
 
     /// What DATA-ROOT takes of the disk, in bytes, by `du`.
     pub fn disk_use(&self) -> anyhow::Result<u64> {
-        let printed = output(Command::new("du").args(["-s", "-B1"]).arg(&self.data_root))?;
-        printed.split_whitespace().next().and_then(|word| word.parse().ok()).with_context(|| format!("du: {printed:?}"))
+        disk_use(&self.data_root)
     }
 
     /// Fails where `check --full` finds damage, or something is left in staging.
@@ -117,6 +116,12 @@ impl Drop for Place {
             eprintln!("not everything in {} could be cleaned: {error:#}", self.directory.path().display());
         }
     }
+}
+
+/// What a directory takes of the disk, in bytes, by `du`.
+pub fn disk_use(directory: &Path) -> anyhow::Result<u64> {
+    let printed = output(Command::new("du").args(["-s", "-B1"]).arg(directory))?;
+    printed.split_whitespace().next().and_then(|word| word.parse().ok()).with_context(|| format!("du: {printed:?}"))
 }
 
 fn names(directory: &Path) -> anyhow::Result<Vec<String>> {

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use serde::Deserialize;
+use stos_testkit::environment;
 
 use crate::process::{Run, output};
 
@@ -85,9 +86,9 @@ pub fn is_ci() -> bool {
     env::var("CI").is_ok_and(|value| value == "true")
 }
 
-/// The binary that `STOS_BIN` names, or the release binary, built.
+/// The binary that the tests' variable names, or the release binary, built.
 pub fn binary_under_test() -> anyhow::Result<PathBuf> {
-    env::var_os("STOS_BIN").map_or_else(build_release, |path| Ok(PathBuf::from(path)))
+    env::var_os(environment::BINARY).map_or_else(build_release, |path| Ok(PathBuf::from(path)))
 }
 
 /// Builds the release binary and gives its path.

@@ -23,7 +23,7 @@ use crate::mount::{
     MountChange, Propagation, attach, attach_at, change_mount, change_mount_at, map_mount_ids, new_filesystem,
     open_tree_clone,
 };
-use crate::overlay::{MountPlan, OVERLAY_LOWERS_MAX, UpperDirs, parameters, refuse_read_only};
+use crate::overlay::{MountPlan, UpperDirs, parameters, refuse_read_only};
 use crate::process::clone::{CloneError, unshare};
 use crate::process::filesystem_ids::FilesystemIds;
 use crate::process::user_namespace::{IdMappings, make_user_namespace};
@@ -35,10 +35,6 @@ impl MountPlan {
     /// `EINVAL` where `ids` have no root, and where a layer's filesystem cannot map ids or the kernel's overlayfs takes none that
     /// are mapped; `EBUSY` for a caller with more than one thread.
     pub(crate) fn mount_mapped(&self, ids: &IdMappings) -> Result<OwnedFd> {
-        if self.lowers.len() > OVERLAY_LOWERS_MAX {
-            let found = format!("{} lower directories, overlayfs takes {OVERLAY_LOWERS_MAX}", self.lowers.len());
-            return Err(SysError::new("fsconfig", found, Errno::TOOBIG));
-        }
         let root = ids.root().ok_or_else(|| SysError::new("mount_setattr", "no id for root", Errno::INVAL))?;
         let namespace = make_user_namespace(ids).map_err(|error| match error {
             CloneError::Sys(error) => error,

@@ -61,12 +61,12 @@ impl MountPlan {
     /// # Errors
     /// `E2BIG` where there are more lowers than overlayfs takes ([`OVERLAY_LOWERS_MAX`]); the system call's otherwise.
     pub fn mount_detached(&self) -> Result<OwnedFd> {
-        if let Some(ids) = &self.ids {
-            return self.mount_mapped(ids);
-        }
         if self.lowers.len() > OVERLAY_LOWERS_MAX {
             let found = format!("{} lower directories, overlayfs takes {OVERLAY_LOWERS_MAX}", self.lowers.len());
             return Err(SysError::new("fsconfig", found, Errno::TOOBIG));
+        }
+        if let Some(ids) = &self.ids {
+            return self.mount_mapped(ids);
         }
         if let ([lower], None) = (self.lowers.as_slice(), &self.upper) {
             // Overlayfs refuses one lower without an upper; a read-only clone of it is the same view.

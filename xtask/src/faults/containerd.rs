@@ -2,19 +2,15 @@
 //! containerd under the same faults: its pull, which the daemon does, with the daemon killed or without room at points spread over all that
 //! it changes from its start on.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use nix::errno::Errno;
-use stos_testkit::registry::{Options, Registry};
 
-use super::peers::{SLACK, size};
-use super::tracer::{Fault, trace};
-use crate::process::{Run, output};
+use super::peers::{HANGS, SLACK, Store, strike_evenly};
+use super::tracer::Traced;
+use crate::place::disk_use;
+use crate::process::output;
 use crate::setup;
-use crate::small_images::{base, image, publish};
 
 /// Starts the daemon on the store in `$STORE`, runs `$1`, and ends it; exits as `$1` did.
 const WITH_DAEMON: &str = r#"mkdir -p "$STORE" "$STATE"
@@ -38,12 +34,10 @@ const MARKER: &str = r#"mkdir -p "$STATE/mnt"; ctr images mount "$IMAGE" "$STATE
 /// Removes the image `$IMAGE`, and waits for the sweep.
 const REMOVE: &str = "ctr images rm --sync \"$IMAGE\" >/dev/null; ctr content prune references >/dev/null";
 
-struct Containerd {
-    scratch: tempfile::TempDir,
-    _registry: Registry,
-    small: String,
-    kept: String,
-}
+/// What the store is called before the pull.
+const BEFORE: &str = "before";
+
+struct Containerd(Store);
 
 /// Strikes at so many points of a pull, killed and with a full disk, and prints what containerd loses.
 pub fn run(points: usize) -> anyhow::Result<()> {
@@ -54,73 +48,34 @@ pub fn run(points: usize) -> anyhow::Result<()> {
 
 impl Containerd {
     fn new() -> anyhow::Result<Self> {
-        let registry = Registry::start(Options::default());
-        let base = base()?;
-        let (small, kept) = (
-            publish(&registry, "small", &image(&base, "small\n")),
-            publish(&registry, "kept", &image(&base, "kept\n")),
-        );
-        let scratch = tempfile::Builder::new().prefix("stos-peers-").tempdir_in("/var/tmp")?;
-        let containerd = Self { scratch, _registry: registry, small, kept };
-        std::fs::create_dir(containerd.scratch.path().join("trace"))?;
-        output(containerd.command(PULL, &containerd.kept))?;
-        Command::new("cp").arg("-a").arg(containerd.store()).arg(containerd.scratch.path().join("before")).run()?;
+        let containerd = Self(Store::new()?);
+        output(containerd.command(PULL, &containerd.0.kept))?;
+        containerd.0.keep(BEFORE)?;
         Ok(containerd)
-    }
-
-    fn store(&self) -> PathBuf {
-        self.scratch.path().join("store")
     }
 
     fn command(&self, script: &str, image: &str) -> Command {
         let mut command = setup::peers::command(&["sh", "-c", WITH_DAEMON, "sh", script].map(str::to_owned));
-        command.env("STORE", format!("/host{}", self.store().display())).env("IMAGE", image);
+        command.env("STORE", self.0.seen("store")).env("IMAGE", image);
         // Its sockets' paths are short.
         command.env("STATE", format!("/run/stos-faults-{}", std::process::id()));
         command
     }
 
-    fn restore(&self) -> anyhow::Result<u64> {
-        Command::new("rm").arg("-rf").arg(self.store()).run()?;
-        Command::new("cp").arg("-a").arg(self.scratch.path().join("before")).arg(self.store()).run()?;
-        size(&self.store())
-    }
-
     fn strike_evenly(&self, points: usize) -> anyhow::Result<()> {
-        let trace_directory = self.scratch.path().join("trace");
-        let pull = |strike| trace(&self.command(PULL, &self.small), "containerd", strike, &trace_directory);
-        self.restore()?;
+        let pull = |strike| self.0.trace(&self.command(PULL, &self.0.small), "containerd", strike);
+        let restore = || self.0.restore(BEFORE);
+        restore()?;
         let whole = pull(None)?;
         ensure!(whole.succeeded(), "containerd's pull without a fault: {}", whole.stderr);
-        ensure!(self.marker(&self.small)?.is_none(), "containerd's image without a fault");
-        let calls = whole.points.len();
-        let (mut faults, mut losses) = (0, BTreeMap::<String, usize>::new());
-        for number in 0..points {
-            for fault in [Fault::Kill, Fault::Error(Errno::ENOSPC)] {
-                let bytes = self.restore()?;
-                let traced = match pull(Some((calls * (2 * number + 1) / (2 * points), fault))) {
-                    Ok(traced) if traced.struck.is_none() => continue,
-                    Ok(traced) => Some(traced),
-                    Err(error) if error.to_string().starts_with("it hung") => None,
-                    Err(error) => return Err(error),
-                };
-                faults += 1;
-                for loss in self.losses(traced.as_ref().map(|traced| traced.succeeded()), bytes)? {
-                    *losses.entry(format!("{fault}: {loss}")).or_default() += 1;
-                }
-            }
-        }
-        let survived = if losses.is_empty() { "all" } else { "not all" };
-        println!("{:<8} {calls:>7} {faults:>7} {survived:>9}", "pull");
-        for (loss, count) in &losses {
-            println!("{count:>5} × {loss}");
-        }
-        Ok(())
+        ensure!(self.marker(&self.0.small)?.is_none(), "containerd's image without a fault");
+        let losses = |traced: Option<&Traced>, bytes| self.losses(traced.map(Traced::succeeded), bytes);
+        strike_evenly("pull", points, whole.points.len(), restore, pull, losses)
     }
 
     /// What is wrong with an image; `None` where its marker is right.
     fn marker(&self, image: &str) -> anyhow::Result<Option<String>> {
-        let expected = if image == self.kept { "kept\n" } else { "small\n" };
+        let expected = if image == self.0.kept { "kept\n" } else { "small\n" };
         let shown = self.command(MARKER, image).output().context("running ctr")?;
         let (said, why) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
         let why = why.lines().next_back().unwrap_or_default().replace(image, "IMAGE");
@@ -131,32 +86,26 @@ impl Containerd {
     fn losses(&self, succeeded: Option<bool>, bytes: u64) -> anyhow::Result<Vec<String>> {
         let mut losses = Vec::new();
         if succeeded.is_none() {
-            losses.push("it hangs for a minute, and is killed".to_owned());
+            losses.push(HANGS.to_owned());
         }
-        if let Some(why) = self.marker(&self.kept)? {
+        if let Some(why) = self.marker(&self.0.kept)? {
             losses.push(format!("an image that was there before cannot be used: {why}"));
         }
         if succeeded == Some(true)
-            && let Some(why) = self.marker(&self.small)?
+            && let Some(why) = self.marker(&self.0.small)?
         {
             losses.push(format!("it succeeded, and the image cannot be used: {why}"));
         }
-        let again = self.command(PULL, &self.small).output().context("running ctr")?;
+        let again = self.command(PULL, &self.0.small).output().context("running ctr")?;
         if !again.status.success() {
             losses.push("the same pull fails afterwards".to_owned());
-        } else if let Some(why) = self.marker(&self.small)? {
+        } else if let Some(why) = self.marker(&self.0.small)? {
             losses.push(format!("the image of the next pull cannot be used: {why}"));
         }
-        self.command(REMOVE, &self.small).output().context("running ctr")?;
-        if size(&self.store())? > bytes + SLACK {
+        self.command(REMOVE, &self.0.small).output().context("running ctr")?;
+        if disk_use(&self.0.store())? > bytes + SLACK {
             losses.push("bytes stay after the image is removed and the content pruned".to_owned());
         }
         Ok(losses)
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = Command::new("rm").arg("-rf").arg(self.scratch.path()).status();
     }
 }

@@ -44,6 +44,21 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// A command did not end within [`PATIENCE`], and was killed.
+#[derive(Debug)]
+pub struct Hung {
+    /// What it had said on stderr.
+    stderr: String,
+}
+
+impl std::fmt::Display for Hung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it hung: {}", self.stderr)
+    }
+}
+
+impl std::error::Error for Hung {}
+
 /// How a command went.
 #[derive(Debug)]
 pub struct Traced {
@@ -105,7 +120,9 @@ pub fn trace(
     traced?;
     let Tracer { code, points, struck, .. } = tracer;
     let stderr = fs::read_to_string(stderr).unwrap_or_default();
-    anyhow::ensure!(!has_hung, "it hung: {stderr}");
+    if has_hung {
+        return Err(Hung { stderr }.into());
+    }
     Ok(Traced { code, stderr, points, struck })
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use stos_spec::BlobDigest;
 
 use super::event::Draft;
@@ -118,7 +118,7 @@ impl Journal {
 
     fn open(&self, path: &Path) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600).custom_flags(libc_nofollow());
+        options.append(true).create(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         match options.open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 ensure_directory(&self.directory)?;
@@ -149,10 +149,6 @@ impl Journal {
         }
         Ok(())
     }
-}
-
-fn libc_nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 
 /// Writes a line by one write(2), so that no other comes between. Of a disk that is full a part may be written, which readers pass over.

@@ -29,7 +29,7 @@ use stos_store::ContainerId;
 use stos_sys::process::user_namespace::{IdMapping, IdMappings, own_mappings, to_container, to_host};
 
 use crate::Engine;
-use crate::container::{ContainerRecord, find};
+use crate::container::find;
 use crate::error::{Error, Result};
 use crate::namespaces::{NamespaceKind, NamespaceOf, NamespaceOptions};
 
@@ -193,7 +193,7 @@ impl UserNamespaceOptions {
                 check_has_root(ids)?;
             }
             Self::KeepId { .. } => {}
-            Self::Container(query) => drop(joined(engine, query)?),
+            Self::Container(query) => drop(find(engine, query)?),
         }
         self.check_joins(namespaces)
     }
@@ -237,7 +237,7 @@ impl UserNamespaceOptions {
     /// The container whose user namespace is joined.
     pub(crate) fn joined(&self, engine: &Engine) -> Result<Option<(NamespaceKind, ContainerId)>> {
         let Self::Container(query) = self else { return Ok(None) };
-        let other = joined(engine, query)?;
+        let other = find(engine, query)?;
         // One with the host's users shares those with everybody.
         Ok(other.user_namespace.is_some().then_some((NamespaceKind::User, other.id)))
     }
@@ -263,7 +263,7 @@ impl Request<'_> {
                 let mappings = IdMappings { users: same(own.users).collect(), groups: same(own.groups).collect() };
                 UserNamespace { mode: UserNamespaceMode::KeepId, mappings }
             }
-            UserNamespaceOptions::Container(query) => match joined(engine, query)?.user_namespace {
+            UserNamespaceOptions::Container(query) => match find(engine, query)?.user_namespace {
                 Some(other) => UserNamespace { mode: UserNamespaceMode::Container, ..other },
                 None => return Ok(None),
             },
@@ -282,10 +282,6 @@ impl Request<'_> {
         }
         Ok(())
     }
-}
-
-fn joined(engine: &Engine, query: &str) -> Result<ContainerRecord> {
-    find(engine, query)
 }
 
 /// The id that stands for all that have no name in a user namespace (proc_sys_kernel(5), `overflowuid`: its default).
