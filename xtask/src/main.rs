@@ -121,6 +121,9 @@ enum Task {
         /// podman and containerd instead, at so many points of each command
         #[arg(long, value_name = "POINTS", conflicts_with = "quick")]
         peers: Option<usize>,
+        /// Tell each fault, and what had come of it
+        #[arg(long, conflicts_with = "peers")]
+        verbose: bool,
         /// These commands alone, or peers
         only: Vec<String>,
     },
@@ -183,7 +186,7 @@ fn main() -> ExitCode {
         #[cfg(target_arch = "x86_64")]
         Task::Faults { peers: Some(points), only, .. } => faults::run_peers(points, &only),
         #[cfg(target_arch = "x86_64")]
-        Task::Faults { quick, only, peers: None } => faults::run(quick, &only),
+        Task::Faults { quick, verbose, only, peers: None } => faults::run(faults::Options { quick, verbose }, &only),
         Task::Coverage { quick, report } => coverage::run(quick, report),
         Task::Soak { minutes } => soak::run(minutes),
         Task::Kills { moments } => kills::run(moments),

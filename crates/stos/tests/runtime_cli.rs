@@ -7,9 +7,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use runtime_scene::{Runtime, output, through_shell};
+use runtime_scene::{Runtime, output};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
+use stos_testkit::shell::through_shell;
 use stos_testkit::{environment, require};
 
 /// What go-runc's `getLastRuntimeError` gives: the message of the last line of level "error".

@@ -5,10 +5,11 @@ mod runtime_scene;
 
 use std::fs;
 
-use runtime_scene::{Runtime, through_shell};
+use runtime_scene::Runtime;
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
 use stos_testkit::require;
+use stos_testkit::shell::through_shell;
 
 /// config.md, "Extensibility": newer engines say more than a runtime knows.
 #[test]

@@ -7,10 +7,11 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use runtime_scene::{Runtime, cgroup_of, eventually, output, through_shell};
+use runtime_scene::{Runtime, cgroup_of, eventually, output};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
 use stos_testkit::require;
+use stos_testkit::shell::through_shell;
 
 const FOREVER: [&str; 3] = ["sh", "-c", "while :; do sleep 1; done"];
 

@@ -9,10 +9,11 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use runtime_scene::{Bundle, Output, Runtime, output, through_shell};
+use runtime_scene::{Bundle, Output, Runtime, output};
 use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
+use stos_testkit::shell::through_shell;
 
 /// A console socket, and the terminal that comes over it.
 struct Console {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The commands that faults strike, what each needs, and how it is told that nothing is lost or half-made after one.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub struct World {
     _registry: Registry,
     small: String,
     kept: String,
+    /// How much a pull of the small image changes, once that has been counted.
+    pull_points: OnceCell<usize>,
 }
 
 /// One command.
@@ -59,7 +62,14 @@ impl World {
         let image = |text| small_images::image(&base, text);
         let (small, kept) =
             (publish(&registry, "small", &image("small\n")), publish(&registry, "kept", &image("kept\n")));
-        let world = Self { place, scratch: environment::scratch(), _registry: registry, small, kept };
+        let world = Self {
+            place,
+            scratch: environment::scratch(),
+            _registry: registry,
+            small,
+            kept,
+            pull_points: OnceCell::new(),
+        };
         world.place.ok(&["pull", "--quiet", "--tls-verify=false", &world.kept])?;
         world.place.ok(&["create", "--name", "kept", &world.kept, "cat", "/srv/marker"])?;
         world.place.ok(&["pull", "--quiet", "--tls-verify=false", &world.small])?;
@@ -160,8 +170,14 @@ impl World {
         self.without_small()?;
         let arguments = self.pull();
         let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let whole = trace(&self.place.stos(&words), "stos", None, self.scratch.path())?.points.len();
-        self.without_small()?;
+        let whole = match self.pull_points.get() {
+            Some(points) => *points,
+            None => {
+                let points = trace(&self.place.stos(&words), "stos", None, self.scratch.path())?.points.len();
+                self.without_small()?;
+                *self.pull_points.get_or_init(|| points)
+            }
+        };
         trace(&self.place.stos(&words), "stos", Some((whole * 3 / 4, Fault::Kill)), self.scratch.path())?;
         Ok(())
     }

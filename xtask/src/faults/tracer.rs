@@ -18,6 +18,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use stos_testkit::shell::through_shell;
 
 use super::calls::Point;
 
@@ -87,7 +88,8 @@ pub fn trace(
     ignored: &Path,
 ) -> anyhow::Result<Traced> {
     let stderr = ignored.join("stderr");
-    let mut child = stopped(command).stderr(fs::File::create(&stderr)?).stdout(Stdio::null()).spawn()?;
+    let mut child =
+        through_shell("kill -STOP $$", command).stderr(fs::File::create(&stderr)?).stdout(Stdio::null()).spawn()?;
     let first = Pid::from_raw(i32::try_from(child.id())?);
     // It has stopped itself, so that nothing of it is missed.
     waitpid(first, Some(WaitPidFlag::WUNTRACED)).context("waiting for the command to stop")?;
@@ -124,20 +126,6 @@ pub fn trace(
         return Err(Hung { stderr }.into());
     }
     Ok(Traced { code, stderr, points, struck })
-}
-
-/// The command behind a shell that stops itself first.
-fn stopped(command: &Command) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.stdin(Stdio::null());
-    shell
 }
 
 struct Tracer<'a> {

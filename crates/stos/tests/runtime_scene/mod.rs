@@ -257,20 +257,6 @@ impl Bundle {
     }
 }
 
-/// A command as a shell executes it after `script`, which may open descriptors or set variables for it.
-pub fn through_shell(script: &str, command: &Command) -> Command {
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("{script}; exec \"$@\"")).arg("sh").arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.stdin(Stdio::null());
-    shell
-}
-
 /// Runs a command to its end.
 pub fn output(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
