@@ -3,7 +3,6 @@
 //!
 //! ```text
 //! upper/  work/       overlay's writable part
-//! rootfs/             where a bundle's root would be: a mount point that stays empty
 //! hosts  hostname  resolv.conf
 //! volumes/<n>/        anonymous volumes of the image
 //! log  exit.json      written by the monitor
@@ -49,7 +48,7 @@ pub struct AnonymousVolume {
 /// The upper directory gets mode, owner and attributes of the image's root, for overlayfs shows the upper's. A volume starts
 /// with what the image has at its place.
 pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -> Result<Vec<AnonymousVolume>> {
-    for name in ["upper", "work", "rootfs"] {
+    for name in ["upper", "work"] {
         files::ensure_directory(&dir.join(name))?;
     }
     copy_attributes(request.image_root, &dir.join("upper"))?;

@@ -388,7 +388,10 @@ fn end_orphan(cgroup: &CgroupRecord, directory: &Path) -> Result<()> {
 /// container can have.
 pub fn end(cgroup: &CgroupRecord, init: Option<&ProcessRecord>) -> Result<()> {
     init.map_or(Ok(()), |init| kill_first(cgroup, init))?;
-    cgroup.kill_all()?;
+    // Mostly nothing is left to kill: the kernel removes no cgroup that has a process.
+    if !cgroup.remove_empty()? {
+        cgroup.kill_all()?;
+    }
     cgroup.remove()
 }
 

@@ -19,6 +19,17 @@ impl ContainerId {
         Self(files::random_hex::<32>())
     }
 
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(files::hex(&bytes))
+    }
+
+    /// The number that the digits are.
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        let digit = |byte: u8| char::from(byte).to_digit(16).map_or(0, |digit| digit as u8);
+        let digits = self.0.as_bytes();
+        std::array::from_fn(|at| digit(digits[2 * at]) << 4 | digit(digits[2 * at + 1]))
+    }
+
     /// Gives the digits.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -9,7 +9,7 @@
 //!   layers/sha256/<diffID>/         layer.tar, .index, .extra, layer.json      (filled by stos-layerfs)
 //!   chains/sha256/<chainID>/        image.erofs, chain.json                    (filled by stos-layerfs)
 //!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
-//!   names/<name>                    symlink to the id                          [names]
+//!   names/<name>                    symlink to the id, in base64               [names]
 //!   staging/                        everything is built here first             [staging]
 //!   locks/                          one lock file per object, flock            [lock, lease]
 //! ```

@@ -418,7 +418,7 @@ fn a_copy_that_is_killed_leaves_no_mount_and_lets_the_container_start() {
     let mut copy = command.args(["cp", "-", "down:/srv"]).stdin(Stdio::piped()).spawn().unwrap();
     let table = format!("/proc/{}/mounts", copy.id());
     eventually("the container's root is mounted for the copy", || {
-        fs::read_to_string(&table).is_ok_and(|mounts| mounts.lines().any(|line| line.contains("/rootfs overlay ")))
+        fs::read_to_string(&table).is_ok_and(|mounts| mounts.lines().any(|line| line.contains("/work overlay ")))
     });
     assert!(shell.sandbox.mounts("overlay").is_empty(), "the host sees it");
     let mut start = shell.sandbox.command().args(["start", "down"]).stdout(Stdio::null()).spawn().unwrap();

@@ -45,13 +45,11 @@ fn what_a_container_is_made_of_is_looked_at() {
         }
     }
     // What is empty when nothing runs is made again.
-    for name in ["work", "rootfs"] {
-        damage(&dir.join(name), Damage::Remove);
-        let (code, report) = check_in(sandbox, &[]);
-        assert_eq!((code, &only(&report)["path"]), (1, &json!(format!("{place}/{name}"))));
-        assert_eq!(check_in(sandbox, &["--repair"]).0, 0);
-        assert_eq!(check_in(sandbox, &[]).1["objects"], json!([]));
-    }
+    damage(&dir.join("work"), Damage::Remove);
+    let (code, report) = check_in(sandbox, &[]);
+    assert_eq!((code, &only(&report)["path"]), (1, &json!(format!("{place}/work"))));
+    assert_eq!(check_in(sandbox, &["--repair"]).0, 0);
+    assert_eq!(check_in(sandbox, &[]).1["objects"], json!([]));
     sandbox.ok(&["start", "-a", "web"]);
     damage(&dir.join("upper"), Damage::Remove);
     let (code, report) = check_in(sandbox, &["--repair"]);
@@ -157,6 +155,27 @@ fn a_record_of_another_version_is_no_damage() {
 }
 
 #[test]
+fn half_of_a_container_that_goes_with_its_process_is_no_damage() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let id = shell.sandbox.ok(&["create", "--rm", "--name", "going", "shell:1", "echo"]);
+    let dir = shell.sandbox.data_root().join("containers").join(id.trim());
+    // As a monitor leaves it that is killed while it removes the container.
+    let exit = json!({"exit_code": 0, "signal": null, "oom_killed": false, "started": "2026-01-31T12:00:00Z",
+        "finished": "2026-01-31T12:00:01Z"});
+    fs::write(dir.join("exit.json"), exit.to_string()).unwrap();
+    for name in ["work", "upper"] {
+        damage(&dir.join(name), Damage::Remove);
+    }
+    for (arguments, outcome) in [(&[][..], "found"), (&["--repair"], "repaired")] {
+        let (code, report) = check_in(&shell.sandbox, arguments);
+        let finding = only(&report);
+        assert_eq!((code, &finding["severity"], &finding["outcome"]["state"]), (0, &json!("note"), &json!(outcome)));
+    }
+    assert_eq!((shell.sandbox.names("containers"), shell.sandbox.names("names")), (vec![], vec![]));
+}
+
+#[test]
 fn names_are_given_back_and_those_that_lead_nowhere_go() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
@@ -165,6 +184,7 @@ fn names_are_given_back_and_those_that_lead_nowhere_go() {
     let two = sandbox.ok(&["create", "--name", "two", "shell:1", "echo"]);
     let names = sandbox.data_root().join("names");
     let link = |name: &str| fs::read_link(names.join(name)).map(|target| target.to_str().unwrap().to_owned()).ok();
+    let good = link("one");
     // Lost; then that of another.
     for wrong in [None, Some(two.trim()), Some("nowhere")] {
         fs::remove_file(names.join("one")).unwrap();
@@ -176,7 +196,7 @@ fn names_are_given_back_and_those_that_lead_nowhere_go() {
         assert_eq!((code, &found[0].1["path"]), (1, &json!("names/one")), "{report:#}");
         assert_eq!(link("one").as_deref(), wrong, "it is only looked");
         assert_eq!(check_in(sandbox, &["--repair"]).0, 0);
-        assert_eq!(link("one").as_deref(), Some(id.trim()));
+        assert_eq!((link("one"), &sandbox.json(&["state", "one"])["id"]), (good.clone(), &json!(id.trim())));
         assert_eq!(check_in(sandbox, &[]).1["objects"], json!([]));
     }
     symlink("f".repeat(64), names.join("left")).unwrap();

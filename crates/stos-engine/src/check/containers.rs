@@ -21,6 +21,9 @@ impl Check<'_> {
         for id in self.engine.store.containers()? {
             let mut item = Item::new(ObjectKind::Container, &id, None);
             match container::record(self.engine, &id) {
+                Ok(Some(record)) if record.auto_remove && container::is_remainder(self.engine, &id)? => {
+                    item.findings.push(self.tell_gone(&id)?);
+                }
                 Ok(Some(record)) if self.repair.is_some() => {
                     // Nobody starts or removes it meanwhile.
                     let looked = with_life_lock(self.engine, &id, |lock| {
@@ -50,7 +53,7 @@ impl Check<'_> {
     fn examine_container(&self, id: &ContainerId, record: &ContainerRecord) -> Vec<Finding> {
         let unexamined = |error: Error| Some(Finding::unexamined(error.to_string()));
         let mut findings = vec![self.examine_config(id)];
-        findings.extend(["upper", "work", "rootfs"].map(|directory| self.examine_directory(id, directory)));
+        findings.extend(["upper", "work"].map(|directory| self.examine_directory(id, directory)));
         findings.push(self.examine_name(id, &record.name).unwrap_or_else(unexamined));
         findings.push(self.stands_on_old_files(record).unwrap_or_else(unexamined));
         let mut findings: Vec<_> = findings.into_iter().flatten().collect();
@@ -65,13 +68,7 @@ impl Check<'_> {
                 Finding::note(format!("version {found}: another version of stos wrote it"))
             }
             // What is left of one that goes with its process is no container any more.
-            Error::Store(stos_store::Error::Damaged { .. }) if self.should_have_gone(id)? => {
-                let mut note = Finding::note("it should have gone with its process: the next `stos list` removes it");
-                if self.repair.is_some() && container::remove_gone(self.engine, id)? {
-                    note.outcome = Outcome::Repaired { how: "removed".to_owned() };
-                }
-                note
-            }
+            Error::Store(stos_store::Error::Damaged { .. }) if self.should_have_gone(id)? => self.tell_gone(id)?,
             Error::Store(stos_store::Error::Damaged { reason, .. }) => {
                 let problem = if self.engine.record_path(id).exists() { Problem::Unreadable } else { Problem::Missing };
                 let why = format!(
@@ -84,6 +81,15 @@ impl Check<'_> {
             Error::Store(error) => Finding::unread("the container's record", &error),
             other => Finding::unexamined(other.to_string()),
         })
+    }
+
+    /// Tells of a container that should have gone with its process: what is left of it is no damage.
+    fn tell_gone(&self, id: &ContainerId) -> Result<Finding> {
+        let mut note = Finding::note("it should have gone with its process: the next `stos list` removes it");
+        if self.repair.is_some() && container::remove_gone(self.engine, id)? {
+            note.outcome = Outcome::Repaired { how: "removed".to_owned() };
+        }
+        Ok(note)
     }
 
     fn should_have_gone(&self, id: &ContainerId) -> Result<bool> {

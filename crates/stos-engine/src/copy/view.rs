@@ -125,7 +125,8 @@ impl ContainerView {
         namespace.enter()?;
         let dir = engine.store.container_dir(&record.id);
         let view = container_mount_plan(engine, record, &chain)?.mount_detached()?;
-        let place = dir.join("rootfs");
+        // Of all that the container has nobody needs this one by its path: overlay holds it.
+        let place = dir.join("work");
         mount::attach(view.as_fd(), &place)?;
         let mounted = Mounted(place);
         let root = Root::new(view);

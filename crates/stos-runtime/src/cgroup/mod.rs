@@ -251,6 +251,15 @@ impl CgroupRecord {
         Ok(())
     }
 
+    /// Removes those of the container's directories that nothing is in. `false` where one stays.
+    pub(crate) fn remove_empty(&self) -> Result<bool> {
+        let mut all_gone = true;
+        for directory in &self.directories {
+            all_gone &= directory.remove_if_empty()?;
+        }
+        Ok(all_gone)
+    }
+
     /// Undoes a launch: kills what is in the directories that were made for it, and removes them. One that was there before, which a
     /// bundle named, is left with whatever has come into it.
     pub(crate) fn discard(&self) -> Result<()> {
@@ -341,6 +350,21 @@ impl CgroupDirectory {
         tree::walk(top, &self.path, write, |_, _| Ok(()))
     }
 
+    /// Removes this very directory where there is neither a process nor a cgroup in it. `false` where it stays.
+    fn remove_if_empty(&self) -> Result<bool> {
+        if self.open()?.is_none() {
+            return Ok(true);
+        }
+        match rustix::fs::rmdir(&self.path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(false),
+            Err(errno) => {
+                let shown = self.path.display().to_string();
+                Err(Error::sys("remove a cgroup")(SysError::new("rmdir", shown, errno)))
+            }
+        }
+    }
+
     /// Removes this very directory with all below it. What is gone already is no error.
     fn remove_all(&self) -> Result<()> {
         let Some(top) = self.open()? else { return Ok(()) };
@@ -424,6 +448,23 @@ mod tests {
     fn planned(root: &Path, path: &str) -> CgroupRecord {
         let hierarchy = Hierarchy { version: Version::V2, controllers: Vec::new(), mount_point: root.to_owned() };
         CgroupRecord::planned(&[hierarchy], Path::new(path))
+    }
+
+    #[test]
+    fn what_is_empty_goes_without_a_look_for_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["one", "two/below"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        let left = || fs::read_dir(dir.path()).unwrap().count();
+        assert!(planned(dir.path(), "one").remove_empty().unwrap() && left() == 1);
+        assert!(planned(dir.path(), "one").remove_empty().unwrap(), "it is gone already");
+        assert!(!planned(dir.path(), "two").remove_empty().unwrap() && left() == 1);
+        // Another container's of the same path.
+        let mut other = planned(dir.path(), "two");
+        fs::remove_dir(dir.path().join("two/below")).unwrap();
+        other.directories[0].identity = Some(DirectoryIdentity { device: 0, inode: 0 });
+        assert!(other.remove_empty().unwrap() && left() == 1);
     }
 
     #[test]
