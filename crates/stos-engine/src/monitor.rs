@@ -6,15 +6,13 @@
 //! killed the container lives on, and its exit code is unknown.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use stos_layerfs::Integrity;
 use stos_runtime::{
-    CgroupRecord, CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource,
-    RunState, RuntimeConfig, launch, planned_cgroup,
+    CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
+    RuntimeConfig, launch, planned_cgroup,
 };
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
@@ -437,38 +435,13 @@ impl Monitor<'_> {
         let record = self.engine.renamed(self.record);
         let end = End { exit_code: Some(exit.exit_code), oom_killed: exit.oom_killed };
         self.engine.note_end(Status::Died, &record, end);
-        let ended = match record.auto_remove {
-            true => self.end_and_empty(&init.cgroup),
-            false => stos_runtime::lifecycle::end(&init.cgroup, None),
-        };
-        let freed = ended.and_then(|()| self.engine.run_states().release(&self.run.id)).map_err(Error::from);
+        let freed = stos_runtime::lifecycle::end(&init.cgroup, None)
+            .and_then(|()| self.engine.run_states().release(&self.run.id))
+            .map_err(Error::from);
         if freed.is_ok() && !record.auto_remove {
             self.engine.note(Status::Cleanup, &record);
         }
         recorded.and(freed).and(lock.map(drop))
-    }
-
-    /// Ends what is left in the cgroups of a container that goes now, and begins to delete its files meanwhile: of a short life each is
-    /// some tenth. What the cgroups do not take the time for goes with the container. A crash leaves one that should have gone.
-    fn end_and_empty(&self, cgroup: &CgroupRecord) -> stos_runtime::Result<()> {
-        let end = || stos_runtime::lifecycle::end(cgroup, None);
-        std::thread::scope(|scope| {
-            let has_ended = Arc::new(AtomicBool::new(false));
-            let tell = has_ended.clone();
-            let ending = std::thread::Builder::new().spawn_scoped(scope, move || {
-                let ended = end();
-                tell.store(true, Ordering::Release);
-                ended
-            });
-            // There is room for no thread: all in turn.
-            let Ok(ending) = ending else { return end() };
-            let dir = self.engine.store.container_dir(&self.record.id);
-            for name in ["work", "upper"] {
-                // What cannot be deleted is told when the container goes.
-                drop(files::empty_until(&dir.join(name), &|| has_ended.load(Ordering::Acquire)));
-            }
-            ending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
     }
 
     fn record_exit(&self, exit: &ExitRecord) -> Result<()> {

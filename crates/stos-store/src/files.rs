@@ -188,22 +188,14 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Ok(metadata) if !metadata.is_dir() => return remove_file(path),
         _ => {}
     }
-    while empty_directory(path, path, 0, &|| false)? {}
+    while empty_directory(path, path, 0)? {}
     fs::remove_dir(path).map_err(Error::io("remove", path))
 }
 
-/// Removes of what is in a directory as much as goes until `is_enough`, which stays true once it is: the rest is for [`remove_tree`].
-pub fn empty_until(directory: &Path, is_enough: &dyn Fn() -> bool) -> Result<()> {
-    empty_directory(directory, directory, 0, is_enough).map(drop)
-}
-
-/// Empties `directory`; `true` says that something was moved to `top`, or that it was enough: there is still something to be removed.
-fn empty_directory(directory: &Path, top: &Path, depth: usize, is_enough: &dyn Fn() -> bool) -> Result<bool> {
+/// Empties `directory`; `true` says that something was moved to `top` and is still to be removed.
+fn empty_directory(directory: &Path, top: &Path, depth: usize) -> Result<bool> {
     let mut moved = false;
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
-        if is_enough() {
-            return Ok(true);
-        }
         let entry = entry.map_err(Error::io("list", directory))?;
         let path = entry.path();
         if !entry.file_type().map_err(Error::io("stat", &path))?.is_dir() {
@@ -212,10 +204,7 @@ fn empty_directory(directory: &Path, top: &Path, depth: usize, is_enough: &dyn F
             fs::rename(&path, top.join(unique_name())).map_err(Error::io("move up", &path))?;
             moved = true;
         } else {
-            moved |= empty_directory(&path, top, depth + 1, is_enough)?;
-            if is_enough() {
-                return Ok(true);
-            }
+            moved |= empty_directory(&path, top, depth + 1)?;
             fs::remove_dir(&path).map_err(Error::io("remove", &path))?;
         }
     }
@@ -276,22 +265,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_directory_is_emptied_until_it_is_enough() {
-        let dir = tempfile::tempdir().unwrap();
-        for path in ["a/deep", "b/deep", "c/deep"] {
-            fs::create_dir_all(dir.path().join(path)).unwrap();
-        }
-        let count = || fs::read_dir(dir.path()).unwrap().count();
-        empty_until(dir.path(), &|| true).unwrap();
-        assert_eq!(count(), 3);
-        empty_until(dir.path(), &|| count() < 3).unwrap();
-        assert_eq!(count(), 2);
-        empty_until(dir.path(), &|| false).unwrap();
-        assert_eq!(count(), 0);
-        assert!(dir.path().exists() && empty_until(&dir.path().join("none"), &|| false).is_err());
-    }
 
     #[test]
     fn replacing_is_whole_or_nothing() {

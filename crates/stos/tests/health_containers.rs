@@ -160,7 +160,7 @@ fn half_of_a_container_that_goes_with_its_process_is_no_damage() {
     let shell = Shell::new();
     let id = shell.sandbox.ok(&["create", "--rm", "--name", "going", "shell:1", "echo"]);
     let dir = shell.sandbox.data_root().join("containers").join(id.trim());
-    // As a monitor leaves it that is killed while it removes the container.
+    // As a power cut leaves it: nothing of such a container is synced.
     let exit = json!({"exit_code": 0, "signal": null, "oom_killed": false, "started": "2026-01-31T12:00:00Z",
         "finished": "2026-01-31T12:00:01Z"});
     fs::write(dir.join("exit.json"), exit.to_string()).unwrap();
