@@ -36,6 +36,8 @@ fn an_export_that_fails_leaves_the_file_that_was_there() {
     sandbox.ok(&["export", "-o", tar.to_str().unwrap(), "d"]);
     assert!(sandbox::tool("tar", &["-tf", tar.to_str().unwrap()]).lines().any(|name| name == "new"));
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    let piped = sandbox.command().args(["export", "d"]).output().unwrap();
+    assert!(piped.status.success() && piped.stdout == fs::read(&tar).unwrap(), "another tar than that of `-o`");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use sandbox::shell::Shell;
-use sandbox::{Hub, Sandbox, on_both_backends, tool};
+use sandbox::{Hub, Sandbox, on_backend, on_both_backends, tool};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{ImageBuilder, Layer, digest};
@@ -197,6 +197,27 @@ fn a_removal_frees_what_was_told() {
         // Not the last byte: the index of images has become shorter.
         assert!(number(&before["total"]) - number(&after["total"]) >= unique);
         assert_eq!(after["summary"]["unused"]["size"], json!(0));
+    });
+}
+
+#[test]
+fn what_was_replaced_below_a_container_that_runs_is_unused_when_it_has_stopped() {
+    stos_testkit::require!(Need::Root, Need::Binary, Need::Tool("du"));
+    on_backend("dirs", || {
+        let shell = Shell::new();
+        let sandbox = &shell.sandbox;
+        sandbox.ok(&["run", "-d", "--name", "web", "shell:1", "sleep", "1000"]);
+        let layers = sandbox.data_root().join("dirs/layers/sha256");
+        let layer = layers.join(&sandbox.names("dirs/layers/sha256")[0]);
+        fs::write(layer.join("diff/bin/sh"), "damaged").unwrap();
+        sandbox.ok(&["system", "check", "--repair", "--full", "--tls-verify=false"]);
+        assert_eq!(sandbox.names("dirs/old").len(), 1);
+        assert_eq!(df(sandbox)["summary"]["unused"]["total"], json!(0));
+        sandbox.ok(&["stop", "-t", "0", "web"]);
+        let unused = &df(sandbox)["summary"]["unused"];
+        assert!(unused["total"] == json!(1) && number(&unused["reclaimable"]) > 0, "{unused}");
+        sandbox.ok(&["system", "gc"]);
+        assert_eq!(df(sandbox)["summary"]["unused"]["total"], json!(0));
     });
 }
 
