@@ -19,10 +19,18 @@ pub fn run() -> anyhow::Result<()> {
     check("layers", &check_layers::run);
     check("named tests", &check_named_tests::run);
     check("formatting", &|| component("fmt", is_ci(), || cargo(["fmt", "--all", "--check"]).run()));
-    check("lints", &|| {
-        let clippy = || cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]).run();
-        component("clippy", is_ci(), clippy)
-    });
+    for (name, selected) in [
+        ("lints", &["--workspace"][..]),
+        ("lints with isal", &["--package", "stos-sys", "--package", "stos-layerfs", "--features", ISAL]),
+    ] {
+        check(name, &|| {
+            let clippy = || {
+                let mut clippy = cargo(["clippy", "--quiet", "--all-targets"]);
+                clippy.args(selected).args(["--", "--deny", "warnings"]).run()
+            };
+            component("clippy", is_ci(), clippy)
+        });
+    }
     check("documentation", &|| {
         let mut doc = cargo(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
         doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links").run()
@@ -39,6 +47,9 @@ pub fn run() -> anyhow::Result<()> {
     anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
+
+/// The feature, of the crates that have it.
+const ISAL: &str = "stos-sys/isal,stos-layerfs/isal";
 
 /// Not optimised: it is compiled in a minute, and runs for a second.
 const DENY: &str = "cargo-deny@0.20.2";

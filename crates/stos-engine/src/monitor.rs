@@ -254,9 +254,9 @@ fn claim_when_settled(engine: &Engine, record: &ContainerRecord) -> Result<(Runt
     }
 }
 
-/// The caller holds the container's lock, so of two starts one wins.
+/// The caller holds the container's lock, so of two starts one wins; without one it is gone.
 fn claim(engine: &Engine, record: &ContainerRecord, lock: Option<&Lock>) -> Result<(RuntimeConfig, RunState)> {
-    if crate::container::record(engine, &record.id)?.is_none() {
+    if lock.is_none() {
         return Err(Error::NoSuchContainer(record.name.to_string()));
     }
     if let ContainerState::Running(_) = state(engine, &record.id)? {
@@ -496,14 +496,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
         let record = created(&engine, false);
-        let (_, run) = claim(&engine, &record, None).unwrap();
+        let claim = || with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, lock));
+        let (_, run) = claim().unwrap();
         let found = engine.run_states().read(&run.id).unwrap();
         assert_eq!((&found.init, &found), (&None, &run));
         assert_eq!(found.cgroup.path, Path::new(&format!("stos-{}", record.id)));
         let places = found.cgroup.directories.iter().map(|directory| &directory.path);
         assert!(places.clone().count() > 0 && places.clone().all(|place| place.ends_with(&found.cgroup.path)));
         // While the claimer lives it is being started.
-        assert!(matches!(claim(&engine, &record, None), Err(Error::ContainerState { .. })));
+        assert!(matches!(claim(), Err(Error::ContainerState { .. })));
+        std::fs::remove_dir_all(engine.store.container_dir(&record.id)).unwrap();
+        assert!(matches!(claim(), Err(Error::NoSuchContainer(_))));
     }
 
     #[test]

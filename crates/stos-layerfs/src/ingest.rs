@@ -23,6 +23,7 @@ use stos_store::files;
 
 use crate::error::{Error, LayerLabel, Result};
 use crate::extra::{ExtraWriter, sink_error};
+use crate::gunzip::gunzip;
 use crate::pipe::{self, PipeReader, PipeWriter};
 use crate::room::Room;
 use crate::seal::{HashingWriter, Seal};
@@ -214,8 +215,7 @@ fn inflate(from: PipeReader, compression: LayerCompression, to: &PipeWriter) -> 
             pipe::forward(from, to);
             Ok(())
         }
-        // Several members are one stream (RFC 1952 §2.2); whatever else follows the last one is an error.
-        LayerCompression::Gzip => pump(flate2::bufread::MultiGzDecoder::new(from), to),
+        LayerCompression::Gzip => pump(gunzip(from), to),
         LayerCompression::Zstd => pump(ZstdReader::new(from)?, to),
     }
 }

@@ -50,6 +50,7 @@ pub mod error;
 pub mod examine;
 mod extra;
 pub mod forms;
+mod gunzip;
 pub mod ingest;
 pub mod layers;
 pub mod merged;

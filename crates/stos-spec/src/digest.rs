@@ -65,25 +65,53 @@ fn parse_sha256(text: &str) -> Result<[u8; 32], DigestError> {
     parse_hex(hex).ok_or_else(malformed)
 }
 
-/// Digests are printed and made paths of by the hundred in one create: no formatting machinery here.
-fn to_hex(bytes: &[u8; 32]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
+/// What stands before the digits.
+const ALGORITHM: &str = "sha256:";
+
+/// The digits of a digest. They are printed and made paths of by the hundred in one create: no formatting machinery here, and no branch, so
+/// that the compiler takes many at once.
+fn to_hex(bytes: &[u8; 32]) -> [u8; 64] {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    let mut hex = [0; 64];
+    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+    }
+    hex
+}
+
+fn as_text(ascii: &[u8]) -> &str {
+    std::str::from_utf8(ascii).unwrap_or_else(|_| unreachable!("digits are ASCII"))
+}
+
+/// A digest with its algorithm, as text.
+struct DigestText([u8; 71]);
+
+impl DigestText {
+    fn of(bytes: &[u8; 32]) -> Self {
+        let mut text = [0; 71];
+        text[..ALGORITHM.len()].copy_from_slice(ALGORITHM.as_bytes());
+        text[ALGORITHM.len()..].copy_from_slice(&to_hex(bytes));
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        as_text(&self.0)
+    }
 }
 
 fn parse_hex(hex: &str) -> Option<[u8; 32]> {
-    let nibble = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
     let hex: &[u8; 64] = hex.as_bytes().try_into().ok()?;
+    let mut is_wrong = false;
+    let mut nibble = |byte: u8| {
+        let (digit, letter) = (byte.wrapping_sub(b'0'), byte.wrapping_sub(b'a'));
+        is_wrong |= digit >= 10 && letter >= 6;
+        if digit < 10 { digit } else { letter.wrapping_add(10) & 0xf }
+    };
     let mut bytes = [0; 32];
     for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
     }
-    Some(bytes)
+    (!is_wrong).then_some(bytes)
 }
 
 /// Reads a digest from wherever its text lies, without a copy.
@@ -125,7 +153,7 @@ macro_rules! id_type {
 
             /// Gives the 64 hexadecimal digits, without the algorithm: a safe file name.
             pub fn hex(&self) -> String {
-                to_hex(&self.0)
+                as_text(&to_hex(&self.0)).to_owned()
             }
 
             /// Reads the 64 hexadecimal digits that [`hex`](Self::hex) gives; `None` where it is anything else.
@@ -141,7 +169,7 @@ macro_rules! id_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "sha256:{}", self.hex())
+                f.write_str(DigestText::of(&self.0).as_str())
             }
         }
 
@@ -161,7 +189,7 @@ macro_rules! id_type {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(DigestText::of(&self.0).as_str())
             }
         }
 
@@ -193,7 +221,13 @@ impl ChainId {
     pub fn of_layers(layers: &[DiffId]) -> Option<Self> {
         let (first, rest) = layers.split_first()?;
         let base = Self(first.0);
-        Some(rest.iter().fold(base, |chain, layer| Self::of(format!("{chain} {layer}").as_bytes())))
+        let joined = |chain: Self, layer: &DiffId| {
+            let mut text = [b' '; 143];
+            text[..71].copy_from_slice(&DigestText::of(&chain.0).0);
+            text[72..].copy_from_slice(&DigestText::of(&layer.0).0);
+            Self::of(&text)
+        };
+        Some(rest.iter().fold(base, joined))
     }
 }
 
@@ -273,6 +307,25 @@ mod tests {
     use super::*;
 
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn digits_are_lower_case_and_hexadecimal_wherever_they_stand() {
+        let good = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef].repeat(4);
+        let id = DiffId::from_bytes(good.try_into().unwrap());
+        assert_eq!(id.to_string(), format!("sha256:{}", "0123456789abcdef".repeat(4)));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for at in [0, 1, 31, 62, 63] {
+            for byte in 0..128_u8 {
+                let mut hex = id.hex().into_bytes();
+                hex[at] = byte;
+                let hex = String::from_utf8(hex).unwrap();
+                let is_digit = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+                let parsed = DiffId::from_hex(&hex);
+                assert_eq!(parsed.is_some(), is_digit, "{hex}");
+                assert!(parsed.is_none_or(|parsed| parsed.hex() == hex), "{hex}");
+            }
+        }
+    }
 
     #[test]
     fn a_digest_is_read_and_printed_alike() {

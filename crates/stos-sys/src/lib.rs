@@ -16,6 +16,7 @@
 //! | [`probe`] | what this kernel can do, found by trying |
 //! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
 //! | [`cgroup_bpf`] | the device rules of cgroup v2 |
+//! | `igzip` | inflating by ISA-L, with the feature `isal` |
 //! | [`mod@seccomp`] | loading a filter, and handing on its notification descriptor |
 //!
 //! It stands on nothing of ours and knows nothing of images or containers.
@@ -23,6 +24,8 @@
 
 pub mod cgroup_bpf;
 pub mod error;
+#[cfg(feature = "isal")]
+pub mod igzip;
 pub mod mapped_overlay;
 pub mod mount;
 pub mod names;
