@@ -4,17 +4,17 @@
 //! Everything is made in staging. Before the last rename nothing is visible, after it nothing is missing; on any error
 //! every trace is gone.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use stos_layerfs::{Chain, Integrity};
-use stos_runtime::ProcessRecord;
+use stos_runtime::{ProcessRecord, RuntimeConfig};
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};
 use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lease, Staging};
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
-use crate::Engine;
 use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem, give_own_files};
@@ -32,6 +32,7 @@ use crate::spec::{self, Confinement, ProcessPlan, add_limits, command_line, envi
 use crate::stage::{no_bytes, stage};
 use crate::user_namespace::Request;
 use crate::validate::{ValidatedImage, validate_image_before_create};
+use crate::{Engine, JustCreated};
 
 /// Makes a container from the image called `image`: pulls it if the policy says so, validates it, sets up its layers, its
 /// filesystem and its configuration, and commits.
@@ -205,6 +206,8 @@ pub struct Draft<'a> {
     hostname: String,
     staged: Staging,
     limits: GrantedLimits,
+    /// Its runtime configuration, when that has been made.
+    config: OnceCell<RuntimeConfig>,
 }
 
 impl<'a> Draft<'a> {
@@ -220,7 +223,8 @@ impl<'a> Draft<'a> {
         joins.extend(options.user_namespace.joined(engine)?);
         let hostname = hostname(engine, options, &joins, &id)?;
         let (staged, limits) = (engine.store.stage()?, GrantedLimits::default());
-        Ok(Self { engine, image, validated, options, confinement, joins, hostname, staged, id, limits })
+        let config = OnceCell::new();
+        Ok(Self { engine, image, validated, options, confinement, joins, hostname, staged, id, limits, config })
     }
 
     /// Gives it limits and devices; without this it has none but the kernel's own.
@@ -312,7 +316,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         give_own_files(draft.staged.path(), users.root())?;
     }
     let text = draft.confinement.text(&json);
-    stos_runtime::RuntimeConfig::from_json(&text).map_err(limits::name_option)?;
+    let checked = RuntimeConfig::from_json(&text).map_err(limits::name_option)?;
+    draft.config.get_or_init(|| checked);
     files::write_new(&draft.staged.path().join("config.json"), &text, Durability::Volatile)?;
     let mut labels = config.labels.clone();
     labels.extend(options.labels.clone());
@@ -394,5 +399,9 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
     }
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
     draft.engine.note(Status::Create, &record);
+    if let Some(config) = draft.config.into_inner() {
+        let chain = draft.validated.chain.clone();
+        draft.engine.remember(JustCreated { id: record.id.clone(), chain, config });
+    }
     Ok(record)
 }

@@ -114,10 +114,11 @@ pub use options::{CreateOptions, MountOption, Network, PullOptions, PullPolicy};
 pub use source::input::ImageInput;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use stos_layerfs::{BackendKind, LayerFs};
-use stos_store::Store;
+use stos_layerfs::{BackendKind, Chain, LayerFs};
+use stos_runtime::RuntimeConfig;
+use stos_store::{ContainerId, Store};
 
 /// Everything that a command needs: the store, LayerFS over it, and ROOT. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -126,6 +127,16 @@ pub struct Engine {
     layerfs: LayerFs,
     root: PathBuf,
     journal: Arc<journal::writer::Journal>,
+    just_created: Arc<Mutex<Option<JustCreated>>>,
+}
+
+/// What a create has made, for the start that follows it at once in the same process: what was just proved is not read again.
+#[derive(Debug)]
+struct JustCreated {
+    id: ContainerId,
+    /// Sound, and mounted: nobody takes from a container that exists what it stands on.
+    chain: Chain,
+    config: RuntimeConfig,
 }
 
 impl Engine {
@@ -149,12 +160,22 @@ impl Engine {
         let root = std::fs::canonicalize(root).map_err(stos_store::Error::io("find", root))?;
         let layerfs = LayerFs::new(store.clone(), &root);
         let journal = Arc::new(journal::writer::Journal::new(&root, store.root()));
-        Ok(Self { store, layerfs, root, journal })
+        Ok(Self { store, layerfs, root, journal, just_created: Arc::default() })
     }
 
     /// Keeps and shows layers by this backend, whatever the host could have.
     pub fn with_backend(self, kind: BackendKind) -> Self {
         Self { layerfs: self.layerfs.with_backend(kind), ..self }
+    }
+
+    fn remember(&self, created: JustCreated) {
+        *self.just_created.lock().unwrap_or_else(PoisonError::into_inner) = Some(created);
+    }
+
+    /// Gives what [`remember`](Self::remember) was given of this container, once.
+    fn take_just_created(&self, id: &ContainerId) -> Option<JustCreated> {
+        let mut created = self.just_created.lock().unwrap_or_else(PoisonError::into_inner);
+        created.take_if(|created| created.id == *id)
     }
 
     /// Gives the store.

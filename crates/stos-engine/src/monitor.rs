@@ -106,12 +106,23 @@ struct Monitor<'a> {
 impl<'a> Monitor<'a> {
     /// Claims the container's place in ROOT, and makes sure of its layers.
     fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
-        let (mut config, run) = claim_when_settled(engine, record)?;
+        let (config, proved) = match engine.take_just_created(&record.id) {
+            Some(created) => (Some(created.config), Some(created.chain)),
+            None => (None, None),
+        };
+        let (mut config, run) = claim_when_settled(engine, record, config)?;
         let prepared = (|| {
             let namespaces = namespaces::open(engine, &record.joins)?;
             namespaces.iter().for_each(|held| config.join_namespace(held.flag(), held.path()));
-            let chain = engine.layerfs.ensure_sound_chain_of(record.backend, &record.layers, Integrity::Sealed)?;
-            engine.layerfs.ensure_chain_mounted(&chain)?;
+            let chain = match proved {
+                Some(chain) => chain,
+                None => {
+                    let layerfs = &engine.layerfs;
+                    let chain = layerfs.ensure_sound_chain_of(record.backend, &record.layers, Integrity::Sealed)?;
+                    layerfs.ensure_chain_mounted(&chain)?;
+                    chain
+                }
+            };
             let plan = container_mount_plan(engine, record, &chain)?;
             Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan, namespaces))
         })();
@@ -232,10 +243,17 @@ struct Launched {
 
 /// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down, and one
 /// that another start has taken until there is a process: that start may fail, and only then is it ours to try.
-fn claim_when_settled(engine: &Engine, record: &ContainerRecord) -> Result<(RuntimeConfig, RunState)> {
+///
+/// `config` is the container's, where the caller has it.
+fn claim_when_settled(
+    engine: &Engine,
+    record: &ContainerRecord,
+    config: Option<RuntimeConfig>,
+) -> Result<(RuntimeConfig, RunState)> {
     let deadline = Instant::now() + MONITOR_PATIENCE;
+    let mut config = config;
     loop {
-        match with_life_lock(engine, &record.id, |lock| claim(engine, record, lock)) {
+        match with_life_lock(engine, &record.id, |lock| claim(engine, record, config.take(), lock)) {
             Err(error @ Error::ContainerState { .. }) => {
                 let is_settled = match state(engine, &record.id)? {
                     ContainerState::Running(run) => match &run.init {
@@ -255,7 +273,12 @@ fn claim_when_settled(engine: &Engine, record: &ContainerRecord) -> Result<(Runt
 }
 
 /// The caller holds the container's lock, so of two starts one wins; without one it is gone.
-fn claim(engine: &Engine, record: &ContainerRecord, lock: Option<&Lock>) -> Result<(RuntimeConfig, RunState)> {
+fn claim(
+    engine: &Engine,
+    record: &ContainerRecord,
+    config: Option<RuntimeConfig>,
+    lock: Option<&Lock>,
+) -> Result<(RuntimeConfig, RunState)> {
     if lock.is_none() {
         return Err(Error::NoSuchContainer(record.name.to_string()));
     }
@@ -269,7 +292,7 @@ fn claim(engine: &Engine, record: &ContainerRecord, lock: Option<&Lock>) -> Resu
     // What is still in ROOT is of a monitor that was killed, and its process has ended.
     clear_run_state(engine, &record.id, Some(record))?;
     let dir = engine.store.container_dir(&record.id);
-    let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
+    let config = config.map_or_else(|| RuntimeConfig::load(&dir), Ok).map_err(stos_runtime::Error::from)?;
     let id = run_id(&record.id);
     let run = RunState {
         version: stos_runtime::state::STATE_VERSION,
@@ -496,7 +519,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
         let record = created(&engine, false);
-        let claim = || with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, lock));
+        let claim = || with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, lock));
         let (_, run) = claim().unwrap();
         let found = engine.run_states().read(&run.id).unwrap();
         assert_eq!((&found.init, &found), (&None, &run));
@@ -516,7 +539,7 @@ mod tests {
         let record = created(&engine, true);
         // As its monitor left it that was killed.
         std::fs::write(engine.log_path(&record.id), "").unwrap();
-        let claimed = with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, lock));
+        let claimed = with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, lock));
         assert!(matches!(claimed, Err(Error::NoSuchContainer(_))));
         assert!(!engine.store.container_dir(&record.id).exists());
     }
