@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

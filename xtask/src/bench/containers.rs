@@ -120,8 +120,8 @@ fn destroy_ended(engine: &dyn Engine, id: &str) -> anyhow::Result<()> {
 
 /// From the largest image to a container that was created: by engines that keep it ready to be used, and by unpacking it each time.
 fn create_of_large(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
-    let image = stand.image("sci:2");
-    let what = "create of sci:2";
+    let name = if stand.settings.is_quick { "deb:12" } else { "sci:2" };
+    let (image, what) = (stand.image(name), &*format!("create of {name}"));
     let creating = stand.engines_for(Act::Create(&image, "large", &TRUE));
     for engine in &creating {
         if engine.commands(Act::Pull(&image)).is_some() {
@@ -164,7 +164,7 @@ pub fn flushes(binary: &Path, disk: &Disk, settings: &Settings, book: &mut Book)
             "--follow-forks",
             "--seccomp-bpf",
             "-T",
-            "--trace=fsync,fdatasync,syncfs,sync,sync_file_range",
+            "--trace=fsync,fdatasync,syncfs,sync",
             "--output",
         ]);
         traced.arg(&log).arg(create.get_program()).args(create.get_args());

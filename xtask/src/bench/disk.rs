@@ -52,7 +52,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        crate::place::detach_below(&self.path());
+        // What a command that failed has left mounted in it.
+        for name in fs::read_dir(self.path()).into_iter().flatten().flatten() {
+            crate::place::detach_below(&name.path());
+        }
         let unmounted = tool("umount").and_then(|mut umount| output(umount.arg(self.path())));
         let detached = tool("losetup").and_then(|mut losetup| output(losetup.arg("--detach").arg(&self.device)));
         if let Err(error) = unmounted.and(detached) {

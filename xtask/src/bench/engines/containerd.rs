@@ -66,9 +66,14 @@ impl Containerd {
         command
     }
 
+    /// Cgroups are called by the container alone, and there are two daemons.
+    fn own(&self, name: &str) -> String {
+        format!("{}-{name}", self.snapshotter)
+    }
+
     fn of_image(&self, verb: &[&str], name: &str, image: &str, words: &[&str]) -> Command {
         let mut command = self.ctr(verb);
-        command.args(["--snapshotter", self.snapshotter, "--user", "0", image, name]).args(words);
+        command.args(["--snapshotter", self.snapshotter, "--user", "0", image, &self.own(name)]).args(words);
         command
     }
 }
@@ -96,20 +101,20 @@ impl Engine for Containerd {
             Act::Pull(image) => one(&["image", "pull", "--plain-http", image]),
             Act::RemoveImage(image) => one(&["image", "rm", "--sync", image]),
             Act::Create(image, name, words) => vec![self.of_image(&["container", "create"], name, image, words)],
-            Act::StartAttached(name) => one(&["task", "start", name]),
+            Act::StartAttached(name) => one(&["task", "start", &self.own(name)]),
             Act::Run(image, name, words) => vec![self.of_image(&["run", "--rm"], name, image, words)],
             Act::Spawn(image, name) => vec![self.of_image(&["run", "--detach"], name, image, &STAY)],
             Act::Exec(name, words) => {
-                let mut command = self.ctr(&["task", "exec", "--exec-id", "further", name]);
+                let mut command = self.ctr(&["task", "exec", "--exec-id", "further", &self.own(name)]);
                 command.args(words);
                 vec![command]
             }
             // It kills, waits, and removes the task; the container stays.
-            Act::Stop(name) => one(&["task", "delete", "--force", name]),
-            Act::Delete(name) => one(&["container", "rm", name]),
+            Act::Stop(name) => one(&["task", "delete", "--force", &self.own(name)]),
+            Act::Delete(name) => one(&["container", "rm", &self.own(name)]),
             Act::Destroy(name) => {
-                let mut both = one(&["task", "delete", "--force", name]);
-                both.extend(one(&["container", "rm", name]));
+                let mut both = one(&["task", "delete", "--force", &self.own(name)]);
+                both.extend(one(&["container", "rm", &self.own(name)]));
                 both
             }
             Act::Nothing => one(&["version"]),
@@ -124,6 +129,7 @@ impl Drop for Containerd {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         drop(self.daemon.wait());
         end_shims(&self.state);
+        crate::place::detach_below(&self.state);
         drop(fs::remove_dir_all(&self.state));
     }
 }

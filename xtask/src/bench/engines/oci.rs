@@ -18,7 +18,7 @@ pub struct CopyAndUnpack {
 }
 
 impl CopyAndUnpack {
-    /// `place` is made by the first command.
+    /// Both keep what they have in `place`.
     pub fn new(place: PathBuf) -> Self {
         Self { place }
     }
@@ -38,6 +38,8 @@ impl Engine for CopyAndUnpack {
         match act {
             Act::Pull(image) => {
                 let tag = environment::layout_tag(short(image));
+                // skopeo makes the layout, and not the directory that it lies in.
+                fs::create_dir_all(&self.place).ok()?;
                 let (layout, bundle) = (shown("layout"), shown(&tag));
                 let (from, to) = (format!("docker://{image}"), format!("oci:{layout}:{tag}"));
                 let copy = ["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &from, &to];
@@ -150,16 +152,18 @@ impl Engine for Runtime {
     }
 
     fn commands(&self, act: Act<'_>) -> Option<Vec<Command>> {
+        // Cgroups are called by the container alone.
+        let own = |name: &str| format!("{}-{name}", self.name);
         Some(vec![match act {
             // The bundle is that of one image.
             Act::Run(image, name, words) if short(image) == "deb:12" => {
-                self.command(&["run", "--bundle", &self.bundle(words).ok()?, name])
+                self.command(&["run", "--bundle", &self.bundle(words).ok()?, &own(name)])
             }
             Act::Spawn(image, name) if short(image) == "deb:12" => {
-                self.command(&["run", "--detach", "--bundle", &self.bundle(&STAY).ok()?, name])
+                self.command(&["run", "--detach", "--bundle", &self.bundle(&STAY).ok()?, &own(name)])
             }
-            Act::Exec(name, words) => self.command(&[&["exec", name], words].concat()),
-            Act::Destroy(name) => self.command(&["delete", "--force", name]),
+            Act::Exec(name, words) => self.command(&[&["exec", &own(name)], words].concat()),
+            Act::Destroy(name) => self.command(&["delete", "--force", &own(name)]),
             Act::Nothing => self.command(&["--version"]),
             _ => return None,
         }])
