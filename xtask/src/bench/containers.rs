@@ -160,13 +160,7 @@ pub fn flushes(binary: &Path, disk: &Disk, settings: &Settings, book: &mut Book)
         let name = format!("flushed-{round}");
         let create = stos.commands(Act::Create(&image, &name, &TRUE)).context("a create")?.remove(0);
         let mut traced = tool("strace")?;
-        traced.args([
-            "--follow-forks",
-            "--seccomp-bpf",
-            "-T",
-            "--trace=fsync,fdatasync,syncfs,sync",
-            "--output",
-        ]);
+        traced.args(["--follow-forks", "--seccomp-bpf", "-T", "--trace=fsync,fdatasync,syncfs,sync", "--output"]);
         traced.arg(&log).arg(create.get_program()).args(create.get_args());
         output(traced)?;
         let (count, milliseconds) = count_flushes(&fs::read_to_string(&log)?);

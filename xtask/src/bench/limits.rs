@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::book::Book;
+use super::book::{Book, Unit};
 use super::clock;
 use super::containers::TRUE;
 use super::disk::{self, Disk};
@@ -305,7 +305,7 @@ fn add_stages(book: &mut Book, what: &str, log: &Path, sample: clock::Sample) ->
     for (stage, milliseconds) in
         stages.into_iter().chain([("outside of stages".to_owned(), rest), ("all".to_owned(), whole)])
     {
-        book.add(STAGES, &format!("{what}: {stage}"), "stos", super::book::Unit::Milliseconds, milliseconds);
+        book.add(STAGES, &format!("{what}: {stage}"), "stos", Unit::Milliseconds, milliseconds);
     }
     Ok(())
 }
@@ -336,7 +336,6 @@ pub fn of_pull(book: &Book, what: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::book::Unit;
 
     #[test]
     fn stages_are_read_from_the_log() {

@@ -175,8 +175,8 @@ fn measure(options: &Options) -> anyhow::Result<Book> {
         setup::peers::command(&words)
     } else {
         eprintln!("no peers: `cargo xtask setup --peers` installs them; stos is measured alone");
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private"]).args(&words);
         command
     };
     command.env(environment::CACHE, &settings.cache).env_remove("TMPDIR");

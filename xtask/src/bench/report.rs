@@ -54,7 +54,8 @@ pub fn text(book: &Book) -> String {
         if !about.is_empty() {
             let _ = writeln!(text, "{about}\n");
         }
-        let _ = writeln!(text, "{}", table(&rows));
+        let has_ratios = ![limits::GROUP, limits::STAGES].contains(&group);
+        let _ = writeln!(text, "{}", table(&rows, has_ratios));
     }
     if let Some(multiples) = multiples(book) {
         let _ = writeln!(text, "### Multiples of the limit\n\n{multiples}");
@@ -78,8 +79,8 @@ fn targets_table(book: &Book) -> String {
     table
 }
 
-/// A row for each thing, a column for each engine; medians, and how many times stos's they are.
-fn table(rows: &[&Row]) -> String {
+/// A row for each thing, a column for each engine; medians, and with `has_ratios` how many times stos's they are.
+fn table(rows: &[&Row], has_ratios: bool) -> String {
     let (mut things, mut engines) = (Vec::new(), Vec::new());
     for row in rows {
         if !things.contains(&&row.what) {
@@ -95,7 +96,7 @@ fn table(rows: &[&Row]) -> String {
     table.push('\n');
     for thing in things {
         let find = |engine: &str| rows.iter().find(|row| row.what == *thing && row.engine == engine);
-        let base = find("stos").map(|row| row.median).filter(|median| *median > 0.0);
+        let base = find("stos").map(|row| row.median).filter(|median| has_ratios && *median > 0.0);
         let cell = |engine: &&String| match (find(engine), base) {
             (None, _) => "–".to_owned(),
             (Some(row), Some(base)) if *engine != "stos" => {

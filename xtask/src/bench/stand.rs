@@ -91,6 +91,9 @@ pub fn measure(settings: &Path) -> anyhow::Result<()> {
     let mut book = Book::default();
     book.facts.extend(machine());
     book.facts.extend(versions(&stand)?);
+    let (rounds, repeats) = (stand.settings.rounds, stand.settings.repeats());
+    let samples = format!("{rounds} of what takes seconds, {repeats} of what takes milliseconds");
+    book.facts.insert("samples".into(), samples);
     type Part = fn(&Stand, &mut Book) -> anyhow::Result<()>;
     let parts: [(Group, &str, Part); 8] = [
         (Group::Pulls, "cold pulls", pulls::measure),

@@ -74,11 +74,14 @@ pub trait Engine: Send + Sync {
 /// Where a daemon does not start.
 pub fn find(settings: &super::Settings) -> anyhow::Result<Vec<Box<dyn Engine>>> {
     let place = |name: &str| settings.disk.join(name.replace(' ', "-"));
-    let stos = |name: &str, binary: &Path, backend| -> Box<dyn Engine> {
-        Box::new(Stos::new(name, binary.to_owned(), place(name), backend))
-    };
-    let mut engines = vec![stos("stos", &settings.binary, "erofs"), stos("stos dirs", &settings.binary, "dirs")];
-    engines.extend(settings.builds.iter().map(|(name, binary)| stos(&format!("stos {name}"), binary, "erofs")));
+    let stos = |name: &str, binary: &Path, backend| Stos::new(name, binary.to_owned(), place(name), backend);
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    for (name, backend) in [("stos", "erofs"), ("stos dirs", "dirs")] {
+        engines.push(Box::new(stos(name, &settings.binary, backend)));
+    }
+    for (name, binary) in &settings.builds {
+        engines.push(Box::new(stos(&format!("stos {name}"), binary, "erofs").only_pulls()));
+    }
     if settings.has_peers {
         engines.push(Box::new(Podman::new(place("podman"))));
         for snapshotter in ["overlayfs", "erofs"] {
@@ -134,5 +137,7 @@ mod tests {
         assert!(pull[1].ends_with("unpack --image /d/umoci/layout:deb-12 /d/umoci/deb-12"), "{pull:?}");
         assert!(podman.commands(Act::Nothing).is_some() && stos.is_ours() && !podman.is_ours());
         assert!(CopyAndUnpack::new("/d/umoci".into()).commands(Act::Stop("a")).is_none());
+        let build = stos.only_pulls();
+        assert!(build.commands(Act::Stop("a")).is_none() && build.commands(Act::Pull(image)).is_some());
     }
 }

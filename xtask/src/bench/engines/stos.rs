@@ -12,12 +12,19 @@ pub struct Stos {
     binary: PathBuf,
     place: PathBuf,
     backend: &'static str,
+    only_pulls: bool,
 }
 
 impl Stos {
     /// `place` is made by the first command.
     pub fn new(name: &str, binary: PathBuf, place: PathBuf, backend: &'static str) -> Self {
-        Self { name: name.to_owned(), binary, place, backend }
+        Self { name: name.to_owned(), binary, place, backend, only_pulls: false }
+    }
+
+    /// A build that differs in how it pulls, and is not asked for anything else.
+    pub fn only_pulls(mut self) -> Self {
+        self.only_pulls = true;
+        self
     }
 
     /// stos with the options that lead it to its place.
@@ -47,6 +54,9 @@ impl Engine for Stos {
     }
 
     fn commands(&self, act: Act<'_>) -> Option<Vec<Command>> {
+        if self.only_pulls && !matches!(act, Act::Pull(_) | Act::RemoveImage(_) | Act::Nothing) {
+            return None;
+        }
         Some(vec![match act {
             Act::Pull(image) => self.command(&["pull", "--quiet", "--tls-verify=false", image]),
             Act::RemoveImage(image) => self.command(&["rmi", image]),
