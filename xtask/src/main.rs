@@ -7,6 +7,7 @@
 //! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
 //! | [`mod@test`] | setup, the release build, every test |
 //! | [`mod@bench`] | stos beside the other engines, and the limit beside it: pulls, containers, layers, memory |
+//! | [`guard`] | system calls and instructions, held against the recorded ones |
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
 //! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
@@ -34,6 +35,7 @@ mod engines;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod fuzz;
+mod guard;
 mod kills;
 mod place;
 mod power_cut;
@@ -82,6 +84,12 @@ enum Task {
     },
     /// Measure stos beside the engines that `setup --peers` installed: medians and ratios of one run (root)
     Bench(bench::Options),
+    /// Count system calls and instructions, and fail where they have risen by more than 5 % over bench/guard.json (root)
+    Guard {
+        /// Write the file anew for this kind of host
+        #[arg(long)]
+        record: bool,
+    },
     /// The newest podman and containerd with stos as their runtime, and the lifecycle suite on today's runc and crun (root)
     Engines,
     /// Measure `run` and `exec` of a bundle beside the crun and runc that `setup --peers` installed: medians and ratios (root)
@@ -175,6 +183,7 @@ fn main() -> ExitCode {
         Task::InPeers { command } => setup::peers::enter(&command),
         Task::Test { arguments } => test::run(&arguments),
         Task::Bench(options) => bench::run(&options),
+        Task::Guard { record } => guard::run(record),
         Task::Engines => engines::run(),
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
