@@ -211,7 +211,7 @@ fn is_risen(what: &str, recorded: Option<u64>, found: u64) -> bool {
     };
     let rise = found as f64 / recorded as f64 - 1.0;
     println!("{what:<32} {found:>12}, {:+.1} % of {recorded}", rise * 100.0);
-    rise > TOLERANCE
+    found as f64 > recorded as f64 * (1.0 + TOLERANCE)
 }
 
 /// The calls whose number is another one, with both numbers.
