@@ -258,10 +258,8 @@ fn start_limit(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
     for layer in images::manifest("deb:12")?.layers {
         let mut unpack = Command::new("tar");
         unpack.args(["--extract", "--gzip", "--numeric-owner", "--file"]).arg(images::blob(&layer.digest));
-        clock::time(&mut [{
-            unpack.arg("--directory").arg(&lower);
-            unpack
-        }])?;
+        unpack.arg("--directory").arg(&lower);
+        clock::time(&mut [unpack])?;
     }
     stand.ensure_image(stos, &image)?;
     let log = stand.settings.disk.join("stages.log");

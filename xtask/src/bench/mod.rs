@@ -89,7 +89,7 @@ pub struct Options {
     /// Fewer of everything: to see that all of it works
     #[arg(long)]
     quick: bool,
-    /// Write bench/results.json and docs/performance.md, as a full run does
+    /// Write bench/results.json and docs/performance.md, as a full run with peers does
     #[arg(long)]
     write: bool,
     /// Write them from this file of results instead of measuring
@@ -126,7 +126,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let book = measure(options)?;
     print!("{}", report::text(&book));
-    if options.write || (!options.quick && options.only.is_empty()) {
+    let is_full = !options.quick && options.only.is_empty() && book.facts.contains_key("podman");
+    if options.write || is_full {
         report::write(&book, &results)?;
     }
     Ok(())

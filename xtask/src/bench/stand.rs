@@ -3,14 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::book::Book;
@@ -116,8 +118,33 @@ pub fn measure(settings: &Path) -> anyhow::Result<()> {
             }
         }
     }
+    if went.is_err() {
+        end_containers(&stand.settings.disk)?;
+    }
     stand.clear();
     went
+}
+
+/// Kills what a part that failed has left: the processes of containers that stay, by their command and by a mount of this disk.
+fn end_containers(disk: &Path) -> anyhow::Result<()> {
+    let device = fs::metadata(disk)?.dev();
+    let device = format!(" {}:{} ", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let name = disk.parent().and_then(Path::file_name).context("the disk's own directory")?.to_string_lossy();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        if !read("cmdline").split_terminator('\0').eq(engines::STAY) {
+            continue;
+        }
+        // Some bind files of the disk, others name it in the options of their overlay.
+        let mounts = read("mountinfo");
+        if mounts.contains(&device) || mounts.contains(&*name) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    Ok(())
 }
 
 /// Names the engines as they name themselves.
