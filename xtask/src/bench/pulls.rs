@@ -27,7 +27,7 @@ pub const GROUP: &str = "pulls";
 /// Each round pulls with every engine once, and removes the image again.
 pub fn measure(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
     for (image, what) in IMAGES {
-        if stand.settings.is_quick && !["deb:12", "sci:2", "deb:12-zstd"].contains(&image) {
+        if stand.settings.is_quick && !["deb:12", "deb:12-zstd"].contains(&image) {
             continue;
         }
         let reference = stand.image(image);
