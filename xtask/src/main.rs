@@ -6,7 +6,8 @@
 //! | [`demo`] | from an image reference to a running container, stage by stage, on this machine alone |
 //! | [`setup`] | what the tests need: Debian's tools, erofs-utils, the real images; with `--peers` the other engines |
 //! | [`mod@test`] | setup, the release build, every test |
-//! | [`mod@bench`] | stos beside the other engines: cold pulls, creates |
+//! | [`mod@bench`] | stos beside the other engines, and the limit beside it: pulls, containers, layers, memory |
+//! | [`guard`] | system calls and instructions, held against the recorded ones |
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
 //! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
@@ -34,6 +35,7 @@ mod engines;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod fuzz;
+mod guard;
 mod kills;
 mod place;
 mod power_cut;
@@ -81,10 +83,12 @@ enum Task {
         arguments: Vec<String>,
     },
     /// Measure stos beside the engines that `setup --peers` installed: medians and ratios of one run (root)
-    Bench {
-        /// How many cold pulls of each engine
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
+    Bench(bench::Options),
+    /// Count system calls and instructions, and fail where they have risen by more than 5 % over bench/guard.json (root)
+    Guard {
+        /// Write the file anew for this kind of host
+        #[arg(long)]
+        record: bool,
     },
     /// The newest podman and containerd with stos as their runtime, and the lifecycle suite on today's runc and crun (root)
     Engines,
@@ -178,7 +182,8 @@ fn main() -> ExitCode {
         Task::Setup { peers } => setup::run(peers),
         Task::InPeers { command } => setup::peers::enter(&command),
         Task::Test { arguments } => test::run(&arguments),
-        Task::Bench { rounds } => bench::run(rounds),
+        Task::Bench(options) => bench::run(&options),
+        Task::Guard { record } => guard::run(record),
         Task::Engines => engines::run(),
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),

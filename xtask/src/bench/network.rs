@@ -2,124 +2,160 @@
 //! What hangs on the network: a pull of what is there, and a push.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use stos_testkit::docker_registry::{DockerRegistry, DockerRegistryOptions};
-use stos_testkit::environment;
 use stos_testkit::proxy::{self, Proxy};
 
-use super::{Bench, has_peers, median, tool, write_back};
-use crate::process::output;
-use crate::setup;
-
-/// How often an image that is there is pulled for a median.
-const PRESENT_PULLS: usize = 21;
+use super::book::{Book, Unit};
+use super::clock;
+use super::engines::{Act, Engine};
+use super::stand::{Stand, perform};
+use super::{disk, space};
 
 /// How long a byte takes to the registry, and one back.
 const LATENCY: Duration = Duration::from_millis(50);
+/// The group of the rows.
+pub const GROUP: &str = "network";
 
-/// Pulls `from` and pushes it to `to` with podman; prints nanoseconds of the push.
-const PODMAN_PUSH: &str = r#"dir=$1 from=$2 to=$3
-mkdir -p "$dir"
-podman() { command podman --root "$dir/root" --runroot "$dir/run" --storage-driver overlay "$@"; }
-podman pull -q --tls-verify=false "$from" >/dev/null
-sync -f "$dir"
-start=$(date +%s%N)
-podman push -q --tls-verify=false "$from" "$to" >/dev/null
-echo $(($(date +%s%N) - start))
-podman rmi -a -f >/dev/null"#;
+/// Measures both.
+pub fn measure(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
+    present_pulls(stand, book)?;
+    pushes(stand, book)
+}
 
-impl Bench {
-    /// Pulls an image that is there through a way with latency, and asks for its manifest with curl, in turn.
-    pub(super) fn present_pulls(&self) -> anyhow::Result<()> {
-        println!(
-            "\npull of deb:12 where it is there, {LATENCY:?} each way, {PRESENT_PULLS} times in turn, whole process"
-        );
-        for tls in [false, true] {
-            let options = DockerRegistryOptions { read_only: true, tls, ..DockerRegistryOptions::default() };
-            let registry = DockerRegistry::start_with(&environment::registry_storage(), options)?;
-            let way = proxy::Options { latency: LATENCY, ..proxy::Options::default() };
-            let proxy = Proxy::start(registry.address(), way);
-            let place = self.disk.path("present");
-            let certs = self.disk.path("certs");
-            fs::create_dir_all(&certs)?;
-            let ca = certs.join("ca.crt");
-            fs::write(&ca, registry.ca_pem().unwrap_or_default())?;
-            let reference = format!("{}/deb:12", proxy.address());
-            let trust = if tls { format!("--cert-dir={}", certs.display()) } else { "--tls-verify=false".to_owned() };
-            let pull = || self.stos(&place, &["pull", "--quiet", &trust, &reference]);
-            output(pull())?;
-            let scheme = if tls { "https" } else { "http" };
-            let url = format!("{scheme}://{}/v2/deb/manifests/12", proxy.address());
-            let mut times: [Vec<Duration>; 2] = Default::default();
-            for _ in 0..PRESENT_PULLS {
-                let start = Instant::now();
-                let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
-                output(tool("curl")?.args(["-fsI", "-o", "/dev/null", "-H", accept, "--cacert"]).arg(&ca).arg(&url))?;
-                times[0].push(start.elapsed());
-                let start = Instant::now();
-                output(pull())?;
-                times[1].push(start.elapsed());
-            }
-            let base = median(&times[0]).as_secs_f64();
-            for (name, taken) in ["curl -sI", "stos pull"].iter().zip(&times) {
-                let middle = median(taken).as_secs_f64();
-                println!("  {name:<9} {scheme:<5} {:>8.1} ms  {:>5.2} × curl", middle * 1000.0, middle / base);
-            }
-            output(self.stos(&place, &["rmi", &reference]))?;
+/// Pulls an image that is there through a way with latency, and asks for its manifest over a bare socket, in turn.
+fn present_pulls(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
+    for (address, scheme) in [(&stand.settings.registry, "http"), (&stand.settings.tls, "https")] {
+        let way = proxy::Options { latency: LATENCY, ..proxy::Options::default() };
+        let proxy = Proxy::start(address, way);
+        let reference = format!("{}/deb:12", proxy.address());
+        let what = format!("pull of deb:12 where it is there, 50 ms each way, {scheme}");
+        let mut engines = stand.engines_for(Act::Pull(&reference));
+        engines.retain(|engine| ["stos", "podman", "containerd overlayfs"].contains(&engine.name()));
+        let pull = |engine: &dyn Engine| -> anyhow::Result<clock::Sample> {
+            let trusting = |command: Command| trust(command, engine, stand, scheme);
+            let commands = engine.commands(Act::Pull(&reference)).unwrap_or_default();
+            clock::time(&mut commands.into_iter().map(trusting).collect::<Vec<_>>())
+        };
+        for engine in &engines {
+            book.attempt(GROUP, &what, engine.name(), || pull(*engine))?;
         }
-        Ok(())
-    }
-
-    /// Each round pushes with every engine once, to a registry that has nothing of it.
-    pub(super) fn pushes(&self, rounds: usize) -> anyhow::Result<()> {
-        let from = format!("{}/sci:2", self.address);
-        let place = self.disk.path("push");
-        output(self.stos(&place, &["pull", "--quiet", "--tls-verify=false", &from]))?;
-        let names = ["stos gzip", "stos zstd", "stos none", "podman gzip"];
-        let mut engines = names.map(|name| (name, Vec::<Duration>::new(), 0));
-        for round in 0..rounds {
-            for (name, taken, sent) in &mut engines {
-                if name.starts_with("podman") && !has_peers() {
-                    continue;
+        for _ in 0..stand.settings.repeats() {
+            if scheme == "http" {
+                book.add_time(GROUP, &what, "one request", one_request(&proxy.address().to_string())?);
+            }
+            for engine in &engines {
+                if let Some(sample) = book.attempt(GROUP, &what, engine.name(), || pull(*engine))? {
+                    book.add_time(GROUP, &what, engine.name(), sample.wall);
                 }
-                let storage = self.disk.path(&format!("pushed-{round}"));
-                let registry = DockerRegistry::start_with(&storage, DockerRegistryOptions::default())?;
-                let to = format!("{}/sci:2", registry.address());
-                write_back();
-                taken.push(match name.strip_prefix("stos ") {
-                    Some(compress) => {
-                        let start = Instant::now();
-                        let compress = format!("--compress={compress}");
-                        output(self.stos(&place, &["push", "--quiet", "--tls-verify=false", &compress, &from, &to]))?;
-                        start.elapsed()
-                    }
-                    None => self.push_with_podman(&from, &to)?,
-                });
-                let bytes = output(tool("du")?.args(["-sb"]).arg(&storage))?;
-                *sent = bytes.split_whitespace().next().unwrap_or_default().parse()?;
-                drop(registry);
-                fs::remove_dir_all(&storage)?;
             }
         }
-        println!("\npush of sci:2 to an empty docker-registry on loopback, {rounds} rounds in turn");
-        let base = median(&engines[0].1).as_secs_f64();
-        for (name, taken, sent) in engines.iter().filter(|(_, taken, _)| !taken.is_empty()) {
-            let middle = median(taken).as_secs_f64();
-            println!("  {name:<12} {middle:>8.2} s  {:>6.2} × stos   {:>6} MB", middle / base, sent / 1_000_000);
+        for engine in engines {
+            if !book.has_failed(GROUP, &what, engine.name()) {
+                perform(engine, Act::RemoveImage(&reference))?;
+            }
         }
-        output(self.stos(&place, &["rmi", &from]))?;
-        Ok(())
     }
+    Ok(())
+}
 
-    fn push_with_podman(&self, from: &str, to: &str) -> anyhow::Result<Duration> {
-        let place = self.disk.path("podman-push");
-        let inside = format!("/host{}", place.display());
-        let words = ["bash", "-euc", PODMAN_PUSH, "bench", &inside, from, to].map(str::to_owned);
-        let mut command: Command = setup::peers::command(&words);
-        let printed = output(&mut command)?;
-        fs::remove_dir_all(&place)?;
-        Ok(Duration::from_nanos(printed.trim().parse()?))
+/// The same command as one that verifies the registry's certificate, where there is one.
+fn trust(command: Command, engine: &dyn Engine, stand: &Stand, scheme: &str) -> Command {
+    if scheme == "http" {
+        return command;
     }
+    let mut trusting = Command::new(command.get_program());
+    let certificates = stand.settings.certificates.display();
+    for word in command.get_args() {
+        match word.to_str() {
+            Some("--tls-verify=false") => trusting.arg(format!("--cert-dir={certificates}")),
+            Some("--plain-http") if engine.daemon().is_some() => {
+                // The service that pulls by default takes no certificate from its client.
+                trusting.args(["--local", "--tlscacert", &format!("{certificates}/ca.crt")])
+            }
+            _ => trusting.arg(word),
+        };
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => trusting.env(name, value),
+            None => trusting.env_remove(name),
+        };
+    }
+    trusting
+}
+
+/// A new connection, one request, its answer.
+fn one_request(address: &str) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address)?;
+    let accept = "application/vnd.oci.image.manifest.v1+json";
+    let head = format!(
+        "HEAD /v2/deb/manifests/12 HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let took = start.elapsed();
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "the registry said {answer:?}");
+    Ok(took)
+}
+
+/// Each round pushes with every engine once, to a registry that has nothing of it.
+fn pushes(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
+    let image = if stand.settings.is_quick { "deb:12" } else { "sci:2" };
+    let from = stand.image(image);
+    let ways: [(&str, &str, &[&str]); 5] = [
+        ("stos", "stos", &["--compress=gzip"]),
+        ("stos, zstd", "stos", &["--compress=zstd"]),
+        ("stos, not compressed", "stos", &["--compress=none"]),
+        ("podman", "podman", &[]),
+        ("containerd overlayfs", "containerd overlayfs", &[]),
+    ];
+    let what = format!("push of {image} to an empty registry");
+    for round in 0..stand.settings.rounds {
+        for (column, name, options) in &ways {
+            let Some(engine) = stand.engine(name) else { continue };
+            stand.ensure_image(engine, &from)?;
+            let to = format!("{}/round-{round}/{image}", stand.settings.sink);
+            let Some(mut commands) = push(engine, &from, &to, options) else { continue };
+            empty(stand)?;
+            disk::write_back();
+            if let Some(sample) = book.attempt(GROUP, &what, column, || clock::time(&mut commands))? {
+                book.add_time(GROUP, &what, column, sample.wall);
+                let sent = space::disk_use(&stand.settings.sink_storage)?;
+                book.add(GROUP, &format!("{what}, sent"), column, Unit::Megabytes, sent as f64 / 1e6);
+            }
+        }
+    }
+    empty(stand)
+}
+
+/// Takes everything from the registry that may be written to: it looks at its files for each request.
+fn empty(stand: &Stand) -> anyhow::Result<()> {
+    for entry in fs::read_dir(&stand.settings.sink_storage).into_iter().flatten() {
+        fs::remove_dir_all(entry?.path())?;
+    }
+    Ok(())
+}
+
+/// An engine's push. containerd, which keeps what came, sends it as it is.
+fn push(engine: &dyn Engine, from: &str, to: &str, options: &[&str]) -> Option<Vec<Command>> {
+    // Its words up to the verb are those of its pull.
+    let pull = engine.commands(Act::Pull(from))?.into_iter().next()?;
+    let mut command = Command::new(pull.get_program());
+    for (name, value) in pull.get_envs().filter(|(_, value)| value.is_none()) {
+        debug_assert!(value.is_none());
+        command.env_remove(name);
+    }
+    let words = pull.get_args().map(|word| word.to_string_lossy().into_owned());
+    command.args(words.take_while(|word| word != "pull"));
+    match engine.daemon() {
+        Some(_) => command.args(["push", "--plain-http", to, from]),
+        None => command.args(["push", "--quiet", "--tls-verify=false"]).args(options).args([from, to]),
+    };
+    Some(vec![command])
 }

@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 23] = [
+const TOOLS: [(&str, &str); 25] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -36,6 +36,8 @@ const TOOLS: [(&str, &str); 23] = [
     ("dbus-daemon", "dbus-daemon"),
     ("tmux", "tmux"),
     ("busybox", "busybox-static"),
+    ("strace", "strace"),
+    ("valgrind", "valgrind"),
 ];
 
 /// Modules of Debian's Python that tests need, and the package that brings each.

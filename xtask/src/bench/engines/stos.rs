@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! stos.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Act, Engine, STAY};
+
+/// One build of stos with one backend.
+pub struct Stos {
+    name: String,
+    binary: PathBuf,
+    place: PathBuf,
+    backend: &'static str,
+    only_pulls: bool,
+}
+
+impl Stos {
+    /// `place` is made by the first command.
+    pub fn new(name: &str, binary: PathBuf, place: PathBuf, backend: &'static str) -> Self {
+        Self { name: name.to_owned(), binary, place, backend, only_pulls: false }
+    }
+
+    /// A build that differs in how it pulls, and is not asked for anything else.
+    pub fn only_pulls(mut self) -> Self {
+        self.only_pulls = true;
+        self
+    }
+
+    /// stos with the options that lead it to its place.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").env_remove("STOS_LAYERFS");
+        command.arg("--data-root").arg(self.place.join("data")).arg("--root").arg(self.place.join("run"));
+        command.args(["--layerfs", self.backend]).args(arguments);
+        command
+    }
+
+    fn of_image(&self, verb: &[&str], name: &str, image: &str, words: &[&str]) -> Command {
+        let mut command = self.command(verb);
+        command.args(["--name", name, "--pull", "never", "--user", "0", "--entrypoint", words[0], image]);
+        command.args(&words[1..]);
+        command
+    }
+}
+
+impl Engine for Stos {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> &Path {
+        &self.place
+    }
+
+    fn commands(&self, act: Act<'_>) -> Option<Vec<Command>> {
+        if self.only_pulls && !matches!(act, Act::Pull(_) | Act::RemoveImage(_) | Act::Nothing) {
+            return None;
+        }
+        Some(vec![match act {
+            Act::Pull(image) => self.command(&["pull", "--quiet", "--tls-verify=false", image]),
+            Act::RemoveImage(image) => self.command(&["rmi", image]),
+            Act::Create(image, name, words) => self.of_image(&["create"], name, image, words),
+            Act::StartAttached(name) => self.command(&["start", "--attach", name]),
+            Act::Run(image, name, words) => self.of_image(&["run", "--rm"], name, image, words),
+            Act::Spawn(image, name) => self.of_image(&["run", "--detach"], name, image, &STAY),
+            Act::Exec(name, words) => {
+                let mut command = self.command(&["exec", name]);
+                command.args(words);
+                command
+            }
+            Act::Stop(name) => self.command(&["stop", "--time", "0", name]),
+            Act::Delete(name) => self.command(&["delete", name]),
+            Act::Destroy(name) => self.command(&["delete", "--force", name]),
+            Act::Nothing => self.command(&["--version"]),
+        }])
+    }
+}
