@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::error::{Error, Result};
 
@@ -101,7 +101,11 @@ impl LogSettings {
     /// # Errors
     /// The reason, where it is none.
     pub fn targets(&self) -> std::result::Result<Targets, String> {
-        self.level.parse().map_err(|error| format!("log.level is {:?}: {error}", self.level))
+        let targets: Targets = self.level.parse().map_err(|error| format!("log.level is {:?}: {error}", self.level))?;
+        let named: Vec<String> = targets.iter().map(|(target, _)| target.to_owned()).collect();
+        // Each frame of each connection is nobody's debug log, unless it is asked for by name.
+        let quiet = ["h2", "hyper", "tower"].into_iter().filter(|target| !named.iter().any(|name| name == target));
+        Ok(targets.with_targets(quiet.map(|target| (target, LevelFilter::WARN))))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! filter   := [ selector { ',' selector } ]        all of them hold; an empty one fits everything
-//! selector := path [ ( '==' | '!=' | '~=' ) value ]   without a value: the field is there and not empty
+//! selector := path [ ( '==' | '!=' | '~=' ) value ]   without a value: the field is there
 //! path     := field { '.' field }
 //! field    := quoted | letter { letter | digit | '_' }
 //! value    := quoted | anything up to a space or a comma
@@ -66,14 +66,14 @@ impl Selector {
 
     fn field<'a>(&self, snapshot: &'a SnapshotRecord) -> Option<&'a str> {
         let (first, rest) = self.path.split_first()?;
-        let value = match first.as_str() {
+        match first.as_str() {
             "name" => Some(snapshot.name.as_str()),
-            "parent" => snapshot.parent.as_deref(),
+            // It is there, and empty, where there is none: so containerd asks for the lowest layer.
+            "parent" => Some(snapshot.parent.as_deref().unwrap_or_default()),
             "kind" => Some(kind_name(snapshot.kind)),
-            "labels" => return snapshot.labels.get(&rest.join(".")).map(String::as_str),
+            "labels" => snapshot.labels.get(&rest.join(".")).map(String::as_str),
             _ => None,
-        };
-        value.filter(|value| !value.is_empty())
+        }
     }
 }
 
@@ -264,6 +264,14 @@ mod tests {
         ] {
             assert_eq!(fits(&[filter]), expected, "{filter}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_on_nothing_has_an_empty_parent() {
+        let lowest = SnapshotRecord { parent: None, ..snapshot() };
+        let filter = "labels.\"containerd.io/snapshot.ref\"==sha256:ab,parent==\"\"".to_owned();
+        let filters = Filters::parse(&[filter]).unwrap();
+        assert!(filters.fits(&lowest) && !filters.fits(&snapshot()));
     }
 
     #[test]

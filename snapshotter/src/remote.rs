@@ -158,7 +158,7 @@ impl Remote {
 
     /// Gives the layers of a chain that an image of the store begins with, if the uppermost is sound; that the others are was seen
     /// when they were asked for.
-    fn local_layers(&self, engine: &Engine, chain: ChainId) -> Result<Option<Arc<[DiffId]>>> {
+    pub(crate) fn local_layers(&self, engine: &Engine, chain: ChainId) -> Result<Option<Arc<[DiffId]>>> {
         let cached = lock(&self.known).get(&chain).cloned();
         let layers = match cached {
             Some(layers) => layers,

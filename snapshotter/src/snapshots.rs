@@ -156,7 +156,9 @@ impl Snapshotter {
         lower.mounts(record.kind, &self.metadata.directory(number))
     }
 
-    /// Makes what was written one that others stand on, called `name`. Its files are durable before its record is.
+    /// Makes what was written one that others stand on, called `name`. Its files are durable before its record is. Where containerd
+    /// has unpacked a layer that the store has, because it did not ask (`ctr` of 1.6 does not), what it has unpacked goes: the
+    /// snapshot is that of the store's layers.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Precondition`] of one that is not written to; [`Error::AlreadyExists`] of the name.
@@ -164,19 +166,54 @@ impl Snapshotter {
         check_name("name", name)?;
         check_name("key", key)?;
         check_labels(&labels)?;
-        let active = self.metadata.get(key)?;
-        check_is_active(&active.record)?;
         if self.metadata.get(name).is_ok() {
             return Err(Error::AlreadyExists(name.to_owned()));
+        }
+        let active = self.metadata.get(key)?;
+        check_is_active(&active.record)?;
+        if let Some(chain) = unpacked_chain(name, key)
+            && let Some(layers) = self.remote.local_layers(&self.engine, chain)?
+            && self.fits_parent(&layers, active.record.parent.as_deref())?
+        {
+            let _lease = self.engine.store().lease()?;
+            if let Some(&top) = layers.last().filter(|_| self.has_all(&layers)) {
+                return self.commit_as_layers(name, key, labels, &layers, self.layer_usage(top)?);
+            }
         }
         let fs = self.metadata.directory(active.number).join("fs");
         let usage = measure(&fs)?;
         files::sync_filesystem_of(&fs)?;
         self.metadata.change(key, |record| {
             check_is_active(&record)?;
-            let (name, kind, updated) = (name.to_owned(), SnapshotKind::Committed, now());
-            Ok(SnapshotRecord { name, kind, labels, updated, usage: Some(usage), ..record })
+            Ok(SnapshotRecord { usage: Some(usage), ..committed(record, name, labels) })
         })?;
+        Ok(())
+    }
+
+    fn has_all(&self, layers: &[DiffId]) -> bool {
+        layers.iter().all(|layer| self.engine.layerfs().kept(*layer).is_ok_and(|kept| kept.is_some()))
+    }
+
+    /// Makes what was unpacked a snapshot of the store's own layers. The caller holds a lease.
+    fn commit_as_layers(
+        &self,
+        name: &str,
+        key: &str,
+        labels: Labels,
+        layers: &[DiffId],
+        usage: SnapshotUsage,
+    ) -> Result<()> {
+        let snapshot = self.metadata.change(key, |record| {
+            check_is_active(&record)?;
+            Ok(SnapshotRecord { layers: layers.to_vec(), usage: Some(usage), ..committed(record, name, labels) })
+        })?;
+        self.metrics.count_layer(LayerSource::Provided);
+        let directory = self.metadata.directory(snapshot.number);
+        for part in ["fs", "work"] {
+            // What a crash leaves of them goes with the snapshot.
+            let taken = self.engine.store().take_object(&directory.join(part))?;
+            self.leftovers().directories.extend(taken);
+        }
         Ok(())
     }
 
@@ -331,6 +368,13 @@ fn new_record(kind: SnapshotKind, name: &str, parent: Option<&str>, labels: Labe
     }
 }
 
+/// A record of what was written, committed. When it was made counts from then on.
+fn committed(record: SnapshotRecord, name: &str, labels: Labels) -> SnapshotRecord {
+    let created = now();
+    let kind = SnapshotKind::Committed;
+    SnapshotRecord { name: name.to_owned(), kind, labels, updated: created.clone(), created, ..record }
+}
+
 fn check_name(what: &str, name: &str) -> Result<()> {
     match name.is_empty() {
         true => Err(Error::invalid(what, "expected a name, found none")),
@@ -354,6 +398,16 @@ fn check_is_active(record: &SnapshotRecord) -> Result<()> {
         SnapshotKind::Active => Ok(()),
         _ => Err(Error::precondition(&record.name, "it is not one that is written to")),
     }
+}
+
+/// Gives the chain that containerd has unpacked a layer of: where it commits what it prepared under a key for that
+/// (`extract-… CHAINID`, containerd, core/snapshots/snapshotter.go: `UnpackKeyFormat`) as that very chain. What somebody else has written
+/// is never taken for a layer.
+fn unpacked_chain(name: &str, key: &str) -> Option<ChainId> {
+    let last = |text: &str| text.rsplit('/').next().map(str::to_owned);
+    let (name, key) = (last(name)?, last(key)?);
+    let (extract, chain) = key.split_once(' ')?;
+    (extract.starts_with("extract-") && chain == name).then(|| chain.parse().ok())?
 }
 
 fn measure(path: &Path) -> Result<SnapshotUsage> {
@@ -380,4 +434,34 @@ fn make_directories(dir: &Path, kind: SnapshotKind, lower: &MountedLower) -> Res
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_containerd_unpacks_is_taken_for_a_layer() {
+        let chain = ChainId::of(b"x");
+        let unpacked = |name: &str, key: &str| unpacked_chain(name, key);
+        assert_eq!(unpacked(&format!("default/7/{chain}"), &format!("default/6/extract-12-ab {chain}")), Some(chain));
+        let other = ChainId::of(b"y");
+        for (name, key) in [
+            (format!("default/7/{chain}"), format!("default/6/extract-12-ab {other}")),
+            (format!("default/7/{chain}"), "default/6/mine".to_owned()),
+            (format!("default/7/{chain}"), format!("default/6/mine {chain}")),
+            (format!("default/7/{chain}"), format!("{chain}")),
+            ("default/7/x".to_owned(), "default/6/extract-12-ab x".to_owned()),
+            (String::new(), String::new()),
+        ] {
+            assert_eq!(unpacked(&name, &key), None, "{name} {key}");
+        }
+    }
+
+    #[test]
+    fn labels_are_bounded_as_containerd_bounds_them() {
+        let label = |size: usize| Labels::from([("k".to_owned(), "v".repeat(size))]);
+        check_labels(&label(LABEL_MAX - 1)).unwrap();
+        assert!(matches!(check_labels(&label(LABEL_MAX)), Err(Error::Invalid { .. })));
+    }
 }
