@@ -183,7 +183,7 @@ mod tests {
             ("x = 1", "x"),
             ("[pull]\njob = 1", "job"),
             ("[pull]\njobs = 0", "nonzero"),
-            ("[log]\nlevel = \"loud=\"", "log.level"),
+            ("[log]\nlevel = \"stos=loud\"", "log.level"),
             ("[log]\nformat = \"xml\"", "xml"),
             ("[stop]\ntimeout-seconds = -1", "-1"),
         ] {

@@ -86,9 +86,17 @@ impl Metadata {
     /// # Errors
     /// [`Error::Served`] where another process has the store.
     pub fn open(store: &Store) -> Result<Self> {
+        Self::open_within(store, PATIENCE)
+    }
+
+    /// The same for who waits that long for a snapshotter that is about to end.
+    ///
+    /// # Errors
+    /// [`Error::Served`].
+    pub fn open_within(store: &Store, patience: Duration) -> Result<Self> {
         let dir = store.snapshots_dir();
         files::ensure_directory(&dir)?;
-        let held = hold(&dir)?;
+        let held = hold(&dir, patience)?;
         let mut state = State::default();
         for (number, record) in store.snapshots()? {
             match record {
@@ -226,8 +234,8 @@ impl Metadata {
     }
 }
 
-fn hold(dir: &std::path::Path) -> Result<Lock> {
-    let deadline = Instant::now() + PATIENCE;
+fn hold(dir: &std::path::Path, patience: Duration) -> Result<Lock> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(lock) = Lock::try_directory(dir)? {
             return Ok(lock);
