@@ -19,18 +19,23 @@ pub struct ServiceSocket {
 }
 
 impl ServiceSocket {
-    /// Takes the socket that systemd has made, or makes one at `address`, for root alone. One that a process has left is replaced.
+    /// Takes the socket that systemd has made, if there is one. To be asked before anything else is opened: it is known by its number.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] where what was passed is no unix socket.
+    pub fn inherited() -> Result<Option<Self>> {
+        let Some(inherited) = stos_sys::inherited::listening_sockets().into_iter().next() else { return Ok(None) };
+        let listener = UnixListener::from(inherited);
+        listener.local_addr().map_err(|source| Error::Listen { address: "what LISTEN_FDS says".into(), source })?;
+        Ok(Some(Self { listener, path: None }))
+    }
+
+    /// Makes a socket at `address`, for root alone. One that a process has left is replaced.
     ///
     /// # Errors
     /// [`Error::Listen`], also where somebody answers at `address`.
-    pub fn take(address: &Path) -> Result<Self> {
-        let shown = || address.display().to_string();
-        let refuse = |source| Error::Listen { address: shown(), source };
-        if let Some(inherited) = stos_sys::inherited::listening_sockets().into_iter().next() {
-            let listener = UnixListener::from(inherited);
-            listener.local_addr().map_err(|source| Error::Listen { address: "what LISTEN_FDS says".into(), source })?;
-            return Ok(Self { listener, path: None });
-        }
+    pub fn make(address: &Path) -> Result<Self> {
+        let refuse = |source| Error::Listen { address: address.display().to_string(), source };
         Ok(Self { listener: bind(address).map_err(refuse)?, path: Some(address.to_owned()) })
     }
 

@@ -84,6 +84,7 @@ fn report(error: &Error) {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let inherited = ServiceSocket::inherited()?;
     let settings = arguments.settings()?;
     let targets = settings.log.targets().map_err(|reason| Error::invalid("log.level", reason))?;
     let metrics = Arc::new(Metrics::default());
@@ -102,7 +103,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let snapshotter = Arc::new(Snapshotter::open(engine, &root, settings, metrics)?);
     snapshotter.recover();
     snapshotter.clean();
-    let socket = ServiceSocket::take(&arguments.address)?;
+    let socket = inherited.map_or_else(|| ServiceSocket::make(&arguments.address), Ok)?;
     let refuse = |source| Error::Listen { address: arguments.address.display().to_string(), source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(refuse)?;
     tracing::info!(
