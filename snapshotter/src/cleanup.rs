@@ -6,7 +6,7 @@
 //! on the store is left to the next one.
 
 use std::collections::BTreeSet;
-use std::sync::TryLockError;
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 use stos_engine::container;
@@ -53,8 +53,9 @@ impl Snapshotter {
         leftovers.has_lost_layers = true;
     }
 
-    /// Removes what is left over. What fails is told in the log and tried again by the next clean-up.
+    /// Removes what is left over, after who does so already. What fails is told in the log and tried again by the next clean-up.
     pub fn clean(&self) -> Cleaned {
+        let _cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
         let mut cleaned = Cleaned::default();
         let directories = self.take_directories();
         cleaned.directories = directories.len();

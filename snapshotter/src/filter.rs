@@ -284,8 +284,20 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_refused() {
         for text in [
-            "==x", "name==", "name=x", "name==x y", "name==x,", ",", "\"", "name==\"x", "name==\"\\q\"", "name~=(", "9==x",
-            "a.", "name==\"\\ud800\"", "name~=/x",
+            "==x",
+            "name==",
+            "name=x",
+            "name==x y",
+            "name==x,",
+            ",",
+            "\"",
+            "name==\"x",
+            "name==\"\\q\"",
+            "name~=(",
+            "9==x",
+            "a.",
+            "name==\"\\ud800\"",
+            "name~=/x",
         ] {
             let refused = Filters::parse(&[text.to_owned()]);
             assert!(matches!(refused, Err(Error::Invalid { .. })), "{text}: {refused:?}");

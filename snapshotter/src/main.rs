@@ -14,16 +14,19 @@ use stos_snapshotter::error::chain_of;
 use stos_snapshotter::listen::{self, ServiceSocket};
 use stos_snapshotter::logging::Level;
 use stos_snapshotter::metrics::Metrics;
+use stos_snapshotter::service::Service;
 use stos_snapshotter::{Error, Result, Snapshotter, logging, server};
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Serve containerd snapshots of the layers and images of stos.
-#[derive(Debug, Parser)]
-#[command(version, after_help = "Example:\n  stos-snapshotter --address /run/stos-snapshotter/stos-snapshotter.sock\n\n\
+#[derive(Debug, Clone, Parser)]
+#[command(
+    version,
+    after_help = "Example:\n  stos-snapshotter --address /run/stos-snapshotter/stos-snapshotter.sock\n\n\
     containerd's configuration:\n  [proxy_plugins.stos]\n    type = \"snapshot\"\n    \
-    address = \"/run/stos-snapshotter/stos-snapshotter.sock\"")]
+    address = \"/run/stos-snapshotter/stos-snapshotter.sock\""
+)]
 struct Arguments {
     /// The unix socket to listen on, unless systemd has made one
     #[arg(long, value_name = "SOCKET", default_value = "/run/stos-snapshotter/stos-snapshotter.sock")]
@@ -92,92 +95,123 @@ fn run(arguments: &Arguments) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::invalid("user", "expected root, who alone may mount images"));
     }
+    let socket = inherited.map_or_else(|| ServiceSocket::make(&arguments.address), Ok)?;
+    let refuse = |source| Error::Listen { address: arguments.address.display().to_string(), source };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(refuse)?;
+    let daemon = Daemon { arguments, level, opened: watch::channel(None).0, removals: Arc::default() };
+    let served = runtime.block_on(daemon.serve(&socket, settings, metrics));
+    listen::notify("STOPPING=1");
+    let all_ended = *served.as_ref().unwrap_or(&false);
+    let opened = daemon.opened.borrow().clone();
+    match opened {
+        // Waits for one that is under way: what it leaves would hold up the next start.
+        Some(snapshotter) if all_ended => {
+            snapshotter.clean();
+        }
+        _ => tracing::warn!("what is under way is given up: what it leaves, the next command sweeps"),
+    }
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    tracing::info!("stopped");
+    served.map(drop)
+}
+
+/// Opens the store: after a crash there may be much to sweep.
+fn open(arguments: &Arguments, settings: Settings, metrics: Arc<Metrics>) -> Result<Arc<Snapshotter>> {
     let mut engine = Engine::open(&arguments.data_root, &arguments.root)?;
     if let Some(kind) = arguments.layerfs {
         engine = engine.with_backend(kind);
     }
     // Said now, and not with the first layer.
-    let kind = engine.layerfs().kind_of_new()?;
-    let metrics_address = settings.metrics.address.clone();
+    let backend = engine.layerfs().kind_of_new()?;
     let root = std::fs::canonicalize(&arguments.root).map_err(stos_store::Error::io("find", &arguments.root))?;
     let snapshotter = Arc::new(Snapshotter::open(engine, &root, settings, metrics)?);
     snapshotter.recover();
-    snapshotter.clean();
-    let socket = inherited.map_or_else(|| ServiceSocket::make(&arguments.address), Ok)?;
-    let refuse = |source| Error::Listen { address: arguments.address.display().to_string(), source };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(refuse)?;
-    tracing::info!(
-        address = %arguments.address.display(),
-        data_root = %arguments.data_root.display(),
-        backend = %kind,
-        snapshots = snapshotter.list(&[])?.len(),
-        "serving"
-    );
-    let served = runtime.block_on(serve(arguments, &snapshotter, &socket, metrics_address.as_deref(), &level));
-    finish(runtime, &snapshotter);
-    served
+    let snapshots = snapshotter.list(&[])?.len();
+    let (address, data_root) = (arguments.address.display(), arguments.data_root.display());
+    tracing::info!(%address, %data_root, %backend, snapshots, "serving");
+    Ok(snapshotter)
 }
 
-/// Ends what still runs: what a killed pull leaves, the next command sweeps.
-fn finish(runtime: Runtime, snapshotter: &Snapshotter) {
-    listen::notify("STOPPING=1");
-    snapshotter.clean();
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    tracing::info!("stopped");
+/// A daemon that runs.
+struct Daemon<'a> {
+    arguments: &'a Arguments,
+    level: Level,
+    /// The store, once it is open.
+    opened: watch::Sender<Option<Arc<Snapshotter>>>,
+    /// Told when something was removed.
+    removals: Arc<Notify>,
 }
 
-async fn serve(
-    arguments: &Arguments,
-    snapshotter: &Arc<Snapshotter>,
-    socket: &ServiceSocket,
-    metrics: Option<&str>,
-    level: &Level,
-) -> Result<()> {
-    let refuse = |source| Error::Listen { address: arguments.address.display().to_string(), source };
-    if let Some(address) = metrics {
-        server::serve_metrics(address, Arc::clone(snapshotter)).await?;
-    }
-    let (stop, stopped) = watch::channel(false);
-    let mut signals = Signals::new().map_err(refuse)?;
-    let listener = socket.listener().map_err(refuse)?;
-    let patience = || snapshotter.settings().stop.timeout;
-    let mut serving = std::pin::pin!(server::serve(listener, Arc::clone(snapshotter), stopped, patience));
-    listen::notify("READY=1");
-    loop {
-        tokio::select! {
-            all_ended = &mut serving => {
-                if !all_ended {
-                    tracing::warn!("calls that are under way are given up");
+impl Daemon<'_> {
+    /// Serves until a signal ends it, and tells whether all calls have ended.
+    async fn serve(&self, socket: &ServiceSocket, settings: Settings, metrics: Arc<Metrics>) -> Result<bool> {
+        let refuse = |source| Error::Listen { address: self.arguments.address.display().to_string(), source };
+        let (stop, stopped) = watch::channel(false);
+        let mut signals = Signals::new().map_err(refuse)?;
+        let listener = socket.listener().map_err(refuse)?;
+        let service = Service::opening(self.opened.subscribe(), Arc::clone(&self.removals));
+        let patience = || self.settings().stop.timeout;
+        let mut serving = std::pin::pin!(server::serve(listener, service, stopped, patience));
+        let metrics_address = settings.metrics.address.clone();
+        let arguments = self.arguments.clone();
+        let mut opening = tokio::task::spawn_blocking(move || open(&arguments, settings, metrics));
+        loop {
+            tokio::select! {
+                all_ended = &mut serving => return Ok(all_ended),
+                opened = &mut opening, if self.opened.borrow().is_none() => {
+                    let snapshotter = opened.map_err(|error| refuse(std::io::Error::other(error)))??;
+                    self.is_open(snapshotter, metrics_address.as_deref()).await?;
                 }
-                return Ok(());
+                asked = signals.next() => match asked {
+                    Asked::Reload => self.reload(),
+                    // A second one does not wait.
+                    Asked::End if stop.send_replace(true) => return Ok(false),
+                    Asked::End => {}
+                },
             }
-            asked = signals.next() => match asked {
-                Asked::Reload => reload(arguments, snapshotter, level),
-                // A second one does not wait.
-                Asked::End if stop.send_replace(true) => return Ok(()),
-                Asked::End => {}
-            },
         }
     }
-}
 
-/// Reads the configuration file again. One that cannot be used changes nothing.
-fn reload(arguments: &Arguments, snapshotter: &Snapshotter, level: &Level) {
-    let settings = arguments.settings().and_then(|settings| {
-        let targets = settings.log.targets().map_err(|reason| Error::invalid("log.level", reason))?;
-        Ok((settings, targets))
-    });
-    match settings {
-        Ok((settings, targets)) => {
-            let old = snapshotter.settings();
-            if old.metrics != settings.metrics || old.log.format != settings.log.format {
-                tracing::warn!("metrics.address and log.format count with the next start");
-            }
-            level.set(targets);
-            snapshotter.set_settings(settings);
-            tracing::info!("configuration read again");
+    /// Lets calls in that have waited.
+    async fn is_open(&self, snapshotter: Arc<Snapshotter>, metrics: Option<&str>) -> Result<()> {
+        if let Some(address) = metrics {
+            server::serve_metrics(address, Arc::clone(&snapshotter)).await?;
         }
-        Err(error) => tracing::error!(error = chain_of(&error), "the configuration stays as it was"),
+        tokio::spawn(server::clean_after(Arc::clone(&self.removals), Arc::clone(&snapshotter)));
+        // What an earlier process has left.
+        self.removals.notify_one();
+        self.opened.send_replace(Some(snapshotter));
+        listen::notify("READY=1");
+        Ok(())
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.opened.borrow().as_ref().map_or_else(Arc::default, |snapshotter| snapshotter.settings())
+    }
+
+    /// Reads the configuration file again. One that cannot be used changes nothing.
+    fn reload(&self) {
+        let opened = self.opened.borrow().clone();
+        let Some(snapshotter) = opened else {
+            tracing::warn!("the store is being opened: the configuration is not read again");
+            return;
+        };
+        let settings = self.arguments.settings().and_then(|settings| {
+            let targets = settings.log.targets().map_err(|reason| Error::invalid("log.level", reason))?;
+            Ok((settings, targets))
+        });
+        match settings {
+            Ok((settings, targets)) => {
+                let old = snapshotter.settings();
+                if old.metrics != settings.metrics || old.log.format != settings.log.format {
+                    tracing::warn!("metrics.address and log.format count with the next start");
+                }
+                self.level.set(targets);
+                snapshotter.set_settings(settings);
+                tracing::info!("configuration read again");
+            }
+            Err(error) => tracing::error!(error = chain_of(&error), "the configuration stays as it was"),
+        }
     }
 }
 

@@ -144,7 +144,8 @@ impl Metadata {
             let mut found = vec![state.get(name)?.clone()];
             while let Some(parent) = found.last().and_then(|last| last.record.parent.clone()) {
                 let lower = state.by_name.get(&parent);
-                let lower = lower.ok_or_else(|| Error::precondition(name, format!("its parent {parent} is missing")))?;
+                let lower =
+                    lower.ok_or_else(|| Error::precondition(name, format!("its parent {parent} is missing")))?;
                 if found.len() > state.by_name.len() {
                     return Err(Error::precondition(name, "its parents form a circle"));
                 }

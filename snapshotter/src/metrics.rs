@@ -140,7 +140,8 @@ impl Metrics {
         }
         text.summary("request_seconds", "How long requests took.", "method", counts.request_seconds.iter());
         text.family("pulls_total", "counter", "Pulls, by how they ended.");
-        for (result, word) in [(PullResult::Done, "done"), (PullResult::Other, "other"), (PullResult::Failed, "failed")] {
+        for (result, word) in [(PullResult::Done, "done"), (PullResult::Other, "other"), (PullResult::Failed, "failed")]
+        {
             text.sample("pulls_total", &[("result", word)], counts.pulls.get(&result).unwrap_or(&0));
         }
         text.family("pull_bytes_total", "counter", "Bytes of layers that pulls have fetched.");

@@ -33,13 +33,11 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Serves containerd until `stop` says so, then waits up to `patience` for calls that are under way. Tells whether all of them ended.
 pub async fn serve(
     listener: UnixListener,
-    snapshotter: Arc<Snapshotter>,
+    service: Service,
     stop: watch::Receiver<bool>,
     patience: impl Fn() -> Duration,
 ) -> bool {
-    let removals = Arc::new(Notify::new());
-    let service = SnapshotsServer::new(Service::new(Arc::clone(&snapshotter), Arc::clone(&removals)));
-    let cleaner = tokio::spawn(clean_after(Arc::clone(&removals), snapshotter));
+    let service = SnapshotsServer::new(service);
     // Each connection holds a sender: with the last one the channel ends.
     let (alive, mut ended) = mpsc::channel::<()>(1);
     let mut stopping = stop.clone();
@@ -63,9 +61,7 @@ pub async fn serve(
         }
     }
     drop(alive);
-    let all_ended = tokio::time::timeout(patience(), ended.recv()).await.is_ok();
-    cleaner.abort();
-    all_ended
+    tokio::time::timeout(patience(), ended.recv()).await.is_ok()
 }
 
 /// Resolves when the end has been told.
@@ -93,8 +89,8 @@ async fn connection(
     }
 }
 
-/// Cleans up after removals, once for those that come together.
-async fn clean_after(removals: Arc<Notify>, snapshotter: Arc<Snapshotter>) {
+/// Cleans up after removals, once for those that come together. It never ends.
+pub async fn clean_after(removals: Arc<Notify>, snapshotter: Arc<Snapshotter>) {
     loop {
         removals.notified().await;
         tokio::time::sleep(GATHERING).await;
@@ -148,7 +144,9 @@ where
             async move { Ok::<_, Infallible>(answer) }
         });
         tokio::spawn(async move {
-            if let Err(error) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+            if let Err(error) =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+            {
                 tracing::debug!(%error, "a connection for metrics ended");
             }
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use prost_types::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::codegen::tokio_stream::{self, Stream};
 use tonic::{Code, Request, Response, Status};
 
@@ -22,7 +22,8 @@ const PER_MESSAGE: usize = 100;
 /// Serves a [`Snapshotter`]. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Service {
-    snapshotter: Arc<Snapshotter>,
+    /// `None` until the store is open.
+    snapshotter: watch::Receiver<Option<Arc<Snapshotter>>>,
     removals: Arc<Notify>,
 }
 
@@ -31,7 +32,19 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 impl Service {
     /// Serves `snapshotter`; `removals` is told when something was removed, and there is something to clean up.
     pub fn new(snapshotter: Arc<Snapshotter>, removals: Arc<Notify>) -> Self {
+        Self::opening(watch::channel(Some(snapshotter)).1, removals)
+    }
+
+    /// The same of a snapshotter that is still being opened: calls wait for it. To sweep what a crash has left may take longer than
+    /// containerd waits for an answer to its connection, so that is answered before.
+    pub fn opening(snapshotter: watch::Receiver<Option<Arc<Snapshotter>>>, removals: Arc<Notify>) -> Self {
         Self { snapshotter, removals }
+    }
+
+    async fn opened(&self) -> std::result::Result<Arc<Snapshotter>, Status> {
+        let mut snapshotter = self.snapshotter.clone();
+        let opened = snapshotter.wait_for(Option::is_some).await.ok().and_then(|opened| opened.clone());
+        opened.ok_or_else(|| Status::unavailable("the store could not be opened"))
     }
 
     /// Does a call in a thread of its own, and counts it. It goes on where the caller does not wait.
@@ -40,7 +53,7 @@ impl Service {
         method: &'static str,
         work: impl FnOnce(&Snapshotter) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, Status> {
-        let snapshotter = Arc::clone(&self.snapshotter);
+        let snapshotter = self.opened().await?;
         let done = tokio::task::spawn_blocking(move || {
             let started = Instant::now();
             let done = work(&snapshotter).map_err(|error| answer(method, error));

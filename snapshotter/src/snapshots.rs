@@ -42,6 +42,8 @@ pub struct Snapshotter {
     pub(crate) own: OwnImages,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) leftovers: Mutex<Leftovers>,
+    /// Held by who cleans up.
+    pub(crate) cleaning: Mutex<()>,
     /// Held to read by who relies on a mount of a chain until a snapshot says so, to write by who unmounts.
     pub(crate) mounting: RwLock<()>,
     remote: Remote,
@@ -59,8 +61,9 @@ impl Snapshotter {
         let metadata = Metadata::open(engine.store())?;
         let own = OwnImages::open(engine.store());
         let settings = RwLock::new(Arc::new(settings));
-        let (leftovers, mounting, remote) = (Mutex::default(), RwLock::default(), Remote::default());
-        Ok(Self { engine, metadata, own, metrics, leftovers, mounting, remote, settings })
+        let (leftovers, cleaning) = (Mutex::default(), Mutex::default());
+        let (mounting, remote) = (RwLock::default(), Remote::default());
+        Ok(Self { engine, metadata, own, metrics, leftovers, cleaning, mounting, remote, settings })
     }
 
     /// Gives the settings that count now.

@@ -187,7 +187,11 @@ fn codes_and_lists_come_over_the_wire() {
 fn what_is_no_grpc_harms_nobody() {
     stos_testkit::require!(Need::Root);
     let daemon = Daemon::start();
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0; 4096],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
         let mut stream = UnixStream::connect(daemon.socket()).unwrap();
         stream.write_all(bytes).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();

@@ -179,6 +179,7 @@ fn a_thousand_open_snapshots_are_a_thousand() {
         scene.remove(&format!("key-{number}")).unwrap();
     }
     scene.cleanup();
-    let left: Vec<_> = fs::read_dir(scene.data_root().join("snapshots")).unwrap().map(|it| it.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(scene.data_root().join("snapshots")).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| name == "images.json"), "{left:?}");
 }
