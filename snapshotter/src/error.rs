@@ -62,6 +62,14 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] stos_engine::Error),
+    /// The signature policy does not accept the image: nobody may unpack it either.
+    #[error("image {image}: {source}")]
+    Refused {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: stos_engine::policy::PolicyError,
+    },
     /// The configuration file cannot be used.
     #[error("{}: {reason}", path.display())]
     Config {
@@ -102,6 +110,7 @@ impl Error {
             Self::Precondition { .. } => Code::FailedPrecondition,
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::Damaged { .. } => Code::DataLoss,
+            Self::Refused { .. } => Code::PermissionDenied,
             Self::Store(stos_store::Error::RecordTooLarge { .. }) => Code::InvalidArgument,
             Self::Engine(stos_engine::Error::StoreBusy { .. }) | Self::Served { .. } => Code::Unavailable,
             _ => Code::Internal,

@@ -215,6 +215,7 @@ fn code_name(code: Code) -> &'static str {
         Code::AlreadyExists => "AlreadyExists",
         Code::FailedPrecondition => "FailedPrecondition",
         Code::InvalidArgument => "InvalidArgument",
+        Code::PermissionDenied => "PermissionDenied",
         Code::Unavailable => "Unavailable",
         Code::DataLoss => "DataLoss",
         _ => "Internal",

@@ -23,7 +23,7 @@ use stos_engine::{Engine, PullOptions};
 use stos_spec::{BlobDigest, ChainId, DiffId, ImageRef};
 
 use crate::config::Settings;
-use crate::error::{Result, chain_of};
+use crate::error::{Error, Result, chain_of};
 use crate::images::OwnImages;
 use crate::metrics::{Metrics, PullResult};
 
@@ -62,7 +62,7 @@ impl Remote {
     /// `labels` name it. `None` where containerd has to unpack. The caller has no lock and no lease.
     ///
     /// # Errors
-    /// Where the store cannot be read. A pull that fails is told in the log.
+    /// Where the store cannot be read; [`Error::Refused`]. A pull that fails else is told in the log.
     pub fn layers(
         &self,
         puller: &Puller<'_>,
@@ -123,6 +123,11 @@ impl Remote {
                 let (bytes, ms) = (pulled.fetched_bytes, started.elapsed().as_millis());
                 tracing::info!(image = name, bytes, ms, present = pulled.present_layers, "pulled");
                 self.local_layers(puller.engine, chain)?
+            }
+            // Else containerd, which knows nothing of the policy, would have it all the same.
+            Err(stos_engine::Error::Policy(source)) => {
+                puller.metrics.count_pull(PullResult::Failed);
+                return Err(Error::Refused { image: name, source });
             }
             Err(error) => {
                 tracing::warn!(image = name, error = chain_of(&error), "cannot be pulled: containerd unpacks it");

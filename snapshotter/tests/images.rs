@@ -223,6 +223,25 @@ fn what_containerd_unpacks_without_asking_becomes_the_stores_where_it_has_it() {
 }
 
 #[test]
+fn what_the_policy_refuses_is_not_unpacked_either() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let policy = scene.dir.path().join("policy.json");
+    fs::write(&policy, r#"{"default": [{"type": "reject"}]}"#).unwrap();
+    let mut settings = scene::settings();
+    settings.registry.signature_policy = Some(policy);
+    scene.snapshotter.set_settings(settings);
+    let image = image(&TWO);
+    let reference = scene.serve(&image, "app");
+    let labels = [(REF, chains(&image)[0].clone()), (IMAGE, reference)];
+    let labels = labels.each_ref().map(|(key, value)| (*key, value.as_str()));
+    for _ in 0..2 {
+        assert_eq!(code(scene.prepare("key", "", &labels)), Code::PermissionDenied);
+    }
+    assert!(scene.names(&[]).is_empty());
+}
+
+#[test]
 fn images_stay_where_that_is_asked_for() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
