@@ -62,13 +62,13 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] stos_engine::Error),
-    /// The signature policy does not accept the image: nobody may unpack it either.
+    /// The signature policy does not accept the image, or its registry is blocked: nobody may unpack it either.
     #[error("image {image}: {source}")]
     Refused {
         /// The image.
         image: String,
         /// Why not.
-        source: stos_engine::policy::PolicyError,
+        source: Box<stos_engine::Error>,
     },
     /// The configuration file cannot be used.
     #[error("{}: {reason}", path.display())]

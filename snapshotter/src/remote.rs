@@ -125,9 +125,9 @@ impl Remote {
                 self.local_layers(puller.engine, chain)?
             }
             // Else containerd, which knows nothing of the policy, would have it all the same.
-            Err(stos_engine::Error::Policy(source)) => {
+            Err(error) if is_refusal(&error) => {
                 puller.metrics.count_pull(PullResult::Failed);
-                return Err(Error::Refused { image: name, source });
+                return Err(Error::Refused { image: name, source: Box::new(error) });
             }
             Err(error) => {
                 tracing::warn!(image = name, error = chain_of(&error), "cannot be pulled: containerd unpacks it");
@@ -178,6 +178,16 @@ impl Remote {
         // It may have gone with its image since it was read, or be damaged.
         let Some(&top) = layers.last() else { return Ok(None) };
         Ok(engine.layerfs().ensure_layer_is_sound(top)?.then_some(layers))
+    }
+}
+
+/// Tells whether people have said that such an image may not come in.
+fn is_refusal(error: &stos_engine::Error) -> bool {
+    use stos_config::Error::{Blocked, Rejected};
+    match error {
+        stos_engine::Error::Policy(_) => true,
+        stos_engine::Error::RegistryConfig(error) => matches!(error, Blocked { .. } | Rejected { .. }),
+        _ => false,
     }
 }
 

@@ -49,7 +49,7 @@ fn needs<'a>() -> [Need<'a>; 4] {
 
 fn image() -> Image {
     let shell = Layer::gzip(rootfs::host_shell().unwrap());
-    let file = TarBuilder::new().entry(Entry::file("greeting", b"hello\n".to_vec())).finish();
+    let file = TarBuilder::new().entry(Entry::file("greeting", b"hello\n")).finish();
     ImageBuilder::new().layer(shell).layer(Layer::gzip(file)).command(&["/bin/sh"]).build()
 }
 

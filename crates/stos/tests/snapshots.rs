@@ -36,10 +36,14 @@ fn layers_of_snapshots_outlast_their_image() {
         let name = hub.serve(&image, "app", "1");
         sandbox.pull(&name);
         put(&sandbox, 1, &committed(&image));
-        let active = json!({"version": 1, "name": "one", "kind": "active", "parent": "sha256:x", "created": "", "updated": ""});
+        let active =
+            json!({"version": 1, "name": "one", "kind": "active", "parent": "sha256:x", "created": "", "updated": ""});
         put(&sandbox, 2, &active);
         let usage = sandbox.json(&["system", "df", "--format", "json"]);
-        assert_eq!((&usage["summary"]["images"]["active"], &usage["summary"]["snapshots"]["total"]), (&json!(1), &json!(2)));
+        assert_eq!(
+            (&usage["summary"]["images"]["active"], &usage["summary"]["snapshots"]["total"]),
+            (&json!(1), &json!(2))
+        );
         assert!(sandbox.ok(&["system", "df"]).lines().any(|line| line.starts_with("Snapshots ")));
         sandbox.ok(&["image", "prune", "--all", "--force"]);
         assert!(sandbox.ok(&["images"]).contains("app"), "a snapshot uses it");

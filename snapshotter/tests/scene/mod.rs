@@ -238,9 +238,8 @@ pub fn map(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// An image with one file a layer.
 pub fn image(layers: &[(&str, &str)]) -> Image {
     let builder = ImageBuilder::new().command(&["/none"]);
-    let layer = |name: &str, text: &str| {
-        Layer::gzip(TarBuilder::new().entry(Entry::file(name, text.as_bytes().to_vec())).finish())
-    };
+    let layer =
+        |name: &str, text: &str| Layer::gzip(TarBuilder::new().entry(Entry::file(name, text.as_bytes())).finish());
     layers.iter().fold(builder, |builder, (name, text)| builder.layer(layer(name, text))).build()
 }
 

@@ -45,7 +45,9 @@ pub(crate) struct Places {
 impl Places {
     pub fn total(&self) -> u64 {
         let replaced = self.replaced.iter().map(|(_, size)| size);
-        self.rest + self.snapshots.1 + self.objects.values().chain(self.containers.values()).chain(replaced).sum::<u64>()
+        self.rest
+            + self.snapshots.1
+            + self.objects.values().chain(self.containers.values()).chain(replaced).sum::<u64>()
     }
 }
 

@@ -93,7 +93,8 @@ impl Reach {
 
     /// Tells whether an image is in use: by a container, by somebody who looks at it, or by a snapshot of all its layers.
     pub fn is_active(&self, image: &ImageReach) -> bool {
-        let is_chain_of_snapshot = |object: &Object| matches!(object, Object::Chain(_)) && self.snapshots.contains(object);
+        let is_chain_of_snapshot =
+            |object: &Object| matches!(object, Object::Chain(_)) && self.snapshots.contains(object);
         self.users_of(image.id) > 0
             || self.mounted.contains(&image.id)
             || image.objects.iter().any(is_chain_of_snapshot)
