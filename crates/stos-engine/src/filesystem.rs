@@ -109,7 +109,10 @@ fn create_volume(dir: &Path, request: FilesystemRequest<'_>, number: usize, targ
 }
 
 /// Gives `to` the owner, mode, attributes and mtime of `from`, both directories.
-pub(crate) fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
+///
+/// # Errors
+/// What the filesystem says.
+pub fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     let metadata = fs::metadata(from).map_err(StoreError::io("stat", from))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).map_err(StoreError::io("chown", to))?;
     let mode = fs::Permissions::from_mode(metadata.mode() & 0o7777);

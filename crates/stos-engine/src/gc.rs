@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Space comes back: what images, containers and leases reach is marked, the rest is swept.
+//! Space comes back: what images, containers, snapshots and leases reach is marked, the rest is swept.
 //!
 //! A sweep has the store for milliseconds: what goes is renamed into staging, and deleted when others can work again. It waits
 //! for commands that keep everything, which most do for as short a time; a pull lists what it relies on, and goes on meanwhile.
@@ -86,9 +86,9 @@ pub struct GcReport {
     pub bytes: u64,
 }
 
-/// Marks what images, containers and leases reach. The caller holds the right to sweep.
+/// Marks what images, containers, snapshots and leases reach. The caller holds the right to sweep.
 ///
-/// An image or a container that cannot be read makes this fail: what it reaches is unknown, and nothing may be removed then.
+/// One of these that cannot be read makes this fail: what it reaches is unknown, and nothing may be removed then.
 pub fn used_objects(engine: &Engine) -> Result<Objects> {
     // Leases first: an image or a container is there before its lease is given up.
     let mut used = engine.store.leased()?;
@@ -113,6 +113,7 @@ pub fn used_objects(engine: &Engine) -> Result<Objects> {
         used.add_layers(&container.layers);
         used.blobs.extend([container.manifest, container.image_id]);
     }
+    used.extend(engine.store.snapshot_roots()?);
     Ok(used)
 }
 
@@ -187,7 +188,7 @@ fn sweep_right(engine: &Engine, patience: Duration) -> Result<Lock> {
     }
 }
 
-/// Removes every object that neither images nor containers nor leases reach, and what crashes have left of names, mounts and locks;
+/// Removes every object that neither images nor containers nor snapshots nor leases reach, and what crashes have left of names, mounts and locks;
 /// with `dry_run` it only tells what it would remove.
 ///
 /// # Errors
@@ -388,9 +389,12 @@ impl Sweep<'_> {
     }
 }
 
-/// Gives the digits of layers and chains that running containers stand on as directories.
+/// Gives the digits of layers and chains that running containers stand on as directories; and those of snapshots, whose containers
+/// only containerd knows.
 fn stood_on(engine: &Engine) -> Result<BTreeSet<String>> {
-    let mut used = BTreeSet::new();
+    let roots = engine.store.snapshot_roots()?;
+    let layers = roots.layers.iter().map(|layer| layer.hex().to_string());
+    let mut used: BTreeSet<String> = layers.chain(roots.chains.iter().map(|chain| chain.hex().to_string())).collect();
     for id in engine.store.containers()? {
         let Some(record) = container::record(engine, &id)? else { continue };
         let stands_on = record.backend == BackendKind::Dirs;

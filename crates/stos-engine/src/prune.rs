@@ -122,11 +122,11 @@ pub struct Pruned {
     pub freed: u64,
 }
 
-/// Removes images that have no name, that no container uses and nobody has mounted; with `all` also those with names. All of them
+/// Removes images that have no name, that no container and no snapshot uses and nobody has mounted; with `all` also those with names. All of them
 /// by one change of the index. Then removes what nothing reaches any more.
 ///
 /// # Errors
-/// A container whose record cannot be read: which image it uses is not known.
+/// A container or a snapshot whose record cannot be read: which image it uses is not known.
 pub fn prune_images(engine: &Engine, options: &PruneOptions) -> Result<Pruned> {
     let fitting = fitting_images(engine, &options.filters)?;
     // No other command is at work, or it is none of those that add something.
@@ -135,9 +135,16 @@ pub fn prune_images(engine: &Engine, options: &PruneOptions) -> Result<Pruned> {
     let containers = crate::container::records(engine)?;
     let used: BTreeSet<BlobDigest> =
         containers.into_iter().map(|container| container.image_id).chain(mounted).collect();
+    let chains = engine.store.snapshot_roots()?.chains;
+    let is_of_snapshot = |image: &ImageRecord| {
+        // One that cannot be read has no snapshots that could be mounted.
+        let chain = || load_image(engine, image.clone()).ok()?.chain_id().ok();
+        !chains.is_empty() && chain().is_some_and(|chain| chains.contains(&chain))
+    };
     let goes = |image: &ImageRecord| {
         (options.all || image.reference.is_none())
             && !used.contains(&image.image_id)
+            && !is_of_snapshot(image)
             && fitting.as_ref().is_none_or(|fitting| fitting.contains(&image.manifest.digest))
     };
     let gone = std::cell::RefCell::new(Vec::new());

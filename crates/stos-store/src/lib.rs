@@ -10,13 +10,14 @@
 //!   chains/sha256/<chainID>/        image.erofs, chain.json                    (filled by stos-layerfs)
 //!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
 //!   names/<name>                    symlink to the id, in base64               [names]
+//!   snapshots/<number>/             what containerd keeps here                 [snapshots] (filled by stos-snapshotter)
 //!   staging/                        everything is built here first             [staging]
 //!   locks/                          one lock file per object, flock            [lock, lease]
 //! ```
 //!
 //! What it all takes of the disk is counted in [`usage`].
 //!
-//! **Roots**: `images/index.json`, `containers/` and leases. A blob, layer or chain that none of them reaches is garbage.
+//! **Roots**: `images/index.json`, `containers/`, `snapshots/` and leases. A blob, layer or chain that none of them reaches is garbage.
 //! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them, and `locks/lease-…` lists
 //! what a command that goes on for long relies on; `locks/images` guards `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
 //! merge; a container's directory is itself the lock of its life. A crash releases them all, for the kernel does.
@@ -36,6 +37,7 @@ pub mod images;
 pub mod lease;
 pub mod lock;
 pub mod names;
+pub mod snapshots;
 pub mod staging;
 pub mod store;
 pub mod usage;
@@ -46,6 +48,7 @@ pub use error::{Error, Result};
 pub use images::{ImageRecord, ImageSelector};
 pub use lease::{Lease, Objects};
 pub use lock::Lock;
+pub use snapshots::{SnapshotKind, SnapshotRecord, SnapshotUsage};
 pub use staging::Staging;
 pub use store::Store;
 pub use usage::{AreaUsage, TreeUsage};

@@ -40,6 +40,8 @@ type InodeId = (u64, u64);
 pub struct TreeUsage {
     /// The bytes of inodes with one name, directories among them.
     single: u64,
+    /// How many those are.
+    single_count: u64,
     /// The inodes with several names, each once, and their bytes: others of their names may lie in another tree.
     linked: Vec<(InodeId, u64)>,
     /// What could not be read: what is counted lacks it. At most a few of them.
@@ -50,6 +52,11 @@ impl TreeUsage {
     /// Gives the bytes of the tree by itself.
     pub fn bytes(&self) -> u64 {
         self.single + self.linked.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
+    /// Gives how many inodes the tree has.
+    pub fn inodes(&self) -> u64 {
+        self.single_count + self.linked.len() as u64
     }
 
     /// Gives the bytes of the inodes that no tree had before which went into `seen`.
@@ -270,6 +277,7 @@ impl<'a> Walk<'a> {
             }
         };
         self.usage.single += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        self.usage.single_count += 1;
         let area = self.area_paths.iter().position(|area| *area == self.path);
         let mut waiting = Vec::new();
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -322,6 +330,7 @@ impl<'a> Walk<'a> {
         let bytes = stat.stx_blocks * 512;
         if stat.stx_nlink < 2 {
             self.usage.single += bytes;
+            self.usage.single_count += 1;
         } else {
             let inode = (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino);
             if self.seen.insert(inode) {
@@ -376,6 +385,12 @@ mod tests {
         text.split_whitespace().next().unwrap().parse().unwrap()
     }
 
+    fn inodes(path: &Path) -> u64 {
+        let output = std::process::Command::new("du").args(["-s", "--inodes"]).arg(path).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     fn allocated(path: &Path) -> u64 {
         fs::symlink_metadata(path).unwrap().blocks() * 512
     }
@@ -399,6 +414,7 @@ mod tests {
         rustix::fs::mkfifoat(CWD, root.join("fifo"), Mode::RUSR).unwrap();
         let usage = measure_tree(&root).unwrap();
         assert_eq!(usage.bytes(), du(&root));
+        assert_eq!(usage.inodes(), inodes(&root));
         assert!(usage.problems.is_empty(), "{:?}", usage.problems);
         assert!(measure_tree(&root.join("none")).unwrap_err().is_not_found());
     }

@@ -34,9 +34,11 @@ fn sum(list: &Value, key: &str) -> u64 {
 fn df(sandbox: &Sandbox) -> Value {
     let usage = sandbox.json(&["system", "df", "--format", "json"]);
     assert_eq!(number(&usage["total"]), du(&sandbox.data_root()), "{usage}");
-    let rows = ["images", "containers", "unused", "other"].map(|row| number(&usage["summary"][row]["size"]));
+    let rows =
+        ["images", "containers", "snapshots", "unused", "other"].map(|row| number(&usage["summary"][row]["size"]));
     assert_eq!(rows.iter().sum::<u64>(), number(&usage["total"]), "{usage}");
-    let kinds = ["layers", "chains", "blobs", "containers", "other"].map(|kind| number(&usage["kinds"][kind]));
+    let kinds =
+        ["layers", "chains", "blobs", "containers", "snapshots", "other"].map(|kind| number(&usage["kinds"][kind]));
     assert_eq!(kinds.iter().sum::<u64>(), number(&usage["total"]), "{usage}");
     assert_eq!(sum(&usage["layers"], "size"), kinds[0]);
     assert_eq!(sum(&usage["containers"], "size"), kinds[3]);

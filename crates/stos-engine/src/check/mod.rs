@@ -9,6 +9,7 @@
 //! | `layers` | the layers that images and containers need, and all others that are there |
 //! | `chains` | what was made of layers: merged images, stacks |
 //! | `containers` | records, directories, names; containers that run on files which have been replaced |
+//! | `snapshots` | the records of what containerd keeps here |
 //!
 //! The order is that of repair: a layer is fetched by what a manifest says, a chain is made of sound layers. Without repair nothing
 //! is changed but seals (see [`Examination`]). What is repaired is looked at again before it is called so, and what fails for one
@@ -23,12 +24,13 @@ mod layers;
 mod owners;
 mod repair;
 mod report;
+mod snapshots;
 
 use std::collections::BTreeSet;
 
 use stos_layerfs::{Examination, Integrity};
 use stos_spec::{BlobDigest, ChainId};
-use stos_store::ImageSelector;
+use stos_store::{ImageSelector, Objects};
 
 use crate::Engine;
 use crate::error::Result;
@@ -56,7 +58,9 @@ struct Check<'a> {
     /// Images and containers, which need the rest.
     owners: Vec<Owner>,
     items: Vec<Item>,
-    /// Whether there is an image or a container of which nobody can tell what it needs, beside those in `owners`.
+    /// What snapshots need.
+    snapshot_roots: Objects,
+    /// Whether there is an image, a container or a snapshot of which nobody can tell what it needs, beside those in `owners`.
     has_unread_owners: bool,
     hashed: u64,
 }
@@ -84,6 +88,7 @@ pub fn check_store(engine: &Engine, options: &CheckOptions<'_>) -> Result<CheckR
     check.items.extend(format);
     check.stage("check.documents", |check| {
         check.read_owners()?;
+        check.examine_snapshots()?;
         check.examine_documents();
         Ok(())
     })?;
@@ -91,6 +96,7 @@ pub fn check_store(engine: &Engine, options: &CheckOptions<'_>) -> Result<CheckR
     check.stage("check.layers", |check| {
         let mut layers: BTreeSet<_> = engine.layerfs.layers()?.into_iter().collect();
         layers.extend(check.owners.iter().flat_map(|owner| &owner.layers));
+        layers.extend(&check.snapshot_roots.layers);
         check.examine_layers(&layers)
     })?;
     check.stage("check.chains", |check| {
@@ -140,7 +146,8 @@ impl<'a> Check<'a> {
         let registries = options.repair.filter(|_| !engine.store.is_read_only());
         let repair = registries.map(|registries| Repair::new(engine, registries));
         let how = examination(engine, options.full);
-        Self { engine, how, repair, owners: Vec::new(), items: Vec::new(), has_unread_owners: false, hashed: 0 }
+        let (owners, items, snapshot_roots) = (Vec::new(), Vec::new(), Objects::default());
+        Self { engine, how, repair, owners, items, snapshot_roots, has_unread_owners: false, hashed: 0 }
     }
 
     /// Does one part, and says in the log how many bytes were hashed for it and how long it took.

@@ -30,6 +30,8 @@ pub enum ObjectKind {
     Container,
     /// A container's name.
     Name,
+    /// A snapshot.
+    Snapshot,
 }
 
 impl fmt::Display for ObjectKind {
@@ -44,6 +46,7 @@ impl fmt::Display for ObjectKind {
             Self::Chain => "chain",
             Self::Container => "container",
             Self::Name => "name",
+            Self::Snapshot => "snapshot",
         })
     }
 }

@@ -4,7 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`places`] | what each object and container takes, by walking DATA-ROOT |
-//! | [`reach`] | which objects images and containers reach |
+//! | [`reach`] | which objects images, containers and snapshots reach |
 //!
 //! Nothing is locked: what comes and goes meanwhile is counted or not. What cannot be read is told in the log, and the rest is
 //! counted all the same.
@@ -47,10 +47,12 @@ pub struct DiskUsage {
 /// What keeps the bytes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// Images: the layers, chains and documents that an image reaches, or the container of one that is gone.
+    /// Images: the layers, chains and documents that an image reaches, or the container or snapshot of one that is gone.
     pub images: Row,
     /// Containers: their own directories.
     pub containers: Row,
+    /// Snapshots: the own directories of those that containerd has. Only it can tell which are in use, so none is reclaimable.
+    pub snapshots: Row,
     /// Layers, chains and blobs that nothing reaches: what `system gc` removes.
     pub unused: Row,
     /// The store's own files: the index, names, locks, staging, and what other tools keep in the image layout.
@@ -88,6 +90,8 @@ pub struct Kinds {
     pub blobs: u64,
     /// The containers' own directories.
     pub containers: u64,
+    /// The snapshots' own directories.
+    pub snapshots: u64,
     /// Everything else.
     pub other: u64,
 }
@@ -237,15 +241,16 @@ impl Report<'_> {
         let of_images: BTreeSet<Object> = reach.images.iter().flat_map(|image| &image.objects).copied().collect();
         let of_containers: BTreeSet<Object> =
             reach.containers.iter().flat_map(|container| &container.objects).copied().collect();
-        let is_active = |image: &&ImageReach| reach.is_active(image.id);
-        let mut active = &of_containers | &reach.foreign;
+        let is_active = |image: &&ImageReach| reach.is_active(image);
+        let mut active = &(&of_containers | &reach.foreign) | &reach.snapshots;
         active.extend(reach.images.iter().filter(is_active).flat_map(|image| &image.objects));
 
         let mut images = Row { total: reach.images.len(), ..Row::default() };
         images.active = reach.images.iter().filter(is_active).count();
         let (mut unused, mut other) = (Row::default(), self.places.rest);
         for (object, &size) in &self.places.objects {
-            if of_images.contains(object) || of_containers.contains(object) {
+            let is_used = [&of_images, &of_containers, &reach.snapshots].iter().any(|users| users.contains(object));
+            if is_used {
                 images.size += size;
                 images.reclaimable += if active.contains(object) { 0 } else { size };
             } else if reach.foreign.contains(object) {
@@ -264,15 +269,17 @@ impl Report<'_> {
             }
         }
         unused.reclaimable = unused.size;
-        // What a container reaches whose record cannot be read nobody knows; of an image the same, but it goes with the others.
-        if reach.has_unreadable_containers() {
+        // What a container or a snapshot reaches whose record cannot be read nobody knows; of an image the same, but it goes with the others.
+        if reach.has_unreadable_users() {
             images.reclaimable = 0;
         }
-        if reach.has_unreadable_containers() || reach.images.iter().any(|image| image.is_damaged) {
+        if reach.has_unreadable_users() || reach.images.iter().any(|image| image.is_damaged) {
             unused.reclaimable = 0;
         }
         let (containers, lost) = self.containers();
-        Summary { images, containers, unused, other: Other { size: other + lost } }
+        let (total, size) = self.places.snapshots;
+        let snapshots = Row { total, active: total, size, reclaimable: 0 };
+        Summary { images, containers, snapshots, unused, other: Other { size: other + lost } }
     }
 
     /// The row of the containers; and what lies among them and was none when they were listed.
@@ -295,6 +302,7 @@ impl Report<'_> {
             chains: 0,
             blobs: 0,
             containers: self.places.containers.values().sum(),
+            snapshots: self.places.snapshots.1,
             other: self.places.rest + self.places.replaced.iter().map(|(_, size)| size).sum::<u64>(),
         };
         for (object, size) in &self.places.objects {

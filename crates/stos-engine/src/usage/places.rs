@@ -24,6 +24,8 @@ enum Place {
     /// What a layer or a chain was before it was made anew.
     Replaced(String),
     Container(ContainerId),
+    /// A snapshot's own directory.
+    Snapshot,
 }
 
 /// What each thing in DATA-ROOT takes, in bytes.
@@ -34,6 +36,8 @@ pub(crate) struct Places {
     /// By the names of their directories.
     pub replaced: Vec<(String, u64)>,
     pub containers: BTreeMap<ContainerId, u64>,
+    /// The snapshots' own directories: how many, and their bytes.
+    pub snapshots: (usize, u64),
     /// All else.
     pub rest: u64,
 }
@@ -41,7 +45,9 @@ pub(crate) struct Places {
 impl Places {
     pub fn total(&self) -> u64 {
         let replaced = self.replaced.iter().map(|(_, size)| size);
-        self.rest + self.objects.values().chain(self.containers.values()).chain(replaced).sum::<u64>()
+        self.rest
+            + self.snapshots.1
+            + self.objects.values().chain(self.containers.values()).chain(replaced).sum::<u64>()
     }
 }
 
@@ -55,7 +61,7 @@ pub(crate) fn measure(engine: &Engine) -> Result<Places> {
     let layer: Reader = |name| DiffId::from_hex(name).map(|layer| Place::Object(Object::Layer(layer)));
     let chain: Reader = |name| ChainId::from_hex(name).map(|chain| Place::Object(Object::Chain(chain)));
     let blob: Reader = |name| BlobDigest::from_hex(name).map(|blob| Place::Object(Object::Blob(blob)));
-    let areas: [(PathBuf, Reader); 7] = [
+    let areas: [(PathBuf, Reader); 8] = [
         (store.layers_dir(), layer),
         (dirs.layers_dir(), layer),
         (dirs.replaced_dir(), |name| Some(Place::Replaced(name.to_owned()))),
@@ -63,6 +69,7 @@ pub(crate) fn measure(engine: &Engine) -> Result<Places> {
         (dirs.chains_dir(), chain),
         (store.blobs_dir(), blob),
         (store.containers_dir(), |name| name.parse().ok().map(Place::Container)),
+        (store.snapshots_dir(), |name| name.parse::<u64>().ok().map(|_| Place::Snapshot)),
     ];
     let below = |path: &PathBuf| path.strip_prefix(store.root()).unwrap_or(path).to_owned();
     let paths: Vec<PathBuf> = areas.iter().map(|(path, _)| below(path)).collect();
@@ -85,6 +92,7 @@ impl Places {
             Some(Place::Object(object)) => *self.objects.entry(object).or_default() += size,
             Some(Place::Replaced(name)) => self.replaced.push((name, size)),
             Some(Place::Container(id)) => *self.containers.entry(id).or_default() += size,
+            Some(Place::Snapshot) => self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + size),
             // None of ours, and nobody's garbage.
             None => self.rest += size,
         }

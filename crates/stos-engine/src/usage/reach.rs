@@ -45,6 +45,10 @@ pub(crate) struct Reach {
     pub containers: Vec<ContainerReach>,
     /// What entries of other tools in the index reach.
     pub foreign: BTreeSet<Object>,
+    /// What snapshots reach.
+    pub snapshots: BTreeSet<Object>,
+    /// Whether a snapshot cannot be read: what it reaches is not known.
+    pub has_unreadable_snapshots: bool,
     /// The images that somebody has mounted.
     pub mounted: BTreeSet<BlobDigest>,
     /// How many containers each image has.
@@ -70,7 +74,10 @@ impl Reach {
             let marked = mark_foreign(engine, manifest, &mut foreign);
             marked.unwrap_or_else(|error| tracing::warn!(%error, "what another tool keeps here is not known"));
         }
+        let (snapshots, has_unreadable_snapshots) = read_snapshots(engine)?;
         Ok(Self {
+            snapshots,
+            has_unreadable_snapshots,
             images: read_images(engine)?,
             containers,
             foreign: foreign.into_iter().map(Object::Blob).collect(),
@@ -84,13 +91,18 @@ impl Reach {
         self.users.get(&image).copied().unwrap_or(0)
     }
 
-    /// Tells whether an image is in use.
-    pub fn is_active(&self, image: BlobDigest) -> bool {
-        self.users_of(image) > 0 || self.mounted.contains(&image)
+    /// Tells whether an image is in use: by a container, by somebody who looks at it, or by a snapshot of all its layers.
+    pub fn is_active(&self, image: &ImageReach) -> bool {
+        let is_chain_of_snapshot =
+            |object: &Object| matches!(object, Object::Chain(_)) && self.snapshots.contains(object);
+        self.users_of(image.id) > 0
+            || self.mounted.contains(&image.id)
+            || image.objects.iter().any(is_chain_of_snapshot)
     }
 
-    pub fn has_unreadable_containers(&self) -> bool {
-        self.containers.iter().any(|container| container.record.is_none())
+    /// Tells whether there is a container or a snapshot of which nobody knows what it reaches.
+    pub fn has_unreadable_users(&self) -> bool {
+        self.has_unreadable_snapshots || self.containers.iter().any(|container| container.record.is_none())
     }
 
     /// Tells whether somebody may stand on the replaced layer or chain that is called `name`, as far as is known.
@@ -103,7 +115,15 @@ impl Reach {
                 record.backend == BackendKind::Dirs && container.is_running && is_own
             }
         };
-        !self.mounted.is_empty() || self.containers.iter().any(stands_on)
+        let is_of_snapshot = |object: &Object| match object {
+            Object::Layer(layer) => layer.hex() == hex,
+            Object::Chain(chain) => chain.hex() == hex,
+            Object::Blob(_) => false,
+        };
+        !self.mounted.is_empty()
+            || self.has_unreadable_snapshots
+            || self.snapshots.iter().any(is_of_snapshot)
+            || self.containers.iter().any(stands_on)
     }
 }
 
@@ -136,6 +156,21 @@ fn read_containers(engine: &Engine) -> Result<Vec<ContainerReach>> {
         ContainerReach { id, record, status, is_running, objects }
     };
     Ok(container::list(engine)?.into_iter().map(read).collect())
+}
+
+/// Gives what snapshots reach, and whether one cannot be read: such a one is told in the log.
+fn read_snapshots(engine: &Engine) -> Result<(BTreeSet<Object>, bool)> {
+    let (mut reached, mut has_unreadable) = (BTreeSet::new(), false);
+    for (number, record) in engine.store.snapshots()? {
+        match record {
+            Ok(record) => reached.extend(objects_of(&record.layers)),
+            Err(error) => {
+                tracing::warn!(snapshot = number, %error, "its record cannot be read: what it uses is not known");
+                has_unreadable = true;
+            }
+        }
+    }
+    Ok((reached, has_unreadable))
 }
 
 /// A stack of layers: they and their chain.

@@ -37,13 +37,17 @@ fn print_summary(usage: &DiskUsage) -> io::Result<()> {
     let row = |name, row: &Row| line(name, Some((row.total, row.active)), row.size, row.reclaimable);
     let summary = &usage.summary;
     let reclaimable = summary.images.reclaimable + summary.containers.reclaimable + summary.unused.reclaimable;
-    let rows = [
+    let mut rows = vec![
         row("Images", &summary.images),
         row("Containers", &summary.containers),
         row("Unused", &summary.unused),
         line("Other", None, summary.other.size, 0),
         line("Total", None, usage.total, reclaimable),
     ];
+    // Where containerd keeps any.
+    if summary.snapshots.total > 0 {
+        rows.insert(2, row("Snapshots", &summary.snapshots));
+    }
     table::print(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows)
 }
 

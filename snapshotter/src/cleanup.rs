@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What removed snapshots have left goes: their files, mounts of images that no snapshot uses, images that containerd needs no more, and
+//! with those their layers.
+//!
+//! It comes after each removal, with containerd's own clean-up, and at the start. What cannot be done while another command is at work
+//! on the store is left to the next one.
+
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, TryLockError};
+use std::time::Duration;
+
+use stos_engine::container;
+use stos_engine::gc::collect_garbage;
+use stos_spec::ChainId;
+use stos_store::{SnapshotKind, Staging};
+
+use crate::error::Result;
+use crate::mounts::Lower;
+use crate::snapshots::Snapshotter;
+
+/// How long a sweep of the store waits for other commands.
+const SWEEP_PATIENCE: Duration = Duration::from_millis(200);
+
+/// What is to go.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Directories of removed snapshots.
+    pub directories: Vec<Staging>,
+    /// Chains that were mounted for snapshots.
+    pub chains: BTreeSet<ChainId>,
+    /// Whether a snapshot of layers has been removed: perhaps nothing reaches them any more.
+    pub has_lost_layers: bool,
+}
+
+/// What a clean-up has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// How many directories were deleted.
+    pub directories: usize,
+    /// How many images were removed.
+    pub images: usize,
+    /// How many mounts of images went.
+    pub mounts: usize,
+}
+
+impl Snapshotter {
+    /// Looks for what an earlier process has left: all mounts of chains that snapshots know, and images that are not needed.
+    pub fn recover(&self) {
+        let mut leftovers = self.leftovers();
+        for snapshot in self.metadata.all() {
+            leftovers.chains.extend(ChainId::of_layers(&snapshot.record.layers));
+        }
+        leftovers.has_lost_layers = true;
+    }
+
+    /// Removes what is left over, after who does so already. What fails is told in the log and tried again by the next clean-up.
+    pub fn clean(&self) -> Cleaned {
+        let _cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cleaned = Cleaned::default();
+        let directories = self.take_directories();
+        cleaned.directories = directories.len();
+        drop(directories);
+        cleaned.mounts = self.unmount_unused().unwrap_or_else(|error| {
+            tracing::warn!(%error, "mounts that no snapshot uses stay for now");
+            0
+        });
+        if std::mem::take(&mut self.leftovers().has_lost_layers) {
+            match self.sweep_images() {
+                Ok(images) => cleaned.images = images,
+                Err(error) => {
+                    tracing::warn!(%error, "images that are not needed stay for now");
+                    self.leftovers().has_lost_layers = true;
+                }
+            }
+        }
+        cleaned
+    }
+
+    /// Unmounts the chains that no snapshot uses any more; none while another command may rely on a mount.
+    fn unmount_unused(&self) -> Result<usize> {
+        if self.leftovers().chains.is_empty() {
+            return Ok(0);
+        }
+        let _mounting = match self.mounting.try_write() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Whoever is at work is followed by another removal.
+            Err(TryLockError::WouldBlock) => return Ok(0),
+        };
+        let used = self.used_chains()?;
+        let unused: Vec<ChainId> = self.leftovers().chains.difference(&used).copied().collect();
+        if unused.is_empty() {
+            return Ok(0);
+        }
+        let Some(_right) = self.engine.store().try_sweep_right()? else { return Ok(0) };
+        for chain in &unused {
+            self.engine.layerfs().unmount_chain(*chain)?;
+            self.leftovers().chains.remove(chain);
+        }
+        Ok(unused.len())
+    }
+
+    /// Gives the chains that snapshots which may be mounted stand on, and containers of the store.
+    pub(crate) fn used_chains(&self) -> Result<BTreeSet<ChainId>> {
+        let mut used = BTreeSet::new();
+        for snapshot in self.metadata.all() {
+            if snapshot.record.kind != SnapshotKind::Committed {
+                used.extend(Lower::of(&self.metadata, snapshot.record.parent.as_deref())?.chain());
+            }
+        }
+        used.extend(container::records(&self.engine)?.into_iter().map(|record| record.chain));
+        Ok(used)
+    }
+
+    fn sweep_images(&self) -> Result<usize> {
+        let keeps = self.settings().images.keep;
+        let images = if keeps { 0 } else { self.own.sweep(&self.engine, &self.metadata.all())? };
+        // Layers may have lost their image before.
+        let report = collect_garbage(&self.engine, false, SWEEP_PATIENCE)?;
+        self.metrics.count_garbage(report.removed.len(), report.bytes);
+        Ok(images)
+    }
+}
