@@ -23,7 +23,7 @@ use crate::journal::Status;
 use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
-use crate::namespaces::{JoinedContainers, NamespaceKind, NamespaceOf, hostname_of};
+use crate::namespaces::{JoinedContainers, NamespaceKind, NamespaceOf, hostname_of, name_of_host};
 use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
 use crate::rename::free_stale_name;
@@ -259,19 +259,18 @@ impl<'a> Draft<'a> {
 
 /// Gives the name that a container finds its host to have.
 fn hostname(engine: &Engine, options: &CreateOptions, joins: &JoinedContainers, id: &ContainerId) -> Result<String> {
-    let of_host = || String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned();
     match (&options.hostname, &options.namespaces.uts) {
         (Some(hostname), NamespaceOf::Own) => Ok(hostname.clone()),
         (Some(hostname), NamespaceOf::Host | NamespaceOf::Container(_)) => {
             let reason = "the uts namespace is not the container's own: it would change another's name".to_owned();
             Err(Error::Option { option: "--hostname", value: hostname.clone(), reason })
         }
-        (None, NamespaceOf::Host) => Ok(of_host()),
+        (None, NamespaceOf::Host) => Ok(name_of_host()),
         (None, NamespaceOf::Container(_)) => {
             let found = joins.get(&NamespaceKind::Uts).map(|other| hostname_of(engine, other)).transpose()?.flatten();
-            Ok(found.unwrap_or_else(of_host))
+            Ok(found.unwrap_or_else(name_of_host))
         }
-        (None, NamespaceOf::Own) if options.network == Network::Host => Ok(of_host()),
+        (None, NamespaceOf::Own) if options.network == Network::Host => Ok(name_of_host()),
         (None, NamespaceOf::Own) => Ok(id.short().to_owned()),
     }
 }
@@ -395,7 +394,8 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
     } else if dir.join("volumes").exists() {
         files::sync_filesystem_of(dir)?;
     } else {
-        files::sync_files_in(dir)?;
+        // The files that it brings itself follow from these two: a start writes those again that a power cut took.
+        files::sync_files(["config.json", "container.json"].map(|name| dir.join(name)))?;
     }
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
     draft.engine.note(Status::Create, &record);

@@ -52,24 +52,56 @@ pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -
         files::ensure_directory(&dir.join(name))?;
     }
     copy_attributes(request.image_root, &dir.join("upper"))?;
-    let write = |name: &str, text: &str| -> Result<()> {
-        let path = dir.join(name);
-        files::write_new(&path, text.as_bytes(), Durability::Volatile)?;
-        // The container's processes read it, whoever they run as.
-        Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
-    };
-    write("hostname", &format!("{}\n", request.hostname))?;
-    write("hosts", &hosts_file(request.hostname, request.network))?;
-    if request.network == Network::Host {
-        let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        write("resolv.conf", &resolver)?;
+    for name in own_files(request.network) {
+        write_own_file(dir, name, request.hostname, request.network)?;
     }
     request.volumes.iter().enumerate().map(|(number, target)| create_volume(dir, request, number, target)).collect()
 }
 
+/// The files that a container brings itself, mounted over those of its image.
+fn own_files(network: Network) -> &'static [&'static str] {
+    match network {
+        Network::None => &["hostname", "hosts"],
+        Network::Host => &["hostname", "hosts", "resolv.conf"],
+    }
+}
+
+fn write_own_file(dir: &Path, name: &str, hostname: &str, network: Network) -> Result<()> {
+    let text = match name {
+        "hostname" => format!("{hostname}\n"),
+        "hosts" => hosts_file(hostname, network),
+        _ => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+    };
+    let path = dir.join(name);
+    files::write_new(&path, text.as_bytes(), Durability::Volatile)?;
+    // The container's processes read it, whoever they run as.
+    Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
+}
+
+/// Writes those of a container's own files again that a power cut has taken or emptied: its creation waits for none of them. `root` is the
+/// container's, by the numbers that the host has for it.
+pub(crate) fn restore_own_files(
+    dir: &Path,
+    hostname: impl FnOnce() -> Result<String>,
+    network: Network,
+    root: Option<(u32, u32)>,
+) -> Result<()> {
+    let is_lost = |name: &&str| fs::metadata(dir.join(name)).map_or(true, |metadata| metadata.len() == 0);
+    let lost: Vec<_> = own_files(network).iter().filter(|name| is_lost(name)).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let hostname = hostname()?;
+    for name in lost {
+        files::remove_file(&dir.join(name))?;
+        write_own_file(dir, name, &hostname, network)?;
+    }
+    root.map_or(Ok(()), |root| give_own_files(dir, root))
+}
+
 /// Gives the files that are mounted into a container to its root, by the numbers that the host has for it.
 pub(crate) fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
-    for name in ["hosts", "hostname", "resolv.conf"] {
+    for name in own_files(Network::Host) {
         let path = dir.join(name);
         match chown(&path, Some(uid), Some(gid)) {
             // Not every container has each of them.
@@ -166,6 +198,23 @@ mod tests {
         // A symlink out of the image leads to nothing: the volume is empty.
         assert!(fs::read_dir(dir.path().join("volumes/2")).unwrap().next().is_none());
         assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "h\n");
+        assert!(!dir.path().join("resolv.conf").exists());
+    }
+
+    #[test]
+    fn what_a_power_cut_took_of_the_own_files_is_written_again_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let restore = |root| restore_own_files(dir.path(), || Ok("h".to_owned()), Network::None, root);
+        restore(None).unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((read("hostname").as_str(), read("hosts")), ("h\n", hosts_file("h", Network::None)));
+        fs::write(dir.path().join("hosts"), "by the container").unwrap();
+        fs::write(dir.path().join("hostname"), "").unwrap();
+        restore(Some((0, 0))).unwrap();
+        assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", "by the container"));
+        assert_eq!(fs::metadata(dir.path().join("hostname")).unwrap().mode() & 0o7777, 0o644);
+        let unused = || -> Result<String> { panic!("nothing is lost") };
+        restore_own_files(dir.path(), unused, Network::None, None).unwrap();
         assert!(!dir.path().join("resolv.conf").exists());
     }
 

@@ -26,6 +26,7 @@ use crate::attach::clients::Clients;
 use crate::container::{ContainerRecord, ContainerState, ExitRecord, is_gone, now, run_id, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
+use crate::filesystem::restore_own_files;
 use crate::journal::{End, Status};
 use crate::lifecycle::{
     MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
@@ -34,6 +35,7 @@ use crate::log::{LOG_MAX, LogWriter};
 use crate::namespaces::{self, HeldNamespace};
 use crate::relay::{Relay, is_ready, send_rest, wait};
 use crate::streams::Streams;
+use crate::user_namespace::UserNamespace;
 
 /// What the monitor is connected to, beside the log and the clients that attach later.
 #[derive(Debug)]
@@ -292,7 +294,15 @@ fn claim(
     // What is still in ROOT is of a monitor that was killed, and its process has ended.
     clear_run_state(engine, &record.id, Some(record))?;
     let dir = engine.store.container_dir(&record.id);
-    let config = config.map_or_else(|| RuntimeConfig::load(&dir), Ok).map_err(stos_runtime::Error::from)?;
+    let config = match config {
+        Some(config) => config,
+        None => {
+            let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
+            let root = record.user_namespace.as_ref().map(UserNamespace::root);
+            restore_own_files(&dir, || namespaces::seen_hostname(engine, record), record.network, root)?;
+            config
+        }
+    };
     let id = run_id(&record.id);
     let run = RunState {
         version: stos_runtime::state::STATE_VERSION,

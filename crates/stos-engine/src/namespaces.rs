@@ -15,7 +15,7 @@ use stos_store::{ContainerId, files};
 use stos_sys::SysError;
 
 use crate::Engine;
-use crate::container::{ContainerState, find, record, state};
+use crate::container::{ContainerRecord, ContainerState, find, record, state};
 use crate::error::{Error, Result};
 
 /// Whose a namespace is.
@@ -182,6 +182,22 @@ fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<He
     }
     let shm = mounts?.map(|mounts| clone_mount_in(mounts.as_fd(), Path::new("/dev/shm"))).transpose()?;
     Ok(HeldNamespace { kind, fd: opened?, shm })
+}
+
+/// Gives the name that a container finds its host to have: its own, that of the container whose name it has too, or the host's.
+pub(crate) fn seen_hostname(engine: &Engine, record: &ContainerRecord) -> Result<String> {
+    let other = record.joins.get(&NamespaceKind::Uts);
+    for id in [Some(&record.id), other].into_iter().flatten() {
+        if let Some(hostname) = hostname_of(engine, id)? {
+            return Ok(hostname);
+        }
+    }
+    Ok(name_of_host())
+}
+
+/// Gives the host's own name.
+pub(crate) fn name_of_host() -> String {
+    String::from_utf8_lossy(rustix::system::uname().nodename().to_bytes()).into_owned()
 }
 
 /// Gives the host name that a container was created with.

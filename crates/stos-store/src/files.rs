@@ -96,18 +96,27 @@ pub fn sync_directory(path: &Path) -> Result<()> {
 }
 
 /// Makes the files that lie in `directory` durable, those in directories below it not.
-///
-/// Writing all of them begins before any is waited for: then a filesystem with a journal commits once, not once a file.
 pub fn sync_files_in(directory: &Path) -> Result<()> {
-    let mut files = Vec::new();
+    let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
         let entry = entry.map_err(Error::io("list", directory))?;
         let path = entry.path();
         if entry.file_type().map_err(Error::io("stat", &path))?.is_file() {
-            let file = open(&path)?;
-            stos_sys::sync::start_write_behind(&file, 0, 0);
-            files.push((path, file));
+            paths.push(path);
         }
+    }
+    sync_files(paths)
+}
+
+/// Makes files durable.
+///
+/// Writing all of them begins before any is waited for: then a filesystem with a journal commits once, not once a file.
+pub fn sync_files(paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+    let mut files = Vec::new();
+    for path in paths {
+        let file = open(&path)?;
+        stos_sys::sync::start_write_behind(&file, 0, 0);
+        files.push((path, file));
     }
     files.iter().try_for_each(|(path, file)| file.sync_all().map_err(Error::io("sync", path)))
 }

@@ -353,3 +353,20 @@ fn a_code_comes_back_though_it_cannot_be_written_down() {
     assert_eq!(shell.status("unwritten"), "stopped");
     assert_eq!(cgroups_of(state["id"].as_str().unwrap()), Vec::<String>::new());
 }
+
+#[test]
+fn a_container_whose_own_files_a_power_cut_emptied_starts_with_them() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let said = "cat /etc/hostname /etc/hosts; hostname 2>/dev/null || cat /proc/sys/kernel/hostname";
+    for options in [&["--hostname", "own.example"][..], &["--uts", "host"]] {
+        let arguments = [&["create", "--name", "c"][..], options, &["shell:1", "sh", "-c", said]].concat();
+        let id = shell.sandbox.ok(&arguments);
+        let whole = shell.sandbox.ok(&["start", "--attach", "c"]);
+        let dir = container(&shell, id.trim());
+        fs::write(dir.join("hosts"), "").unwrap();
+        fs::remove_file(dir.join("hostname")).unwrap();
+        assert_eq!(shell.sandbox.ok(&["start", "--attach", "c"]), whole);
+        shell.sandbox.ok(&["delete", "c"]);
+    }
+}
