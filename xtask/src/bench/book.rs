@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::interrupt;
+
 /// What a sample counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +128,7 @@ impl Book {
         if self.has_failed(group, what, engine) {
             return Ok(None);
         }
+        interrupt::check()?;
         match work() {
             Ok(value) => Ok(Some(value)),
             Err(error) if engine.starts_with("stos") => Err(error.context(format!("{engine}: {what}"))),

@@ -14,6 +14,7 @@
 //! | [`pulls`], [`network`] | cold pulls and removals; pulls of what is there, and pushes |
 //! | [`containers`], [`scale`] | create, run, exec, stop, delete; the same beside others, at once, and with many layers |
 //! | [`inside`], [`space`] | reading and writing within containers; memory, disk, mounts |
+//! | [`interrupt`] | signals end it with nothing left |
 //! | [`limits`] | the same work without an engine: what the machine allows |
 //! | [`targets`] | what is wanted, and whether it holds |
 //! | [`report`], [`plot`] | the tables and drawings of `docs/performance.md` |
@@ -28,6 +29,7 @@ mod disk;
 mod engines;
 mod images;
 mod inside;
+mod interrupt;
 mod limits;
 mod network;
 mod plot;
@@ -181,7 +183,7 @@ fn measure(options: &Options) -> anyhow::Result<Book> {
         command
     };
     command.env(environment::CACHE, &settings.cache).env_remove("TMPDIR");
-    let went = command.run();
+    let went = interrupt::run(&mut command);
     if !results.exists() {
         went.and_then(|()| anyhow::bail!("nothing was measured"))?;
         unreachable!("a bail is an error");

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::book::Book;
 use super::clock::{self, Sample};
 use super::engines::{self, Act, Engine};
-use super::{Group, containers, disk, images, inside, limits, machine, network, pulls, scale, space};
+use super::{Group, containers, disk, images, inside, interrupt, limits, machine, network, pulls, scale, space};
 use crate::process::step;
 
 /// What the process that measures is told; paths are those of its root.
@@ -86,6 +86,7 @@ pub struct Stand {
 pub fn measure(settings: &Path) -> anyhow::Result<()> {
     let text = fs::read(settings).with_context(|| settings.display().to_string())?;
     let settings: Settings = serde_json::from_slice(&text)?;
+    interrupt::watch()?;
     let _hierarchy = settings.has_peers.then(Hierarchy::mount);
     let results = settings.results.clone();
     let engines = step("starting the engines", || engines::find(&settings))?;
