@@ -99,7 +99,13 @@ impl DigestText {
     }
 }
 
-fn parse_hex(hex: &str) -> Option<[u8; 32]> {
+/// Gives 32 bytes as 64 lower-case hexadecimal digits.
+pub fn hex_of(bytes: &[u8; 32]) -> String {
+    as_text(&to_hex(bytes)).to_owned()
+}
+
+/// Reads what [`hex_of`] gives; `None` where it is anything else.
+pub fn parse_hex(hex: &str) -> Option<[u8; 32]> {
     let hex: &[u8; 64] = hex.as_bytes().try_into().ok()?;
     let mut is_wrong = false;
     let mut nibble = |byte: u8| {
@@ -153,7 +159,7 @@ macro_rules! id_type {
 
             /// Gives the 64 hexadecimal digits, without the algorithm: a safe file name.
             pub fn hex(&self) -> String {
-                as_text(&to_hex(&self.0)).to_owned()
+                hex_of(&self.0)
             }
 
             /// Reads the 64 hexadecimal digits that [`hex`](Self::hex) gives; `None` where it is anything else.

@@ -20,14 +20,12 @@ impl ContainerId {
     }
 
     pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(files::hex(&bytes))
+        Self(stos_spec::digest::hex_of(&bytes))
     }
 
     /// The number that the digits are.
     pub(crate) fn bytes(&self) -> [u8; 32] {
-        let digit = |byte: u8| char::from(byte).to_digit(16).map_or(0, |digit| digit as u8);
-        let digits = self.0.as_bytes();
-        std::array::from_fn(|at| digit(digits[2 * at]) << 4 | digit(digits[2 * at + 1]))
+        stos_spec::digest::parse_hex(&self.0).unwrap_or_else(|| unreachable!("an id is 64 digits"))
     }
 
     /// Gives the digits.

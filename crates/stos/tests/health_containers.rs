@@ -176,6 +176,20 @@ fn half_of_a_container_that_goes_with_its_process_is_no_damage() {
 }
 
 #[test]
+fn one_that_goes_with_its_process_and_whose_state_cannot_be_read_stops_no_check() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let id = shell.sandbox.ok(&["create", "--rm", "--name", "going", "shell:1", "echo"]);
+    let run = shell.sandbox.root().join("containers").join(id.trim());
+    fs::create_dir_all(&run).unwrap();
+    fs::write(run.join("state.json"), "").unwrap();
+    let (code, report) = check_in(&shell.sandbox, &[]);
+    assert!(only(&report)["found"].as_str().unwrap().contains("state.json") && code == 1, "{report:#}");
+    fs::remove_dir_all(&run).unwrap();
+    assert_eq!(check_in(&shell.sandbox, &[]).1["objects"], json!([]));
+}
+
+#[test]
 fn names_are_given_back_and_those_that_lead_nowhere_go() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();

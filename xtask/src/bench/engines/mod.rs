@@ -97,6 +97,42 @@ pub fn find(settings: &super::Settings) -> anyhow::Result<Vec<Box<dyn Engine>>> 
     Ok(engines)
 }
 
+/// What podman and stos say alike, and where they differ.
+struct PodmanWords<'a> {
+    /// Further options of a container that is made.
+    of_image: &'a [&'a str],
+    /// Removes one that has ended.
+    delete: &'a [&'a str],
+    /// Removes one, whatever it does.
+    destroy: &'a [&'a str],
+}
+
+impl PodmanWords<'_> {
+    /// Gives the command of an act; `command` makes one of its arguments.
+    fn command(&self, act: Act<'_>, command: impl Fn(&[&str]) -> Command) -> Command {
+        let of_image = |verb: &[&str], name: &str, image: &str, words: &[&str]| {
+            let mut made = command(verb);
+            made.args(["--name", name, "--pull", "never", "--user", "0"]).args(self.of_image);
+            made.args(["--entrypoint", words[0], image]).args(&words[1..]);
+            made
+        };
+        let on = |verb: &[&str], name: &str| command(&[verb, &[name]].concat());
+        match act {
+            Act::Pull(image) => on(&["pull", "--quiet", "--tls-verify=false"], image),
+            Act::RemoveImage(image) => on(&["rmi"], image),
+            Act::Create(image, name, words) => of_image(&["create"], name, image, words),
+            Act::StartAttached(name) => on(&["start", "--attach"], name),
+            Act::Run(image, name, words) => of_image(&["run", "--rm"], name, image, words),
+            Act::Spawn(image, name) => of_image(&["run", "--detach"], name, image, &STAY),
+            Act::Exec(name, words) => command(&[&["exec", name], words].concat()),
+            Act::Stop(name) => on(&["stop", "--time", "0"], name),
+            Act::Delete(name) => on(self.delete, name),
+            Act::Destroy(name) => on(self.destroy, name),
+            Act::Nothing => command(&["--version"]),
+        }
+    }
+}
+
 /// `registry/repository:tag` without the registry: `deb:12`.
 fn short(reference: &str) -> &str {
     reference.rsplit_once('/').map_or(reference, |(_, name)| name)

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Act, Engine, STAY};
+use super::{Act, Engine, PodmanWords};
 
 /// podman with a store of its own.
 pub struct Podman {
@@ -23,16 +23,11 @@ impl Podman {
         command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"]).args(arguments);
         command
     }
-
-    fn of_image(&self, verb: &[&str], name: &str, image: &str, words: &[&str]) -> Command {
-        let mut command = self.command(verb);
-        command.args(["--name", name, "--pull", "never", "--user", "0", "--network", "none"]);
-        // What podman asks for by default is more than a caller without CAP_SYS_RESOURCE may give.
-        command.args(["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]);
-        command.args(["--entrypoint", words[0], image]).args(&words[1..]);
-        command
-    }
 }
+
+/// podman's own rules for a container: no network, and less than what it asks for by default, which is more than a caller without
+/// CAP_SYS_RESOURCE may give.
+const OF_IMAGE: [&str; 6] = ["--network", "none", "--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"];
 
 impl Engine for Podman {
     fn name(&self) -> &'static str {
@@ -44,22 +39,7 @@ impl Engine for Podman {
     }
 
     fn commands(&self, act: Act<'_>) -> Option<Vec<Command>> {
-        Some(vec![match act {
-            Act::Pull(image) => self.command(&["pull", "--quiet", "--tls-verify=false", image]),
-            Act::RemoveImage(image) => self.command(&["rmi", image]),
-            Act::Create(image, name, words) => self.of_image(&["create"], name, image, words),
-            Act::StartAttached(name) => self.command(&["start", "--attach", name]),
-            Act::Run(image, name, words) => self.of_image(&["run", "--rm"], name, image, words),
-            Act::Spawn(image, name) => self.of_image(&["run", "--detach"], name, image, &STAY),
-            Act::Exec(name, words) => {
-                let mut command = self.command(&["exec", name]);
-                command.args(words);
-                command
-            }
-            Act::Stop(name) => self.command(&["stop", "--time", "0", name]),
-            Act::Delete(name) => self.command(&["rm", name]),
-            Act::Destroy(name) => self.command(&["rm", "--force", "--time", "0", name]),
-            Act::Nothing => self.command(&["--version"]),
-        }])
+        let words = PodmanWords { of_image: &OF_IMAGE, delete: &["rm"], destroy: &["rm", "--force", "--time", "0"] };
+        Some(vec![words.command(act, |arguments| self.command(arguments))])
     }
 }

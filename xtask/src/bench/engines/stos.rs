@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Act, Engine, STAY};
+use super::{Act, Engine, PodmanWords};
 
 /// One build of stos with one backend.
 pub struct Stos {
@@ -35,13 +35,6 @@ impl Stos {
         command.args(["--layerfs", self.backend]).args(arguments);
         command
     }
-
-    fn of_image(&self, verb: &[&str], name: &str, image: &str, words: &[&str]) -> Command {
-        let mut command = self.command(verb);
-        command.args(["--name", name, "--pull", "never", "--user", "0", "--entrypoint", words[0], image]);
-        command.args(&words[1..]);
-        command
-    }
 }
 
 impl Engine for Stos {
@@ -57,22 +50,7 @@ impl Engine for Stos {
         if self.only_pulls && !matches!(act, Act::Pull(_) | Act::RemoveImage(_) | Act::Nothing) {
             return None;
         }
-        Some(vec![match act {
-            Act::Pull(image) => self.command(&["pull", "--quiet", "--tls-verify=false", image]),
-            Act::RemoveImage(image) => self.command(&["rmi", image]),
-            Act::Create(image, name, words) => self.of_image(&["create"], name, image, words),
-            Act::StartAttached(name) => self.command(&["start", "--attach", name]),
-            Act::Run(image, name, words) => self.of_image(&["run", "--rm"], name, image, words),
-            Act::Spawn(image, name) => self.of_image(&["run", "--detach"], name, image, &STAY),
-            Act::Exec(name, words) => {
-                let mut command = self.command(&["exec", name]);
-                command.args(words);
-                command
-            }
-            Act::Stop(name) => self.command(&["stop", "--time", "0", name]),
-            Act::Delete(name) => self.command(&["delete", name]),
-            Act::Destroy(name) => self.command(&["delete", "--force", name]),
-            Act::Nothing => self.command(&["--version"]),
-        }])
+        let words = PodmanWords { of_image: &[], delete: &["delete"], destroy: &["delete", "--force"] };
+        Some(vec![words.command(act, |arguments| self.command(arguments))])
     }
 }
