@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use stos_runtime::cgroup::limits::Layout;
-use stos_runtime::cgroup::{Hierarchy, Version};
+use stos_runtime::cgroup::{CGROUP_ROOT, Hierarchy, Version};
 use stos_runtime::mounted_hierarchies;
+use stos_sys::rooted::{CGROUP_MAGIC, CGROUP2_MAGIC};
 
 use crate::error::Result;
 
@@ -50,6 +51,20 @@ impl Machine {
         let is_it = |name: &String| name == controller;
         self.layout.v1.iter().any(is_it) || self.layout.v2.iter().flatten().any(is_it)
     }
+}
+
+/// Whether this machine counts processes. Where hierarchies usually are two calls tell, without a look at the table of all mounts,
+/// which is long where many containers run.
+pub(super) fn counts_processes() -> Result<bool> {
+    let is = |path: &Path, magic| rustix::fs::statfs(path).is_ok_and(|found| found.f_type as u64 == magic);
+    let root = Path::new(CGROUP_ROOT);
+    let has_pids = |list: String| list.split_whitespace().any(|name| name == "pids");
+    if is(&root.join("pids"), CGROUP_MAGIC)
+        || is(root, CGROUP2_MAGIC) && fs::read_to_string(root.join("cgroup.controllers")).is_ok_and(has_pids)
+    {
+        return Ok(true);
+    }
+    Ok(Machine::probe()?.has("pids"))
 }
 
 fn of_v1<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Option<&'a Hierarchy> {
@@ -135,5 +150,6 @@ mod tests {
         let machine = Machine::probe().unwrap();
         assert!(!machine.cpus().is_empty() && !machine.memory_nodes().is_empty());
         assert!(!machine.has("no-such-controller"));
+        assert_eq!(counts_processes().unwrap(), machine.has("pids"));
     }
 }

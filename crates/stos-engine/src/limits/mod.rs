@@ -116,10 +116,10 @@ pub struct GrantedLimits {
 /// [`Error::Option`] names the option, the value, and what is wrong with it.
 pub fn grant(options: &CreateOptions) -> Result<GrantedLimits> {
     let limits = &options.limits;
-    let machine = Machine::probe()?;
-    let resources = resources::with_defaults(&limits.resources, &machine);
-    resources::check_cpus(limits.resources.cpus, &machine)?;
-    resources::check(&resources, &machine)?;
+    let resources = match limits.resources == ResourceOptions::default() {
+        true => resources::defaults(machine::counts_processes()?),
+        false => grant_resources(&limits.resources)?,
+    };
     check_sysctl(limits, options.network)?;
     check_shm(options)?;
     check_annotations(limits)?;
@@ -128,6 +128,14 @@ pub fn grant(options: &CreateOptions) -> Result<GrantedLimits> {
     device_rules.extend(limits.device_rules.iter().map(devices::rule));
     let rlimits = ulimits::grant(&limits.ulimits)?;
     Ok(GrantedLimits { resources, devices, device_sources, device_rules, rlimits })
+}
+
+fn grant_resources(options: &ResourceOptions) -> Result<Value> {
+    let machine = Machine::probe()?;
+    let resources = resources::with_defaults(options, &machine);
+    resources::check_cpus(options.cpus, &machine)?;
+    resources::check(&resources, &machine)?;
+    Ok(resources)
 }
 
 /// Refuses a size of shared memory that the container has not for itself.

@@ -82,6 +82,11 @@ pub fn time_of_cpus(cpus: f64) -> Option<(i64, u64)> {
     (cpus > 0.0).then_some(((cpus * PERIOD as f64) as i64, PERIOD))
 }
 
+/// Gives `linux.resources` for a new container of which nothing is asked.
+pub(super) fn defaults(counts_processes: bool) -> Value {
+    if counts_processes { json!({"pids": {"limit": DEFAULT_PIDS_LIMIT}}) } else { json!({}) }
+}
+
 /// Gives `linux.resources` for a new container: what is asked for, and podman's defaults of what is not.
 pub(super) fn with_defaults(options: &ResourceOptions, machine: &Machine) -> Value {
     let mut resources = options.to_resources();
@@ -106,14 +111,13 @@ pub(super) fn complete_swap(resources: &mut Value, is_given: bool, machine: &Mac
 
 /// Refuses more processors than there are: docker's rule (moby/moby, `daemon/daemon_unix.go`), podman has none.
 pub(super) fn check_cpus(cpus: Option<f64>, machine: &Machine) -> Result<()> {
+    let Some(cpus) = cpus else { return Ok(()) };
     let count = machine.cpus().len();
-    match cpus.filter(|cpus| *cpus > count as f64) {
-        Some(cpus) => {
-            let reason = format!("this machine has {count}");
-            Err(Error::Option { option: "--cpus", value: cpus.to_string(), reason })
-        }
-        None => Ok(()),
+    if cpus > count as f64 {
+        let reason = format!("this machine has {count}");
+        return Err(Error::Option { option: "--cpus", value: cpus.to_string(), reason });
     }
+    Ok(())
 }
 
 /// Which option stands for a key of `linux.resources`.

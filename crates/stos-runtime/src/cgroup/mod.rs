@@ -36,7 +36,7 @@ use stos_sys::process::exec::c_string;
 use stos_sys::process::pidfd;
 
 pub(crate) use devices::default_rules;
-pub use hierarchy::{Hierarchy, Version, mounted_hierarchies};
+pub use hierarchy::{CGROUP_ROOT, Hierarchy, Version, mounted_hierarchies};
 pub(crate) use join::JoinedCgroups;
 pub use join::SubCgroup;
 pub(crate) use make::{MadeCgroups, Wishes, open_control};
