@@ -315,7 +315,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         give_own_files(draft.staged.path(), users.root())?;
     }
     let text = draft.confinement.text(&json);
-    let checked = RuntimeConfig::from_json(&text).map_err(limits::name_option)?;
+    let checked = RuntimeConfig::of_parts(json, draft.confinement.profile()).map_err(limits::name_option)?;
     draft.config.get_or_init(|| checked);
     files::write_new(&draft.staged.path().join("config.json"), &text, Durability::Volatile)?;
     let mut labels = config.labels.clone();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What confines a container, in its runtime configuration: capabilities, system calls, paths of /proc and /sys, devices.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 use stos_runtime::seccomp::default_profile::default_profile;
 
@@ -37,7 +39,7 @@ pub struct Confinement<'a> {
     options: &'a SecurityOptions,
     capabilities: Capabilities,
     /// The text of `linux.seccomp`.
-    seccomp: Option<String>,
+    seccomp: Option<Cow<'static, str>>,
 }
 
 impl<'a> Confinement<'a> {
@@ -51,7 +53,7 @@ impl<'a> Confinement<'a> {
             Seccomp::Default if options.privileged => None,
             Seccomp::Default => Some(default_profile(capabilities.bounding)),
             Seccomp::Unconfined => None,
-            Seccomp::File(path) => Some(seccomp_file::read(path, capabilities.bounding)?),
+            Seccomp::File(path) => Some(seccomp_file::read(path, capabilities.bounding)?.into()),
         };
         Ok(Self { options, capabilities, seccomp })
     }
@@ -136,6 +138,11 @@ impl<'a> Confinement<'a> {
 
     fn is_unmasked(&self, path: &str) -> bool {
         self.options.unmask.iter().any(|pattern| pattern.eq_ignore_ascii_case("all") || matches(pattern, path))
+    }
+
+    /// Gives the text of `linux.seccomp`.
+    pub fn profile(&self) -> Option<&str> {
+        self.seccomp.as_deref()
     }
 
     /// Gives the text of a configuration, with the profile of its system calls.

@@ -30,7 +30,7 @@ pub use changes::{ProcessChanges, ProcessFile};
 pub use settings::{DeviceNode, JoinedNamespace, MountRequest, ProcessSettings, Settings};
 
 use crate::cgroup::limits::LimitError;
-use crate::seccomp::Filter;
+use crate::seccomp::{self, Filter};
 use walk::UnknownKey;
 
 /// Why a `config.json` cannot be run.
@@ -212,6 +212,18 @@ impl RuntimeConfig {
     /// Checks the bytes of a `config.json`. Keys that are unknown are ignored, and told in the log.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
         let (raw, filter) = prepared::read(bytes, |bytes| serde_json::from_slice(bytes))?;
+        let (config, unknown) = Self::from_value(raw, filter)?;
+        tell(&unknown);
+        Ok(config)
+    }
+
+    /// Checks a configuration that an engine has put together, whose `linux.seccomp` is the text `profile`: by the same rules as its JSON,
+    /// which need not be read again.
+    pub fn of_parts(mut raw: serde_json::Value, profile: Option<&str>) -> Result<Self, ConfigError> {
+        let filter = profile.and_then(seccomp::prepared::filter_of);
+        if let (Some(profile), None) = (profile, &filter) {
+            raw["linux"]["seccomp"] = serde_json::from_str(profile)?;
+        }
         let (config, unknown) = Self::from_value(raw, filter)?;
         tell(&unknown);
         Ok(config)

@@ -5,7 +5,11 @@
 //! is not there (ENOSYS), so that programs fall back to an older one; a call that a program may rightly believe to be there is not
 //! permitted (EPERM). Calls that a capability is for are let through where the container has it.
 
+use std::borrow::Cow;
+
 use stos_sys::process::credentials::capability_bit;
+
+use super::prepared;
 
 /// Calls that every container may make. Those that need a capability, or a namespace of the caller's own, the kernel judges.
 #[rustfmt::skip]
@@ -137,9 +141,12 @@ pub(super) const AARCH64: &[&str] = &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
 /// Gives the profile of a container whose bounding set is `capabilities` (capability N is bit N), as the JSON text of a `linux.seccomp`
 /// for this machine's architectures.
 ///
-/// Of the same capabilities it is the same text: the runtime knows the commonest of them again and has their filters ready.
-pub fn default_profile(capabilities: u64) -> String {
-    profile_for(if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 }, capabilities)
+/// Of the same capabilities it is the same text: the commonest are at hand, with their filters, and the runtime knows them again.
+pub fn default_profile(capabilities: u64) -> Cow<'static, str> {
+    if let Some(text) = prepared::text_of(capabilities) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(profile_for(if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 }, capabilities))
 }
 
 pub(super) fn profile_for(architectures: &[&str], capabilities: u64) -> String {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Filters of the default profile that are compiled already, for the capabilities that most containers have.
+//! Texts of the default profile, and their filters compiled already, for the capabilities that most containers have.
 //!
 //! A container's `config.json` holds the whole profile, for it is a bundle like any other. To read and compile that takes as long as
 //! several of a start's other steps together, so its text is known again, left unread, and its filter taken from here. What differs by
@@ -13,7 +13,6 @@ use stos_sys::process::credentials::capability_bit;
 use stos_sys::seccomp::{Instruction, flag};
 
 use super::Filter;
-use super::default_profile::default_profile;
 
 /// podman's default set (containers-common, `default_capabilities`), which is ours.
 const DEFAULT: &[&str] = &[
@@ -30,15 +29,30 @@ const DEFAULT: &[&str] = &[
     "SYS_CHROOT",
 ];
 
-/// Capabilities, and the program of their profile for this machine: those of the default, and none (`--cap-drop all`).
+/// A profile whose text and filter are at hand.
+struct Prepared {
+    capabilities: &'static [&'static str],
+    text: &'static str,
+    program: &'static [u8],
+}
+
+macro_rules! prepared {
+    ($machine:literal, $name:literal, $capabilities:expr) => {
+        Prepared {
+            capabilities: $capabilities,
+            text: include_str!(concat!("prepared/", $machine, "-", $name, ".json")),
+            program: include_bytes!(concat!("prepared/", $machine, "-", $name, ".bpf")),
+        }
+    };
+}
+
+/// The profiles for this machine: of the default set, and of none (`--cap-drop all`).
 #[cfg(target_arch = "x86_64")]
-const PREPARED: [(&[&str], &[u8]); 2] =
-    [(DEFAULT, include_bytes!("prepared/x86_64-default.bpf")), (&[], include_bytes!("prepared/x86_64-none.bpf"))];
+static PREPARED: [Prepared; 2] = [prepared!("x86_64", "default", DEFAULT), prepared!("x86_64", "none", &[])];
 #[cfg(target_arch = "aarch64")]
-const PREPARED: [(&[&str], &[u8]); 2] =
-    [(DEFAULT, include_bytes!("prepared/aarch64-default.bpf")), (&[], include_bytes!("prepared/aarch64-none.bpf"))];
+static PREPARED: [Prepared; 2] = [prepared!("aarch64", "default", DEFAULT), prepared!("aarch64", "none", &[])];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const PREPARED: [(&[&str], &[u8]); 0] = [];
+static PREPARED: [Prepared; 0] = [];
 
 /// How every text of the default profile begins.
 const BEGINNING: &[u8] = br#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"architectures":["SCMP_ARCH_"#;
@@ -48,12 +62,19 @@ const BEGINNING: &[u8] = br#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet"
 pub(crate) fn find(config: &[u8]) -> Option<(Range<usize>, Filter)> {
     let braces = config.iter().enumerate().filter(|(_, byte)| **byte == b'{').map(|(at, _)| at);
     let start = braces.into_iter().find(|at| config[*at..].starts_with(BEGINNING))?;
-    PREPARED.iter().find_map(|(capabilities, program)| {
-        let text = default_profile(mask(capabilities));
-        let end = start + text.len();
-        // Of the same beginning none is another's beginning: each ends with its last brace.
-        config[start..].starts_with(text.as_bytes()).then(|| (start..end, filter(program)))
-    })
+    // Of the same beginning none is another's beginning: each ends with its last brace.
+    let found = PREPARED.iter().find(|known| config[start..].starts_with(known.text.as_bytes()))?;
+    Some((start..start + found.text.len(), filter(found.program)))
+}
+
+/// Gives the filter of a default profile's text, where it is at hand.
+pub(crate) fn filter_of(text: &str) -> Option<Filter> {
+    PREPARED.iter().find(|known| known.text == text).map(|known| filter(known.program))
+}
+
+/// Gives the text of the default profile for the capabilities `mask`, where it is at hand.
+pub(super) fn text_of(capabilities: u64) -> Option<&'static str> {
+    PREPARED.iter().find(|known| mask(known.capabilities) == capabilities).map(|known| known.text)
 }
 
 fn mask(capabilities: &[&str]) -> u64 {
@@ -77,7 +98,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::compile::compile;
-    use super::super::default_profile::{AARCH64, X86_64, profile_for};
+    use super::super::default_profile::{AARCH64, X86_64, default_profile, profile_for};
     use super::super::profile::{Abi, Profile};
     use super::*;
 
@@ -101,24 +122,28 @@ mod tests {
         ] {
             for (name, capabilities) in [("default", DEFAULT), ("none", &[])] {
                 let program = program(architectures, abis, mask(capabilities));
+                let text = profile_for(architectures, mask(capabilities)).into_bytes();
                 let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/seccomp/prepared");
-                let path = directory.join(format!("{machine}-{name}.bpf"));
-                if std::env::var_os("STOS_WRITE_FILTERS").is_some() {
-                    std::fs::write(&path, &program).unwrap();
+                for (ending, bytes) in [("bpf", program), ("json", text)] {
+                    let path = directory.join(format!("{machine}-{name}.{ending}"));
+                    if std::env::var_os("STOS_WRITE_FILTERS").is_some() {
+                        std::fs::write(&path, &bytes).unwrap();
+                    }
+                    assert!(std::fs::read(&path).unwrap() == bytes, "{} is of another profile", path.display());
                 }
-                assert!(std::fs::read(&path).unwrap() == program, "{} is of another profile", path.display());
             }
         }
     }
 
     #[test]
     fn a_default_profile_is_known_again_to_the_byte() {
-        for (capabilities, _) in PREPARED {
-            let text = default_profile(mask(capabilities));
+        for known in &PREPARED {
+            let text = default_profile(mask(known.capabilities));
             let config = format!(r#"{{"a": {{}}, "seccomp": {text}, "z": 1}}"#);
             let (range, found) = find(config.as_bytes()).unwrap();
             assert_eq!(&config[range], text);
             assert!(found == Filter::of(&serde_json::from_str(&text).unwrap()).unwrap());
+            assert!(filter_of(&text) == Some(found) && filter_of(&text[1..]).is_none());
             assert!(find(config.replace("\"read\"", "\"raed\"").as_bytes()).is_none());
             assert!(find(&text.as_bytes()[..text.len() - 1]).is_none());
         }
