@@ -65,7 +65,7 @@ impl Mounts {
 
     /// Reads `type=TYPE,KEY=VALUE,…`.
     fn add_mount(&mut self, text: &str) -> anyhow::Result<()> {
-        let fields: Vec<Field> = text.split(',').filter(|field| !field.is_empty()).map(Field::new).collect();
+        let fields: Vec<Field<'_>> = text.split(',').filter(|field| !field.is_empty()).map(Field::new).collect();
         let last =
             |keys: &[&str]| fields.iter().rev().find(|field| keys.contains(&field.key)).and_then(|field| field.value);
         let kind = last(&["type"]).unwrap_or("volume");

@@ -4,7 +4,7 @@
 mod sandbox;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use sandbox::on_both_backends;
@@ -69,7 +69,7 @@ fn volumes_are_made_listed_inspected_and_removed_as_podman_does() {
     assert_eq!(shown[0]["Labels"], json!({"a": "b", "c": ""}));
     let table = sandbox.ok(&["volume", "ls", "--filter", "label=a"]);
     assert_eq!(table, "DRIVER  VOLUME NAME\nlocal   one\n");
-    assert_eq!(sandbox.ok(&["volume", "ls", "-n", "--filter", "name=one"]), "local   one\n");
+    assert_eq!(sandbox.ok(&["volume", "ls", "-n", "--filter", "name=one"]), "local  one\n");
     let rows = sandbox.ok(&["volume", "ls", "--filter", "label=a", "--format", "table {{.Name}}\t{{.Driver}}"]);
     assert_eq!(rows, "VOLUME NAME  DRIVER\none          local\n");
     assert_eq!(sandbox.json(&["volume", "ls", "--format", "json"]).as_array().unwrap().len(), 2);
@@ -101,7 +101,7 @@ fn what_a_volume_cannot_be_is_refused_and_leaves_nothing() {
         (&["volume", "inspect", "none"], "no such volume"),
         (&["volume", "rm"], "choose either one or more volumes or all"),
         (&["create", "-v", "v:rel", "shell:1"], "invalid container path \"rel\", must be an absolute path"),
-        (&["create", "-v", "-v:/x", "shell:1"], "names must match"),
+        (&["create", "-v=-v:/x", "shell:1"], "names must match"),
         (&["create", "-v", "v:/x:bogus", "shell:1"], "bogus: invalid mount option"),
         (&["create", "-v", "v:/x", "-v", "w:/x", "shell:1"], "duplicate mount destination"),
         (&["create", "-v", "v:/x", "--tmpfs", "/x", "shell:1"], "duplicate mount destination"),
@@ -132,11 +132,11 @@ fn an_empty_volume_gets_the_image_s_files_once() {
     on_both_backends(|| {
         let shell = scene();
         shell.sandbox.ok(&["volume", "create", "before"]);
-        let script = "stat -c '%n %a %u %g %h' /data /data/f /data/g /data/sub; cat /data/sub/deep; readlink /data/out";
-        let expected =
-            "/data 2750 7 8 3\n/data/f 4640 1000 7 2\n/data/g 4640 1000 7 2\n/data/sub 711 0 0 2\ndeep\n/etc/passwd\n";
-        for volume in ["before:/data", "new:/data"] {
-            assert_eq!(shell.says(&["-v", volume], script), expected, "{volume}");
+        let script = "stat -c '%n %a %u %g %h' /data /data/f /data/g /data/sub; cat /data/sub/deep";
+        let expected = "/data 2750 7 8 3\n/data/f 4640 1000 7 2\n/data/g 4640 1000 7 2\n/data/sub 711 0 0 2\ndeep\n";
+        for volume in ["before", "new"] {
+            assert_eq!(shell.says(&["-v", &format!("{volume}:/data")], script), expected, "{volume}");
+            assert_eq!(fs::read_link(files(&shell, volume).join("out")).unwrap(), PathBuf::from("/etc/passwd"));
         }
         // What was changed stays, and what was removed does not come back.
         shell.says(&["-v", "new:/elsewhere"], "rm -r /elsewhere/*");
@@ -309,10 +309,11 @@ fn a_directory_in_a_volume_is_mounted_and_leads_nowhere_else() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = scene();
     let sandbox = &shell.sandbox;
-    shell.says(
-        &["-v", "v:/data"],
-        "mkdir -p /data/a/b; echo in > /data/a/b/x; ln -s /a/b /data/link; ln -s ../../../../../etc /data/up",
-    );
+    shell.says(&["-v", "v:/data"], "mkdir -p /data/a/b; echo in > /data/a/b/x");
+    // As a container may leave them.
+    for (link, to) in [("link", "/a/b"), ("up", "../../../../../etc")] {
+        symlink(to, files(&shell, "v").join(link)).unwrap();
+    }
     for subpath in ["a/b", "link"] {
         assert_eq!(
             shell.says(&["--mount", &format!("src=v,dst=/m,subpath={subpath}")], "cat /m/x"),
@@ -379,7 +380,7 @@ fn volumes_of_the_host_and_in_memory() {
     sandbox.ok(&["volume", "create", "-o", "o=uid=1000,gid=1000", "owned"]);
     assert_eq!(
         shell.says(&["-v", "owned:/x", "-u", "1000"], "echo > /x/y; stat -c %u:%g /x /x/y"),
-        "1000:1000\n1000:0\n"
+        "1000:1000\n1000:1000\n"
     );
 }
 
@@ -484,14 +485,18 @@ fn a_container_with_users_of_its_own_writes_to_its_volumes() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = scene();
     let mapped = ["--uidmap", "0:300000:65536", "-v", "v:/data"];
-    let script = "stat -c %u:%g /data /data/f; echo x > /data/x; chown 5:6 /data/x; stat -c %u:%g /data/x";
-    assert_eq!(shell.says(&mapped, script), "7:8\n1000:7\n5:6\n");
-    let found = fs::metadata(files(&shell, "v").join("x")).unwrap();
-    assert_eq!((found.uid(), found.gid()), (5, 6), "on disk as the container sees it");
-    chown(files(&shell, "v").join("x"), Some(0), Some(0)).unwrap();
+    let script = "stat -c %u:%g /data /data/f; echo x > /data/x; stat -c %u:%g /data/x";
+    assert_eq!(shell.says(&mapped, script), "7:8\n1000:7\n0:8\n");
+    let owner = |name: &str| {
+        let found = fs::metadata(files(&shell, "v").join(name)).unwrap();
+        (found.uid(), found.gid())
+    };
+    assert_eq!((owner("x"), owner("f")), ((0, 8), (1000, 7)), "on disk as the container sees it");
+    fs::set_permissions(files(&shell, "v"), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(shell.says(&[&mapped[..], &["-u", "5:6"]].concat(), "echo y > /data/y; stat -c %u:%g /data/y"), "5:6\n");
     for options in [&["--uidmap", "0:500000:65536"][..], &[]] {
-        let said = shell.says(&[options, &["-v", "v:/data"]].concat(), "stat -c %u:%g /data/x");
-        assert_eq!(said, "0:0\n", "whatever its ids are outside");
+        let said = shell.says(&[options, &["-v", "v:/data"]].concat(), "stat -c %u:%g /data/y");
+        assert_eq!((said.as_str(), owner("y")), ("5:6\n", (5, 6)), "whatever its ids are outside");
     }
     fails(&shell, &["create", "-v", "v:/data:U", "shell:1"], 125, "\"U\" is not supported");
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::MountAttrFlags;
 use stos_runtime::given_mount::GivenMount;
 use stos_store::{VolumeName, files};
-use stos_sys::mount;
+use stos_sys::mount::{self, FsParameter};
 use stos_sys::rooted::Root;
 
 use super::VolumeError;
@@ -56,6 +56,9 @@ fn open(engine: &Engine, used: &UsedVolume) -> Result<OwnedFd> {
             if !is_mounted(&place)? {
                 mount::ensure_private_area(&area(engine)?)?;
                 files::ensure_directory(&place)?;
+                // Mount tables name it by that.
+                let source = FsParameter::String("source".to_owned(), "tmpfs".to_owned());
+                let parameters: Vec<_> = std::iter::once(source).chain(parameters).collect();
                 let made = mount::new_filesystem("tmpfs", &parameters, MountAttrFlags::empty())?;
                 mount::attach(made.as_fd(), &place)?;
             }

@@ -89,8 +89,8 @@ pub struct ImageOptions {
     /// Mount: type=volume|bind|tmpfs|image,src=SOURCE,dst=PATH[,ro]
     #[arg(long, value_name = "OPTIONS")]
     pub mount: Vec<String>,
-    /// Mount a volume, made where there is none, or a path of the host
-    #[arg(short, long, value_name = "[NAME|PATH:]PATH[:OPTIONS]")]
+    /// Mount at DST: a volume by its name, made where there is none, or a path of the host
+    #[arg(short, long, value_name = "[SRC:]DST[:OPTIONS]")]
     pub volume: Vec<String>,
     /// Mount what another container has: its volumes and paths of the host
     #[arg(long, hide_short_help = true, value_name = "CONTAINER[:ro]")]
