@@ -283,9 +283,7 @@ impl<'a> Draft<'a> {
         create_container_filesystem(self.staged.path(), request)?;
         let mut wanted = self.options.volumes.clone();
         let declared = self.validated.image.config.volumes.iter().map(|target| Path::new(target.trim_end_matches('/')));
-        wanted.extend(
-            declared.filter(|target| !self.options.has_mount_at(target)).map(|target| VolumeOption::anonymous(target)),
-        );
+        wanted.extend(declared.filter(|target| !self.options.has_mount_at(target)).map(VolumeOption::anonymous));
         if wanted.is_empty() {
             return Ok(Vec::new());
         }

@@ -36,7 +36,7 @@ pub struct VolumeCreate {
     /// Who keeps it: there is `local` alone
     #[arg(short, long, value_name = "NAME", default_value = "local")]
     pub driver: String,
-    /// Set an option of the driver: type=bind|none|tmpfs, device=PATH, o=bind|rbind|ro|size=SIZE|uid=N|gid=N|nocopy…
+    /// Set an option of the driver: type=bind|none|tmpfs, device=PATH, o=bind|rbind|ro|size=SIZE|uid=N|gid=N|nocopy, several with commas
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub opt: Vec<String>,
     /// Whom it belongs to, as a number
