@@ -108,7 +108,9 @@ impl Snapshotter {
                 used.extend(Lower::of(&self.metadata, snapshot.record.parent.as_deref())?.chain());
             }
         }
-        used.extend(container::records(&self.engine)?.into_iter().map(|record| record.chain));
+        for record in container::records(&self.engine)? {
+            used.extend(record.needed_images().map(|image| image.chain));
+        }
         Ok(used)
     }
 

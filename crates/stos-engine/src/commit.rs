@@ -104,11 +104,13 @@ fn image_of(engine: &Engine, container: &ContainerRecord) -> Result<LoadedImage>
     load_image(engine, record)
 }
 
-/// Gives an instruction for each mount of the user's. The sources of others are in the container's own directory, and relative.
+/// Gives an instruction for each mount of the user's, and for each volume.
 fn user_volumes(engine: &Engine, container: &ContainerRecord) -> Result<Vec<String>> {
-    let mounts = mounts_of(engine, container)?.into_iter();
-    let own = mounts.filter(|mount| mount.kind.as_deref() == Some("bind") && mount.source.starts_with('/'));
-    Ok(own.map(|mount| format!("VOLUME {}", serde_json::json!([mount.destination]))).collect())
+    let mounts = mounts_of(engine, container)?;
+    let binds = mounts.iter().filter(|mount| mount.is_of_host()).map(|mount| mount.destination.as_str());
+    let mut targets: Vec<_> = binds.chain(container.volumes.iter().map(|volume| volume.target.as_str())).collect();
+    targets.dedup();
+    Ok(targets.iter().map(|target| format!("VOLUME {}", serde_json::json!([target]))).collect())
 }
 
 /// Describes a manifest of the store by what it says of itself.

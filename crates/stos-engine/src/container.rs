@@ -13,11 +13,13 @@ use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 use crate::Engine;
 use crate::attach::StreamOptions;
 use crate::error::{Error, Result};
+use crate::image_volumes::UsedImage;
 use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::namespaces::JoinedContainers;
 use crate::options::Network;
 use crate::rename::try_free_stale_name;
 use crate::user_namespace::UserNamespace;
+use crate::volumes::UsedVolume;
 
 /// The contents of `container.json`: all that is decided when a container is created, and never
 /// changes but for its name ([`crate::rename`]).
@@ -63,6 +65,12 @@ pub struct ContainerRecord {
     /// Its users, where they are not the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_namespace: Option<UserNamespace>,
+    /// Its volumes. Those of an earlier version's containers lie in their own directories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<UsedVolume>,
+    /// Images that are mounted in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<UsedImage>,
     /// Whether it goes when its process has ended.
     pub auto_remove: bool,
     /// What its standard streams are.
@@ -187,8 +195,10 @@ pub fn record(engine: &Engine, id: &ContainerId) -> Result<Option<ContainerRecor
     if record.id != *id {
         return Err(damaged(format!("it is that of container {}", record.id)).into());
     }
-    if ChainId::of_layers(&record.layers) != Some(record.chain) {
-        return Err(damaged(format!("its layers are not those of chain {}", record.chain)).into());
+    for image in record.needed_images() {
+        if ChainId::of_layers(image.layers) != Some(image.chain) {
+            return Err(damaged(format!("its layers are not those of chain {}", image.chain)).into());
+        }
     }
     Ok(Some(record))
 }

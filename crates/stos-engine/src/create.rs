@@ -17,8 +17,9 @@ use stos_sys::rooted::Root;
 
 use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
 use crate::error::{Error, Result, Stage};
-use crate::filesystem::{AnonymousVolume, FilesystemRequest, create_container_filesystem, give_own_files};
+use crate::filesystem::{FilesystemRequest, create_container_filesystem, give_own_files};
 use crate::image::load_image;
+use crate::image_volumes::{self, UsedImage};
 use crate::journal::Status;
 use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
@@ -32,6 +33,7 @@ use crate::spec::{self, Confinement, ProcessPlan, add_limits, command_line, envi
 use crate::stage::{no_bytes, stage};
 use crate::user_namespace::Request;
 use crate::validate::{ValidatedImage, validate_image_before_create};
+use crate::volumes::{HeldVolumes, HoldRequest, PlannedVolume, VolumeOption, with_volumes_of_others};
 use crate::{Engine, JustCreated};
 
 /// Makes a container from the image called `image`: pulls it if the policy says so, validates it, sets up its layers, its
@@ -50,7 +52,15 @@ pub fn create_container_from_image(
     if let Some(name) = &options.name {
         check_name_is_free(engine, name).map_err(at(Stage::Finalize))?;
     }
+    let with_others;
+    let options = if options.volumes_from.is_empty() {
+        options
+    } else {
+        with_others = with_volumes_of_others(engine, options).map_err(at(Stage::Filesystem))?;
+        &with_others
+    };
     check_mounts(options).map_err(at(Stage::Filesystem))?;
+    image_volumes::check(engine, options).map_err(at(Stage::Filesystem))?;
     let limits = limits::grant(options).map_err(at(Stage::Metadata))?;
     Confinement::check(&options.security).map_err(at(Stage::Metadata))?;
     options.namespaces.find(engine).map_err(at(Stage::Metadata))?;
@@ -65,7 +75,9 @@ pub fn create_container_from_image(
     validated.chain =
         stage("layerfs", no_bytes, || setup_layerfs_for_container(engine, &validated.chain, options.integrity))
             .map_err(at(Stage::Layers))?;
-    let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?.with_limits(limits);
+    let images = image_volumes::prove(engine, options, platform).map_err(at(Stage::Layers))?;
+    let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?;
+    let draft = draft.with_limits(limits).with_images(images);
     let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
     options.user_namespace.guarded(engine, || {
         let record =
@@ -206,8 +218,11 @@ pub struct Draft<'a> {
     hostname: String,
     staged: Staging,
     limits: GrantedLimits,
+    images: Vec<UsedImage>,
     /// Its runtime configuration, when that has been made.
     config: OnceCell<RuntimeConfig>,
+    /// Its volumes, when they have been made.
+    volumes: OnceCell<HeldVolumes>,
 }
 
 impl<'a> Draft<'a> {
@@ -223,8 +238,22 @@ impl<'a> Draft<'a> {
         joins.extend(options.user_namespace.joined(engine)?);
         let hostname = hostname(engine, options, &joins, &id)?;
         let (staged, limits) = (engine.store.stage()?, GrantedLimits::default());
-        let config = OnceCell::new();
-        Ok(Self { engine, image, validated, options, confinement, joins, hostname, staged, id, limits, config })
+        let (config, volumes) = (OnceCell::new(), OnceCell::new());
+        Ok(Self {
+            engine,
+            image,
+            validated,
+            options,
+            confinement,
+            joins,
+            hostname,
+            staged,
+            id,
+            limits,
+            images: Vec::new(),
+            config,
+            volumes,
+        })
     }
 
     /// Gives it limits and devices; without this it has none but the kernel's own.
@@ -233,27 +262,35 @@ impl<'a> Draft<'a> {
         Self { limits, ..self }
     }
 
+    /// Gives it the images that are mounted in it: those that its options name, in the same order.
+    #[must_use]
+    pub fn with_images(self, images: Vec<UsedImage>) -> Self {
+        Self { images, ..self }
+    }
+
     fn image_root(&self) -> std::path::PathBuf {
         let chain = &self.validated.chain;
         self.engine.layerfs.chain_mount_point(chain.kind(), chain.chain_id())
     }
 
-    /// Makes its directories and files ([`create_container_filesystem`]), and gives the volumes that nothing is mounted over.
-    pub fn filesystem(&self) -> Result<Vec<AnonymousVolume>> {
-        let is_covered = |volume: &&String| {
-            let target = Path::new(volume.trim_end_matches('/'));
-            let tmpfs = self.options.limits.tmpfs.iter().map(|mount| &mount.target);
-            self.options.mounts.iter().map(|mount| &mount.target).chain(tmpfs).any(|mounted| mounted == target)
-        };
-        let config = &self.validated.image.config;
-        let volumes: Vec<String> = config.volumes.iter().filter(|volume| !is_covered(volume)).cloned().collect();
-        let request = FilesystemRequest {
-            image_root: &self.image_root(),
-            hostname: &self.hostname,
-            network: self.options.network,
-            volumes: &volumes,
-        };
-        create_container_filesystem(self.staged.path(), request)
+    /// Makes its directories and files ([`create_container_filesystem`]), and gives its volumes: those that are asked for, and those of
+    /// the image where nothing else is mounted. They are held as long as the draft is; those that were made for it go with it, unless it
+    /// becomes a container.
+    pub fn filesystem(&self) -> Result<Vec<PlannedVolume>> {
+        let image_root = self.image_root();
+        let request =
+            FilesystemRequest { image_root: &image_root, hostname: &self.hostname, network: self.options.network };
+        create_container_filesystem(self.staged.path(), request)?;
+        let mut wanted = self.options.volumes.clone();
+        let declared = self.validated.image.config.volumes.iter().map(|target| Path::new(target.trim_end_matches('/')));
+        wanted.extend(declared.filter(|target| !self.options.has_mount_at(target)).map(VolumeOption::anonymous));
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let durability = if self.options.auto_remove { Durability::Volatile } else { Durability::Durable };
+        let request = HoldRequest { wanted: &wanted, image_root: &image_root, durability };
+        let held = HeldVolumes::take(self.engine, &request)?;
+        Ok(self.volumes.get_or_init(|| held).planned().to_vec())
     }
 }
 
@@ -277,8 +314,7 @@ fn hostname(engine: &Engine, options: &CreateOptions, joins: &JoinedContainers, 
 
 /// Refuses bind mounts whose source is not there, and two mounts at one place: podman's rules, told before anything is fetched.
 fn check_mounts(options: &CreateOptions) -> Result<()> {
-    let mut targets: Vec<_> = options.mounts.iter().map(|mount| &mount.target).collect();
-    targets.extend(options.limits.tmpfs.iter().map(|mount| &mount.target));
+    let targets: Vec<_> = options.targets().collect();
     for (number, target) in targets.iter().enumerate() {
         if targets[..number].contains(target) {
             let value = target.display().to_string();
@@ -297,7 +333,7 @@ fn check_mounts(options: &CreateOptions) -> Result<()> {
 /// Writes the runtime configuration and gives the container's record.
 ///
 /// User and command are looked up in the image; what a bind mount or a volume covers is left to the start.
-pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) -> Result<ContainerRecord> {
+pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) -> Result<ContainerRecord> {
     let (options, image) = (draft.options, &draft.validated.image);
     let config = &image.config;
     let user = match &options.user {
@@ -340,6 +376,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
         network: options.network,
         joins: draft.joins.clone(),
         user_namespace,
+        volumes: volumes.iter().map(|volume| volume.used.clone()).collect(),
+        images: draft.images.clone(),
         auto_remove: options.auto_remove,
         streams: options.streams,
         init: options.init,
@@ -348,20 +386,19 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[AnonymousVolume]) 
 }
 
 /// Puts together what the container runs, where and as whom; refuses a user or a command that the image does not have.
-fn plan_process(draft: &Draft<'_>, user: &UserSpec, volumes: &[AnonymousVolume]) -> Result<ProcessPlan> {
+fn plan_process(draft: &Draft<'_>, user: &UserSpec, volumes: &[PlannedVolume]) -> Result<ProcessPlan> {
     let (options, config) = (draft.options, &draft.validated.image.config);
     let args = command_line(config, options)?;
     let env = environment(config, options, &draft.hostname);
     let image_cwd = Some(config.working_dir.clone()).filter(|dir| !dir.is_empty());
     let cwd = options.working_dir.clone().or(image_cwd).unwrap_or_else(|| "/".to_owned());
     let root = Root::open(&draft.image_root())?;
-    let covers_accounts =
-        options.mounts.iter().any(|mount| mount.target.starts_with("/etc") || mount.target == Path::new("/"));
+    let covers_accounts = options.targets().any(|target| target.starts_with("/etc") || target == Path::new("/"));
     let ids = match look_up_user(&root, user) {
         Err(_) if covers_accounts => (0, 0, Vec::new()),
         other => other?,
     };
-    if options.mounts.is_empty() && volumes.is_empty() {
+    if options.mounts.is_empty() && volumes.is_empty() && options.images.is_empty() {
         check_command(&root, &args[0], &cwd, &env)?;
     }
     Ok(ProcessPlan { args, env, cwd, ids, stop_signal: config.stop_signal.clone() })
@@ -391,13 +428,13 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
     if record.auto_remove {
         // Who waits for a container that goes opens this beforehand, and reads it when its name is gone.
         files::write_new(&dir.join("exit.json"), b"", Durability::Volatile)?;
-    } else if dir.join("volumes").exists() {
-        files::sync_filesystem_of(dir)?;
     } else {
         // The files that it brings itself follow from these two: a start writes those again that a power cut took.
         files::sync_files(["config.json", "container.json"].map(|name| dir.join(name)))?;
     }
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
+    // Its record names them now.
+    draft.volumes.into_inner().into_iter().for_each(HeldVolumes::keep);
     draft.engine.note(Status::Create, &record);
     if let Some(config) = draft.config.into_inner() {
         let chain = draft.validated.chain.clone();

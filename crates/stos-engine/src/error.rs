@@ -345,6 +345,9 @@ pub enum Error {
         /// What was expected.
         reason: String,
     },
+    /// Something about volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volumes::VolumeError),
     /// It cannot have the users that it is to have.
     #[error(transparent)]
     UserNamespace(#[from] crate::user_namespace::UserNamespaceError),

@@ -4,18 +4,16 @@
 //! ```text
 //! upper/  work/       overlay's writable part
 //! hosts  hostname  resolv.conf
-//! volumes/<n>/        anonymous volumes of the image
 //! log  exit.json      written by the monitor
 //! ```
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, utimensat};
 use stos_store::Error as StoreError;
 use stos_store::files::{self, Durability};
-use stos_sys::rooted::Root;
 use stos_sys::xattr;
 
 use crate::error::Result;
@@ -30,24 +28,12 @@ pub struct FilesystemRequest<'a> {
     pub hostname: &'a str,
     /// Its network.
     pub network: Network,
-    /// The image's volumes that nothing else is mounted on.
-    pub volumes: &'a [String],
 }
 
-/// A volume of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnonymousVolume {
-    /// Where the container sees it.
-    pub target: String,
-    /// Its directory, relative to the container's.
-    pub source: String,
-}
-
-/// Makes the directories and files of a new container in `dir`, and gives its volumes.
+/// Makes the directories and files of a new container in `dir`.
 ///
-/// The upper directory gets mode, owner and attributes of the image's root, for overlayfs shows the upper's. A volume starts
-/// with what the image has at its place.
-pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -> Result<Vec<AnonymousVolume>> {
+/// The upper directory gets mode, owner and attributes of the image's root, for overlayfs shows the upper's.
+pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -> Result<()> {
     for name in ["upper", "work"] {
         files::ensure_directory(&dir.join(name))?;
     }
@@ -55,7 +41,7 @@ pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -
     for name in own_files(request.network) {
         write_own_file(dir, name, request.hostname, request.network)?;
     }
-    request.volumes.iter().enumerate().map(|(number, target)| create_volume(dir, request, number, target)).collect()
+    Ok(())
 }
 
 /// The files that a container brings itself, mounted over those of its image.
@@ -124,22 +110,6 @@ fn hosts_file(hostname: &str, network: Network) -> String {
     }
 }
 
-fn create_volume(dir: &Path, request: FilesystemRequest<'_>, number: usize, target: &str) -> Result<AnonymousVolume> {
-    let source = format!("volumes/{number}");
-    let path = dir.join(&source);
-    files::ensure_directory(&path)?;
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
-    open(&path).map_err(StoreError::io("chmod", &path))?;
-    // The image decides what lies there; a symlink in it never leads out of it.
-    if let Ok(found) = Root::open(request.image_root)?.resolve(Path::new(target)) {
-        let found = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found)));
-        if fs::metadata(&found).is_ok_and(|metadata| metadata.is_dir()) {
-            crate::volume::copy_tree(&found.join("."), &path)?;
-        }
-    }
-    Ok(AnonymousVolume { target: target.to_owned(), source })
-}
-
 /// Gives `to` the owner, mode, attributes and mtime of `from`, both directories.
 ///
 /// # Errors
@@ -181,22 +151,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_upper_directory_looks_like_the_image_s_root_and_volumes_hold_its_files() {
+    fn the_upper_directory_looks_like_the_image_s_root() {
         let image = tempfile::tempdir().unwrap();
         fs::set_permissions(image.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        fs::create_dir_all(image.path().join("data/deep")).unwrap();
-        fs::write(image.path().join("data/deep/file"), b"x").unwrap();
-        std::os::unix::fs::symlink("../../../../etc", image.path().join("out")).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let volumes = ["/data".to_owned(), "/none".to_owned(), "/out".to_owned()];
-        let request =
-            FilesystemRequest { image_root: image.path(), hostname: "h", network: Network::None, volumes: &volumes };
-        let made = create_container_filesystem(dir.path(), request).unwrap();
-        assert_eq!(made[0], AnonymousVolume { target: "/data".into(), source: "volumes/0".into() });
+        let request = FilesystemRequest { image_root: image.path(), hostname: "h", network: Network::None };
+        create_container_filesystem(dir.path(), request).unwrap();
         assert_eq!(fs::metadata(dir.path().join("upper")).unwrap().mode() & 0o7777, 0o711);
-        assert_eq!(fs::read(dir.path().join("volumes/0/deep/file")).unwrap(), b"x");
-        // A symlink out of the image leads to nothing: the volume is empty.
-        assert!(fs::read_dir(dir.path().join("volumes/2")).unwrap().next().is_none());
         assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "h\n");
         assert!(!dir.path().join("resolv.conf").exists());
     }
@@ -220,8 +181,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_made_is_named() {
-        let request =
-            FilesystemRequest { image_root: Path::new("/"), hostname: "h", network: Network::Host, volumes: &[] };
+        let request = FilesystemRequest { image_root: Path::new("/"), hostname: "h", network: Network::Host };
         let error = create_container_filesystem(Path::new("/proc/none"), request).unwrap_err();
         assert!(error.to_string().contains("/proc/none"), "{error}");
     }

@@ -110,8 +110,10 @@ pub fn used_objects(engine: &Engine) -> Result<Objects> {
             continue;
         }
         let Some(container) = container::record(engine, &id)? else { continue };
-        used.add_layers(&container.layers);
-        used.blobs.extend([container.manifest, container.image_id]);
+        for image in container.needed_images() {
+            used.add_layers(image.layers);
+            used.blobs.extend([image.manifest, image.image_id]);
+        }
     }
     used.extend(engine.store.snapshot_roots()?);
     Ok(used)
@@ -397,10 +399,12 @@ fn stood_on(engine: &Engine) -> Result<BTreeSet<String>> {
     let mut used: BTreeSet<String> = layers.chain(roots.chains.iter().map(|chain| chain.hex().to_string())).collect();
     for id in engine.store.containers()? {
         let Some(record) = container::record(engine, &id)? else { continue };
-        let stands_on = record.backend == BackendKind::Dirs;
-        if stands_on && matches!(container::state(engine, &record.id)?, ContainerState::Running(_)) {
-            used.insert(record.chain.hex());
-            used.extend(record.layers.iter().map(|layer| layer.hex()));
+        let stands_on = || record.needed_images().filter(|image| image.backend == BackendKind::Dirs);
+        if stands_on().next().is_some() && matches!(container::state(engine, &record.id)?, ContainerState::Running(_)) {
+            for image in stands_on() {
+                used.insert(image.chain.hex());
+                used.extend(image.layers.iter().map(|layer| layer.hex()));
+            }
         }
     }
     Ok(used)

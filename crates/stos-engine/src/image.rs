@@ -9,6 +9,7 @@ use stos_spec::{BlobDigest, ChainId, DiffId, ImageConfig, ImageManifest, Manifes
 use stos_store::{ImageRecord, ImageSelector, Objects};
 
 use crate::Engine;
+use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
 use crate::gc::sweep_after_removal;
 use crate::journal::Status;
@@ -158,7 +159,9 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
     }
     if goes_whole && !force {
         let users = crate::container::records(engine)?;
-        if let Some(user) = users.iter().find(|container| container.image_id == record.image_id) {
+        let needs_it =
+            |container: &&ContainerRecord| container.needed_images().any(|image| image.image_id == record.image_id);
+        if let Some(user) = users.iter().find(needs_it) {
             return Err(Error::ImageInUse { image: name.to_owned(), container: user.name.to_string() });
         }
     }

@@ -158,11 +158,13 @@ impl Users {
                     continue;
                 }
             };
-            for &layer in &record.layers {
-                let own = ContainerUse { id: id.to_string(), name: record.name.to_string() };
-                users.containers.entry(layer).or_default().insert(own);
+            for image in record.needed_images() {
+                for &layer in image.layers {
+                    let own = ContainerUse { id: id.to_string(), name: record.name.to_string() };
+                    users.containers.entry(layer).or_default().insert(own);
+                }
+                users.add_chain(image.layers);
             }
-            users.add_chain(&record.layers);
         }
         Ok(users)
     }

@@ -37,6 +37,8 @@
 //! | [`namespaces`] | whose namespaces a container has |
 //! | [`user_namespace`] | whose users it has, and which ids those have on the host |
 //! | [`filesystem`] | a container's own directories and files |
+//! | [`image_volumes`] | further images that are mounted in a container |
+//! | [`volumes`] | directories that containers share and that outlast them |
 //! | [`spec`] | the OCI runtime configuration of an image's container |
 //! | [`limits`] | limits and devices: what may be asked for, and whether this machine can grant it |
 //! | [`lookup`] | users and commands, looked up inside an image |
@@ -71,6 +73,7 @@ pub mod gc;
 pub mod history;
 pub mod image;
 pub mod image_mount;
+pub mod image_volumes;
 pub mod import;
 mod install;
 pub mod journal;
@@ -105,7 +108,7 @@ pub mod times;
 pub mod usage;
 pub mod user_namespace;
 pub mod validate;
-mod volume;
+pub mod volumes;
 mod written_layer;
 
 pub use attach::StreamOptions;

@@ -21,6 +21,7 @@ use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, rea
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
+use crate::volumes;
 
 const KILL: i32 = 9;
 /// How long a process may take to go after SIGKILL: longer only in an uninterruptible wait.
@@ -325,6 +326,13 @@ pub fn delete(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<
     }
 }
 
+/// The same; and then the volumes that were made for it and named by nobody, but for those that another container has.
+pub fn delete_with_volumes(engine: &Engine, record: &ContainerRecord, force: bool) -> Result<()> {
+    delete(engine, record, force)?;
+    volumes::remove_anonymous(engine, record);
+    Ok(())
+}
+
 /// Removes, by force, a container whose record is damaged, and gives its id. `query` finds it by id, name or the beginning of
 /// its id.
 ///
@@ -417,6 +425,12 @@ pub(crate) fn remove_locked(
         let names = names.iter().filter_map(|name| name.parse().ok()).collect::<Vec<ContainerName>>();
         for name in names {
             engine.store.release_name(&name, id)?;
+        }
+    }
+    if let Some(record) = record {
+        volumes::memory::release(engine, record);
+        if record.auto_remove {
+            volumes::remove_anonymous(engine, record);
         }
     }
     if let (Some(taken), Some(record)) = (&taken, record) {

@@ -27,6 +27,7 @@ use crate::container::{ContainerRecord, ContainerState, ExitRecord, is_gone, now
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
 use crate::filesystem::restore_own_files;
+use crate::image_volumes;
 use crate::journal::{End, Status};
 use crate::lifecycle::{
     MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
@@ -36,6 +37,7 @@ use crate::namespaces::{self, HeldNamespace};
 use crate::relay::{Relay, is_ready, send_rest, wait};
 use crate::streams::Streams;
 use crate::user_namespace::UserNamespace;
+use crate::volumes;
 
 /// What the monitor is connected to, beside the log and the clients that attach later.
 #[derive(Debug)]
@@ -82,6 +84,8 @@ pub fn run_container(
             Ok(()) | Err(Error::ContainerState { .. }) => {}
             Err(error) => tracing::warn!(container = %record.name, %error, "the container could not be removed"),
         }
+    } else {
+        volumes::memory::release(engine, record);
     }
     let ended = ended?;
     // At the very end: who does not read must not keep the container from its own.
@@ -203,7 +207,9 @@ impl<'a> Monitor<'a> {
         let signals: Vec<_> =
             of_foreground().into_iter().filter(|signal| !OF_CHILDREN_AND_SIZE.contains(signal)).collect();
         let signals = SignalFd::new(&signals)?;
-        let given: Vec<_> = self.namespaces.iter_mut().filter_map(HeldNamespace::take_mount).collect();
+        let mut given: Vec<_> = self.namespaces.iter_mut().filter_map(HeldNamespace::take_mount).collect();
+        given.extend(volumes::memory::open_given(self.engine, self.record)?);
+        given.extend(image_volumes::open_given(self.engine, self.record)?);
         let init = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,

@@ -2,7 +2,7 @@
 //! What a user may ask of a pull and of a container.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stos_layerfs::Integrity;
@@ -10,11 +10,13 @@ use stos_spec::Platform;
 use stos_store::ContainerName;
 
 use crate::attach::StreamOptions;
+use crate::image_volumes::ImageMountOption;
 use crate::limits::LimitOptions;
 use crate::namespaces::NamespaceOptions;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
 use crate::user_namespace::UserNamespaceOptions;
+use crate::volumes::{VolumeOption, VolumesFrom};
 
 /// How to pull.
 #[derive(Debug, Clone)]
@@ -70,6 +72,9 @@ pub struct MountOption {
     pub read_only: bool,
     /// Whether what is mounted below the source comes along.
     pub recursive: bool,
+    /// Further options of the mount: propagation, and attributes such as `noexec`.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// What a user may ask of a new container.
@@ -107,6 +112,12 @@ pub struct CreateOptions {
     pub user_namespace: UserNamespaceOptions,
     /// Bind mounts.
     pub mounts: Vec<MountOption>,
+    /// Volumes, beside those that the image declares.
+    pub volumes: Vec<VolumeOption>,
+    /// Images that are mounted in it.
+    pub images: Vec<ImageMountOption>,
+    /// Containers whose volumes and bind mounts it has too.
+    pub volumes_from: Vec<VolumesFrom>,
     /// Labels, over those of the image.
     pub labels: BTreeMap<String, String>,
     /// What its standard streams are.
@@ -119,4 +130,19 @@ pub struct CreateOptions {
     pub starts_at_once: bool,
     /// Limits and devices.
     pub limits: LimitOptions,
+}
+
+impl CreateOptions {
+    /// Gives the places in the container where something is mounted that was asked for.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Path> {
+        let mounts = self.mounts.iter().map(|mount| mount.target.as_path());
+        let volumes = self.volumes.iter().map(|volume| volume.target.as_path());
+        let images = self.images.iter().map(|image| image.target.as_path());
+        mounts.chain(volumes).chain(images).chain(self.limits.tmpfs.iter().map(|mount| mount.target.as_path()))
+    }
+
+    /// Tells whether something is mounted at `target`.
+    pub(crate) fn has_mount_at(&self, target: &Path) -> bool {
+        self.targets().any(|other| other == target)
+    }
 }

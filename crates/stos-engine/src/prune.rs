@@ -76,14 +76,14 @@ impl FromStr for PruneFilter {
 }
 
 impl Label {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         match text.split_once('=') {
             Some((key, value)) => Self { key: key.to_owned(), value: Some(value.to_owned()) },
             None => Self { key: text.to_owned(), value: None },
         }
     }
 
-    fn is_of(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn is_of(&self, labels: &BTreeMap<String, String>) -> bool {
         labels.get(&self.key).is_some_and(|own| self.value.as_ref().is_none_or(|value| value == own))
     }
 }
@@ -133,8 +133,8 @@ pub fn prune_images(engine: &Engine, options: &PruneOptions) -> Result<Pruned> {
     let right = engine.store.try_sweep_right()?;
     let (mounted, mounts) = lock_mounted_images(engine)?;
     let containers = crate::container::records(engine)?;
-    let used: BTreeSet<BlobDigest> =
-        containers.into_iter().map(|container| container.image_id).chain(mounted).collect();
+    let of_containers = containers.iter().flat_map(|container| container.needed_images().map(|image| image.image_id));
+    let used: BTreeSet<BlobDigest> = of_containers.chain(mounted).collect();
     let chains = engine.store.snapshot_roots()?.chains;
     let is_of_snapshot = |image: &ImageRecord| {
         // One that cannot be read has no snapshots that could be mounted.

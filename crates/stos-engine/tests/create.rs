@@ -86,6 +86,11 @@ fn command(words: &[&str]) -> CreateOptions {
     CreateOptions { command: words.iter().map(ToString::to_string).collect(), ..CreateOptions::default() }
 }
 
+fn bind(source: &str, target: &str) -> MountOption {
+    let (read_only, recursive) = (true, false);
+    MountOption { source: source.into(), target: target.into(), read_only, recursive, options: Vec::new() }
+}
+
 fn named(name: &str) -> CreateOptions {
     CreateOptions { name: Some(name.parse().unwrap()), ..CreateOptions::default() }
 }
@@ -204,19 +209,18 @@ fn a_filesystem_holds_what_the_image_has_at_its_volumes() {
     let engine = &scene.fixture.engine;
     let validated = scene.validated();
     setup_layerfs_for_container(engine, &validated.chain, Integrity::Sealed).unwrap();
-    let bound = MountOption { source: "/tmp".into(), target: "/new".into(), read_only: true, recursive: false };
+    let bound = bind("/tmp", "/new");
     let options = CreateOptions { mounts: vec![bound], ..CreateOptions::default() };
     let draft = Draft::new(engine, &scene.name, &validated, &options).unwrap();
     let volumes = draft.filesystem().unwrap();
-    assert_eq!(volumes.iter().map(|volume| volume.target.as_str()).collect::<Vec<_>>(), ["/srv"]);
+    assert_eq!(volumes.iter().map(|volume| volume.used.target.as_str()).collect::<Vec<_>>(), ["/srv"]);
     let metadata = setup_container_metadata(&draft, &volumes).unwrap();
     let created = finalize_container_creation(draft, metadata).unwrap();
     let data = engine.store().container_dir(&created.id).join(&volumes[0].source).join("data");
     assert_eq!(fs::read_to_string(data).unwrap(), "from the image\n");
 
     let image_root = engine.layerfs().chain_mount_point(validated.chain.kind(), validated.chain.chain_id());
-    let request =
-        FilesystemRequest { image_root: &image_root, hostname: "h", network: Network::None, volumes: &["/srv".into()] };
+    let request = FilesystemRequest { image_root: &image_root, hostname: "h", network: Network::None };
     let error = create_container_filesystem(Path::new("/proc/no/such"), request).unwrap_err();
     assert!(error.to_string().contains("/proc/no/such"), "{error}");
 }
@@ -275,7 +279,7 @@ fn a_commit_is_whole_or_nothing() {
 fn a_failure_names_its_stage_and_leaves_no_trace() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
-    let missing = MountOption { source: "/no/such".into(), target: "/x".into(), read_only: true, recursive: false };
+    let missing = bind("/no/such", "/x");
     let elsewhere = {
         let mut pull = options();
         pull.platform = Platform::new("linux", "riscv64", None);

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use stos_engine::filesystem::AnonymousVolume;
 use stos_engine::security::SecurityOptions;
 use stos_engine::spec::{Confinement, ProcessPlan, command_line, environment, runtime_config};
+use stos_engine::volumes::{PlannedVolume, UsedVolume};
 use stos_engine::{CreateOptions, Network};
 use stos_runtime::{RuntimeConfig, parse_signal};
 use stos_spec::user::Principal;
@@ -41,9 +41,15 @@ pub fn config(data: &[u8]) {
         ids: (id(&image.user.user), image.user.group.as_ref().map_or(0, id), Vec::new()),
         stop_signal: image.stop_signal.clone(),
     };
-    let volume = |(number, target): (usize, &String)| AnonymousVolume {
-        target: target.clone(),
-        source: format!("volumes/{number}"),
+    let volume = |(number, target): (usize, &String)| {
+        PlannedVolume::new(UsedVolume {
+            name: format!("v{number}").parse().unwrap(),
+            target: target.clone(),
+            read_only: false,
+            subpath: None,
+            options: Vec::new(),
+            in_memory: false,
+        })
     };
     let volumes: Vec<_> = image.volumes.iter().enumerate().map(volume).collect();
     let confinement = Confinement::of(&options.security).unwrap();

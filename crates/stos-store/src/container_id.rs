@@ -50,7 +50,7 @@ impl ContainerName {
     }
 }
 
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
@@ -108,6 +108,8 @@ macro_rules! text_type {
         }
     };
 }
+
+pub(crate) use text_type;
 
 text_type!(ContainerId);
 text_type!(ContainerName);

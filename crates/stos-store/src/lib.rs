@@ -10,6 +10,7 @@
 //!   chains/sha256/<chainID>/        image.erofs, chain.json                    (filled by stos-layerfs)
 //!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
 //!   names/<name>                    symlink to the id, in base64               [names]
+//!   volumes/<name>/                 volume.json, _data/                        [volumes]
 //!   snapshots/<number>/             what containerd keeps here                 [snapshots] (filled by stos-snapshotter)
 //!   staging/                        everything is built here first             [staging]
 //!   locks/                          one lock file per object, flock            [lock, lease]
@@ -20,7 +21,7 @@
 //! **Roots**: `images/index.json`, `containers/`, `snapshots/` and leases. A blob, layer or chain that none of them reaches is garbage.
 //! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them, and `locks/lease-…` lists
 //! what a command that goes on for long relies on; `locks/images` guards `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
-//! merge; a container's directory is itself the lock of its life. A crash releases them all, for the kernel does.
+//! merge; a container's directory is itself the lock of its life, and so is a volume's. A crash releases them all, for the kernel does.
 //! **Read-only**: a store on a read-only filesystem, or one that this version may only read, is opened by
 //! [`Store::open_for_reading`] and never written to: locks, staging and removals refuse. So is one whose `stos.json` is damaged, by
 //! [`Store::open_to_check`].
@@ -41,6 +42,7 @@ pub mod snapshots;
 pub mod staging;
 pub mod store;
 pub mod usage;
+pub mod volumes;
 
 pub use blobs::StagedBlob;
 pub use container_id::{ContainerId, ContainerName};
@@ -52,3 +54,4 @@ pub use snapshots::{SnapshotKind, SnapshotRecord, SnapshotUsage};
 pub use staging::Staging;
 pub use store::Store;
 pub use usage::{AreaUsage, TreeUsage};
+pub use volumes::{CopyUp, StagedVolume, VolumeName, VolumeRecord};

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use stos_config::Error as ConfigError;
 use stos_engine::Error as EngineError;
+use stos_engine::volumes::VolumeError;
 use stos_layerfs::Error as LayerError;
 use stos_registry::Error as RegistryError;
 use stos_spec::ManifestError;
@@ -130,6 +131,9 @@ impl Failure {
                 "the disk has too little room for the image: `stos system gc` and `stos rmi` give space back"
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
+            EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("volume.json") => {
+                "`stos volume rm` removes the volume, and with it the files that are in it still"
+            }
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("images/index.json") => {
                 "`stos system check --repair` makes it again of what can be read and of the images' documents"
             }
@@ -156,6 +160,13 @@ impl Failure {
             EngineError::StoreBusy { .. } => "try again when it has ended",
             EngineError::Layers(LayerError::SameStore { .. }) => "name another data root with --to",
             EngineError::NoSuchContainer(_) => "`stos list` lists the containers",
+            EngineError::Volume(VolumeError::NotFound(_)) => "`stos volume ls` lists the volumes",
+            EngineError::Volume(VolumeError::InUse { .. }) => {
+                "delete the containers first, or use --force, which deletes them too"
+            }
+            EngineError::Volume(VolumeError::UnknownUser { .. }) => {
+                "`stos delete --force` with its id removes the container"
+            }
             EngineError::ImageInUse { .. } => "delete that container first, or use --force",
             EngineError::ImageMounted { .. } => "`stos image unmount` it first, or use --force",
             EngineError::NotMounted { .. } => "`stos image mount` lists the images that are mounted",

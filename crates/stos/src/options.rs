@@ -2,19 +2,20 @@
 //! Options of a container, read into the engine's types.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use stos_config::Secret;
 use stos_config::credentials::{Credential, UserPassword};
 use stos_engine::registries::{self, RegistryConfig};
-use stos_engine::{CreateOptions, MountOption, Network, PullOptions, PullPolicy, StreamOptions};
+use stos_engine::{CreateOptions, Network, PullOptions, PullPolicy, StreamOptions};
 use stos_layerfs::Integrity;
 use stos_spec::text::shown;
 
 use crate::cli::{
     ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
 };
+use crate::mount_options::{self, Mounts};
 use crate::{process_list, prompt, security_options, user_namespace_options};
 
 /// Reads how to reach registries, where no image comes in.
@@ -94,13 +95,9 @@ fn asked(
 
 /// Reads what is asked of a new container.
 pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: bool) -> anyhow::Result<CreateOptions> {
-    let mut mounts = Vec::new();
-    for text in &options.volume {
-        mounts.push(parse_volume(text)?);
-    }
-    for text in &options.mount {
-        mounts.push(parse_mount(text)?);
-    }
+    let mounts = Mounts::read(&options.volume, &options.mount)?;
+    let mut limits = options.limits.to_options();
+    limits.tmpfs.extend(mounts.tmpfs);
     Ok(CreateOptions {
         name: options.name.clone(),
         pull_policy: match options.pull {
@@ -128,13 +125,16 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
         },
-        mounts,
+        mounts: mounts.binds,
+        volumes: mounts.volumes,
+        images: mounts.images,
+        volumes_from: mount_options::volumes_from(&options.volumes_from)?,
         labels: options.label.iter().map(|text| parse_label(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
         streams: StreamOptions { tty: options.streams.tty, interactive: options.streams.interactive },
         init: options.streams.init,
         auto_remove,
         starts_at_once: false,
-        limits: options.limits.to_options(),
+        limits,
     })
 }
 
@@ -200,7 +200,7 @@ fn parse_hostname(text: &str) -> anyhow::Result<String> {
     bail!("--hostname {text:?}: expected 1 to 64 letters, digits, '-', '.' and '_'")
 }
 
-fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
+pub fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
     match text.split_once('=') {
         Some(("", _)) => bail!("--label {text:?}: expected KEY=VALUE"),
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
@@ -208,107 +208,9 @@ fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
     }
 }
 
-/// Reads `SOURCE:TARGET[:OPTIONS]`.
-fn parse_volume(text: &str) -> anyhow::Result<MountOption> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts.as_slice() {
-        [source, target] => (*source, *target, ""),
-        [source, target, options] => (*source, *target, *options),
-        [target] if target.starts_with('/') => {
-            bail!(
-                "--volume {text:?}: anonymous volumes come from the image alone; name a path of the host: PATH:{text}"
-            )
-        }
-        _ => bail!("--volume {text:?}: expected PATH:PATH[:ro|rw]"),
-    };
-    let mut mount = bind("--volume", text, source, target)?;
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" => mount.read_only = true,
-            "rw" => mount.read_only = false,
-            "rbind" => mount.recursive = true,
-            "bind" => mount.recursive = false,
-            other => bail!("--volume {text:?}: option {other:?} is not supported: expected ro, rw, bind or rbind"),
-        }
-    }
-    Ok(mount)
-}
-
-/// Reads `type=bind,src=PATH,dst=PATH[,ro]`.
-fn parse_mount(text: &str) -> anyhow::Result<MountOption> {
-    let (mut kind, mut source, mut target) = (None, None, None);
-    let (mut read_only, mut recursive) = (false, true);
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
-        let is_true = match value {
-            None | Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
-            Some(other) => Err(anyhow!("--mount {text:?}: {key}={other}: expected true or false")),
-        };
-        match key {
-            "type" => kind = value,
-            "src" | "source" => source = value,
-            "dst" | "destination" | "target" => target = value,
-            "ro" | "readonly" => read_only = is_true?,
-            "rw" => read_only = !is_true?,
-            "bind-nonrecursive" => recursive = !is_true?,
-            other => bail!("--mount {text:?}: field {other:?} is not supported"),
-        }
-    }
-    match kind {
-        Some("bind") => {}
-        Some(other) => bail!("--mount {text:?}: type {other:?} is not supported yet: expected bind"),
-        None => bail!("--mount {text:?}: expected type=bind"),
-    }
-    let missing = |field: &str| anyhow!("--mount {text:?}: {field} is missing");
-    let (source, target) = (source.ok_or_else(|| missing("src"))?, target.ok_or_else(|| missing("dst"))?);
-    Ok(MountOption { read_only, recursive, ..bind("--mount", text, source, target)? })
-}
-
-fn bind(option: &str, text: &str, source: &str, target: &str) -> anyhow::Result<MountOption> {
-    if !source.starts_with(['/', '.']) {
-        bail!(
-            "{option} {text:?}: named volumes are not supported yet\nhint: give a path of the host: {option} \
-             /path/on/host:{target}"
-        );
-    }
-    if !target.starts_with('/') || target.split('/').any(|part| part == "..") || target.trim_matches('/').is_empty() {
-        bail!("{option} {text:?}: the target {target:?} must be an absolute path below / without \"..\"");
-    }
-    let source = std::path::absolute(Path::new(source)).with_context(|| format!("{option} {text:?}"))?;
-    Ok(MountOption { source, target: PathBuf::from(target.trim_end_matches('/')), read_only: false, recursive: true })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn volumes_are_read_as_podman_reads_them() {
-        let mount = parse_volume("/a:/b/:ro").unwrap();
-        assert_eq!((mount.source, mount.target, mount.read_only), ("/a".into(), "/b".into(), true));
-        assert!(parse_volume("./a:/b").unwrap().source.is_absolute());
-        for text in ["name:/b", "/a:b", "/a:/../b", "/a:/", "/a:/b:Z", "/b", "a", "/a:/b:ro:x"] {
-            assert!(parse_volume(text).is_err(), "{text}");
-        }
-        assert!(parse_volume("name:/b").unwrap_err().to_string().contains("hint:"));
-    }
-
-    #[test]
-    fn mounts_are_read_field_by_field() {
-        let mount = parse_mount("type=bind,source=/a,target=/b,readonly").unwrap();
-        assert!(mount.read_only && mount.recursive);
-        assert!(!parse_mount("type=bind,src=/a,dst=/b,ro=false").unwrap().read_only);
-        for text in [
-            "type=tmpfs,dst=/b",
-            "src=/a,dst=/b",
-            "type=bind,dst=/b",
-            "type=bind,src=/a,dst=/b,z",
-            "type=bind,src=v,dst=/b",
-        ] {
-            assert!(parse_mount(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn words_are_checked() {

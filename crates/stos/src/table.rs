@@ -15,6 +15,15 @@ pub fn print_under(header: Option<&[&str]>, rows: &[Vec<String>]) -> io::Result<
     print_lines(lines(header, rows))
 }
 
+/// Prints lines, of cells with tabs between, as rows; under a header of that form where there is one.
+pub fn print_cells(header: Option<&str>, lines: &[String]) -> io::Result<()> {
+    let cells = |line: &str| line.trim_end_matches('\n').split('\t').map(str::to_owned).collect::<Vec<_>>();
+    let header = header.map(cells);
+    let header: Option<Vec<&str>> = header.as_ref().map(|cells| cells.iter().map(String::as_str).collect());
+    let rows: Vec<_> = lines.iter().map(|line| cells(line)).collect();
+    print_under(header.as_deref(), &rows)
+}
+
 /// Gives rows under a header as [`print()`] prints them.
 pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     lines(Some(header), rows).iter().flat_map(|line| [line, "\n"]).collect()

@@ -34,11 +34,11 @@ fn sum(list: &Value, key: &str) -> u64 {
 fn df(sandbox: &Sandbox) -> Value {
     let usage = sandbox.json(&["system", "df", "--format", "json"]);
     assert_eq!(number(&usage["total"]), du(&sandbox.data_root()), "{usage}");
-    let rows =
-        ["images", "containers", "snapshots", "unused", "other"].map(|row| number(&usage["summary"][row]["size"]));
+    let rows = ["images", "containers", "volumes", "snapshots", "unused", "other"]
+        .map(|row| number(&usage["summary"][row]["size"]));
     assert_eq!(rows.iter().sum::<u64>(), number(&usage["total"]), "{usage}");
-    let kinds =
-        ["layers", "chains", "blobs", "containers", "snapshots", "other"].map(|kind| number(&usage["kinds"][kind]));
+    let kinds = ["layers", "chains", "blobs", "containers", "volumes", "snapshots", "other"]
+        .map(|kind| number(&usage["kinds"][kind]));
     assert_eq!(kinds.iter().sum::<u64>(), number(&usage["total"]), "{usage}");
     assert_eq!(sum(&usage["layers"], "size"), kinds[0]);
     assert_eq!(sum(&usage["containers"], "size"), kinds[3]);
@@ -171,7 +171,7 @@ fn what_images_share_is_told_from_what_is_their_own() {
         assert_eq!(words[0], ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]);
         assert_eq!(
             words.iter().skip(1).map(|line| line[0]).collect::<Vec<_>>(),
-            ["Images", "Containers", "Unused", "Other", "Total"]
+            ["Images", "Containers", "Local", "Unused", "Other", "Total"]
         );
         assert_eq!((words[1][1], words[1][2], *words[1].last().unwrap()), ("3", "0", "(100%)"));
         let verbose = sandbox.ok(&["system", "df", "-v"]);

@@ -82,7 +82,7 @@ fn options_reach_the_container() {
 }
 
 #[test]
-fn volumes_hold_the_image_s_files_and_go_with_the_container() {
+fn volumes_of_the_image_hold_its_files_and_go_with_the_container_on_request() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::of(&ImageBuilder::new().set("/config/Volumes", json!({"/srv": {}})));
     let sandbox = &shell.sandbox;
@@ -90,10 +90,12 @@ fn volumes_hold_the_image_s_files_and_go_with_the_container() {
     assert_eq!(sandbox.run(&["start", "-a", "v"]).stdout, "from the image\n");
     assert_eq!(sandbox.run(&["start", "-a", "v"]).stdout, "from the image\nmore\n");
     let dir = sandbox.data_root().join("containers").join(id.trim());
-    assert!(dir.join("volumes/0/data").exists());
+    let volumes = sandbox.names("volumes");
+    assert_eq!(volumes.len(), 1);
+    assert!(sandbox.data_root().join("volumes").join(&volumes[0]).join("_data/data").exists());
     assert!(!dir.join("upper/srv/data").exists());
-    sandbox.ok(&["rm", "v"]);
-    assert!(!dir.exists());
+    sandbox.ok(&["rm", "-v", "v"]);
+    assert!(!dir.exists() && sandbox.names("volumes").is_empty());
 }
 
 #[test]

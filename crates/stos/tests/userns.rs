@@ -53,6 +53,15 @@ fn owner(path: impl AsRef<Path>) -> (u32, u32) {
     (metadata.uid(), metadata.gid())
 }
 
+/// The files of the one volume that a container has.
+fn volume(shell: &Shell, container: &str) -> PathBuf {
+    shell
+        .sandbox
+        .ok(&["inspect", "--format", "{{range .Mounts}}{{if .Name}}{{.Source}}{{end}}{{end}}", container])
+        .trim()
+        .into()
+}
+
 fn directory(shell: &Shell, container: &str) -> PathBuf {
     let id = shell.sandbox.json(&["inspect", container])[0]["id"].as_str().unwrap().to_owned();
     shell.sandbox.data_root().join("containers").join(id)
@@ -221,7 +230,7 @@ fn binds_show_the_host_s_ids_and_volumes_the_image_s() {
     assert_ne!(shell.sandbox.run(&["exec", "c", "cat", "/bound/hosts"]).code, 0);
     assert_eq!(says("stat -c %u:%g /vol /vol/first; cat /vol/first"), "1000:1001\n7:8\nof the image\n");
     shell.sandbox.ok(&["exec", "--user", "user", "c", "sh", "-c", "echo x >/vol/new"]);
-    assert_eq!(owner(directory(&shell, "c").join("volumes/0/new")), (1000, 1000), "as in the upper directory");
+    assert_eq!(owner(volume(&shell, "c").join("new")), (1000, 1000), "as in the upper directory");
 }
 
 #[test]
@@ -244,7 +253,7 @@ fn files_are_copied_with_the_container_s_ids() {
         let upper = directory(&shell, container).join("upper");
         assert_eq!(owner(upper.join("owned/file")), user, "{container}");
         assert_eq!(owner(upper.join("kept/file")), (33, 34), "{container}");
-        assert_eq!(owner(directory(&shell, container).join("volumes/0/in")), user, "{container}");
+        assert_eq!(owner(volume(&shell, container).join("in")), user, "{container}");
         shell.sandbox.ok(&["cp", &at("/srv/data"), out]);
         assert_eq!((fs::read_to_string(out).unwrap().as_str(), owner(out)), ("from the image\n", (0, 0)));
         // As a tar, with the numbers that the container sees.

@@ -38,7 +38,7 @@ use crate::gc::take_back;
 use crate::image::LoadedImage;
 
 pub(crate) use node::Node;
-pub(crate) use points::{MountPoints, mounts_of};
+pub(crate) use points::{Mount, MountPoints, mounts_of};
 pub(crate) use walk::{Event, Mode, Walk};
 
 /// What has become of a path.

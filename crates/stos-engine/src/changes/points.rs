@@ -25,6 +25,26 @@ pub(crate) struct Mount {
     pub(crate) source: String,
     #[serde(rename = "type")]
     pub(crate) kind: Option<String>,
+    #[serde(default)]
+    pub(crate) options: Vec<String>,
+}
+
+impl Mount {
+    /// Whether it is a directory or file of the host that was asked for: what every container gets has other options.
+    pub(crate) fn is_of_host(&self) -> bool {
+        let is_path = self.source.starts_with('/') && !self.source.starts_with("/proc/0/");
+        self.kind.as_deref() == Some("bind") && is_path && self.access().is_some()
+    }
+
+    /// Whether the container may not write there.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.access().is_some_and(|access| access != "rw")
+    }
+
+    /// What stands second in a mount that was asked for.
+    fn access(&self) -> Option<&str> {
+        self.options.get(1).map(String::as_str).filter(|option| matches!(*option, "rw" | "ro" | "rro"))
+    }
 }
 
 /// Reads a container's mounts.

@@ -24,7 +24,7 @@ impl Check<'_> {
         self.owners.extend(images.iter().map(Owner::of_image));
         for id in self.engine.store.containers()? {
             match container::record(self.engine, &id) {
-                Ok(Some(record)) => self.owners.push(Owner::of_container(&record)),
+                Ok(Some(record)) => self.owners.extend(Owner::of_container(&record)),
                 Ok(None) => {}
                 // One that cannot be read is told with the containers; what is left of one that has ended needs nothing.
                 Err(_) => self.has_unread_owners |= !container::is_remainder(self.engine, &id).unwrap_or(false),

@@ -9,6 +9,7 @@
 //! | `layers` | the layers that images and containers need, and all others that are there |
 //! | `chains` | what was made of layers: merged images, stacks |
 //! | `containers` | records, directories, names; containers that run on files which have been replaced |
+//! | `volumes` | records and directories of volumes, and whether those are there that containers have |
 //! | `snapshots` | the records of what containerd keeps here |
 //!
 //! The order is that of repair: a layer is fetched by what a manifest says, a chain is made of sound layers. Without repair nothing
@@ -25,6 +26,7 @@ mod owners;
 mod repair;
 mod report;
 mod snapshots;
+mod volumes;
 
 use std::collections::BTreeSet;
 
@@ -105,6 +107,7 @@ pub fn check_store(engine: &Engine, options: &CheckOptions<'_>) -> Result<CheckR
         check.examine_chains(&chains)
     })?;
     check.stage("check.containers", Check::examine_containers)?;
+    check.stage("check.volumes", Check::examine_volumes)?;
     let images: BTreeSet<BlobDigest> =
         check.owners.iter().filter(|owner| owner.is_image()).map(|owner| owner.config).collect();
     Ok(CheckReport::new(check.items, images.len(), check.how.integrity, check.hashed))

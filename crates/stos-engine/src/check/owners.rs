@@ -54,20 +54,21 @@ impl Owner {
         }
     }
 
-    pub fn of_container(record: &ContainerRecord) -> Self {
-        Self {
+    /// Gives one for each image that it needs.
+    pub fn of_container(record: &ContainerRecord) -> impl Iterator<Item = Self> {
+        record.needed_images().map(|image| Self {
             name: OwnerName::Container(record.name.to_string()),
             // One of an image without a name has the ID here, or what was typed.
-            repository: record.image.parse::<ImageRef>().ok().filter(|name| !name.is_short()),
+            repository: image.image.parse::<ImageRef>().ok().filter(|name| !name.is_short()),
             entry: None,
-            manifest: record.manifest,
-            config: record.image_id,
+            manifest: image.manifest,
+            config: image.image_id,
             index: None,
             document: None,
-            chain: ChainId::of_layers(&record.layers),
-            layers: record.layers.clone(),
-            backend: Some(record.backend),
-        }
+            chain: Some(image.chain),
+            layers: image.layers.to_vec(),
+            backend: Some(image.backend),
+        })
     }
 
     pub fn is_image(&self) -> bool {

@@ -32,6 +32,8 @@ pub enum ObjectKind {
     Name,
     /// A snapshot.
     Snapshot,
+    /// A volume.
+    Volume,
 }
 
 impl fmt::Display for ObjectKind {
@@ -47,6 +49,7 @@ impl fmt::Display for ObjectKind {
             Self::Container => "container",
             Self::Name => "name",
             Self::Snapshot => "snapshot",
+            Self::Volume => "volume",
         })
     }
 }
@@ -221,6 +224,8 @@ pub struct CheckReport {
     pub chains: usize,
     /// How many containers.
     pub containers: usize,
+    /// How many volumes.
+    pub volumes: usize,
     /// How many bytes were hashed.
     pub hashed_bytes: u64,
     /// The objects of which something was found.
@@ -241,6 +246,7 @@ impl CheckReport {
             layers: count(ObjectKind::Layer),
             chains: count(ObjectKind::Chain),
             containers: count(ObjectKind::Container),
+            volumes: count(ObjectKind::Volume),
             hashed_bytes,
             objects: items.into_iter().filter(|item| !item.findings.is_empty()).collect(),
         }

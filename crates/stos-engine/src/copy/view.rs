@@ -5,9 +5,10 @@
 //! with what is bind-mounted into it, under its lock: nobody starts it meanwhile, for two overlays over one upper directory are
 //! undefined (Documentation/filesystems/overlayfs.rst). When the process ends nothing of it is left.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
 use serde_json::Value;
 use stos_layerfs::Integrity;
 use stos_runtime::RunState;
@@ -16,16 +17,19 @@ use stos_store::{Lease, Lock, Objects, files};
 use stos_sys::mount::{self, MountChange};
 use stos_sys::process::filesystem_ids::FilesystemIds;
 use stos_sys::process::user_namespace::{IdMapping, IdMappings, make_user_namespace, read_mappings, to_host};
-use stos_sys::rooted::{MountPoint, Root};
+use stos_sys::rooted::{MountPoint, Root, file_type};
 
 use super::CopyError;
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
+use crate::image_volumes;
 use crate::lifecycle::{life_lock, not_running, running};
 use crate::lookup::look_up_user;
 use crate::namespaces::SHM_OF_ANOTHER;
+use crate::volumes::GIVEN;
+use crate::volumes::memory::open_given_of_stopped;
 
 /// `MOUNT_ATTR_RDONLY` of mount_setattr(2).
 const READ_ONLY: u64 = 1;
@@ -118,7 +122,9 @@ impl ContainerView {
     }
 
     fn of_stopped(engine: &Engine, record: &ContainerRecord, namespace: &mut Namespace, lock: Lock) -> Result<Self> {
-        let lease = engine.store.lease_of(&Objects::of_layers(&record.layers))?;
+        let mut needed = Objects::default();
+        record.needed_images().for_each(|image| needed.add_layers(image.layers));
+        let lease = engine.store.lease_of(&needed)?;
         let chain = engine.layerfs.ensure_sound_chain_of(record.backend, &record.layers, Integrity::Sealed)?;
         // The image's own mount stays on the host, as after a start.
         engine.layerfs.ensure_chain_mounted(&chain)?;
@@ -131,12 +137,17 @@ impl ContainerView {
         let mounted = Mounted(place);
         let root = Root::new(view);
         let config: Value = files::read_json(&dir.join("config.json"))?.unwrap_or_default();
+        let mut given = open_given_of_stopped(engine, record)?;
+        given.extend(image_volumes::open_given(engine, record)?);
         let mappings = record.user_namespace.as_ref().map(|users| users.mappings.clone()).unwrap_or_default();
         {
             // Mount points may be missing.
             let _ids = filesystem_ids(&mappings)?;
             for bind in config["mounts"].as_array().into_iter().flatten() {
-                attach_bind(&root, &dir, bind, &mappings)?;
+                let source = bind["source"].as_str().unwrap_or_default();
+                let at = given.iter().position(|given| given.source == Path::new(source));
+                let given = at.map(|at| given.swap_remove(at).mount);
+                attach_bind(&root, &dir, bind, given, &mappings)?;
             }
         }
         let view = Self::new(record, root, mappings);
@@ -191,24 +202,34 @@ pub(super) fn mapped(mappings: &[IdMapping], id: u32) -> std::result::Result<u32
 }
 
 /// Mounts what config.json binds into the container. What is not there any more is left out: the container could not start either.
-fn attach_bind(root: &Root, dir: &Path, bind: &Value, mappings: &IdMappings) -> Result<()> {
+/// `given` is what is mounted, where no path leads to it.
+fn attach_bind(root: &Root, dir: &Path, bind: &Value, given: Option<OwnedFd>, mappings: &IdMappings) -> Result<()> {
     let (Some(source), Some(target)) = (bind["source"].as_str(), bind["destination"].as_str()) else { return Ok(()) };
     let has = |option: &str| bind["options"].as_array().is_some_and(|options| options.iter().any(|it| it == option));
-    // Another container's shared memory is there while both run.
-    if !(has("bind") || has("rbind")) || source == SHM_OF_ANOTHER {
+    // Another container's shared memory is there while both run, a volume in memory while this one does.
+    let is_gone = source == SHM_OF_ANOTHER || (source.starts_with(GIVEN) && given.is_none());
+    if !(has("bind") || has("rbind")) || is_gone {
         return Ok(());
     }
-    // Its own files and volumes are named from where config.json lies.
-    let source = dir.join(source);
-    let kind = match std::fs::metadata(&source) {
-        Ok(found) if found.is_dir() => MountPoint::Directory,
-        Ok(_) => MountPoint::File,
-        Err(error) => {
-            tracing::warn!(source = %source.display(), %error, "what is mounted in the container is not there");
-            return Ok(());
+    let (clone, kind) = match given {
+        Some(given) => match file_type(given.as_fd())? {
+            FileType::Directory => (given, MountPoint::Directory),
+            _ => (given, MountPoint::File),
+        },
+        None => {
+            // Its own files and volumes are named from where config.json lies.
+            let source = dir.join(source);
+            let kind = match std::fs::metadata(&source) {
+                Ok(found) if found.is_dir() => MountPoint::Directory,
+                Ok(_) => MountPoint::File,
+                Err(error) => {
+                    tracing::warn!(source = %source.display(), %error, "what is mounted in the container is not there");
+                    return Ok(());
+                }
+            };
+            (mount::open_tree_clone(&source, has("rbind"))?, kind)
         }
     };
-    let clone = mount::open_tree_clone(&source, has("rbind"))?;
     if has("idmap") {
         let namespace = make_user_namespace(mappings).map_err(stos_runtime::Error::from)?;
         mount::map_mount_ids(clone.as_fd(), namespace.as_fd(), false)?;

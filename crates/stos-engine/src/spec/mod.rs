@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use stos_spec::ImageConfig;
 
 use crate::error::{Error, Result};
-use crate::filesystem::AnonymousVolume;
 use crate::limits::TmpfsOption;
 use crate::namespaces::{NamespaceOf, SHM_OF_ANOTHER};
 use crate::options::{CreateOptions, MountOption, Network};
+use crate::volumes::PlannedVolume;
 
 pub use confinement::Confinement;
 pub(crate) use limits::add_limits;
@@ -75,7 +75,7 @@ pub fn environment(config: &ImageConfig, options: &CreateOptions, hostname: &str
 pub fn runtime_config(
     process: &ProcessPlan,
     options: &CreateOptions,
-    volumes: &[AnonymousVolume],
+    volumes: &[PlannedVolume],
     confinement: &Confinement<'_>,
     id: &str,
     hostname: &str,
@@ -139,7 +139,7 @@ fn namespaces(options: &CreateOptions) -> Value {
     namespaces.into()
 }
 
-fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
+fn mounts(options: &CreateOptions, volumes: &[PlannedVolume]) -> Vec<Value> {
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let shm_size = limits::shm_size(&options.limits);
     let mut mounts = vec![
@@ -178,9 +178,7 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
         own.push("resolv.conf");
     }
     let own = own.into_iter().filter(|name| !is_covered(options, Path::new("/etc").join(name).as_path())).map(file);
-    let volume = |volume: &AnonymousVolume| {
-        (volume.target.clone(), mount(&volume.target, "bind", &volume.source, &["rbind", "rw", "nosuid", "nodev"]))
-    };
+    let volume = |volume: &PlannedVolume| (volume.used.target.clone(), volume_mount(volume));
     let bind = |mount: &MountOption| (mount.target.display().to_string(), bind_mount(mount));
     let tmpfs = |mount: &TmpfsOption| (mount.target.display().to_string(), limits::tmpfs(mount));
     if options.namespaces.has_no_shm {
@@ -189,6 +187,7 @@ fn mounts(options: &CreateOptions, volumes: &[AnonymousVolume]) -> Vec<Value> {
     // What the user has put in its place.
     mounts.retain(|own| !options.limits.tmpfs.iter().any(|mount| mount.target.to_str() == own["destination"].as_str()));
     let of_user = options.mounts.iter().map(bind).chain(options.limits.tmpfs.iter().map(tmpfs));
+    let of_user = of_user.chain(crate::image_volumes::mounts(options));
     let mut more: Vec<_> = own.chain(volumes.iter().map(volume)).chain(of_user).collect();
     if options.read_only && options.security.read_only_tmpfs {
         more.extend(
@@ -208,19 +207,20 @@ const IN_MEMORY: [&str; 5] = ["rw", "rprivate", "nosuid", "nodev", "tmpcopyup"];
 /// Gives the directories of a read-only root that can be written all the same: podman's, unless something else is mounted there.
 fn writable_directories<'a>(
     options: &'a CreateOptions,
-    volumes: &'a [AnonymousVolume],
+    volumes: &'a [PlannedVolume],
 ) -> impl Iterator<Item = &'static str> + 'a {
     ["/run", "/tmp", "/var/tmp"].into_iter().filter(|target| {
-        let is_volume = volumes.iter().any(|volume| volume.target.trim_end_matches('/') == *target);
-        let is_in_memory = options.limits.tmpfs.iter().any(|mount| mount.target == Path::new(target));
-        !is_volume && !is_in_memory && options.mounts.iter().all(|mount| mount.target != Path::new(target))
+        let is_volume = volumes.iter().any(|volume| volume.is_at(target));
+        !is_volume && !options.has_mount_at(Path::new(target))
     })
 }
 
 /// Tells whether one of the user's mounts takes the place of our file at `target`: one right there; or one above that has no
 /// such file, for nothing is made in a directory of the host's.
 fn is_covered(options: &CreateOptions, target: &Path) -> bool {
-    if options.limits.tmpfs.iter().any(|mount| mount.target == target) {
+    let is_there = |other: &Path| other == target;
+    let mut volumes = options.volumes.iter().map(|volume| volume.target.as_path());
+    if options.limits.tmpfs.iter().any(|mount| is_there(&mount.target)) || volumes.any(is_there) {
         return true;
     }
     options.mounts.iter().any(|mount| match target.strip_prefix(&mount.target) {
@@ -237,17 +237,48 @@ fn bind_mount(mount: &MountOption) -> Value {
         (true, false) => "ro",
         (false, _) => "rw",
     };
-    json!({"destination": mount.target, "type": "bind", "source": mount.source, "options": [kind, access, "rprivate"]})
+    let options = with_defaults(&[kind, access], &["rprivate"], &mount.options);
+    json!({"destination": mount.target, "type": "bind", "source": mount.source, "options": options})
+}
+
+/// A volume with podman's options: neither set-user-ID programs nor devices count, unless that is asked for
+/// (containers/podman, `pkg/util/mount_opts.go`).
+fn volume_mount(volume: &PlannedVolume) -> Value {
+    let kind = if volume.is_recursive { "rbind" } else { "bind" };
+    let access = match (volume.used.read_only, volume.is_recursive) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
+    let options = with_defaults(&[kind, access], &["nosuid", "nodev", "rprivate"], &volume.used.options);
+    json!({"destination": volume.used.target, "type": "bind", "source": volume.source, "options": options})
+}
+
+/// Options of a mount: those that it has in any case, those of `defaults` that nothing else was asked for against, what was asked for.
+fn with_defaults<'a>(fixed: &[&'a str], defaults: &[&'a str], asked: &'a [String]) -> Vec<&'a str> {
+    let is_propagation =
+        |word: &str| ["private", "shared", "slave", "unbindable"].iter().any(|kind| word.ends_with(kind));
+    let is_against = |default: &str, word: &str| match default.strip_prefix("no") {
+        Some(opposite) => word == opposite || word == default,
+        None => is_propagation(word),
+    };
+    let free = defaults.iter().filter(|default| !asked.iter().any(|word| is_against(default, word)));
+    fixed.iter().chain(free).copied().chain(asked.iter().map(String::as_str)).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
         let json = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []},
             "config": {"Entrypoint": entrypoint, "Cmd": cmd, "Env": ["A=1", "PATH=/x"]}});
         ImageConfig::parse(json.to_string().as_bytes()).unwrap()
+    }
+
+    pub(crate) fn volume(name: &str, target: &str) -> PlannedVolume {
+        let used = json!({"name": name, "target": target});
+        PlannedVolume::new(serde_json::from_value(used).unwrap())
     }
 
     fn strings(words: &[&str]) -> Vec<String> {
@@ -291,11 +322,16 @@ mod tests {
             ids: (1000, 1000, vec![]),
             stop_signal: Some("SIGUSR1".into()),
         };
-        let deep = MountOption { source: "/a".into(), target: "/v/deep".into(), read_only: true, recursive: true };
-        let hosts =
-            MountOption { source: "/h".into(), target: "/etc/hosts".into(), read_only: false, recursive: false };
+        let bind = |source: &str, target: &str, flag| MountOption {
+            source: source.into(),
+            target: target.into(),
+            read_only: flag,
+            recursive: flag,
+            options: Vec::new(),
+        };
+        let (deep, hosts) = (bind("/a", "/v/deep", true), bind("/h", "/etc/hosts", false));
         let options = CreateOptions { mounts: vec![deep, hosts], ..CreateOptions::default() };
-        let volumes = [AnonymousVolume { target: "/v".into(), source: "volumes/0".into() }];
+        let volumes = [volume("v", "/v")];
         let confinement = Confinement::of(&options.security).unwrap();
         let config = runtime_config(&process, &options, &volumes, &confinement, "id", "host").unwrap();
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
@@ -307,5 +343,15 @@ mod tests {
         assert!(place("/v") < place("/v/deep"));
         assert_eq!(targets.iter().filter(|target| **target == "/etc/hosts").count(), 1);
         stos_runtime::RuntimeConfig::from_json(config.to_string().as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_mount_has_podman_s_options_unless_others_are_asked_for() {
+        let of = |words: &[&str]| {
+            with_defaults(&["rbind", "rw"], &["nosuid", "nodev", "rprivate"], &strings(words)).join(" ")
+        };
+        assert_eq!(of(&[]), "rbind rw nosuid nodev rprivate");
+        assert_eq!(of(&["suid", "rslave", "noexec"]), "rbind rw nodev suid rslave noexec");
+        assert_eq!(of(&["nodev", "shared"]), "rbind rw nosuid nodev shared");
     }
 }

@@ -12,6 +12,7 @@ use stos_sys::process::user_namespace::{IdMapping, to_host};
 use crate::namespaces::NamespaceOf;
 use crate::options::{CreateOptions, Network};
 use crate::user_namespace::{UserNamespace, UserNamespaceMode};
+use crate::volumes::PlannedVolume;
 
 /// The group that terminals belong to, in nearly every image.
 const TTY: u32 = 5;
@@ -25,7 +26,7 @@ pub(crate) fn apply(
     config: &mut Value,
     users: &UserNamespace,
     options: &CreateOptions,
-    volumes: &[crate::filesystem::AnonymousVolume],
+    volumes: &[PlannedVolume],
     sources: &[(PathBuf, PathBuf)],
 ) {
     let mut namespace = json!({"type": "user"});
@@ -50,7 +51,8 @@ pub(crate) fn apply(
     let has_terminal_group = to_host(&users.mappings.groups, TTY).is_some();
     for mount in config["mounts"].as_array_mut().into_iter().flatten() {
         let target = mount["destination"].as_str().unwrap_or_default().to_owned();
-        if volumes.iter().any(|volume| volume.target == target && mount["source"] == *volume.source) {
+        let is_it = |volume: &PlannedVolume| volume.used.target == target && mount["source"] == *volume.source;
+        if volumes.iter().any(|volume| volume.has_ids_of_container && is_it(volume)) {
             // It holds the image's files as they are, as the upper directory does.
             push(mount, "idmap");
             continue;
@@ -127,7 +129,7 @@ mod tests {
     use stos_sys::process::user_namespace::IdMappings;
 
     use super::*;
-    use crate::filesystem::AnonymousVolume;
+    use crate::spec::tests::volume;
 
     fn config() -> Value {
         json!({
@@ -136,7 +138,7 @@ mod tests {
                 {"destination": "/dev/pts", "type": "devpts", "options": ["newinstance", "gid=5"]},
                 {"destination": "/dev/mqueue", "type": "mqueue", "options": []},
                 {"destination": "/sys", "type": "sysfs", "options": ["ro"]},
-                {"destination": "/v", "type": "bind", "source": "volumes/0", "options": ["rbind"]},
+                {"destination": "/v", "type": "bind", "source": "../../volumes/v/_data", "options": ["rbind"]},
                 {"destination": "/w", "type": "bind", "source": "/w", "options": ["rbind"]},
             ],
             "linux": {"namespaces": [], "devices": [{"path": "/dev/a"}, {"path": "/dev/b"}]},
@@ -146,7 +148,7 @@ mod tests {
     fn applied(size: u32, mode: UserNamespaceMode, options: &CreateOptions) -> Value {
         let ids = vec![IdMapping { container: 0, host: 100_000, size }];
         let users = UserNamespace { mode, mappings: IdMappings { users: ids.clone(), groups: ids } };
-        let volumes = [AnonymousVolume { target: "/v".into(), source: "volumes/0".into() }];
+        let volumes = [volume("v", "/v")];
         let sources = [("/dev/a".into(), "/dev/a".into()), ("/dev/b".into(), "/dev/c".into())];
         let mut config = config();
         apply(&mut config, &users, options, &volumes, &sources);

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use stos_spec::{BlobDigest, DiffId};
-use stos_store::ContainerId;
+use stos_store::{ContainerId, VolumeName};
 
 use crate::Engine;
 use crate::error::Result;
@@ -40,6 +40,8 @@ pub struct DiskUsage {
     pub images: Vec<ImageUsage>,
     /// The containers.
     pub containers: Vec<ContainerUsage>,
+    /// The volumes.
+    pub volumes: Vec<VolumeUsage>,
     /// The layers.
     pub layers: Vec<LayerUsage>,
 }
@@ -51,6 +53,8 @@ pub struct Summary {
     pub images: Row,
     /// Containers: their own directories.
     pub containers: Row,
+    /// Volumes: all of their files.
+    pub volumes: Row,
     /// Snapshots: the own directories of those that containerd has. Only it can tell which are in use, so none is reclaimable.
     pub snapshots: Row,
     /// Layers, chains and blobs that nothing reaches: what `system gc` removes.
@@ -64,7 +68,7 @@ pub struct Summary {
 pub struct Row {
     /// How many there are.
     pub total: usize,
-    /// How many are in use: images of a container, or mounted; containers that run.
+    /// How many are in use: images of a container, or mounted; containers that run; volumes of a container.
     pub active: usize,
     /// What they take.
     pub size: u64,
@@ -90,6 +94,8 @@ pub struct Kinds {
     pub blobs: u64,
     /// The containers' own directories.
     pub containers: u64,
+    /// The volumes.
+    pub volumes: u64,
     /// The snapshots' own directories.
     pub snapshots: u64,
     /// Everything else.
@@ -130,7 +136,18 @@ pub struct ContainerUsage {
     pub image: Option<String>,
     /// What it does, as in `list`.
     pub status: &'static str,
-    /// Its own directory: what it has changed, its volumes, its log.
+    /// Its own directory: what it has changed, its log.
+    pub size: u64,
+}
+
+/// What a volume takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct VolumeUsage {
+    /// Its name.
+    pub name: VolumeName,
+    /// How many containers have it.
+    pub links: usize,
+    /// What it takes in DATA-ROOT; what it shows of the host, or keeps in memory, takes nothing there.
     pub size: u64,
 }
 
@@ -176,6 +193,7 @@ impl Report<'_> {
             kinds: self.kinds(),
             images,
             containers,
+            volumes: self.volumes(),
             layers: self.layers(&users),
         }
     }
@@ -217,10 +235,36 @@ impl Report<'_> {
         }
     }
 
+    fn volumes(&self) -> Vec<VolumeUsage> {
+        let records = || self.reach.containers.iter().filter_map(|container| container.record.as_ref());
+        let links =
+            |name: &VolumeName| records().filter(|record| record.volumes.iter().any(|used| used.name == *name)).count();
+        let volume =
+            |(name, size): (&VolumeName, &u64)| VolumeUsage { name: name.clone(), links: links(name), size: *size };
+        self.places.volumes.iter().map(volume).collect()
+    }
+
+    /// The row of the volumes. What a container has whose record cannot be read nobody knows.
+    fn volumes_row(&self) -> Row {
+        let mut row = Row::default();
+        for volume in self.volumes() {
+            row.total += 1;
+            row.size += volume.size;
+            match volume.links {
+                0 => row.reclaimable += volume.size,
+                _ => row.active += 1,
+            }
+        }
+        if self.reach.has_unreadable_users() {
+            row.reclaimable = 0;
+        }
+        row
+    }
+
     fn layers(&self, users: &BTreeMap<Object, usize>) -> Vec<LayerUsage> {
         let mut stands_on: BTreeMap<DiffId, usize> = BTreeMap::new();
         for container in self.reach.containers.iter().filter_map(|container| container.record.as_ref()) {
-            for layer in container.layers.iter().collect::<BTreeSet<_>>() {
+            for layer in container.needed_images().flat_map(|image| image.layers).collect::<BTreeSet<_>>() {
                 *stands_on.entry(*layer).or_default() += 1;
             }
         }
@@ -279,7 +323,8 @@ impl Report<'_> {
         let (containers, lost) = self.containers();
         let (total, size) = self.places.snapshots;
         let snapshots = Row { total, active: total, size, reclaimable: 0 };
-        Summary { images, containers, snapshots, unused, other: Other { size: other + lost } }
+        let volumes = self.volumes_row();
+        Summary { images, containers, volumes, snapshots, unused, other: Other { size: other + lost } }
     }
 
     /// The row of the containers; and what lies among them and was none when they were listed.
@@ -302,6 +347,7 @@ impl Report<'_> {
             chains: 0,
             blobs: 0,
             containers: self.places.containers.values().sum(),
+            volumes: self.places.volumes.values().sum(),
             snapshots: self.places.snapshots.1,
             other: self.places.rest + self.places.replaced.iter().map(|(_, size)| size).sum::<u64>(),
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use stos_spec::{BlobDigest, ChainId, DiffId};
-use stos_store::{ContainerId, usage};
+use stos_store::{ContainerId, VolumeName, usage};
 
 use crate::Engine;
 use crate::error::Result;
@@ -24,6 +24,7 @@ enum Place {
     /// What a layer or a chain was before it was made anew.
     Replaced(String),
     Container(ContainerId),
+    Volume(VolumeName),
     /// A snapshot's own directory.
     Snapshot,
 }
@@ -36,6 +37,7 @@ pub(crate) struct Places {
     /// By the names of their directories.
     pub replaced: Vec<(String, u64)>,
     pub containers: BTreeMap<ContainerId, u64>,
+    pub volumes: BTreeMap<VolumeName, u64>,
     /// The snapshots' own directories: how many, and their bytes.
     pub snapshots: (usize, u64),
     /// All else.
@@ -47,7 +49,13 @@ impl Places {
         let replaced = self.replaced.iter().map(|(_, size)| size);
         self.rest
             + self.snapshots.1
-            + self.objects.values().chain(self.containers.values()).chain(replaced).sum::<u64>()
+            + self
+                .objects
+                .values()
+                .chain(self.containers.values())
+                .chain(self.volumes.values())
+                .chain(replaced)
+                .sum::<u64>()
     }
 }
 
@@ -61,7 +69,7 @@ pub(crate) fn measure(engine: &Engine) -> Result<Places> {
     let layer: Reader = |name| DiffId::from_hex(name).map(|layer| Place::Object(Object::Layer(layer)));
     let chain: Reader = |name| ChainId::from_hex(name).map(|chain| Place::Object(Object::Chain(chain)));
     let blob: Reader = |name| BlobDigest::from_hex(name).map(|blob| Place::Object(Object::Blob(blob)));
-    let areas: [(PathBuf, Reader); 8] = [
+    let areas: [(PathBuf, Reader); 9] = [
         (store.layers_dir(), layer),
         (dirs.layers_dir(), layer),
         (dirs.replaced_dir(), |name| Some(Place::Replaced(name.to_owned()))),
@@ -69,6 +77,7 @@ pub(crate) fn measure(engine: &Engine) -> Result<Places> {
         (dirs.chains_dir(), chain),
         (store.blobs_dir(), blob),
         (store.containers_dir(), |name| name.parse().ok().map(Place::Container)),
+        (store.volumes_dir(), |name| name.parse().ok().map(Place::Volume)),
         (store.snapshots_dir(), |name| name.parse::<u64>().ok().map(|_| Place::Snapshot)),
     ];
     let below = |path: &PathBuf| path.strip_prefix(store.root()).unwrap_or(path).to_owned();
@@ -92,6 +101,7 @@ impl Places {
             Some(Place::Object(object)) => *self.objects.entry(object).or_default() += size,
             Some(Place::Replaced(name)) => self.replaced.push((name, size)),
             Some(Place::Container(id)) => *self.containers.entry(id).or_default() += size,
+            Some(Place::Volume(name)) => *self.volumes.entry(name).or_default() += size,
             Some(Place::Snapshot) => self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + size),
             // None of ours, and nobody's garbage.
             None => self.rest += size,

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::gc::mark_foreign;
 use crate::image::load_image;
 use crate::image_mount::mounted_images;
+use crate::image_volumes::NeededImage;
 
 /// An image, whatever its names and manifests.
 pub(crate) struct ImageReach {
@@ -67,7 +68,9 @@ impl Reach {
         let containers = read_containers(engine)?;
         let mut users: BTreeMap<BlobDigest, usize> = BTreeMap::new();
         for record in containers.iter().filter_map(|container| container.record.as_ref()) {
-            *users.entry(record.image_id).or_default() += 1;
+            for image in record.needed_images().map(|image| image.image_id).collect::<BTreeSet<_>>() {
+                *users.entry(image).or_default() += 1;
+            }
         }
         let mut foreign = BTreeSet::new();
         for manifest in engine.store.foreign_manifests()? {
@@ -111,8 +114,11 @@ impl Reach {
         let stands_on = |container: &ContainerReach| match &container.record {
             None => true,
             Some(record) => {
-                let is_own = record.chain.hex() == hex || record.layers.iter().any(|layer| layer.hex() == hex);
-                record.backend == BackendKind::Dirs && container.is_running && is_own
+                let has = |image: NeededImage<'_>| {
+                    let is_own = image.chain.hex() == hex || image.layers.iter().any(|layer| layer.hex() == hex);
+                    image.backend == BackendKind::Dirs && is_own
+                };
+                container.is_running && record.needed_images().any(has)
             }
         };
         let is_of_snapshot = |object: &Object| match object {
@@ -144,8 +150,11 @@ fn read_containers(engine: &Engine) -> Result<Vec<ContainerReach>> {
         let status = state.as_ref().map_or("unreadable", ContainerState::status);
         let (record, objects, status) = match record {
             Ok(record) => {
-                let mut objects = objects_of(&record.layers);
-                objects.extend([record.manifest, record.image_id].map(Object::Blob));
+                let mut objects = BTreeSet::new();
+                for image in record.needed_images() {
+                    objects.extend(objects_of(image.layers));
+                    objects.extend([image.manifest, image.image_id].map(Object::Blob));
+                }
                 (Some(record), objects, status)
             }
             Err(error) => {

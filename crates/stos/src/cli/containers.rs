@@ -86,12 +86,15 @@ pub struct ImageOptions {
     /// The network
     #[arg(long, value_enum, default_value = "none")]
     pub network: NetworkMode,
-    /// Mount: type=bind,src=PATH,dst=PATH[,ro]
+    /// Mount: type=volume|bind|tmpfs|image,src=SOURCE,dst=PATH[,ro]
     #[arg(long, value_name = "OPTIONS")]
     pub mount: Vec<String>,
-    /// Mount a path of the host
-    #[arg(short, long, value_name = "PATH:PATH[:ro|rw]")]
+    /// Mount at DST: a volume by its name, made where there is none, or a path of the host
+    #[arg(short, long, value_name = "[SRC:]DST[:OPTIONS]")]
     pub volume: Vec<String>,
+    /// Mount what another container has: its volumes and paths of the host
+    #[arg(long, hide_short_help = true, value_name = "CONTAINER[:ro]")]
+    pub volumes_from: Vec<String>,
     /// Set a label
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
@@ -277,7 +280,7 @@ pub struct Delete {
     /// With --force: ask one that runs to end, and kill it only after so many seconds
     #[arg(short, long, value_name = "SECONDS", requires = "force")]
     pub time: Option<u64>,
-    /// Its anonymous volumes too, which have no other owner: they go in any case
+    /// Its anonymous volumes too, but for those that another container has; named ones stay
     #[arg(short, long)]
     pub volumes: bool,
     /// The containers

@@ -141,6 +141,8 @@ pub enum Container {
     /// Delete containers
     #[command(visible_alias = "delete")]
     Rm(super::Delete),
+    /// Tell by the exit code whether there is a container: 0 or 1
+    Exists(super::ContainerExists),
 }
 
 #[cfg(test)]

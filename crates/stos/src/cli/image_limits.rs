@@ -189,7 +189,8 @@ const TMPFS_WORDS: [&str; 22] = [
 /// Options of a tmpfs that take one (tmpfs(5)).
 const TMPFS_KEYS: [&str; 6] = ["size", "mode", "nr_inodes", "nr_blocks", "uid", "gid"];
 
-fn parse_tmpfs(text: &str) -> Result<TmpfsOption, String> {
+/// Reads `PATH[:OPTIONS]`.
+pub fn parse_tmpfs(text: &str) -> Result<TmpfsOption, String> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     let target = parse_target(target)?;
     let is_own = |own: &&&str| target == Path::new(*own) || (**own != "/dev" && target.starts_with(own));

@@ -341,4 +341,6 @@ pub enum Image {
     Prune(ImagePrune),
     /// Prove an image: every document, layer and merged index of it
     Verify(super::VerifyImage),
+    /// Tell by the exit code whether there is an image: 0 or 1
+    Exists(super::ImageExists),
 }

@@ -9,6 +9,7 @@ mod containers;
 mod cp;
 mod events;
 mod everyday;
+mod exists;
 mod health;
 mod image_limits;
 mod images;
@@ -25,12 +26,14 @@ mod stats;
 mod system;
 mod terminal;
 mod user_namespace;
+mod volumes;
 
 pub use changes::*;
 pub use containers::*;
 pub use cp::*;
 pub use events::*;
 pub use everyday::*;
+pub use exists::*;
 pub use health::*;
 pub use image_limits::*;
 pub use images::*;
@@ -47,6 +50,7 @@ pub use stats::*;
 pub use system::*;
 pub use terminal::*;
 pub use user_namespace::*;
+pub use volumes::*;
 
 use std::path::PathBuf;
 
@@ -244,6 +248,9 @@ pub enum Command {
     /// The commands about containers
     #[command(subcommand)]
     Container(Container),
+    /// The commands about volumes
+    #[command(subcommand)]
+    Volume(Volume),
     /// The commands about layers
     #[command(subcommand)]
     Layer(Layer),
@@ -345,6 +352,7 @@ mod tests {
             ("--cpus 1", "--cpus"),
             ("--ulimit core=0", "--ulimit"),
             ("--tmpfs /x", "--tmpfs"),
+            ("--volumes-from x", "--volumes-from"),
             ("--device /dev/null", "--device"),
             ("--sysctl a=b", "--sysctl"),
         ] {

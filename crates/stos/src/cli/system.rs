@@ -14,6 +14,8 @@ pub enum System {
     Info(SystemInfo),
     /// Remove what neither images nor containers need any more
     Gc(SystemGc),
+    /// Remove containers that do not run, images that nobody uses, and with --volumes such volumes
+    Prune(SystemPrune),
     /// Show what the store takes of the disk, as du would count it
     Df(SystemDf),
     /// Look for damage in the store, and repair it
@@ -77,9 +79,27 @@ pub struct SystemGc {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos system prune --all --volumes")]
+pub struct SystemPrune {
+    /// Images with names too, where no container uses them
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Volumes that no container uses, too
+    #[arg(long)]
+    pub volumes: bool,
+    /// Only what was made before a time (until=24h), with a label (label=KEY[=VALUE]), or without one (label!=KEY[=VALUE]); all
+    /// filters must fit
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub filters: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos system df -v")]
 pub struct SystemDf {
-    /// Tell it for each image, container and layer
+    /// Tell it for each image, container, volume and layer
     #[arg(short, long)]
     pub verbose: bool,
     /// How it looks; JSON has all of it, in bytes

@@ -3,13 +3,14 @@
 
 use std::io::{self, Write};
 
-use stos_engine::Error;
 use stos_engine::container::{self, ContainerState};
 use stos_engine::lifecycle;
 use stos_engine::prune::PruneFilter;
+use stos_engine::{Engine, Error};
+use stos_store::ContainerId;
 
 use super::images::prune::is_answered_yes;
-use super::{cp, create, images, life, limits, logs, ps};
+use super::{cp, create, exists, images, life, limits, logs, ps};
 use crate::cli::{Container, ContainerPrune, Global};
 use crate::failure::Failure;
 use crate::{table, target};
@@ -31,6 +32,7 @@ pub fn run(global: &Global, command: Container) -> Result<u8, Failure> {
         Container::Logs(args) => logs::logs(global, &args),
         Container::Rename(args) => life::rename(global, &args),
         Container::Rm(args) => life::delete(global, &args),
+        Container::Exists(args) => exists::container(global, &args),
     }
 }
 
@@ -47,9 +49,19 @@ fn prune(global: &Global, args: &ContainerPrune) -> Result<u8, Failure> {
     if !args.force && !is_answered_yes(&question)? {
         return Ok(0);
     }
-    let engine = target::engine(global)?;
-    let mut code = 0;
-    for (id, record) in container::list(&engine)? {
+    let (removed, code) = prune_containers(global, &target::engine(global)?, &filters)?;
+    table::print_lines(&removed)?;
+    Ok(code)
+}
+
+/// Removes those that fit, and gives their ids and the exit code: what fails for one is told, and keeps no other from its turn.
+pub(super) fn prune_containers(
+    global: &Global,
+    engine: &Engine,
+    filters: &[PruneFilter],
+) -> Result<(Vec<ContainerId>, u8), Failure> {
+    let (mut removed, mut code) = (Vec::new(), 0);
+    for (id, record) in container::list(engine)? {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
@@ -60,11 +72,11 @@ fn prune(global: &Global, args: &ContainerPrune) -> Result<u8, Failure> {
         };
         let is_awaited = record.run_by.as_ref().map_or(Ok(false), |starter| starter.is_alive());
         let fits = filters.iter().all(|filter| filter.fits_container(&record));
-        if !fits || is_awaited? || matches!(container::state(&engine, &id), Ok(ContainerState::Running(_))) {
+        if !fits || is_awaited? || matches!(container::state(engine, &id), Ok(ContainerState::Running(_))) {
             continue;
         }
-        match lifecycle::delete(&engine, &record, false) {
-            Ok(()) => table::print_line(&id)?,
+        match lifecycle::delete(engine, &record, false) {
+            Ok(()) => removed.push(id),
             Err(Error::ContainerState { .. } | Error::NoSuchContainer(_)) => {}
             Err(error) => {
                 Failure::from(error).report(global);
@@ -72,5 +84,5 @@ fn prune(global: &Global, args: &ContainerPrune) -> Result<u8, Failure> {
             }
         }
     }
-    Ok(code)
+    Ok((removed, code))
 }

@@ -174,7 +174,10 @@ fn delete_one(global: &Global, query: &str, args: &Delete) -> Result<(), Failure
             if let Some(time) = args.time {
                 lifecycle::stop(&engine, &record, patience(time))?;
             }
-            lifecycle::delete(&engine, &record, force)?;
+            match args.volumes {
+                true => lifecycle::delete_with_volumes(&engine, &record, force)?,
+                false => lifecycle::delete(&engine, &record, force)?,
+            }
         }
         Err(failure) if force && failure.is_damaged_container() => {
             lifecycle::delete_damaged(&target::engine(global)?, query)?;

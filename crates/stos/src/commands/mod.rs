@@ -11,6 +11,7 @@ mod create;
 mod documents;
 mod events;
 mod exec;
+mod exists;
 mod foreground;
 mod images;
 mod layers;
@@ -25,6 +26,7 @@ mod registries;
 mod stats;
 mod system;
 mod top;
+mod volumes;
 
 use stos_engine::container::{self, ContainerState};
 
@@ -132,6 +134,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Diff(args) => changes::diff(global, &args),
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),
+        Command::Volume(command) => volumes::run(global, command),
         Command::Layer(command) => layers::run(global, command),
         Command::Spec(args) => documents::spec(&args),
         Command::Features(_) => documents::features(),

@@ -37,6 +37,7 @@ pub fn run(global: &Global, command: Image) -> Result<u8, Failure> {
         Image::Unmount(args) => mounts::unmount(global, &args),
         Image::Import(args) => archive::import(global, &args),
         Image::Prune(args) => prune::prune(global, &args),
+        Image::Exists(args) => super::exists::image(global, &args),
         Image::Verify(args) => super::system::check::verify(global, &args),
     }
 }
@@ -88,9 +89,7 @@ fn print_by(template: &Template, is_table: bool, images: &[ImageSummary]) -> Res
     if !is_table {
         return Ok(rows.iter().try_for_each(table::print_line)?);
     }
-    let header = template.header(&[("ID", "IMAGE ID"), ("CreatedSince", "CREATED")]);
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.split('\t').map(str::to_owned).collect()).collect();
-    Ok(table::print(&header.split('\t').collect::<Vec<_>>(), &rows)?)
+    Ok(table::print_cells(Some(&template.header(&[("ID", "IMAGE ID"), ("CreatedSince", "CREATED")])), &rows)?)
 }
 
 fn row(image: &ImageSummary) -> Vec<String> {
@@ -181,6 +180,7 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
     });
     value["config"] = config.unwrap_or_default();
     value["log_path"] = json!(dir.join("log"));
+    value["Mounts"] = json!(stos_engine::volumes::mounts_from_outside(engine, record)?);
     Ok(value)
 }
 

@@ -101,11 +101,8 @@ fn print(args: &Ps, look: &Look, rows: &[Row]) -> Result<(), Failure> {
     if !is_table {
         return Ok(lines.iter().try_for_each(table::print_line)?);
     }
-    let cells = |line: &str| line.trim_end_matches('\n').split('\t').map(str::to_owned).collect::<Vec<_>>();
     let header = template.header(&HEADERS);
-    let header: Vec<_> = header.trim_end_matches('\n').split('\t').collect();
-    let lines: Vec<_> = lines.iter().map(|line| cells(line)).collect();
-    Ok(table::print_under(if args.noheading { None } else { Some(&header) }, &lines)?)
+    Ok(table::print_cells(if args.noheading { None } else { Some(&header) }, &lines)?)
 }
 
 fn print_table(args: &Ps, rows: &[Row]) -> Result<(), Failure> {

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stos_engine::container::{self, ContainerRecord, ContainerState};
+use stos_engine::volumes::mounts_from_outside;
 use stos_engine::{Engine, Network};
 use stos_runtime::lifecycle::list_bundles;
 use stos_runtime::state::OciState;
-use stos_store::ContainerId;
 
 use crate::cli::Global;
 use crate::failure::Failure;
@@ -113,24 +113,15 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
         Ok(ContainerState::Created | ContainerState::Stopped) => {}
     }
     if wanted.mounts {
-        row.mounts = mounts(engine, &record.id)?;
+        row.mounts = mounts(engine, record)?;
     }
     Ok(row)
 }
 
-/// The bind mounts of its configuration but for those of its own files, such as `/etc/hosts`.
-fn mounts(engine: &Engine, id: &ContainerId) -> Result<Vec<(String, String)>, Failure> {
-    let dir = engine.store().container_dir(id);
-    let config: Option<Value> = stos_store::files::read_json(&dir.join("config.json"))?;
-    let mounts = config.as_ref().and_then(|config| config["mounts"].as_array()).cloned().unwrap_or_default();
-    let from_outside = |mount: &Value| {
-        let (source, destination) = (mount["source"].as_str()?, mount["destination"].as_str()?);
-        // Its own files and volumes are named from where config.json lies.
-        let is_own_file = !source.starts_with('/') && !source.starts_with("volumes/");
-        let is_bind = mount["type"] == "bind" && !is_own_file;
-        is_bind.then(|| (dir.join(source).display().to_string(), destination.to_owned()))
-    };
-    Ok(mounts.iter().filter_map(from_outside).collect())
+/// What is mounted in it from outside: a volume's source is its name.
+fn mounts(engine: &Engine, record: &ContainerRecord) -> Result<Vec<(String, String)>, Failure> {
+    let mounts = mounts_from_outside(engine, record)?.into_iter();
+    Ok(mounts.map(|mount| (mount.name.map_or(mount.source, |name| name.to_string()), mount.destination)).collect())
 }
 
 fn size(engine: &Engine, record: &ContainerRecord) -> Result<(u64, u64), Failure> {

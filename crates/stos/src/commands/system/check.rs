@@ -104,6 +104,8 @@ fn summary(report: &CheckReport) -> String {
         count(report.chains, "chain"),
         count(report.containers, "container"),
     ];
+    let volumes = (report.volumes > 0).then(|| count(report.volumes, "volume"));
+    let looked: Vec<_> = looked.into_iter().chain(volumes).collect();
     let damage = report.findings().filter(|(_, finding)| finding.severity == Severity::Damage).count();
     let stays = report.findings().filter(|(_, finding)| finding.is_damage_that_stays()).count();
     let outcome = match (damage, stays) {

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use stos_engine::usage::{DiskUsage, ImageUsage, Row, disk_usage};
+use stos_engine::usage::{DiskUsage, ImageUsage, Row, VolumeUsage, disk_usage};
 use stos_spec::ImageRef;
 
 use crate::cli::{Format, Global, SystemDf};
@@ -20,6 +20,7 @@ pub fn df(global: &Global, args: &SystemDf) -> Result<u8, Failure> {
             if args.verbose {
                 print_images(&usage)?;
                 print_containers(&usage)?;
+                print_volumes(&usage)?;
                 print_layers(&usage)?;
             }
         }
@@ -36,17 +37,21 @@ fn print_summary(usage: &DiskUsage) -> io::Result<()> {
     };
     let row = |name, row: &Row| line(name, Some((row.total, row.active)), row.size, row.reclaimable);
     let summary = &usage.summary;
-    let reclaimable = summary.images.reclaimable + summary.containers.reclaimable + summary.unused.reclaimable;
+    let reclaimable = summary.images.reclaimable
+        + summary.containers.reclaimable
+        + summary.volumes.reclaimable
+        + summary.unused.reclaimable;
     let mut rows = vec![
         row("Images", &summary.images),
         row("Containers", &summary.containers),
+        row("Local Volumes", &summary.volumes),
         row("Unused", &summary.unused),
         line("Other", None, summary.other.size, 0),
         line("Total", None, usage.total, reclaimable),
     ];
     // Where containerd keeps any.
     if summary.snapshots.total > 0 {
-        rows.insert(2, row("Snapshots", &summary.snapshots));
+        rows.insert(3, row("Snapshots", &summary.snapshots));
     }
     table::print(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows)
 }
@@ -109,6 +114,12 @@ fn print_containers(usage: &DiskUsage) -> io::Result<()> {
         ]
     });
     table::print(&["CONTAINER ID", "IMAGE", "STATUS", "SIZE", "NAME"], &rows.collect::<Vec<_>>())
+}
+
+fn print_volumes(usage: &DiskUsage) -> io::Result<()> {
+    table::print_line("\nLocal Volumes:")?;
+    let row = |volume: &VolumeUsage| vec![volume.name.to_string(), volume.links.to_string(), table::size(volume.size)];
+    table::print(&["VOLUME NAME", "LINKS", "SIZE"], &usage.volumes.iter().map(row).collect::<Vec<_>>())
 }
 
 fn print_layers(usage: &DiskUsage) -> io::Result<()> {

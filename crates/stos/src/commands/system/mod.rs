@@ -6,6 +6,7 @@ mod df;
 mod gc;
 mod info;
 pub mod interrupt;
+mod prune;
 
 use crate::cli::{Global, System};
 use crate::failure::Failure;
@@ -16,6 +17,7 @@ pub fn run(global: &Global, command: System) -> Result<u8, Failure> {
         System::Info(args) => info::info(global, &args),
         System::Df(args) => df::df(global, &args),
         System::Gc(args) => gc::gc(global, &args),
+        System::Prune(args) => prune::prune(global, &args),
         System::Check(args) => check::check(global, &args),
         System::Man(args) => super::command_line::man(&args),
         System::Sweep(args) => interrupt::sweep(global, &args),

@@ -18,7 +18,7 @@ use crate::filesystem::{copy_attributes, copy_xattrs, set_mtime};
 /// `from` lies on an image, which cannot change, and nobody else sees `to` yet: paths are safe here. Symlinks are copied,
 /// never followed. Nothing recurses, so no depth of directories can exhaust the stack.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    let mut links: HashMap<u64, PathBuf> = HashMap::new();
+    let mut links: HashMap<(u64, u64), PathBuf> = HashMap::new();
     let mut directories = vec![(from.to_owned(), to.to_owned())];
     let mut next = 0;
     while let Some((from, to)) = directories.get(next).cloned() {
@@ -29,12 +29,12 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
             if metadata.is_dir() {
                 fs::create_dir(&target).map_err(StoreError::io("create the directory", &target))?;
                 directories.push((source, target));
-            } else if let Some(first) = links.get(&metadata.ino()) {
+            } else if let Some(first) = links.get(&(metadata.dev(), metadata.ino())) {
                 fs::hard_link(first, &target).map_err(StoreError::io("link", &target))?;
             } else {
                 copy_file(&source, &target, &metadata)?;
                 if metadata.nlink() > 1 {
-                    links.insert(metadata.ino(), target);
+                    links.insert((metadata.dev(), metadata.ino()), target);
                 }
             }
         }

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What an image has at a volume's place goes into the volume, once, where that is empty.
+//!
+//! Into a volume that is just being made it is copied before anybody can see that. Into one that is there it is copied in staging first;
+//! then the record says that it has begun, each of the names at the top comes by one rename, and the record says that it is done. A crash
+//! between leaves `begun`, and the next use brings what is missing: a name is there whole or not at all. A container that has the volume
+//! already sees names come, and can lead nothing elsewhere: no path in the volume is ever looked up.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use stos_store::{CopyUp, VolumeRecord, files};
+use stos_sys::rooted::Root;
+
+use super::copy_tree::copy_tree;
+use crate::Engine;
+use crate::error::Result;
+use crate::filesystem::copy_attributes;
+
+/// A directory of an image that is not empty.
+pub(super) struct ImageFiles {
+    directory: OwnedFd,
+}
+
+impl ImageFiles {
+    /// Finds what an image has at `target`. The image decides what lies there; a symlink in it never leads out of it. `None` where there
+    /// is no directory, or an empty one.
+    pub fn find(image_root: &Path, target: &Path) -> Result<Option<Self>> {
+        let Ok(directory) = Root::open(image_root)?.resolve(target) else { return Ok(None) };
+        let files = Self { directory };
+        let path = files.path();
+        if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+            return Ok(None);
+        }
+        Ok((!is_empty(&path)?).then_some(files))
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/.", self.directory.as_raw_fd()))
+    }
+
+    /// Copies them into an empty directory that nobody sees yet.
+    pub fn copy_to(&self, directory: &Path) -> Result<()> {
+        copy_tree(&self.path(), directory)
+    }
+
+    /// Copies them, durably, into a volume that is there and has not had its copy yet. The caller holds its lock.
+    pub fn copy_into(&self, engine: &Engine, record: &VolumeRecord) -> Result<()> {
+        let data = engine.store.volume_data(&record.name);
+        // Somebody's own files: they are what the volume is for.
+        if record.copy_up == CopyUp::Pending && !is_empty(&data)? {
+            return Ok(());
+        }
+        let staged = engine.store.stage()?;
+        self.copy_to(staged.path())?;
+        staged.sync_filesystem()?;
+        if record.copy_up == CopyUp::Pending {
+            engine.store.note_copy_up(record, CopyUp::Begun)?;
+        }
+        for name in std::fs::read_dir(staged.path()).map_err(stos_store::Error::io("list", staged.path()))? {
+            let name = name.map_err(stos_store::Error::io("list", staged.path()))?.file_name();
+            let to = data.join(&name);
+            match files::rename_new(&staged.path().join(&name), &to) {
+                // It has come before, or a container was quicker.
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(stos_store::Error::io("rename a file to", to)(errno).into()),
+            }
+        }
+        // The directory itself: those of the image's own, not of staging's, whose time has changed by now.
+        copy_attributes(&self.path(), &data)?;
+        files::sync_directory(&data)?;
+        Ok(engine.store.note_copy_up(record, CopyUp::Done)?)
+    }
+}
+
+fn is_empty(directory: &Path) -> Result<bool> {
+    let mut entries = std::fs::read_dir(directory).map_err(stos_store::Error::io("list", directory))?;
+    Ok(entries.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use stos_store::files::{Durability, list_names};
+
+    use super::*;
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        engine: Engine,
+        record: VolumeRecord,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+            let image = dir.path().join("image/srv/sub");
+            fs::create_dir_all(&image).unwrap();
+            fs::write(image.join("deep"), "deep").unwrap();
+            fs::write(dir.path().join("image/srv/file"), "file").unwrap();
+            fs::set_permissions(dir.path().join("image/srv"), fs::Permissions::from_mode(0o2750)).unwrap();
+            fs::create_dir(dir.path().join("image/empty")).unwrap();
+            std::os::unix::fs::symlink("../../../../../etc", dir.path().join("image/out")).unwrap();
+            let record = VolumeRecord::new("v".parse().unwrap(), String::new());
+            let staged = engine.store.stage_volume().unwrap();
+            assert!(engine.store.commit_volume(staged, &record, Durability::Durable, false).unwrap());
+            Self { dir, engine, record }
+        }
+
+        fn find(&self, target: &str) -> Option<ImageFiles> {
+            ImageFiles::find(&self.dir.path().join("image"), Path::new(target)).unwrap()
+        }
+
+        fn data(&self) -> PathBuf {
+            self.engine.store.volume_data(&self.record.name)
+        }
+
+        fn copy(&self) -> CopyUp {
+            let record = || self.engine.store.volume(&self.record.name).unwrap().unwrap();
+            self.find("/srv").unwrap().copy_into(&self.engine, &record()).unwrap();
+            assert_eq!(list_names(&self.engine.store.staging_area()).unwrap(), [""; 0]);
+            record().copy_up
+        }
+    }
+
+    #[test]
+    fn an_empty_volume_gets_what_the_image_has() {
+        let scene = Scene::new();
+        for nothing in ["/none", "/empty", "/srv/file", "/out"] {
+            assert!(scene.find(nothing).is_none(), "{nothing}");
+        }
+        assert_eq!(scene.copy(), CopyUp::Done);
+        assert_eq!(fs::read(scene.data().join("sub/deep")).unwrap(), b"deep");
+        assert_eq!(fs::metadata(scene.data()).unwrap().mode() & 0o7777, 0o2750);
+    }
+
+    #[test]
+    fn a_volume_that_has_files_keeps_them_and_gets_no_others() {
+        let scene = Scene::new();
+        fs::write(scene.data().join("own"), "own").unwrap();
+        assert_eq!(scene.copy(), CopyUp::Pending);
+        assert_eq!(list_names(&scene.data()).unwrap(), ["own"]);
+    }
+
+    #[test]
+    fn a_copy_that_a_crash_cut_short_is_completed() {
+        let scene = Scene::new();
+        scene.engine.store.note_copy_up(&scene.record, CopyUp::Begun).unwrap();
+        // One name had come, and somebody has changed it since.
+        fs::write(scene.data().join("file"), "changed").unwrap();
+        assert_eq!(scene.copy(), CopyUp::Done);
+        assert_eq!(fs::read(scene.data().join("file")).unwrap(), b"changed");
+        assert_eq!(fs::read(scene.data().join("sub/deep")).unwrap(), b"deep");
+    }
+}
