@@ -345,6 +345,9 @@ pub enum Error {
         /// What was expected.
         reason: String,
     },
+    /// A network, or what a container is to have of one.
+    #[error(transparent)]
+    Network(#[from] stos_network::Error),
     /// It cannot have the users that it is to have.
     #[error(transparent)]
     UserNamespace(#[from] crate::user_namespace::UserNamespaceError),

@@ -21,6 +21,7 @@ use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, rea
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
+use crate::networking::tear_down;
 
 const KILL: i32 = 9;
 /// How long a process may take to go after SIGKILL: longer only in an uninterruptible wait.
@@ -352,6 +353,7 @@ fn forget_damaged_run(engine: &Engine, id: &ContainerId) -> Result<()> {
     let config = RuntimeConfig::load(&engine.store.container_dir(id)).map_err(stos_runtime::Error::from)?;
     let cgroup = planned_cgroup(&run_id(id), &config, &CgroupRequest::default())?;
     stos_runtime::lifecycle::end(&cgroup, None)?;
+    tear_down(engine, id, None)?;
     Ok(engine.run_states().release(&run_id(id))?)
 }
 
@@ -455,6 +457,7 @@ pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Option<Lock
 pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId, record: Option<&ContainerRecord>) -> Result<()> {
     if let Some(run) = engine.run_state(id)? {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
+        tear_down(engine, id, record.map(|record| record.network))?;
         engine.run_states().release(&run_id(id))?;
         if let (Some(record), Some(_), None) = (record, &run.init, read_exit(engine, id)?) {
             engine.note(Status::Died, &engine.renamed(record));

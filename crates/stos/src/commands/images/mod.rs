@@ -180,6 +180,7 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
         "exit": exit,
     });
     value["config"] = config.unwrap_or_default();
+    value["NetworkSettings"] = super::network_settings::settings(engine, record)?;
     value["log_path"] = json!(dir.join("log"));
     Ok(value)
 }
