@@ -253,7 +253,10 @@ pub(crate) fn not_running(action: &'static str, engine: &Engine, record: &Contai
 /// # Errors
 /// [`Error::MonitorHangs`] where its process has ended and nobody writes that down; [`Error::WontDie`] where it has not.
 pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
-    let Some(run) = running(engine, &record.id)? else { return Ok(()) };
+    let Some(run) = running(engine, &record.id)? else {
+        clear_lost_end_or_warn(engine, record);
+        return Ok(());
+    };
     let Some(init) = &run.init else { return Err(not_running("stop", engine, record)?) };
     if let Some(init) = init.open()? {
         pidfd::send_signal(init.as_fd(), record.stop_signal)?;
@@ -267,14 +270,18 @@ pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Re
         }
     }
     if monitor_is_done(engine, &record.id, &run)? {
-        if let Err(error) = clear_lost_end(engine, record) {
-            tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
-        }
+        clear_lost_end_or_warn(engine, record);
         engine.note(Status::Stop, record);
         return Ok(());
     }
     let (container, seconds) = (record.name.to_string(), MONITOR_PATIENCE.as_secs());
     Err(Error::MonitorHangs { container, pid: run.creator.pid, seconds })
+}
+
+fn clear_lost_end_or_warn(engine: &Engine, record: &ContainerRecord) {
+    if let Err(error) = clear_lost_end(engine, record) {
+        tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
+    }
 }
 
 /// Clears away what a monitor has left that was killed, of a container that has ended. One that has done its work leaves nothing.

@@ -150,11 +150,10 @@ impl NetworkDirectory {
     ///
     /// # Errors
     /// [`Error::DefaultNetwork`]; what the filesystem says.
-    pub fn remove(&self, name: &str) -> Result<()> {
+    pub(crate) fn remove(&self, name: &str, _lock: &NetworkLock) -> Result<()> {
         if name == DEFAULT_NETWORK {
             return Err(Error::DefaultNetwork(name.to_owned()));
         }
-        let _lock = NetworkLock::wait()?;
         stos_store::files::remove_file(&self.file(name))?;
         Ok(stos_store::files::sync_directory(&self.path)?)
     }
@@ -178,7 +177,6 @@ mod tests {
             directory.add(&network(name, id), &lock).unwrap();
         }
         assert!(matches!(directory.add(&network("a", "3"), &lock), Err(Error::Exists(name)) if name == "a"));
-        drop(lock);
         fs::write(directory.path().join("bad.json"), "{").unwrap();
         fs::write(directory.path().join("other.json"), serde_json::to_vec(&network("x", "4")).unwrap()).unwrap();
         fs::write(directory.path().join("note.txt"), "x").unwrap();
@@ -191,9 +189,9 @@ mod tests {
         for query in ["none", "", "../a", "9"] {
             assert!(matches!(directory.find(query), Err(Error::NoSuchNetwork(_))), "{query}");
         }
-        directory.remove("a").unwrap();
+        directory.remove("a", &lock).unwrap();
         assert!(matches!(directory.find("a"), Err(Error::NoSuchNetwork(_))));
-        assert!(matches!(directory.remove("podman"), Err(Error::DefaultNetwork(_))));
+        assert!(matches!(directory.remove("podman", &lock), Err(Error::DefaultNetwork(_))));
     }
 
     #[test]

@@ -49,6 +49,14 @@ impl<'a> Leases<'a> {
         Self { directory, network, foreign }
     }
 
+    /// Forgets a network that is gone.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn forget(run_dir: &Path, network: &str) -> Result<()> {
+        Ok(files::remove_tree(&run_dir.join("stos-leases").join(network))?)
+    }
+
     fn path(&self, address: IpAddr) -> PathBuf {
         self.directory.join(address.to_string())
     }

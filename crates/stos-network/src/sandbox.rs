@@ -94,6 +94,16 @@ impl Sandboxes {
         Netavark::find(self.netavark.as_deref())
     }
 
+    /// Removes a network, and what is remembered of its addresses.
+    ///
+    /// # Errors
+    /// [`Error::DefaultNetwork`]; what the filesystem says.
+    pub fn remove_network(&self, name: &str) -> Result<()> {
+        let lock = NetworkLock::wait()?;
+        self.directory.remove(name, &lock)?;
+        Ok(Leases::forget(&self.run_dir, name)?)
+    }
+
     /// Lists the ids of the containers that have networks now.
     ///
     /// # Errors

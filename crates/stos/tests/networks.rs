@@ -267,11 +267,11 @@ fn a_published_port_answers_from_the_host_and_is_nobody_else_s() {
     let settings = host.json(&["inspect", "web"])[0]["NetworkSettings"].clone();
     assert_eq!(settings["Ports"]["7000/tcp"][0]["HostPort"], "18080", "{settings}");
     // It is taken: the second one does not start, and leaves nothing.
-    host.refused(125, &["18080", "hint: "], &["run", "--name", "two", "-p", "18080:80", "shell:1", "true"]);
+    host.refused(125, &["18080", "hint: "], &["run", "--name", "two", "-p", "18080:80", "shell:1", "ls"]);
     assert_eq!(host.ok(&["ps", "-a", "--filter", "name=two", "--format", "{{.Status}}"]), "Created\n");
     host.ok(&["rm", "two"]);
     // A free one for each that the image exposes.
-    host.ok(&["create", "--name", "all", "-P", "--expose", "9000/udp", "shell:1", "true"]);
+    host.ok(&["create", "--name", "all", "-P", "--expose", "9000/udp", "shell:1", "ls"]);
     let all = host.ok(&["port", "all"]);
     assert!(all.contains("7000/tcp -> 0.0.0.0:") && all.contains("9000/udp -> 0.0.0.0:"), "{all}");
     // The port comes back with the container.
@@ -288,10 +288,23 @@ fn none_reaches_nothing_and_container_shares() {
     let host = Host::new();
     let tools = busybox();
     let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
-    let links = "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '";
+    let links = "ls /sys/class/net";
     let none = host.ok(&["run", "--rm", "--network", "none", "shell:1", "sh", "-c", links]);
     assert_eq!(none, "lo\n");
-    host.sleeper("one", &[&["--network", "bridge", "--add-host", "db:10.9.9.9"], tools.as_slice()].concat());
+    let answering = answers(7000, "reached");
+    let one = ["run", "-d", "--name", "one", "--network", "bridge", "--add-host", "db:10.9.9.9"];
+    host.ok(&[&one, tools.as_slice(), &["shell:1", "sh", "-c", &answering]].concat());
+    let asks = format!("/host-bin/busybox nc -w 2 {} 7000 </dev/null", host.address("one", "podman"));
+    for (network, code) in [("podman", 0), ("none", 1)] {
+        let ran = host
+            .run(&[&["run", "--rm", "--network", network], tools.as_slice(), &["shell:1", "sh", "-c", &asks]].concat());
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (code, if code == 0 { "reached\n" } else { "" }),
+            "{network}: {}",
+            ran.stderr
+        );
+    }
     let both = host.ok(&[
         &["run", "--rm", "--network", "container:one"],
         tools.as_slice(),
@@ -301,7 +314,6 @@ fn none_reaches_nothing_and_container_shares() {
     assert!(both.contains("eth0\n") && both.contains("10.9.9.9\tdb\n"), "{both}");
     // The host is reached, and a network that is none of its own is not.
     host.ok(&["network", "create", "--internal", "inner"]);
-    host.ok(&["network", "create", "other"]);
     host.sleeper("two", &[&["--network", "inner"], tools.as_slice()].concat());
     let routes = host.inside("two", "/host-bin/busybox ip route");
     assert!(!routes.contains("default"), "{routes}");
@@ -309,7 +321,7 @@ fn none_reaches_nothing_and_container_shares() {
     host.refused(
         125,
         &["join the network of", "one", "hint: "],
-        &["run", "--rm", "--network", "container:one", "shell:1", "true"],
+        &["run", "--rm", "--network", "container:one", "shell:1", "ls"],
     );
     host.ok(&["rm", "-f", "one", "two"]);
     host.assert_nothing_is_left();
@@ -344,8 +356,8 @@ fn a_network_with_users_of_its_own_shows_its_interfaces() {
     let found = host.ok(&[
         "run",
         "--rm",
-        "--userns",
-        "auto:size=65536",
+        "--uidmap",
+        "0:100000:65536",
         "--sysctl",
         "net.ipv4.conf.eth0.forwarding=1",
         "shell:1",
@@ -362,7 +374,7 @@ fn what_cannot_be_is_told_and_leaves_nothing() {
     require_networks!();
     let host = Host::new();
     host.ok(&["network", "create", "--subnet", "10.77.0.0/29", "small"]);
-    let run = |options: &[&'static str]| [&["run", "--rm"], options, &["shell:1", "true"]].concat();
+    let run = |options: &[&'static str]| [&["run", "--rm"], options, &["shell:1", "ls"]].concat();
     for (said, options) in [
         (&["no such network: \"nowhere\"", "hint: "][..], &["--network", "nowhere"][..]),
         (&["10.78.0.1", "10.77.0.0/29"], &["--network", "small:ip=10.78.0.1"]),
@@ -399,7 +411,7 @@ fn what_cannot_be_is_told_and_leaves_nothing() {
     host.ok(&["network", "create", "--opt", "vlan=7", "--interface-name", "lo", "odd"]);
     host.refused(125, &["netavark cannot make the networks odd: "], &run(&["--network", "odd"]));
     host.on(&["ip", "link", "delete", "dummy7"]);
-    let missing = host.run(&["--netavark", "/no/netavark", "run", "--rm", "--network", "bridge", "shell:1", "true"]);
+    let missing = host.run(&["--netavark", "/no/netavark", "run", "--rm", "--network", "bridge", "shell:1", "ls"]);
     assert!(missing.code == 125 && missing.stderr.contains("apt-get install netavark"), "{missing:?}");
     host.ok(&["delete", "-f", "--all"]);
     host.assert_nothing_is_left();

@@ -53,7 +53,7 @@ pub fn remove(engine: &Engine, query: &str, force: bool) -> Result<String> {
         return Err(NetworkError::InUse { network: network.name, containers }.into());
     }
     users.iter().try_for_each(|user| delete(engine, user, true))?;
-    directory.remove(&network.name)?;
+    engine.sandboxes().remove_network(&network.name)?;
     Ok(network.name)
 }
 
@@ -70,7 +70,7 @@ pub fn prune(engine: &Engine, fits: impl Fn(&NetworkConfig) -> bool) -> Result<V
     let mut removed = Vec::new();
     for network in directory.load()?.into_values() {
         if !is_default(&network) && !used.contains(&network.name) && fits(&network) {
-            directory.remove(&network.name)?;
+            engine.sandboxes().remove_network(&network.name)?;
             removed.push(network.name);
         }
     }

@@ -23,15 +23,19 @@ pub struct NetworkPlacesArgs {
 // The network of a new container.
 #[derive(Debug, Clone, Args)]
 pub struct NetworkArgs {
-    /// The network: bridge, none, host, container:CONTAINER, ns:PATH, or NAME[:OPTION=VALUE,…] with ip, mac, alias and
-    /// interface_name; may be repeated [default: bridge where netavark is installed, else none]
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", env = "STOS_NETWORK", hide_env = true)]
+    /// bridge, none, host, container:CONTAINER, ns:PATH or NAME[:ip=…]
+    ///
+    /// The networks: further options of NAME are mac, alias and interface_name, with commas between; may be repeated. By default
+    /// bridge where netavark is installed, else none
+    #[arg(long, alias = "net", value_name = "NETWORK", env = "STOS_NETWORK", hide_env = true)]
     pub network: Vec<String>,
-    /// Lead ports of the host into the container: [[IP:][HOST]:]CONTAINER[/PROTOCOL], or ranges
+    /// Lead the host's ports in: [[IP:][HOST]:]CONTAINER[/PROTOCOL]
+    ///
+    /// Each of the two may be a range of one size. Without HOST a free port is found
     #[arg(short, long, value_name = "PORTS")]
     pub publish: Vec<PortMapping>,
     /// Lead a free port of the host to each port that the image exposes
-    #[arg(short = 'P', long)]
+    #[arg(short = 'P', long, hide_short_help = true)]
     pub publish_all: bool,
     /// A port that the container has, for --publish-all
     #[arg(long, value_name = "PORT[-PORT][/PROTOCOL]", hide_short_help = true)]

@@ -17,7 +17,8 @@ pub fn settings(engine: &Engine, record: &ContainerRecord) -> Result<Value, Fail
     for part in &record.networking.networks {
         let now = sandbox.as_ref().and_then(|sandbox| Some((sandbox, sandbox.status.get(&part.network)?)));
         let mut endpoint = endpoint(now.map(|(_, status)| status));
-        let id = now.and_then(|(sandbox, _)| sandbox.options.network_info.get(&part.network)).map(|info| info.id.as_str());
+        let id =
+            now.and_then(|(sandbox, _)| sandbox.options.network_info.get(&part.network)).map(|info| info.id.as_str());
         endpoint["NetworkID"] = json!(id.unwrap_or(&part.network));
         let names = [record.id.short().to_owned()];
         endpoint["Aliases"] = part.connection.aliases.iter().chain(&names).cloned().collect();
@@ -48,7 +49,8 @@ fn endpoint(status: Option<&NetworkStatus>) -> Value {
         (own, bits, gateway.as_ref().map(IpAddr::to_string).unwrap_or_default())
     };
     let (v4, v6) = (of(true), of(false));
-    let mac = status.and_then(|status| status.interfaces.as_ref()?.values().next()).map(|interface| &interface.mac_address);
+    let mac =
+        status.and_then(|status| status.interfaces.as_ref()?.values().next()).map(|interface| &interface.mac_address);
     json!({
         "IPAddress": v4.0, "IPPrefixLen": v4.1, "Gateway": v4.2,
         "GlobalIPv6Address": v6.0, "GlobalIPv6PrefixLen": v6.1, "IPv6Gateway": v6.2,
