@@ -363,8 +363,9 @@ fn lease_range(subnet: Subnet, text: &str) -> Result<LeaseRange> {
         }
         None => {
             let range: Subnet = text.parse().map_err(|_| bad("expected ADDRESS/BITS or FIRST-LAST"))?;
-            let inner = |end: IpAddr, host: IpAddr| if subnet.has_host(end) { end } else { host };
-            (inner(range.network(), range.first_host()), inner(range.highest(), range.last_host()))
+            let highest = range.highest();
+            // podman's rule: the lowest address of a range is left out as if it were a subnet's own.
+            (range.first_host(), if subnet.has_host(highest) { highest } else { range.last_host() })
         }
     };
     if first > last {
