@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use stos_spec::text::escape;
+use stos_sys::process::child::block_no_signals;
 
 use crate::config::NetworkConfig;
 use crate::error::{Error, Result};
@@ -170,6 +171,8 @@ impl Netavark {
         command.arg("--aardvark-binary").arg(self.aardvark.as_deref().unwrap_or(Path::new("")));
         command.arg(action).arg(namespace).current_dir("/");
         command.stdin(input).stdout(Stdio::from(shared(&output)?)).stderr(Stdio::from(shared(&errors)?));
+        // A monitor blocks signals for itself; aardvark-dns, which lives on, is told of new names by one.
+        block_no_signals(&mut command);
         let status = command.status().map_err(Error::io("run", &self.program))?;
         let read = |file: &mut File| {
             let mut bytes = Vec::new();

@@ -226,6 +226,15 @@ fn two_containers_reach_each_other_by_address_and_by_name() {
     for name in [address.as_str(), "server", "db"] {
         assert_eq!(asks(name), "hello\n", "{name}");
     }
+    // One that comes later is known too, to those that were there before.
+    let late = answers(7001, "late");
+    host.ok(&[&["run", "-d", "--name", "late", "--network", "web"], tools.as_slice(), &["shell:1", "sh", "-c", &late]]
+        .concat());
+    let found = host.inside("client", "/host-bin/busybox nc -w 5 late 7001 </dev/null");
+    assert_eq!(found, "late\n");
+    host.ok(&["delete", "-f", "late"]);
+    let lost = host.run(&["exec", "client", "/host-bin/busybox", "nc", "-w", "5", "late", "7001"]);
+    assert!(lost.code != 0 && lost.stderr.contains("bad address"), "{lost:?}");
     // Its files say who it is, and whom it asks.
     let hosts = host.inside("server", "cat /etc/hosts");
     assert!(

@@ -433,7 +433,7 @@ fn networks_are_none_or_the_host_s() {
     let inside = |network: &str| shell.says(&["--network", network], "ls -l /proc/self/ns/net");
     assert!(inside("host").contains(namespace.to_str().unwrap()));
     assert!(!inside("none").contains(namespace.to_str().unwrap()));
-    refused_with_125(&shell, &["--network", "bridge"], "bridge");
+    refused_with_125(&shell, &["--network", "pasta"], "pasta");
 }
 
 #[test]
