@@ -101,7 +101,7 @@ impl Sandboxes {
     pub fn remove_network(&self, name: &str) -> Result<()> {
         let lock = NetworkLock::wait()?;
         self.directory.remove(name, &lock)?;
-        Ok(Leases::forget(&self.run_dir, name)?)
+        Leases::forget(&self.run_dir, name)
     }
 
     /// Lists the ids of the containers that have networks now.
@@ -181,7 +181,6 @@ impl Sandboxes {
     }
 
     /// Chooses the addresses of a container, and reads its networks.
-    #[expect(clippy::type_complexity, reason = "two maps of one function")]
     fn give_addresses(
         &self,
         id: &str,

@@ -2,6 +2,7 @@
 //! A container as a list shows it, under podman's names.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -133,8 +134,9 @@ fn mounts(engine: &Engine, id: &ContainerId) -> Result<Vec<(String, String)>, Fa
     let mounts = config.as_ref().and_then(|config| config["mounts"].as_array()).cloned().unwrap_or_default();
     let from_outside = |mount: &Value| {
         let (source, destination) = (mount["source"].as_str()?, mount["destination"].as_str()?);
-        // Its own files and volumes are named from where config.json lies.
-        let is_own_file = !source.starts_with('/') && !source.starts_with("volumes/");
+        // Its own files and volumes are named from where config.json lies; those of a container whose network it has lie beside.
+        let is_of_another = dir.parent().is_some_and(|containers| Path::new(source).starts_with(containers));
+        let is_own_file = is_of_another || (!source.starts_with('/') && !source.starts_with("volumes/"));
         let is_bind = mount["type"] == "bind" && !is_own_file;
         is_bind.then(|| (dir.join(source).display().to_string(), destination.to_owned()))
     };
