@@ -368,11 +368,10 @@ mod tests {
     #[test]
     fn interfaces_get_the_names_that_are_free() {
         let (_dir, engine) = engine();
-        let make = |name: &str| {
+        for name in ["a", "b"] {
             let wish = stos_network::create::NewNetwork { name: Some(name.into()), ..Default::default() };
-            stos_network::create::create_network(engine.sandboxes().directory(), &wish).unwrap()
-        };
-        (make("a"), make("b"));
+            stos_network::create::create_network(engine.sandboxes().directory(), &wish).unwrap();
+        }
         let option = |name: &str, interface: Option<&str>| NetworkOption {
             network: name.into(),
             interface: interface.map(str::to_owned),
