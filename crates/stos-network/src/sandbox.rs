@@ -256,7 +256,10 @@ impl Sandboxes {
         };
         if let Some(options) = options {
             let taken = self.netavark().and_then(|netavark| {
-                ensure_namespace(&namespace)?;
+                if replace_lost_namespace(&namespace)? {
+                    // What it does not find there it leaves on the host's side, too: so it finds all of it again first.
+                    self.ask(&netavark, "setup", id, &options)?;
+                }
                 self.ask(&netavark, "teardown", id, &options)
             });
             if let Err(error) = taken {
@@ -356,11 +359,11 @@ fn is_namespace(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| filesystem_magic(file.as_fd()).is_ok_and(|magic| magic == NSFS_MAGIC))
 }
 
-/// Makes sure that a network namespace is at `path`. Where somebody has unmounted it, or the machine went down, a new one stands in for it:
+/// Makes sure that a network namespace is at `path`; `true` where it is a new one. Where somebody has unmounted it, or the machine went down, a new one stands in for it:
 /// netavark wants one, and what is on the host's side is to go all the same.
-fn ensure_namespace(path: &Path) -> Result<()> {
+fn replace_lost_namespace(path: &Path) -> Result<bool> {
     if is_namespace(path) {
-        return Ok(());
+        return Ok(false);
     }
     drop(files::create_new(path));
     let target = path.to_owned();
@@ -369,5 +372,6 @@ fn ensure_namespace(path: &Path) -> Result<()> {
         unshare(CLONE_NEWNET)?;
         Ok(attach(open_tree_clone(Path::new("/proc/thread-self/ns/net"), false)?.as_fd(), &target)?)
     });
-    made.join().unwrap_or_else(|_| unreachable!("nothing in it panics"))
+    made.join().unwrap_or_else(|_| unreachable!("nothing in it panics"))?;
+    Ok(true)
 }

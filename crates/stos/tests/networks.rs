@@ -448,6 +448,18 @@ fn a_killed_monitor_s_networks_go_with_what_comes_next() {
     }
 }
 
+#[test]
+fn a_network_namespace_that_was_unmounted_keeps_nothing_from_going() {
+    require_networks!();
+    let host = Host::new();
+    host.sleeper("web", &["-p", "18082:80"]);
+    let networks = host.shell.sandbox.root().join("networks");
+    let namespace = networks.join(&names(&networks)[0]).join("ns");
+    assert_eq!(output(Command::new("umount").arg(&namespace)).code, 0);
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
 fn come_and_go(count: usize) {
     let host = Host::new();
     host.ok(&["network", "create", "many"]);
