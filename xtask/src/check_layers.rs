@@ -11,7 +11,7 @@ use anyhow::Context;
 use crate::workspace::{Metadata, Package};
 
 /// (who, must never see, why): also through others.
-const WALLS: [(&str, &[&str], &str); 3] = [
+const WALLS: [(&str, &[&str], &str); 4] = [
     ("stos-registry", &["stos-store", "stos-layerfs"], "the registry never sees the disk"),
     ("stos-config", &["stos-registry", "ureq", "rustls"], "what reads the configuration never speaks to a network"),
     (
@@ -19,6 +19,7 @@ const WALLS: [(&str, &[&str], &str); 3] = [
         &["stos-registry", "stos-store", "stos-layerfs", "stos-erofs", "stos-engine"],
         "the runtime never sees images",
     ),
+    ("stos-network", &["stos-registry", "stos-layerfs", "stos-runtime"], "networks never see images or the runtime"),
 ];
 
 /// The floor of the crates that are not shipped.

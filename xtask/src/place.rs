@@ -56,6 +56,8 @@ impl Roots {
     pub fn stos(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").env_remove("STOS_LAYERFS");
+        // Whether netavark is installed or not, a container is the same.
+        command.env("STOS_NETWORK", "none");
         command.arg("--data-root").arg(&self.data_root).arg("--root").arg(&self.root).args(&self.options);
         command.args(arguments).stdin(Stdio::null());
         command

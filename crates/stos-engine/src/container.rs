@@ -16,13 +16,14 @@ use crate::error::{Error, Result};
 use crate::image_volumes::UsedImage;
 use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::namespaces::JoinedContainers;
+use crate::networking::Networking;
 use crate::options::Network;
 use crate::rename::try_free_stale_name;
 use crate::user_namespace::UserNamespace;
 use crate::volumes::UsedVolume;
 
 /// The contents of `container.json`: all that is decided when a container is created, and never
-/// changes but for its name ([`crate::rename`]).
+/// changes but for its name ([`crate::rename`]) and its networks ([`crate::networking::connect`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// The version of this record.
@@ -57,8 +58,11 @@ pub struct ContainerRecord {
     pub labels: BTreeMap<String, String>,
     /// The signal that asks it to stop.
     pub stop_signal: i32,
-    /// Its network.
+    /// The kind of its network.
     pub network: Network,
+    /// What its network is besides.
+    #[serde(default, skip_serializing_if = "Networking::is_default")]
+    pub networking: Networking,
     /// The containers whose namespaces it joins at each start.
     #[serde(default, skip_serializing_if = "JoinedContainers::is_empty")]
     pub joins: JoinedContainers,

@@ -15,7 +15,7 @@ use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lease, 
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
-use crate::container::{ContainerRecord, RECORD_VERSION, now, remove_gone};
+use crate::container::{ContainerRecord, RECORD_VERSION, find, now, remove_gone};
 use crate::error::{Error, Result, Stage};
 use crate::filesystem::{FilesystemRequest, create_container_filesystem, give_own_files};
 use crate::image::load_image;
@@ -25,6 +25,7 @@ use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
 use crate::namespaces::{JoinedContainers, NamespaceKind, NamespaceOf, hostname_of, name_of_host};
+use crate::networking::{self, Networking};
 use crate::options::{CreateOptions, Network, PullPolicy};
 use crate::pull::PullProgress;
 use crate::rename::free_stale_name;
@@ -64,7 +65,9 @@ pub fn create_container_from_image(
     let limits = limits::grant(options).map_err(at(Stage::Metadata))?;
     Confinement::check(&options.security).map_err(at(Stage::Metadata))?;
     options.namespaces.find(engine).map_err(at(Stage::Metadata))?;
+    joined_network(engine, options).map_err(at(Stage::Metadata))?;
     options.user_namespace.check(engine, &options.namespaces).map_err(at(Stage::Metadata))?;
+    networking::check(engine, options).map_err(at(Stage::Metadata))?;
     let user = options.user.as_deref().map(str::parse::<UserSpec>).transpose();
     user.map_err(Error::from).map_err(at(Stage::Metadata))?;
     // The lease is held until the container exists and keeps the image itself.
@@ -214,6 +217,7 @@ pub struct Draft<'a> {
     options: &'a CreateOptions,
     confinement: Confinement<'a>,
     joins: JoinedContainers,
+    networking: Networking,
     id: ContainerId,
     hostname: String,
     staged: Staging,
@@ -236,6 +240,8 @@ impl<'a> Draft<'a> {
         let id = ContainerId::random();
         let (confinement, mut joins) = (Confinement::of(&options.security)?, options.namespaces.find(engine)?);
         joins.extend(options.user_namespace.joined(engine)?);
+        joins.extend(joined_network(engine, options)?);
+        let networking = networking::decide(engine, options, &validated.image.config.exposed_ports)?;
         let hostname = hostname(engine, options, &joins, &id)?;
         let (staged, limits) = (engine.store.stage()?, GrantedLimits::default());
         let (config, volumes) = (OnceCell::new(), OnceCell::new());
@@ -246,6 +252,7 @@ impl<'a> Draft<'a> {
             options,
             confinement,
             joins,
+            networking,
             hostname,
             staged,
             id,
@@ -278,8 +285,12 @@ impl<'a> Draft<'a> {
     /// becomes a container.
     pub fn filesystem(&self) -> Result<Vec<PlannedVolume>> {
         let image_root = self.image_root();
-        let request =
-            FilesystemRequest { image_root: &image_root, hostname: &self.hostname, network: self.options.network };
+        let request = FilesystemRequest {
+            image_root: &image_root,
+            hostname: &self.hostname,
+            network: self.options.network,
+            networking: &self.networking,
+        };
         create_container_filesystem(self.staged.path(), request)?;
         let mut wanted = self.options.volumes.clone();
         let declared = self.validated.image.config.volumes.iter().map(|target| Path::new(target.trim_end_matches('/')));
@@ -292,6 +303,12 @@ impl<'a> Draft<'a> {
         let held = HeldVolumes::take(self.engine, &request)?;
         Ok(self.volumes.get_or_init(|| held).planned().to_vec())
     }
+}
+
+/// Finds the container whose network the new one has. It need not run before the new one is started.
+fn joined_network(engine: &Engine, options: &CreateOptions) -> Result<Option<(NamespaceKind, ContainerId)>> {
+    let query = options.networking.container.as_ref().filter(|_| options.network == Network::Container);
+    query.map(|query| Ok((NamespaceKind::Network, find(engine, query)?.id))).transpose()
 }
 
 /// Gives the name that a container finds its host to have.
@@ -344,7 +361,11 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
     let (uid, gid, groups) = &process.ids;
     let request = Request { options: &options.user_namespace, image: &draft.image_root(), user: (*uid, *gid, groups) };
     let user_namespace = request.decide(draft.engine)?;
-    let mut json = runtime_config(&process, options, volumes, &draft.confinement, draft.id.as_str(), &draft.hostname)?;
+    let shared = draft.joins.get(&NamespaceKind::Network).map(|other| draft.engine.store.container_dir(other));
+    let network = spec::NetworkPlan { networking: &draft.networking, shared: shared.as_deref() };
+    let hostname = &draft.hostname;
+    let mut json =
+        runtime_config(&process, options, network, volumes, &draft.confinement, draft.id.as_str(), hostname)?;
     add_limits(&mut json, &draft.limits, &options.limits);
     if let Some(users) = &user_namespace {
         spec::users::apply(&mut json, users, options, volumes, &draft.limits.device_sources);
@@ -374,6 +395,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
         labels,
         stop_signal,
         network: options.network,
+        networking: draft.networking.clone(),
         joins: draft.joins.clone(),
         user_namespace,
         volumes: volumes.iter().map(|volume| volume.used.clone()).collect(),

@@ -348,6 +348,9 @@ pub enum Error {
     /// Something about volumes.
     #[error(transparent)]
     Volume(#[from] crate::volumes::VolumeError),
+    /// A network, or what a container is to have of one.
+    #[error(transparent)]
+    Network(#[from] stos_network::Error),
     /// It cannot have the users that it is to have.
     #[error(transparent)]
     UserNamespace(#[from] crate::user_namespace::UserNamespaceError),

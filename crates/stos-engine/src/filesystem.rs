@@ -13,11 +13,15 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, utimensat};
 use stos_store::Error as StoreError;
-use stos_store::files::{self, Durability};
+use stos_store::files;
 use stos_sys::xattr;
 
 use crate::error::Result;
+use crate::networking::{Networking, OwnFiles, write_own_file};
 use crate::options::Network;
+
+/// The files that a container may bring itself.
+const OWN_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
 /// What a container's filesystem is made from.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +30,10 @@ pub struct FilesystemRequest<'a> {
     pub image_root: &'a Path,
     /// The container's hostname.
     pub hostname: &'a str,
-    /// Its network.
+    /// The kind of its network.
     pub network: Network,
+    /// What its network is besides.
+    pub networking: &'a Networking,
 }
 
 /// Makes the directories and files of a new container in `dir`.
@@ -38,30 +44,9 @@ pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -
         files::ensure_directory(&dir.join(name))?;
     }
     copy_attributes(request.image_root, &dir.join("upper"))?;
-    for name in own_files(request.network) {
-        write_own_file(dir, name, request.hostname, request.network)?;
-    }
-    Ok(())
-}
-
-/// The files that a container brings itself, mounted over those of its image.
-fn own_files(network: Network) -> &'static [&'static str] {
-    match network {
-        Network::None => &["hostname", "hosts"],
-        Network::Host => &["hostname", "hosts", "resolv.conf"],
-    }
-}
-
-fn write_own_file(dir: &Path, name: &str, hostname: &str, network: Network) -> Result<()> {
-    let text = match name {
-        "hostname" => format!("{hostname}\n"),
-        "hosts" => hosts_file(hostname, network),
-        _ => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-    };
-    let path = dir.join(name);
-    files::write_new(&path, text.as_bytes(), Durability::Volatile)?;
-    // The container's processes read it, whoever they run as.
-    Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
+    let FilesystemRequest { hostname, network, networking, .. } = request;
+    let own = OwnFiles { hostname, network, networking, now: None };
+    own.names().into_iter().try_for_each(|name| write_own_file(dir, name, own))
 }
 
 /// Writes those of a container's own files again that a power cut has taken or emptied: its creation waits for none of them. `root` is the
@@ -69,25 +54,26 @@ fn write_own_file(dir: &Path, name: &str, hostname: &str, network: Network) -> R
 pub(crate) fn restore_own_files(
     dir: &Path,
     hostname: impl FnOnce() -> Result<String>,
-    network: Network,
+    (network, networking): (Network, &Networking),
     root: Option<(u32, u32)>,
 ) -> Result<()> {
     let is_lost = |name: &&str| fs::metadata(dir.join(name)).map_or(true, |metadata| metadata.len() == 0);
-    let lost: Vec<_> = own_files(network).iter().filter(|name| is_lost(name)).collect();
+    let own = OwnFiles { hostname: "", network, networking, now: None };
+    let lost: Vec<_> = own.names().into_iter().filter(is_lost).collect();
     if lost.is_empty() {
         return Ok(());
     }
     let hostname = hostname()?;
     for name in lost {
         files::remove_file(&dir.join(name))?;
-        write_own_file(dir, name, &hostname, network)?;
+        write_own_file(dir, name, OwnFiles { hostname: &hostname, ..own })?;
     }
     root.map_or(Ok(()), |root| give_own_files(dir, root))
 }
 
 /// Gives the files that are mounted into a container to its root, by the numbers that the host has for it.
 pub(crate) fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
-    for name in own_files(Network::Host) {
+    for name in OWN_FILES {
         let path = dir.join(name);
         match chown(&path, Some(uid), Some(gid)) {
             // Not every container has each of them.
@@ -96,18 +82,6 @@ pub(crate) fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn hosts_file(hostname: &str, network: Network) -> String {
-    let own = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
-    match network {
-        Network::None => own,
-        Network::Host => match fs::read_to_string("/etc/hosts") {
-            Ok(hosts) if hosts.split_whitespace().any(|word| word == hostname) => hosts,
-            Ok(hosts) => format!("{}\n127.0.1.1\t{hostname}\n", hosts.trim_end()),
-            Err(_) => own,
-        },
-    }
 }
 
 /// Gives `to` the owner, mode, attributes and mtime of `from`, both directories.
@@ -155,7 +129,12 @@ mod tests {
         let image = tempfile::tempdir().unwrap();
         fs::set_permissions(image.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let request = FilesystemRequest { image_root: image.path(), hostname: "h", network: Network::None };
+        let request = FilesystemRequest {
+            image_root: image.path(),
+            hostname: "h",
+            network: Network::None,
+            networking: &Networking::default(),
+        };
         create_container_filesystem(dir.path(), request).unwrap();
         assert_eq!(fs::metadata(dir.path().join("upper")).unwrap().mode() & 0o7777, 0o711);
         assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "h\n");
@@ -165,23 +144,31 @@ mod tests {
     #[test]
     fn what_a_power_cut_took_of_the_own_files_is_written_again_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let restore = |root| restore_own_files(dir.path(), || Ok("h".to_owned()), Network::None, root);
+        let networking = Networking::default();
+        let network = (Network::None, &networking);
+        let restore = |root| restore_own_files(dir.path(), || Ok("h".to_owned()), network, root);
         restore(None).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        assert_eq!((read("hostname").as_str(), read("hosts")), ("h\n", hosts_file("h", Network::None)));
+        let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\th\n";
+        assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", hosts));
         fs::write(dir.path().join("hosts"), "by the container").unwrap();
         fs::write(dir.path().join("hostname"), "").unwrap();
         restore(Some((0, 0))).unwrap();
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", "by the container"));
         assert_eq!(fs::metadata(dir.path().join("hostname")).unwrap().mode() & 0o7777, 0o644);
         let unused = || -> Result<String> { panic!("nothing is lost") };
-        restore_own_files(dir.path(), unused, Network::None, None).unwrap();
+        restore_own_files(dir.path(), unused, network, None).unwrap();
         assert!(!dir.path().join("resolv.conf").exists());
     }
 
     #[test]
     fn a_directory_that_cannot_be_made_is_named() {
-        let request = FilesystemRequest { image_root: Path::new("/"), hostname: "h", network: Network::Host };
+        let request = FilesystemRequest {
+            image_root: Path::new("/"),
+            hostname: "h",
+            network: Network::Host,
+            networking: &Networking::default(),
+        };
         let error = create_container_filesystem(Path::new("/proc/none"), request).unwrap_err();
         assert!(error.to_string().contains("/proc/none"), "{error}");
     }

@@ -17,7 +17,7 @@ use stos_layerfs::BackendKind;
 use stos_layerfs::dirs::Replaced;
 use stos_spec::BlobDigest;
 use stos_store::usage::measure_tree;
-use stos_store::{Lock, Objects, Staging};
+use stos_store::{ContainerId, Lock, Objects, Staging};
 
 use crate::Engine;
 use crate::container::{self, ContainerState};
@@ -50,6 +50,8 @@ pub enum GarbageKind {
     Name,
     /// A mount of a chain that the store does not hold, or of an image.
     Mount,
+    /// What netavark has made for a container that does not run.
+    Network,
 }
 
 impl std::fmt::Display for GarbageKind {
@@ -62,6 +64,7 @@ impl std::fmt::Display for GarbageKind {
             Self::Replaced => "replaced",
             Self::Name => "name",
             Self::Mount => "mount",
+            Self::Network => "network",
         })
     }
 }
@@ -201,6 +204,7 @@ pub fn collect_garbage(engine: &Engine, dry_run: bool, patience: Duration) -> Re
     let right = sweep_right(engine, patience)?;
     let mut sweep = Sweep { engine, dry_run, found: Vec::new() };
     sweep.containers()?;
+    sweep.networks()?;
     let mounted = sweep.image_mounts()?;
     let used = used_objects(engine)?;
     sweep.chains(&used)?;
@@ -322,6 +326,26 @@ impl Sweep<'_> {
             if let Some(taken) = container::take_gone(self.engine, &id)? {
                 self.add(GarbageKind::Container, &id, taken, Vec::new());
             }
+        }
+        Ok(())
+    }
+
+    /// Networks of containers that do not run: their monitor was killed. Those that somebody is at work on stay.
+    fn networks(&mut self) -> Result<()> {
+        let sandboxes = self.engine.sandboxes();
+        for id in sandboxes.ids()? {
+            let Ok(container) = id.parse::<ContainerId>() else { continue };
+            let directory = self.engine.store.container_dir(&container);
+            let lock = Lock::try_directory(&directory)?;
+            if (lock.is_none() && directory.exists())
+                || matches!(container::state(self.engine, &container)?, ContainerState::Running(_))
+            {
+                continue;
+            }
+            if !self.dry_run {
+                sandboxes.tear_down(&id)?;
+            }
+            self.add(GarbageKind::Network, id, Vec::new(), Vec::new());
         }
         Ok(())
     }

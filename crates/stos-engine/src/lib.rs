@@ -86,6 +86,7 @@ pub mod log;
 pub mod lookup;
 pub mod monitor;
 pub mod namespaces;
+pub mod networking;
 pub mod options;
 pub mod policy;
 pub mod prune;
@@ -130,6 +131,7 @@ pub struct Engine {
     layerfs: LayerFs,
     root: PathBuf,
     journal: Arc<journal::writer::Journal>,
+    networks: networking::NetworkPlaces,
     just_created: Arc<Mutex<Option<JustCreated>>>,
 }
 
@@ -163,7 +165,8 @@ impl Engine {
         let root = std::fs::canonicalize(root).map_err(stos_store::Error::io("find", root))?;
         let layerfs = LayerFs::new(store.clone(), &root);
         let journal = Arc::new(journal::writer::Journal::new(&root, store.root()));
-        Ok(Self { store, layerfs, root, journal, just_created: Arc::default() })
+        let networks = networking::NetworkPlaces::default();
+        Ok(Self { store, layerfs, root, journal, networks, just_created: Arc::default() })
     }
 
     /// Keeps and shows layers by this backend, whatever the host could have.

@@ -21,6 +21,7 @@ use crate::container::{ContainerRecord, ContainerState, ExitRecord, find_id, rea
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
+use crate::networking::tear_down;
 use crate::volumes;
 
 const KILL: i32 = 9;
@@ -253,7 +254,10 @@ pub(crate) fn not_running(action: &'static str, engine: &Engine, record: &Contai
 /// # Errors
 /// [`Error::MonitorHangs`] where its process has ended and nobody writes that down; [`Error::WontDie`] where it has not.
 pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
-    let Some(run) = running(engine, &record.id)? else { return Ok(()) };
+    let Some(run) = running(engine, &record.id)? else {
+        clear_lost_end_or_warn(engine, record);
+        return Ok(());
+    };
     let Some(init) = &run.init else { return Err(not_running("stop", engine, record)?) };
     if let Some(init) = init.open()? {
         pidfd::send_signal(init.as_fd(), record.stop_signal)?;
@@ -267,14 +271,18 @@ pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Re
         }
     }
     if monitor_is_done(engine, &record.id, &run)? {
-        if let Err(error) = clear_lost_end(engine, record) {
-            tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
-        }
+        clear_lost_end_or_warn(engine, record);
         engine.note(Status::Stop, record);
         return Ok(());
     }
     let (container, seconds) = (record.name.to_string(), MONITOR_PATIENCE.as_secs());
     Err(Error::MonitorHangs { container, pid: run.creator.pid, seconds })
+}
+
+fn clear_lost_end_or_warn(engine: &Engine, record: &ContainerRecord) {
+    if let Err(error) = clear_lost_end(engine, record) {
+        tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
+    }
 }
 
 /// Clears away what a monitor has left that was killed, of a container that has ended. One that has done its work leaves nothing.
@@ -360,6 +368,7 @@ fn forget_damaged_run(engine: &Engine, id: &ContainerId) -> Result<()> {
     let config = RuntimeConfig::load(&engine.store.container_dir(id)).map_err(stos_runtime::Error::from)?;
     let cgroup = planned_cgroup(&run_id(id), &config, &CgroupRequest::default())?;
     stos_runtime::lifecycle::end(&cgroup, None)?;
+    tear_down(engine, id, None)?;
     Ok(engine.run_states().release(&run_id(id))?)
 }
 
@@ -469,6 +478,7 @@ pub(crate) fn life_lock(engine: &Engine, id: &ContainerId) -> Result<Option<Lock
 pub(crate) fn clear_run_state(engine: &Engine, id: &ContainerId, record: Option<&ContainerRecord>) -> Result<()> {
     if let Some(run) = engine.run_state(id)? {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
+        tear_down(engine, id, record.map(|record| record.network))?;
         engine.run_states().release(&run_id(id))?;
         if let (Some(record), Some(_), None) = (record, &run.init, read_exit(engine, id)?) {
             engine.note(Status::Died, &engine.renamed(record));

@@ -6,10 +6,13 @@
 //! killed the container lives on, and its exit code is unknown.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use stos_layerfs::Integrity;
+use stos_network::ports::ReservedPorts;
+use stos_runtime::launch::Connect;
 use stos_runtime::{
     CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
     RuntimeConfig, launch, planned_cgroup,
@@ -34,6 +37,7 @@ use crate::lifecycle::{
 };
 use crate::log::{LOG_MAX, LogWriter};
 use crate::namespaces::{self, HeldNamespace};
+use crate::networking::{Connecting, tear_down};
 use crate::relay::{Relay, is_ready, send_rest, wait};
 use crate::streams::Streams;
 use crate::user_namespace::UserNamespace;
@@ -107,6 +111,8 @@ struct Monitor<'a> {
     plan: MountPlan,
     /// Those of other containers that it joins; closed when it has.
     namespaces: Vec<HeldNamespace>,
+    /// The host's ports that lead into it.
+    ports: ReservedPorts,
 }
 
 impl<'a> Monitor<'a> {
@@ -133,9 +139,12 @@ impl<'a> Monitor<'a> {
             Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan, namespaces))
         })();
         match prepared {
-            Ok((log, plan, namespaces)) => Ok(Self { engine, record, attachment, config, run, log, plan, namespaces }),
+            Ok((log, plan, namespaces)) => {
+                let ports = ReservedPorts::default();
+                Ok(Self { engine, record, attachment, config, run, log, plan, namespaces, ports })
+            }
             Err(error) => {
-                give_up(engine, &run);
+                give_up(engine, record, &run);
                 Err(error)
             }
         }
@@ -155,7 +164,7 @@ impl<'a> Monitor<'a> {
                 if let Err(left) = self.log.discard_empty() {
                     tracing::warn!(error = %left, "cannot remove the empty log");
                 }
-                give_up(self.engine, &self.run);
+                give_up(self.engine, self.record, &self.run);
                 return Err(error);
             }
         };
@@ -166,7 +175,7 @@ impl<'a> Monitor<'a> {
             if let Err(left) = stos_runtime::lifecycle::end(&init.cgroup, Some(&init.process)) {
                 tracing::warn!(container = %self.record.id, error = %left, "the process could not be ended again");
             }
-            give_up(self.engine, &self.run);
+            give_up(self.engine, self.record, &self.run);
             return Err(error);
         }
         self.engine.note(Status::Start, self.record);
@@ -210,7 +219,9 @@ impl<'a> Monitor<'a> {
         let mut given: Vec<_> = self.namespaces.iter_mut().filter_map(HeldNamespace::take_mount).collect();
         given.extend(volumes::memory::open_given(self.engine, self.record)?);
         given.extend(image_volumes::open_given(self.engine, self.record)?);
-        let init = launch(Launch {
+        let connecting = Connecting::begin(self.engine, self.record)?;
+        let connect = |namespace: &Path| connecting.as_ref().map_or(Ok(()), |connecting| connecting.connect(namespace));
+        let launched = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,
             config: &self.config,
@@ -223,7 +234,15 @@ impl<'a> Monitor<'a> {
             new_keyring: true,
             has_init: self.record.init,
             given: &given,
-        })?;
+            connect: connecting.as_ref().map(|_| Connect(&connect)),
+        });
+        let init = match launched {
+            Ok(init) => init,
+            Err(error) => {
+                return Err(connecting.and_then(|connecting| connecting.take_failure()).unwrap_or(error.into()));
+            }
+        };
+        self.ports = connecting.map(Connecting::into_ports).unwrap_or_default();
         let opened = streams.of_monitor.open().and_then(|(relays, input)| {
             let first = match &mut self.attachment {
                 Attachment::Detached { first, .. } => first.take(),
@@ -305,7 +324,8 @@ fn claim(
         None => {
             let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
             let root = record.user_namespace.as_ref().map(UserNamespace::root);
-            restore_own_files(&dir, || namespaces::seen_hostname(engine, record), record.network, root)?;
+            let network = (record.network, &record.networking);
+            restore_own_files(&dir, || namespaces::seen_hostname(engine, record), network, root)?;
             config
         }
     };
@@ -334,8 +354,9 @@ fn claim(
 }
 
 /// Frees a place in ROOT after a start that failed, whose cause is the one to tell.
-fn give_up(engine: &Engine, run: &RunState) {
-    if let Err(error) = engine.run_states().release(&run.id) {
+fn give_up(engine: &Engine, record: &ContainerRecord, run: &RunState) {
+    let freed = tear_down(engine, &record.id, Some(record.network));
+    if let Err(error) = freed.and_then(|()| Ok(engine.run_states().release(&run.id)?)) {
         tracing::warn!(container = %run.id, %error, "the state of a failed start stays");
     }
 }
@@ -475,8 +496,9 @@ impl Monitor<'_> {
         let end = End { exit_code: Some(exit.exit_code), oom_killed: exit.oom_killed };
         self.engine.note_end(Status::Died, &record, end);
         let freed = stos_runtime::lifecycle::end(&init.cgroup, None)
-            .and_then(|()| self.engine.run_states().release(&self.run.id))
-            .map_err(Error::from);
+            .map_err(Error::from)
+            .and_then(|()| tear_down(self.engine, &record.id, Some(record.network)))
+            .and_then(|()| Ok(self.engine.run_states().release(&self.run.id)?));
         if freed.is_ok() && !record.auto_remove {
             self.engine.note(Status::Cleanup, &record);
         }
@@ -502,8 +524,6 @@ struct Ready {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use serde_json::json;
     use stos_spec::{BlobDigest, ChainId, DiffId};
     use stos_store::ContainerId;

@@ -59,10 +59,12 @@ pub enum NamespaceKind {
     Cgroup,
     /// Users ([`crate::user_namespace`]).
     User,
+    /// The network.
+    Network,
 }
 
 impl NamespaceKind {
-    /// Its name, in the runtime specification and in `/proc/PID/ns` alike.
+    /// Its name in `/proc/PID/ns`; in the runtime specification too, but for `network`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pid => "pid",
@@ -70,6 +72,7 @@ impl NamespaceKind {
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
             Self::User => "user",
+            Self::Network => "net",
         }
     }
 
@@ -80,6 +83,7 @@ impl NamespaceKind {
             Self::Uts => namespace::UTS,
             Self::Cgroup => namespace::CGROUP,
             Self::User => namespace::USER,
+            Self::Network => namespace::NETWORK,
         }
     }
 }
@@ -160,6 +164,7 @@ fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<He
             NamespaceKind::Uts => "join the uts namespace of",
             NamespaceKind::Cgroup => "join the cgroup namespace of",
             NamespaceKind::User => "join the user namespace of",
+            NamespaceKind::Network => "join the network of",
         },
         container: other.name.to_string(),
         state: state.to_owned(),

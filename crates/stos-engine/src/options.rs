@@ -13,6 +13,7 @@ use crate::attach::StreamOptions;
 use crate::image_volumes::ImageMountOption;
 use crate::limits::LimitOptions;
 use crate::namespaces::NamespaceOptions;
+use crate::networking::NetworkingOptions;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
 use crate::user_namespace::UserNamespaceOptions;
@@ -59,6 +60,25 @@ pub enum Network {
     None,
     /// The host's.
     Host,
+    /// Networks of its own, made by netavark.
+    Bridge,
+    /// Another container's.
+    Container,
+    /// A network namespace that is there.
+    Path,
+}
+
+impl Network {
+    /// Its name, as podman's `--network` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Host => "host",
+            Self::Bridge => "bridge",
+            Self::Container => "container",
+            Self::Path => "ns",
+        }
+    }
 }
 
 /// A directory or file of the host that the container sees.
@@ -102,8 +122,10 @@ pub struct CreateOptions {
     pub hostname: Option<String>,
     /// Whether the root filesystem may not be written.
     pub read_only: bool,
-    /// The network.
+    /// The kind of its network.
     pub network: Network,
+    /// What is asked of the network besides.
+    pub networking: NetworkingOptions,
     /// How it is confined.
     pub security: SecurityOptions,
     /// Whose namespaces it has.

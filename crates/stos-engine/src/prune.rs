@@ -90,15 +90,16 @@ impl Label {
 
 impl PruneFilter {
     fn fits(&self, config: &ImageConfig) -> bool {
-        self.holds(config.created.as_deref(), &config.labels)
+        self.holds_of(config.created.as_deref(), &config.labels)
     }
 
     /// Tells whether it holds for a container: when that was created, and its own labels, the image's among them.
     pub fn fits_container(&self, container: &ContainerRecord) -> bool {
-        self.holds(Some(&container.created), &container.labels)
+        self.holds_of(Some(&container.created), &container.labels)
     }
 
-    fn holds(&self, created: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
+    /// Tells whether it holds for something that was made at a time, where that is known, and has labels.
+    pub fn holds_of(&self, created: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Until(time) => {
                 let created = created.and_then(|text| text.parse::<Timestamp>().ok());

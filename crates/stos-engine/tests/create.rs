@@ -220,7 +220,12 @@ fn a_filesystem_holds_what_the_image_has_at_its_volumes() {
     assert_eq!(fs::read_to_string(data).unwrap(), "from the image\n");
 
     let image_root = engine.layerfs().chain_mount_point(validated.chain.kind(), validated.chain.chain_id());
-    let request = FilesystemRequest { image_root: &image_root, hostname: "h", network: Network::None };
+    let request = FilesystemRequest {
+        image_root: &image_root,
+        hostname: "h",
+        network: Network::None,
+        networking: &stos_engine::networking::Networking::default(),
+    };
     let error = create_container_filesystem(Path::new("/proc/no/such"), request).unwrap_err();
     assert!(error.to_string().contains("/proc/no/such"), "{error}");
 }

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use stos_engine::networking::Networking;
 use stos_engine::security::SecurityOptions;
-use stos_engine::spec::{Confinement, ProcessPlan, command_line, environment, runtime_config};
+use stos_engine::spec::{Confinement, NetworkPlan, ProcessPlan, command_line, environment, runtime_config};
 use stos_engine::volumes::{PlannedVolume, UsedVolume};
 use stos_engine::{CreateOptions, Network};
 use stos_runtime::{RuntimeConfig, parse_signal};
@@ -53,7 +54,9 @@ pub fn config(data: &[u8]) {
     };
     let volumes: Vec<_> = image.volumes.iter().enumerate().map(volume).collect();
     let confinement = Confinement::of(&options.security).unwrap();
-    let json = runtime_config(&process, &options, &volumes, &confinement, "id", "host").unwrap();
+    let networking = Networking::default();
+    let network = NetworkPlan { networking: &networking, shared: None };
+    let json = runtime_config(&process, &options, network, &volumes, &confinement, "id", "host").unwrap();
     let read = RuntimeConfig::from_json(&confinement.text(&json));
     let read = read.unwrap_or_else(|error| panic!("{error}\n{json}"));
     let settings = read.settings();

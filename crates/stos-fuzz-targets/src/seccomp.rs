@@ -4,8 +4,9 @@
 use std::fs;
 
 use stos_engine::CreateOptions;
+use stos_engine::networking::Networking;
 use stos_engine::security::Seccomp;
-use stos_engine::spec::{Confinement, ProcessPlan, runtime_config};
+use stos_engine::spec::{Confinement, NetworkPlan, ProcessPlan, runtime_config};
 use stos_runtime::RuntimeConfig;
 use stos_sys::seccomp::{Instruction, MAX_INSTRUCTIONS};
 use tempfile::TempDir;
@@ -29,7 +30,9 @@ pub fn seccomp(data: &[u8]) {
     };
     let process =
         ProcessPlan { args: vec!["x".into()], env: vec![], cwd: "/".into(), ids: (0, 0, vec![]), stop_signal: None };
-    let config = runtime_config(&process, &options, &[], &confinement, "id", "host").unwrap();
+    let networking = Networking::default();
+    let network = NetworkPlan { networking: &networking, shared: None };
+    let config = runtime_config(&process, &options, network, &[], &confinement, "id", "host").unwrap();
     match RuntimeConfig::from_json(&confinement.text(&config)) {
         Ok(read) => check_program(read.settings().seccomp.as_ref().unwrap().instructions()),
         Err(error) => {

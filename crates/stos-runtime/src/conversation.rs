@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -22,7 +23,7 @@ use crate::config::settings::namespace;
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind, HookState};
 use crate::init::streams::give_from_outside;
-use crate::launch::{Launch, follow, read_report};
+use crate::launch::{Connect, Launch, NotConnected, follow, read_report};
 use crate::seccomp::listener::{Filtered, Processes};
 use crate::state::Status;
 
@@ -38,6 +39,9 @@ pub(crate) const HOOKS: u8 = b'h';
 /// The limits of the process: those of a user namespace have no power over hard limits.
 pub(crate) const LIMITS: u8 = b'l';
 
+/// It is in its network namespace, which is to be connected.
+pub(crate) const NETWORK: u8 = b'n';
+
 /// Four bytes follow, little-endian: the number of the first process, which what stood between has made. That one ends.
 pub(crate) const SUCCESSOR: u8 = b'p';
 
@@ -45,8 +49,11 @@ pub(crate) const SUCCESSOR: u8 = b'p';
 pub(crate) const DONE: u8 = b'.';
 
 /// Whether the first process of such a container has something to ask.
-pub(crate) fn is_needed(settings: &Settings) -> bool {
-    settings.has_user_namespace() || crate::init::stage::is_needed(settings) || settings.hooks.any_before_pivot()
+pub(crate) fn is_needed(settings: &Settings, launch: &Launch<'_>) -> bool {
+    launch.connect.is_some()
+        || settings.has_user_namespace()
+        || crate::init::stage::is_needed(settings)
+        || settings.hooks.any_before_pivot()
 }
 
 /// The launch's side.
@@ -108,6 +115,7 @@ impl<'a> Conversation<'a> {
                 PREPARE => self.prepare()?,
                 SCOPE => self.take_into_scope()?,
                 HOOKS => self.run_hooks()?,
+                NETWORK => self.connect()?,
                 LIMITS => self.set_limits()?,
                 SUCCESSOR => self.take_successor()?,
                 other => return self.follow(vec![other]),
@@ -190,6 +198,12 @@ impl<'a> Conversation<'a> {
         let state = hook_state(self.launch, Status::Creating, self.child.0.as_raw_nonzero().get());
         hooks::run(HookKind::Prestart, &hooks.prestart, &state)?;
         Ok(hooks::run(HookKind::CreateRuntime, &hooks.create_runtime, &state)?)
+    }
+
+    fn connect(&self) -> Result<()> {
+        let namespace = format!("/proc/{}/ns/net", self.child.0.as_raw_nonzero());
+        let connect = self.launch.connect.map(|Connect(connect)| connect);
+        connect.map_or(Ok(()), |connect| connect(Path::new(&namespace))).map_err(|NotConnected| Error::NotConnected)
     }
 
     fn set_limits(&self) -> Result<()> {

@@ -51,6 +51,9 @@ pub enum Error {
     /// The caller has threads, or the kernel refused a process.
     #[error("start the container's first process: {0}")]
     Clone(#[from] CloneError),
+    /// The caller could not connect the container's network namespace.
+    #[error("the container's network namespace could not be connected")]
+    NotConnected,
     /// The running binary lies on a writable mount, so a container could overwrite it (CVE-2019-5736).
     #[error("the running binary is on a writable mount: execute it from a read-only view before starting a container")]
     UnprotectedBinary,

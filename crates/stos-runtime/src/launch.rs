@@ -62,7 +62,24 @@ pub struct Launch<'a> {
     pub has_init: bool,
     /// What the caller has mounted already, for binds whose source is a name of theirs.
     pub given: &'a [GivenMount],
+    /// Connects its network namespace, before a setting of the kernel or a mount is made there.
+    pub connect: Option<Connect<'a>>,
 }
+
+/// What connects a container's network namespace, whose path it is given, while the first process waits in it. The caller keeps why it
+/// could not be done.
+#[derive(Clone, Copy)]
+pub struct Connect<'a>(pub &'a dyn Fn(&Path) -> std::result::Result<(), NotConnected>);
+
+impl std::fmt::Debug for Connect<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connect")
+    }
+}
+
+/// The network namespace could not be connected, and the container is not to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotConnected;
 
 /// Descriptors that a process gets beside its standard streams, from 3 on: first those of socket activation (sd_listen_fds(3)), then
 /// further ones. They must be the caller's caller's ([`stos_sys::process::clone::check_inherited`]).
@@ -367,7 +384,7 @@ fn clone_init(launch: &Launch<'_>, cgroups: &MadeCgroups, scope: Option<&mut Sco
     };
     let room = DescriptorRoom::make(settings)?;
     let sources = HostSources::open(launch)?;
-    let answers = if scope.is_some() || conversation::is_needed(settings) { Some(pipe()?) } else { None };
+    let answers = if scope.is_some() || conversation::is_needed(settings, launch) { Some(pipe()?) } else { None };
     let is_staged = init::stage::is_needed(settings);
     let joined = settings.joined_namespaces.iter().find(|asked| asked.flag == pid_flag() && !is_staged);
     let own_pids = joined.map(|asked| enter_pid_namespace(open_namespace(&asked.path)?.as_fd())).transpose()?;

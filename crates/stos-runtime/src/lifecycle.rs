@@ -96,6 +96,7 @@ pub fn create(root: &StateDirectory, id: &ContainerId, options: CreateOptions<'_
             new_keyring: options.new_keyring,
             has_init: false,
             given: &[],
+            connect: None,
         })?;
         state.init = Some(init.process.clone());
         state.cgroup = init.cgroup.clone();

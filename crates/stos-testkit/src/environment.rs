@@ -81,10 +81,10 @@ pub fn image_digest(image: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// An executable: from erofs-utils of the cache, else from `PATH` and the system's `sbin` directories.
+/// An executable: from erofs-utils of the cache, else from `PATH`, the system's `sbin` directories and that of podman's helpers.
 pub fn tool(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/libexec/podman", "/usr/lib/podman"].map(PathBuf::from);
     let cached = name.ends_with(".erofs").then(|| cache().join("erofs-utils/bin"));
     let mut directories = cached.into_iter().chain(env::split_paths(&path)).chain(system);
     directories.find_map(|directory| Some(directory.join(name)).filter(|file| is_executable(file)))

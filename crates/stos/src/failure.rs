@@ -94,6 +94,7 @@ impl Failure {
             }
             EngineError::RegistryConfig(error) => return config_hint(error),
             EngineError::UserNamespace(error) => return error.hint(),
+            EngineError::Network(error) => return error.hint().map(str::to_owned),
             EngineError::Policy(error) => return error.hint().map(str::to_owned),
             EngineError::InNoRegistry { .. } => {
                 "`stos registry explain` says where it would be asked for, and as whom; name the registry where you know it"

@@ -6,7 +6,7 @@
 //! | `cli` | the words of the command line |
 //! | `commands` | what each command does, a file each |
 //! | `target` | which container an argument means: of bundle mode or of image mode |
-//! | `options`, `mount_options` | options of a container, read into the engine's types |
+//! | `options`, `mount_options` | options of a container, read into the engine's types; `network_options` those of its network |
 //! | `failure` | errors with their chain, a hint and an exit code |
 //! | `logging` | where the trace goes |
 //! | `process_list` | secrets of the command line, hidden from who lists processes |
@@ -23,6 +23,7 @@ mod commands;
 mod failure;
 mod logging;
 mod mount_options;
+mod network_options;
 mod options;
 mod process_list;
 mod progress;

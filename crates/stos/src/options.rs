@@ -8,15 +8,15 @@ use anyhow::{Context, bail};
 use stos_config::Secret;
 use stos_config::credentials::{Credential, UserPassword};
 use stos_engine::registries::{self, RegistryConfig};
-use stos_engine::{CreateOptions, Network, PullOptions, PullPolicy, StreamOptions};
+use stos_engine::{CreateOptions, PullOptions, PullPolicy, StreamOptions};
 use stos_layerfs::Integrity;
 use stos_spec::text::shown;
 
 use crate::cli::{
-    ConnectionOptions, CredentialOptions, ImageOptions, NetworkMode, PolicyOptions, PullWhen, RegistryOptions, Verify,
+    ConnectionOptions, CredentialOptions, Global, ImageOptions, PolicyOptions, PullWhen, RegistryOptions, Verify,
 };
 use crate::mount_options::{self, Mounts};
-use crate::{process_list, prompt, security_options, user_namespace_options};
+use crate::{network_options, process_list, prompt, security_options, user_namespace_options};
 
 /// Reads how to reach registries, where no image comes in.
 pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
@@ -94,7 +94,13 @@ fn asked(
 }
 
 /// Reads what is asked of a new container.
-pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: bool) -> anyhow::Result<CreateOptions> {
+pub fn create_options(
+    global: &Global,
+    options: &ImageOptions,
+    command: &[String],
+    auto_remove: bool,
+) -> anyhow::Result<CreateOptions> {
+    let (network, networking) = network_options::networking(&options.network, &global.networks)?;
     let mounts = Mounts::read(&options.volume, &options.mount)?;
     let mut limits = options.limits.to_options();
     limits.tmpfs.extend(mounts.tmpfs);
@@ -121,10 +127,8 @@ pub fn create_options(options: &ImageOptions, command: &[String], auto_remove: b
         security: security_options::security(&options.security)?,
         namespaces: security_options::namespaces(&options.security)?,
         user_namespace: user_namespace_options::user_namespace(&options.users)?,
-        network: match options.network {
-            NetworkMode::None => Network::None,
-            NetworkMode::Host => Network::Host,
-        },
+        network,
+        networking,
         mounts: mounts.binds,
         volumes: mounts.volumes,
         images: mounts.images,

@@ -4,10 +4,12 @@
 use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_layerfs::BackendKind;
+use stos_network::sandbox::Sandboxes;
 use stos_runtime::{ContainerId, Mode, StateDirectory};
 
 use crate::cli::{Global, LayerBackend};
 use crate::failure::Failure;
+use crate::network_options;
 
 /// A container, and whose it is.
 pub enum Target {
@@ -32,7 +34,13 @@ pub fn checker(global: &Global) -> Result<Engine, Failure> {
     Ok(with_backend(global, Engine::open_to_check(&global.data_root, &global.root)?))
 }
 
+/// Gives the networks of all containers, and their configurations: for those no store is needed.
+pub fn sandboxes(global: &Global) -> Sandboxes {
+    stos_engine::networking::sandboxes(&network_options::places(&global.networks), &global.root)
+}
+
 fn with_backend(global: &Global, engine: Engine) -> Engine {
+    let engine = engine.with_networks(network_options::places(&global.networks));
     match global.layerfs {
         None => engine,
         Some(LayerBackend::Erofs) => engine.with_backend(BackendKind::Erofs),

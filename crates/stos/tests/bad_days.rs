@@ -330,7 +330,7 @@ fn a_caller_that_ignores_sigchld_learns_the_code() {
     let mut caller = std::process::Command::new("env");
     caller.arg("--ignore-signal=CHLD").arg(stos_testkit::environment::stos());
     caller.arg("--data-root").arg(shell.sandbox.data_root()).arg("--root").arg(shell.sandbox.root());
-    let ran = sandbox::output(caller.args(["run", "--rm", "shell:1", "sh", "-c", "exit 42"]));
+    let ran = sandbox::output(caller.args(["run", "--rm", "--network", "none", "shell:1", "sh", "-c", "exit 42"]));
     assert_eq!(ran.code, 42, "{}", ran.stderr);
     assert!(shell.sandbox.names("containers").is_empty());
 }

@@ -359,7 +359,7 @@ fn a_read_only_bind_is_read_only_below_too() {
     fs::create_dir(host.path().join("sub")).unwrap();
     // In a mount namespace of its own: a mount below the source.
     let script = format!(
-        "mount -t tmpfs tmpfs {source}/sub && exec {stos} --data-root {data} --root {run} run --rm -v {source}:/mnt:ro shell:1 \
+        "mount -t tmpfs tmpfs {source}/sub && exec {stos} --data-root {data} --root {run} run --rm --network none -v {source}:/mnt:ro shell:1 \
          sh -c 'touch /mnt/a || touch /mnt/sub/b || echo refused'",
         source = host.path().display(),
         stos = stos_testkit::environment::stos().display(),
@@ -433,7 +433,7 @@ fn networks_are_none_or_the_host_s() {
     let inside = |network: &str| shell.says(&["--network", network], "ls -l /proc/self/ns/net");
     assert!(inside("host").contains(namespace.to_str().unwrap()));
     assert!(!inside("none").contains(namespace.to_str().unwrap()));
-    refused_with_125(&shell, &["--network", "bridge"], "bridge");
+    refused_with_125(&shell, &["--network", "pasta"], "pasta");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 25] = [
+const TOOLS: [(&str, &str); 29] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -38,6 +38,11 @@ const TOOLS: [(&str, &str); 25] = [
     ("busybox", "busybox-static"),
     ("strace", "strace"),
     ("valgrind", "valgrind"),
+    // Networks of containers: what makes them, what it makes rules with, and what looks at them.
+    ("netavark", "netavark"),
+    ("aardvark-dns", "aardvark-dns"),
+    ("iptables-save", "iptables"),
+    ("ip", "iproute2"),
 ];
 
 /// Modules of Debian's Python that tests need, and the package that brings each.

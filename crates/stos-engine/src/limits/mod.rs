@@ -163,6 +163,11 @@ fn check_shm(options: &CreateOptions) -> Result<()> {
 fn check_sysctl(limits: &LimitOptions, network: Network) -> Result<()> {
     let is_of_network = |name: &&String| name.starts_with("net.") || name.starts_with("net/");
     match limits.sysctl.keys().find(is_of_network) {
+        Some(name) if matches!(network, Network::Container | Network::Path) => Err(Error::Option {
+            option: "--sysctl",
+            value: name.clone(),
+            reason: "the network namespace is not the container's own: the setting would be another's".to_owned(),
+        }),
         Some(name) if network == Network::Host => Err(Error::Option {
             option: "--sysctl",
             value: name.clone(),

@@ -16,6 +16,7 @@ use stos_spec::ImageConfig;
 use crate::error::{Error, Result};
 use crate::limits::TmpfsOption;
 use crate::namespaces::{NamespaceOf, SHM_OF_ANOTHER};
+use crate::networking::{Networking, OwnFiles};
 use crate::options::{CreateOptions, MountOption, Network};
 use crate::volumes::PlannedVolume;
 
@@ -41,6 +42,29 @@ pub struct ProcessPlan {
     pub ids: (u32, u32, Vec<u32>),
     /// The signal that asks it to stop, where the image says one.
     pub stop_signal: Option<String>,
+}
+
+/// What the configuration says of the network, besides its kind.
+#[derive(Debug, Clone, Copy)]
+pub struct NetworkPlan<'a> {
+    /// What is recorded.
+    pub networking: &'a Networking,
+    /// The directory of the container whose network it has.
+    pub shared: Option<&'a Path>,
+}
+
+impl NetworkPlan<'_> {
+    /// The files that are mounted over those of the image, each with its source: the container's own, and those of the container whose
+    /// network it has.
+    fn files(&self, network: Network) -> Vec<(&'static str, String)> {
+        let own = OwnFiles { hostname: "", network, networking: self.networking, now: None };
+        let own = own.names().into_iter().map(|name| (name, name.to_owned()));
+        let of_other = self.shared.into_iter().flat_map(|dir| {
+            let files = ["hosts", "resolv.conf"].map(|name| (name, dir.join(name)));
+            files.into_iter().filter(|(_, path)| path.is_file()).map(|(name, path)| (name, path.display().to_string()))
+        });
+        own.chain(of_other).collect()
+    }
 }
 
 /// Puts the command together as podman does: an entrypoint of the user's drops the image's Cmd.
@@ -75,6 +99,7 @@ pub fn environment(config: &ImageConfig, options: &CreateOptions, hostname: &str
 pub fn runtime_config(
     process: &ProcessPlan,
     options: &CreateOptions,
+    network: NetworkPlan<'_>,
     volumes: &[PlannedVolume],
     confinement: &Confinement<'_>,
     id: &str,
@@ -96,7 +121,7 @@ pub fn runtime_config(
             "cwd": process.cwd,
             "capabilities": confinement.capabilities(*uid),
         },
-        "mounts": mounts(options, volumes),
+        "mounts": mounts(options, network, volumes),
         "annotations": annotations,
         "linux": {
             "namespaces": namespaces(options),
@@ -124,8 +149,11 @@ pub fn runtime_config(
 /// path, and nothing else is joined in its place.
 fn namespaces(options: &CreateOptions) -> Value {
     let mut namespaces = vec![json!({"type": "mount"})];
-    if options.network == Network::None {
-        namespaces.push(json!({"type": "network"}));
+    match (options.network, &options.networking.namespace) {
+        (Network::None | Network::Bridge, _) => namespaces.push(json!({"type": "network"})),
+        (Network::Container, _) => namespaces.push(json!({"type": "network", "path": "/proc/0/ns/net"})),
+        (Network::Path, path) => namespaces.push(json!({"type": "network", "path": path})),
+        (Network::Host, _) => {}
     }
     for (kind, of) in options.namespaces.each() {
         match of {
@@ -139,7 +167,7 @@ fn namespaces(options: &CreateOptions) -> Value {
     namespaces.into()
 }
 
-fn mounts(options: &CreateOptions, volumes: &[PlannedVolume]) -> Vec<Value> {
+fn mounts(options: &CreateOptions, network: NetworkPlan<'_>, volumes: &[PlannedVolume]) -> Vec<Value> {
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let shm_size = limits::shm_size(&options.limits);
     let mut mounts = vec![
@@ -167,17 +195,14 @@ fn mounts(options: &CreateOptions, volumes: &[PlannedVolume]) -> Vec<Value> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ];
-    let file = |name: &str| {
+    let file = |(name, source): (&'static str, String)| {
         let target = format!("/etc/{name}");
         let access = if options.read_only { "ro" } else { "rw" };
-        let value = mount(&target, "bind", name, &["bind", access, "nosuid", "nodev", "noexec"]);
+        let value = mount(&target, "bind", &source, &["bind", access, "nosuid", "nodev", "noexec"]);
         (target, value)
     };
-    let mut own = vec!["hosts", "hostname"];
-    if options.network == Network::Host {
-        own.push("resolv.conf");
-    }
-    let own = own.into_iter().filter(|name| !is_covered(options, Path::new("/etc").join(name).as_path())).map(file);
+    let is_seen = |(name, _): &(&str, String)| !is_covered(options, Path::new("/etc").join(name).as_path());
+    let own = network.files(options.network).into_iter().filter(is_seen).map(file);
     let volume = |volume: &PlannedVolume| (volume.used.target.clone(), volume_mount(volume));
     let bind = |mount: &MountOption| (mount.target.display().to_string(), bind_mount(mount));
     let tmpfs = |mount: &TmpfsOption| (mount.target.display().to_string(), limits::tmpfs(mount));
@@ -333,7 +358,9 @@ pub(crate) mod tests {
         let options = CreateOptions { mounts: vec![deep, hosts], ..CreateOptions::default() };
         let volumes = [volume("v", "/v")];
         let confinement = Confinement::of(&options.security).unwrap();
-        let config = runtime_config(&process, &options, &volumes, &confinement, "id", "host").unwrap();
+        let networking = Networking::default();
+        let network = NetworkPlan { networking: &networking, shared: None };
+        let config = runtime_config(&process, &options, network, &volumes, &confinement, "id", "host").unwrap();
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
         let signal = &config["annotations"]["org.opencontainers.image.stopSignal"];
         assert_eq!(*signal, json!("SIGUSR1"));

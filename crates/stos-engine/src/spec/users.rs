@@ -61,7 +61,8 @@ pub(crate) fn apply(
             ("/dev/pts", "devpts") if !has_terminal_group => {
                 retain(mount, |option| option != "gid=5");
             }
-            ("/sys", "sysfs") if options.network == Network::Host => {
+            // A network namespace that belongs to other users shows its interfaces to nobody else.
+            ("/sys", "sysfs") if !matches!(options.network, Network::None | Network::Bridge) => {
                 let access = if is_writable(mount) { "rw" } else { "rro" };
                 bind(mount, "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", access]);
             }

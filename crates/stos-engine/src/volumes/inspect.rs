@@ -43,10 +43,12 @@ pub fn mounts_from_outside(engine: &Engine, record: &ContainerRecord) -> Result<
     let used = |mount: &Mount| record.volumes.iter().find(|used| used.target == mount.destination);
     let of_volume = |mount: &Mount| used(mount).map(|used| shown(mount, Some(used), volume_source(engine, used)));
     let volumes = mounts.iter().filter_map(of_volume);
-    let is_bind = |mount: &&Mount| mount.is_of_host() && used(mount).is_none();
+    let dir = engine.store.container_dir(&record.id);
+    // Files of a container whose network it has are mounted from beside its own.
+    let is_of_another = |mount: &Mount| dir.parent().is_some_and(|all| Path::new(&mount.source).starts_with(all));
+    let is_bind = |mount: &&Mount| mount.is_of_host() && used(mount).is_none() && !is_of_another(mount);
     let binds = mounts.iter().filter(is_bind).map(|mount| shown(mount, None, mount.source.clone()));
     // Those of an earlier version's containers lie in their own directories.
-    let dir = engine.store.container_dir(&record.id);
     let old = mounts.iter().filter(|mount| mount.source.starts_with("volumes/"));
     let old = old.map(|mount| shown(mount, None, dir.join(&mount.source).display().to_string()));
     let images = record.images.iter().map(|used| ShownMount {

@@ -53,7 +53,7 @@ use stos_sys::process::user_namespace::become_namespace_root;
 use crate::accounts;
 use crate::cgroup::MadeCgroups;
 use crate::config::settings::namespace;
-use crate::conversation::{HOOKS, LIMITS, PREPARE, SCOPE, hook_state};
+use crate::conversation::{HOOKS, LIMITS, NETWORK, PREPARE, SCOPE, hook_state};
 use crate::gate::GateEnd;
 use crate::hooks::{self, HookKind};
 use crate::init_error::InitError;
@@ -126,6 +126,10 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
         // Until here the bundle could be reached as who owns it. From here on what is made is the container's root's.
         become_namespace_root().map_err(InitError::step("become root of the user namespace"))?;
         die_with_launch()?;
+    }
+    if launch.connect.is_some() {
+        // Settings of the kernel may be about its interfaces.
+        channel.ask(NETWORK)?;
     }
     isolation::separate(settings)?;
     let covers = protect::Covers::open(settings)?;

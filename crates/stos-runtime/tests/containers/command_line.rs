@@ -155,6 +155,7 @@ fn launch_attached(
         new_keyring: true,
         has_init: false,
         given: &[],
+        connect: None,
     })?;
     if let Some(mut output) = output {
         std::io::copy(&mut output, &mut std::io::stdout()).expect("copy");

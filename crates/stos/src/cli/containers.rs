@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
 use super::{
-    Format, GoFlag, ImageLimits, ProgressOptions, RegistryOptions, SecurityArgs, SessionOptions, StreamArgs,
-    UserNamespaceArgs,
+    Format, GoFlag, ImageLimits, NetworkArgs, ProgressOptions, RegistryOptions, SecurityArgs, SessionOptions,
+    StreamArgs, UserNamespaceArgs,
 };
 
 /// When to ask the registry.
@@ -31,15 +31,6 @@ pub enum Verify {
     Full,
     /// Not at all
     None,
-}
-
-/// The network of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum NetworkMode {
-    /// A loopback interface of its own
-    None,
-    /// The host's
-    Host,
 }
 
 // What image mode's create and run share.
@@ -83,9 +74,8 @@ pub struct ImageOptions {
     pub security: SecurityArgs,
     #[command(flatten)]
     pub users: UserNamespaceArgs,
-    /// The network
-    #[arg(long, value_enum, default_value = "none")]
-    pub network: NetworkMode,
+    #[command(flatten)]
+    pub network: NetworkArgs,
     /// Mount: type=volume|bind|tmpfs|image,src=SOURCE,dst=PATH[,ro]
     #[arg(long, value_name = "OPTIONS")]
     pub mount: Vec<String>,

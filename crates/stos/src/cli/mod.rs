@@ -16,6 +16,7 @@ mod images;
 mod layers;
 mod limits;
 mod logs;
+mod network;
 mod often;
 mod progress;
 mod ps;
@@ -40,6 +41,7 @@ pub use images::*;
 pub use layers::*;
 pub use limits::*;
 pub use logs::*;
+pub use network::*;
 pub use often::read;
 pub use progress::*;
 pub use ps::*;
@@ -83,6 +85,8 @@ pub struct Global {
     /// this host can have
     #[arg(long, value_name = "BACKEND", value_enum, env = "STOS_LAYERFS")]
     pub layerfs: Option<LayerBackend>,
+    #[command(flatten)]
+    pub networks: NetworkPlacesArgs,
     /// Write the log to FILE instead of stderr
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -215,6 +219,8 @@ pub enum Command {
     Ps(Ps),
     /// Show the processes of a container
     Top(Top),
+    /// Show which ports of the host lead into a container
+    Port(Port),
     /// Show what containers use
     Stats(Stats),
     /// Freeze every process of containers
@@ -254,6 +260,9 @@ pub enum Command {
     /// The commands about layers
     #[command(subcommand)]
     Layer(Layer),
+    /// The commands about networks
+    #[command(subcommand)]
+    Network(Network),
     /// Write a config.json to begin with
     Spec(Spec),
     /// Print what is honoured of a bundle, as JSON
@@ -324,6 +333,8 @@ mod tests {
         for (options, named) in [
             ("--name x", "--name"),
             ("--network host", "--network"),
+            ("-p 80", "--publish"),
+            ("--dns 9.9.9.9", "--dns"),
             ("--pull never", "--pull"),
             ("--verify none", "--verify"),
             ("--platform linux/amd64", "--platform"),

@@ -25,7 +25,7 @@ pub struct SecurityArgs {
     #[arg(long, hide_short_help = true, go_flag(), default_value = "true", default_missing_value = "true")]
     pub read_only_tmpfs: bool,
     /// Whose processes it sees: private, host or container:CONTAINER
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]
     pub pid: Option<String>,
     /// Whose shared memory it sees: private (or shareable), none, host or container:CONTAINER
     #[arg(long, hide_short_help = true, value_name = "NAMESPACE")]

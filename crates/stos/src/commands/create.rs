@@ -27,7 +27,7 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     refuse_bundle_options(&args.bundle)?;
     let record = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
-        let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+        let options = read_options(global, &args.image_options, args.what.command(), args.rm)?;
         create_from_image(global, &engine, args.what.subject(), &options, progress)
     })?;
     table::print_line(&record.id)?;
@@ -48,8 +48,18 @@ fn refuse_bundle_options(options: &BundleOptions) -> Result<(), Failure> {
     }
 }
 
-fn read_options(options: &ImageOptions, command: &[String], auto_remove: bool) -> Result<CreateOptions, Failure> {
-    options::create_options(options, command, auto_remove).map_err(|error| Failure::message(format!("{error:#}"), 125))
+fn read_options(
+    global: &Global,
+    options: &ImageOptions,
+    command: &[String],
+    auto_remove: bool,
+) -> Result<CreateOptions, Failure> {
+    let read = options::create_options(global, options, command, auto_remove);
+    read.map_err(|error| match error.downcast::<stos_engine::Error>() {
+        // It has advice of its own.
+        Ok(error) => Failure::of_container(error),
+        Err(error) => Failure::message(format!("{error:#}"), 125),
+    })
 }
 
 /// Whatever fails before a container's process runs is 125.
@@ -87,7 +97,7 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     }
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
-        let options = read_options(&args.image_options, args.what.command(), args.rm)?;
+        let options = read_options(global, &args.image_options, args.what.command(), args.rm)?;
         let options = CreateOptions { starts_at_once: true, ..options };
         let record = create_from_image(global, &engine, args.what.subject(), &options, progress)?;
         Ok((engine, record))

@@ -19,6 +19,8 @@ mod life;
 mod limits;
 mod list;
 mod logs;
+mod network;
+mod network_settings;
 mod own_streams;
 mod own_terminal;
 mod ps;
@@ -136,6 +138,8 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Export(args) => changes::export(global, &args),
         Command::Volume(command) => volumes::run(global, command),
         Command::Layer(command) => layers::run(global, command),
+        Command::Network(command) => network::run(global, command),
+        Command::Port(args) => network::port(global, &args),
         Command::Spec(args) => documents::spec(&args),
         Command::Features(_) => documents::features(),
         Command::Checkpoint(args) => Err(refused("checkpoint", &args)),

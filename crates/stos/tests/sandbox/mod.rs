@@ -86,6 +86,8 @@ impl Sandbox {
     pub fn command_on(&self, data_root: &Path) -> Command {
         let mut command = Command::new(environment::stos());
         command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").stdin(Stdio::null());
+        // Where netavark is installed a container would have a network of this machine's.
+        command.env("STOS_NETWORK", "none");
         self.configure(&mut command);
         command.arg("--data-root").arg(data_root).arg("--root").arg(self.root());
         if let Some(backend) = self.backend {

@@ -31,6 +31,7 @@ impl Stos {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.env_remove("STOS_DATA_ROOT").env_remove("STOS_ROOT").env_remove("STOS_LAYERFS");
+        command.env("STOS_NETWORK", "none");
         command.arg("--data-root").arg(self.place.join("data")).arg("--root").arg(self.place.join("run"));
         command.args(["--layerfs", self.backend]).args(arguments);
         command

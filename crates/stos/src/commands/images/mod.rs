@@ -179,6 +179,7 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
         "exit": exit,
     });
     value["config"] = config.unwrap_or_default();
+    value["NetworkSettings"] = super::network_settings::settings(engine, record)?;
     value["log_path"] = json!(dir.join("log"));
     value["Mounts"] = json!(stos_engine::volumes::mounts_from_outside(engine, record)?);
     Ok(value)

@@ -106,7 +106,7 @@ impl Filters {
             && self.since.iter().min().is_none_or(|time| created(&|own| own > *time))
             && self.until.iter().min().is_none_or(|time| created(&|own| own < *time))
             && any(&self.volumes, |volume| is_mounted(volume, row))
-            && any(&self.networks, |network| row.network == network)
+            && any(&self.networks, |network| row.networks.iter().any(|own| own == network))
     }
 }
 

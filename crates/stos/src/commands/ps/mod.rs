@@ -117,7 +117,7 @@ fn print_table(args: &Ps, rows: &[Row]) -> Result<(), Failure> {
             row.shown_command(args.no_trunc),
             row.created_human(),
             row.status(),
-            String::new(),
+            row.shown_ports(),
             row.name.clone(),
         ];
         cells.extend(args.size.then(|| row.shown_size()));

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::volumes::mounts_from_outside;
 use stos_engine::{Engine, Network};
+use stos_network::ports::PortMapping;
 use stos_runtime::lifecycle::list_bundles;
 use stos_runtime::state::OciState;
 
@@ -44,7 +45,8 @@ pub(super) struct Row {
     pub labels: BTreeMap<String, String>,
     /// Source and destination of what is mounted in it from outside.
     pub mounts: Vec<(String, String)>,
-    pub network: &'static str,
+    pub networks: Vec<String>,
+    pub ports: Vec<PortMapping>,
     pub auto_remove: bool,
     pub is_bundle: bool,
     /// What it has written, and what its image's layers have besides, in bytes.
@@ -90,10 +92,8 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
         command: record.command.clone(),
         created: time(&record.created),
         labels: record.labels.clone(),
-        network: match record.network {
-            Network::None => "none",
-            Network::Host => "host",
-        },
+        networks: networks(record),
+        ports: record.networking.ports.clone(),
         auto_remove: record.auto_remove,
         ..Row::default()
     };
@@ -116,6 +116,14 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
         row.mounts = mounts(engine, record)?;
     }
     Ok(row)
+}
+
+/// The names of its networks, or the word for what it has instead.
+fn networks(record: &ContainerRecord) -> Vec<String> {
+    match record.network {
+        Network::Bridge => record.networking.networks.iter().map(|part| part.network.clone()).collect(),
+        other => vec![other.name().to_owned()],
+    }
 }
 
 /// What is mounted in it from outside: a volume's source is its name.
@@ -199,8 +207,9 @@ impl Row {
         format!("{} (virtual {})", table::size(written), table::size(written.saturating_add(layers)))
     }
 
-    fn networks(&self) -> Vec<&'static str> {
-        if self.network.is_empty() { Vec::new() } else { vec![self.network] }
+    /// The host's ports that lead into it, as podman shows them.
+    pub fn shown_ports(&self) -> String {
+        self.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// All of it under the names of podman's JSON. Times are seconds since 1970.
@@ -222,8 +231,8 @@ impl Row {
             "StartedAt": seconds(self.started),
             "Labels": self.labels,
             "Mounts": self.mounts.iter().map(|(_, destination)| destination).collect::<Vec<_>>(),
-            "Networks": self.networks(),
-            "Ports": [],
+            "Networks": self.networks,
+            "Ports": self.ports,
             "Pid": self.pid,
             "AutoRemove": self.auto_remove,
             "Mode": if self.is_bundle { "bundle" } else { "image" },
@@ -246,8 +255,8 @@ impl Row {
             "CreatedHuman": self.created_human(),
             "RunningFor": self.created_human(),
             "Label": self.labels,
-            "Networks": self.networks().join(","),
-            "Ports": "",
+            "Networks": self.networks.join(","),
+            "Ports": self.shown_ports(),
             "Size": self.shown_size(),
         })
     }

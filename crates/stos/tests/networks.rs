@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Networks of containers, made by the real netavark: who reaches whom, and that nothing of it stays.
+//!
+//! Each test has a network namespace of its own for a host: bridges, routes, rules and the loopback there are no others'. So what is
+//! left can be told to the last rule, and this machine's firewall is not touched.
+
+mod sandbox;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use sandbox::shell::{Shell, eventually};
+use sandbox::{Output, output};
+use serde_json::Value;
+use stos_testkit::environment::tool;
+use stos_testkit::guard::Need;
+use stos_testkit::image_builder::ImageBuilder;
+use stos_testkit::require;
+
+/// A host of the test's own, with a store that has an image of the shell.
+struct Host {
+    shell: Shell,
+    name: String,
+}
+
+/// What tests need: netavark with aardvark-dns, and what makes and looks at network namespaces.
+macro_rules! require_networks {
+    () => {
+        require!(
+            Need::Root,
+            Need::Binary,
+            Need::Tool("ip"),
+            Need::Tool("nsenter"),
+            Need::Tool("iptables-save"),
+            Need::Tool("busybox"),
+            Need::Tool("netavark"),
+            Need::Tool("aardvark-dns"),
+        );
+    };
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::of(&ImageBuilder::new())
+    }
+
+    fn of(builder: &ImageBuilder) -> Self {
+        let shell = Shell::of(builder);
+        let name = format!("stos-test-{}", unique());
+        let host = Self { shell, name };
+        ip(&["netns", "add", &host.name]);
+        host.on(&["ip", "link", "set", "lo", "up"]);
+        host
+    }
+
+    /// Runs a program on this host.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(tool("nsenter").unwrap());
+        command.arg(format!("--net=/run/netns/{}", self.name)).args(words);
+        command
+    }
+
+    #[track_caller]
+    fn on(&self, words: &[&str]) -> String {
+        let found = output(&mut self.command(words));
+        assert_eq!(found.code, 0, "{words:?}: {}", found.stderr);
+        found.stdout
+    }
+
+    /// stos on this host, with networks of its own.
+    fn stos_command(&self, words: &[&str]) -> Command {
+        let stos = self.shell.sandbox.command();
+        let mut command = self.command(&[]);
+        command.arg(stos.get_program()).args(stos.get_args());
+        for (name, value) in stos.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.env_remove("STOS_NETWORK").env("STOS_NETWORK_CONFIG_DIR", self.config_dir());
+        command.args(words);
+        command
+    }
+
+    fn config_dir(&self) -> std::path::PathBuf {
+        self.shell.sandbox.path("networks")
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        output(&mut self.stos_command(words))
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> String {
+        let found = self.run(words);
+        assert_eq!(found.code, 0, "{words:?}: {}", found.stderr);
+        found.stdout
+    }
+
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(words)).unwrap()
+    }
+
+    /// Refused with this code, and these words in what is said.
+    #[track_caller]
+    fn refused(&self, code: i32, said: &[&str], words: &[&str]) {
+        let found = self.run(words);
+        let has_all = said.iter().all(|word| found.stderr.contains(word));
+        assert!(found.code == code && has_all, "{words:?}: {found:?}");
+    }
+
+    /// Starts a container that only lives.
+    #[track_caller]
+    fn sleeper(&self, name: &str, options: &[&str]) {
+        self.ok(&[&["run", "-d", "--name", name], options, &["shell:1", "sleep", "1000"]].concat());
+    }
+
+    /// What `script` prints in a container.
+    #[track_caller]
+    fn inside(&self, container: &str, script: &str) -> String {
+        self.ok(&["exec", container, "sh", "-c", script])
+    }
+
+    /// The address of a container in one network.
+    #[track_caller]
+    fn address(&self, container: &str, network: &str) -> String {
+        let settings = self.json(&["inspect", container])[0]["NetworkSettings"].clone();
+        settings["Networks"][network]["IPAddress"].as_str().unwrap_or_else(|| panic!("{settings}")).to_owned()
+    }
+
+    /// Fails where anything is left of any container's network: an interface, a rule, a lease, a name, a mount or a process.
+    #[track_caller]
+    fn assert_nothing_is_left(&self) {
+        let links = self.on(&["ip", "-o", "link"]);
+        assert_eq!(links.lines().count(), 1, "{links}");
+        let rules = self.on(&["iptables-save"]);
+        let left: Vec<_> = rules.lines().filter(|line| line.starts_with("-A") && line.contains("10.")).collect();
+        assert_eq!(left, [""; 0]);
+        let root = self.shell.sandbox.root();
+        assert_eq!(names(&root.join("networks")), [""; 0]);
+        let names_left = names(&root.join("netavark/aardvark-dns"));
+        assert!(names_left.iter().all(|name| name == "aardvark.pid"), "{names_left:?}");
+        let leases = root.join("netavark/stos-leases");
+        for network in names(&leases) {
+            let left: Vec<_> =
+                names(&leases.join(network)).into_iter().filter(|name| !name.starts_with("last-")).collect();
+            assert_eq!(left, [""; 0]);
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let own = root.join("networks");
+        assert!(!mounts.contains(own.to_str().unwrap()), "{mounts}");
+        eventually("aardvark-dns ends with the last container", || {
+            !processes().iter().any(|line| line.contains("aardvark-dns") && line.contains(root.to_str().unwrap()))
+        });
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Before the host: containers are taken down on it.
+        let _ = self.run(&["delete", "--force", "--all"]);
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}
+
+/// A number that no other test has.
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    u64::from(std::process::id()) << 16 | NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[track_caller]
+fn ip(words: &[&str]) {
+    let found = output(Command::new("ip").args(words));
+    assert_eq!(found.code, 0, "{words:?}: {}", found.stderr);
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// The command lines of all processes; those that have ended have none.
+fn processes() -> Vec<String> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let lines = pids.filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok());
+    lines.map(|line| line.replace('\0', " ")).collect()
+}
+
+/// A script that answers each connection to a port of the container with a word, by busybox's `nc`.
+fn answers(port: u16, word: &str) -> String {
+    format!("while true; do echo {word} | /host-bin/busybox nc -l -p {port}; done")
+}
+
+/// What a container has of the host, to have `nc`, `wget` and `nslookup`.
+fn busybox() -> Vec<String> {
+    let directory = tool("busybox").unwrap().parent().unwrap().display().to_string();
+    vec!["-v".into(), format!("{directory}:/host-bin:ro")]
+}
+
+#[test]
+fn two_containers_reach_each_other_by_address_and_by_name() {
+    require_networks!();
+    let host = Host::new();
+    assert_eq!(host.ok(&["network", "create", "web"]), "web\n");
+    let tools = busybox();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let script = answers(7000, "hello");
+    let server = [
+        &["run", "-d", "--name", "server", "--network", "web:alias=db", "--hostname", "srv"],
+        tools.as_slice(),
+        &["shell:1", "sh", "-c", &script],
+    ]
+    .concat();
+    host.ok(&server);
+    host.sleeper("client", &[&["--network", "web"], tools.as_slice()].concat());
+    let address = host.address("server", "web");
+    assert!(address.starts_with("10.89."), "{address}");
+    let asks = |of: &str| host.inside("client", &format!("/host-bin/busybox nc -w 5 {of} 7000 </dev/null"));
+    for name in [address.as_str(), "server", "db"] {
+        assert_eq!(asks(name), "hello\n", "{name}");
+    }
+    // One that comes later is known too, to those that were there before.
+    let late = answers(7001, "late");
+    host.ok(&[&["run", "-d", "--name", "late", "--network", "web"], tools.as_slice(), &["shell:1", "sh", "-c", &late]]
+        .concat());
+    let found = host.inside("client", "/host-bin/busybox nc -w 5 late 7001 </dev/null");
+    assert_eq!(found, "late\n");
+    host.ok(&["delete", "-f", "late"]);
+    let lost = host.run(&["exec", "client", "/host-bin/busybox", "nc", "-w", "5", "late", "7001"]);
+    assert!(lost.code != 0 && lost.stderr.contains("bad address"), "{lost:?}");
+    // Its files say who it is, and whom it asks.
+    let hosts = host.inside("server", "cat /etc/hosts");
+    assert!(
+        hosts.contains(&format!("{address}\tsrv server\n")) && hosts.contains("host.containers.internal"),
+        "{hosts}"
+    );
+    let resolv = host.inside("client", "cat /etc/resolv.conf");
+    assert!(resolv.contains("search dns.podman") && resolv.contains("nameserver 10.89."), "{resolv}");
+    let inspected = host.json(&["network", "inspect", "web"]);
+    assert_eq!(inspected[0]["containers"].as_object().unwrap().len(), 2);
+    host.refused(2, &["web", "client", "server"], &["network", "rm", "web"]);
+    assert_eq!(host.ok(&["network", "rm", "-f", "web"]), "web\n");
+    assert_eq!(host.ok(&["ps", "-aq"]), "");
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_published_port_answers_from_the_host_and_is_nobody_else_s() {
+    require_networks!();
+    let host = Host::of(&ImageBuilder::new().set("/config/ExposedPorts", serde_json::json!({"7000/tcp": {}})));
+    let tools = busybox();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let script = answers(7000, "published");
+    host.ok(&[
+        &["run", "-d", "--name", "web", "-p", "127.0.0.1:18080:7000"],
+        tools.as_slice(),
+        &["shell:1", "sh", "-c", &script],
+    ]
+    .concat());
+    let asks = |port: &str| {
+        output(host.command(&["busybox", "nc", "-w", "5", "127.0.0.1", port]).stdin(std::process::Stdio::null()))
+    };
+    eventually("the port answers", || asks("18080").stdout == "published\n");
+    assert_eq!(host.ok(&["port", "web"]), "7000/tcp -> 127.0.0.1:18080\n");
+    assert_eq!(host.ok(&["port", "web", "7000"]), "127.0.0.1:18080\n");
+    host.refused(1, &["7001/tcp is not published"], &["port", "web", "7001"]);
+    let listed = host.ok(&["ps", "--format", "{{.Ports}} {{.Networks}}"]);
+    assert_eq!(listed, "127.0.0.1:18080->7000/tcp podman\n");
+    let settings = host.json(&["inspect", "web"])[0]["NetworkSettings"].clone();
+    assert_eq!(settings["Ports"]["7000/tcp"][0]["HostPort"], "18080", "{settings}");
+    // It is taken: the second one does not start, and leaves nothing.
+    host.refused(125, &["18080", "hint: "], &["run", "--name", "two", "-p", "18080:80", "shell:1", "ls"]);
+    assert_eq!(host.ok(&["ps", "-a", "--filter", "name=two", "--format", "{{.Status}}"]), "Created\n");
+    host.ok(&["rm", "two"]);
+    // A free one for each that the image exposes.
+    host.ok(&["create", "--name", "all", "-P", "--expose", "9000/udp", "shell:1", "ls"]);
+    let all = host.ok(&["port", "all"]);
+    assert!(all.contains("7000/tcp -> 0.0.0.0:") && all.contains("9000/udp -> 0.0.0.0:"), "{all}");
+    // The port comes back with the container.
+    host.ok(&["restart", "--time", "0", "web"]);
+    eventually("the port answers again", || asks("18080").stdout == "published\n");
+    host.ok(&["stop", "--time", "0", "web"]);
+    host.assert_nothing_is_left();
+    assert_ne!(asks("18080").code, 0);
+}
+
+#[test]
+fn none_reaches_nothing_and_container_shares() {
+    require_networks!();
+    let host = Host::new();
+    let tools = busybox();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let links = "ls /sys/class/net";
+    let none = host.ok(&["run", "--rm", "--network", "none", "shell:1", "sh", "-c", links]);
+    assert_eq!(none, "lo\n");
+    let answering = answers(7000, "reached");
+    let one = ["run", "-d", "--name", "one", "--network", "bridge", "--add-host", "db:10.9.9.9"];
+    host.ok(&[&one, tools.as_slice(), &["shell:1", "sh", "-c", &answering]].concat());
+    let asks = format!("/host-bin/busybox nc -w 2 {} 7000 </dev/null", host.address("one", "podman"));
+    for (network, code) in [("podman", 0), ("none", 1)] {
+        let ran = host
+            .run(&[&["run", "--rm", "--network", network], tools.as_slice(), &["shell:1", "sh", "-c", &asks]].concat());
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (code, if code == 0 { "reached\n" } else { "" }),
+            "{network}: {}",
+            ran.stderr
+        );
+    }
+    let both = host.ok(&[
+        &["run", "--rm", "--network", "container:one"],
+        tools.as_slice(),
+        &["shell:1", "sh", "-c", &format!("{links}; cat /etc/hosts")],
+    ]
+    .concat());
+    assert!(both.contains("eth0\n") && both.contains("10.9.9.9\tdb\n"), "{both}");
+    // The host is reached, and a network that is none of its own is not.
+    host.ok(&["network", "create", "--internal", "inner"]);
+    host.sleeper("two", &[&["--network", "inner"], tools.as_slice()].concat());
+    let routes = host.inside("two", "/host-bin/busybox ip route");
+    assert!(!routes.contains("default"), "{routes}");
+    host.ok(&["stop", "--time", "0", "one"]);
+    host.refused(
+        125,
+        &["join the network of", "one", "hint: "],
+        &["run", "--rm", "--network", "container:one", "shell:1", "ls"],
+    );
+    host.ok(&["rm", "-f", "one", "two"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_container_that_runs_comes_and_goes_between_networks() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b"] {
+        host.ok(&["network", "create", name]);
+    }
+    host.sleeper("web", &["--network", "a"]);
+    host.ok(&["network", "connect", "--ip", "10.89.1.77", "--alias", "www", "b", "web"]);
+    assert_eq!(host.address("web", "b"), "10.89.1.77");
+    assert!(host.inside("web", "cat /etc/hosts").contains("10.89.1.77\t"));
+    host.refused(1, &["connected to network b already"], &["network", "connect", "b", "web"]);
+    host.ok(&["network", "disconnect", "a", "web"]);
+    assert_eq!(host.ok(&["ps", "--format", "{{.Networks}}"]), "b\n");
+    host.refused(1, &["not connected to network a"], &["network", "disconnect", "a", "web"]);
+    host.ok(&["restart", "--time", "0", "web"]);
+    assert_eq!(host.address("web", "b"), "10.89.1.77");
+    assert_eq!(host.ok(&["network", "prune", "-f"]), "a\n");
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_network_with_users_of_its_own_shows_its_interfaces() {
+    require_networks!();
+    let host = Host::new();
+    let found = host.ok(&[
+        "run",
+        "--rm",
+        "--uidmap",
+        "0:100000:65536",
+        "--sysctl",
+        "net.ipv4.conf.eth0.forwarding=1",
+        "shell:1",
+        "sh",
+        "-c",
+        "ls /sys/class/net; cat /proc/sys/net/ipv4/conf/eth0/forwarding",
+    ]);
+    assert_eq!(found, "eth0\nlo\n1\n");
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn what_cannot_be_is_told_and_leaves_nothing() {
+    require_networks!();
+    let host = Host::new();
+    host.ok(&["network", "create", "--subnet", "10.77.0.0/29", "small"]);
+    let run = |options: &[&'static str]| [&["run", "--rm"], options, &["shell:1", "ls"]].concat();
+    for (said, options) in [
+        (&["no such network: \"nowhere\"", "hint: "][..], &["--network", "nowhere"][..]),
+        (&["10.78.0.1", "10.77.0.0/29"], &["--network", "small:ip=10.78.0.1"]),
+        (&["10.77.0.1", "gateway"], &["--network", "small", "--ip", "10.77.0.1"]),
+        (&["expected [[IP:][HOST]:]CONTAINER"], &["-p", "80:x"]),
+        (&["--ip"], &["--network", "none", "--ip", "10.77.0.3"]),
+        (&["no such container: \"nobody\""], &["--network", "container:nobody"]),
+        (&["/no/such"], &["--network", "ns:/no/such"]),
+        (&["same port of the host"], &["-p", "8000:80", "-p", "8000:81"]),
+    ] {
+        host.refused(125, said, &run(options));
+    }
+    for (said, words) in [
+        (&["expected ADDRESS/BITS"][..], &["--subnet", "10.77.0.0/99"][..]),
+        (&["overlaps 10.77.0.0/29, which network small has", "hint: "], &["--subnet", "10.77.0.0/16"]),
+        (&["no machine's address"], &["--subnet", "10.66.0.0/24", "--gateway", "10.67.0.1"]),
+        (&["expected bridge, macvlan or ipvlan"], &["-d", "overlay"]),
+    ] {
+        host.refused(1, said, &[&["network", "create"], words, &["x"]].concat());
+    }
+    host.refused(1, &["\"small\" exists already"], &["network", "create", "small"]);
+    assert_eq!(host.ok(&["network", "create", "--ignore", "small"]), "small\n");
+    host.refused(1, &["default network"], &["network", "rm", "podman"]);
+    host.refused(1, &[], &["network", "exists", "nowhere"]);
+    host.ok(&["network", "exists", "small"]);
+    // Five of its addresses are for containers. The sixth finds none, and one that has been taken is told by whom.
+    for number in 0..5 {
+        host.sleeper(&format!("c{number}"), &["--network", "small"]);
+    }
+    host.refused(125, &["every address from 10.77.0.1 to 10.77.0.6 is taken"], &run(&["--network", "small"]));
+    host.refused(125, &["10.77.0.4 is taken by container", "hint: "], &run(&["--network", "small:ip=10.77.0.4"]));
+    // netavark cannot: what it says is told. A namespace has no second loopback, and no bridge of its name.
+    host.on(&["ip", "link", "add", "dummy7", "type", "bridge"]);
+    host.ok(&["network", "create", "--opt", "vlan=7", "--interface-name", "lo", "odd"]);
+    host.refused(125, &["netavark cannot make the networks odd: "], &run(&["--network", "odd"]));
+    host.on(&["ip", "link", "delete", "dummy7"]);
+    let missing = host.run(&["--netavark", "/no/netavark", "run", "--rm", "--network", "bridge", "shell:1", "ls"]);
+    assert!(missing.code == 125 && missing.stderr.contains("apt-get install netavark"), "{missing:?}");
+    host.ok(&["delete", "-f", "--all"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_killed_monitor_s_networks_go_with_what_comes_next() {
+    require_networks!();
+    let host = Host::new();
+    for (name, next) in [("a", &["start", "a"][..]), ("b", &["delete", "b"]), ("c", &["stop", "--time", "0", "c"])] {
+        host.sleeper(name, &["-p", "18081:80"]);
+        let pid = host.json(&["state", name])["pid"].as_i64().unwrap();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let monitor = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().to_owned();
+        for process in [monitor, pid.to_string()] {
+            assert_eq!(output(Command::new("kill").args(["-KILL", &process])).code, 0);
+        }
+        eventually("it has ended", || host.shell.status(name) == "stopped");
+        host.ok(next);
+        if name == "a" {
+            assert!(host.on(&["ip", "-o", "link"]).contains("podman0"));
+            host.ok(&["delete", "-f", name]);
+        }
+        host.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_network_namespace_that_was_unmounted_keeps_nothing_from_going() {
+    require_networks!();
+    let host = Host::new();
+    host.sleeper("web", &["-p", "18082:80"]);
+    let networks = host.shell.sandbox.root().join("networks");
+    let namespace = networks.join(&names(&networks)[0]).join("ns");
+    assert_eq!(output(Command::new("umount").arg(&namespace)).code, 0);
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+fn come_and_go(count: usize) {
+    let host = Host::new();
+    host.ok(&["network", "create", "many"]);
+    let start = |number: usize| host.sleeper(&format!("c{number}"), &["--rm", "--network", "many"]);
+    for number in 0..count {
+        start(number);
+    }
+    let found = host.json(&["network", "inspect", "many"]);
+    let addresses: std::collections::BTreeSet<_> = found[0]["containers"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|container| container["interfaces"]["eth0"]["subnets"][0]["ipnet"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(addresses.len(), count);
+    host.ok(&["stop", "--time", "0", "--all"]);
+    assert_eq!(host.ok(&["ps", "-aq"]), "");
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn twenty_come_and_go_and_leave_nothing() {
+    require_networks!();
+    come_and_go(20);
+}
+
+#[test]
+#[ignore = "a minute"]
+fn a_hundred_come_and_go_and_leave_nothing() {
+    require_networks!();
+    come_and_go(100);
+}
