@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is mounted in a container from outside, as podman's `inspect` tells it.
 
+use std::path::Path;
+
 use serde::Serialize;
 use stos_store::VolumeName;
 
