@@ -92,6 +92,8 @@ fn ctr_pulls_runs_and_removes() {
         assert_eq!(node.images(), usize::from(!node.is_old), "1.6 does not say which image it is");
         node.run_containers();
         node.commit();
+        // To the registry that it came from: that has the layers, which containerd has not.
+        node.push();
         node.remove_image();
         node.eventually("end of the image", |node| node.images() == 0);
     });

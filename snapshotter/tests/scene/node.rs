@@ -162,7 +162,11 @@ impl Node {
     pub fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
-            assert!(Instant::now() < deadline, "no {what}: {}", self.log());
+            if Instant::now() >= deadline {
+                let (snapshots, mounts) = (self.snapshots_by_kind(), self.mounts_by_kind());
+                let images = self.images();
+                panic!("no {what}: {snapshots:?} snapshots, {images} images, {mounts:?}: {}", self.log());
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -265,11 +269,35 @@ impl Node {
         }
     }
 
-    /// Waits until no container has left anything: no snapshot, mount, task, cgroup or process.
+    /// Has containerd collect its garbage, and waits for that: by itself it tells a snapshotter of removals only with the next
+    /// collection, which comes after some number of other changes.
     #[track_caller]
-    pub fn assert_no_container_is_left(&self) {
+    fn collect(&self) {
+        let lease = self.ok(&["leases", "create"]);
+        self.ok(&["leases", "delete", "--sync", lease.trim()]);
+    }
+
+    /// Gives up what a containerd that was killed was about: its leases keep that for a day.
+    pub fn give_up_leases(&self) {
+        for namespace in ["default", "k8s.io"] {
+            for lease in self.ok(&["--namespace", namespace, "leases", "ls", "-q"]).split_whitespace() {
+                self.ok(&["--namespace", namespace, "leases", "delete", lease]);
+            }
+        }
+    }
+
+    /// Waits until containers have left no snapshot and no mount.
+    #[track_caller]
+    pub fn assert_no_snapshot_is_left(&self) {
+        self.collect();
         self.eventually("end of the containers' snapshots", |node| node.snapshots_by_kind().1 == 0);
         self.eventually("end of the mounts", |node| node.mounts_by_kind().is_empty());
+    }
+
+    /// The same, and no task, cgroup or process.
+    #[track_caller]
+    pub fn assert_no_container_is_left(&self) {
+        self.assert_no_snapshot_is_left();
         self.eventually("end of the processes", |node| node.processes().is_empty());
         for namespace in ["default", "k8s.io"] {
             for what in ["tasks", "containers"] {
