@@ -68,6 +68,7 @@ impl Node {
         assert!(!self.ctr(&["snapshots", "--snapshotter=stos", "rm", "mine"]).status.success(), "one stands on it");
         of_snapshots(&["rm", "look"]);
         of_snapshots(&["rm", "mine"]);
+        self.collect();
         self.eventually("end of the snapshots", |node| node.snapshots() == 2);
     }
 

@@ -272,7 +272,7 @@ impl Node {
     /// Has containerd collect its garbage, and waits for that: by itself it tells a snapshotter of removals only with the next
     /// collection, which comes after some number of other changes.
     #[track_caller]
-    fn collect(&self) {
+    pub fn collect(&self) {
         let lease = self.ok(&["leases", "create"]);
         self.ok(&["leases", "delete", "--sync", lease.trim()]);
     }
