@@ -3,7 +3,7 @@
 //! with those their layers.
 //!
 //! It comes after each removal, with containerd's own clean-up, and at the start. What cannot be done while another command is at work
-//! on the store is left to the next one.
+//! on the store is left to the next one, and that comes by itself ([`crate::server::clean_after`]).
 
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, TryLockError};
@@ -41,6 +41,8 @@ pub struct Cleaned {
     pub images: usize,
     /// How many mounts of images went.
     pub mounts: usize,
+    /// Whether something could not be done now, and is left to the next clean-up.
+    pub is_partial: bool,
 }
 
 impl Snapshotter {
@@ -60,44 +62,48 @@ impl Snapshotter {
         let directories = self.take_directories();
         cleaned.directories = directories.len();
         drop(directories);
-        cleaned.mounts = self.unmount_unused().unwrap_or_else(|error| {
-            tracing::warn!(%error, "mounts that no snapshot uses stay for now");
-            0
-        });
+        match self.unmount_unused() {
+            Ok(Some(mounts)) => cleaned.mounts = mounts,
+            Ok(None) => cleaned.is_partial = true,
+            Err(error) => {
+                tracing::warn!(%error, "mounts that no snapshot uses stay for now");
+                cleaned.is_partial = true;
+            }
+        }
         if std::mem::take(&mut self.leftovers().has_lost_layers) {
             match self.sweep_images() {
                 Ok(images) => cleaned.images = images,
                 Err(error) => {
                     tracing::warn!(%error, "images that are not needed stay for now");
                     self.leftovers().has_lost_layers = true;
+                    cleaned.is_partial = true;
                 }
             }
         }
         cleaned
     }
 
-    /// Unmounts the chains that no snapshot uses any more; none while another command may rely on a mount.
-    fn unmount_unused(&self) -> Result<usize> {
+    /// Unmounts the chains that no snapshot uses any more, and gives their number; `None` where another command may rely on a mount.
+    fn unmount_unused(&self) -> Result<Option<usize>> {
         if self.leftovers().chains.is_empty() {
-            return Ok(0);
+            return Ok(Some(0));
         }
         let _mounting = match self.mounting.try_write() {
             Ok(held) => held,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Whoever is at work is followed by another removal.
-            Err(TryLockError::WouldBlock) => return Ok(0),
+            Err(TryLockError::WouldBlock) => return Ok(None),
         };
         let used = self.used_chains()?;
         let unused: Vec<ChainId> = self.leftovers().chains.difference(&used).copied().collect();
         if unused.is_empty() {
-            return Ok(0);
+            return Ok(Some(0));
         }
-        let Some(_right) = self.engine.store().try_sweep_right()? else { return Ok(0) };
+        let Some(_right) = self.engine.store().try_sweep_right()? else { return Ok(None) };
         for chain in &unused {
             self.engine.layerfs().unmount_chain(*chain)?;
             self.leftovers().chains.remove(chain);
         }
-        Ok(unused.len())
+        Ok(Some(unused.len()))
     }
 
     /// Gives the chains that snapshots which may be mounted stand on, and containers of the store.

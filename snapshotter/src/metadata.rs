@@ -94,8 +94,7 @@ impl Metadata {
     /// # Errors
     /// [`Error::Served`].
     pub fn open_within(store: &Store, patience: Duration) -> Result<Self> {
-        let dir = store.snapshots_dir();
-        files::ensure_directory(&dir)?;
+        let dir = store.ensure_snapshots_dir()?;
         let held = hold(&dir, patience)?;
         let mut state = State::default();
         for (number, record) in store.snapshots()? {
@@ -128,6 +127,15 @@ impl Metadata {
     /// [`Error::NotFound`].
     pub fn get(&self, name: &str) -> Result<Snapshot> {
         self.read(|state| state.get(name).cloned())
+    }
+
+    /// The same after what is being changed now: until then a snapshot that goes is still here, and its files are not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn get_settled(&self, name: &str) -> Result<Snapshot> {
+        let _writer = self.writer();
+        self.get(name)
     }
 
     /// Gives all snapshots, sorted by name.

@@ -27,6 +27,9 @@ use crate::snapshots::Snapshotter;
 
 /// How long a removal may be followed by others before one clean-up does for all of them.
 const GATHERING: Duration = Duration::from_millis(100);
+/// How long what could not be cleaned up waits for the next try, at first and at most: each waits twice as long as the one before, for
+/// where something is damaged none of them helps.
+const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
 /// How long to wait where no connection can be taken, for want of descriptors above all.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -89,14 +92,22 @@ async fn connection(
     }
 }
 
-/// Cleans up after removals, once for those that come together. It never ends.
+/// Cleans up after removals, once for those that come together, and again where something was left because another command was at work.
+/// It never ends.
 pub async fn clean_after(removals: Arc<Notify>, snapshotter: Arc<Snapshotter>) {
+    let mut retry = None;
     loop {
-        removals.notified().await;
+        match retry {
+            None => removals.notified().await,
+            // Whichever comes first.
+            Some(patience) => drop(tokio::time::timeout(patience, removals.notified()).await),
+        }
         tokio::time::sleep(GATHERING).await;
         let snapshotter = Arc::clone(&snapshotter);
         let cleaned = tokio::task::spawn_blocking(move || snapshotter.clean()).await;
         tracing::debug!(?cleaned, "cleaned up");
+        let is_partial = cleaned.is_ok_and(|cleaned| cleaned.is_partial);
+        retry = is_partial.then(|| retry.map_or(RETRIES.0, |patience| (patience * 2).min(RETRIES.1)));
     }
 }
 

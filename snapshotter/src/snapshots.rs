@@ -126,11 +126,27 @@ impl Snapshotter {
 
     fn create(&self, kind: SnapshotKind, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
         let _mounting = self.mounting.read().unwrap_or_else(PoisonError::into_inner);
-        let lower = self.mount_lower(Lower::of(&self.metadata, parent)?)?;
+        let below = parent.map(|parent| self.metadata.get(parent)).transpose()?;
         let staged = self.engine.store().stage()?;
-        make_directories(staged.path(), kind, &lower)?;
+        let made = self.mount_lower(Lower::of(&self.metadata, parent)?).and_then(|lower| {
+            make_directories(staged.path(), kind, &lower)?;
+            Ok(lower)
+        });
+        let lower = self.unless_gone(below.as_ref(), made)?;
         let snapshot = self.metadata.insert(new_record(kind, key, parent, labels), staged)?;
         lower.mounts(kind, &self.metadata.directory(snapshot.number))
+    }
+
+    /// Tells of what went wrong with a snapshot that another caller has removed meanwhile that it is not there: that is no fault of
+    /// ours.
+    fn unless_gone<T>(&self, snapshot: Option<&Snapshot>, got: Result<T>) -> Result<T> {
+        got.map_err(|error| match snapshot {
+            Some(Snapshot { number, record }) => match self.metadata.get_settled(&record.name) {
+                Ok(found) if found.number == *number => error,
+                _ => Error::NotFound(record.name.clone()),
+            },
+            None => error,
+        })
     }
 
     /// Makes sure that what is below a snapshot can be seen. The caller holds `mounting`.
@@ -184,8 +200,11 @@ impl Snapshotter {
             }
         }
         let fs = self.metadata.directory(active.number).join("fs");
-        let usage = measure(&fs)?;
-        files::sync_filesystem_of(&fs)?;
+        let usage = measure(&fs).and_then(|usage| {
+            files::sync_filesystem_of(&fs)?;
+            Ok(usage)
+        });
+        let usage = self.unless_gone(Some(&active), usage)?;
         self.metadata.change(key, |record| {
             check_is_active(&record)?;
             Ok(SnapshotRecord { usage: Some(usage), ..committed(record, name, labels) })
@@ -261,10 +280,13 @@ impl Snapshotter {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn usage(&self, name: &str) -> Result<SnapshotUsage> {
-        let Snapshot { number, record } = self.metadata.get(name)?;
-        match record.kind {
-            SnapshotKind::Active => measure(&self.metadata.directory(number).join("fs")),
-            _ => Ok(record.usage.unwrap_or_default()),
+        let snapshot = self.metadata.get(name)?;
+        match snapshot.record.kind {
+            SnapshotKind::Active => {
+                let usage = measure(&self.metadata.directory(snapshot.number).join("fs"));
+                self.unless_gone(Some(&snapshot), usage)
+            }
+            _ => Ok(snapshot.record.usage.unwrap_or_default()),
         }
     }
 

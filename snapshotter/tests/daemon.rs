@@ -1,150 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The daemon as systemd and people run it: its sockets, its signals, its metrics, its end.
 
+mod scene;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use stos_snapshotter::api::snapshots::snapshots_client::SnapshotsClient;
+use scene::binary;
+use scene::daemon::{Daemon, PATIENCE, config, prepare};
+use scene::wire::{block_on, snapshots as client};
 use stos_snapshotter::api::snapshots::*;
 use stos_testkit::environment;
 use stos_testkit::guard::Need;
 use tonic::Code;
-use tonic::body::Body;
 use tonic::codegen::tokio_stream::StreamExt;
-
-/// Nothing takes so long here; a test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon in a directory of its own.
-struct Daemon {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Daemon {
-    fn start() -> Self {
-        let dir = environment::scratch();
-        std::fs::write(dir.path().join("config.toml"), config(&dir.path().join("metrics"), "info")).unwrap();
-        Self::start_in(dir, |command| command)
-    }
-
-    fn start_in(dir: tempfile::TempDir, adapt: impl FnOnce(&mut Command) -> &mut Command) -> Self {
-        let mut command = command(dir.path());
-        let log = std::fs::File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
-        let child = adapt(&mut command).stderr(log).spawn().unwrap();
-        let daemon = Self { child, dir };
-        daemon.eventually("serving", |daemon| daemon.log().contains("\"serving\""));
-        daemon.eventually("a socket", |daemon| UnixStream::connect(daemon.socket()).is_ok());
-        daemon
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("socket")
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    #[track_caller]
-    fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !holds(self) {
-            assert!(Instant::now() < deadline, "no {what}: {}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    fn end(mut self, signal: rustix::process::Signal) -> (ExitStatus, tempfile::TempDir) {
-        self.signal(signal);
-        let status = self.child.wait().unwrap();
-        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        (status, dir)
-    }
-
-    /// Asks for metrics.
-    fn metrics(&self, path: &str) -> String {
-        let mut stream = UnixStream::connect(self.dir.path().join("metrics")).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new(binary());
-    command.args(["--address", "socket", "--data-root", "data", "--root", "run", "--config", "config.toml"]);
-    for variable in ["STOS_DATA_ROOT", "STOS_ROOT", "STOS_LAYERFS", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"] {
-        command.env_remove(variable);
-    }
-    command.current_dir(dir).stdin(Stdio::null());
-    command
-}
-
-/// The daemon's binary: beside the directory of the running test (`target/PROFILE/deps`).
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().join("stos-snapshotter")
-}
-
-fn config(metrics: &Path, level: &str) -> String {
-    format!("[metrics]\naddress = \"unix:{}\"\n[log]\nlevel = \"{level}\"\n", metrics.display())
-}
-
-/// A connection as tonic's client wants one.
-struct Channel(SendRequest<Body>);
-
-impl tower_service::Service<http::Request<Body>> for Channel {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
-
-async fn client(socket: &Path) -> SnapshotsClient<Channel> {
-    let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    SnapshotsClient::with_origin(Channel(sender), "http://localhost".parse().unwrap())
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
-fn prepare(key: &str) -> PrepareSnapshotRequest {
-    PrepareSnapshotRequest { key: key.to_owned(), ..PrepareSnapshotRequest::default() }
-}
 
 #[test]
 fn codes_and_lists_come_over_the_wire() {

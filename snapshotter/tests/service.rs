@@ -166,20 +166,28 @@ fn a_record_that_is_damaged_keeps_the_others_from_nothing() {
 }
 
 #[test]
-fn a_thousand_open_snapshots_are_a_thousand() {
+fn parents_that_form_a_circle_on_disk_are_refused_and_harm_nobody_else() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
-    for number in 0..1000 {
-        scene.prepare(&format!("key-{number}"), "", &[]).unwrap();
+    for (name, parent) in [("a", ""), ("b", "a"), ("apart", "")] {
+        scene.prepare("key", parent, &[]).unwrap();
+        scene.commit(name, "key").unwrap();
     }
-    assert_eq!(scene.list(&["kind==active"]).unwrap().len(), 1000);
+    scene.prepare("open", "b", &[]).unwrap();
+    // No call makes one.
+    let path = scene.data_root().join("snapshots/1/snapshot.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record["name"], "a");
+    record["parent"] = "b".into();
+    fs::write(&path, record.to_string()).unwrap();
     let scene = scene.restarted();
-    assert_eq!(scene.list(&[]).unwrap().len(), 1000);
-    for number in 0..1000 {
-        scene.remove(&format!("key-{number}")).unwrap();
-    }
+    assert_eq!(code(scene.prepare("new", "b", &[])), Code::FailedPrecondition);
+    assert_eq!(code(scene.view("new", "a")), Code::FailedPrecondition);
+    assert_eq!(code(scene.mounts("open")), Code::FailedPrecondition);
+    assert_eq!(code(scene.remove("a")), Code::FailedPrecondition);
     scene.cleanup();
-    let left: Vec<_> =
-        fs::read_dir(scene.data_root().join("snapshots")).unwrap().map(|it| it.unwrap().file_name()).collect();
-    assert!(left.iter().all(|name| name == "images.json"), "{left:?}");
+    scene.remove("open").unwrap();
+    scene.prepare("of another", "apart", &[]).unwrap();
+    scene.cleanup();
+    assert_eq!(scene.names(&[]), ["a", "apart", "b", "of another"]);
 }

@@ -15,13 +15,16 @@ use crate::files::{self, Durability};
 pub const VERSION: u32 = 1;
 /// What a reader must know: layers are kept as tars with an index, and merged into EROFS images.
 pub const INCOMPATIBLE: [&str; 1] = ["layerfs-1"];
+/// There are, or were, snapshots ([`crate::snapshots`]): who sweeps and does not read them would remove layers that they stand on. A store
+/// that no snapshotter has served is without it, so that older versions write to it.
+pub const SNAPSHOTS: &str = "snapshots-1";
 /// What a writer must know.
-pub const READ_ONLY_COMPATIBLE: [&str; 0] = [];
+pub const READ_ONLY_COMPATIBLE: [&str; 1] = [SNAPSHOTS];
 
 /// The directories that each store has.
 const ALWAYS_THERE: [&str; 7] = ["chains", "containers", "images", "layers", "locks", "names", "staging"];
-/// What may lie beside them: the format itself, the layers of another backend, and what a filesystem's own root has.
-const SOMETIMES_THERE: [&str; 3] = ["stos.json", "dirs", "lost+found"];
+/// What may lie beside them: the format itself, the layers of another backend, snapshots, and what a filesystem's own root has.
+const SOMETIMES_THERE: [&str; 4] = ["stos.json", "dirs", "snapshots", "lost+found"];
 
 /// The contents of `stos.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,14 +43,21 @@ pub struct Format {
 }
 
 impl Format {
-    /// Gives the format that this version writes.
-    pub fn current() -> Self {
+    /// Gives the format that this version writes for a store with what asks for each of `read_only_compatible`.
+    pub fn current(read_only_compatible: &[&str]) -> Self {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         Self {
             version: VERSION,
             compatible: Vec::new(),
-            read_only_compatible: READ_ONLY_COMPATIBLE.map(str::to_owned).to_vec(),
-            incompatible: INCOMPATIBLE.map(str::to_owned).to_vec(),
+            read_only_compatible: owned(read_only_compatible),
+            incompatible: owned(&INCOMPATIBLE),
         }
+    }
+
+    /// The same for the store at `root`, of which only that is looked at.
+    fn of(root: &Path) -> Self {
+        let has_snapshots = root.join("snapshots").exists();
+        Self::current(if has_snapshots { &[SNAPSHOTS] } else { &[] })
     }
 }
 
@@ -61,8 +71,7 @@ fn unknown(features: Vec<String>, known: &[&str]) -> Vec<String> {
 /// # Errors
 /// [`Error::IncompatibleFormat`]; [`Error::Damaged`].
 pub fn check_format(path: &Path) -> Result<Vec<String>> {
-    let missing = || Error::Damaged { path: path.to_owned(), reason: "it is missing".to_owned() };
-    let format: Format = files::read_json(path)?.ok_or_else(missing)?;
+    let format = read(path)?;
     let features = unknown(format.incompatible, &INCOMPATIBLE);
     if !features.is_empty() {
         return Err(Error::IncompatibleFormat { path: path.to_owned(), features });
@@ -95,7 +104,7 @@ pub fn obstacle_to_rewriting(root: &Path) -> Result<Option<String>> {
 
 /// Gives what stands in a damaged `stos.json` that this version would not have written: a word, or another number of the version.
 fn foreign_words(text: &str) -> Option<String> {
-    let written = String::from_utf8_lossy(&files::to_json(&Format::current())).into_owned();
+    let written = String::from_utf8_lossy(&files::to_json(&Format::current(&READ_ONLY_COMPATIBLE))).into_owned();
     let known: Vec<&str> = written.split('"').skip(1).step_by(2).collect();
     let mut rest = text.split('"').skip(1);
     while let Some(word) = rest.next() {
@@ -111,9 +120,31 @@ fn foreign_words(text: &str) -> Option<String> {
     (!number.is_empty() && number != VERSION.to_string()).then(|| format!("version {number}"))
 }
 
-/// Writes the `stos.json` of a new store.
-pub fn write_format(path: &Path, scratch: &Path) -> Result<()> {
-    files::replace(path, scratch, &files::to_json(&Format::current()), Durability::Durable)
+/// Writes the `stos.json` of the store at `root` anew, or for the first time.
+pub fn write_format(root: &Path, scratch: &Path) -> Result<()> {
+    write(root, scratch, &Format::of(root))
+}
+
+/// Says in the `stos.json` of the store at `root` that whoever writes there must know `feature`, durably. What it says else stays.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn require_of_writers(root: &Path, scratch: &Path, feature: &str) -> Result<()> {
+    let mut format = read(&root.join("stos.json"))?;
+    if format.read_only_compatible.iter().any(|known| known == feature) {
+        return Ok(());
+    }
+    format.read_only_compatible.push(feature.to_owned());
+    write(root, scratch, &format)
+}
+
+fn write(root: &Path, scratch: &Path, format: &Format) -> Result<()> {
+    files::replace(&root.join("stos.json"), scratch, &files::to_json(format), Durability::Durable)
+}
+
+fn read(path: &Path) -> Result<Format> {
+    let missing = || Error::Damaged { path: path.to_owned(), reason: "it is missing".to_owned() };
+    files::read_json(path)?.ok_or_else(missing)
 }
 
 #[cfg(test)]
@@ -125,7 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stos.json");
         assert!(matches!(check_format(&path), Err(Error::Damaged { .. })));
-        write_format(&path, dir.path()).unwrap();
+        write_format(dir.path(), dir.path()).unwrap();
         assert_eq!(check_format(&path).unwrap(), [""; 0]);
         let newer = |key: &str| {
             let newer = format!(r#"{{"version": 9, "compatible": ["nice"], "{key}": ["from-the-future"]}}"#);
@@ -142,11 +173,34 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         assert!(matches!(check_format(&path), Err(Error::Damaged { .. })));
     }
+
+    #[test]
+    fn writers_must_know_what_is_said_once_and_all_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, path) = (dir.path(), dir.path().join("stos.json"));
+        write_format(root, root).unwrap();
+        let read_again = || read(&path).unwrap();
+        assert_eq!(read_again(), Format::current(&[]), "an older version may write to it");
+        for _ in 0..2 {
+            require_of_writers(root, root, SNAPSHOTS).unwrap();
+            assert_eq!(read_again(), Format::current(&[SNAPSHOTS]));
+        }
+        assert_eq!(check_format(&path).unwrap(), [""; 0], "this version knows it");
+        // As a version from before snapshots reads it.
+        assert_eq!(unknown(read_again().read_only_compatible, &[]), [SNAPSHOTS]);
+        std::fs::write(&path, r#"{"version": 1, "compatible": ["nice"], "read_only_compatible": ["quota"]}"#).unwrap();
+        require_of_writers(root, root, SNAPSHOTS).unwrap();
+        assert_eq!(read_again().compatible, ["nice"]);
+        assert_eq!(check_format(&path).unwrap(), ["quota"]);
+        std::fs::write(&path, "{").unwrap();
+        assert!(matches!(require_of_writers(root, root, SNAPSHOTS), Err(Error::Damaged { .. })));
+    }
+
     #[test]
     fn only_what_nothing_says_to_be_newer_may_be_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stos.json");
-        let good = String::from_utf8(files::to_json(&Format::current())).unwrap();
+        let good = String::from_utf8(files::to_json(&Format::current(&READ_ONLY_COMPATIBLE))).unwrap();
         let obstacle = |text: &str| {
             std::fs::write(&path, text).unwrap();
             obstacle_to_rewriting(dir.path()).unwrap()
@@ -173,9 +227,13 @@ mod tests {
         for text in newer {
             assert!(obstacle(text).is_some(), "{text:?}");
         }
-        std::fs::create_dir(dir.path().join("dirs")).unwrap();
-        assert_eq!(obstacle(""), None);
-        std::fs::create_dir(dir.path().join("snapshots")).unwrap();
-        assert!(obstacle("").unwrap().contains("snapshots"));
+        for name in ["dirs", "snapshots"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            assert_eq!(obstacle(""), None);
+        }
+        write_format(dir.path(), dir.path()).unwrap();
+        assert_eq!(read(&dir.path().join("stos.json")).unwrap(), Format::current(&[SNAPSHOTS]), "it has snapshots");
+        std::fs::create_dir(dir.path().join("quotas")).unwrap();
+        assert!(obstacle("").unwrap().contains("quotas"));
     }
 }

@@ -19,6 +19,7 @@ use stos_spec::DiffId;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::format;
 use crate::lease::Objects;
 use crate::store::Store;
 
@@ -78,6 +79,19 @@ impl Store {
     /// Gives the directory of all snapshots, there or not.
     pub fn snapshots_dir(&self) -> PathBuf {
         self.root().join("snapshots")
+    }
+
+    /// Makes the directory of all snapshots, after `stos.json` says so: a version that knows nothing of snapshots only reads such a
+    /// store, for it would sweep what they stand on.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`]; [`Error::Damaged`] of `stos.json`.
+    pub fn ensure_snapshots_dir(&self) -> Result<PathBuf> {
+        self.check_writable()?;
+        format::require_of_writers(self.root(), &self.staging_area(), format::SNAPSHOTS)?;
+        let dir = self.snapshots_dir();
+        files::ensure_directory(&dir)?;
+        Ok(dir)
     }
 
     /// Gives the directory of a snapshot, there or not.
@@ -161,6 +175,24 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         assert!(store.snapshots().unwrap().is_empty());
         assert_eq!(store.snapshot_roots().unwrap(), Objects::default());
+    }
+
+    #[test]
+    fn from_the_first_on_writers_must_know_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let says_so = || std::fs::read_to_string(dir.path().join("stos.json")).unwrap().contains(format::SNAPSHOTS);
+        assert!(!says_so(), "an older version may go on with a store that has none");
+        for _ in 0..2 {
+            assert_eq!(store.ensure_snapshots_dir().unwrap(), store.snapshots_dir());
+            assert!(says_so() && store.snapshots_dir().is_dir());
+        }
+        drop(Store::open(dir.path()).unwrap());
+        // One that cannot be told gets none.
+        std::fs::remove_dir(store.snapshots_dir()).unwrap();
+        std::fs::write(dir.path().join("stos.json"), "{").unwrap();
+        assert!(matches!(store.ensure_snapshots_dir(), Err(Error::Damaged { .. })));
+        assert!(!store.snapshots_dir().exists());
     }
 
     #[test]

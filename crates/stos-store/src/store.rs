@@ -70,7 +70,7 @@ impl Store {
             }
         }
         if is_new {
-            format::write_format(&format, &store.staging_area())?;
+            format::write_format(&store.root, &store.staging_area())?;
         }
         staging::sweep(&store.staging_area());
         Ok(store)
@@ -122,7 +122,7 @@ impl Store {
             if let Some(reason) = format::obstacle_to_rewriting(&self.root)? {
                 return Err(Error::OtherFormat { path, reason });
             }
-            format::write_format(&path, &self.staging_area())?;
+            format::write_format(&self.root, &self.staging_area())?;
         }
         Self::open(&self.root)
     }

@@ -2,6 +2,11 @@
 //! What the tests of the snapshotter share: a store of its own, a registry in this process, the service called as containerd calls it.
 #![allow(dead_code)]
 
+pub mod cri;
+pub mod daemon;
+pub mod node;
+pub mod wire;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +21,7 @@ use stos_snapshotter::metrics::Metrics;
 use stos_snapshotter::service::Service;
 use stos_spec::{ChainId, DiffId};
 use stos_testkit::environment;
+use stos_testkit::guard::Need;
 use stos_testkit::image_builder::{Image, ImageBuilder, Layer};
 use stos_testkit::registry::{Options, Registry};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
@@ -216,6 +222,37 @@ impl Drop for Dir {
             let _ = std::process::Command::new("umount").arg("-l").arg(point).status();
         }
     }
+}
+
+/// The daemon's binary: beside the directory of the running test (`target/PROFILE/deps`).
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("stos-snapshotter")
+}
+
+/// The command line: `$STOS_BIN`, else what the main workspace has built last.
+pub fn stos() -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let built = ["release/stos", "debug/stos"].map(|name| workspace.join(name));
+    let age = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let given = std::env::var_os(environment::BINARY).map(PathBuf::from);
+    given.or_else(|| built.into_iter().filter(|path| path.is_file()).max_by_key(age))
+}
+
+/// What a test of the command line needs beside root.
+pub fn needs_stos<'a>() -> Need<'a> {
+    Need::Condition(stos().is_some(), "stos, of $STOS_BIN or ../target (cargo build --release at the top)")
+}
+
+/// Runs a command of the command line on the store in `dir`, and gives what it has printed.
+#[track_caller]
+pub fn run_stos(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(stos().unwrap());
+    command.arg("--data-root").arg(dir.join("data")).arg("--root").arg(dir.join("run"));
+    let output = command.args(arguments).env_remove("STOS_LAYERFS").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}: {stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn engine(dir: &Dir) -> Engine {

@@ -15,6 +15,7 @@
 //! | [`containers`], [`scale`] | create, run, exec, stop, delete; the same beside others, at once, and with many layers |
 //! | [`inside`], [`space`] | reading and writing within containers; memory, disk, mounts |
 //! | [`interrupt`] | signals end it with nothing left |
+//! | [`snapshotter`] | containerd with stos's snapshotter, beside its own |
 //! | [`limits`] | the same work without an engine: what the machine allows |
 //! | [`targets`] | what is wanted, and whether it holds |
 //! | [`report`], [`plot`] | the tables and drawings of `docs/performance.md` |
@@ -36,6 +37,7 @@ mod plot;
 mod pulls;
 mod report;
 mod scale;
+mod snapshotter;
 mod space;
 mod stand;
 mod targets;
@@ -75,6 +77,8 @@ pub enum Group {
     Inside,
     /// Memory, disk, mounts
     Space,
+    /// containerd with stos's snapshotter, beside its own
+    Snapshotter,
     /// The same work without an engine
     Limits,
 }
@@ -85,7 +89,7 @@ pub struct Options {
     /// How many of what takes seconds, by each engine in turn
     #[arg(long)]
     rounds: Option<usize>,
-    /// These parts alone: pulls,network,containers,scale,layers,inside,space,limits
+    /// These parts alone: pulls,network,containers,scale,layers,inside,space,snapshotter,limits
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Group>,
     /// Fewer of everything: to see that all of it works
@@ -157,6 +161,10 @@ fn measure(options: &Options) -> anyhow::Result<Book> {
         disk: seen(&disk.path()),
         cache: seen(&environment::cache()),
         layout: seen(&environment::layout()),
+        snapshotter: match has_peers && (options.only.is_empty() || options.only.contains(&Group::Snapshotter)) {
+            true => Some(seen(&installed(&snapshotter::program()?, &disk, "stos-snapshotter")?)),
+            false => None,
+        },
         bare: limits::compile_bare(&disk).map(|path| seen(&path)),
         registry: registries.cache.address().to_owned(),
         tls: registries.tls.address().to_owned(),

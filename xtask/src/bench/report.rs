@@ -10,13 +10,13 @@ use anyhow::Context;
 
 use super::book::{Book, Row, Unit};
 use super::plot::{self, Bars, Line};
-use super::{containers, inside, limits, network, pulls, scale, space, targets};
+use super::{containers, inside, limits, network, pulls, scale, snapshotter, space, targets};
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
 /// The groups in the order of the report, with their headings and what is to be known of them.
-const GROUPS: [(&str, &str, &str); 9] = [
+const GROUPS: [(&str, &str, &str); 10] = [
     (pulls::GROUP, "Cold pulls", "Until the engine says that it is done, until all of it is on disk, and the removal."),
     (network::GROUP, "Pulls of what is there, and pushes", ""),
     (
@@ -28,6 +28,11 @@ const GROUPS: [(&str, &str, &str); 9] = [
     (scale::LAYERS, "Many layers", ""),
     (inside::GROUP, "Within containers", ""),
     (space::GROUP, "Memory, disk, page cache", ""),
+    (
+        snapshotter::GROUP,
+        "Under containerd",
+        "`ctr` of one release of containerd throughout; only the snapshotter differs, and `containerd stos` has stos's.",
+    ),
     (
         limits::GROUP,
         "The limit",

@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::book::Book;
 use super::clock::{self, Sample};
 use super::engines::{self, Act, Engine};
-use super::{Group, containers, disk, images, inside, interrupt, limits, machine, network, pulls, scale, space};
+use super::{
+    Group, containers, disk, images, inside, interrupt, limits, machine, network, pulls, scale, snapshotter, space,
+};
 use crate::process::step;
 
 /// What the process that measures is told; paths are those of its root.
@@ -36,6 +38,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// The OCI image layout of the real images.
     pub layout: PathBuf,
+    /// stos's snapshotter; `None` where it is not measured.
+    pub snapshotter: Option<PathBuf>,
     /// The program that does what a start has to, and nothing else; `None` without a compiler.
     pub bare: Option<PathBuf>,
     /// Where the registry with the images listens.
@@ -98,7 +102,7 @@ pub fn measure(settings: &Path) -> anyhow::Result<()> {
     let samples = format!("{rounds} of what takes seconds, {repeats} of what takes milliseconds");
     book.facts.insert("samples".into(), samples);
     type Part = fn(&Stand, &mut Book) -> anyhow::Result<()>;
-    let parts: [(Group, &str, Part); 8] = [
+    let parts: [(Group, &str, Part); 9] = [
         (Group::Pulls, "cold pulls", pulls::measure),
         (Group::Network, "pulls of what is there, and pushes", network::measure),
         (Group::Limits, "limits", limits::measure),
@@ -107,6 +111,7 @@ pub fn measure(settings: &Path) -> anyhow::Result<()> {
         (Group::Layers, "many layers", scale::measure_layers),
         (Group::Scale, "many containers", scale::measure),
         (Group::Inside, "within containers", inside::measure),
+        (Group::Snapshotter, "under containerd", snapshotter::measure),
     ];
     let mut went = Ok(());
     for (group, name, part) in parts {

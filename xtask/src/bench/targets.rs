@@ -2,7 +2,7 @@
 //! What is wanted of stos, as ratios of one run, and whether it holds.
 
 use super::book::Book;
-use super::{containers, inside, limits, pulls, scale};
+use super::{containers, inside, limits, pulls, scale, snapshotter};
 
 /// One thing that is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +60,7 @@ pub fn all(book: &Book) -> Vec<Target> {
     let mut targets = pulls_of(book);
     targets.extend(lives(book));
     targets.extend(sizes(book));
+    targets.extend(under_containerd(book));
     targets
 }
 
@@ -142,6 +143,25 @@ fn sizes(book: &Book) -> Vec<Target> {
         at_most("run of 300 layers ÷ of one", 1.3, layers),
         at_least("reads within, warm: rate ÷ overlay's on ext4 directories", 0.95, read("warm read")),
         at_least("reads within, cold: rate ÷ overlay's on ext4 directories", 1.2, read("cold read")),
+    ]
+}
+
+fn under_containerd(book: &Book) -> Vec<Target> {
+    let group = snapshotter::GROUP;
+    let own = |what: &str| book.median(group, what, snapshotter::OURS);
+    let to_better = |what: &str| {
+        let better = snapshotter::PEERS.iter().filter_map(|peer| book.median(group, what, peer)).reduce(f64::min)?;
+        Some(own(what)? / better)
+    };
+    let hundredth = own(snapshotter::LAST).zip(own(snapshotter::FIRST)).map(|(last, first)| last / first);
+    vec![
+        at_most(
+            "cold pull of sci:2 by containerd: stos ÷ the better of its snapshotters",
+            0.4,
+            to_better(snapshotter::PULL),
+        ),
+        at_most("the first run of it: stos ÷ the better of them", 0.5, to_better(snapshotter::RUN)),
+        at_most("by containerd with stos: the 100th container ÷ the first", 1.0, hundredth),
     ]
 }
 

@@ -11,12 +11,13 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 29] = [
+const TOOLS: [(&str, &str); 30] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("crun", "crun"),
     ("runc", "runc"),
+    ("containerd", "containerd"),
     ("buildah", "buildah"),
     ("debootstrap", "debootstrap"),
     ("zstd", "zstd"),
@@ -74,7 +75,7 @@ pub fn install_tools(cache: &Path) -> anyhow::Result<()> {
     step(&format!("installing {names}"), || {
         update(cache)?;
         apt_get(["install", "--yes", "--no-install-recommends"]).args(&missing).run_logged(&cache.join("apt.log"))?;
-        if missing.contains(&"docker-registry") { stop_registry_service(cache) } else { Ok(()) }
+        stop_services(cache, &missing)
     })?;
     for (name, package) in TOOLS {
         anyhow::ensure!(tool(name).is_some(), "the package {package} has not brought the program {name}");
@@ -85,12 +86,16 @@ pub fn install_tools(cache: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Debian's package starts the registry as a service on port 5000; the tests start their own, so it goes where it came with us.
-fn stop_registry_service(cache: &Path) -> anyhow::Result<()> {
+/// Packages that start a service of the same name. Tests start their own, so it goes where it came with us.
+const SERVICES: [&str; 2] = ["docker-registry", "containerd"];
+
+fn stop_services(cache: &Path, installed: &[&str]) -> anyhow::Result<()> {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(());
     }
-    Command::new("systemctl").args(["disable", "--now", "docker-registry"]).run_logged(&cache.join("apt.log"))
+    let came = SERVICES.into_iter().filter(|name| installed.contains(name));
+    came.map(|name| ["disable", "--now", name])
+        .try_for_each(|words| Command::new("systemctl").args(words).run_logged(&cache.join("apt.log")))
 }
 
 fn update(cache: &Path) -> anyhow::Result<()> {

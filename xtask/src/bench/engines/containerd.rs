@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! containerd, by its own client `ctr`, with one of its snapshotters and runc. The daemon is started once beforehand: that is not charged.
+//! containerd, by its own client `ctr`, with one of its snapshotters or stos's, and runc. Daemons are started once beforehand: that is not
+//! charged.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub struct Containerd {
     state: PathBuf,
     snapshotter: &'static str,
     daemon: Child,
+    /// That of stos.
+    proxy: Option<Child>,
 }
 
 impl Containerd {
@@ -26,6 +29,18 @@ impl Containerd {
     /// # Errors
     /// Where it does not; its log is named.
     pub fn start(name: &str, place: PathBuf, snapshotter: &'static str) -> anyhow::Result<Self> {
+        Self::start_by(name, place, snapshotter, None)
+    }
+
+    /// The same with stos's snapshotter, which is that program.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with_stos(name: &str, place: PathBuf, program: &Path) -> anyhow::Result<Self> {
+        Self::start_by(name, place, "stos", Some(program))
+    }
+
+    fn start_by(name: &str, place: PathBuf, snapshotter: &'static str, program: Option<&Path>) -> anyhow::Result<Self> {
         // Its sockets' paths are short.
         let state = PathBuf::from(format!("/run/stos-bench-{}-{snapshotter}", std::process::id()));
         fs::create_dir_all(&state)?;
@@ -43,13 +58,22 @@ impl Containerd {
                  sync_fs = false\n",
             );
         }
+        if program.is_some() {
+            let (arch, plugin) = (stos_testkit::image_builder::architecture(), "io.containerd.transfer.v1.local");
+            config.push_str(&format!(
+                "[proxy_plugins.stos]\ntype = \"snapshot\"\naddress = \"{shown}/stos.sock\"\n\
+                 [proxy_plugins.stos.exports]\nenable_remote_snapshot_annotations = \"true\"\n\
+                 [[plugins.'{plugin}'.unpack_config]]\nplatform = \"linux/{arch}\"\nsnapshotter = \"stos\"\n"
+            ));
+        }
+        let proxy = program.map(|program| start_proxy(program, &state, &place)).transpose()?;
         let (path, log) = (state.join("config.toml"), place.join("log"));
         fs::write(&path, config)?;
         let file = File::create(&log)?;
         let mut command = Command::new("containerd");
         command.arg("--config").arg(&path).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let daemon = command.spawn().context("running containerd")?;
-        let started = Self { name: name.to_owned(), place, state, snapshotter, daemon };
+        let started = Self { name: name.to_owned(), place, state, snapshotter, daemon, proxy };
         for _ in 0..200 {
             let mut version = started.ctr(&["version"]);
             if version.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
@@ -98,6 +122,9 @@ impl Engine for Containerd {
             Act::Pull(image) if self.snapshotter == "erofs" => {
                 one(&["image", "pull", "--local", "--snapshotter", "erofs", "--plain-http", image])
             }
+            Act::Pull(image) if self.proxy.is_some() => {
+                one(&["image", "pull", "--snapshotter", "stos", "--plain-http", image])
+            }
             Act::Pull(image) => one(&["image", "pull", "--plain-http", image]),
             Act::RemoveImage(image) => one(&["image", "rm", "--sync", image]),
             Act::Create(image, name, words) => vec![self.of_image(&["container", "create"], name, image, words)],
@@ -129,9 +156,27 @@ impl Drop for Containerd {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         drop(self.daemon.wait());
         end_shims(&self.state);
+        if let Some(mut proxy) = self.proxy.take() {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(proxy.id().cast_signed()),
+                nix::sys::signal::Signal::SIGTERM,
+            );
+            drop(proxy.wait());
+        }
         crate::place::detach_below(&self.state);
         drop(fs::remove_dir_all(&self.state));
     }
+}
+
+/// Starts stos's snapshotter, with a store in `place`.
+fn start_proxy(program: &Path, state: &Path, place: &Path) -> anyhow::Result<Child> {
+    let config = state.join("stos.toml");
+    fs::write(&config, "[registry]\ntls-verify = false\n")?;
+    let mut command = Command::new(program);
+    command.arg("--address").arg(state.join("stos.sock")).arg("--data-root").arg(place.join("stos"));
+    command.arg("--root").arg(state.join("stos")).arg("--config").arg(&config);
+    command.stdin(Stdio::null()).stderr(File::create(place.join("stos.log"))?);
+    command.spawn().with_context(|| program.display().to_string())
 }
 
 /// Ends the shims that outlive the daemon: those whose command line names its socket.
