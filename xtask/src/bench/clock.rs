@@ -74,6 +74,16 @@ fn run(commands: &mut [Command], is_read: bool) -> anyhow::Result<Sample> {
     Ok(Sample { wall, cpu: children_cpu()?.saturating_sub(used), first_byte })
 }
 
+/// What a process has used of the processors until now, as user and as kernel; the kernel tells it in hundredths of a second.
+pub fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+    // utime and stime, the 14th and 15th (proc_pid_stat(5)); the name before may have spaces.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(2);
+    let ticks = fields.map(str::parse::<u64>).sum::<Result<u64, _>>().with_context(|| format!("{path}: {stat:?}"))?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 /// Runs a command and gives its stdout, and what it took.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let errors = tempfile::NamedTempFile::new()?;

@@ -167,6 +167,7 @@ fn measure(options: &Options) -> anyhow::Result<Book> {
         },
         bare: limits::compile_bare(&disk).map(|path| seen(&path)),
         registry: registries.cache.address().to_owned(),
+        registry_pid: registries.cache.pid(),
         tls: registries.tls.address().to_owned(),
         certificates: seen(&registries.certificates),
         sink: registries.sink.address().to_owned(),

@@ -37,7 +37,8 @@ const GROUPS: [(&str, &str, &str); 10] = [
         limits::GROUP,
         "The limit",
         "The parts of a pull, each alone and by a process of its own, layers side by side; and a program that starts a container and does nothing \
-         that it need not. What a pull needs of the processors is the sum of its parts' CPU, divided by their number.",
+         that it need not. What a pull needs of the processors is the sum of its parts' CPU, the registry's with that of the download, divided by \
+         their number.",
     ),
     (limits::STAGES, "Where the time goes", "stos's own stages, as its log tells them."),
 ];

@@ -44,6 +44,8 @@ pub struct Settings {
     pub bare: Option<PathBuf>,
     /// Where the registry with the images listens.
     pub registry: String,
+    /// That registry's process.
+    pub registry_pid: u32,
     /// The same with TLS.
     pub tls: String,
     /// The directory with the certificate of its CA, `ca.crt`.
