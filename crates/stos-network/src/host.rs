@@ -4,6 +4,8 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::subnet::Subnet;
 
@@ -41,9 +43,45 @@ fn route_v6(line: &str) -> Option<(Subnet, String)> {
     (!is_everywhere).then_some((Subnet::of(IpAddr::V6(address), prefix)?, (*words.last()?).to_owned()))
 }
 
+/// Waits until somebody listens at an address for questions of names; `false` where nobody does after `patience`. Of IPv6 nothing is known.
+pub fn listens_for_names(address: IpAddr, patience: Duration) -> bool {
+    let IpAddr::V4(address) = address else { return true };
+    let deadline = Instant::now() + patience;
+    loop {
+        let sockets = fs::read_to_string("/proc/net/udp").unwrap_or_default();
+        if sockets.lines().any(|line| is_name_server(line, address)) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// Reads a line of `/proc/net/udp`: a number, the local address as the machine has it, its port, and more; all in hexadecimal digits.
+fn is_name_server(line: &str, address: Ipv4Addr) -> bool {
+    let local = line.split_whitespace().nth(1).and_then(|local| local.split_once(':'));
+    let Some((local, port)) = local else { return false };
+    let local = u32::from_str_radix(local, 16).map(u32::from_be).map(Ipv4Addr::from_bits);
+    port == "0035" && local.is_ok_and(|local| local == address || local.is_unspecified())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_listens_for_names_is_found() {
+        let line = " 1337: 0100590A:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2";
+        let address = Ipv4Addr::new(10, 89, 0, 1);
+        if cfg!(target_endian = "little") {
+            assert!(is_name_server(line, address) && is_name_server(&line.replace("0100590A", "00000000"), address));
+        }
+        assert!(!is_name_server(&line.replace(":0035", ":0036"), address));
+        assert!(!is_name_server(line, Ipv4Addr::new(10, 89, 0, 2)) && !is_name_server("", address));
+        assert!(!listens_for_names(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), Duration::ZERO));
+    }
 
     #[test]
     fn routes_are_read() {

@@ -18,20 +18,26 @@ use std::io::{Seek, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use stos_store::files::{self, Durability};
+use stos_sys::interface::keep_hardware_address;
 use stos_sys::mount::{attach, detach, open_tree_clone};
 use stos_sys::process::clone::unshare;
 use stos_sys::rooted::filesystem_magic;
 
 use crate::directory::NetworkDirectory;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::leases::{Holder, Leases};
 use crate::lock::NetworkLock;
 use crate::netavark::{Connection, Netavark, NetavarkOptions, Status, read_status};
 use crate::ports::PortMapping;
+
+/// How long who answers for names may take until it listens.
+const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The kind of filesystem that namespaces are of (`NSFS_MAGIC`, linux/magic.h).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -168,6 +174,7 @@ impl Sandboxes {
             }
             self.write(&place, "networks.json", &options)?;
             let status = self.ask(&netavark, "setup", request.id, &options)?;
+            settle(&netavark, &options);
             let status = read_status(&status, &options)?;
             self.write(&place, "status.json", &status)?;
             Ok(Sandbox { options, status })
@@ -296,6 +303,7 @@ impl Sandboxes {
         let made = (|| {
             self.write(&place, "networks.json", &now.options)?;
             now.status.extend(read_status(&self.ask(&netavark, "setup", id, &one)?, &one)?);
+            settle(&netavark, &one);
             self.write(&place, "status.json", &now.status)
         })();
         if let Err(error) = made {
@@ -374,4 +382,20 @@ fn replace_lost_namespace(path: &Path) -> Result<bool> {
     });
     made.join().unwrap_or_else(|_| unreachable!("nothing in it panics"))?;
     Ok(true)
+}
+
+/// Completes what a netavark of before 1.5 leaves open: its bridges take another hardware address with each container that comes or goes,
+/// so that those which are there do not reach their gateway for a while, nor who answers for names there; and that one may not listen yet.
+fn settle(netavark: &Netavark, options: &NetavarkOptions) {
+    for network in options.network_info.values().filter(|network| network.driver == "bridge") {
+        if let Err(error) = keep_hardware_address(&network.network_interface) {
+            tracing::warn!(network = %network.name, %error, "its bridge may change its hardware address");
+        }
+        if network.dns_enabled && netavark.knows_names() {
+            let gateways = network.subnets.iter().filter_map(|subnet| subnet.gateway);
+            for gateway in gateways.filter(|gateway| !host::listens_for_names(*gateway, NAMES_PATIENCE)) {
+                tracing::warn!(network = %network.name, %gateway, "aardvark-dns does not listen yet");
+            }
+        }
+    }
 }

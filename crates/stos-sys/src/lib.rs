@@ -9,7 +9,8 @@
 //! | [`mapped_overlay`] | overlay mounts of layers with mapped ids |
 //! | [`rooted`] | paths inside a container's root, resolved by `openat2` on descriptors |
 //! | [`xattr`] | extended attributes on descriptors |
-//! | [`inherited`] | sockets that whoever started us has made
+//! | [`inherited`] | sockets that whoever started us has made |
+//! | [`interface`] | network interfaces |
 //! | [`names`] | how names of hosts are looked up |
 //! | [`signals`] | signals as something to read |
 //! | [`terminal`] | a terminal whose modes are given back whatever comes |
@@ -28,6 +29,7 @@ pub mod error;
 #[cfg(feature = "isal")]
 pub mod igzip;
 pub mod inherited;
+pub mod interface;
 pub mod mapped_overlay;
 pub mod mount;
 pub mod names;

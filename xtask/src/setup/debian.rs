@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 30] = [
+const TOOLS: [(&str, &str); 31] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -44,6 +44,7 @@ const TOOLS: [(&str, &str); 30] = [
     ("aardvark-dns", "aardvark-dns"),
     ("iptables-save", "iptables"),
     ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
 ];
 
 /// Modules of Debian's Python that tests need, and the package that brings each.

@@ -79,7 +79,9 @@ pub struct ImageOptions {
     /// Mount: type=volume|bind|tmpfs|image,src=SOURCE,dst=PATH[,ro]
     #[arg(long, value_name = "OPTIONS")]
     pub mount: Vec<String>,
-    /// Mount at DST: a volume by its name, made where there is none, or a path of the host
+    /// Mount at DST a volume, by its name, or a path of the host
+    ///
+    /// A volume is made where there is none of that name
     #[arg(short, long, value_name = "[SRC:]DST[:OPTIONS]")]
     pub volume: Vec<String>,
     /// Mount what another container has: its volumes and paths of the host

@@ -23,7 +23,7 @@ pub struct NetworkPlacesArgs {
 // The network of a new container.
 #[derive(Debug, Clone, Args)]
 pub struct NetworkArgs {
-    /// bridge, none, host, container:CONTAINER, ns:PATH or NAME[:ip=...]
+    /// bridge, none, host, container:NAME, ns:PATH or NAME[:ip=...]
     ///
     /// The networks: further options of NAME are mac, alias and interface_name, with commas between; may be repeated. By default
     /// bridge where netavark is installed, else none
