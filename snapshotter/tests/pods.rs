@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods as a kubelet runs them, by the CRI plugin of a real containerd ([`scene::node`]), on the host's network.
+#![expect(clippy::print_stderr, reason = "how far it came, shown where it fails")]
 
 mod scene;
 

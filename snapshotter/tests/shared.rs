@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The store is the command line's too: what it prunes and collects while snapshots are used and pods run is nothing that these need.
+#![expect(clippy::print_stderr, reason = "how far it came, shown where it fails")]
 
 mod scene;
 

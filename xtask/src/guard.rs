@@ -129,6 +129,7 @@ fn count_system_calls() -> anyhow::Result<BTreeMap<String, BTreeMap<String, u64>
             let command = place.stos(words);
             let mut traced = Command::new(tool("strace").context("strace is not installed")?);
             traced.args(["--follow-forks", "--output"]).arg(&log).arg(command.get_program()).args(command.get_args());
+            traced.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
             output(traced)?;
             counts.push(calls(&fs::read_to_string(&log)?));
         }
