@@ -2,7 +2,7 @@
 //! What has happened, and what happens.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -108,8 +108,13 @@ impl Reader {
 
     fn read_files(&mut self, take: Take<'_>) -> io::Result<()> {
         loop {
-            for generation in [&mut self.past, &mut self.current].into_iter().flatten() {
-                generation.drain(take)?;
+            // Who has the past one open still may write there, and its next line here: that is not read before the other.
+            let end = self.current.as_ref().map(Generation::len).transpose()?;
+            if let Some(past) = &mut self.past {
+                past.drain(take)?;
+            }
+            if let Some((current, end)) = self.current.as_mut().zip(end) {
+                current.drain_to(end, take)?;
             }
             if !self.advance(take)? {
                 return Ok(());
@@ -200,9 +205,20 @@ impl Generation {
         }
     }
 
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.get_ref().metadata()?.len())
+    }
+
     fn drain(&mut self, take: Take<'_>) -> io::Result<()> {
+        self.drain_to(u64::MAX, take)
+    }
+
+    /// Reads what lies before `end`, in bytes.
+    fn drain_to(&mut self, end: u64, take: Take<'_>) -> io::Result<()> {
+        let position = self.file.stream_position()?;
+        let mut file = (&mut self.file).take(end.saturating_sub(position));
         loop {
-            let count = self.file.read_until(b'\n', &mut self.unfinished)?;
+            let count = file.read_until(b'\n', &mut self.unfinished)?;
             if count == 0 {
                 return Ok(());
             }
