@@ -9,24 +9,29 @@ use std::process::Command;
 use scene::node::{Node, image, on_each_release};
 
 impl Node {
+    /// The id of a container. runc's directory and the cgroups are those of all nodes of this machine.
+    fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.registry.address().rsplit(':').next().unwrap_or_default())
+    }
+
     /// Runs a container to its end, and one that goes on; looks into it, also after the snapshotter was killed; and removes it.
     fn run_containers(&mut self) {
-        let reference = self.reference();
-        let said = self.ok(&["run", "--rm", "--net-host", "--snapshotter=stos", &reference, "one", "cat", "/greeting"]);
+        let (reference, one, two) = (self.reference(), self.id("one"), self.id("two"));
+        let said = self.ok(&["run", "--rm", "--net-host", "--snapshotter=stos", &reference, &one, "cat", "/greeting"]);
         assert_eq!(said, "hello\n");
-        self.ok(&["run", "-d", "--net-host", "--snapshotter=stos", &reference, "two", "sleep", "1000"]);
-        self.ok(&["task", "exec", "--exec-id=a", "two", "sh", "-c", "echo mine > /mine"]);
+        self.ok(&["run", "-d", "--net-host", "--snapshotter=stos", &reference, &two, "sleep", "1000"]);
+        self.ok(&["task", "exec", "--exec-id=a", &two, "sh", "-c", "echo mine > /mine"]);
         assert_eq!(self.mounts("erofs").max(1), 1, "one mount, where the image is the store's");
         self.restart_snapshotter();
-        assert_eq!(self.ok(&["task", "exec", "--exec-id=b", "two", "cat", "/mine", "/greeting"]), "mine\nhello\n");
-        let usage = ["snapshots", "--snapshotter=stos", "usage", "two"];
+        assert_eq!(self.ok(&["task", "exec", "--exec-id=b", &two, "cat", "/mine", "/greeting"]), "mine\nhello\n");
+        let usage = ["snapshots", "--snapshotter=stos", "usage", &two];
         // containerd connects anew after a while.
         self.eventually("connection", |node| node.ctr(&usage).status.success());
         let usage = self.ok(&usage);
-        assert!(usage.lines().nth(1).is_some_and(|line| line.starts_with("two")), "{usage}");
+        assert!(usage.lines().nth(1).is_some_and(|line| line.starts_with(&two)), "{usage}");
         // A container that was killed ends with 137, and ctr with it.
-        self.ctr(&["task", "rm", "--force", "two"]);
-        self.ok(&["container", "rm", "two"]);
+        self.ctr(&["task", "rm", "--force", &two]);
+        self.ok(&["container", "rm", &two]);
         self.assert_no_container_is_left();
     }
 
@@ -79,7 +84,16 @@ impl Node {
         self.ok(&["images", "push", "--plain-http", &other]);
         self.ok(&["images", "rm", &other]);
         self.ok(&["images", "pull", "--plain-http", "--snapshotter=stos", &other]);
-        let said = self.ok(&["run", "--rm", "--net-host", "--snapshotter=stos", &other, "three", "cat", "/greeting"]);
+        let said = self.ok(&[
+            "run",
+            "--rm",
+            "--net-host",
+            "--snapshotter=stos",
+            &other,
+            &self.id("three"),
+            "cat",
+            "/greeting",
+        ]);
         assert_eq!(said, "hello\n");
         self.ok(&["images", "rm", "--sync", &other]);
     }
