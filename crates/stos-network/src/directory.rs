@@ -31,10 +31,8 @@ pub struct NetworkDirectory {
 
 /// Tells whether a text can be the name of a network: podman's rule.
 pub fn is_name(text: &str) -> bool {
-    let is_first = |byte: &u8| byte.is_ascii_alphanumeric();
-    let is_further = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     // The file's name is longer by `.json`, and by what it has before it is whole.
-    text.len() <= 200 && text.as_bytes().first().is_some_and(is_first) && text.bytes().all(is_further)
+    text.len() <= 200 && stos_store::container_id::is_name(text)
 }
 
 impl NetworkDirectory {

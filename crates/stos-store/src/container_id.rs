@@ -50,6 +50,13 @@ impl ContainerName {
     }
 }
 
+/// Tells whether a text is what podman takes for a name, of whatever it be: `[a-zA-Z0-9][a-zA-Z0-9_.-]*` (containers/podman,
+/// `libpod/define/config.go`).
+pub fn is_name(text: &str) -> bool {
+    let is_further = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric()) && text.bytes().all(is_further)
+}
+
 pub(crate) fn cut(text: &str) -> String {
     text.chars().take(100).collect()
 }
@@ -73,8 +80,7 @@ impl FromStr for ContainerName {
     /// podman's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; and short enough for a file name.
     fn from_str(text: &str) -> Result<Self> {
         let invalid = |rule| Err(Error::InvalidName { kind: "container name", text: cut(text), rule });
-        let starts_well = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if !starts_well || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+        if !is_name(text) {
             return invalid("expected a letter or digit, then letters, digits, '_', '.' and '-'");
         }
         if text.len() > 255 {

@@ -22,7 +22,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::container_id::{ContainerId, cut, text_type};
+use crate::container_id::{ContainerId, cut, is_name, text_type};
 use crate::error::{Error, Result};
 use crate::files::{self, Durability};
 use crate::lock::Lock;
@@ -59,8 +59,7 @@ impl FromStr for VolumeName {
     /// podman's rule (containers/podman, `libpod/define/config.go`); and short enough for a file name.
     fn from_str(text: &str) -> Result<Self> {
         let invalid = |rule| Err(Error::InvalidName { kind: "volume name", text: cut(text), rule });
-        let starts_well = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if !starts_well || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+        if !is_name(text) {
             return invalid("names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*");
         }
         if text.len() > 255 {

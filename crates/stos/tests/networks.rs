@@ -487,7 +487,6 @@ fn twenty_come_and_go_and_leave_nothing() {
 }
 
 #[test]
-#[ignore = "a minute"]
 fn a_hundred_come_and_go_and_leave_nothing() {
     require_networks!();
     come_and_go(100);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the tests of the snapshotter share: a store of its own, a registry in this process, the service called as containerd calls it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod cri;
 pub mod daemon;

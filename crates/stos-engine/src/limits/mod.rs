@@ -39,6 +39,27 @@ pub const DEFAULT_PIDS_LIMIT: i64 = 2048;
 /// The size of `/dev/shm` in bytes where nothing is said: podman's default (containers.conf(5), `shm_size`).
 pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
 
+/// Attributes of a mount that people name.
+pub const MOUNT_WORDS: [&str; 14] = [
+    "ro",
+    "rw",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+];
+
+/// Options of a tmpfs that take a value (tmpfs(5)).
+pub const TMPFS_KEYS: [&str; 6] = ["size", "mode", "nr_inodes", "nr_blocks", "uid", "gid"];
+
 /// What a user may ask of a new container's limits and devices.
 #[derive(Debug, Clone, Default)]
 pub struct LimitOptions {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use stos_sys::mount::FsParameter;
 
 use super::VolumeError;
+use crate::limits::{MOUNT_WORDS, TMPFS_KEYS};
 
 /// What the files of a volume are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,27 +44,6 @@ pub(crate) struct LocalOptions {
     /// Whether an image's files are copied into it at its first use.
     pub copies_up: bool,
 }
-
-/// Attributes of mounts that `o` may name.
-const WORDS: [&str; 14] = [
-    "ro",
-    "rw",
-    "suid",
-    "nosuid",
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "atime",
-    "noatime",
-    "diratime",
-    "nodiratime",
-    "relatime",
-    "strictatime",
-];
-
-/// Options of a tmpfs that take a value (tmpfs(5)).
-const TMPFS_KEYS: [&str; 6] = ["size", "mode", "nr_inodes", "nr_blocks", "uid", "gid"];
 
 /// Options that podman has and that would need quotas of the filesystem.
 const QUOTAS: [&str; 3] = ["size", "inodes", "noquota"];
@@ -122,7 +102,7 @@ fn memory(read: &mut LocalOptions, given: &[&str]) -> Result<Backing, VolumeErro
             Some((key, value)) if TMPFS_KEYS.contains(&key) && !value.is_empty() => {
                 parameters.push(FsParameter::String(key.to_owned(), value.to_owned()));
             }
-            None if WORDS.contains(word) => words.push((*word).to_owned()),
+            None if MOUNT_WORDS.contains(word) => words.push((*word).to_owned()),
             None if matches!(*word, "copy" | "nocopy") => read.common(word)?,
             _ => return Err(wrong("o", word, "it is no option of a tmpfs that is supported")),
         }
@@ -144,7 +124,7 @@ fn host(read: &mut LocalOptions, is_bind: bool, device: Option<&str>, given: &[&
             "bind" => recursive = Some(recursive.unwrap_or(false)),
             "rbind" => recursive = Some(true),
             "copy" | "nocopy" => read.common(word)?,
-            word if WORDS.contains(&word) => words.push(word.to_owned()),
+            word if MOUNT_WORDS.contains(&word) => words.push(word.to_owned()),
             word => return Err(wrong("o", word, "it is no option of a bind mount that is supported")),
         }
     }

@@ -80,7 +80,7 @@ fn subnets_gateways_and_ranges_go_together() {
     }
     let lonely = NewNetwork { gateways: vec!["10.1.1.1".parse().unwrap()], ..named("b") };
     assert!(refused(lonely).to_string().contains("no more of them than subnets"));
-    assert!(matches!(directory.find("b"), Err(Error::NoSuchNetwork(_))), "nothing half-made stays");
+    assert!(matches!(directory.named("b"), Err(Error::NoSuchNetwork(_))), "nothing half-made stays");
     // The given gateway is that of the given subnet, wherever the other family's stands.
     let wish = NewNetwork {
         subnets: vec!["fd00:77::/64".parse().unwrap()],

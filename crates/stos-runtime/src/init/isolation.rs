@@ -9,8 +9,8 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2, stat};
 use rustix::io::Errno;
 use stos_sys::SysError;
+use stos_sys::interface::bring_loopback_up;
 use stos_sys::process::clone::{set_namespace, unshare};
-use stos_sys::process::exec::bring_loopback_up;
 use stos_sys::rooted::{PROC_MAGIC, filesystem_magic};
 
 use super::Step;

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! execve(2), and the loopback of a new network namespace.
+//! execve(2).
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::os::fd::AsRawFd;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::error::{Result, SysError, last_errno};
 
@@ -36,24 +34,6 @@ impl Prepared<'_> {
         unsafe { libc::execve(self.path.as_ptr(), self.argv_pointers.as_ptr(), self.env_pointers.as_ptr()) };
         Err(SysError::new("execve", format!("{:?}, {:?}", self.path, self.argv), last_errno()))
     }
-}
-
-/// Brings the loopback interface of the calling process's network namespace up: a new one has it down.
-pub fn bring_loopback_up() -> Result<()> {
-    let failed = |call: &'static str| SysError::at(call, || "lo, IFF_UP".to_owned());
-    let socket =
-        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed("socket"))?;
-    // SAFETY: all-zero bytes are a valid `ifreq`: an empty name and no flags.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l'.cast_signed();
-    request.ifr_name[1] = b'o'.cast_signed();
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads a `struct ifreq`, which outlives the call.
-    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if answer == 0 {
-        return Ok(());
-    }
-    Err(failed("ioctl")(last_errno()))
 }
 
 /// Makes a C string, or says with EINVAL that `what` holds a NUL byte.

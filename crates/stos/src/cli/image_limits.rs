@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use stos_engine::limits::{
-    DeviceOption, DeviceRuleOption, LimitOptions, ResourceOptions, TmpfsOption, UlimitOption, UlimitValue,
+    DeviceOption, DeviceRuleOption, LimitOptions, MOUNT_WORDS, ResourceOptions, TMPFS_KEYS, TmpfsOption, UlimitOption,
+    UlimitValue,
 };
 
 use super::limits::parse_size;
@@ -160,34 +161,9 @@ fn parse_target(text: &str) -> Result<PathBuf, String> {
 /// What stos itself shows there, or makes.
 const OWN_MOUNTS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// Options of a tmpfs that take no value.
-const TMPFS_WORDS: [&str; 22] = [
-    "rw",
-    "ro",
-    "suid",
-    "nosuid",
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "atime",
-    "noatime",
-    "diratime",
-    "nodiratime",
-    "relatime",
-    "strictatime",
-    "private",
-    "rprivate",
-    "slave",
-    "rslave",
-    "shared",
-    "rshared",
-    "tmpcopyup",
-    "notmpcopyup",
-];
-
-/// Options of a tmpfs that take one (tmpfs(5)).
-const TMPFS_KEYS: [&str; 6] = ["size", "mode", "nr_inodes", "nr_blocks", "uid", "gid"];
+/// Options of a tmpfs that take no value, besides the attributes of any mount.
+const TMPFS_WORDS: [&str; 8] =
+    ["private", "rprivate", "slave", "rslave", "shared", "rshared", "tmpcopyup", "notmpcopyup"];
 
 /// Reads `PATH[:OPTIONS]`.
 pub fn parse_tmpfs(text: &str) -> Result<TmpfsOption, String> {
@@ -200,7 +176,7 @@ pub fn parse_tmpfs(text: &str) -> Result<TmpfsOption, String> {
     let options: Vec<String> = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect();
     let is_known = |option: &&String| match option.split_once('=') {
         Some((key, value)) => TMPFS_KEYS.contains(&key) && !value.is_empty(),
-        None => TMPFS_WORDS.contains(&option.as_str()),
+        None => MOUNT_WORDS.iter().chain(&TMPFS_WORDS).any(|word| word == option),
     };
     match options.iter().find(|option| !is_known(option)) {
         Some(option) => Err(format!("{option:?} is no option of a tmpfs that is supported")),
