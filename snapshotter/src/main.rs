@@ -86,12 +86,22 @@ fn report(error: &Error) {
     }
 }
 
+/// Whoever has started us may have blocked them, and a mask is inherited: then nothing but SIGKILL would end us.
+fn let_signals_come() {
+    let of_ours =
+        [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(|kind| kind.as_raw_value());
+    if let Err(error) = stos_sys::signals::unblock(&of_ours) {
+        tracing::warn!(%error, "signals may stay blocked");
+    }
+}
+
 fn run(arguments: &Arguments) -> Result<()> {
     let inherited = ServiceSocket::inherited()?;
     let settings = arguments.settings()?;
     let targets = settings.log.targets().map_err(|reason| Error::invalid("log.level", reason))?;
     let metrics = Arc::new(Metrics::default());
     let level = logging::start(targets, arguments.log_format.unwrap_or(settings.log.format), Arc::clone(&metrics));
+    let_signals_come();
     if !rustix::process::geteuid().is_root() {
         return Err(Error::invalid("user", "expected root, who alone may mount images"));
     }

@@ -160,7 +160,7 @@ fn under_containerd(book: &Book) -> Vec<Target> {
             0.4,
             to_better(snapshotter::PULL),
         ),
-        at_most("the first run of it: stos ÷ the better of them", 0.5, to_better(snapshotter::RUN)),
+        at_most("its first container, from nothing: stos ÷ the better of them", 0.5, to_better(snapshotter::READY)),
         at_most("by containerd with stos: the 100th container ÷ the first", 1.0, hundredth),
     ]
 }
