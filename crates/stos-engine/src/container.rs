@@ -19,6 +19,7 @@ use crate::namespaces::JoinedContainers;
 use crate::networking::Networking;
 use crate::options::Network;
 use crate::rename::try_free_stale_name;
+use crate::unit::UnitOptions;
 use crate::user_namespace::UserNamespace;
 use crate::volumes::UsedVolume;
 
@@ -83,6 +84,9 @@ pub struct ContainerRecord {
     /// Whether its first process is an init of ours.
     #[serde(default)]
     pub init: bool,
+    /// What it is as a service.
+    #[serde(default, skip_serializing_if = "UnitOptions::is_default")]
+    pub unit: UnitOptions,
     /// The `run` that made it and is to start it, where it goes with its process: should that be killed before, it goes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_by: Option<ProcessRecord>,

@@ -21,6 +21,7 @@ use crate::filesystem::{FilesystemRequest, create_container_filesystem, give_own
 use crate::image::load_image;
 use crate::image_volumes::{self, UsedImage};
 use crate::journal::Status;
+use crate::lifecycle::delete;
 use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
@@ -50,7 +51,7 @@ pub fn create_container_from_image(
 ) -> Result<ContainerRecord> {
     let at =
         |stage: Stage| move |source: Error| Error::Create { image: image.to_owned(), stage, source: Box::new(source) };
-    if let Some(name) = &options.name {
+    if let (Some(name), false) = (&options.name, options.replaces) {
         check_name_is_free(engine, name).map_err(at(Stage::Finalize))?;
     }
     let with_others;
@@ -79,6 +80,10 @@ pub fn create_container_from_image(
         stage("layerfs", no_bytes, || setup_layerfs_for_container(engine, &validated.chain, options.integrity))
             .map_err(at(Stage::Layers))?;
     let images = image_volumes::prove(engine, options, platform).map_err(at(Stage::Layers))?;
+    if let (Some(name), true) = (&options.name, options.replaces) {
+        // Now that the new one has all that it needs.
+        replace(engine, name).map_err(at(Stage::Finalize))?;
+    }
     let draft = Draft::new(engine, image, &validated, options).map_err(at(Stage::Filesystem))?;
     let draft = draft.with_limits(limits).with_images(images);
     let volumes = stage("filesystem", no_bytes, || draft.filesystem()).map_err(at(Stage::Filesystem))?;
@@ -103,6 +108,20 @@ pub(crate) fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Resul
         Err(stos_runtime::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Removes the container that has a name, whatever it does, for another that is to have it.
+fn replace(engine: &Engine, name: &ContainerName) -> Result<()> {
+    free_stale_name(engine, name)?;
+    if let Some(id) = engine.store.container_named(name.as_str())?
+        && let Some(record) = crate::container::record(engine, &id)?
+    {
+        match delete(engine, &record, true) {
+            Ok(()) | Err(Error::NoSuchContainer(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    check_name_is_free(engine, name)
 }
 
 /// Gives the image of the store, or pulls it, as the policy says; with a lease under which nothing of it is removed.
@@ -377,7 +396,10 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
     files::write_new(&draft.staged.path().join("config.json"), &text, Durability::Volatile)?;
     let mut labels = config.labels.clone();
     labels.extend(options.labels.clone());
-    let stop_signal = config.stop_signal.as_deref().map_or(Ok(15), stos_runtime::parse_signal)?;
+    let stop_signal = match options.stop_signal {
+        Some(signal) => signal,
+        None => config.stop_signal.as_deref().map_or(Ok(15), stos_runtime::parse_signal)?,
+    };
     Ok(ContainerRecord {
         version: RECORD_VERSION,
         name: options.name.clone().unwrap_or_else(|| default_name(&draft.id)),
@@ -403,6 +425,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
         auto_remove: options.auto_remove,
         streams: options.streams,
         init: options.init,
+        unit: options.unit,
         run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
 }
@@ -423,7 +446,8 @@ fn plan_process(draft: &Draft<'_>, user: &UserSpec, volumes: &[PlannedVolume]) -
     if options.mounts.is_empty() && volumes.is_empty() && options.images.is_empty() {
         check_command(&root, &args[0], &cwd, &env)?;
     }
-    Ok(ProcessPlan { args, env, cwd, ids, stop_signal: config.stop_signal.clone() })
+    let stop_signal = options.stop_signal.map(stos_runtime::signal_name).or_else(|| config.stop_signal.clone());
+    Ok(ProcessPlan { args, env, cwd, ids, stop_signal })
 }
 
 /// Gives a container without a name one that people can type: the first digits of its id.

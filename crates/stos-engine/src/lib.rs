@@ -48,6 +48,7 @@
 //! | `streams` | a container's standard streams, and the monitor's ends of them |
 //! | [`attach`] | clients of a monitor: output, input, the terminal's size, detaching |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
+//! | [`unit`] | a container as a service: its cgroups, its readiness, the sockets that it gets |
 //! | [`times`] | points in time, as people write them |
 //! | [`rename`] | a container gets another name |
 //! | [`stats`] | what containers use |
@@ -106,6 +107,7 @@ pub mod stats;
 mod streams;
 pub mod tag;
 pub mod times;
+pub mod unit;
 pub mod usage;
 pub mod user_namespace;
 pub mod validate;
@@ -133,6 +135,7 @@ pub struct Engine {
     journal: Arc<journal::writer::Journal>,
     networks: networking::NetworkPlaces,
     just_created: Arc<Mutex<Option<JustCreated>>>,
+    caller: Arc<unit::Caller>,
 }
 
 /// What a create has made, for the start that follows it at once in the same process: what was just proved is not read again.
@@ -166,12 +169,17 @@ impl Engine {
         let layerfs = LayerFs::new(store.clone(), &root);
         let journal = Arc::new(journal::writer::Journal::new(&root, store.root()));
         let networks = networking::NetworkPlaces::default();
-        Ok(Self { store, layerfs, root, journal, networks, just_created: Arc::default() })
+        Ok(Self { store, layerfs, root, journal, networks, just_created: Arc::default(), caller: Arc::default() })
     }
 
     /// Keeps and shows layers by this backend, whatever the host could have.
     pub fn with_backend(self, kind: BackendKind) -> Self {
         Self { layerfs: self.layerfs.with_backend(kind), ..self }
+    }
+
+    /// Has containers that it starts get what the process's caller has for them.
+    pub fn with_caller(self, caller: unit::Caller) -> Self {
+        Self { caller: Arc::new(caller), ..self }
     }
 
     fn remember(&self, created: JustCreated) {

@@ -110,9 +110,11 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, attachment: Attach
         }
     };
     let has_session = matches!(attachment, Attachment::Detached { first: Some(_), .. });
-    let result = leave_caller().and_then(|()| run_container(engine, record, attachment, |_| tell(Report::Started)));
+    let kept = engine.caller.inherited.count();
+    let result = leave_caller(kept).and_then(|()| run_container(engine, record, attachment, |_| tell(Report::Started)));
     match result {
-        Ok(_) => 0,
+        // A service manager that was told of us sees how the container has ended.
+        Ok(exit) => exit.exit_code,
         // Somebody else has started it meanwhile: it runs, as was asked for. But that one has the session.
         Err(Error::ContainerState { action: "start", .. }) if !has_session => {
             tell(Report::Started);
@@ -126,11 +128,11 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, attachment: Attach
     }
 }
 
-/// Leaves the caller's session, directory, streams, and whatever else it had open.
-pub fn leave_caller() -> Result<()> {
+/// Leaves the caller's session, directory, streams, and whatever else it had open but for the first `kept` descriptors after the streams.
+pub fn leave_caller(kept: u32) -> Result<()> {
     rustix::process::setsid().map_err(SysError::at("setsid", String::new))?;
     rustix::process::chdir("/").map_err(SysError::at("chdir", || "/".to_owned()))?;
-    close_inherited_from(3)?;
+    close_inherited_from(3_i32.saturating_add_unsigned(kept))?;
     let null =
         File::options().read(true).write(true).open("/dev/null").map_err(stos_store::Error::io("open", "/dev/null"))?;
     let failed = || SysError::at("dup2", || "/dev/null".to_owned());

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use stos_layerfs::Integrity;
 use stos_network::ports::ReservedPorts;
-use stos_runtime::launch::Connect;
+use stos_runtime::launch::{Connect, NotConnected};
 use stos_runtime::{
-    CgroupRequest, Gate, Identity, Inherited, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState,
-    RuntimeConfig, launch, planned_cgroup,
+    CgroupRequest, Gate, Identity, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState, RuntimeConfig,
+    launch, planned_cgroup,
 };
 use stos_store::Lock;
 use stos_store::files::{self, Durability};
 use stos_sys::mount::MountPlan;
+use stos_sys::process::clone::keep_over_exec;
 use stos_sys::process::pidfd::{self, Ended};
 use stos_sys::signals::{OF_CHILDREN_AND_SIZE, OF_STREAMS, SignalFd, of_foreground};
 
@@ -40,6 +41,7 @@ use crate::namespaces::{self, HeldNamespace};
 use crate::networking::{Connecting, tear_down};
 use crate::relay::{Relay, is_ready, send_rest, wait};
 use crate::streams::Streams;
+use crate::unit::Notifying;
 use crate::user_namespace::UserNamespace;
 use crate::volumes;
 
@@ -113,6 +115,9 @@ struct Monitor<'a> {
     namespaces: Vec<HeldNamespace>,
     /// The host's ports that lead into it.
     ports: ReservedPorts,
+    /// Where its cgroups go.
+    cgroup: CgroupRequest,
+    notifying: Notifying,
 }
 
 impl<'a> Monitor<'a> {
@@ -122,8 +127,10 @@ impl<'a> Monitor<'a> {
             Some(created) => (Some(created.config), Some(created.chain)),
             None => (None, None),
         };
-        let (mut config, run) = claim_when_settled(engine, record, config)?;
+        let cgroup = record.unit.cgroup(record)?;
+        let (mut config, run) = claim_when_settled(engine, record, config, &cgroup)?;
         let prepared = (|| {
+            let notifying = Notifying::begin(engine, record, &run.bundle, &mut config)?;
             let namespaces = namespaces::open(engine, &record.joins)?;
             namespaces.iter().for_each(|held| config.join_namespace(held.flag(), held.path()));
             let chain = match proved {
@@ -136,12 +143,12 @@ impl<'a> Monitor<'a> {
                 }
             };
             let plan = container_mount_plan(engine, record, &chain)?;
-            Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan, namespaces))
+            Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan, namespaces, notifying))
         })();
         match prepared {
-            Ok((log, plan, namespaces)) => {
+            Ok((log, plan, namespaces, notifying)) => {
                 let ports = ReservedPorts::default();
-                Ok(Self { engine, record, attachment, config, run, log, plan, namespaces, ports })
+                Ok(Self { engine, record, attachment, config, run, log, plan, namespaces, ports, cgroup, notifying })
             }
             Err(error) => {
                 give_up(engine, record, &run);
@@ -182,9 +189,10 @@ impl<'a> Monitor<'a> {
         if is_attached {
             self.engine.note(Status::Attach, self.record);
         }
+        let passes_signals = matches!(self.attachment, Attachment::Attached { .. });
+        self.notifying.started(!passes_signals);
         started(&init.process);
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
-        let passes_signals = matches!(self.attachment, Attachment::Attached { .. });
         let now = (now(), Instant::now());
         Ok(Running {
             monitor: self,
@@ -220,7 +228,13 @@ impl<'a> Monitor<'a> {
         given.extend(volumes::memory::open_given(self.engine, self.record)?);
         given.extend(image_volumes::open_given(self.engine, self.record)?);
         let connecting = Connecting::begin(self.engine, self.record)?;
-        let connect = |namespace: &Path| connecting.as_ref().map_or(Ok(()), |connecting| connecting.connect(namespace));
+        let inherited = &self.engine.caller.inherited;
+        keep_over_exec(inherited.count(), true)?;
+        let connect = |namespace: &Path| {
+            // The container has them by now; the programs that make networks must not.
+            keep_over_exec(inherited.count(), false).map_err(|_| NotConnected)?;
+            connecting.as_ref().map_or(Ok(()), |connecting| connecting.connect(namespace))
+        };
         let launched = launch(Launch {
             id: &self.run.id,
             bundle: &self.run.bundle,
@@ -228,9 +242,9 @@ impl<'a> Monitor<'a> {
             root: RootSource::Plan(&self.plan),
             stdio: streams.of_container,
             identity: Identity::LookUp(&self.record.user),
-            cgroup: CgroupRequest::default(),
+            cgroup: self.cgroup.clone(),
             gate: Gate::Open,
-            inherited: Inherited::default(),
+            inherited: inherited.clone(),
             new_keyring: true,
             has_init: self.record.init,
             given: &given,
@@ -276,11 +290,12 @@ fn claim_when_settled(
     engine: &Engine,
     record: &ContainerRecord,
     config: Option<RuntimeConfig>,
+    cgroup: &CgroupRequest,
 ) -> Result<(RuntimeConfig, RunState)> {
     let deadline = Instant::now() + MONITOR_PATIENCE;
     let mut config = config;
     loop {
-        match with_life_lock(engine, &record.id, |lock| claim(engine, record, config.take(), lock)) {
+        match with_life_lock(engine, &record.id, |lock| claim(engine, record, config.take(), cgroup, lock)) {
             Err(error @ Error::ContainerState { .. }) => {
                 let is_settled = match state(engine, &record.id)? {
                     ContainerState::Running(run) => match &run.init {
@@ -304,6 +319,7 @@ fn claim(
     engine: &Engine,
     record: &ContainerRecord,
     config: Option<RuntimeConfig>,
+    cgroup: &CgroupRequest,
     lock: Option<&Lock>,
 ) -> Result<(RuntimeConfig, RunState)> {
     if lock.is_none() {
@@ -334,7 +350,7 @@ fn claim(
         version: stos_runtime::state::STATE_VERSION,
         oci_version: config.spec().version().clone(),
         // Before there is a process: should we be killed right after, it is found by its cgroups.
-        cgroup: planned_cgroup(&id, &config, &CgroupRequest::default())?,
+        cgroup: planned_cgroup(&id, &config, cgroup)?,
         id,
         mode: OwnerMode::Image,
         creator: ProcessRecord::of_caller()?,
@@ -403,6 +419,9 @@ impl Running<'_> {
                 }
             }
             self.clients.step(&ready.clients);
+            if ready.notified {
+                self.monitor.notifying.step()?;
+            }
             self.listen_in_time();
             while let Some(signal) = self.signals.next_signal()? {
                 if self.passes_signals && !OF_STREAMS.contains(&signal) {
@@ -429,6 +448,9 @@ impl Running<'_> {
             started: self.started,
             finished: now(),
         };
+        if let Err(error) = self.monitor.notifying.finish() {
+            tracing::warn!(container = %self.monitor.record.name, %error, "whether it was ready is not known");
+        }
         if let Err(error) = self.monitor.settle(&exit, &self.init) {
             tracing::warn!(container = %self.monitor.record.name, %error, "its end could not be written down");
         }
@@ -462,6 +484,10 @@ impl Running<'_> {
     /// Waits until output, room for it, a client, a signal or the end of the process is there, or it is time for something.
     fn wait_for_something(&mut self) -> Result<Ready> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.init.pidfd, PollFlags::IN)];
+        let notified_at = self.monitor.notifying.waits_for().map(|fd| {
+            fds.push(fd);
+            fds.len() - 1
+        });
         let mut places = [None; 2];
         if !self.clients.is_behind() {
             for (place, relay) in places.iter_mut().zip(&self.relays) {
@@ -476,6 +502,7 @@ impl Running<'_> {
         wait(&mut fds, self.timeout().as_ref())?;
         let ready = Ready {
             init: is_ready(&fds[1]),
+            notified: notified_at.is_some_and(|at| is_ready(&fds[at])),
             relays: places.map(|place| place.is_some_and(|at| is_ready(&fds[at]))),
             clients: fds[of_clients..].iter().map(PollFd::revents).collect(),
         };
@@ -518,6 +545,8 @@ impl Monitor<'_> {
 
 struct Ready {
     init: bool,
+    /// Whether the container may have said that it is ready.
+    notified: bool,
     relays: [bool; 2],
     clients: Vec<PollFlags>,
 }
@@ -555,7 +584,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
         let record = created(&engine, false);
-        let claim = || with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, lock));
+        let nowhere = CgroupRequest::default();
+        let claim = || with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, &nowhere, lock));
         let (_, run) = claim().unwrap();
         let found = engine.run_states().read(&run.id).unwrap();
         assert_eq!((&found.init, &found), (&None, &run));
@@ -575,7 +605,8 @@ mod tests {
         let record = created(&engine, true);
         // As its monitor left it that was killed.
         std::fs::write(engine.log_path(&record.id), "").unwrap();
-        let claimed = with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, lock));
+        let nowhere = CgroupRequest::default();
+        let claimed = with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, &nowhere, lock));
         assert!(matches!(claimed, Err(Error::NoSuchContainer(_))));
         assert!(!engine.store.container_dir(&record.id).exists());
     }

@@ -16,6 +16,7 @@ use crate::namespaces::NamespaceOptions;
 use crate::networking::NetworkingOptions;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
+use crate::unit::UnitOptions;
 use crate::user_namespace::UserNamespaceOptions;
 use crate::volumes::{VolumeOption, VolumesFrom};
 
@@ -102,6 +103,8 @@ pub struct MountOption {
 pub struct CreateOptions {
     /// Its name; without one it gets one.
     pub name: Option<ContainerName>,
+    /// Whether a container that has the name goes for it, running or not.
+    pub replaces: bool,
     /// When to ask the registry.
     pub pull_policy: PullPolicy,
     /// How to pull.
@@ -152,6 +155,12 @@ pub struct CreateOptions {
     pub starts_at_once: bool,
     /// Limits and devices.
     pub limits: LimitOptions,
+    /// The signal that asks it to stop, instead of the image's.
+    pub stop_signal: Option<i32>,
+    /// `NAME=VALUE` of the host, under those of the image.
+    pub host_env: Vec<String>,
+    /// What it is as a service.
+    pub unit: UnitOptions,
 }
 
 impl CreateOptions {

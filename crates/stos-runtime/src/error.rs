@@ -34,6 +34,11 @@ pub enum Error {
         /// Its directory.
         path: PathBuf,
     },
+    /// The caller is in no cgroup of its own.
+    #[error(
+        "the caller has no cgroup of its own to make the container's in: a unit of systemd with Delegate=yes has one"
+    )]
+    NoOwnCgroup,
     /// No hierarchy is mounted that can freeze a container.
     #[error("no cgroup hierarchy can freeze a container: no v1 freezer controller and no v2 tree")]
     NoFreezer,

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use stos_sys::SysError;
 use stos_sys::seccomp::send_with_descriptor;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, RuntimeConfig};
 use crate::error::{Error, Result};
 
 /// The directory of the run directory that the container sees as [`INSIDE`].
@@ -40,6 +40,34 @@ const MOST_AT_ONCE: usize = 64;
 
 /// How long the manager may take to read what it is told, in seconds.
 const BARRIER_PATIENCE: i64 = 30;
+
+/// Gives the container whose configuration lies in `bundle` a socket to say on that it is ready: its configuration with the mount and the
+/// variable, and the directory in its run directory.
+pub fn provide(bundle: &Path, run_directory: &Path) -> Result<RuntimeConfig> {
+    let config = RuntimeConfig::from_json(&with_socket(&RuntimeConfig::read(bundle)?, run_directory)?)?;
+    make_directory(run_directory)?;
+    Ok(config)
+}
+
+/// Tells the service manager at `host` that a container is ready, and that `main_pid` is the unit's main process. A manager that cannot be
+/// told is told of in the log.
+pub fn tell_ready(host: &OsStr, main_pid: i32) -> Told {
+    let told = tell(host, b"READY=1", main_pid).inspect_err(|error| {
+        tracing::warn!(socket = %host.display(), %error, "nobody can be told that the container is ready");
+    });
+    Told(told.ok())
+}
+
+fn tell(host: &OsStr, ready: &[u8], main_pid: i32) -> io::Result<OwnedFd> {
+    let client = UnixDatagram::unbound()?;
+    client.connect_addr(&address(host)?)?;
+    client.send(&[ready, b"\n"].concat())?;
+    client.send(format!("MAINPID={main_pid}\n").as_bytes())?;
+    let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    send_with_descriptor(&client, b"BARRIER=1", write_end.as_fd())
+        .map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))?;
+    Ok(read_end)
+}
 
 /// The configuration with the mount and the variable of a container whose run directory is `run_directory`. What is wrong with it
 /// is left for its checks to find.
@@ -124,7 +152,7 @@ impl Readiness {
             match self.socket.recv(&mut datagram) {
                 Ok(length) => {
                     let Some(line) = ready_line(&datagram[..length]) else { continue };
-                    let told = self.tell(line, main_pid).inspect_err(|error| {
+                    let told = tell(&self.host, line, main_pid).inspect_err(|error| {
                         tracing::warn!(socket = %self.host.display(), %error, "nobody can be told that the container is ready");
                     });
                     return Ok(Some(Told(told.ok())));
@@ -155,17 +183,6 @@ impl Readiness {
                 return Ok(());
             }
         }
-    }
-
-    fn tell(&self, ready: &[u8], main_pid: i32) -> io::Result<OwnedFd> {
-        let client = UnixDatagram::unbound()?;
-        client.connect_addr(&address(&self.host)?)?;
-        client.send(&[ready, b"\n"].concat())?;
-        client.send(format!("MAINPID={main_pid}\n").as_bytes())?;
-        let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC)?;
-        send_with_descriptor(&client, b"BARRIER=1", write_end.as_fd())
-            .map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))?;
-        Ok(read_end)
     }
 }
 

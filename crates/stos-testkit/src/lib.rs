@@ -6,6 +6,7 @@
 //! | [`tar_builder`] | layer tars of every kind, correct and hostile |
 //! | [`image_builder`] | images over them, with a fault where asked; as a layout, or pushed to a registry |
 //! | [`rootfs`] | a root filesystem made of the host's own shell |
+//! | [`service_manager`] | who is told that a service is ready |
 //! | [`shell`] | commands as a shell executes them |
 //! | [`registry`] | registries in this process, plain and hostile |
 //! | [`signing`] | sigstore signatures, and where a registry has them |
@@ -31,6 +32,7 @@ pub mod merge_model;
 pub mod proxy;
 pub mod registry;
 pub mod rootfs;
+pub mod service_manager;
 pub mod shell;
 pub mod signing;
 pub mod tar_builder;

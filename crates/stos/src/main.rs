@@ -6,7 +6,7 @@
 //! | `cli` | the words of the command line |
 //! | `commands` | what each command does, a file each |
 //! | `target` | which container an argument means: of bundle mode or of image mode |
-//! | `options`, `mount_options` | options of a container, read into the engine's types; `network_options` those of its network |
+//! | `options`, `mount_options` | options of a container, read into the engine's types; `network_options` those of its network, `unit_options` those of it as a service |
 //! | `failure` | errors with their chain, a hint and an exit code |
 //! | `logging` | where the trace goes |
 //! | `process_list` | secrets of the command line, hidden from who lists processes |
@@ -32,6 +32,7 @@ mod security_options;
 mod table;
 mod target;
 mod template;
+mod unit_options;
 mod user_namespace_options;
 
 use std::ffi::OsString;
@@ -40,7 +41,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, Parser};
 use stos_sys::signals::set_default_action;
 
-use crate::cli::{BundleOptions, Cli, Command, Container, Rootless, System};
+use crate::cli::{BundleOptions, Cli, Command, Container, Generate, Rootless, System};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         // As early as it can be: the program may begin again. Where this fails, `prepare` says so in the command's own way.
         let _ = stos_runtime::protect_binary();
     }
-    let words: Vec<_> = std::env::args_os().collect();
+    let words = own_words();
     let (mut cli, matches) = match cli::read(&words) {
         Ok(read) => read,
         Err(error) => return refuse(&error),
@@ -64,6 +65,16 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Our command line. Under the name of a generator systemd calls us as one (systemd.generator(7)).
+fn own_words() -> Vec<OsString> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    let name = words.first().map(std::path::Path::new).and_then(std::path::Path::file_name);
+    if name.is_some_and(|name| name.as_encoded_bytes().ends_with(b"-generator")) {
+        words.splice(1..1, ["generate", "quadlet"].map(OsString::from));
+    }
+    words
 }
 
 /// Says what is wrong with the command line, or shows the help that was asked for.
@@ -160,7 +171,7 @@ fn may_launch(words: impl Iterator<Item = OsString>) -> bool {
 fn is_called_by_another_name() -> bool {
     let name = std::env::args_os().next().map(std::path::PathBuf::from);
     let name = name.as_deref().and_then(std::path::Path::file_name).and_then(|name| name.to_str());
-    name.is_some_and(|name| !name.starts_with("stos"))
+    name.is_some_and(|name| !name.starts_with("stos") && !name.ends_with("-generator"))
 }
 
 /// Refuses wishes about all commands that cannot be fulfilled. systemd's cgroups are wished for when they are made.
@@ -203,6 +214,7 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
             cli.command,
             Command::System(System::Info(_) | System::Man(_))
                 | Command::Completion(_)
+                | Command::Generate(Generate::Quadlet(_))
                 | Command::Features(_)
                 | Command::Spec(_)
         );

@@ -16,7 +16,7 @@ use crate::cli::{
     ConnectionOptions, CredentialOptions, Global, ImageOptions, PolicyOptions, PullWhen, RegistryOptions, Verify,
 };
 use crate::mount_options::{self, Mounts};
-use crate::{network_options, process_list, prompt, security_options, user_namespace_options};
+use crate::{network_options, process_list, prompt, security_options, unit_options, user_namespace_options};
 
 /// Reads how to reach registries, where no image comes in.
 pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
@@ -101,11 +101,15 @@ pub fn create_options(
     auto_remove: bool,
 ) -> anyhow::Result<CreateOptions> {
     let (network, networking) = network_options::networking(&options.network, &global.networks)?;
-    let mounts = Mounts::read(&options.volume, &options.mount)?;
+    let mut mounts = Mounts::read(&options.volume, &options.mount)?;
+    if let Some(zone) = &options.unit.tz {
+        mounts.binds.push(unit_options::time_zone(zone)?);
+    }
     let mut limits = options.limits.to_options();
     limits.tmpfs.extend(mounts.tmpfs);
     Ok(CreateOptions {
         name: options.name.clone(),
+        replaces: options.unit.replace,
         pull_policy: match options.pull {
             PullWhen::Missing => PullPolicy::Missing,
             PullWhen::Always => PullPolicy::Always,
@@ -139,6 +143,9 @@ pub fn create_options(
         auto_remove,
         starts_at_once: false,
         limits,
+        stop_signal: options.unit.stop_signal,
+        host_env: if options.unit.env_host { unit_options::host_environment() } else { Vec::new() },
+        unit: unit_options::unit(&options.unit),
     })
 }
 

@@ -4,57 +4,34 @@
 mod runtime_scene;
 
 use std::fs::{self, File};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
 
-use runtime_scene::{Bundle, PATIENCE, Runtime, eventually, output};
+use runtime_scene::{Bundle, Runtime, eventually, output};
 use serde_json::json;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
+use stos_testkit::service_manager::ServiceManager;
 
 const SCRIPT: &str =
     "trap 'exit 6' USR1; echo $NOTIFY_SOCKET; test -w $NOTIFY_SOCKET && echo writable; while :; do sleep 0.05; done";
 
-/// A service manager.
-struct Manager {
-    socket: UnixDatagram,
-    variable: String,
+/// What the tests do with a service manager.
+trait OfRuntime {
+    /// A command of the runtime that the manager waits for.
+    fn command(&self, runtime: &Runtime) -> Command;
+
+    /// Hears that a container is ready, and reads on until whoever tells that may end.
+    fn hears_of(&self, teller: &mut Child, pid: i64, runtime: &Runtime);
 }
 
-impl Manager {
-    fn new(runtime: &Runtime) -> Self {
-        let path = runtime.path("manager");
-        Self::of(UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap().to_owned())
-    }
-
-    fn of(socket: UnixDatagram, variable: String) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, variable }
-    }
-
-    /// What it is told next.
-    fn hears(&self) -> String {
-        let mut datagram = [0; 4096];
-        let length = self.socket.recv(&mut datagram).expect("a notification");
-        String::from_utf8_lossy(&datagram[..length]).into_owned()
-    }
-
-    /// Whether there is nothing that it has not heard.
-    fn hears_nothing(&self) -> bool {
-        self.socket.set_nonblocking(true).unwrap();
-        let nothing = self.socket.recv(&mut [0; 4096]).is_err();
-        self.socket.set_nonblocking(false).unwrap();
-        nothing
-    }
-
+impl OfRuntime for ServiceManager {
     fn command(&self, runtime: &Runtime) -> Command {
         let mut command = runtime.command();
-        command.env("NOTIFY_SOCKET", &self.variable);
+        command.env("NOTIFY_SOCKET", self.address());
         command
     }
 
-    /// Hears that a container is ready, and reads on until whoever tells that may end.
     fn hears_of(&self, teller: &mut Child, pid: i64, runtime: &Runtime) {
         assert_eq!(self.hears(), "READY=1\n");
         assert_eq!(self.hears(), format!("MAINPID={pid}\n"));
@@ -88,7 +65,7 @@ fn the_start_waits_for_the_readiness_and_passes_it_on() {
         // It hands the directory of the manager's own socket in.
         return;
     }
-    let manager = Manager::new(&runtime);
+    let manager = ServiceManager::at(&runtime.path("manager"));
     let (bundle, id) = (bundle(&runtime), runtime.id("start"));
     let mut create = manager.command(&runtime);
     create.arg("create").arg("--bundle").arg(&bundle.dir).arg(&id);
@@ -115,9 +92,7 @@ fn a_container_in_the_background_becomes_the_main_process() {
     if runtime.is_called("crun") {
         return;
     }
-    let name = format!("stos-test-{}", std::process::id());
-    let address = SocketAddr::from_abstract_name(&name).unwrap();
-    let manager = Manager::of(UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}"));
+    let manager = ServiceManager::named(&format!("stos-test-{}", std::process::id()));
     let (bundle, id) = (bundle(&runtime), runtime.id("background"));
     let out = File::create(runtime.path(&format!("{id}.out"))).unwrap();
     let mut run = manager.command(&runtime);
@@ -140,7 +115,7 @@ fn in_the_foreground_the_runtime_is_the_main_process() {
     if runtime.is_called("crun") {
         return;
     }
-    let manager = Manager::new(&runtime);
+    let manager = ServiceManager::at(&runtime.path("manager"));
     let bundle = bundle(&runtime);
     let run = |id: &str| {
         let out = File::create(runtime.path(&format!("{id}.out"))).unwrap();
@@ -179,7 +154,7 @@ fn nobody_waits_for_what_cannot_come() {
     if runtime.is_called("crun") {
         return;
     }
-    let manager = Manager::new(&runtime);
+    let manager = ServiceManager::at(&runtime.path("manager"));
     // It ends, and has said nothing.
     let (bundle, id) = (runtime.bundle(&["sh", "-c", "echo $NOTIFY_SOCKET"]), runtime.id("silent"));
     let mut create = manager.command(&runtime);
@@ -224,7 +199,7 @@ fn a_long_id_is_no_obstacle() {
         // runc binds by the path.
         return;
     }
-    let manager = Manager::new(&runtime);
+    let manager = ServiceManager::at(&runtime.path("manager"));
     let (bundle, id) = (bundle(&runtime), runtime.id(&"long".repeat(25)));
     let mut child = manager.command(&runtime);
     let out = File::create(runtime.path(&format!("{id}.out"))).unwrap();

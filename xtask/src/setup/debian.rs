@@ -11,7 +11,7 @@ use stos_testkit::environment::{has_python_module, tool};
 use crate::process::{Run, output, step};
 
 /// A program, and the package that has it.
-const TOOLS: [(&str, &str); 31] = [
+const TOOLS: [(&str, &str); 32] = [
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -45,6 +45,8 @@ const TOOLS: [(&str, &str); 31] = [
     ("iptables-save", "iptables"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
+    // Reads units as the manager does, without one that runs.
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Modules of Debian's Python that tests need, and the package that brings each.

@@ -81,11 +81,17 @@ pub fn command_line(config: &ImageConfig, options: &CreateOptions) -> Result<Vec
     Ok(args)
 }
 
-/// Puts the environment together: the image's, then the user's, the last of each name counts.
+/// Puts the environment together: the host's where it is asked for, the image's, then the user's; the last of each name counts.
 pub fn environment(config: &ImageConfig, options: &CreateOptions, hostname: &str) -> Vec<String> {
     let own = [DEFAULT_PATH.to_owned(), "container=stos".to_owned(), format!("HOSTNAME={hostname}")];
     let mut env: Vec<String> = Vec::new();
-    for entry in own.iter().chain(&terminal::environment(options.streams)).chain(&config.env).chain(&options.env) {
+    for entry in own
+        .iter()
+        .chain(&options.host_env)
+        .chain(&terminal::environment(options.streams))
+        .chain(&config.env)
+        .chain(&options.env)
+    {
         let name = entry.split('=').next().unwrap_or_default();
         match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
             Some(known) => known.clone_from(entry),

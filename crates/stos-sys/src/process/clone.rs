@@ -166,6 +166,19 @@ pub fn check_inherited(count: u32) -> Result<()> {
     Ok(())
 }
 
+/// Has the descriptors `3..3 + count` stay open when the calling process executes a program, or close then. Copies that a child has
+/// already are as they were.
+pub fn keep_over_exec(count: u32, keeps: bool) -> Result<()> {
+    let flags = if keeps { 0 } else { libc::FD_CLOEXEC };
+    for fd in 3..3_u32.saturating_add(count) {
+        // SAFETY: fcntl sets a flag of a number; one that is no descriptor is an error.
+        if unsafe { libc::fcntl(fd.cast_signed(), libc::F_SETFD, flags) } < 0 {
+            return Err(SysError::new("fcntl", format!("{fd}, F_SETFD, {flags}"), last_errno()));
+        }
+    }
+    Ok(())
+}
+
 fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: closing descriptors touches no memory; the caller's contract says that nobody uses them again.
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {

@@ -92,6 +92,8 @@ pub struct ImageOptions {
     pub label: Vec<String>,
     #[command(flatten)]
     pub limits: ImageLimits,
+    #[command(flatten)]
+    pub unit: UnitArgs,
 }
 
 // What bundle mode's create and run share.
@@ -109,7 +111,7 @@ pub struct BundleOptions {
     /// Bundle mode: send a descriptor of the container's process over this Unix socket
     #[arg(long, hide_short_help = true, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
-    /// Bundle mode: pass on N descriptors from 3 on, after those of LISTEN_FDS
+    /// Pass on N descriptors from 3 on, after those of LISTEN_FDS
     #[arg(long, hide_short_help = true, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// Bundle mode: let the container have the caller's session keyring
@@ -201,6 +203,9 @@ pub struct Start {
     pub interactive: bool,
     #[command(flatten)]
     pub session: SessionOptions,
+    /// With NOTIFY_SOCKET: who says that they are ready, whatever they were created with
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub sdnotify: Option<NotifyChoice>,
     /// The containers
     #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     pub containers: Vec<String>,

@@ -26,6 +26,7 @@ mod security;
 mod stats;
 mod system;
 mod terminal;
+mod unit;
 mod user_namespace;
 mod volumes;
 
@@ -51,6 +52,7 @@ pub use security::*;
 pub use stats::*;
 pub use system::*;
 pub use terminal::*;
+pub use unit::*;
 pub use user_namespace::*;
 pub use volumes::*;
 
@@ -263,6 +265,9 @@ pub enum Command {
     /// The commands about networks
     #[command(subcommand)]
     Network(Network),
+    /// Make units for systemd
+    #[command(subcommand)]
+    Generate(Generate),
     /// Write a config.json to begin with
     Spec(Spec),
     /// Print what is honoured of a bundle, as JSON
@@ -366,6 +371,8 @@ mod tests {
             ("--volumes-from x", "--volumes-from"),
             ("--device /dev/null", "--device"),
             ("--sysctl a=b", "--sysctl"),
+            ("--cidfile f", "--cidfile"),
+            ("--sdnotify ignore", "--sdnotify"),
         ] {
             let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));
             assert!(said.starts_with(&format!("{named} ")), "{options}: {said}");

@@ -63,7 +63,7 @@ fn parse_id(what: &What) -> Result<ContainerId, Failure> {
 
 /// Counts the descriptors that a container gets of our caller's: those of socket activation (sd_listen_fds(3)), where they are meant
 /// for us, and `preserved` more.
-fn inherited(preserved: u32, takes_sockets: bool) -> Result<Inherited, Failure> {
+pub fn inherited(preserved: u32, takes_sockets: bool) -> Result<Inherited, Failure> {
     let variable = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
     let number = |name: &str| variable(name).and_then(|value| value.parse::<u32>().ok());
     let mut inherited = Inherited { preserved, ..Inherited::default() };
@@ -95,7 +95,7 @@ fn relay(end: Option<OwnedFd>) -> Result<Option<Relay>, Failure> {
 }
 
 /// The socket of our caller's service manager (sd_notify(3)), which may be told when a container is ready.
-fn notify_socket() -> Option<OsString> {
+pub fn notify_socket() -> Option<OsString> {
     std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())
 }
 

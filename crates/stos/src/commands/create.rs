@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! create, run, start, restart.
 
+use std::path::Path;
+
 use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::create::create_container_from_image;
 use stos_engine::journal::Status;
@@ -17,7 +19,7 @@ use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, R
 use crate::failure::Failure;
 use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
-use crate::{options, table};
+use crate::{options, table, unit_options};
 
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
@@ -25,20 +27,62 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
         return bundle::create(global, &args.what, &dir, &args.bundle);
     }
     refuse_bundle_options(&args.bundle)?;
+    if args.bundle.preserve_fds > 0 {
+        return Err(Failure::message("--preserve-fds is for what is started: run, or bundle mode", 125));
+    }
+    let id_file = IdFile::claim(args.image_options.unit.cidfile.as_deref())?;
     let record = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
         let options = read_options(global, &args.image_options, args.what.command(), args.rm)?;
         create_from_image(global, &engine, args.what.subject(), &options, progress)
     })?;
+    id_file.write(&record)?;
     table::print_line(&record.id)?;
     Ok(0)
+}
+
+/// The file that a container's id goes to.
+struct IdFile<'a>(Option<&'a Path>);
+
+impl<'a> IdFile<'a> {
+    /// Makes it, empty: one that is there may be another container's.
+    fn claim(path: Option<&'a Path>) -> Result<Self, Failure> {
+        if let Some(path) = path {
+            std::fs::File::create_new(path).map_err(|error| Self::failure(path, &error))?;
+        }
+        Ok(Self(path))
+    }
+
+    fn failure(path: &Path, error: &std::io::Error) -> Failure {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => ": another container may use it; remove it if none does",
+            _ => "",
+        };
+        Failure::message(format!("--cidfile {}: {error}{hint}", path.display()), 125)
+    }
+
+    /// Puts the id in it.
+    fn write(mut self, record: &ContainerRecord) -> Result<(), Failure> {
+        match self.0.take() {
+            Some(path) => std::fs::write(path, record.id.as_str()).map_err(|error| Self::failure(path, &error)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for IdFile<'_> {
+    /// Without a container there is no id.
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            drop(std::fs::remove_file(path));
+        }
+    }
 }
 
 fn refuse_bundle_options(options: &BundleOptions) -> Result<(), Failure> {
     let given = [
         ("--pid-file", options.pid_file.is_some()),
         ("--console-socket", options.console_socket.is_some()),
-        ("--preserve-fds", options.preserve_fds > 0),
         ("--no-pivot", options.no_pivot),
         ("--no-new-keyring", options.no_new_keyring),
     ];
@@ -95,13 +139,16 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if let (true, Some(option)) = (args.detach, args.session.given()) {
         return Err(Failure::message(format!("{option} is for the foreground: not with --detach"), 125));
     }
+    let id_file = IdFile::claim(args.image_options.unit.cidfile.as_deref())?;
+    let caller = unit_options::caller(args.bundle.preserve_fds, None)?;
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
-        let engine = target::engine(global).map_err(as_container_failure)?;
+        let engine = target::engine(global).map_err(as_container_failure)?.with_caller(caller);
         let options = read_options(global, &args.image_options, args.what.command(), args.rm)?;
         let options = CreateOptions { starts_at_once: true, ..options };
         let record = create_from_image(global, &engine, args.what.subject(), &options, progress)?;
         Ok((engine, record))
     })?;
+    id_file.write(&record)?;
     if args.detach {
         start_detached(&engine, &record).map_err(Failure::of_container)?;
         table::print_line(&record.id)?;
@@ -140,7 +187,7 @@ pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
             let does_not_run: fn(&_) -> bool = |state| !is_running(state);
             let containers = named_or_all(global, containers, args.all, does_not_run);
             let containers = containers.map_err(|failure| as_start_failure(global, failure))?;
-            Ok(each(global, &containers, |query| start_one(global, query)))
+            Ok(each(global, &containers, |query| start_one(global, query, args)))
         }
     }
 }
@@ -169,6 +216,7 @@ fn start_attached(global: &Global, query: &str, args: &Start) -> Result<u8, Fail
             Err(Failure::message(format!("container {id} is a bundle's: its streams were given to create"), 1))
         }
         Target::Image(engine, record) => {
+            let engine = engine.with_caller(unit_options::caller(0, args.sdnotify)?);
             let stdin = args.interactive && record.streams.interactive;
             match container::state(&engine, &record.id).map_err(Failure::of_container)? {
                 // What was to be started has been: podman's habit.
@@ -181,10 +229,11 @@ fn start_attached(global: &Global, query: &str, args: &Start) -> Result<u8, Fail
     }
 }
 
-fn start_one(global: &Global, query: &str) -> Result<(), Failure> {
+fn start_one(global: &Global, query: &str, args: &Start) -> Result<(), Failure> {
     match target::find(global, query).map_err(|failure| as_start_failure(global, failure))? {
         Target::Bundle(states, id) => bundle::start(&states, &id),
         Target::Image(engine, record) => {
+            let engine = engine.with_caller(unit_options::caller(0, args.sdnotify)?);
             start_detached(&engine, &record).map_err(Failure::of_container)?;
             Ok(table::print_line(query)?)
         }

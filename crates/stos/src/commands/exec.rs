@@ -144,7 +144,7 @@ fn keep_terminal(master: OwnedFd, process: &OwnedFd) -> Result<u8, Failure> {
 }
 
 fn drain_terminal(master: &OwnedFd, process: &OwnedFd) -> Result<(), Failure> {
-    stos_engine::lifecycle::leave_caller()?;
+    stos_engine::lifecycle::leave_caller(0)?;
     let (mut buffer, mut is_open) = ([0; 4096], true);
     loop {
         let mut fds = vec![PollFd::new(process, PollFlags::IN)];

@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod exists;
 mod foreground;
+mod generate;
 mod images;
 mod layers;
 mod life;
@@ -140,6 +141,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Layer(command) => layers::run(global, command),
         Command::Network(command) => network::run(global, command),
         Command::Port(args) => network::port(global, &args),
+        Command::Generate(command) => generate::run(global, &command),
         Command::Spec(args) => documents::spec(&args),
         Command::Features(_) => documents::features(),
         Command::Checkpoint(args) => Err(refused("checkpoint", &args)),
