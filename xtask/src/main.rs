@@ -11,6 +11,7 @@
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
 //! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
+//! | [`podman_day`] | what today's podman answers to the lines of a user's day, held against the test's or recorded |
 //! | [`soak`] | commands against each other on one store, for minutes |
 //! | [`kills`] | SIGKILL at moments spread over a pull, a create, a delete and a removal |
 //! | [`power_cut`] | the disk as a power cut would leave it, at each of its flushes and between |
@@ -38,6 +39,7 @@ mod fuzz;
 mod guard;
 mod kills;
 mod place;
+mod podman_day;
 mod power_cut;
 mod process;
 mod runtimes;
@@ -104,6 +106,12 @@ enum Task {
     /// Hold what a container may do by default against the podman that `setup --peers` installed (root)
     Confinement {
         /// Record podman's answers for the tests instead
+        #[arg(long)]
+        record: bool,
+    },
+    /// Hold what podman answers to the lines of a user's day against what the test of stos expects (root)
+    PodmanDay {
+        /// Record its answers instead
         #[arg(long)]
         record: bool,
     },
@@ -188,6 +196,7 @@ fn main() -> ExitCode {
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),
         Task::Confinement { record } => confinement::run(record),
+        Task::PodmanDay { record } => podman_day::run(record),
         #[cfg(target_arch = "x86_64")]
         Task::Faults { peers: Some(points), only, .. } => faults::run_peers(points, &only),
         #[cfg(target_arch = "x86_64")]

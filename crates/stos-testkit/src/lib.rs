@@ -10,6 +10,7 @@
 //! | [`shell`] | commands as a shell executes them |
 //! | [`registry`] | registries in this process, plain and hostile |
 //! | [`signing`] | sigstore signatures, and where a registry has them |
+//! | [`podman_day`] | command lines of a podman user, with what podman prints |
 //! | [`proxy`] | a TCP proxy before any server: resets, latency, a cap on throughput, counters |
 //! | [`docker_registry`] | the real one, Debian's docker-registry, as a child process |
 //! | [`http_proxy`] | an HTTP proxy in this process |
@@ -29,6 +30,7 @@ pub mod guard;
 pub mod http_proxy;
 pub mod image_builder;
 pub mod merge_model;
+pub mod podman_day;
 pub mod proxy;
 pub mod registry;
 pub mod rootfs;

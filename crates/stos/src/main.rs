@@ -214,6 +214,8 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
             cli.command,
             Command::System(System::Info(_) | System::Man(_))
                 | Command::Completion(_)
+                | Command::Info(_)
+                | Command::Version(_)
                 | Command::Generate(Generate::Quadlet(_))
                 | Command::Features(_)
                 | Command::Spec(_)

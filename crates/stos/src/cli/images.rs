@@ -133,6 +133,21 @@ pub struct Images {
     /// How the list looks: table, json, or a template such as '{{.ID}} {{.Repository}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: String,
+    /// Only those of which this holds: reference=PATTERN, dangling=true|false, id=PREFIX; of several all must
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub filter: Vec<String>,
+    /// Print whole IDs
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Leave out the line with the columns' names
+    #[arg(short, long)]
+    pub noheading: bool,
+    /// All of them, as without: a build leaves none between
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only those of this name, or of names that a pattern with * fits
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -155,8 +170,14 @@ pub struct Rmi {
     /// How the result looks
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+    /// All images
+    #[arg(short, long, conflicts_with = "images")]
+    pub all: bool,
+    /// Succeed for one that is gone
+    #[arg(short, long)]
+    pub ignore: bool,
     /// Images
-    #[arg(value_name = "IMAGE", required = true)]
+    #[arg(value_name = "IMAGE", required_unless_present = "all")]
     pub images: Vec<String>,
 }
 

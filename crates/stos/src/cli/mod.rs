@@ -280,6 +280,10 @@ pub enum Command {
     Restore(Refused),
     /// Print what completes this command line in a shell
     Completion(Completion),
+    /// Show what the kernel can do and what was chosen
+    Info(SystemInfo),
+    /// Print the version
+    Version(VersionOf),
     /// About this host and this installation
     #[command(subcommand)]
     System(System),

@@ -36,6 +36,14 @@ pub struct SystemInfo {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos version --format '{{.Client.Version}}'")]
+pub struct VersionOf {
+    /// How it looks: table, json, or a template such as '{{.Client.Version}}'
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos system man /usr/local/share/man/man1")]
 pub struct SystemMan {
     /// Where they go: a page for each command, stos-COMMAND.1

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! spec and features: what a bundle's configuration may look like, and what is honoured of one.
+//! spec and features: what a bundle's configuration may look like, and what is honoured of one; version.
 
 use std::io::Write;
 
 use serde_json::{Value, json};
 use stos_runtime::features;
 
-use crate::cli::Spec;
+use crate::cli::{Spec, VersionOf};
 use crate::failure::Failure;
 use crate::table;
+use crate::template::{Context, Template};
 
 /// Writes a `config.json` to begin with, as runc's has it. One that is there stays.
 pub fn spec(args: &Spec) -> Result<u8, Failure> {
@@ -23,6 +24,27 @@ pub fn spec(args: &Spec) -> Result<u8, Failure> {
 /// Prints the features document (runtime-spec, features.md).
 pub fn features() -> Result<u8, Failure> {
     table::print_json(&features::document())?;
+    Ok(0)
+}
+
+/// Prints the version, with podman's names for templates.
+pub fn version(args: &VersionOf) -> Result<u8, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let platform = stos_spec::Platform::host();
+    let os_arch = format!("{}/{}", platform.os, platform.architecture);
+    let client = json!({"Version": version, "OciVersion": features::OCI_VERSION_MAX, "OsArch": os_arch, "Os": platform.os});
+    match args.format.as_str() {
+        "table" => {
+            for (name, value) in [("Version", version), ("OCI Version", features::OCI_VERSION_MAX), ("OS/Arch", &os_arch)] {
+                table::print_line(format!("{:<14}{value}", format!("{name}:")))?;
+            }
+        }
+        "json" => table::print_json(&json!({"Client": client}))?,
+        text => {
+            let context = Context { document: json!({"Client": client}), shown: Value::Null };
+            table::print_line(Template::parse(text)?.render(&context)?)?;
+        }
+    }
     Ok(0)
 }
 

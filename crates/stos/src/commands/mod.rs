@@ -147,6 +147,8 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Checkpoint(args) => Err(refused("checkpoint", &args)),
         Command::Restore(args) => Err(refused("restore", &args)),
         Command::Completion(args) => command_line::completion(&args),
+        Command::Info(args) => system::info::info(global, &args),
+        Command::Version(args) => documents::version(&args),
         Command::System(command) => system::run(global, command),
     }
 }

@@ -2,6 +2,7 @@
 //! Commands about images; pull, images, inspect and rmi are told here.
 
 pub mod archive;
+mod filter;
 pub mod history;
 pub mod mounts;
 pub mod names;
@@ -62,13 +63,24 @@ pub fn list(global: &Global, args: &Images) -> Result<u8, Failure> {
         "table" | "json" | "{{json .}}" => None,
         text => Some(Template::parse(text.strip_prefix("table ").unwrap_or(text))?),
     };
-    let images = image::list_images(&target::reader(global)?)?;
+    let mut images = image::list_images(&target::reader(global)?)?;
+    filter::keep(&mut images, &args.filter, args.image.as_deref())?;
     match (template, args.format.as_str()) {
-        (Some(template), format) => print_by(&template, format.starts_with("table "), &images)?,
-        (None, "table") if args.quiet => images.iter().try_for_each(|image| table::print_line(image.id.short()))?,
+        (Some(template), format) => {
+            let has_header = format.starts_with("table ") && !args.noheading;
+            print_by(&template, has_header, &images, args.no_trunc)?;
+        }
+        (None, "table") if args.quiet => {
+            let mut told = std::collections::BTreeSet::new();
+            // One of several names is one image.
+            for image in images.iter().filter(|image| told.insert(image.id)) {
+                table::print_line(shown_id(image, args.no_trunc))?;
+            }
+        }
         (None, "table") => {
-            let rows: Vec<_> = images.iter().map(row).collect();
-            table::print(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)?;
+            let rows: Vec<_> = images.iter().map(|image| row(image, args.no_trunc)).collect();
+            let header = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+            table::print_under((!args.noheading).then_some(&header[..]), &rows)?;
         }
         (None, _) => table::print_json(&images)?,
     }
@@ -76,10 +88,10 @@ pub fn list(global: &Global, args: &Images) -> Result<u8, Failure> {
 }
 
 /// Prints a line for each image, with podman's names for what its table shows.
-fn print_by(template: &Template, is_table: bool, images: &[ImageSummary]) -> Result<(), Failure> {
+fn print_by(template: &Template, is_table: bool, images: &[ImageSummary], no_trunc: bool) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for image in images {
-        let cells = row(image);
+        let cells = row(image, no_trunc);
         let shown = json!({
             "Repository": cells[0], "Tag": cells[1], "ID": cells[2], "CreatedSince": cells[3], "Size": cells[4],
             "CreatedAt": image.created.as_deref().unwrap_or("-"),
@@ -92,12 +104,16 @@ fn print_by(template: &Template, is_table: bool, images: &[ImageSummary]) -> Res
     Ok(table::print_cells(Some(&template.header(&[("ID", "IMAGE ID"), ("CreatedSince", "CREATED")])), &rows)?)
 }
 
-fn row(image: &ImageSummary) -> Vec<String> {
+fn shown_id(image: &ImageSummary, no_trunc: bool) -> String {
+    if no_trunc { image.id.to_string() } else { image.id.short() }
+}
+
+fn row(image: &ImageSummary, no_trunc: bool) -> Vec<String> {
     let none = || "<none>".to_owned();
     vec![
         image.repository.clone().unwrap_or_else(none),
         image.tag.clone().unwrap_or_else(none),
-        image.id.short(),
+        shown_id(image, no_trunc),
         image.created.as_deref().map_or_else(|| "-".to_owned(), table::ago),
         table::size(image.size),
     ]
@@ -211,12 +227,26 @@ fn inspect_image(engine: &Engine, image: &LoadedImage) -> Result<Value, Failure>
     }))
 }
 
+/// All names of all images; of one without a name its ID.
+fn every_name(engine: &Engine) -> Result<Vec<String>, Failure> {
+    let name = |image: ImageSummary| match (image.repository, image.tag) {
+        (Some(repository), Some(tag)) => format!("{repository}:{tag}"),
+        (Some(repository), None) => format!("{repository}@{}", image.digest),
+        _ => image.id.to_string(),
+    };
+    Ok(image::list_images(engine)?.into_iter().map(name).collect())
+}
+
 /// Removes images.
 pub fn remove(global: &Global, args: &Rmi) -> Result<u8, Failure> {
     let engine = target::engine(global)?;
     let mut all = Vec::new();
-    let code = each(global, &args.images, |name| {
-        let removed = image::remove_image(&engine, name, args.force).map_err(Failure::of_rmi)?;
+    let images = if args.all { every_name(&engine)? } else { args.images.clone() };
+    let code = each(global, &images, |name| {
+        let removed = match image::remove_image(&engine, name, args.force) {
+            Err(stos_engine::Error::Store(stos_store::Error::NoSuchImage(_))) if args.ignore || args.all => return Ok(()),
+            other => other.map_err(Failure::of_rmi)?,
+        };
         if args.format == Format::Table {
             removed.untagged.iter().try_for_each(|name| table::print_line(format!("Untagged: {name}")))?;
             removed.deleted.iter().try_for_each(|id| table::print_line(format!("Deleted: {id}")))?;

@@ -4,7 +4,7 @@
 pub mod check;
 mod df;
 mod gc;
-mod info;
+pub mod info;
 pub mod interrupt;
 mod prune;
 
