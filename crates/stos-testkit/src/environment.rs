@@ -22,7 +22,7 @@ pub const CACHE: &str = "STOS_TEST_CACHE";
 pub const REQUIRED: &str = "STOS_REQUIRED";
 
 /// The three real images.
-pub const IMAGES: [&str; 3] = ["deb:12", "sci:2", "many:100"];
+pub const IMAGES: [&str; 5] = ["deb:12", "sci:2", "many:100", "redis:1", "redis:2"];
 
 /// The cache directory, whether it exists or not.
 pub fn cache() -> PathBuf {
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_image_has_a_layout_tag() {
-        assert_eq!(IMAGES.map(layout_tag), ["deb-12", "sci-2", "many-100"]);
+        assert_eq!(IMAGES.map(layout_tag), ["deb-12", "sci-2", "many-100", "redis-1", "redis-2"]);
         assert_eq!(image_digest("no:image"), None);
     }
 

@@ -5,6 +5,8 @@
 //! deb:12    one layer, a Debian minbase root                     (about  95 MB compressed, 200 MB unpacked)
 //! sci:2     that + python3, numpy, scipy, perl, git and an app   (about 540 MB compressed, 1.3 GB, 39,000 files)
 //! many:100  deb:12 + 100 small layers                            (how things scale with layers)
+//! redis:1   deb:12 + redis with a health check, docker's types   (a service with data)
+//! redis:2   that + one layer                                     (its update)
 //! ```
 //!
 //! Each stands on what the registry in the cache has, so a run that was cut short goes on where it stopped.
@@ -67,6 +69,8 @@ impl Workshop {
             "deb:12" => self.make_debian(),
             "sci:2" => self.make_science(),
             "many:100" => self.make_many(),
+            "redis:1" => self.make_redis(),
+            "redis:2" => self.update_redis(),
             other => anyhow::bail!("there is no recipe for {other}"),
         }?;
         self.publish(image)
@@ -118,6 +122,34 @@ impl Workshop {
         Ok(())
     }
 
+    /// A service that keeps data in a volume, and says how it is.
+    fn make_redis(&self) -> anyhow::Result<()> {
+        let container = self.start_from_registry("deb:12")?;
+        let (update, options) = (debian::update_script(), debian::AS_ROOT.join(" "));
+        let script = format!(
+            "{update} && DEBIAN_FRONTEND=noninteractive apt-get {options} install --quiet --yes --no-install-recommends \
+             redis-server && rm -rf /var/lib/apt/lists/* && mkdir -p /data && chown redis:redis /data"
+        );
+        self.buildah(["run", "--network", "host", &container, "--", "sh", "-c", &script])?;
+        let command = r#"["redis-server","--dir","/data","--appendonly","yes","--save","","--bind","127.0.0.1"]"#;
+        self.buildah(["config", "--cmd", command, "--user", "redis", "--volume", "/data", &container])?;
+        // OCI's configuration has no health check, docker's has.
+        let check = ["config", "--healthcheck", "CMD-SHELL redis-cli ping | grep -q PONG"];
+        let [config, option, healthcheck] = check;
+        let times = ["--healthcheck-interval", "1s", "--healthcheck-timeout", "2s", "--healthcheck-retries", "2"];
+        let [interval, one, timeout, two, retries, count] = times;
+        self.buildah([config, option, healthcheck, interval, one, timeout, two, retries, count, &container])?;
+        self.commit_as("docker", &container, "redis:1")
+    }
+
+    fn update_redis(&self) -> anyhow::Result<()> {
+        let container = self.start_from_registry("redis:1")?;
+        let file = self.directory.join("version");
+        fs::write(&file, "2\n")?;
+        self.buildah(["add", "--quiet", &container, &file.display().to_string(), "/version"])?;
+        self.commit_as("docker", &container, "redis:2")
+    }
+
     /// Pushes to the registry, copies to the layout, and writes the digest, in this order: the digest is the mark that all
     /// is there.
     fn publish(&self, image: &str) -> anyhow::Result<()> {
@@ -138,9 +170,13 @@ impl Workshop {
             &remote,
         ])?;
         let digest = fs::read_to_string(&file)?;
-        let mut copy = Command::new("skopeo");
-        copy.args(["copy", "--quiet", "--insecure-policy", "--src-tls-verify=false", "--preserve-digests", &remote]);
-        copy.arg(format!("oci:{}:{tag}", environment::layout().display())).run_logged(&self.log())?;
+        // A layout has no docker types.
+        if !image.starts_with("redis:") {
+            let mut copy = Command::new("skopeo");
+            let options = ["copy", "--quiet", "--insecure-policy", "--src-tls-verify=false", "--preserve-digests"];
+            copy.args(options).arg(&remote);
+            copy.arg(format!("oci:{}:{tag}", environment::layout().display())).run_logged(&self.log())?;
+        }
         let images = self.cache.join("images");
         fs::create_dir_all(&images)?;
         let staged = images.join(".staged");
@@ -160,8 +196,13 @@ impl Workshop {
     }
 
     fn commit(&self, container: &str, name: &str) -> anyhow::Result<()> {
+        self.commit_as("oci", container, name)
+    }
+
+    fn commit_as(&self, format: &str, container: &str, name: &str) -> anyhow::Result<()> {
         let name = format!("localhost/{name}");
-        self.buildah(["commit", "--quiet", "--rm", "--signature-policy", &self.policy(), container, &name])
+        let policy = self.policy();
+        self.buildah(["commit", "--quiet", "--rm", "--format", format, "--signature-policy", &policy, container, &name])
     }
 
     fn buildah<const N: usize>(&self, arguments: [&str; N]) -> anyhow::Result<()> {
