@@ -35,7 +35,11 @@ pub fn run(records: bool) -> anyhow::Result<()> {
     );
     let script = podman_day::script(&lines, &prelude);
     let mut shell = setup::peers::command(&["sh".into(), "-c".into(), script]);
-    shell.env(environment::CACHE, environment::cache()).env_remove("TMPDIR").stdin(Stdio::null()).stderr(Stdio::inherit());
+    shell
+        .env(environment::CACHE, environment::cache())
+        .env_remove("TMPDIR")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
     let day = shell.output().context("running podman's day")?;
     crate::place::detach_below(place.path());
     let answers = podman_day::answers(&lines, &String::from_utf8_lossy(&day.stdout), registry.address());

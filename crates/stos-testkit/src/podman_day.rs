@@ -21,7 +21,8 @@ pub struct Line {
 pub fn parse(text: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for text in text.lines() {
-        let line = |command: &str, is_compared| Line { command: command.to_owned(), is_compared, expected: String::new() };
+        let line =
+            |command: &str, is_compared| Line { command: command.to_owned(), is_compared, expected: String::new() };
         if let Some(command) = text.strip_prefix("$ ") {
             lines.push(line(command, true));
         } else if let Some(command) = text.strip_prefix("~ ") {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What has been measured: samples by group, thing and engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -84,6 +84,16 @@ impl Book {
         let facts = serde_json::to_string(&self.facts)?;
         let text = format!("{{\n  \"facts\": {facts},\n  \"rows\": [{rows}\n  ],\n  \"notes\": [{notes}\n  ]\n}}\n");
         fs::write(path, text).with_context(|| path.display().to_string())
+    }
+
+    /// Takes the parts that a later run has measured, and keeps the others.
+    pub fn update(&mut self, later: Self) {
+        let parts: BTreeSet<_> = later.rows.iter().map(|row| row.group.clone()).collect();
+        self.rows.retain(|row| !parts.contains(&row.group));
+        self.notes.retain(|note| !parts.contains(&note.group));
+        self.rows.extend(later.rows);
+        self.notes.extend(later.notes);
+        self.facts.extend(later.facts);
     }
 
     /// Takes one sample.
@@ -180,6 +190,19 @@ mod tests {
         assert_eq!(book.median("pulls", "deb:12", "stos"), Some(2.0));
         assert_eq!(book.median("pulls", "deb:12", "podman"), Some(1.5));
         assert_eq!(book.median("pulls", "deb:12", "runc"), None);
+    }
+
+    #[test]
+    fn a_later_run_replaces_the_parts_that_it_has_measured() {
+        let (mut book, mut later) = (Book::default(), Book::default());
+        book.add("pulls", "deb:12", "stos", Unit::Count, 1.0);
+        book.add("scale", "run", "stos", Unit::Count, 2.0);
+        later.add("scale", "run", "stos", Unit::Count, 3.0);
+        later.facts.insert("date".into(), "later".into());
+        book.update(later);
+        assert_eq!(book.median("pulls", "deb:12", "stos"), Some(1.0));
+        assert_eq!(book.rows.iter().filter(|row| row.group == "scale").count(), 1);
+        assert_eq!((book.median("scale", "run", "stos"), book.facts["date"].as_str()), (Some(3.0), "later"));
     }
 
     #[test]

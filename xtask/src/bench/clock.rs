@@ -84,6 +84,16 @@ pub fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// What all processes and the kernel have used of the processors since the machine was started (proc_stat(5)), in hundredths of a second.
+pub fn machine_cpu() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no cpu in /proc/stat")?;
+    let fields = line.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>()?;
+    // user, nice, system, then idle and iowait, irq, softirq.
+    let ticks: u64 = [0, 1, 2, 5, 6].into_iter().filter_map(|at| fields.get(at)).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 /// Runs a command and gives its stdout, and what it took.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let errors = tempfile::NamedTempFile::new()?;
@@ -177,5 +187,6 @@ mod tests {
         let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
         assert!(time(&mut [shell(spin)]).unwrap().cpu > Duration::ZERO);
         assert!(children_peak().unwrap() > 0);
+        assert!(machine_cpu().unwrap() > cpu_of(std::process::id()).unwrap());
     }
 }

@@ -114,10 +114,13 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
             disk::write_back();
             let mut command = Command::new(&stand.settings.measurer);
             command.args(["bench", "--stage"]).arg(&file);
-            let served = clock::cpu_of(stand.settings.registry_pid)?;
+            let (served, busy) = (clock::cpu_of(stand.settings.registry_pid)?, clock::machine_cpu()?);
             let mut sample = clock::time(&mut [command])?;
-            // The registry has the same processors as who pulls from it.
-            sample.cpu += clock::cpu_of(stand.settings.registry_pid)?.saturating_sub(served);
+            // Whoever works for a part has the same processors: the registry, and for what is written the kernel's own threads.
+            match part {
+                Part::Write => sample.cpu = clock::machine_cpu()?.saturating_sub(busy),
+                _ => sample.cpu += clock::cpu_of(stand.settings.registry_pid)?.saturating_sub(served),
+            }
             book.add_time(GROUP, what, name, sample.wall);
             book.add_time(GROUP, &format!("{what}, CPU"), name, sample.cpu);
         }
@@ -295,6 +298,7 @@ fn logged(stos: &dyn Engine, act: Act<'_>, log: &Path) -> anyhow::Result<clock::
     let plain = commands(stos, act)?.remove(0);
     let mut command = Command::new(plain.get_program());
     command.arg("--log").arg(log).args(["--log-format", "json"]).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     clock::time(&mut [command])
 }
 

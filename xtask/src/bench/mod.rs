@@ -101,6 +101,9 @@ pub struct Options {
     /// Write them from this file of results instead of measuring
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rounds", "only", "quick"])]
     from: Option<PathBuf>,
+    /// Take the other parts from this file of results: a run that was cut short goes on
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    onto: Option<PathBuf>,
     /// Another build of stos, measured as `stos NAME` too
     #[arg(long, value_name = "NAME=FILE")]
     build: Vec<String>,
@@ -130,7 +133,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(from) = &options.from {
         return report::write(&Book::load(from)?, &results);
     }
-    let book = measure(options)?;
+    let mut book = measure(options)?;
+    if let Some(onto) = &options.onto {
+        let mut earlier = Book::load(onto)?;
+        earlier.update(book);
+        book = earlier;
+    }
     print!("{}", report::text(&book));
     let is_full = !options.quick && options.only.is_empty() && book.facts.contains_key("podman");
     if options.write || is_full {

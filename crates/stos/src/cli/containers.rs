@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
 use super::{
-    Format, GoFlag, ImageLimits, NetworkArgs, ProgressOptions, RegistryOptions, SecurityArgs, SessionOptions,
-    StreamArgs, UserNamespaceArgs,
+    Format, GoFlag, ImageLimits, NetworkArgs, NotifyChoice, ProgressOptions, RegistryOptions, SecurityArgs,
+    SessionOptions, StreamArgs, UnitArgs, UserNamespaceArgs,
 };
 
 /// When to ask the registry.

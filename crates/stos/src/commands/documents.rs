@@ -32,10 +32,13 @@ pub fn version(args: &VersionOf) -> Result<u8, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     let platform = stos_spec::Platform::host();
     let os_arch = format!("{}/{}", platform.os, platform.architecture);
-    let client = json!({"Version": version, "OciVersion": features::OCI_VERSION_MAX, "OsArch": os_arch, "Os": platform.os});
+    let client =
+        json!({"Version": version, "OciVersion": features::OCI_VERSION_MAX, "OsArch": os_arch, "Os": platform.os});
     match args.format.as_str() {
         "table" => {
-            for (name, value) in [("Version", version), ("OCI Version", features::OCI_VERSION_MAX), ("OS/Arch", &os_arch)] {
+            for (name, value) in
+                [("Version", version), ("OCI Version", features::OCI_VERSION_MAX), ("OS/Arch", &os_arch)]
+            {
                 table::print_line(format!("{:<14}{value}", format!("{name}:")))?;
             }
         }

@@ -244,7 +244,9 @@ pub fn remove(global: &Global, args: &Rmi) -> Result<u8, Failure> {
     let images = if args.all { every_name(&engine)? } else { args.images.clone() };
     let code = each(global, &images, |name| {
         let removed = match image::remove_image(&engine, name, args.force) {
-            Err(stos_engine::Error::Store(stos_store::Error::NoSuchImage(_))) if args.ignore || args.all => return Ok(()),
+            Err(stos_engine::Error::Store(stos_store::Error::NoSuchImage(_))) if args.ignore || args.all => {
+                return Ok(());
+            }
             other => other.map_err(Failure::of_rmi)?,
         };
         if args.format == Format::Table {
