@@ -57,7 +57,7 @@ impl UnitOptions {
     pub(crate) fn cgroup(self, record: &ContainerRecord) -> Result<CgroupRequest> {
         match self.cgroups {
             CgroupsMode::Enabled => Ok(CgroupRequest::default()),
-            CgroupsMode::Split => Ok(cgroup::below_own(run_id(&record.id).as_str())?),
+            CgroupsMode::Split => Ok(cgroup::below_own(&format!("stos-{}", record.id))?),
         }
     }
 }

@@ -11,9 +11,10 @@ pub struct Stats {
     /// Containers that do not run, too
     #[arg(short, long, conflicts_with = "containers")]
     pub all: bool,
-    /// How the list looks; JSON is an array a line, sizes in bytes and times in nanoseconds
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
+    /// How the list looks: table, json (an array a line, sizes in bytes and times in nanoseconds), or a template such as
+    /// '{{.Name}} {{.MemUsage}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
     /// Seconds between two looks
     #[arg(short, long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub interval: u32,

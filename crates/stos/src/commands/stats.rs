@@ -6,15 +6,17 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 use stos_engine::container::{self, ContainerState};
 use stos_engine::stats::{ContainerUsage, Sampler};
 use stos_runtime::RunState;
 use stos_runtime::lifecycle::list_bundles;
 
-use crate::cli::{Format, Global, Stats};
+use crate::cli::{Global, Stats};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
+use crate::template::{Context, Template};
 
 /// Puts the cursor at the top of an empty screen.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
@@ -35,10 +37,60 @@ struct Watched {
     run: Option<RunState>,
 }
 
+/// How the list looks.
+enum Look {
+    Table,
+    Json,
+    /// A line each; with the names of the columns where it begins with `table`.
+    Template(Template, bool),
+}
+
+impl Look {
+    fn of(format: &str) -> Result<Self, Failure> {
+        match format {
+            "table" => Ok(Self::Table),
+            "json" | "{{json .}}" => Ok(Self::Json),
+            text => match text.strip_prefix("table ") {
+                Some(text) => Ok(Self::Template(Template::parse(text)?, true)),
+                None => Ok(Self::Template(Template::parse(text)?, false)),
+            },
+        }
+    }
+
+    fn text(&self, lines: &[Line], args: &Stats) -> Result<String, Failure> {
+        match self {
+            Self::Json if args.no_stream => Ok(serde_json::to_string_pretty(lines)? + "\n"),
+            Self::Json => Ok(serde_json::to_string(lines)? + "\n"),
+            Self::Table => Ok(table(lines, args.no_trunc)),
+            Self::Template(template, has_header) => {
+                let mut text = String::new();
+                if *has_header {
+                    text =
+                        template.header(&[("PIDs", "PIDS"), ("CPUPerc", "CPU %"), ("MemUsage", "MEM USAGE / LIMIT")])
+                            + "\n";
+                }
+                for line in lines {
+                    text.push_str(&template.render(&context(line, args.no_trunc)?)?);
+                    text.push('\n');
+                }
+                Ok(text)
+            }
+        }
+    }
+}
+
+/// A line for templates, with podman's names for what its table shows.
+fn context(line: &Line, whole_id: bool) -> Result<Context, Failure> {
+    let names = ["ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs", "CPU", "AvgCPU"];
+    let cells = names.into_iter().map(str::to_owned).zip(row(line, whole_id).into_iter().map(Value::from));
+    Ok(Context { document: serde_json::to_value(line)?, shown: Value::Object(cells.collect()) })
+}
+
 /// Tells what containers use, once or until nobody reads it any more.
 pub fn stats(global: &Global, args: &Stats) -> Result<u8, Failure> {
     let mut sampler = Sampler::default();
-    let clears = !args.no_stream && !args.no_reset && args.format == Format::Table && io::stdout().is_terminal();
+    let look = Look::of(&args.format)?;
+    let clears = !args.no_stream && !args.no_reset && matches!(look, Look::Table) && io::stdout().is_terminal();
     loop {
         let watched =
             if args.containers.is_empty() { all(global, args.all)? } else { named(global, &args.containers)? };
@@ -50,11 +102,7 @@ pub fn stats(global: &Global, args: &Stats) -> Result<u8, Failure> {
                 usage: run.map(|run| sampler.sample(&run)).unwrap_or_default(),
             })
             .collect();
-        let text = match args.format {
-            Format::Json if args.no_stream => serde_json::to_string_pretty(&lines)? + "\n",
-            Format::Json => serde_json::to_string(&lines)? + "\n",
-            Format::Table => table(&lines, args.no_trunc),
-        };
+        let text = look.text(&lines, args)?;
         let mut out = io::stdout().lock();
         let printed = write!(out, "{}{text}", if clears { CLEAR } else { "" }).and_then(|()| out.flush());
         match printed {
@@ -176,6 +224,8 @@ mod tests {
             ["0123456789ab", "web", "12.35%", "1 kB / 64 MB", "0.50%", "-- / --", "0 B / 0 B", "3", "1.5s", "0.00%"];
         assert_eq!(row(&line, false), expected);
         assert_eq!(row(&line, true)[0], "0123456789abcdef");
+        let template = Template::parse("{{.Name}} {{.MemUsage}} {{.CPUPerc}} {{.PIDs}}").unwrap();
+        assert_eq!(template.render(&context(&line, false).unwrap()).unwrap(), "web 1 kB / 64 MB 12.35% 3");
         let json = serde_json::to_value(&line).unwrap();
         assert_eq!(
             (&json["pids"], &json["net_input"], &json["name"]),
