@@ -20,7 +20,7 @@
 //! | [`syscall_table`] | the system calls that seccomp profiles may name, from the kernel's headers |
 //! | [`check_layers`] | the floors and walls of `crates/README.md` |
 //!
-//! [`process`] runs programs, [`place`] holds roots of their own, [`small_images`] makes images, [`workspace`] knows where things are.
+//! [`process`] runs programs, [`hierarchy`] mounts what crun needs of cgroups, [`place`] holds roots of their own, [`small_images`] makes images, [`workspace`] knows where things are.
 
 // A command for people: its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -37,6 +37,7 @@ mod engines;
 mod faults;
 mod fuzz;
 mod guard;
+mod hierarchy;
 mod kills;
 mod place;
 mod podman_day;

@@ -3,12 +3,14 @@
 //! stos expects, or records them.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use stos_testkit::docker_registry::DockerRegistry;
 use stos_testkit::{environment, podman_day};
 
+use crate::hierarchy::Hierarchy;
+use crate::process::output;
 use crate::setup;
 use crate::workspace::Metadata;
 
@@ -22,6 +24,10 @@ pub fn run(records: bool) -> anyhow::Result<()> {
     let path = Metadata::load()?.workspace_root.join("crates/stos/tests/data/podman-day.txt");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let lines = podman_day::parse(&text);
+    let _hierarchy = Hierarchy::mount();
+    // A host of its own: its bridges and rules are nobody else's, and go with it.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+    output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     let registry = DockerRegistry::start_over_cache()?;
     let place = tempfile::Builder::new().prefix("stos-podman-day-").tempdir_in("/var/tmp")?;
     fs::write(place.path().join("containers.conf"), CONFIGURATION)?;

@@ -7,8 +7,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::thread::sleep;
-use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
@@ -21,6 +19,7 @@ use super::engines::{self, Act, Engine};
 use super::{
     Group, containers, disk, images, inside, interrupt, limits, machine, network, pulls, scale, snapshotter, space,
 };
+use crate::hierarchy::Hierarchy;
 use crate::process::step;
 
 /// What the process that measures is told; paths are those of its root.
@@ -238,48 +237,4 @@ pub fn perform_with_output(engine: &dyn Engine, act: Act<'_>) -> anyhow::Result<
 /// The commands of an act that an engine has.
 pub fn commands(engine: &dyn Engine, act: Act<'_>) -> anyhow::Result<Vec<Command>> {
     engine.commands(act).with_context(|| format!("{} has no {act:?}", engine.name()))
-}
-
-/// The hierarchy without which crun refuses a host with cgroups of both versions; gone when dropped.
-struct Hierarchy(bool);
-
-const HIERARCHY: &str = "/sys/fs/cgroup/hugetlb";
-
-impl Hierarchy {
-    fn mount() -> Self {
-        if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new(HIERARCHY).join("tasks").exists() {
-            return Self(false);
-        }
-        let _ = fs::create_dir_all(HIERARCHY);
-        // The hierarchy of one who had it before goes some time after its last cgroup.
-        for _ in 0..100 {
-            let mut mount = Command::new("mount");
-            if mount.args(["-t", "cgroup", "-o", "hugetlb", "cgroup", HIERARCHY]).status().is_ok_and(|it| it.success())
-            {
-                return Self(true);
-            }
-            sleep(Duration::from_millis(100));
-        }
-        eprintln!("the hugetlb hierarchy cannot be mounted: crun will refuse");
-        Self(false)
-    }
-}
-
-impl Drop for Hierarchy {
-    fn drop(&mut self) {
-        if self.0 {
-            // crun leaves cgroups of a create that has failed, and with them the hierarchy would stay.
-            remove_cgroups(Path::new(HIERARCHY));
-            let _ = Command::new("umount").arg(HIERARCHY).status();
-        }
-    }
-}
-
-fn remove_cgroups(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroups(&entry.path());
-            let _ = fs::remove_dir(entry.path());
-        }
-    }
 }

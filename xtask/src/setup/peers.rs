@@ -12,7 +12,7 @@ use stos_testkit::environment;
 use super::debian;
 use crate::process::{Run, output, step};
 
-const PACKAGES: &str = "podman containerd crun runc umoci skopeo buildah netavark conmon erofs-utils busybox-static procps python3-minimal \
+const PACKAGES: &str = "podman containerd crun runc umoci skopeo buildah netavark aardvark-dns nftables catatonit conmon erofs-utils busybox-static procps python3-minimal \
                         hyperfine jq time ca-certificates";
 
 /// Enters the root in `$ROOT` within a mount namespace of its own, so nothing stays mounted, and becomes the command.
