@@ -6,6 +6,7 @@
 //! (the kernel waits for readers of a global lock), a single-threaded process that writes `0` into its own v1 `tasks` 0.1
 //! ms, and `CLONE_INTO_CGROUP` on v2 0.4 ms; so those two are used.
 
+mod delegated;
 mod devices;
 mod freezer;
 mod hierarchy;
@@ -13,7 +14,6 @@ mod join;
 pub mod limits;
 mod make;
 mod manager;
-mod own;
 mod owner;
 mod scope;
 pub mod systemd;
@@ -36,13 +36,13 @@ use stos_sys::SysError;
 use stos_sys::process::exec::c_string;
 use stos_sys::process::pidfd;
 
+pub use delegated::below_own;
 pub(crate) use devices::default_rules;
 pub use hierarchy::{CGROUP_ROOT, Hierarchy, Version, mounted_hierarchies};
 pub(crate) use join::JoinedCgroups;
 pub use join::SubCgroup;
 pub(crate) use make::{MadeCgroups, Wishes, open_control};
 pub(crate) use manager::check_booted;
-pub use own::below_own;
 pub(crate) use scope::Scope;
 
 use crate::error::{Error, Result};
