@@ -47,6 +47,9 @@
 //! | `relay` | output on its way to the log, to clients and to the caller's streams |
 //! | `streams` | a container's standard streams, and the monitor's ends of them |
 //! | [`attach`] | clients of a monitor: output, input, the terminal's size, detaching |
+//! | [`service`] | how a container is looked after: what is asked, and what its record says |
+//! | [`health`] | health checks, and what they have found |
+//! | [`restart`] | a container is started again when it has ended |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
 //! | [`times`] | points in time, as people write them |
 //! | [`rename`] | a container gets another name |
@@ -70,6 +73,7 @@ pub mod error;
 pub mod export;
 pub mod filesystem;
 pub mod gc;
+pub mod health;
 pub mod history;
 pub mod image;
 pub mod image_mount;
@@ -95,9 +99,11 @@ pub mod push;
 pub mod registries;
 mod relay;
 pub mod rename;
+pub mod restart;
 mod room;
 pub mod save;
 pub mod security;
+pub mod service;
 mod side_by_side;
 mod source;
 pub mod spec;

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A container's log: podman's k8s-file lines, bounded in size.
+//! A container's log: podman's k8s-file lines, bounded in size. Docker's JSON lines (`json`), the journal (`journald`) or nobody may have the
+//! output instead (`sink`).
 //!
 //! ```text
 //! 2026-01-31T12:00:00.000000000+00:00 stdout F a whole line
 //! 2026-01-31T12:00:00.000000000+00:00 stderr P a part, to be continued
 //! ```
 //!
-//! When `log` has grown to [`LOG_MAX`] it becomes `log.1`, in place of an older one, and a new one begins: at most twice that
-//! stays.
+//! When `log` has grown to [`LOG_MAX`], or what was asked for, it becomes `log.1`, in place of an older one, and a new one begins: at most
+//! twice that stays. A reader holds a shared lock on the file that it has not read to its end; what would then be lost is put aside later, when
+//! the reader has come so far, or the file has grown to [`PATIENCE`] times its size.
 
+pub mod journalctl;
+pub mod journald;
+mod json;
+mod sink;
 mod tail;
 
 use std::fs::{File, OpenOptions};
@@ -17,12 +23,19 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use stos_store::Error as StoreError;
 
 use crate::error::Result;
 
+use json::JsonLines;
+pub(crate) use sink::Log;
+
 /// How large a log file grows before it is put aside, in bytes.
 pub const LOG_MAX: u64 = 32 << 20;
+
+/// How many times its size a file may grow for a reader that has not read what was put aside before.
+pub const PATIENCE: u64 = 8;
 
 /// Which of its streams a process wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +53,21 @@ impl Stream {
             Self::Stderr => "stderr",
         }
     }
+
+    fn of_name(name: &[u8]) -> Option<Self> {
+        match name {
+            b"stdout" => Some(Self::Stdout),
+            b"stderr" => Some(Self::Stderr),
+            _ => None,
+        }
+    }
+}
+
+/// How the lines of a log look.
+#[derive(Debug)]
+enum Format {
+    K8s,
+    Json(JsonLines),
 }
 
 /// Writes a log.
@@ -49,6 +77,7 @@ pub struct LogWriter {
     file: File,
     size: u64,
     max: u64,
+    format: Format,
     lines: Vec<u8>,
 }
 
@@ -57,9 +86,16 @@ impl LogWriter {
     pub fn open(path: &Path, max: u64) -> Result<Self> {
         let file = open_to_append(path).map_err(StoreError::io("open", path))?;
         let size = file.metadata().map_err(StoreError::io("stat", path))?.len();
-        let mut writer = Self { path: path.to_owned(), file, size, max, lines: Vec::new() };
+        let format = Format::K8s;
+        let mut writer = Self { path: path.to_owned(), file, size, max, format, lines: Vec::new() };
         writer.end_last_record().map_err(StoreError::io("write", path))?;
         Ok(writer)
+    }
+
+    /// Writes docker's JSON lines instead.
+    #[must_use]
+    pub fn with_json(self) -> Self {
+        Self { format: Format::Json(JsonLines::default()), ..self }
     }
 
     /// Ends a record that was cut short, by a power cut say: the next would go on in its line.
@@ -78,18 +114,36 @@ impl LogWriter {
     /// Logs what came from `stream` in one piece, at `time` (RFC 3339). What does not end with a newline is a part.
     pub fn write(&mut self, stream: Stream, bytes: &[u8], time: &str) -> io::Result<()> {
         self.lines.clear();
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let tag = if line.ends_with(b"\n") { 'F' } else { 'P' };
-            write!(self.lines, "{time} {} {tag} ", stream.name())?;
-            self.lines.extend_from_slice(line);
-            if tag == 'P' {
-                self.lines.push(b'\n');
-            }
+        match &mut self.format {
+            Format::K8s => write_lines(&mut self.lines, stream, bytes, time),
+            Format::Json(lines) => lines.write(&mut self.lines, stream, bytes, time),
         }
-        if self.size > 0 && self.size + self.lines.len() as u64 > self.max {
+        self.keep()
+    }
+
+    /// Logs what was kept back, at the end of a life.
+    pub fn finish(&mut self, time: &str) -> io::Result<()> {
+        self.lines.clear();
+        if let Format::Json(lines) = &mut self.format {
+            lines.finish(&mut self.lines, time);
+        }
+        self.keep()
+    }
+
+    fn keep(&mut self) -> io::Result<()> {
+        if self.size > 0 && self.size.saturating_add(self.lines.len() as u64) > self.max && self.may_rotate() {
             self.rotate()?;
         }
         self.append()
+    }
+
+    /// Whether nobody has still to read what was put aside before.
+    fn may_rotate(&self) -> bool {
+        if self.size > self.max.saturating_mul(PATIENCE) {
+            return true;
+        }
+        let Ok(older) = File::open(older(&self.path)) else { return true };
+        flock(&older, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
     /// Appends the records. Those that found room stay; of one that found room in part nothing does, or the next would go on in its line.
@@ -132,12 +186,25 @@ impl LogWriter {
     }
 }
 
+fn write_lines(out: &mut Vec<u8>, stream: Stream, bytes: &[u8], time: &str) {
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let tag = if line.ends_with(b"\n") { 'F' } else { 'P' };
+        out.extend_from_slice(format!("{time} {} {tag} ", stream.name()).as_bytes());
+        out.extend_from_slice(line);
+        if tag == 'P' {
+            out.push(b'\n');
+        }
+    }
+}
+
 fn open_to_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
 fn older(path: &Path) -> PathBuf {
-    path.with_extension("1")
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
 }
 
 /// A line of a log, or a part of one.
@@ -173,12 +240,15 @@ pub struct LogReader {
     /// The file that was read to its end before; held open, so that no other gets its inode number.
     done: Option<File>,
     line: Vec<u8>,
+    /// A line of another form, in this one.
+    turned: Vec<u8>,
 }
 
 impl LogReader {
     /// Reads the log at `path`, and what was put aside of it before. A log that is not there yet is empty.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), pending: None, current: None, skip: [0; 2], done: None, line: Vec::new() }
+        let (line, turned) = (Vec::new(), Vec::new());
+        Self { path: path.to_owned(), pending: None, current: None, skip: [0; 2], done: None, line, turned }
     }
 
     /// Hands everything that is there and was not handed before to `take`, without the log's own prefix.
@@ -190,7 +260,7 @@ impl LogReader {
     pub fn read_lines(&mut self, take: Take<'_>) -> io::Result<()> {
         if let Some(mut older) = self.pending.take() {
             self.drain(&mut older, take)?;
-            self.done = Some(older.into_inner());
+            self.done = Some(read_whole(older));
         }
         loop {
             let mut file = match self.current.take() {
@@ -207,8 +277,25 @@ impl LogReader {
             }
             // Put aside: it grows no more, but it may have since it was read.
             self.drain(&mut file, take)?;
-            self.done = Some(file.into_inner());
+            // The next is held before this one is let go: of the two no more than one is put aside meanwhile.
+            let next = self.next_file_after(file, take)?;
+            match next {
+                Some(next) => self.current = Some(next),
+                None => return Ok(()),
+            }
         }
+    }
+
+    /// Opens what follows a file that was read to its end.
+    fn next_file_after(&mut self, read: BufReader<File>, take: Take<'_>) -> io::Result<Option<BufReader<File>>> {
+        let known = read.get_ref().try_clone()?;
+        self.done = Some(known);
+        let next = self.next_file(take)?;
+        if let Some(done) = &self.done {
+            unlock(done);
+        }
+        drop(read);
+        Ok(next)
     }
 
     /// Opens `log`, then hands out what was put aside since the last file. In this order a file that is put aside meanwhile
@@ -222,7 +309,7 @@ impl LogReader {
         };
         if !is_known(self.done.as_ref())? && !is_known(next.as_ref().map(BufReader::get_ref))? {
             self.drain(&mut older, take)?;
-            self.done = Some(older.into_inner());
+            self.done = Some(read_whole(older));
         }
         Ok(next)
     }
@@ -239,7 +326,12 @@ impl LogReader {
                 file.seek(SeekFrom::Current(-i64::try_from(count).unwrap_or(0)))?;
                 return Ok(());
             }
-            let Some(line) = parse_line(&self.line) else { continue };
+            let line = match json::is_json(&self.line) {
+                true if json::to_line(&self.line, &mut self.turned) => &self.turned,
+                true => continue,
+                false => &self.line,
+            };
+            let Some(line) = parse_line(line) else { continue };
             match &mut self.skip[line.stream as usize] {
                 0 => take(&line)?,
                 left => *left -= 1,
@@ -250,10 +342,25 @@ impl LogReader {
 
 fn open_if_there(path: &Path) -> io::Result<Option<BufReader<File>>> {
     match File::open(path) {
-        Ok(file) => Ok(Some(BufReader::new(file))),
+        Ok(file) => {
+            // Whoever writes the log holds no lock for longer than a moment; where there is none to be had, nothing is promised.
+            drop(flock(&file, FlockOperation::LockShared));
+            Ok(Some(BufReader::new(file)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Lets a file go that was read to its end. It is kept open, so that no other gets its inode number.
+fn read_whole(file: BufReader<File>) -> File {
+    let file = file.into_inner();
+    unlock(&file);
+    file
+}
+
+fn unlock(file: &File) {
+    drop(flock(file, FlockOperation::Unlock));
 }
 
 fn is_current(file: &File, path: &Path) -> io::Result<bool> {
@@ -269,11 +376,7 @@ fn is_current(file: &File, path: &Path) -> io::Result<bool> {
 fn parse_line(line: &[u8]) -> Option<LogLine<'_>> {
     let mut words = line.splitn(4, |&byte| byte == b' ');
     let (time, stream, tag, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let stream = match stream {
-        b"stdout" => Stream::Stdout,
-        b"stderr" => Stream::Stderr,
-        _ => return None,
-    };
+    let stream = Stream::of_name(stream)?;
     let text = match tag {
         b"F" => text,
         b"P" => text.strip_suffix(b"\n").unwrap_or(text),
@@ -343,6 +446,28 @@ mod tests {
         assert!(std::fs::metadata(&path).unwrap().len() <= 200);
         assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_reader_has_not_read_is_not_put_aside_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = LogWriter::open(&path, 200).unwrap();
+        let mut write = |number: u32| writer.write(Stream::Stdout, format!("{number:04}\n").as_bytes(), "T").unwrap();
+        let lines = |range: std::ops::Range<u32>| range.map(|number| format!("{number:04}\n")).collect::<String>();
+        write(0);
+        let mut reader = LogReader::new(&path);
+        assert_eq!(read_all(&mut reader).0, lines(0..1).as_bytes());
+        // Several files' worth while it reads nothing.
+        (1..40).for_each(&mut write);
+        assert_eq!(read_all(&mut reader).0, lines(1..40).as_bytes());
+        // Then it is bounded again; and one who never reads on is not waited for without end.
+        (40..1000).for_each(&mut write);
+        assert!(std::fs::metadata(&path).unwrap().len() <= 200 * (PATIENCE + 1));
+        assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200 * (PATIENCE + 1));
+        drop(reader);
+        (1000..1040).for_each(&mut write);
+        assert!(std::fs::metadata(&path).unwrap().len() <= 200);
     }
 
     #[test]

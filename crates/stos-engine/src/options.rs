@@ -16,6 +16,7 @@ use crate::namespaces::NamespaceOptions;
 use crate::networking::NetworkingOptions;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
+use crate::service::ServiceOptions;
 use crate::user_namespace::UserNamespaceOptions;
 use crate::volumes::{VolumeOption, VolumesFrom};
 
@@ -152,6 +153,8 @@ pub struct CreateOptions {
     pub starts_at_once: bool,
     /// Limits and devices.
     pub limits: LimitOptions,
+    /// How it is looked after.
+    pub service: ServiceOptions,
 }
 
 impl CreateOptions {

@@ -139,6 +139,7 @@ pub fn create_options(
         auto_remove,
         starts_at_once: false,
         limits,
+        service: options.service.to_options(),
     })
 }
 

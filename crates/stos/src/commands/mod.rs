@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod exists;
 mod foreground;
+mod healthcheck;
 mod images;
 mod layers;
 mod life;
@@ -25,6 +26,7 @@ mod own_streams;
 mod own_terminal;
 mod ps;
 mod registries;
+mod service_settings;
 mod stats;
 mod system;
 mod top;
@@ -136,6 +138,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Diff(args) => changes::diff(global, &args),
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),
+        Command::Healthcheck(command) => healthcheck::run(global, command),
         Command::Volume(command) => volumes::run(global, command),
         Command::Layer(command) => layers::run(global, command),
         Command::Network(command) => network::run(global, command),
