@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use stos_runtime::{CgroupRequest, ProcessRecord, RunState, RuntimeConfig, planned_cgroup};
 use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
@@ -23,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
 use crate::networking::tear_down;
-use crate::restart::end_for_good_or_warn;
+use crate::restart::{end_for_good_or_warn, is_end};
 use crate::service::LogDriver;
 use crate::volumes;
 
@@ -203,7 +202,9 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
 /// short time.
 fn wait_for_life(run: &RunState) -> Result<()> {
     match run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten() {
-        Some(init) => drop(pidfd::wait_end(init.as_fd(), WAIT_INTERVAL)?),
+        Some(init) => {
+            pidfd::wait_end(init.as_fd(), WAIT_INTERVAL)?;
+        }
         None => std::thread::sleep(START_INTERVAL),
     }
     Ok(())
@@ -238,16 +239,11 @@ pub(crate) fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunSta
     }
 }
 
-/// Signals that ask a container for something else than to end.
-const OF_WORK: [Signal; 7] =
-    [Signal::HUP, Signal::USR1, Signal::USR2, Signal::CONT, Signal::CHILD, Signal::URG, Signal::WINCH];
-
 /// Sends a signal to a container's first process. After one that ends it no restart policy starts it again.
 pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()> {
     let run = running(engine, &record.id)?;
     let init = run.as_ref().and_then(|run| run.init.as_ref()).map(ProcessRecord::open).transpose()?.flatten();
-    let is_end = signal == record.stop_signal || (signal != 0 && !OF_WORK.iter().any(|work| work.as_raw() == signal));
-    if init.is_some() && is_end {
+    if init.is_some() && is_end(record, signal) {
         end_for_good_or_warn(engine, &record.id);
     }
     match init {

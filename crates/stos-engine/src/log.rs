@@ -9,7 +9,7 @@
 //!
 //! When `log` has grown to [`LOG_MAX`], or what was asked for, it becomes `log.1`, in place of an older one, and a new one begins: at most
 //! twice that stays. A reader holds a shared lock on the file that it has not read to its end; what would then be lost is put aside later, when
-//! the reader has come so far, or the file has grown to [`PATIENCE`] times its size.
+//! the reader has come so far, or the file has grown to eight times its size, and 16 MiB.
 
 pub mod journalctl;
 pub mod journald;
@@ -34,8 +34,9 @@ pub(crate) use sink::Log;
 /// How large a log file grows before it is put aside, in bytes.
 pub const LOG_MAX: u64 = 32 << 20;
 
-/// How many times its size a file may grow for a reader that has not read what was put aside before.
-pub const PATIENCE: u64 = 8;
+/// How many times its size a file may grow for a reader that has not read what was put aside before; and how far at least, in bytes, for small
+/// ones: who follows looks ten times a second.
+const PATIENCE: (u64, u64) = (8, 16 << 20);
 
 /// Which of its streams a process wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,35 +131,51 @@ impl LogWriter {
         self.keep()
     }
 
+    /// Writes the records into as many files as they take, whole ones into each.
     fn keep(&mut self) -> io::Result<()> {
-        if self.size > 0 && self.size.saturating_add(self.lines.len() as u64) > self.max && self.may_rotate() {
-            self.rotate()?;
+        let mut from = 0;
+        while from < self.lines.len() {
+            let rest = &self.lines[from..];
+            let mut count = fitting(rest, self.max.saturating_sub(self.size));
+            if count == 0 && self.size > 0 && self.may_rotate() {
+                self.rotate()?;
+                continue;
+            }
+            if count == 0 {
+                // A record longer than a file, or a reader that is waited for: a file's worth more, and then it is looked at again.
+                let first = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |end| end + 1);
+                count = fitting(rest, self.max).max(first);
+            }
+            self.append(from..from + count)?;
+            from += count;
         }
-        self.append()
+        Ok(())
     }
 
     /// Whether nobody has still to read what was put aside before.
     fn may_rotate(&self) -> bool {
-        if self.size > self.max.saturating_mul(PATIENCE) {
+        if self.size > self.max.saturating_mul(PATIENCE.0).max(PATIENCE.1) {
             return true;
         }
         let Ok(older) = File::open(older(&self.path)) else { return true };
         flock(&older, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
-    /// Appends the records. Those that found room stay; of one that found room in part nothing does, or the next would go on in its line.
-    fn append(&mut self) -> io::Result<()> {
+    /// Appends some of the records. Those that found room stay; of one that found room in part nothing does, or the next would go on in its
+    /// line.
+    fn append(&mut self, records: std::ops::Range<usize>) -> io::Result<()> {
+        let records = &self.lines[records];
         let mut written = 0;
         let mut result = Ok(());
-        while result.is_ok() && written < self.lines.len() {
-            match self.file.write(&self.lines[written..]) {
+        while result.is_ok() && written < records.len() {
+            match self.file.write(&records[written..]) {
                 Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => result = Err(error),
             }
         }
-        let whole = self.lines[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let whole = records[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         self.size += whole as u64;
         if whole < written {
             self.file.set_len(self.size)?;
@@ -184,6 +201,12 @@ impl LogWriter {
         self.size = 0;
         Ok(())
     }
+}
+
+/// How many bytes of whole records fit into `room`.
+fn fitting(records: &[u8], room: u64) -> usize {
+    let room = usize::try_from(room).unwrap_or(usize::MAX).min(records.len());
+    records[..room].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1)
 }
 
 fn write_lines(out: &mut Vec<u8>, stream: Stream, bytes: &[u8], time: &str) {
@@ -344,7 +367,7 @@ fn open_if_there(path: &Path) -> io::Result<Option<BufReader<File>>> {
     match File::open(path) {
         Ok(file) => {
             // Whoever writes the log holds no lock for longer than a moment; where there is none to be had, nothing is promised.
-            drop(flock(&file, FlockOperation::LockShared));
+            let _ = flock(&file, FlockOperation::LockShared);
             Ok(Some(BufReader::new(file)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -360,7 +383,8 @@ fn read_whole(file: BufReader<File>) -> File {
 }
 
 fn unlock(file: &File) {
-    drop(flock(file, FlockOperation::Unlock));
+    // Else it is let go when it is closed.
+    let _ = flock(file, FlockOperation::Unlock);
 }
 
 fn is_current(file: &File, path: &Path) -> io::Result<bool> {
@@ -398,166 +422,4 @@ pub(crate) fn read_once(mut pipe: impl Read, buffer: &mut [u8]) -> io::Result<Op
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read_all(reader: &mut LogReader) -> (Vec<u8>, Vec<u8>) {
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut take = |stream, bytes: &[u8]| {
-            match stream {
-                Stream::Stdout => out.extend_from_slice(bytes),
-                Stream::Stderr => err.extend_from_slice(bytes),
-            }
-            Ok(())
-        };
-        reader.read_available(&mut take).unwrap();
-        (out, err)
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut reader = LogReader::new(&path);
-        assert_eq!(read_all(&mut reader), (vec![], vec![]));
-        let mut writer = LogWriter::open(&path, LOG_MAX).unwrap();
-        writer.write(Stream::Stdout, b"one\ntwo\npar", "T").unwrap();
-        writer.write(Stream::Stderr, b"bad\n", "T").unwrap();
-        writer.write(Stream::Stdout, b"t\n\n", "T").unwrap();
-        assert_eq!(read_all(&mut reader), (b"one\ntwo\npart\n\n".to_vec(), b"bad\n".to_vec()));
-        assert_eq!(read_all(&mut reader), (vec![], vec![]));
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("T stdout F one\nT stdout F two\nT stdout P par\nT stderr F bad\n"), "{text}");
-    }
-
-    #[test]
-    fn a_log_is_bounded_and_read_across_its_parts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 200).unwrap();
-        let mut reader = LogReader::new(&path);
-        writer.write(Stream::Stdout, b"first\n", "T").unwrap();
-        let mut seen = read_all(&mut reader).0;
-        for number in 0..10 {
-            writer.write(Stream::Stdout, format!("{number:050}\n").as_bytes(), "T").unwrap();
-            seen.extend(read_all(&mut reader).0);
-        }
-        assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 11);
-        assert!(std::fs::metadata(&path).unwrap().len() <= 200);
-        assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn what_a_reader_has_not_read_is_not_put_aside_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 200).unwrap();
-        let mut write = |number: u32| writer.write(Stream::Stdout, format!("{number:04}\n").as_bytes(), "T").unwrap();
-        let lines = |range: std::ops::Range<u32>| range.map(|number| format!("{number:04}\n")).collect::<String>();
-        write(0);
-        let mut reader = LogReader::new(&path);
-        assert_eq!(read_all(&mut reader).0, lines(0..1).as_bytes());
-        // Several files' worth while it reads nothing.
-        (1..40).for_each(&mut write);
-        assert_eq!(read_all(&mut reader).0, lines(1..40).as_bytes());
-        // Then it is bounded again; and one who never reads on is not waited for without end.
-        (40..1000).for_each(&mut write);
-        assert!(std::fs::metadata(&path).unwrap().len() <= 200 * (PATIENCE + 1));
-        assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200 * (PATIENCE + 1));
-        drop(reader);
-        (1000..1040).for_each(&mut write);
-        assert!(std::fs::metadata(&path).unwrap().len() <= 200);
-    }
-
-    #[test]
-    fn what_was_put_aside_is_read_whenever_that_happens() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 45).unwrap();
-        let mut write =
-            |number: u32| writer.write(Stream::Stdout, format!("line {number:04}\n").as_bytes(), "T").unwrap();
-        // Two lines a file: two in `log.1`, one in `log`, which is put aside while the first is read.
-        write(0);
-        write(1);
-        write(2);
-        let mut reader = LogReader::new(&path);
-        let mut seen = Vec::new();
-        let mut take = |_, bytes: &[u8]| {
-            if seen.is_empty() {
-                write(3);
-                write(4);
-            }
-            seen.extend_from_slice(bytes);
-            Ok(())
-        };
-        reader.read_available(&mut take).unwrap();
-        // Two files later: the one between is `log.1`.
-        for number in 5..9 {
-            write(number);
-        }
-        seen.extend(read_all(&mut reader).0);
-        let expected: String = (0..9).map(|number| format!("line {number:04}\n")).collect();
-        assert_eq!(String::from_utf8(seen).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_reader_that_keeps_up_loses_nothing() {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        const LINES: u32 = 5_000;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 200).unwrap();
-        let (seen, deadline) = (AtomicU32::new(0), std::time::Instant::now() + Duration::from_secs(60));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for number in 0..LINES {
-                    // Never a whole file ahead of its reader: what is put aside twice is gone for good.
-                    while number > seen.load(Ordering::SeqCst) + 5 && std::time::Instant::now() < deadline {
-                        std::thread::yield_now();
-                    }
-                    writer.write(Stream::Stdout, format!("{number:06}\n").as_bytes(), "T").unwrap();
-                }
-            });
-            let mut reader = LogReader::new(&path);
-            while seen.load(Ordering::SeqCst) < LINES && std::time::Instant::now() < deadline {
-                let mut take = |_, bytes: &[u8]| {
-                    assert_eq!(bytes, format!("{:06}\n", seen.fetch_add(1, Ordering::SeqCst)).as_bytes());
-                    Ok(())
-                };
-                reader.read_available(&mut take).unwrap();
-            }
-        });
-        assert_eq!(seen.into_inner(), LINES);
-    }
-
-    #[test]
-    fn a_record_that_was_cut_short_is_not_gone_on_with() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        std::fs::write(&path, "T stdout F one\nT stdout F tw").unwrap();
-        LogWriter::open(&path, LOG_MAX).unwrap().write(Stream::Stdout, b"three\n", "T").unwrap();
-        assert_eq!(read_all(&mut LogReader::new(&path)).0, b"one\ntw\nthree\n");
-    }
-
-    #[test]
-    fn what_was_put_aside_without_a_new_log_is_followed_by_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 20).unwrap();
-        writer.write(Stream::Stdout, b"one\n", "T").unwrap();
-        // As it is where there was no inode for the new one.
-        std::fs::rename(&path, older(&path)).unwrap();
-        for line in ["two\n", "three\n"] {
-            writer.write(Stream::Stdout, line.as_bytes(), "T").unwrap();
-        }
-        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
-        assert_eq!((text(&older(&path)).as_str(), text(&path).as_str()), ("T stdout F two\n", "T stdout F three\n"));
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_opened_is_named() {
-        let error = LogWriter::open(Path::new("/no/such/log"), 1).unwrap_err();
-        assert!(error.to_string().contains("/no/such/log"), "{error}");
-    }
-}
+mod tests;

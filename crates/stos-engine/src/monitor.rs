@@ -96,10 +96,12 @@ pub fn run_container(
     started: impl FnOnce(&ProcessRecord),
 ) -> Result<ExitRecord> {
     let again = attachment.again();
-    let ended = live(engine, record, attachment, Turn::First, started).and_then(|mut ended| {
-        restart_while_asked(engine, record, &again, &mut ended)?;
-        Ok(ended)
-    });
+    let mut ended = live(engine, record, attachment, Turn::First, started);
+    if let Ok(ended) = &mut ended
+        && let Err(error) = restart_while_asked(engine, record, &again, ended)
+    {
+        tracing::error!(container = %record.name, %error, "its restart policy cannot be followed any more");
+    }
     if record.auto_remove {
         // Whatever happened, it goes with its process; but for one that somebody else has started.
         match remove_stopped(engine, record) {
@@ -153,7 +155,7 @@ fn restart_while_asked(
             Some(record) => current = Cow::Owned(record),
             None => return Ok(()),
         }
-        match live(engine, &current, attachment(), Turn::Again, |_| {}) {
+        match live(engine, &current, attachment(), Turn::Again, |_| engine.note(Status::Restart, &current)) {
             Ok(ended) => {
                 (exit_code, because) = (ended.exit.exit_code, ended.because);
                 row.end_life(ended.lived);

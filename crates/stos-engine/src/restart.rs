@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use stos_runtime::ProcessRecord;
 use stos_store::ContainerId;
@@ -98,6 +99,15 @@ pub(crate) fn end_for_good_or_warn(engine: &Engine, id: &ContainerId) {
     if let Err(error) = end_for_good(engine, id) {
         tracing::warn!(container = %id.short(), %error, "cannot note that it is stopped: its restart policy may start it again");
     }
+}
+
+/// Signals that ask a container for something else than to end.
+const OF_WORK: [Signal; 7] =
+    [Signal::HUP, Signal::USR1, Signal::USR2, Signal::CONT, Signal::CHILD, Signal::URG, Signal::WINCH];
+
+/// Whether who sends a container this signal wants it to end.
+pub(crate) fn is_end(record: &ContainerRecord, signal: i32) -> bool {
+    signal == record.stop_signal || (signal != 0 && !OF_WORK.iter().any(|work| work.as_raw() == signal))
 }
 
 /// Whether a monitor looks after this container that may start it again, also while it has ended.

@@ -304,6 +304,7 @@ impl Clients {
     /// The same by a process of its own, for a monitor that goes on. Nobody is a client any more.
     pub(crate) fn finish_aside(&mut self, code: i32, signals: &SignalFd) -> Result<()> {
         while self.accept() {}
+        self.input = Input::None;
         if self.clients.is_empty() {
             self.listener = None;
             return Ok(());

@@ -210,7 +210,7 @@ impl Check<'_> {
 
     fn execute(&self) -> Result<(i32, String)> {
         // No terminal of our caller's can be reached from a session of its own.
-        drop(rustix::process::setsid());
+        let _ = rustix::process::setsid();
         let (reader, writer) = pipe()?;
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(stos_store::Error::io("open", "/dev/null"))?;
@@ -267,7 +267,9 @@ impl Check<'_> {
         }
         match self.cgroup {
             Some(cgroup) => cgroup.end()?,
-            None => drop(pidfd::send_signal(process.as_fd(), KILL)?),
+            None => {
+                pidfd::send_signal(process.as_fd(), KILL)?;
+            }
         }
         pidfd::wait(process.as_fd())?;
         read.rest(&mut output)?;

@@ -203,7 +203,10 @@ impl Row {
         match self.state {
             "running" => {
                 let up = format!("Up {}", ago(self.started).trim_end_matches(" ago")).trim_end().to_owned();
-                self.health.map_or(up.clone(), |health| format!("{up} ({health})"))
+                match self.health {
+                    Some(health) => format!("{up} ({health})"),
+                    None => up,
+                }
             }
             "exited" => match self.exit_code {
                 Some(code) => format!("Exited ({code}) {}", ago(self.exited)).trim_end().to_owned(),
