@@ -84,16 +84,29 @@ fn a_file_of_one_s_own_is_bounded_and_no_line_is_lost_to_who_follows() {
         let shown = String::from_utf8(follower.wait_with_output().unwrap().stdout).unwrap();
         let expected: String = (0..2000).map(|number| format!("line {number}\n")).collect();
         assert!(shown == format!("{expected}end\n"), "{driver}: {} bytes", shown.len());
-        let older = PathBuf::from(format!("{}.1", file.display()));
-        for file in [&file, &older] {
-            let size = fs::metadata(file).unwrap().len();
-            assert!(size <= 17 << 20, "{}: {size}", file.display());
-        }
         let tail = shell.sandbox.ok(&["logs", "--tail", "3", &name]);
         assert_eq!(tail, "line 1998\nline 1999\nend\n");
         assert_eq!(log_config(&shell, &name)["Path"], json!(file));
         shell.sandbox.ok(&["rm", &name]);
         assert!(file.exists(), "what lies elsewhere stays");
+    }
+}
+
+#[test]
+fn a_size_holds_for_the_file_and_the_one_beside_it() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    for driver in ["k8s-file", "json-file"] {
+        let script = "i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done";
+        ran(&shell, driver, &["--log-driver", driver, "--log-opt", "max-size=4k"], script);
+        let file = path(&shell, driver);
+        for file in [file.clone(), PathBuf::from(format!("{}.1", file.display()))] {
+            let size = fs::metadata(&file).unwrap().len();
+            assert!((2048..=4096).contains(&size) || file == path(&shell, driver), "{}: {size}", file.display());
+            assert!(size <= 4096, "{}: {size}", file.display());
+        }
+        assert!(shell.sandbox.ok(&["logs", driver]).ends_with("line 498\nline 499\n"));
+        assert_eq!(log_config(&shell, driver)["Size"], json!("4.096kB"));
     }
 }
 

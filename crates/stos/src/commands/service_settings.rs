@@ -36,7 +36,7 @@ pub fn add(
             "Config": null,
             "Path": path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             "Tag": service.log.tag.as_deref().unwrap_or_default(),
-            "Size": limit.map_or_else(|| "0B".to_owned(), table::size),
+            "Size": limit.map_or_else(|| "0B".to_owned(), |bytes| table::size(bytes).replace(' ', "")),
         },
         "RestartPolicy": {"Name": service.restart.name(), "MaximumRetryCount": service.restart.retries()},
     });
