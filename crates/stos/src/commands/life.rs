@@ -75,7 +75,10 @@ fn wait_for(engine: &Engine, record: &ContainerRecord, args: &Wait) -> Result<i3
         if condition == Condition::Created && container::record(engine, &record.id)?.is_none() {
             return Err(stos_engine::Error::NoSuchContainer(record.name.to_string()).into());
         }
-        if wants_health && args.condition.contains(&health_of(engine, record, &state)?.unwrap_or(condition)) {
+        if wants_health
+            && let Some(health) = health_of(engine, record, &state)?
+            && args.condition.contains(&health)
+        {
             return Ok(-1);
         }
         if args.condition.contains(&condition) {
