@@ -497,7 +497,9 @@ impl Running<'_> {
     /// Waits until output, room for it, a client, a signal or the end of the process is there, or it is time for something.
     fn wait_for_something(&mut self) -> Result<Ready> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.init.pidfd, PollFlags::IN)];
-        fds.extend(self.checker.as_ref().and_then(Checker::waits_for).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(
+            self.checker.as_ref().and_then(Checker::waits_for).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
         let mut places = [None; 2];
         if !self.clients.is_behind() {
             for (place, relay) in places.iter_mut().zip(&self.relays) {

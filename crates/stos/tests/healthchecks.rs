@@ -249,7 +249,7 @@ fn bad_options_are_refused_before_there_is_a_container() {
     for (options, said) in [
         (&["--health-cmd", "true", "--health-interval", "soon"][..], "such as 30s"),
         (&["--health-cmd", "true", "--health-timeout", "0"], "greater than 0"),
-        (&["--health-cmd", "true", "--health-start-period", "-1s"], "such as 30s"),
+        (&["--health-cmd", "true", "--health-start-period=-1s"], "such as 30s"),
         (&["--health-cmd", "true", "--health-retries", "0"], "greater than 0"),
         (&["--health-cmd", ""], "expected a command"),
         (&["--health-cmd", "[]"], "expected a command"),

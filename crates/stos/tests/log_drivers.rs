@@ -49,7 +49,8 @@ fn files_of_both_forms_are_read_with_every_option() {
         assert_eq!(log_config(&shell, driver)["Type"], json!(driver));
     }
     let text = fs::read_to_string(path(&shell, "k8s-file")).unwrap();
-    assert!(text.lines().next().unwrap().ends_with(" stdout F one"), "{text}");
+    assert!(text.lines().next().unwrap().ends_with(" stderr F two"), "{text}");
+    assert!(text.ends_with(" stdout P part\n"), "{text}");
     let text = fs::read_to_string(path(&shell, "json-file")).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let said: Vec<_> = records.iter().map(|record| record["log"].as_str().unwrap()).collect();

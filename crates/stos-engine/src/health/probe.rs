@@ -14,12 +14,14 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
-use stos_runtime::{Console, ExecOptions, Identity, Inherited, Mode, OwnCgroup, ProcessChanges, RunState};
+use stos_runtime::{
+    Console, ExecOptions, Identity, Inherited, Mode, OwnCgroup, ProcessChanges, ProcessRecord, RunState,
+};
 use stos_spec::Healthcheck;
 use stos_store::files::random_hex;
 use stos_sys::SysError;
 use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
-use stos_sys::process::pidfd;
+use stos_sys::process::pidfd::{self, Ended};
 
 use super::time;
 use crate::Engine;
@@ -35,6 +37,9 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// How often a check whose time is over is looked at while the container is frozen.
 const FROZEN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a container may take to end whose other processes the kernel has killed for that already.
+const ENDING: Duration = Duration::from_millis(300);
 
 /// The exit code of a check that did not end by itself.
 const KILLED: i32 = -1;
@@ -259,6 +264,7 @@ impl Check<'_> {
                 && let Some(ended) = pidfd::try_wait(process.as_fd())?
             {
                 read.rest(&mut output)?;
+                self.await_end(ended)?;
                 return Ok((ended.code(), read.text()));
             }
         }
@@ -276,6 +282,18 @@ impl Check<'_> {
         let said = timed_out(time(self.check.timeout));
         let text = read.text();
         Ok((KILLED, if text.is_empty() { said } else { format!("{said}\n{text}") }))
+    }
+}
+
+impl Check<'_> {
+    /// Where a check was killed that may have been so because the container ends, waits until it has: then nobody notes it.
+    fn await_end(&self, ended: Ended) -> Result<()> {
+        if ended == Ended::Signaled(KILL)
+            && let Some(init) = self.run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten()
+        {
+            pidfd::wait_end(init.as_fd(), ENDING)?;
+        }
+        Ok(())
     }
 }
 

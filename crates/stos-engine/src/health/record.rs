@@ -148,6 +148,11 @@ pub(super) fn note(
         if lock.is_none() || current.and_then(|current| current.init) != run.init {
             return Ok(None);
         }
+        // A check that has failed because the container was ending says nothing of it.
+        let lives = run.init.as_ref().map_or(Ok(false), ProcessRecord::is_alive)?;
+        if found.exit_code != 0 && !lives {
+            return Ok(None);
+        }
         let mut file = read(engine, &record.id)?;
         if file.life != run.init {
             let log = file.health.log;

@@ -190,7 +190,9 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stos start web\n  stos start -ai shell\n  stos start --all --filter restart-policy=always")]
+#[command(
+    after_help = "Examples:\n  stos start web\n  stos start -ai shell\n  stos start --all --filter restart-policy=always"
+)]
 pub struct Start {
     /// Stay with it: its output comes here, signals go there, its exit code is ours
     #[arg(short, long)]

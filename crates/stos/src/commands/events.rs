@@ -250,7 +250,9 @@ mod tests {
             "2026-01-31 12:00:00.12 +0000 UTC container died 0123456789abcdef (image=x:1, name=web, a=b\\n, c=d)"
         );
         assert_eq!(whole.show(&of_image()).unwrap(), "2026-01-31 12:00:00 +0000 UTC image pull 0123 x:1");
-        let health = event(r#"{"time":"2026-01-31T12:00:00Z","type":"container","status":"health_status","id":"01","name":"web","image":"x:1","labels":{"a":"b"},"health":"healthy"}"#);
+        let health = event(
+            r#"{"time":"2026-01-31T12:00:00Z","type":"container","status":"health_status","id":"01","name":"web","image":"x:1","labels":{"a":"b"},"health":"healthy"}"#,
+        );
         let line = whole.show(&health).unwrap();
         assert!(line.ends_with("health_status 01 (image=x:1, name=web, health_status=healthy, a=b)"), "{line}");
         assert!(View::Json.show(&health).unwrap().contains("\"HealthStatus\":\"healthy\""));
