@@ -19,12 +19,15 @@ use crate::namespaces::JoinedContainers;
 use crate::networking::Networking;
 use crate::options::Network;
 use crate::rename::try_free_stale_name;
+use crate::restart::is_awaited;
+use crate::service::Service;
 use crate::unit::UnitOptions;
 use crate::user_namespace::UserNamespace;
 use crate::volumes::UsedVolume;
 
 /// The contents of `container.json`: all that is decided when a container is created, and never
-/// changes but for its name ([`crate::rename`]) and its networks ([`crate::networking::connect`]).
+/// changes but for its name ([`crate::rename`]), its networks ([`crate::networking::connect`]) and its restart policy
+/// ([`crate::service::update`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// The version of this record.
@@ -78,6 +81,9 @@ pub struct ContainerRecord {
     pub images: Vec<UsedImage>,
     /// Whether it goes when its process has ended.
     pub auto_remove: bool,
+    /// How it is looked after.
+    #[serde(default, skip_serializing_if = "Service::is_default")]
+    pub service: Service,
     /// What its standard streams are.
     #[serde(default)]
     pub streams: StreamOptions,
@@ -90,6 +96,13 @@ pub struct ContainerRecord {
     /// The `run` that made it and is to start it, where it goes with its process: should that be killed before, it goes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_by: Option<ProcessRecord>,
+}
+
+impl ContainerRecord {
+    /// Whether nothing of what it writes need outlast a crash, nor its own end: an overlay that is mounted so is mounted once.
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.auto_remove && !self.service.may_restart()
+    }
 }
 
 /// The version of `container.json` that this version of stos writes.
@@ -237,7 +250,8 @@ pub fn records(engine: &Engine) -> Result<Vec<ContainerRecord>> {
 pub(crate) fn is_gone(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
     match state(engine, &record.id)? {
         ContainerState::Running(_) => Ok(false),
-        ContainerState::Exited(_) | ContainerState::Stopped => Ok(true),
+        // With a restart policy it may have ended for a moment only.
+        ContainerState::Exited(_) | ContainerState::Stopped => Ok(!is_awaited(engine, record)?),
         ContainerState::Created => {
             let run = engine.run_state(&record.id)?;
             match run.as_ref().map(|run| &run.creator).or(record.run_by.as_ref()) {

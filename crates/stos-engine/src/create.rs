@@ -69,6 +69,7 @@ pub fn create_container_from_image(
     joined_network(engine, options).map_err(at(Stage::Metadata))?;
     options.user_namespace.check(engine, &options.namespaces).map_err(at(Stage::Metadata))?;
     networking::check(engine, options).map_err(at(Stage::Metadata))?;
+    options.service.check(options.auto_remove, options.streams.tty).map_err(at(Stage::Metadata))?;
     let user = options.user.as_deref().map(str::parse::<UserSpec>).transpose();
     user.map_err(Error::from).map_err(at(Stage::Metadata))?;
     // The lease is held until the container exists and keeps the image itself.
@@ -223,7 +224,7 @@ pub fn mount_image_layers(engine: &Engine, chain: &Chain) -> Result<()> {
 /// Gives the typed plan of a container's root: the chain below, the container's own directories above.
 pub fn container_mount_plan(engine: &Engine, record: &ContainerRecord, chain: &Chain) -> Result<MountPlan> {
     let dir = engine.store.container_dir(&record.id);
-    let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.auto_remove };
+    let upper = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.is_volatile() };
     let ids = record.user_namespace.as_ref().map(|users| users.mappings.clone());
     Ok(MountPlan { ids, ..engine.layerfs.container_plan(chain, upper)? })
 }
@@ -400,6 +401,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
         Some(signal) => signal,
         None => config.stop_signal.as_deref().map_or(Ok(15), stos_runtime::parse_signal)?,
     };
+    let service = options.service.decide(config.healthcheck.as_ref())?;
+    options.unit.sdnotify.check(&service)?;
     Ok(ContainerRecord {
         version: RECORD_VERSION,
         name: options.name.clone().unwrap_or_else(|| default_name(&draft.id)),
@@ -423,6 +426,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
         volumes: volumes.iter().map(|volume| volume.used.clone()).collect(),
         images: draft.images.clone(),
         auto_remove: options.auto_remove,
+        service,
         streams: options.streams,
         init: options.init,
         unit: options.unit,

@@ -335,6 +335,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The container has no health check.
+    #[error("container {container} has no defined healthcheck")]
+    NoHealthcheck {
+        /// The container's name.
+        container: String,
+    },
     /// An option has a value that it cannot have.
     #[error("{option} {value:?}: {reason}")]
     Option {

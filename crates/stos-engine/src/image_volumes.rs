@@ -196,7 +196,7 @@ fn overlay(
     let chain = engine.layerfs.ensure_sound_chain_of(used.backend, &used.layers, Integrity::Sealed)?;
     let lower = engine.layerfs.ensure_chain_mounted(&chain)?;
     let dir = engine.store.container_dir(&record.id).join("images").join(number.to_string());
-    let dirs = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.auto_remove };
+    let dirs = UpperDirs { upper: dir.join("upper"), work: dir.join("work"), volatile: record.is_volatile() };
     if !dirs.upper.exists() {
         files::ensure_directory(&dirs.upper)?;
         // overlayfs shows the upper's.

@@ -47,6 +47,9 @@
 //! | `relay` | output on its way to the log, to clients and to the caller's streams |
 //! | `streams` | a container's standard streams, and the monitor's ends of them |
 //! | [`attach`] | clients of a monitor: output, input, the terminal's size, detaching |
+//! | [`service`] | how a container is looked after: what is asked, and what its record says |
+//! | [`health`] | health checks, and what they have found |
+//! | [`restart`] | a container is started again when it has ended |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
 //! | [`unit`] | a container as a service: its cgroups, its readiness, the sockets that it gets |
 //! | [`times`] | points in time, as people write them |
@@ -71,6 +74,7 @@ pub mod error;
 pub mod export;
 pub mod filesystem;
 pub mod gc;
+pub mod health;
 pub mod history;
 pub mod image;
 pub mod image_mount;
@@ -96,9 +100,11 @@ pub mod push;
 pub mod registries;
 mod relay;
 pub mod rename;
+pub mod restart;
 mod room;
 pub mod save;
 pub mod security;
+pub mod service;
 mod side_by_side;
 mod source;
 pub mod spec;

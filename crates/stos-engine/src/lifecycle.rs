@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
 use crate::networking::tear_down;
+use crate::restart::{end_for_good_or_warn, is_end};
+use crate::service::LogDriver;
 use crate::volumes;
 
 const KILL: i32 = 9;
@@ -111,7 +113,12 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, attachment: Attach
     };
     let has_session = matches!(attachment, Attachment::Detached { first: Some(_), .. });
     let kept = engine.caller.inherited.count();
-    let result = leave_caller(kept).and_then(|()| run_container(engine, record, attachment, |_| tell(Report::Started)));
+    let left = match record.service.log.driver {
+        // They are the container's.
+        LogDriver::Passthrough => leave_session(kept),
+        _ => leave_caller(kept),
+    };
+    let result = left.and_then(|()| run_container(engine, record, attachment, |_| tell(Report::Started)));
     match result {
         // A service manager that was told of us sees how the container has ended.
         Ok(exit) => exit.exit_code,
@@ -130,9 +137,7 @@ fn monitor_process(engine: &Engine, record: &ContainerRecord, attachment: Attach
 
 /// Leaves the caller's session, directory, streams, and whatever else it had open but for the first `kept` descriptors after the streams.
 pub fn leave_caller(kept: u32) -> Result<()> {
-    rustix::process::setsid().map_err(SysError::at("setsid", String::new))?;
-    rustix::process::chdir("/").map_err(SysError::at("chdir", || "/".to_owned()))?;
-    close_inherited_from(3_i32.saturating_add_unsigned(kept))?;
+    leave_session(kept)?;
     let null =
         File::options().read(true).write(true).open("/dev/null").map_err(stos_store::Error::io("open", "/dev/null"))?;
     let failed = || SysError::at("dup2", || "/dev/null".to_owned());
@@ -140,6 +145,13 @@ pub fn leave_caller(kept: u32) -> Result<()> {
     rustix::stdio::dup2_stdout(&null).map_err(failed())?;
     rustix::stdio::dup2_stderr(&null).map_err(failed())?;
     Ok(())
+}
+
+/// The same but for its streams.
+fn leave_session(kept: u32) -> Result<()> {
+    rustix::process::setsid().map_err(SysError::at("setsid", String::new))?;
+    rustix::process::chdir("/").map_err(SysError::at("chdir", || "/".to_owned()))?;
+    Ok(close_inherited_from(3_i32.saturating_add_unsigned(kept))?)
 }
 
 /// Waits until a container has ended, and tells how. One that was never started is waited for too; one that has ended tells at
@@ -152,6 +164,7 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
     let held = File::open(engine.exit_path(&record.id)).ok();
     loop {
         match state(engine, &record.id)? {
+            ContainerState::Running(run) if record.service.may_restart() => wait_for_life(&run)?,
             ContainerState::Running(run) => {
                 // Not for long: the monitor writes the end down before it ends itself, and may wait for its reader then. And
                 // without its monitor the container may live on.
@@ -187,6 +200,18 @@ pub fn wait(engine: &Engine, record: &ContainerRecord) -> Result<ExitRecord> {
     serde_json::from_str(&text).map_err(|_| Error::ExitCodeUnknown { container: record.name.to_string() })
 }
 
+/// Waits for a while, or until the life has ended of a container that its monitor may start again soon: its exit record is there for a
+/// short time.
+fn wait_for_life(run: &RunState) -> Result<()> {
+    match run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten() {
+        Some(init) => {
+            pidfd::wait_end(init.as_fd(), WAIT_INTERVAL)?;
+        }
+        None => std::thread::sleep(START_INTERVAL),
+    }
+    Ok(())
+}
+
 /// Makes an exit record durable that its monitor has put in place and may not have synced yet: that what is told of an end is still so
 /// after a power cut.
 fn make_end_last(engine: &Engine, record: &ContainerRecord) -> Result<()> {
@@ -216,10 +241,13 @@ pub(crate) fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunSta
     }
 }
 
-/// Sends a signal to a container's first process.
+/// Sends a signal to a container's first process. After one that ends it no restart policy starts it again.
 pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()> {
     let run = running(engine, &record.id)?;
     let init = run.as_ref().and_then(|run| run.init.as_ref()).map(ProcessRecord::open).transpose()?.flatten();
+    if init.is_some() && is_end(record, signal) {
+        end_for_good_or_warn(engine, &record.id);
+    }
     match init {
         Some(fd) if pidfd::send_signal(fd.as_fd(), signal)? => {
             // A frozen process dies when it thaws.
@@ -256,6 +284,7 @@ pub(crate) fn not_running(action: &'static str, engine: &Engine, record: &Contai
 /// # Errors
 /// [`Error::MonitorHangs`] where its process has ended and nobody writes that down; [`Error::WontDie`] where it has not.
 pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
+    end_for_good_or_warn(engine, &record.id);
     let Some(run) = running(engine, &record.id)? else {
         clear_lost_end_or_warn(engine, record);
         return Ok(());
@@ -308,7 +337,8 @@ fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<
     let deadline = Instant::now() + (MONITOR_PATIENCE - MONITOR_GRACE);
     loop {
         match state(engine, id)? {
-            ContainerState::Running(now) if now.creator == run.creator => {}
+            // A monitor that has started it again is done with the life before.
+            ContainerState::Running(now) if now.creator == run.creator && now.init == run.init => {}
             _ => return Ok(true),
         }
         if Instant::now() >= deadline {
@@ -377,6 +407,7 @@ fn forget_damaged_run(engine: &Engine, id: &ContainerId) -> Result<()> {
 /// Kills a container that runs or is being started; and its monitor, where that does not end by itself then.
 fn end_now(engine: &Engine, id: &ContainerId) -> Result<()> {
     let Some(run) = running(engine, id)? else { return Ok(()) };
+    end_for_good_or_warn(engine, id);
     if run.init.is_some() {
         stos_runtime::lifecycle::end(&run.cgroup, run.init.as_ref())?;
         if monitor_is_done(engine, id, &run)? {

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A container's log: podman's k8s-file lines, bounded in size.
+//! A container's log: podman's k8s-file lines, bounded in size. Docker's JSON lines (`json`), the journal (`journald`) or nobody may have the
+//! output instead (`sink`).
 //!
 //! ```text
 //! 2026-01-31T12:00:00.000000000+00:00 stdout F a whole line
 //! 2026-01-31T12:00:00.000000000+00:00 stderr P a part, to be continued
 //! ```
 //!
-//! When `log` has grown to [`LOG_MAX`] it becomes `log.1`, in place of an older one, and a new one begins: at most twice that
-//! stays.
+//! When `log` has grown to [`LOG_MAX`], or what was asked for, it becomes `log.1`, in place of an older one, and a new one begins: at most
+//! twice that stays. A reader holds a shared lock on the file that it has not read to its end; what would then be lost is put aside later, when
+//! the reader has come so far, or the file has grown to eight times its size, and 16 MiB.
 
+pub mod journalctl;
+pub mod journald;
+mod json;
+mod sink;
 mod tail;
 
 use std::fs::{File, OpenOptions};
@@ -17,12 +23,20 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use stos_store::Error as StoreError;
 
 use crate::error::Result;
 
+use json::JsonLines;
+pub(crate) use sink::Log;
+
 /// How large a log file grows before it is put aside, in bytes.
 pub const LOG_MAX: u64 = 32 << 20;
+
+/// How many times its size a file may grow for a reader that has not read what was put aside before; and how far at least, in bytes, for small
+/// ones: who follows looks ten times a second.
+const PATIENCE: (u64, u64) = (8, 16 << 20);
 
 /// Which of its streams a process wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +54,21 @@ impl Stream {
             Self::Stderr => "stderr",
         }
     }
+
+    fn of_name(name: &[u8]) -> Option<Self> {
+        match name {
+            b"stdout" => Some(Self::Stdout),
+            b"stderr" => Some(Self::Stderr),
+            _ => None,
+        }
+    }
+}
+
+/// How the lines of a log look.
+#[derive(Debug)]
+enum Format {
+    K8s,
+    Json(JsonLines),
 }
 
 /// Writes a log.
@@ -49,6 +78,7 @@ pub struct LogWriter {
     file: File,
     size: u64,
     max: u64,
+    format: Format,
     lines: Vec<u8>,
 }
 
@@ -57,9 +87,16 @@ impl LogWriter {
     pub fn open(path: &Path, max: u64) -> Result<Self> {
         let file = open_to_append(path).map_err(StoreError::io("open", path))?;
         let size = file.metadata().map_err(StoreError::io("stat", path))?.len();
-        let mut writer = Self { path: path.to_owned(), file, size, max, lines: Vec::new() };
+        let format = Format::K8s;
+        let mut writer = Self { path: path.to_owned(), file, size, max, format, lines: Vec::new() };
         writer.end_last_record().map_err(StoreError::io("write", path))?;
         Ok(writer)
+    }
+
+    /// Writes docker's JSON lines instead.
+    #[must_use]
+    pub fn with_json(self) -> Self {
+        Self { format: Format::Json(JsonLines::default()), ..self }
     }
 
     /// Ends a record that was cut short, by a power cut say: the next would go on in its line.
@@ -78,33 +115,67 @@ impl LogWriter {
     /// Logs what came from `stream` in one piece, at `time` (RFC 3339). What does not end with a newline is a part.
     pub fn write(&mut self, stream: Stream, bytes: &[u8], time: &str) -> io::Result<()> {
         self.lines.clear();
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let tag = if line.ends_with(b"\n") { 'F' } else { 'P' };
-            write!(self.lines, "{time} {} {tag} ", stream.name())?;
-            self.lines.extend_from_slice(line);
-            if tag == 'P' {
-                self.lines.push(b'\n');
-            }
+        match &mut self.format {
+            Format::K8s => write_lines(&mut self.lines, stream, bytes, time),
+            Format::Json(lines) => lines.write(&mut self.lines, stream, bytes, time),
         }
-        if self.size > 0 && self.size + self.lines.len() as u64 > self.max {
-            self.rotate()?;
-        }
-        self.append()
+        self.keep()
     }
 
-    /// Appends the records. Those that found room stay; of one that found room in part nothing does, or the next would go on in its line.
-    fn append(&mut self) -> io::Result<()> {
+    /// Logs what was kept back, at the end of a life.
+    pub fn finish(&mut self, time: &str) -> io::Result<()> {
+        self.lines.clear();
+        if let Format::Json(lines) = &mut self.format {
+            lines.finish(&mut self.lines, time);
+        }
+        self.keep()
+    }
+
+    /// Writes the records into as many files as they take, whole ones into each.
+    fn keep(&mut self) -> io::Result<()> {
+        let mut from = 0;
+        while from < self.lines.len() {
+            let rest = &self.lines[from..];
+            let mut count = fitting(rest, self.max.saturating_sub(self.size));
+            if count == 0 && self.size > 0 && self.may_rotate() {
+                self.rotate()?;
+                continue;
+            }
+            if count == 0 {
+                // A record longer than a file, or a reader that is waited for: a file's worth more, and then it is looked at again.
+                let first = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |end| end + 1);
+                count = fitting(rest, self.max).max(first);
+            }
+            self.append(from..from + count)?;
+            from += count;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody has still to read what was put aside before.
+    fn may_rotate(&self) -> bool {
+        if self.size > self.max.saturating_mul(PATIENCE.0).max(PATIENCE.1) {
+            return true;
+        }
+        let Ok(older) = File::open(older(&self.path)) else { return true };
+        flock(&older, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    /// Appends some of the records. Those that found room stay; of one that found room in part nothing does, or the next would go on in its
+    /// line.
+    fn append(&mut self, records: std::ops::Range<usize>) -> io::Result<()> {
+        let records = &self.lines[records];
         let mut written = 0;
         let mut result = Ok(());
-        while result.is_ok() && written < self.lines.len() {
-            match self.file.write(&self.lines[written..]) {
+        while result.is_ok() && written < records.len() {
+            match self.file.write(&records[written..]) {
                 Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => result = Err(error),
             }
         }
-        let whole = self.lines[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let whole = records[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         self.size += whole as u64;
         if whole < written {
             self.file.set_len(self.size)?;
@@ -132,12 +203,31 @@ impl LogWriter {
     }
 }
 
+/// How many bytes of whole records fit into `room`.
+fn fitting(records: &[u8], room: u64) -> usize {
+    let room = usize::try_from(room).unwrap_or(usize::MAX).min(records.len());
+    records[..room].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1)
+}
+
+fn write_lines(out: &mut Vec<u8>, stream: Stream, bytes: &[u8], time: &str) {
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let tag = if line.ends_with(b"\n") { 'F' } else { 'P' };
+        out.extend_from_slice(format!("{time} {} {tag} ", stream.name()).as_bytes());
+        out.extend_from_slice(line);
+        if tag == 'P' {
+            out.push(b'\n');
+        }
+    }
+}
+
 fn open_to_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
 fn older(path: &Path) -> PathBuf {
-    path.with_extension("1")
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
 }
 
 /// A line of a log, or a part of one.
@@ -173,12 +263,15 @@ pub struct LogReader {
     /// The file that was read to its end before; held open, so that no other gets its inode number.
     done: Option<File>,
     line: Vec<u8>,
+    /// A line of another form, in this one.
+    turned: Vec<u8>,
 }
 
 impl LogReader {
     /// Reads the log at `path`, and what was put aside of it before. A log that is not there yet is empty.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), pending: None, current: None, skip: [0; 2], done: None, line: Vec::new() }
+        let (line, turned) = (Vec::new(), Vec::new());
+        Self { path: path.to_owned(), pending: None, current: None, skip: [0; 2], done: None, line, turned }
     }
 
     /// Hands everything that is there and was not handed before to `take`, without the log's own prefix.
@@ -190,7 +283,7 @@ impl LogReader {
     pub fn read_lines(&mut self, take: Take<'_>) -> io::Result<()> {
         if let Some(mut older) = self.pending.take() {
             self.drain(&mut older, take)?;
-            self.done = Some(older.into_inner());
+            self.done = Some(read_whole(older));
         }
         loop {
             let mut file = match self.current.take() {
@@ -207,8 +300,25 @@ impl LogReader {
             }
             // Put aside: it grows no more, but it may have since it was read.
             self.drain(&mut file, take)?;
-            self.done = Some(file.into_inner());
+            // The next is held before this one is let go: of the two no more than one is put aside meanwhile.
+            let next = self.next_file_after(file, take)?;
+            match next {
+                Some(next) => self.current = Some(next),
+                None => return Ok(()),
+            }
         }
+    }
+
+    /// Opens what follows a file that was read to its end.
+    fn next_file_after(&mut self, read: BufReader<File>, take: Take<'_>) -> io::Result<Option<BufReader<File>>> {
+        let known = read.get_ref().try_clone()?;
+        self.done = Some(known);
+        let next = self.next_file(take)?;
+        if let Some(done) = &self.done {
+            unlock(done);
+        }
+        drop(read);
+        Ok(next)
     }
 
     /// Opens `log`, then hands out what was put aside since the last file. In this order a file that is put aside meanwhile
@@ -222,7 +332,7 @@ impl LogReader {
         };
         if !is_known(self.done.as_ref())? && !is_known(next.as_ref().map(BufReader::get_ref))? {
             self.drain(&mut older, take)?;
-            self.done = Some(older.into_inner());
+            self.done = Some(read_whole(older));
         }
         Ok(next)
     }
@@ -239,7 +349,12 @@ impl LogReader {
                 file.seek(SeekFrom::Current(-i64::try_from(count).unwrap_or(0)))?;
                 return Ok(());
             }
-            let Some(line) = parse_line(&self.line) else { continue };
+            let line = match json::is_json(&self.line) {
+                true if json::to_line(&self.line, &mut self.turned) => &self.turned,
+                true => continue,
+                false => &self.line,
+            };
+            let Some(line) = parse_line(line) else { continue };
             match &mut self.skip[line.stream as usize] {
                 0 => take(&line)?,
                 left => *left -= 1,
@@ -250,10 +365,26 @@ impl LogReader {
 
 fn open_if_there(path: &Path) -> io::Result<Option<BufReader<File>>> {
     match File::open(path) {
-        Ok(file) => Ok(Some(BufReader::new(file))),
+        Ok(file) => {
+            // Whoever writes the log holds no lock for longer than a moment; where there is none to be had, nothing is promised.
+            let _ = flock(&file, FlockOperation::LockShared);
+            Ok(Some(BufReader::new(file)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Lets a file go that was read to its end. It is kept open, so that no other gets its inode number.
+fn read_whole(file: BufReader<File>) -> File {
+    let file = file.into_inner();
+    unlock(&file);
+    file
+}
+
+fn unlock(file: &File) {
+    // Else it is let go when it is closed.
+    let _ = flock(file, FlockOperation::Unlock);
 }
 
 fn is_current(file: &File, path: &Path) -> io::Result<bool> {
@@ -269,11 +400,7 @@ fn is_current(file: &File, path: &Path) -> io::Result<bool> {
 fn parse_line(line: &[u8]) -> Option<LogLine<'_>> {
     let mut words = line.splitn(4, |&byte| byte == b' ');
     let (time, stream, tag, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let stream = match stream {
-        b"stdout" => Stream::Stdout,
-        b"stderr" => Stream::Stderr,
-        _ => return None,
-    };
+    let stream = Stream::of_name(stream)?;
     let text = match tag {
         b"F" => text,
         b"P" => text.strip_suffix(b"\n").unwrap_or(text),
@@ -295,144 +422,4 @@ pub(crate) fn read_once(mut pipe: impl Read, buffer: &mut [u8]) -> io::Result<Op
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read_all(reader: &mut LogReader) -> (Vec<u8>, Vec<u8>) {
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut take = |stream, bytes: &[u8]| {
-            match stream {
-                Stream::Stdout => out.extend_from_slice(bytes),
-                Stream::Stderr => err.extend_from_slice(bytes),
-            }
-            Ok(())
-        };
-        reader.read_available(&mut take).unwrap();
-        (out, err)
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut reader = LogReader::new(&path);
-        assert_eq!(read_all(&mut reader), (vec![], vec![]));
-        let mut writer = LogWriter::open(&path, LOG_MAX).unwrap();
-        writer.write(Stream::Stdout, b"one\ntwo\npar", "T").unwrap();
-        writer.write(Stream::Stderr, b"bad\n", "T").unwrap();
-        writer.write(Stream::Stdout, b"t\n\n", "T").unwrap();
-        assert_eq!(read_all(&mut reader), (b"one\ntwo\npart\n\n".to_vec(), b"bad\n".to_vec()));
-        assert_eq!(read_all(&mut reader), (vec![], vec![]));
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("T stdout F one\nT stdout F two\nT stdout P par\nT stderr F bad\n"), "{text}");
-    }
-
-    #[test]
-    fn a_log_is_bounded_and_read_across_its_parts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 200).unwrap();
-        let mut reader = LogReader::new(&path);
-        writer.write(Stream::Stdout, b"first\n", "T").unwrap();
-        let mut seen = read_all(&mut reader).0;
-        for number in 0..10 {
-            writer.write(Stream::Stdout, format!("{number:050}\n").as_bytes(), "T").unwrap();
-            seen.extend(read_all(&mut reader).0);
-        }
-        assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 11);
-        assert!(std::fs::metadata(&path).unwrap().len() <= 200);
-        assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn what_was_put_aside_is_read_whenever_that_happens() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 45).unwrap();
-        let mut write =
-            |number: u32| writer.write(Stream::Stdout, format!("line {number:04}\n").as_bytes(), "T").unwrap();
-        // Two lines a file: two in `log.1`, one in `log`, which is put aside while the first is read.
-        write(0);
-        write(1);
-        write(2);
-        let mut reader = LogReader::new(&path);
-        let mut seen = Vec::new();
-        let mut take = |_, bytes: &[u8]| {
-            if seen.is_empty() {
-                write(3);
-                write(4);
-            }
-            seen.extend_from_slice(bytes);
-            Ok(())
-        };
-        reader.read_available(&mut take).unwrap();
-        // Two files later: the one between is `log.1`.
-        for number in 5..9 {
-            write(number);
-        }
-        seen.extend(read_all(&mut reader).0);
-        let expected: String = (0..9).map(|number| format!("line {number:04}\n")).collect();
-        assert_eq!(String::from_utf8(seen).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_reader_that_keeps_up_loses_nothing() {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        const LINES: u32 = 5_000;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 200).unwrap();
-        let (seen, deadline) = (AtomicU32::new(0), std::time::Instant::now() + Duration::from_secs(60));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for number in 0..LINES {
-                    // Never a whole file ahead of its reader: what is put aside twice is gone for good.
-                    while number > seen.load(Ordering::SeqCst) + 5 && std::time::Instant::now() < deadline {
-                        std::thread::yield_now();
-                    }
-                    writer.write(Stream::Stdout, format!("{number:06}\n").as_bytes(), "T").unwrap();
-                }
-            });
-            let mut reader = LogReader::new(&path);
-            while seen.load(Ordering::SeqCst) < LINES && std::time::Instant::now() < deadline {
-                let mut take = |_, bytes: &[u8]| {
-                    assert_eq!(bytes, format!("{:06}\n", seen.fetch_add(1, Ordering::SeqCst)).as_bytes());
-                    Ok(())
-                };
-                reader.read_available(&mut take).unwrap();
-            }
-        });
-        assert_eq!(seen.into_inner(), LINES);
-    }
-
-    #[test]
-    fn a_record_that_was_cut_short_is_not_gone_on_with() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        std::fs::write(&path, "T stdout F one\nT stdout F tw").unwrap();
-        LogWriter::open(&path, LOG_MAX).unwrap().write(Stream::Stdout, b"three\n", "T").unwrap();
-        assert_eq!(read_all(&mut LogReader::new(&path)).0, b"one\ntw\nthree\n");
-    }
-
-    #[test]
-    fn what_was_put_aside_without_a_new_log_is_followed_by_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut writer = LogWriter::open(&path, 20).unwrap();
-        writer.write(Stream::Stdout, b"one\n", "T").unwrap();
-        // As it is where there was no inode for the new one.
-        std::fs::rename(&path, older(&path)).unwrap();
-        for line in ["two\n", "three\n"] {
-            writer.write(Stream::Stdout, line.as_bytes(), "T").unwrap();
-        }
-        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
-        assert_eq!((text(&older(&path)).as_str(), text(&path).as_str()), ("T stdout F two\n", "T stdout F three\n"));
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_opened_is_named() {
-        let error = LogWriter::open(Path::new("/no/such/log"), 1).unwrap_err();
-        assert!(error.to_string().contains("/no/such/log"), "{error}");
-    }
-}
+mod tests;

@@ -5,19 +5,21 @@
 //! signals on where it is attached, records how the process ended by one rename, and removes a container that goes with its process. If it is
 //! killed the container lives on, and its exit code is unknown.
 
+mod claim;
+
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
 use stos_layerfs::Integrity;
 use stos_network::ports::ReservedPorts;
 use stos_runtime::launch::{Connect, NotConnected};
 use stos_runtime::{
-    CgroupRequest, Gate, Identity, Init, Launch, Mode as OwnerMode, ProcessRecord, RootSource, RunState, RuntimeConfig,
-    launch, planned_cgroup,
+    CgroupRequest, Gate, Identity, Init, Launch, ProcessRecord, RootSource, RunState, RuntimeConfig, launch,
 };
-use stos_store::Lock;
 use stos_store::files::{self, Durability};
 use stos_sys::mount::MountPlan;
 use stos_sys::process::clone::keep_over_exec;
@@ -27,23 +29,25 @@ use stos_sys::signals::{OF_CHILDREN_AND_SIZE, OF_STREAMS, SignalFd, of_foregroun
 use crate::Engine;
 use crate::attach::Size;
 use crate::attach::clients::Clients;
-use crate::container::{ContainerRecord, ContainerState, ExitRecord, is_gone, now, run_id, state};
+use crate::container::{ContainerRecord, ExitRecord, now};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
-use crate::filesystem::restore_own_files;
+use crate::health::action::Ending;
+use crate::health::checker::Checker;
 use crate::image_volumes;
 use crate::journal::{End, Status};
-use crate::lifecycle::{
-    MONITOR_PATIENCE, START_INTERVAL, clear_run_state, life_lock, remove_locked, remove_stopped, with_life_lock,
-};
-use crate::log::{LOG_MAX, LogWriter};
+use crate::lifecycle::{life_lock, remove_stopped};
+use crate::log::Log;
 use crate::namespaces::{self, HeldNamespace};
 use crate::networking::{Connecting, tear_down};
 use crate::relay::{Relay, is_ready, send_rest, wait};
+use crate::restart::{Because, Row, await_next_life};
+use crate::service::{LogDriver, OnFailure};
 use crate::streams::Streams;
 use crate::unit::Notifying;
-use crate::user_namespace::UserNamespace;
 use crate::volumes;
+
+use claim::{claim_when_settled, give_up};
 
 /// What the monitor is connected to, beside the log and the clients that attach later.
 #[derive(Debug)]
@@ -63,13 +67,25 @@ pub enum Attachment {
     },
 }
 
+impl Attachment {
+    /// Gives what a later life has of it: nobody waits for that one to begin.
+    fn again(&self) -> impl Fn() -> Self + use<> {
+        let stdin = match self {
+            Self::Detached { .. } => None,
+            Self::Attached { stdin } => Some(*stdin),
+        };
+        move || stdin.map_or(Self::Detached { first: None, size: None }, |stdin| Self::Attached { stdin })
+    }
+}
+
 /// How long a container has lived when its monitor begins to listen: a short life needs no socket.
 const LISTEN_AFTER: Duration = Duration::from_millis(50);
 
 /// How often a terminal is looked at that nobody has open, and clients that there was no room for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Starts the container and stays with it until its process has ended.
+/// Starts the container and stays with it until its process has ended; where that is to be started again ([`crate::restart`]), until it is no
+/// more.
 ///
 /// `started` is called when the command has been executed. The caller must be single-threaded and run from a protected
 /// binary ([`stos_runtime::protect_binary`]). On an error before the start nothing of it is left running; a container that
@@ -81,9 +97,13 @@ pub fn run_container(
     attachment: Attachment,
     started: impl FnOnce(&ProcessRecord),
 ) -> Result<ExitRecord> {
-    let prepared = Monitor::prepare(engine, record, attachment);
-    let running = prepared.and_then(|monitor| monitor.start(started));
-    let ended = running.and_then(Running::watch);
+    let again = attachment.again();
+    let mut ended = live(engine, record, attachment, Turn::First, started);
+    if let Ok(ended) = &mut ended
+        && let Err(error) = restart_while_asked(engine, record, &again, ended)
+    {
+        tracing::error!(container = %record.name, %error, "its restart policy cannot be followed any more");
+    }
     if record.auto_remove {
         // Whatever happened, it goes with its process; but for one that somebody else has started.
         match remove_stopped(engine, record) {
@@ -95,11 +115,64 @@ pub fn run_container(
     }
     let ended = ended?;
     // At the very end: who does not read must not keep the container from its own.
-    let EndedRun { exit, mut relays, mut clients, signals } = ended;
+    let EndedRun { exit, mut relays, mut clients, signals, .. } = ended;
     if let Err(error) = clients.finish(exit.exit_code, &signals).and_then(|()| send_rest(&mut relays, &signals)) {
         tracing::warn!(container = %record.name, %error, "the last output could not be passed on");
     }
     Ok(exit)
+}
+
+/// Whether somebody has started a container, or its monitor starts it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Again,
+}
+
+/// One life of a container.
+fn live(
+    engine: &Engine,
+    record: &ContainerRecord,
+    attachment: Attachment,
+    turn: Turn,
+    started: impl FnOnce(&ProcessRecord),
+) -> Result<EndedRun> {
+    Monitor::prepare(engine, record, attachment, turn)?.start(started)?.watch()
+}
+
+/// Starts a container again that has ended, as long as that is wanted. What its last life was is in `last`.
+fn restart_while_asked(
+    engine: &Engine,
+    record: &ContainerRecord,
+    attachment: &dyn Fn() -> Attachment,
+    last: &mut EndedRun,
+) -> Result<()> {
+    let (mut row, mut current) = (Row::new(last.lived), Cow::Borrowed(record));
+    let (mut exit_code, mut because) = (last.exit.exit_code, last.because);
+    while let Some(delay) = row.decide(engine, &current, exit_code, because)? {
+        last.part_with_readers()?;
+        volumes::memory::release(engine, &current);
+        engine.close_journal();
+        match await_next_life(engine, &record.id, delay, &mut |time| last.is_interrupted(time))? {
+            Some(record) => current = Cow::Owned(record),
+            None => return Ok(()),
+        }
+        match live(engine, &current, attachment(), Turn::Again, |_| engine.note(Status::Restart, &current)) {
+            Ok(ended) => {
+                (exit_code, because) = (ended.exit.exit_code, ended.because);
+                row.end_life(ended.lived);
+                *last = ended;
+            }
+            // Somebody else has started it meanwhile, or removed it.
+            Err(Error::ContainerState { .. } | Error::NoSuchContainer(_)) => return Ok(()),
+            Err(error) => {
+                tracing::error!(container = %current.name, %error, "it cannot be started again");
+                (exit_code, because) = (error.exit_code(), Because::Itself);
+                row.end_life(Duration::ZERO);
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Monitor<'a> {
@@ -108,7 +181,7 @@ struct Monitor<'a> {
     attachment: Attachment,
     config: RuntimeConfig,
     run: RunState,
-    log: LogWriter,
+    log: Log,
     /// The container's root.
     plan: MountPlan,
     /// Those of other containers that it joins; closed when it has.
@@ -122,13 +195,13 @@ struct Monitor<'a> {
 
 impl<'a> Monitor<'a> {
     /// Claims the container's place in ROOT, and makes sure of its layers.
-    fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment) -> Result<Self> {
+    fn prepare(engine: &'a Engine, record: &'a ContainerRecord, attachment: Attachment, turn: Turn) -> Result<Self> {
         let (config, proved) = match engine.take_just_created(&record.id) {
             Some(created) => (Some(created.config), Some(created.chain)),
             None => (None, None),
         };
         let cgroup = record.unit.cgroup(record)?;
-        let (mut config, run) = claim_when_settled(engine, record, config, &cgroup)?;
+        let (mut config, run) = claim_when_settled(engine, record, config, &cgroup, turn)?;
         let prepared = (|| {
             let notifying = Notifying::begin(engine, record, &run.bundle, &mut config)?;
             let namespaces = namespaces::open(engine, &record.joins)?;
@@ -143,7 +216,7 @@ impl<'a> Monitor<'a> {
                 }
             };
             let plan = container_mount_plan(engine, record, &chain)?;
-            Ok::<_, Error>((LogWriter::open(&engine.log_path(&record.id), LOG_MAX)?, plan, namespaces, notifying))
+            Ok::<_, Error>((Log::open(engine, record)?, plan, namespaces, notifying))
         })();
         match prepared {
             Ok((log, plan, namespaces, notifying)) => {
@@ -193,7 +266,10 @@ impl<'a> Monitor<'a> {
         self.notifying.started(!passes_signals);
         started(&init.process);
         tracing::info!(container = %self.record.id, pid = init.process.pid, "started");
-        let now = (now(), Instant::now());
+        let (started, began) = (now(), Instant::now());
+        let listens_at = began + LISTEN_AFTER;
+        let checker = Checker::begin(self.engine, self.record, &self.run, listens_at);
+        let (listens_at, ending) = (Some(listens_at), None);
         Ok(Running {
             monitor: self,
             init,
@@ -201,8 +277,11 @@ impl<'a> Monitor<'a> {
             relays,
             clients,
             passes_signals,
-            listens_at: Some(now.1 + LISTEN_AFTER),
-            started: now.0,
+            listens_at,
+            checker,
+            ending,
+            started,
+            began,
         })
     }
 
@@ -216,7 +295,8 @@ impl<'a> Monitor<'a> {
     }
 
     fn launch(&mut self) -> Result<Launched> {
-        let streams = Streams::open(self.record.streams, &self.attachment)?;
+        let passes_through = self.record.service.log.driver == LogDriver::Passthrough;
+        let streams = Streams::open(self.record.streams, &self.attachment, passes_through)?;
         if let Attachment::Detached { size: Some(size), .. } = self.attachment {
             self.config.set_console_size(size);
         }
@@ -282,110 +362,6 @@ struct Launched {
     clients: Clients,
 }
 
-/// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down, and one
-/// that another start has taken until there is a process: that start may fail, and only then is it ours to try.
-///
-/// `config` is the container's, where the caller has it.
-fn claim_when_settled(
-    engine: &Engine,
-    record: &ContainerRecord,
-    config: Option<RuntimeConfig>,
-    cgroup: &CgroupRequest,
-) -> Result<(RuntimeConfig, RunState)> {
-    let deadline = Instant::now() + MONITOR_PATIENCE;
-    let mut config = config;
-    loop {
-        match with_life_lock(engine, &record.id, |lock| claim(engine, record, config.take(), cgroup, lock)) {
-            Err(error @ Error::ContainerState { .. }) => {
-                let is_settled = match state(engine, &record.id)? {
-                    ContainerState::Running(run) => match &run.init {
-                        Some(init) => init.is_alive()? || Instant::now() >= deadline,
-                        None => false,
-                    },
-                    _ => Instant::now() >= deadline,
-                };
-                if is_settled {
-                    return Err(error);
-                }
-                std::thread::sleep(START_INTERVAL);
-            }
-            other => return other,
-        }
-    }
-}
-
-/// The caller holds the container's lock, so of two starts one wins; without one it is gone.
-fn claim(
-    engine: &Engine,
-    record: &ContainerRecord,
-    config: Option<RuntimeConfig>,
-    cgroup: &CgroupRequest,
-    lock: Option<&Lock>,
-) -> Result<(RuntimeConfig, RunState)> {
-    if lock.is_none() {
-        return Err(Error::NoSuchContainer(record.name.to_string()));
-    }
-    if let ContainerState::Running(_) = state(engine, &record.id)? {
-        return Err(already_running(record));
-    }
-    if record.auto_remove && is_gone(engine, record)? {
-        remove_locked(engine, &record.id, Some(record), lock)?;
-        return Err(Error::NoSuchContainer(record.name.to_string()));
-    }
-    // What is still in ROOT is of a monitor that was killed, and its process has ended.
-    clear_run_state(engine, &record.id, Some(record))?;
-    let dir = engine.store.container_dir(&record.id);
-    let config = match config {
-        Some(config) => config,
-        None => {
-            let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
-            let root = record.user_namespace.as_ref().map(UserNamespace::root);
-            let network = (record.network, &record.networking);
-            restore_own_files(&dir, || namespaces::seen_hostname(engine, record), network, root)?;
-            config
-        }
-    };
-    let id = run_id(&record.id);
-    let run = RunState {
-        version: stos_runtime::state::STATE_VERSION,
-        oci_version: config.spec().version().clone(),
-        // Before there is a process: should we be killed right after, it is found by its cgroups.
-        cgroup: planned_cgroup(&id, &config, cgroup)?,
-        id,
-        mode: OwnerMode::Image,
-        creator: ProcessRecord::of_caller()?,
-        init: None,
-        rootfs: dir.join("rootfs"),
-        bundle: dir,
-        created: jiff::Timestamp::now(),
-        annotations: record.labels.clone(),
-        owner: String::new(),
-        hooks: stos_runtime::hooks::Hooks::default(),
-    };
-    match engine.run_states().claim(&run) {
-        Err(stos_runtime::Error::Exists { .. }) => Err(already_running(record)),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok((config, run)),
-    }
-}
-
-/// Frees a place in ROOT after a start that failed, whose cause is the one to tell.
-fn give_up(engine: &Engine, record: &ContainerRecord, run: &RunState) {
-    let freed = tear_down(engine, &record.id, Some(record.network));
-    if let Err(error) = freed.and_then(|()| Ok(engine.run_states().release(&run.id)?)) {
-        tracing::warn!(container = %run.id, %error, "the state of a failed start stays");
-    }
-}
-
-fn already_running(record: &ContainerRecord) -> Error {
-    Error::ContainerState {
-        action: "start",
-        container: record.name.to_string(),
-        state: "running".to_owned(),
-        expected: "created or stopped",
-    }
-}
-
 /// A container that runs, and all that comes from it.
 struct Running<'a> {
     monitor: Monitor<'a>,
@@ -396,7 +372,12 @@ struct Running<'a> {
     passes_signals: bool,
     /// When the monitor begins to listen; `None` when it has.
     listens_at: Option<Instant>,
+    /// Its health checks, where it has any.
+    checker: Option<Checker<'a>>,
+    /// Where its monitor has decided to end it.
+    ending: Option<Ending>,
     started: String,
+    began: Instant,
 }
 
 /// A container that has run: how it ended, and what the caller and the clients have not read yet.
@@ -405,6 +386,22 @@ struct EndedRun {
     relays: Vec<Relay>,
     clients: Clients,
     signals: SignalFd,
+    because: Because,
+    lived: Duration,
+}
+
+impl EndedRun {
+    /// Tells who reads the container's output how it has ended, and waits for nobody who reads in a session: another process does.
+    fn part_with_readers(&mut self) -> Result<()> {
+        send_rest(&mut self.relays, &self.signals)?;
+        self.clients.finish_aside(self.exit.exit_code, &self.signals)
+    }
+
+    /// Waits for so long, and tells whether the monitor was asked to end meanwhile.
+    fn is_interrupted(&self, time: Duration) -> Result<bool> {
+        wait(&mut [PollFd::new(&self.signals, PollFlags::IN)], Timespec::try_from(time).ok().as_ref())?;
+        Ok(self.signals.next_signal()?.is_some_and(|signal| !OF_STREAMS.contains(&signal)))
+    }
 }
 
 impl Running<'_> {
@@ -423,10 +420,9 @@ impl Running<'_> {
                 self.monitor.notifying.step()?;
             }
             self.listen_in_time();
+            self.look_after_health()?;
             while let Some(signal) = self.signals.next_signal()? {
-                if self.passes_signals && !OF_STREAMS.contains(&signal) {
-                    pidfd::send_signal(self.init.pidfd.as_fd(), signal)?;
-                }
+                self.take_signal(signal)?;
             }
             if ready.init
                 && let Some(ended) = pidfd::try_wait(self.init.pidfd.as_fd())?
@@ -434,10 +430,13 @@ impl Running<'_> {
                 break ended;
             }
         };
+        // A check that is being made is ended with it.
+        drop(self.checker.take());
         // Its processes are gone with it: what they wrote is in the pipes.
         for relay in &mut self.relays {
             relay.drain(&mut self.monitor.log, &mut self.clients, &mut buffer);
         }
+        self.monitor.log.finish();
         let exit = ExitRecord {
             exit_code: ended.code(),
             signal: match ended {
@@ -455,7 +454,40 @@ impl Running<'_> {
             tracing::warn!(container = %self.monitor.record.name, %error, "its end could not be written down");
         }
         tracing::info!(container = %self.monitor.record.id, exit_code = exit.exit_code, "ended");
-        Ok(EndedRun { exit, relays: self.relays, clients: self.clients, signals: self.signals })
+        let (because, lived) = (self.ending.map_or(Because::Itself, |ending| ending.because), self.began.elapsed());
+        Ok(EndedRun { exit, relays: self.relays, clients: self.clients, signals: self.signals, because, lived })
+    }
+
+    /// Passes a signal on where the caller is the container's. Else who ends a monitor, as systemd does at a shutdown, would have it start its
+    /// container again right then: that is stopped instead.
+    fn take_signal(&mut self, signal: i32) -> Result<()> {
+        let (init, record) = (self.init.pidfd.as_fd(), self.monitor.record);
+        if self.passes_signals && !OF_STREAMS.contains(&signal) {
+            pidfd::send_signal(init, signal)?;
+        } else if signal == Signal::TERM.as_raw() && record.service.may_restart() && self.ending.is_none() {
+            self.ending = Ending::begin(OnFailure::Stop, record, init, &self.init.cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// Makes health checks when it is time, and ends a container that is to be ended where it has become unhealthy.
+    fn look_after_health(&mut self) -> Result<()> {
+        let (init, cgroup) = (self.init.pidfd.as_fd(), &self.init.cgroup);
+        if let Some(action) = self.checker.as_mut().and_then(Checker::step) {
+            tracing::warn!(container = %self.monitor.record.name, action = action.name(), "it has become unhealthy");
+            self.ending = Ending::begin(action, self.monitor.record, init, cgroup)?;
+        }
+        if self.checker.as_ref().is_some_and(Checker::is_healthy) {
+            self.monitor.notifying.healthy();
+        }
+        match &mut self.ending {
+            Some(ending) => {
+                // What ends needs no check any more.
+                self.checker = None;
+                ending.step(init, cgroup)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Settles down for a longer life when the container has lived for a moment: begins to listen. Where that cannot be nobody can attach,
@@ -477,13 +509,20 @@ impl Running<'_> {
         let until_listening = self.listens_at.map(|at| at.saturating_duration_since(Instant::now()));
         let looks_again = self.clients.is_resting() || self.relays.iter().any(Relay::is_hung_up);
         let until_look = looks_again.then_some(LOOK_INTERVAL);
-        let soonest = until_listening.into_iter().chain(until_look).min()?;
+        let of_checker = self.checker.as_ref().and_then(Checker::deadline);
+        let of_ending = self.ending.as_ref().and_then(Ending::deadline);
+        let of_health = of_checker.into_iter().chain(of_ending);
+        let until_health = of_health.map(|at| at.saturating_duration_since(Instant::now()));
+        let soonest = until_listening.into_iter().chain(until_look).chain(until_health).min()?;
         Timespec::try_from(soonest).ok()
     }
 
     /// Waits until output, room for it, a client, a signal or the end of the process is there, or it is time for something.
     fn wait_for_something(&mut self) -> Result<Ready> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.init.pidfd, PollFlags::IN)];
+        fds.extend(
+            self.checker.as_ref().and_then(Checker::waits_for).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
         let notified_at = self.monitor.notifying.waits_for().map(|fd| {
             fds.push(fd);
             fds.len() - 1
@@ -549,65 +588,4 @@ struct Ready {
     notified: bool,
     relays: [bool; 2],
     clients: Vec<PollFlags>,
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use stos_spec::{BlobDigest, ChainId, DiffId};
-    use stos_store::ContainerId;
-
-    use super::*;
-
-    fn created(engine: &Engine, auto_remove: bool) -> ContainerRecord {
-        let (id, layers) = (ContainerId::random(), [DiffId::of(b"")]);
-        let record: ContainerRecord = serde_json::from_value(json!({
-            "version": 1, "id": id, "name": "test", "image": "x", "image_id": BlobDigest::of(b""),
-            "manifest": BlobDigest::of(b""), "layers": layers, "chain": ChainId::of_layers(&layers), "created": now(), "command": ["x"],
-            "user": "0", "labels": {}, "stop_signal": 15, "network": "none", "auto_remove": auto_remove,
-        }))
-        .unwrap();
-        let config = json!({
-            "ociVersion": "1.2.0", "root": {"path": "rootfs"},
-            "process": {"args": ["x"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-            "linux": {"cgroupsPath": format!("/stos-{id}"), "namespaces": [{"type": "mount"}]},
-        });
-        let dir = engine.store.container_dir(&id);
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join("container.json"), files::to_json(&record)).unwrap();
-        std::fs::write(dir.join("config.json"), files::to_json(&config)).unwrap();
-        record
-    }
-
-    #[test]
-    fn a_claim_names_the_cgroups_before_there_is_a_process() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
-        let record = created(&engine, false);
-        let nowhere = CgroupRequest::default();
-        let claim = || with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, &nowhere, lock));
-        let (_, run) = claim().unwrap();
-        let found = engine.run_states().read(&run.id).unwrap();
-        assert_eq!((&found.init, &found), (&None, &run));
-        assert_eq!(found.cgroup.path, Path::new(&format!("stos-{}", record.id)));
-        let places = found.cgroup.directories.iter().map(|directory| &directory.path);
-        assert!(places.clone().count() > 0 && places.clone().all(|place| place.ends_with(&found.cgroup.path)));
-        // While the claimer lives it is being started.
-        assert!(matches!(claim(), Err(Error::ContainerState { .. })));
-        std::fs::remove_dir_all(engine.store.container_dir(&record.id)).unwrap();
-        assert!(matches!(claim(), Err(Error::NoSuchContainer(_))));
-    }
-
-    #[test]
-    fn a_container_that_goes_with_its_process_is_not_started_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
-        let record = created(&engine, true);
-        // As its monitor left it that was killed.
-        std::fs::write(engine.log_path(&record.id), "").unwrap();
-        let nowhere = CgroupRequest::default();
-        let claimed = with_life_lock(&engine, &record.id, |lock| claim(&engine, &record, None, &nowhere, lock));
-        assert!(matches!(claimed, Err(Error::NoSuchContainer(_))));
-        assert!(!engine.store.container_dir(&record.id).exists());
-    }
 }

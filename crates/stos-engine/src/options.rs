@@ -16,6 +16,7 @@ use crate::namespaces::NamespaceOptions;
 use crate::networking::NetworkingOptions;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
+use crate::service::ServiceOptions;
 use crate::unit::UnitOptions;
 use crate::user_namespace::UserNamespaceOptions;
 use crate::volumes::{VolumeOption, VolumesFrom};
@@ -161,6 +162,8 @@ pub struct CreateOptions {
     pub host_env: Vec<String>,
     /// What it is as a service.
     pub unit: UnitOptions,
+    /// How it is looked after.
+    pub service: ServiceOptions,
 }
 
 impl CreateOptions {

@@ -14,9 +14,8 @@ use stos_sys::SysError;
 use stos_sys::signals::SignalFd;
 
 use crate::attach::clients::Clients;
-use crate::container::now;
 use crate::error::Result as EngineResult;
-use crate::log::{LogWriter, Stream, read_once};
+use crate::log::{Log, Stream, read_once};
 
 /// How much one write takes: what a pipe has room for when poll(2) says so (`PIPE_BUF`, pipe(7)).
 const WRITE_MAX: usize = 4096;
@@ -82,7 +81,7 @@ impl Relay {
     }
 
     /// Does what [`waits_for`](Self::waits_for) waited for.
-    pub(crate) fn step(&mut self, log: &mut LogWriter, clients: &mut Clients, buffer: &mut [u8]) {
+    pub(crate) fn step(&mut self, log: &mut Log, clients: &mut Clients, buffer: &mut [u8]) {
         if self.is_pending() {
             self.send();
         } else {
@@ -91,7 +90,7 @@ impl Relay {
     }
 
     /// Takes what is left in the pipe when the container's processes have ended.
-    pub(crate) fn drain(&mut self, log: &mut LogWriter, clients: &mut Clients, buffer: &mut [u8]) {
+    pub(crate) fn drain(&mut self, log: &mut Log, clients: &mut Clients, buffer: &mut [u8]) {
         let is_ready = |relay: &Self| {
             let pipe = relay.pipe.as_ref().filter(|_| !relay.is_hung_up);
             pipe.is_some_and(|pipe| is_ready_now(pipe.as_fd(), PollFlags::IN))
@@ -115,7 +114,7 @@ impl Relay {
     }
 
     /// Logs what the pipe has, sends it to the clients, keeps it for the caller's stream, and tells how much that was.
-    fn receive(&mut self, log: &mut LogWriter, clients: &mut Clients, buffer: &mut [u8]) -> usize {
+    fn receive(&mut self, log: &mut Log, clients: &mut Clients, buffer: &mut [u8]) -> usize {
         let Some(pipe) = &self.pipe else { return 0 };
         let count = match read_once(pipe, buffer) {
             Ok(None) => return 0,
@@ -130,7 +129,7 @@ impl Relay {
             }
             Ok(Some(count)) => count,
         };
-        if let Err(error) = log.write(self.stream, &buffer[..count], &log_time()) {
+        if let Err(error) = log.write(self.stream, &buffer[..count]) {
             // A full disk must not stop the container: its output is lost, and that is said, once.
             if !std::mem::replace(&mut self.loses_lines, true) {
                 tracing::warn!(%error, "cannot write the container's log: its output is lost");
@@ -213,14 +212,6 @@ fn is_ready_now(fd: BorrowedFd<'_>, for_what: PollFlags) -> bool {
     wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && is_ready(&fds[0])
 }
 
-/// The time in the form of podman's log lines.
-fn log_time() -> String {
-    let mut time = now();
-    time.truncate(time.len() - 1);
-    time.push_str("+00:00");
-    time
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -228,13 +219,13 @@ mod tests {
     use super::*;
     use crate::attach::StreamOptions;
     use crate::attach::clients::Input;
-    use crate::log::LOG_MAX;
+    use crate::log::{LOG_MAX, LogWriter};
 
     #[test]
     fn what_the_pipe_holds_at_the_end_is_logged_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = LogWriter::open(&path, LOG_MAX).unwrap();
+        let mut log = Log::of_file(LogWriter::open(&path, LOG_MAX).unwrap());
         let mut clients = Clients::new(StreamOptions::default(), Input::None, None).unwrap();
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(&b"line\n".repeat(10_000)).unwrap();

@@ -2,7 +2,7 @@
 //! A container's standard streams, and the monitor's ends of them.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -35,11 +35,22 @@ pub(crate) enum MonitorEnds {
         stderr: OwnedFd,
         forwards: bool,
     },
+    /// Nothing: the container has the caller's own streams.
+    Nothing,
 }
 
 impl Streams {
-    /// Opens what the container is to have.
-    pub(crate) fn open(options: StreamOptions, attachment: &Attachment) -> Result<Self> {
+    /// Opens what the container is to have; with `passes_through` the streams of the calling process itself.
+    pub(crate) fn open(options: StreamOptions, attachment: &Attachment, passes_through: bool) -> Result<Self> {
+        if passes_through {
+            let own = |stream: BorrowedFd<'_>| {
+                let duplicate = rustix::io::fcntl_dupfd_cloexec(stream, 3);
+                duplicate.map_err(SysError::at("fcntl", || "a standard stream".to_owned()))
+            };
+            let (stdin, stdout) = (own(rustix::stdio::stdin())?, own(rustix::stdio::stdout())?);
+            let of_container = Stdio::Descriptors { stdin, stdout, stderr: own(rustix::stdio::stderr())? };
+            return Ok(Self { of_container, of_monitor: MonitorEnds::Nothing });
+        }
         if options.tty {
             let (own, socket) = pair()?;
             return Ok(Self {
@@ -68,6 +79,7 @@ impl MonitorEnds {
     /// Gives the relays of the output, and where input goes. Called when the container's command runs: then it has sent its terminal.
     pub(crate) fn open(self) -> Result<(Vec<Relay>, Input)> {
         match self {
+            Self::Nothing => Ok((Vec::new(), Input::None)),
             Self::Pipes { stdin, stdout, stderr, forwards } => {
                 let relay = |stream, pipe: OwnedFd| Relay::new(stream, File::from(pipe), forwards);
                 let relays = vec![relay(Stream::Stdout, stdout), relay(Stream::Stderr, stderr)];

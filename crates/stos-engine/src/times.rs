@@ -32,7 +32,7 @@ fn read_absolute(text: &str) -> Option<Timestamp> {
 }
 
 /// Reads a duration as Go writes it: numbers with units, one after the other (time.ParseDuration).
-fn read_duration(text: &str) -> Option<SignedDuration> {
+pub fn read_duration(text: &str) -> Option<SignedDuration> {
     let mut rest = text;
     let mut sum = SignedDuration::ZERO;
     while !rest.is_empty() {

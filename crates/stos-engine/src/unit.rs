@@ -11,7 +11,8 @@ use stos_runtime::{CgroupRequest, Inherited, RuntimeConfig, cgroup};
 
 use crate::Engine;
 use crate::container::{ContainerRecord, run_id};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::service::Service;
 
 /// Where a container's cgroups are (podman's `--cgroups`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,8 +34,21 @@ pub enum NotifyMode {
     Container,
     /// The monitor, when the command has been executed. The name is podman's.
     Conmon,
+    /// The monitor, when the container's health check has succeeded.
+    Healthy,
     /// Nobody.
     Ignore,
+}
+
+impl NotifyMode {
+    /// Refuses what a container that is looked after so can never say.
+    pub(crate) fn check(self, service: &Service) -> Result<()> {
+        if self == Self::Healthy && service.healthcheck.is_none() {
+            let reason = "the container has no health check".to_owned();
+            return Err(Error::Option { option: "--sdnotify", value: "healthy".to_owned(), reason });
+        }
+        Ok(())
+    }
 }
 
 /// What is decided about it when a container is created.
@@ -82,6 +96,8 @@ pub(crate) enum Notifying {
     OfStart(OsString),
     /// It is told what the container says.
     OfContainer(Readiness),
+    /// It is told when the container is healthy.
+    OfHealth(OsString),
     /// It has been told.
     Told(Told),
 }
@@ -93,6 +109,10 @@ impl Notifying {
         match engine.caller.sdnotify.unwrap_or(record.unit.sdnotify) {
             NotifyMode::Ignore => Ok(Self::Nobody),
             NotifyMode::Conmon => Ok(Self::OfStart(socket)),
+            mode @ NotifyMode::Healthy => {
+                mode.check(&record.service)?;
+                Ok(Self::OfHealth(socket))
+            }
             NotifyMode::Container => {
                 let directory = engine.run_states().container(&run_id(&record.id));
                 *config = notify::provide(bundle, &directory)?;
@@ -109,6 +129,13 @@ impl Notifying {
                 told.wait();
             }
             *self = Self::Told(told);
+        }
+    }
+
+    /// The container is healthy.
+    pub fn healthy(&mut self) {
+        if let Self::OfHealth(socket) = self {
+            *self = Self::Told(notify::tell_ready(socket, own_pid()));
         }
     }
 

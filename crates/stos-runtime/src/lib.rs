@@ -58,7 +58,7 @@ pub mod state;
 pub mod tombstones;
 
 pub use accounts::{Account, look_up_account};
-pub use cgroup::{CgroupRecord, CgroupRequest, SubCgroup, mounted_hierarchies};
+pub use cgroup::{CgroupRecord, CgroupRequest, OwnCgroup, SubCgroup, mounted_hierarchies};
 pub use config::{ConfigError, ProcessChanges, ProcessFile, RuntimeConfig};
 pub use console::Console;
 pub use dbus::DBusError;

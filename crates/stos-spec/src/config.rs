@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::{List, Map};
 use crate::digest::{DiffId, DigestError};
 use crate::document::{self, DEPTH_MAX, DocumentError};
+use crate::healthcheck::Healthcheck;
 use crate::platform::{Platform, PlatformError};
 use crate::text::{cut, shown};
 use crate::user::{UserError, UserSpec};
@@ -150,6 +151,8 @@ pub struct ImageConfig {
     pub exposed_ports: Vec<String>,
     /// The signal that asks it to stop, as written.
     pub stop_signal: Option<String>,
+    /// How its health is checked.
+    pub healthcheck: Option<Healthcheck>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -209,6 +212,7 @@ struct RawProcess {
     volumes: Option<Map<IgnoredAny>>,
     exposed_ports: Option<Map<IgnoredAny>>,
     stop_signal: Option<String>,
+    healthcheck: Option<Healthcheck>,
     labels: Option<Map<String>>,
 }
 
@@ -247,6 +251,7 @@ impl ImageConfig {
             volumes: process.volumes.unwrap_or_default().0.into_keys().collect(),
             exposed_ports: process.exposed_ports.unwrap_or_default().0.into_keys().collect(),
             stop_signal: process.stop_signal.filter(|signal| !signal.is_empty()),
+            healthcheck: process.healthcheck,
             labels: process.labels.unwrap_or_default().0,
         };
         config.check_process()?;
@@ -256,7 +261,9 @@ impl ImageConfig {
     fn check_process(&self) -> Result<(), ConfigError> {
         let fields =
             [("Env", &self.env), ("Entrypoint", &self.entrypoint), ("Cmd", &self.cmd), ("Volumes", &self.volumes)];
-        for (field, values) in fields {
+        let no_check = Healthcheck::default();
+        let test = ("Healthcheck.Test", &self.healthcheck.as_ref().unwrap_or(&no_check).test);
+        for (field, values) in fields.into_iter().chain([test]) {
             if let Some(found) = values.iter().find(|value| value.contains('\0')) {
                 return Err(ConfigError::Nul { field, found: cut(found) });
             }
@@ -323,6 +330,7 @@ mod tests {
         let config = parse(&config()).unwrap();
         assert_eq!(config.user.to_string(), "1000:1000");
         assert_eq!(config.cmd, Vec::<String>::new());
+        assert_eq!(config.healthcheck.unwrap().test, ["NONE"]);
         assert!(config.history[0].empty_layer);
         config.check_layer_count(1).unwrap();
         assert!(matches!(config.check_layer_count(2), Err(ConfigError::DiffIdCount { expected: 2, found: 1 })));
@@ -347,6 +355,8 @@ mod tests {
         assert!(matches!(broken("/config/User", json!("4294967296")), ConfigError::User(_)));
         assert!(matches!(broken("/config/Entrypoint", json!(["a\u{0}b"])), ConfigError::Nul { .. }));
         assert!(matches!(broken("/config/Env", json!("x")), ConfigError::Json { .. }));
+        assert!(matches!(broken("/config/Healthcheck", json!({"Test": "x"})), ConfigError::Json { .. }));
+        assert!(matches!(broken("/config/Healthcheck", json!({"Test": ["a\u{0}"]})), ConfigError::Nul { .. }));
         let deep = serde_json::from_str::<Value>(&format!("{}{}", "[".repeat(101), "]".repeat(101))).unwrap();
         assert!(matches!(broken("/config/Healthcheck", deep), ConfigError::TooDeep));
         assert!(matches!(broken("/os", json!("linux\u{1b}[2J")), ConfigError::BadPlatform(_)));

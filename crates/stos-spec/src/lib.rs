@@ -9,6 +9,7 @@
 //! | [`media_type`] | the media types of OCI and Docker that stos knows, and what each means |
 //! | [`manifest`] | manifests and indexes, read with suspicion |
 //! | [`config`] | the image configuration and the rules it must keep |
+//! | [`healthcheck`] | how a container's health is checked |
 //! | [`text`] | what others have written, made fit to be shown |
 //! | [`user`] | the `User` of a configuration: numbers and names |
 //!
@@ -18,6 +19,7 @@ mod bounded;
 pub mod config;
 pub mod digest;
 mod document;
+pub mod healthcheck;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;
@@ -27,6 +29,7 @@ pub mod user;
 
 pub use config::{ConfigError, ImageConfig};
 pub use digest::{BlobDigest, ChainId, DiffId, DigestError, DigestHasher, Verified};
+pub use healthcheck::Healthcheck;
 pub use manifest::{Descriptor, ImageIndex, ImageManifest, ManifestDocument, ManifestError};
 pub use media_type::{LayerCompression, MediaType};
 pub use platform::{Platform, PlatformError};

@@ -181,6 +181,10 @@ impl Failure {
             EngineError::Option { option: "--cap-add" | "--cap-drop", .. } => {
                 "capabilities(7) lists them: NAME, CAP_NAME, or `all`"
             }
+            EngineError::Option { option: "--log-driver", value, .. } if value == "journald" => {
+                "without systemd's journal a log is a file: --log-driver k8s-file, the default, or json-file"
+            }
+            EngineError::NoHealthcheck { .. } => "`stos create --health-cmd` gives a container one, or its image",
             EngineError::ContainerState { action, .. } if action.starts_with("join ") => "`stos start` it first",
             EngineError::ContainerState { action: "delete", .. } => "stop it first, or use --force",
             EngineError::SparseTooLarge { .. } => "with `--layerfs dirs` layers can hold such files",

@@ -108,14 +108,14 @@ fn log_refusal(error: &clap::Error, arguments: &[String]) {
 }
 
 /// The exit code of a command line that cannot be read: 125 where image mode's create, run, start, exec or attach was meant, whose other
-/// codes are the process's; 1 for everything else.
+/// codes are the process's, or healthcheck, whose are its result; 1 for everything else.
 fn usage_exit_code(arguments: &[String]) -> u8 {
     let mut words = arguments.iter().map(String::as_str);
     let mut cli = Cli::command();
     // Else a command knows its options only when it is chosen.
     cli.build();
     let (_, name) = read_options(&cli, &mut words);
-    let Some(name @ ("create" | "run" | "start" | "exec" | "attach")) = name else { return 1 };
+    let Some(name @ ("create" | "run" | "start" | "exec" | "attach" | "healthcheck")) = name else { return 1 };
     // What follows the image is its command's, `-b` too.
     let options = cli.find_subcommand(name).map(|command| read_options(command, &mut words).0);
     if options.unwrap_or_default().iter().any(|option| option == "bundle") { 1 } else { 125 }
@@ -164,7 +164,7 @@ fn may_launch(words: impl Iterator<Item = OsString>) -> bool {
     };
     // From an image nothing runs before `start`.
     let creates = has("create") && (is_called_by_another_name() || words.iter().any(names_bundle));
-    creates || has("run") || has("start") || has("restart") || has("exec")
+    creates || has("run") || has("start") || has("restart") || has("exec") || has("healthcheck")
 }
 
 /// Tells whether stos is called through a symlink of another name, as engines call a runtime.
@@ -199,6 +199,7 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Start(_) | Command::Container(Container::Start(_)) => (true, !cli.global.bundle_mode),
         Command::Restart(_) | Command::Container(Container::Restart(_)) => (true, true),
         Command::Exec(_) => (true, !cli.global.bundle_mode),
+        Command::Healthcheck(_) => (true, true),
         _ => (false, false),
     };
     let failure_code = match &cli.command {
@@ -253,6 +254,7 @@ mod tests {
             "--root /x start id",
             "exec id create",
             "container restart id",
+            "healthcheck run id",
             "create --bundle=/b id",
             "create -b . id",
         ] {
@@ -276,6 +278,7 @@ mod tests {
             ("create --name --bundle image", 125),
             ("start --no-such -b", 125),
             ("attach --detach-keys no c", 125),
+            ("healthcheck run", 125),
             ("--root /x pull", 1),
             ("", 1),
         ] {

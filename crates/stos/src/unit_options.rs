@@ -30,6 +30,7 @@ fn notify_mode(choice: NotifyChoice) -> NotifyMode {
     match choice {
         NotifyChoice::Container => NotifyMode::Container,
         NotifyChoice::Conmon => NotifyMode::Conmon,
+        NotifyChoice::Healthy => NotifyMode::Healthy,
         NotifyChoice::Ignore => NotifyMode::Ignore,
     }
 }

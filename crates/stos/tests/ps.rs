@@ -120,7 +120,7 @@ fn inspect_and_images_take_templates() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = three();
     let inspect = |format: &str| shell.sandbox.ok(&["inspect", "-f", format, "two"]);
-    assert_eq!(inspect("{{.Name}} {{.State.Status}} {{.State.ExitCode}}"), "two stopped 3\n");
+    assert_eq!(inspect("{{.Name}} {{.State.Status}} {{.State.ExitCode}}"), "two exited 3\n");
     assert_eq!(inspect("{{index .Labels \"kind\"}} {{index .Command 2}}"), "b exit 3\n");
     assert_eq!(inspect("{{range .Config.Process.Args}}<{{.}}>{{end}}"), "<sh><-c><exit 3>\n");
     assert_eq!(shell.sandbox.ok(&["inspect", "--format", "{{.Id}}", "shell:1"]).len(), 72);

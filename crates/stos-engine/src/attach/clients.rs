@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::termios::{Winsize, tcsetwinsize};
 use stos_sys::SysError;
+use stos_sys::process::clone::{CloneOptions, Cloned, clone_process, exit_now};
 use stos_sys::signals::SignalFd;
 
 use super::frame::{Frame, FrameReader};
@@ -295,6 +296,28 @@ impl Clients {
                 return Ok(());
             }
             self.clients.iter_mut().for_each(Client::flush);
+        }
+    }
+}
+
+impl Clients {
+    /// The same by a process of its own, for a monitor that goes on. Nobody is a client any more.
+    pub(crate) fn finish_aside(&mut self, code: i32, signals: &SignalFd) -> Result<()> {
+        while self.accept() {}
+        self.input = Input::None;
+        if self.clients.is_empty() {
+            self.listener = None;
+            return Ok(());
+        }
+        // Our sibling: whoever is our parent reaps it.
+        let options = CloneOptions { as_sibling: true, ..CloneOptions::default() };
+        match clone_process(options).map_err(stos_runtime::Error::from)? {
+            Cloned::Child => exit_now(i32::from(self.finish(code, signals).is_err())),
+            Cloned::Parent { .. } => {
+                self.listener = None;
+                self.clients.clear();
+                Ok(())
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::container::ContainerRecord;
+
 /// How long a line is at most, in bytes, with its newline.
 pub const LINE_MAX: usize = 4096;
 
@@ -37,6 +39,8 @@ pub enum Status {
     ExecDied,
     /// The container's tree was written as a tar.
     Export,
+    /// The container's health was checked.
+    HealthStatus,
     /// A root filesystem became the image.
     Import,
     /// A signal was sent to the container.
@@ -77,7 +81,7 @@ pub enum Status {
 
 impl Status {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Attach,
         Self::Cleanup,
         Self::Commit,
@@ -86,6 +90,7 @@ impl Status {
         Self::Exec,
         Self::ExecDied,
         Self::Export,
+        Self::HealthStatus,
         Self::Import,
         Self::Kill,
         Self::Load,
@@ -117,6 +122,7 @@ impl Status {
             Self::Exec => "exec",
             Self::ExecDied => "exec_died",
             Self::Export => "export",
+            Self::HealthStatus => "health_status",
             Self::Import => "import",
             Self::Kill => "kill",
             Self::Load => "loadfromarchive",
@@ -191,6 +197,9 @@ pub struct Event {
     /// Whether the kernel ended a process of the container for want of memory.
     #[serde(default)]
     pub oom_killed: bool,
+    /// How the container was after a check of its health; else empty.
+    #[serde(default)]
+    pub health: String,
 }
 
 impl Event {
@@ -215,9 +224,25 @@ pub(crate) struct Draft<'a> {
     pub labels: Option<&'a BTreeMap<String, String>>,
     pub exit_code: Option<i32>,
     pub oom_killed: bool,
+    pub health: &'a str,
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    /// What has happened to a container, and nothing more of it.
+    pub fn of_container(status: Status, record: &'a ContainerRecord) -> Self {
+        Self {
+            kind: Kind::Container,
+            status,
+            id: record.id.as_str(),
+            name: record.name.as_str(),
+            image: &record.image,
+            labels: Some(&record.labels),
+            exit_code: None,
+            oom_killed: false,
+            health: "",
+        }
+    }
+
     /// Gives its line, of at most [`LINE_MAX`] bytes.
     pub fn line(&self, time: Timestamp) -> Vec<u8> {
         let mut line = Vec::with_capacity(512);
@@ -235,6 +260,9 @@ impl Draft<'_> {
         }
         if self.oom_killed {
             line.extend_from_slice(b",\"oom_killed\":true");
+        }
+        if !self.health.is_empty() {
+            line.extend_from_slice(format!(",\"health\":\"{}\"", self.health).as_bytes());
         }
         self.add_labels(&mut line);
         line.extend_from_slice(b"}\n");
@@ -294,6 +322,7 @@ mod tests {
             labels: None,
             exit_code: Some(137),
             oom_killed: true,
+            health: "",
         }
     }
 
@@ -318,6 +347,9 @@ mod tests {
         let event = Event::parse(&line).unwrap();
         assert_eq!((event.time, event.exit_code, event.oom_killed), (time(), Some(137), true));
         assert_eq!((event.labels, event.left_out), (labels, 0));
+        let line = Draft { status: Status::HealthStatus, health: "healthy", ..draft() }.line(time());
+        let event = Event::parse(&line).unwrap();
+        assert_eq!((event.status.as_str(), event.health.as_str()), ("health_status", "healthy"));
         let image = Draft { kind: Kind::Image, status: Status::Pull, image: "", exit_code: None, ..draft() };
         let image = Draft { oom_killed: false, ..image };
         let line = image.line(time());

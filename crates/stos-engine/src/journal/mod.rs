@@ -71,16 +71,13 @@ impl Engine {
 
     /// The same with how a process of it ended.
     pub fn note_end(&self, status: Status, record: &ContainerRecord, end: End) {
-        self.journal.note(&Draft {
-            kind: Kind::Container,
-            status,
-            id: record.id.as_str(),
-            name: record.name.as_str(),
-            image: &record.image,
-            labels: Some(&record.labels),
-            exit_code: end.exit_code,
-            oom_killed: end.oom_killed,
-        });
+        let End { exit_code, oom_killed } = end;
+        self.journal.note(&Draft { exit_code, oom_killed, ..Draft::of_container(status, record) });
+    }
+
+    /// Notes how a container is after a check of its health.
+    pub(crate) fn note_health(&self, record: &ContainerRecord, health: &str) {
+        self.journal.note(&Draft { health, ..Draft::of_container(Status::HealthStatus, record) });
     }
 
     /// Notes what happened to an image. `name` is the name that it happened by or to, or where it was saved to or loaded from.
@@ -94,6 +91,7 @@ impl Engine {
             labels: None,
             exit_code: None,
             oom_killed: false,
+            health: "",
         });
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::{LogReader, Stream, older, open_if_there, parse_line};
+use super::{LogReader, Stream, json, older, open_if_there, parse_line, read_whole};
 
 /// How much is read at once.
 const BLOCK: usize = 64 << 10;
@@ -25,7 +25,7 @@ impl LogReader {
         current.seek(SeekFrom::Start(start))?;
         if let Some(mut aside) = aside {
             if search.is_done() {
-                reader.done = Some(aside.into_inner());
+                reader.done = Some(read_whole(aside));
             } else {
                 let start = search.back_through(aside.get_ref())?;
                 aside.seek(SeekFrom::Start(start))?;
@@ -83,8 +83,8 @@ impl Search {
         let mut start = records.begins;
         while !self.is_done() {
             let Some(head) = records.back()? else { return Ok(0) };
-            if let Some(line) = parse_line(&head.bytes)
-                && self.meet(line.stream, head.is_end)
+            if let Some((stream, is_end)) = head
+                && self.meet(stream, is_end)
                 && self.is_done()
             {
                 // What lies behind this record is all.
@@ -113,13 +113,6 @@ impl Search {
     }
 }
 
-/// The beginning of a record.
-struct Head {
-    bytes: Vec<u8>,
-    /// Whether a line ends with it.
-    is_end: bool,
-}
-
 /// The records of a file, the last one first.
 struct Records<'a> {
     file: &'a File,
@@ -139,20 +132,32 @@ impl<'a> Records<'a> {
         Ok(records)
     }
 
-    fn back(&mut self) -> io::Result<Option<Head>> {
+    /// Goes back by a record, and gives its stream and whether a line ends with it; `Some(None)` for one that is none.
+    fn back(&mut self) -> io::Result<Option<Option<(Stream, bool)>>> {
         let end = self.begins;
         if end == 0 {
             return Ok(None);
         }
         self.begins = self.newline_before(end - 1)?.map_or(0, |newline| newline + 1);
-        let mut bytes = vec![0; HEAD.min(usize::try_from(end - self.begins).unwrap_or(HEAD))];
-        let from = usize::try_from(self.begins.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        match self.block.get(from..from.saturating_add(bytes.len())).filter(|_| self.begins >= self.at) {
-            Some(known) => bytes.copy_from_slice(known),
-            None => self.file.read_exact_at(&mut bytes, self.begins)?,
+        let head = self.bytes_at(self.begins, HEAD.min(usize::try_from(end - self.begins).unwrap_or(HEAD)))?;
+        if json::is_json(&head) {
+            let from = self.begins.max(end.saturating_sub(json::TAIL as u64));
+            let tail = self.bytes_at(from, usize::try_from(end - from).unwrap_or(json::TAIL))?;
+            return Ok(Some(json::of_tail(&tail)));
         }
-        let is_end = bytes.splitn(4, |&byte| byte == b' ').nth(2) == Some(b"F");
-        Ok(Some(Head { bytes, is_end }))
+        let is_end = head.splitn(4, |&byte| byte == b' ').nth(2) == Some(b"F");
+        Ok(Some(parse_line(&head).map(|line| (line.stream, is_end))))
+    }
+
+    /// Gives bytes of the file, from the block where it has them.
+    fn bytes_at(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let from = usize::try_from(at.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        match self.block.get(from..from.saturating_add(length)).filter(|_| at >= self.at) {
+            Some(known) => bytes.copy_from_slice(known),
+            None => self.file.read_exact_at(&mut bytes, at)?,
+        }
+        Ok(bytes)
     }
 
     /// Finds the last newline before the offset `end`.
@@ -248,6 +253,25 @@ mod tests {
         }
         let expected: Vec<_> = (18..26).map(|number| format!("{number:04}\n")).collect();
         assert_eq!(lines(&mut reader), expected, "put aside after the reader began");
+    }
+
+    #[test]
+    fn the_last_lines_of_json_records_are_the_same_ones() {
+        let (_dir, path, writer) = log(1 << 20);
+        let mut writer = writer.with_json();
+        let long = "\\\"".repeat(200);
+        for (stream, text) in [
+            (Stream::Stdout, "1\nlo"),
+            (Stream::Stderr, "bad\n"),
+            (Stream::Stdout, "ng\n"),
+            (Stream::Stdout, long.as_str()),
+        ] {
+            writer.write(stream, text.as_bytes(), "2026-01-31T12:00:00.000000000+00:00").unwrap();
+        }
+        assert_eq!(tail(&path, 1), [long.as_str()]);
+        assert_eq!(tail(&path, 2), ["lo", "ng\n", long.as_str()], "a line of the other stream between is not of it");
+        assert_eq!(tail(&path, 3), ["lo", "bad\n", "ng\n", long.as_str()]);
+        assert_eq!(tail(&path, 9), lines(&mut LogReader::new(&path)));
     }
 
     #[test]

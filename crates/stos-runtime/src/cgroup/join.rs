@@ -46,7 +46,7 @@ impl std::str::FromStr for SubCgroup {
 #[derive(Debug)]
 pub(crate) struct JoinedCgroups {
     directories: Vec<(CgroupDirectory, OwnedFd)>,
-    /// Whether they were chosen by the caller: then no other will do.
+    /// Whether that of v2 was chosen by the caller: then no other will do.
     is_chosen: bool,
 }
 
@@ -69,7 +69,9 @@ impl JoinedCgroups {
             };
             directories.push((directory.clone(), held));
         }
-        Ok(Self { directories, is_chosen: !chosen.is_empty() })
+        let v2 = record.directories.iter().find(|it| it.version == Version::V2);
+        let is_chosen = v2.is_some_and(|v2| chosen.iter().any(|sub| sub.counts_for(v2)));
+        Ok(Self { directories, is_chosen })
     }
 
     /// Takes the cgroup that the process `pid` is in for the v2 one: a container may have moved its processes further down, and then its

@@ -14,6 +14,7 @@ mod join;
 pub mod limits;
 mod make;
 mod manager;
+mod own;
 mod owner;
 mod scope;
 pub mod systemd;
@@ -43,6 +44,7 @@ pub(crate) use join::JoinedCgroups;
 pub use join::SubCgroup;
 pub(crate) use make::{MadeCgroups, Wishes, open_control};
 pub(crate) use manager::check_booted;
+pub use own::OwnCgroup;
 pub(crate) use scope::Scope;
 
 use crate::error::{Error, Result};

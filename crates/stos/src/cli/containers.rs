@@ -8,7 +8,7 @@ use stos_store::ContainerName;
 
 use super::{
     Format, GoFlag, ImageLimits, NetworkArgs, NotifyChoice, ProgressOptions, RegistryOptions, SecurityArgs,
-    SessionOptions, StreamArgs, UnitArgs, UserNamespaceArgs,
+    ServiceArgs, SessionOptions, StreamArgs, UnitArgs, UserNamespaceArgs,
 };
 
 /// When to ask the registry.
@@ -94,6 +94,8 @@ pub struct ImageOptions {
     pub limits: ImageLimits,
     #[command(flatten)]
     pub unit: UnitArgs,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 // What bundle mode's create and run share.
@@ -190,7 +192,9 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stos start web\n  stos start -ai shell")]
+#[command(
+    after_help = "Examples:\n  stos start web\n  stos start -ai shell\n  stos start --all --filter restart-policy=always"
+)]
 pub struct Start {
     /// Stay with it: its output comes here, signals go there, its exit code is ours
     #[arg(short, long)]
@@ -198,6 +202,9 @@ pub struct Start {
     /// All containers that do not run
     #[arg(long, conflicts_with_all = ["containers", "attach"])]
     pub all: bool,
+    /// All containers that do not run and fit, as KEY=VALUE: the filters of ps, such as restart-policy=always
+    #[arg(short, long = "filter", value_name = "FILTER", conflicts_with_all = ["containers", "attach", "interactive"])]
+    pub filters: Vec<String>,
     /// Stay with it, and give it this command's standard input, where it was created with --interactive
     #[arg(short, long)]
     pub interactive: bool,
@@ -207,7 +214,7 @@ pub struct Start {
     #[arg(long, value_name = "MODE", value_enum)]
     pub sdnotify: Option<NotifyChoice>,
     /// The containers
-    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "filters"])]
     pub containers: Vec<String>,
 }
 
@@ -275,8 +282,8 @@ pub struct Delete {
     #[arg(short, long)]
     pub ignore: bool,
     /// With --force: ask one that runs to end, and kill it only after so many seconds
-    #[arg(short, long, value_name = "SECONDS", requires = "force")]
-    pub time: Option<u64>,
+    #[arg(short, long, value_name = "SECONDS", requires = "force", allow_negative_numbers = true)]
+    pub time: Option<i64>,
     /// Its anonymous volumes too, but for those that another container has; named ones stay
     #[arg(short, long)]
     pub volumes: bool,

@@ -18,12 +18,17 @@ pub enum Condition {
     /// Ended
     #[value(alias = "exited")]
     Stopped,
+    /// Running, and found healthy
+    Healthy,
+    /// Running, and found unhealthy
+    Unhealthy,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  stos wait web\n  stos wait --condition running --condition stopped web")]
 pub struct Wait {
-    /// Wait for created, running, paused or stopped, also several: whichever comes first. Of what does not stop the code is -1
+    /// Wait for created, running, paused, stopped, healthy or unhealthy, also several: whichever comes first. Of what does not stop
+    /// the code is -1
     #[arg(long, value_name = "CONDITION", value_enum, default_value = "stopped", hide_possible_values = true)]
     pub condition: Vec<Condition>,
     /// How often to look for a condition other than the end: 250ms, 2s, or milliseconds
@@ -53,9 +58,9 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos stop -t 3 web")]
 pub struct Stop {
-    /// Seconds to wait before it is killed
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
-    pub time: u64,
+    /// Seconds to wait before it is killed, -1 for ever [default: its own --stop-timeout, 10]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub time: Option<i64>,
     /// All containers that run
     #[arg(short, long, conflicts_with = "containers")]
     pub all: bool,
@@ -70,9 +75,9 @@ pub struct Stop {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos restart -t 3 web")]
 pub struct Restart {
-    /// Seconds to wait before one that runs is killed
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
-    pub time: u64,
+    /// Seconds to wait before one that runs is killed, -1 for ever [default: its own --stop-timeout, 10]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub time: Option<i64>,
     /// All containers
     #[arg(short, long, conflicts_with_all = ["containers", "running"])]
     pub all: bool,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use stos_engine::service::RestartPolicy;
+
 use super::image_limits::parse_cpus;
+use super::service::parse_policy;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pause web")]
@@ -39,6 +42,9 @@ pub struct Update {
     pub resources: Option<PathBuf>,
     #[command(flatten)]
     pub limits: Limits,
+    /// Of containers from images: when to start it again that has ended: no, always, on-failure[:N] or unless-stopped
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
+    pub restart: Option<RestartPolicy>,
     /// The container
     #[arg(value_name = "CONTAINER")]
     pub container: String,

@@ -23,6 +23,7 @@ mod ps;
 mod registries;
 mod runtime;
 mod security;
+mod service;
 mod stats;
 mod system;
 mod terminal;
@@ -49,6 +50,7 @@ pub use ps::*;
 pub use registries::*;
 pub use runtime::*;
 pub use security::*;
+pub use service::*;
 pub use stats::*;
 pub use system::*;
 pub use terminal::*;
@@ -256,6 +258,9 @@ pub enum Command {
     /// The commands about containers
     #[command(subcommand)]
     Container(Container),
+    /// The commands about health checks
+    #[command(subcommand)]
+    Healthcheck(HealthcheckCommand),
     /// The commands about volumes
     #[command(subcommand)]
     Volume(Volume),
@@ -377,6 +382,13 @@ mod tests {
             ("--sysctl a=b", "--sysctl"),
             ("--cidfile f", "--cidfile"),
             ("--sdnotify ignore", "--sdnotify"),
+            ("--health-cmd x", "--health-cmd"),
+            ("--no-healthcheck", "--no-healthcheck"),
+            ("--health-on-failure none", "--health-on-failure"),
+            ("--restart always", "--restart"),
+            ("--stop-timeout 3", "--stop-timeout"),
+            ("--log-driver none", "--log-driver"),
+            ("--log-opt tag=x", "--log-opt"),
         ] {
             let said = refused(&format!("stos run {options} id")).unwrap_or_else(|| panic!("{options} was accepted"));
             assert!(said.starts_with(&format!("{named} ")), "{options}: {said}");

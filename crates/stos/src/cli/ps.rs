@@ -37,7 +37,7 @@ pub struct Ps {
     #[arg(short, long)]
     pub quiet: bool,
     /// Only containers that fit, as KEY=VALUE: id, name, label, label!, status, exited, ancestor, before, since, until, volume,
-    /// network; of a container's processes, -f is --format as runc has it
+    /// network, health, restart-policy, should-start-on-boot; of a container's processes, -f is --format as runc has it
     #[arg(short, long = "filter", value_name = "FILTER")]
     pub filters: Vec<String>,
     /// How the list looks: table, json, or a template such as '{{.ID}} {{.Names}}' or 'table {{.Names}}\t{{.Status}}'

@@ -53,6 +53,8 @@ pub enum NotifyChoice {
     Container,
     /// stos, when the command has been executed
     Conmon,
+    /// stos, when the health check has succeeded
+    Healthy,
     /// Nobody
     Ignore,
 }

@@ -12,9 +12,9 @@ use stos_engine::pull::PullProgress;
 use stos_engine::{CreateOptions, Engine};
 
 use super::attach::{self, Manner};
-use super::life::{only_image_mode, patience};
+use super::life::{only_image_mode, patience_with};
 use super::system::interrupt;
-use super::{bundle, each, is_running, named_or_all};
+use super::{bundle, each, is_running, named_or_all, ps};
 use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, Restart, Run, SessionOptions, Start};
 use crate::failure::Failure;
 use crate::progress::{self, Reporter};
@@ -162,7 +162,8 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
 /// Where nobody can leave it we are its monitor ourselves, which is the shortest way; else that is another process, which lives on.
 fn attached(engine: &Engine, record: &ContainerRecord, stdin: bool, options: &SessionOptions) -> Result<u8, Failure> {
     let has_keys = stdin && options.detach_keys.is_some();
-    if record.streams.tty || has_keys || !options.passes_signals() {
+    // Who has started it goes when it has ended for the first time; its monitor stays, and starts it again.
+    if record.streams.tty || has_keys || !options.passes_signals() || record.service.may_restart() {
         return attach::start(engine, record, Manner::new(stdin, options, record.streams.tty));
     }
     let exit = run_container(engine, record, Attachment::Attached { stdin }, |_| {});
@@ -185,7 +186,10 @@ pub fn start(global: &Global, args: &Start) -> Result<u8, Failure> {
         }
         containers => {
             let does_not_run: fn(&_) -> bool = |state| !is_running(state);
-            let containers = named_or_all(global, containers, args.all, does_not_run);
+            let containers = match args.filters.as_slice() {
+                [] => named_or_all(global, containers, args.all, does_not_run),
+                filters => ps::ids_that_fit(global, filters, |state| matches!(state, "created" | "exited")),
+            };
             let containers = containers.map_err(|failure| as_start_failure(global, failure))?;
             Ok(each(global, &containers, |query| start_one(global, query, args)))
         }
@@ -199,7 +203,7 @@ pub fn restart(global: &Global, args: &Restart) -> Result<u8, Failure> {
     Ok(each(global, &containers, |query| match target::find(global, query)? {
         Target::Bundle(_, id) => Err(only_image_mode("restart", &id)),
         Target::Image(engine, record) => {
-            lifecycle::stop(&engine, &record, patience(args.time))?;
+            lifecycle::stop(&engine, &record, patience_with(&record, args.time))?;
             if container::record(&engine, &record.id)?.is_none() {
                 return Err(Failure::message(format!("container {} went with its process (--rm)", record.name), 125));
             }

@@ -142,6 +142,8 @@ fn wait(reader: &Reader, timer: Option<&rustix::fd::OwnedFd>) -> Result<bool, Fa
 struct JsonEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     container_exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    health_status: &'a str,
     /// podman has none: it tells that elsewhere.
     #[serde(rename = "OOMKilled", skip_serializing_if = "std::ops::Not::not")]
     oom_killed: bool,
@@ -180,6 +182,7 @@ fn attributes(event: &Event) -> Value {
 fn json_event(event: &Event) -> JsonEvent<'_> {
     JsonEvent {
         container_exit_code: event.exit_code,
+        health_status: &event.health,
         oom_killed: event.oom_killed,
         id: &event.id,
         image: &event.image,
@@ -195,7 +198,7 @@ fn json_event(event: &Event) -> JsonEvent<'_> {
 /// The same for templates, which may use what an event has not.
 fn context(event: &Event) -> Context {
     let document = json!({
-        "ContainerExitCode": event.exit_code, "OOMKilled": event.oom_killed, "ID": event.id, "Image": event.image,
+        "ContainerExitCode": event.exit_code, "HealthStatus": event.health, "OOMKilled": event.oom_killed, "ID": event.id, "Image": event.image,
         "Name": event.name, "Status": event.status, "Time": event.time.as_second(),
         "TimeNano": i64::try_from(event.time.as_nanosecond()).unwrap_or(i64::MAX), "Type": event.kind,
         "Attributes": event.labels,
@@ -211,7 +214,9 @@ fn line(event: &Event, whole_ids: bool) -> String {
     let text = match kind == Kind::Container.word() {
         true => {
             let labels: String = event.labels.iter().map(|(key, value)| format!(", {key}={value}")).collect();
-            format!("{time} {kind} {status} {id} (image={image}, name={name}{labels})")
+            let health = Some(&event.health).filter(|health| !health.is_empty());
+            let health = health.map_or_else(String::new, |health| format!(", health_status={health}"));
+            format!("{time} {kind} {status} {id} (image={image}, name={name}{health}{labels})")
         }
         false => format!("{time} {kind} {status} {id} {name}"),
     };
@@ -245,6 +250,12 @@ mod tests {
             "2026-01-31 12:00:00.12 +0000 UTC container died 0123456789abcdef (image=x:1, name=web, a=b\\n, c=d)"
         );
         assert_eq!(whole.show(&of_image()).unwrap(), "2026-01-31 12:00:00 +0000 UTC image pull 0123 x:1");
+        let health = event(
+            r#"{"time":"2026-01-31T12:00:00Z","type":"container","status":"health_status","id":"01","name":"web","image":"x:1","labels":{"a":"b"},"health":"healthy"}"#,
+        );
+        let line = whole.show(&health).unwrap();
+        assert!(line.ends_with("health_status 01 (image=x:1, name=web, health_status=healthy, a=b)"), "{line}");
+        assert!(View::Json.show(&health).unwrap().contains("\"HealthStatus\":\"healthy\""));
         let short = View::Line { whole_ids: false };
         assert!(short.show(&of_container()).unwrap().contains(" died 0123456789ab (image"));
         assert!(short.show(&of_image()).unwrap().contains(" pull 0123 "));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord, ContainerState};
+use stos_engine::health::{self, HealthStatus};
 use stos_engine::lifecycle;
 use stos_engine::rename::rename_container;
 use stos_runtime::tombstones;
@@ -27,6 +28,14 @@ pub(super) fn only_image_mode(what: &str, id: &stos_runtime::ContainerId) -> Fai
 /// How long that is, in what can be added to a time.
 pub(super) fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds.min(FOREVER))
+}
+
+/// How long a container is given to end: as it was asked for, for ever where that is below zero, else as it has it itself.
+pub(super) fn patience_with(record: &ContainerRecord, asked: Option<i64>) -> Duration {
+    match asked {
+        Some(seconds) => patience(u64::try_from(seconds).unwrap_or(FOREVER)),
+        None => patience(record.service.stop_timeout()),
+    }
 }
 
 /// Waits for containers and prints their exit codes; -1 where what came is another condition than the end.
@@ -51,6 +60,10 @@ pub fn wait(global: &Global, args: &Wait) -> Result<u8, Failure> {
 
 /// Looks again and again until one of the conditions holds.
 fn wait_for(engine: &Engine, record: &ContainerRecord, args: &Wait) -> Result<i32, Failure> {
+    let wants_health = args.condition.iter().any(|condition| OF_HEALTH.contains(condition));
+    if wants_health && record.service.healthcheck.is_none() {
+        return Err(stos_engine::Error::NoHealthcheck { container: record.name.to_string() }.into());
+    }
     loop {
         let state = container::state(engine, &record.id)?;
         let condition = match state.status() {
@@ -62,6 +75,12 @@ fn wait_for(engine: &Engine, record: &ContainerRecord, args: &Wait) -> Result<i3
         if condition == Condition::Created && container::record(engine, &record.id)?.is_none() {
             return Err(stos_engine::Error::NoSuchContainer(record.name.to_string()).into());
         }
+        if wants_health
+            && let Some(health) = health_of(engine, record, &state)?
+            && args.condition.contains(&health)
+        {
+            return Ok(-1);
+        }
         if args.condition.contains(&condition) {
             return match (condition, state) {
                 (Condition::Stopped, _) => Ok(lifecycle::wait(engine, record)?.exit_code),
@@ -69,6 +88,25 @@ fn wait_for(engine: &Engine, record: &ContainerRecord, args: &Wait) -> Result<i3
             };
         }
         std::thread::sleep(args.interval);
+    }
+}
+
+const OF_HEALTH: [Condition; 2] = [Condition::Healthy, Condition::Unhealthy];
+
+/// What a container's checks have decided; `None` where they have not.
+fn health_of(engine: &Engine, record: &ContainerRecord, state: &ContainerState) -> Result<Option<Condition>, Failure> {
+    let health = health::health(engine, record, state)?;
+    match health.map(|health| health.status) {
+        Some(HealthStatus::Healthy) => Ok(Some(Condition::Healthy)),
+        Some(HealthStatus::Unhealthy) => Ok(Some(Condition::Unhealthy)),
+        Some(HealthStatus::Unknown) => {
+            let said = format!(
+                "container {} runs without a monitor: that was killed, and nobody checks its health",
+                record.name
+            );
+            Err(Failure::message(said, 125))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -138,7 +176,10 @@ pub fn stop(global: &Global, args: &Stop) -> Result<u8, Failure> {
     let containers = named_or_all(global, &args.containers, args.all, is_running)?;
     Ok(each(global, &containers, |query| {
         match target::find(global, query) {
-            Ok(Target::Image(engine, record)) => lifecycle::stop(&engine, &record, patience(args.time))?,
+            Ok(Target::Image(engine, record)) => {
+                let patience = patience_with(&record, args.time);
+                lifecycle::stop(&engine, &record, patience)?;
+            }
             Ok(Target::Bundle(_, id)) => return Err(only_image_mode("stop", &id)),
             // Of all some may have gone meanwhile.
             Err(failure) if (args.ignore || args.all) && failure.is_missing_container() => return Ok(()),
@@ -171,8 +212,8 @@ fn delete_one(global: &Global, query: &str, args: &Delete) -> Result<(), Failure
     match target::find(global, query) {
         Ok(Target::Bundle(states, id)) => return Ok(stos_runtime::lifecycle::delete(&states, &id, force)?),
         Ok(Target::Image(engine, record)) => {
-            if let Some(time) = args.time {
-                lifecycle::stop(&engine, &record, patience(time))?;
+            if args.time.is_some() {
+                lifecycle::stop(&engine, &record, patience_with(&record, args.time))?;
             }
             match args.volumes {
                 true => lifecycle::delete_with_volumes(&engine, &record, force)?,

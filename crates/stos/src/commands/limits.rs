@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use stos_engine::journal::Status;
 use stos_engine::limits::time_of_cpus;
 use stos_engine::limits::update::{UpdateOptions, update};
+use stos_engine::service::update::update_restart_policy;
 use stos_runtime::config::resources_from_json;
 use stos_runtime::{ContainerId, StateDirectory, lifecycle};
 
+use super::life::only_image_mode;
 use super::{each, named_or_all};
 use crate::cli::{Global, Limits, Pause, Resume, Update};
 use crate::failure::Failure;
@@ -65,14 +67,30 @@ pub fn update_one(global: &Global, args: &Update) -> Result<u8, Failure> {
     };
     let resources = resources_from_json(&json).map_err(stos_runtime::Error::from)?;
     match target::find(global, &args.container)? {
+        Target::Bundle(_, id) if args.restart.is_some() => return Err(only_image_mode("--restart", &id)),
         Target::Bundle(states, id) => lifecycle::update(&states, &id, &resources)?,
         Target::Image(engine, record) => {
-            let asked = UpdateOptions { resources: serde_json::to_value(&resources)?, cpus: args.limits.cpus };
-            update(&engine, &record, &asked)?;
+            let resources = serde_json::to_value(&resources)?;
+            // A policy alone asks nothing of the cgroups.
+            if args.restart.is_none() || asks_for_something(&resources) {
+                update(&engine, &record, &UpdateOptions { resources, cpus: args.limits.cpus })?;
+            }
+            if let Some(policy) = args.restart {
+                update_restart_policy(&engine, &record, policy)?;
+            }
             table::print_line(&record.id)?;
         }
     }
     Ok(0)
+}
+
+/// Whether resources say anything: whether something in them is neither `null` nor empty.
+fn asks_for_something(resources: &Value) -> bool {
+    match resources {
+        Value::Null => false,
+        Value::Object(keys) => keys.values().any(asks_for_something),
+        _ => true,
+    }
 }
 
 /// The options as the resources that they stand for.

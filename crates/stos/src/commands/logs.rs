@@ -4,9 +4,11 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use stos_engine::Engine;
 use stos_engine::container::{self, ContainerRecord, ContainerState};
-use stos_engine::log::{FOLLOW_INTERVAL, LogLine, LogReader, Stream};
+use stos_engine::log::journalctl::JournalReader;
+use stos_engine::log::{FOLLOW_INTERVAL, LogLine, LogReader, Stream, Take};
+use stos_engine::service::LogDriver;
+use stos_engine::{Engine, restart};
 
 use super::life::only_image_mode;
 use crate::cli::{Global, Logs};
@@ -17,10 +19,25 @@ use crate::target::{self, Target};
 struct Source {
     engine: Box<Engine>,
     record: Box<ContainerRecord>,
-    reader: LogReader,
+    reader: Reader,
     /// Of each stream: the line that has begun and not ended, and whether it is shown.
     unfinished: [Option<bool>; 2],
     is_done: bool,
+}
+
+/// What the container's log driver has written.
+enum Reader {
+    File(LogReader),
+    Journal(JournalReader),
+}
+
+impl Reader {
+    fn read_lines(&mut self, take: Take<'_>) -> io::Result<()> {
+        match self {
+            Self::File(reader) => reader.read_lines(take),
+            Self::Journal(reader) => reader.read_lines(take),
+        }
+    }
 }
 
 /// Which lines are shown, and how.
@@ -59,16 +76,41 @@ fn source(global: &Global, args: &Logs, query: &str) -> Result<Source, Failure> 
         Target::Image(engine, record) => (engine, record),
         Target::Bundle(_, id) => return Err(only_image_mode("logs", &id)),
     };
-    let path = engine.store().container_dir(&record.id).join("log");
-    let reader = match args.tail.0 {
-        Some(count) => LogReader::tail(&path, count).map_err(stos_store::Error::io("read", &path))?,
-        None => LogReader::new(&path),
-    };
+    let reader = reader(&engine, &record, args)?;
     Ok(Source { engine, record, reader, unfinished: [None; 2], is_done: false })
 }
 
+fn reader(engine: &Engine, record: &ContainerRecord, args: &Logs) -> Result<Reader, Failure> {
+    let log = &record.service.log;
+    let own = engine.store().container_dir(&record.id).join("log");
+    if let Some(path) = log.file(&own) {
+        return Ok(Reader::File(match args.tail.0 {
+            Some(count) => LogReader::tail(&path, count).map_err(stos_store::Error::io("read", &path))?,
+            None => LogReader::new(&path),
+        }));
+    }
+    let unreadable = |reason: String| Failure::message(format!("container {}: {reason}", record.name), 1);
+    match log.driver {
+        LogDriver::Journald => match JournalReader::open(&record.id, args.tail.0, args.follow) {
+            Ok(reader) => Ok(Reader::Journal(reader)),
+            Err(error) => {
+                Err(unreadable(format!("its output is in the journal, and journalctl cannot be run: {error}")))
+            }
+        },
+        LogDriver::Passthrough => {
+            Err(unreadable("its log driver is passthrough: nobody has kept its output".to_owned()))
+        }
+        // podman's words.
+        _ => Err(unreadable("this container is not logging output: its log driver is none".to_owned())),
+    }
+}
+
 fn is_running(source: &Source) -> bool {
-    matches!(container::state(&source.engine, &source.record.id), Ok(ContainerState::Running(_)))
+    let state = container::state(&source.engine, &source.record.id);
+    // Its monitor may start it again, and the log goes on.
+    matches!(state, Ok(ContainerState::Running(_)))
+        || matches!(state, Ok(ContainerState::Exited(_)))
+            && restart::is_awaited(&source.engine, &source.record).unwrap_or(false)
 }
 
 impl View<'_> {

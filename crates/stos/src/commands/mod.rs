@@ -14,6 +14,7 @@ mod exec;
 mod exists;
 mod foreground;
 mod generate;
+mod healthcheck;
 mod images;
 mod layers;
 mod life;
@@ -26,6 +27,7 @@ mod own_streams;
 mod own_terminal;
 mod ps;
 mod registries;
+mod service_settings;
 mod stats;
 mod system;
 mod top;
@@ -137,6 +139,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Diff(args) => changes::diff(global, &args),
         Command::Commit(args) => changes::commit(global, &args),
         Command::Export(args) => changes::export(global, &args),
+        Command::Healthcheck(command) => healthcheck::run(global, command),
         Command::Volume(command) => volumes::run(global, command),
         Command::Layer(command) => layers::run(global, command),
         Command::Network(command) => network::run(global, command),

@@ -197,6 +197,7 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
     value["config"] = config.unwrap_or_default();
     value["NetworkSettings"] = super::network_settings::settings(engine, record)?;
     value["log_path"] = json!(dir.join("log"));
+    super::service_settings::add(&mut value, engine, record, &state)?;
     value["Mounts"] = json!(stos_engine::volumes::mounts_from_outside(engine, record)?);
     Ok(value)
 }

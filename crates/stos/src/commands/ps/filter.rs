@@ -3,6 +3,8 @@
 
 use jiff::Timestamp;
 use stos_engine::container;
+use stos_engine::health::HealthStatus;
+use stos_engine::service::RestartPolicy;
 use stos_engine::times::read_time;
 use stos_store::ImageSelector;
 
@@ -10,6 +12,9 @@ use super::row::Row;
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::target;
+
+/// What `health` may be: podman's words, and what is said of a container without a monitor.
+const HEALTH: [&str; 6] = ["none", "starting", "healthy", "unhealthy", "stopped", "unknown"];
 
 const STATES: [&str; 6] = ["created", "running", "paused", "exited", "stopped", "unknown"];
 
@@ -29,6 +34,9 @@ pub(super) struct Filters {
     until: Vec<Timestamp>,
     volumes: Vec<String>,
     networks: Vec<String>,
+    health: Vec<String>,
+    policies: Vec<String>,
+    start_on_boot: Vec<bool>,
 }
 
 impl Filters {
@@ -69,9 +77,18 @@ impl Filters {
             }
             "volume" => self.volumes.push(owned()),
             "network" => self.networks.push(owned()),
+            "health" if HEALTH.contains(&value) => self.health.push(owned()),
+            "health" => return Err(refuse(&format!("expected one of {}", HEALTH.join(", ")))),
+            "restart-policy" => match value.parse::<RestartPolicy>() {
+                Ok(_) => self.policies.push(owned()),
+                Err(reason) => return Err(refuse(&reason)),
+            },
+            "should-start-on-boot" => {
+                self.start_on_boot.push(value.parse().map_err(|_| refuse("expected true or false"))?);
+            }
             _ => {
                 return Err(refuse(
-                    "expected id, name, label, label!, status, exited, ancestor, before, since, until, volume or network",
+                    "expected id, name, label, label!, status, exited, ancestor, before, since, until, volume, network, health, restart-policy or should-start-on-boot",
                 ));
             }
         }
@@ -106,12 +123,20 @@ impl Filters {
             && self.since.iter().min().is_none_or(|time| created(&|own| own > *time))
             && self.until.iter().min().is_none_or(|time| created(&|own| own < *time))
             && any(&self.volumes, |volume| is_mounted(volume, row))
+            && any(&self.health, |health| row.health.map_or("none", HealthStatus::word) == health)
+            && any(&self.policies, |policy| row.restart_policy.is_some_and(|own| fits_policy(own, policy)))
+            && any(&self.start_on_boot, |wanted| row.should_start_on_boot == *wanted)
             && any(&self.networks, |network| row.networks.iter().any(|own| own == network))
     }
 }
 
 fn any<T>(values: &[T], fits: impl FnMut(&T) -> bool) -> bool {
     values.is_empty() || values.iter().any(fits)
+}
+
+/// A name fits whatever the number of retries is.
+fn fits_policy(own: RestartPolicy, wanted: &str) -> bool {
+    own.name() == wanted || wanted.parse() == Ok(own)
 }
 
 /// A part of the name; with `^` from its beginning, with `$` to its end. podman takes regular expressions.
@@ -187,6 +212,10 @@ mod tests {
             states: vec!["stopped".into()],
             ..Filters::default()
         }));
+        assert!(fits(Filters { health: vec!["none".into()], start_on_boot: vec![false], ..Filters::default() }));
+        assert!(!fits(Filters { policies: vec!["always".into()], ..Filters::default() }), "a bundle has no policy");
+        assert!(fits_policy(RestartPolicy::OnFailure { retries: 3 }, "on-failure"));
+        assert!(!fits_policy(RestartPolicy::OnFailure { retries: 3 }, "on-failure:2"));
         assert!(!fits(Filters { ancestors: vec![String::new()], ..Filters::default() }), "a bundle has no image");
     }
 }

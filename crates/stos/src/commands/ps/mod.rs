@@ -58,6 +58,19 @@ pub fn ps(global: &Global, args: &Ps) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Gives the ids of the containers from images that fit the filters, and whose state does.
+pub(super) fn ids_that_fit(
+    global: &Global,
+    filters: &[String],
+    fits: fn(&str) -> bool,
+) -> Result<Vec<String>, Failure> {
+    let filters = Filters::read(global, filters)?;
+    let wanted = Wanted { mounts: filters.need_mounts(), size: false };
+    let mut rows = row::rows(global, wanted, &mut |row| !row.is_bundle && fits(row.state) && filters.fit(row))?;
+    rows.sort_by(by_created);
+    Ok(rows.into_iter().map(|row| row.id).collect())
+}
+
 fn look(args: &Ps) -> Result<Look, Failure> {
     let text = match args.format.as_deref() {
         None if args.quiet => return Ok(Look::Quiet),

@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stos_engine::container::{self, ContainerRecord, ContainerState};
+use stos_engine::health::{self, HealthStatus};
+use stos_engine::restart;
+use stos_engine::service::RestartPolicy;
 use stos_engine::volumes::mounts_from_outside;
 use stos_engine::{Engine, Network};
 use stos_network::ports::PortMapping;
@@ -49,6 +52,11 @@ pub(super) struct Row {
     pub ports: Vec<PortMapping>,
     pub auto_remove: bool,
     pub is_bundle: bool,
+    /// What its health checks have found, where it has any: podman's word.
+    pub health: Option<HealthStatus>,
+    /// podman's name of its restart policy, with the number of retries; of a bundle's container none.
+    pub restart_policy: Option<RestartPolicy>,
+    pub should_start_on_boot: bool,
     /// What it has written, and what its image's layers have besides, in bytes.
     pub size: Option<(u64, u64)>,
 }
@@ -99,6 +107,11 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
     };
     let state = container::state(engine, &record.id);
     row.state = state.as_ref().map_or("unknown", |state| podman_state(state.status()));
+    row.restart_policy = Some(record.service.restart);
+    if let Ok(state) = &state {
+        row.health = health::health(engine, record, state)?.map(|health| health.status);
+    }
+    row.should_start_on_boot = restart::should_start_on_boot(engine, record)?;
     match state {
         // One that is damaged keeps none of the rest from being seen.
         Err(error) => tracing::warn!(container = %record.name, %error, "what it does cannot be read"),
@@ -188,7 +201,13 @@ impl Row {
     pub fn status(&self) -> String {
         let ago = |time: Option<Timestamp>| time.map_or_else(String::new, |time| table::ago(&time.to_string()));
         match self.state {
-            "running" => format!("Up {}", ago(self.started).trim_end_matches(" ago")).trim_end().to_owned(),
+            "running" => {
+                let up = format!("Up {}", ago(self.started).trim_end_matches(" ago")).trim_end().to_owned();
+                match self.health {
+                    Some(health) => format!("{up} ({health})"),
+                    None => up,
+                }
+            }
             "exited" => match self.exit_code {
                 Some(code) => format!("Exited ({code}) {}", ago(self.exited)).trim_end().to_owned(),
                 // Nobody saw how.
@@ -215,6 +234,7 @@ impl Row {
     /// All of it under the names of podman's JSON. Times are seconds since 1970.
     pub fn document(&self) -> Value {
         let seconds = |time: Option<Timestamp>| time.map_or(0, Timestamp::as_second);
+        let policy = self.restart_policy.map_or_else(String::new, |policy| policy.to_string());
         let mut document = json!({
             "Id": self.id,
             "Names": [self.name],
@@ -235,6 +255,8 @@ impl Row {
             "Ports": self.ports,
             "Pid": self.pid,
             "AutoRemove": self.auto_remove,
+            "Health": self.health.map_or("", HealthStatus::word),
+            "RestartPolicy": policy,
             "Mode": if self.is_bundle { "bundle" } else { "image" },
         });
         if let Some((written, layers)) = self.size {
@@ -277,6 +299,8 @@ mod tests {
             (row("exited", None), "Exited"),
             (row("created", None), "Created"),
             (row("paused", None), "Paused"),
+            (Row { health: Some(HealthStatus::Healthy), ..row("running", None) }, "Up 1 hour (healthy)"),
+            (Row { health: Some(HealthStatus::Stopped), ..row("exited", Some(0)) }, "Exited (0) 1 hour ago"),
         ] {
             assert_eq!(row.status(), expected);
         }
