@@ -38,6 +38,7 @@ use crate::lifecycle::{
 use crate::log::{LOG_MAX, LogWriter};
 use crate::namespaces::{self, HeldNamespace};
 use crate::networking::{Connecting, tear_down};
+use crate::pods;
 use crate::relay::{Relay, is_ready, send_rest, wait};
 use crate::streams::Streams;
 use crate::user_namespace::UserNamespace;
@@ -91,6 +92,9 @@ pub fn run_container(
     } else {
         volumes::memory::release(engine, record);
     }
+    if let Err(error) = pods::member_ended(engine, record) {
+        tracing::warn!(container = %record.name, %error, "its pod could not be stopped");
+    }
     let ended = ended?;
     // At the very end: who does not read must not keep the container from its own.
     let EndedRun { exit, mut relays, mut clients, signals } = ended;
@@ -109,7 +113,7 @@ struct Monitor<'a> {
     log: LogWriter,
     /// The container's root.
     plan: MountPlan,
-    /// Those of other containers that it joins; closed when it has.
+    /// Those of other containers and of its pod that it joins; closed when it has.
     namespaces: Vec<HeldNamespace>,
     /// The host's ports that lead into it.
     ports: ReservedPorts,
@@ -124,7 +128,8 @@ impl<'a> Monitor<'a> {
         };
         let (mut config, run) = claim_when_settled(engine, record, config)?;
         let prepared = (|| {
-            let namespaces = namespaces::open(engine, &record.joins)?;
+            let mut namespaces = namespaces::open(engine, &record.joins)?;
+            namespaces.extend(pods::open_namespaces(engine, record)?);
             namespaces.iter().for_each(|held| config.join_namespace(held.flag(), held.path()));
             let chain = match proved {
                 Some(chain) => chain,

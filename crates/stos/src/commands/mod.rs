@@ -23,6 +23,7 @@ mod network;
 mod network_settings;
 mod own_streams;
 mod own_terminal;
+mod pod;
 mod ps;
 mod registries;
 mod stats;
@@ -139,6 +140,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Volume(command) => volumes::run(global, command),
         Command::Layer(command) => layers::run(global, command),
         Command::Network(command) => network::run(global, command),
+        Command::Pod(command) => pod::run(global, command),
         Command::Port(args) => network::port(global, &args),
         Command::Spec(args) => documents::spec(&args),
         Command::Features(_) => documents::features(),

@@ -29,6 +29,7 @@ pub(super) struct Filters {
     until: Vec<Timestamp>,
     volumes: Vec<String>,
     networks: Vec<String>,
+    pods: Vec<String>,
 }
 
 impl Filters {
@@ -69,9 +70,10 @@ impl Filters {
             }
             "volume" => self.volumes.push(owned()),
             "network" => self.networks.push(owned()),
+            "pod" => self.pods.push(owned()),
             _ => {
                 return Err(refuse(
-                    "expected id, name, label, label!, status, exited, ancestor, before, since, until, volume or network",
+                    "expected id, name, label, label!, status, exited, ancestor, before, since, until, volume, network or pod",
                 ));
             }
         }
@@ -81,6 +83,11 @@ impl Filters {
     /// Whether what is mounted decides.
     pub fn need_mounts(&self) -> bool {
         !self.volumes.is_empty()
+    }
+
+    /// Whether it decides of which pod they are.
+    pub fn need_pods(&self) -> bool {
+        !self.pods.is_empty()
     }
 
     /// Whether what they do is asked for.
@@ -107,6 +114,7 @@ impl Filters {
             && self.until.iter().min().is_none_or(|time| created(&|own| own < *time))
             && any(&self.volumes, |volume| is_mounted(volume, row))
             && any(&self.networks, |network| row.networks.iter().any(|own| own == network))
+            && any(&self.pods, |pod| is_of_pod(pod, row))
     }
 }
 
@@ -122,6 +130,12 @@ fn name_fits(wanted: &str, name: &str) -> bool {
         (None, Some(end)) => name.ends_with(end),
         (None, None) => name.contains(wanted),
     }
+}
+
+/// The pod's name, or the beginning of its id.
+fn is_of_pod(wanted: &str, row: &Row) -> bool {
+    let (id, name) = &row.pod;
+    !id.is_empty() && !wanted.is_empty() && (name == wanted || id.starts_with(wanted))
 }
 
 /// `DESTINATION`, or `SOURCE:DESTINATION`; or a source alone.
@@ -167,6 +181,15 @@ mod tests {
         {
             assert_eq!(name_fits(wanted, "web"), fits, "{wanted}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_named_or_begun() {
+        let row = Row { pod: ("abc".into(), "web".into()), ..Row::default() };
+        for (wanted, fits) in [("web", true), ("ab", true), ("we", false), ("", false)] {
+            assert_eq!(is_of_pod(wanted, &row), fits, "{wanted}");
+        }
+        assert!(!is_of_pod("web", &Row::default()));
     }
 
     #[test]
