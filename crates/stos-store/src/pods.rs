@@ -60,7 +60,7 @@ impl PodId {
 
 impl fmt::Display for PodId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(self.as_str())
     }
 }
 
@@ -126,9 +126,9 @@ impl Store {
     pub fn take_pod(&self, id: &PodId, name: Option<&ContainerName>, held: &Lock) -> Result<Option<Staging>> {
         let taken = self.take_held_object(&self.pod_dir(id), held)?;
         match name {
-            Some(name) => drop(self.release_name(name, id.digits())?),
+            Some(name) => self.release_name(name, id.digits()).map(drop)?,
             // Its record is damaged: whatever name leads to it leads nowhere now.
-            None => drop(self.sweep_names()?),
+            None => self.sweep_names().map(drop)?,
         }
         Ok(taken)
     }

@@ -201,6 +201,7 @@ fn what_a_pod_decides_its_containers_cannot() {
     );
     run(&["--pod", "web", "--network", "host"], &["networks must be defined when the pod is created", of_network]);
     run(&["--pod", "web", "--dns", "9.9.9.9"], &["--dns", of_network]);
+    run(&["--pod", "web", "--add-host", "a:10.0.0.1"], &["extra host entries must be specified on the pod", of_network]);
     run(&["--pod", "web", "--hostname", "other"], &["cannot set hostname when joining the pod UTS namespace"]);
     run(&["--pod", "web", "--userns", "auto"], &["--userns and --pod cannot be set together"]);
     run(&["--pod", "none"], &["no pod with name or ID \"none\" found: no such pod", "hint: ", "new:NAME"]);

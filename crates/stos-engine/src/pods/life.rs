@@ -21,20 +21,16 @@ use crate::lifecycle;
 /// How often a pod's containers are deleted that somebody starts meanwhile.
 const TRIES: usize = 10;
 
-/// What came of it for each container that could not be done.
+/// What came of it for several containers, or pods.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    /// Those that failed, by name, and why.
-    pub failed: Vec<(String, Error)>,
+    /// Why some failed; each names its own.
+    pub failed: Vec<Error>,
 }
 
 impl Attempts {
     fn each(members: Vec<Member>, mut act: impl FnMut(&Member) -> Result<()>) -> Self {
-        let failed = members.into_iter().filter_map(|member| {
-            let done = act(&member);
-            done.err().map(|error| (member.record.name.to_string(), error))
-        });
-        Self { failed: failed.collect() }
+        Self { failed: members.iter().filter_map(|member| act(member).err()).collect() }
     }
 }
 
@@ -60,11 +56,11 @@ pub fn start(engine: &Engine, pod: &PodRecord) -> Result<Attempts> {
 /// Where what is shared cannot be taken down.
 pub fn stop(engine: &Engine, pod: &PodRecord, patience: Duration) -> Result<Attempts> {
     let deadline = Instant::now().checked_add(patience);
-    let running: Vec<_> = members(engine, &pod.id)?.into_iter().filter(Member::is_running).collect();
+    let members = members(engine, &pod.id)?;
     // All are asked at once: each has all the time.
-    let asked: Vec<_> = running.iter().map(|member| ask(engine, &member.record)).collect();
+    let asked: Vec<_> = members.iter().map(|member| ask(engine, &member.record)).collect();
     let mut asked = asked.into_iter();
-    let attempts = Attempts::each(running, |member| {
+    let attempts = Attempts::each(members, |member| {
         let left = match asked.next().transpose()?.flatten() {
             Some(process) => {
                 let left = deadline.map_or(patience, |deadline| deadline.saturating_duration_since(Instant::now()));
@@ -73,6 +69,7 @@ pub fn stop(engine: &Engine, pod: &PodRecord, patience: Duration) -> Result<Atte
             }
             None => patience,
         };
+        // Of one that has ended it clears away what a killed monitor has left.
         lifecycle::stop(engine, &member.record, left)
     });
     let (_lock, pod) = locked(engine, &pod.id)?;
@@ -159,7 +156,7 @@ pub fn remove(engine: &Engine, pod: &PodRecord, force: bool, patience: Option<Du
                 Err(error) => return Err(error),
             }
         }
-        let Ok((lock, pod)) = locked(engine, &pod.id) else { return Err(not_found(pod.name.as_str())) };
+        let (lock, pod) = locked(engine, &pod.id)?;
         let left = members(engine, &pod.id)?;
         if left.is_empty() {
             lower(engine, &pod.id)?;
@@ -208,7 +205,7 @@ pub fn prune(engine: &Engine, fits: impl Fn(&PodRecord) -> bool) -> Result<(Vec<
             Ok(()) => removed.push(view.record.id),
             // Somebody has started it, or removed it, meanwhile.
             Err(Error::Pod(PodError::Running { .. } | PodError::NotFound(_)) | Error::ContainerState { .. }) => {}
-            Err(error) => attempts.failed.push((view.record.name.to_string(), error)),
+            Err(error) => attempts.failed.push(error),
         }
     }
     Ok((removed, attempts))

@@ -97,6 +97,11 @@ fn check(options: &CreateOptions, option: &PodOption, pod: &PodRecord) -> Result
                             network cannot be configured when it is shared with a pod";
                 return refuse(option, rule);
             }
+            Some(option @ "--add-host") => {
+                let rule = "extra host entries must be specified on the pod: \
+                            network cannot be configured when it is shared with a pod";
+                return refuse(option, rule);
+            }
             Some(option) => {
                 let rule = "networks must be defined when the pod is created: \
                             network cannot be configured when it is shared with a pod";

@@ -367,7 +367,8 @@ pub(crate) fn sweep(engine: &Engine, dry_run: bool) -> Result<Vec<PodId>> {
             continue;
         }
         let is_idle = || -> Result<bool> {
-            let policy = record(engine, &id)?.map(|pod| pod.exit_policy);
+            // One that cannot be read stays.
+            let policy = record(engine, &id).ok().flatten().map(|pod| pod.exit_policy);
             Ok(policy == Some(ExitPolicy::Stop) && !has_running_members(&members(engine, &id)?))
         };
         if !is_gone && !is_idle()? {

@@ -147,15 +147,12 @@ impl PodView {
 fn members_of_all(engine: &Engine) -> Result<BTreeMap<PodId, Vec<Member>>> {
     let mut all: BTreeMap<PodId, Vec<Member>> = BTreeMap::new();
     for (id, record) in container::list(engine)? {
-        let found = record.and_then(|record| match &record.pod {
-            Some(_) => Ok(Some(Member { state: container::state(engine, &id)?, record })),
-            None => Ok(None),
+        let found = record.and_then(|record| {
+            let Some(pod) = record.pod.as_ref().map(|membership| membership.id.clone()) else { return Ok(None) };
+            Ok(Some((pod, Member { state: container::state(engine, &id)?, record })))
         });
         match found {
-            Ok(Some(member)) => {
-                let pod = member.record.pod.as_ref().map(|membership| membership.id.clone());
-                all.entry(pod.unwrap_or_else(|| unreachable!("it was looked at"))).or_default().push(member);
-            }
+            Ok(Some((pod, member))) => all.entry(pod).or_default().push(member),
             Ok(None) => {}
             Err(error) => tracing::warn!(container = %id, %error, "it cannot be read: of which pod it is is unknown"),
         }

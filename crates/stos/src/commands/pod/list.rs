@@ -42,8 +42,8 @@ pub fn list(global: &Global, args: &PodLs) -> Result<u8, Failure> {
         }
         (None, _) => table::print_json(&views.iter().map(document).collect::<Vec<_>>())?,
         (Some(template), format) => {
-            let shown = |view| Context { document: document(view), shown: shown(view, args.no_trunc) };
-            let lines = views.iter().map(|view| template.render(&shown(view))).collect::<Result<Vec<_>, _>>()?;
+            let context = |view: &PodView| Context { document: document(view), shown: shown(view, args.no_trunc) };
+            let lines = views.iter().map(|view| template.render(&context(view))).collect::<Result<Vec<_>, _>>()?;
             if format.starts_with("table ") {
                 let names = template.header(&HEADERS);
                 table::print_cells(header.map(|()| names.as_str()), &lines)?;

@@ -98,11 +98,10 @@ fn do_to_each(
 
 /// Tells what failed of one pod; where nothing did prints what says so.
 fn settle(global: &Global, attempts: Attempts, done: impl std::fmt::Display) -> Result<(), Failure> {
-    let mut failed = attempts.failed.into_iter().map(|(name, error)| (name, Failure::of_container(error)));
-    let Some((name, first)) = failed.next() else { return Ok(table::print_line(done)?) };
-    failed.for_each(|(_, failure)| failure.report(global));
-    tracing::debug!(container = %name, "the first that failed");
-    Err(first)
+    let mut failures: Vec<_> = attempts.failed.into_iter().map(Failure::of_container).collect();
+    let Some(last) = failures.pop() else { return Ok(table::print_line(done)?) };
+    failures.iter().for_each(|failure| failure.report(global));
+    Err(last)
 }
 
 fn for_each(
@@ -205,7 +204,7 @@ pub(super) fn prune_pods(
     let fits = |pod: &PodRecord| filters.iter().all(|filter| filter.holds_of(Some(&pod.created), &pod.labels));
     let (removed, attempts) = pods::prune(engine, fits)?;
     let code = u8::from(!attempts.failed.is_empty());
-    attempts.failed.into_iter().for_each(|(_, error)| Failure::from(error).report(global));
+    attempts.failed.into_iter().for_each(|error| Failure::from(error).report(global));
     Ok((removed, code))
 }
 
