@@ -125,6 +125,8 @@ fn containers_of_a_pod_share_localhost_ports_host_name_and_memory() {
     assert_eq!(hosts, host.inside("server", "cat /etc/hosts"));
     assert_eq!(host.inside("client", "cat /etc/resolv.conf"), host.inside("server", "cat /etc/resolv.conf"));
     // Who lists sees it.
+    let processes = host.ok(&["pod", "top", "web", "args"]);
+    assert!(processes.contains("nc -l -p 7000") && processes.contains("sleep 1000"), "{processes}");
     let listed = host.ok(&["ps", "--pod", "--filter", "pod=web", "--format", "{{.Names}} {{.PodName}} {{.Ports}}"]);
     assert_eq!(listed, "server web 127.0.0.1:18090->7000/tcp\nclient web 127.0.0.1:18090->7000/tcp\n");
     assert!(host.ok(&["ps", "--pod"]).lines().next().unwrap().contains("POD ID"));
@@ -201,7 +203,10 @@ fn what_a_pod_decides_its_containers_cannot() {
     );
     run(&["--pod", "web", "--network", "host"], &["networks must be defined when the pod is created", of_network]);
     run(&["--pod", "web", "--dns", "9.9.9.9"], &["--dns", of_network]);
-    run(&["--pod", "web", "--add-host", "a:10.0.0.1"], &["extra host entries must be specified on the pod", of_network]);
+    run(
+        &["--pod", "web", "--add-host", "a:10.0.0.1"],
+        &["extra host entries must be specified on the pod", of_network],
+    );
     run(&["--pod", "web", "--hostname", "other"], &["cannot set hostname when joining the pod UTS namespace"]);
     run(&["--pod", "web", "--userns", "auto"], &["--userns and --pod cannot be set together"]);
     run(&["--pod", "none"], &["no pod with name or ID \"none\" found: no such pod", "hint: ", "new:NAME"]);

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
 use super::logs::{parse_since, parse_tail, parse_until};
-use super::{NetworkArgs, Tail};
+use super::{Format, NetworkArgs, Tail};
 
 // Deferred: see `Command`.
 #[derive(Debug, Subcommand)]
@@ -35,6 +35,8 @@ pub enum Pod {
     Unpause(PodNames),
     /// Print what the containers of a pod wrote
     Logs(PodLogs),
+    /// Show the processes of all containers of a pod
+    Top(PodTop),
     /// Remove pods with their containers
     #[command(visible_alias = "remove")]
     Rm(PodRm),
@@ -211,6 +213,20 @@ pub struct PodLogs {
     /// The pod
     #[arg(value_name = "POD")]
     pub pod: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "The descriptors are those of `stos top`.\n\nExample:\n  stos pod top web pid,hpid,user,args")]
+pub struct PodTop {
+    /// How the list looks
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// The pod
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// What to show of processes [default: user,pid,ppid,pcpu,etime,tty,time,args]
+    #[arg(value_name = "DESCRIPTOR")]
+    pub descriptors: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -13,8 +13,10 @@ use stos_store::PodId;
 
 use super::images::prune::is_answered_yes;
 use super::life::patience;
-use super::{each, logs};
-use crate::cli::{Global, Logs, Pod, PodCreate, PodExists, PodKill, PodLogs, PodPrune, PodRm, PodStop, WhichPods};
+use super::{each, logs, top};
+use crate::cli::{
+    Global, Logs, Pod, PodCreate, PodExists, PodKill, PodLogs, PodPrune, PodRm, PodStop, PodTop, WhichPods,
+};
 use crate::failure::Failure;
 use crate::{pod_options, table, target};
 
@@ -31,6 +33,7 @@ pub fn run(global: &Global, command: Pod) -> Result<u8, Failure> {
         Pod::Pause(args) => for_each(global, &args.which, pods::pause),
         Pod::Unpause(args) => for_each(global, &args.which, pods::unpause),
         Pod::Logs(args) => show_logs(global, &args),
+        Pod::Top(args) => show_processes(global, &args),
         Pod::Rm(args) => remove(global, &args),
         Pod::Prune(args) => prune(global, &args),
         Pod::Exists(args) => exists(global, &args),
@@ -162,6 +165,20 @@ fn show_logs(global: &Global, args: &PodLogs) -> Result<u8, Failure> {
     };
     let &PodLogs { follow, tail, since, until, timestamps, names, .. } = args;
     logs::logs(global, &Logs { follow, tail, since, until, timestamps, names, containers })
+}
+
+/// Shows the processes of all containers of a pod that run, one container after the other.
+fn show_processes(global: &Global, args: &PodTop) -> Result<u8, Failure> {
+    let engine = target::reader(global)?;
+    let view = pods::look(&engine, pods::find(&engine, &args.pod)?)?;
+    let running = view.members.iter().filter(|member| member.is_running());
+    let containers: Vec<_> = running.map(|member| member.record.id.to_string()).collect();
+    if containers.is_empty() {
+        let (action, pod, expected) =
+            ("list the processes of", view.record.name.to_string(), "one with containers that run");
+        return Err(Error::from(PodError::State { action, pod, status: view.status().to_string(), expected }).into());
+    }
+    top::of_all(global, &containers, &args.descriptors, args.format)
 }
 
 /// Removes pods and prints their ids.
