@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod host;
+pub mod pods;
 pub mod pty;
 pub mod screen;
 pub mod shell;
