@@ -211,7 +211,7 @@ mod tests {
         assert!(matches!(refused, Err(Error::Store(stos_store::Error::NameOfPod { .. }))), "{refused:?}");
         let second = create_pod(&engine, &PodOptions { replace: true, ..named.clone() }).unwrap();
         assert_ne!(first.id, second.id);
-        assert_eq!(engine.store().pods().unwrap(), [second.id.clone()]);
+        assert_eq!(engine.store().pods().unwrap(), std::slice::from_ref(&second.id));
         // One whose record is lost has its name all the same.
         std::fs::write(engine.store().pod_dir(&second.id).join("pod.json"), "{").unwrap();
         let third = create_pod(&engine, &PodOptions { replace: true, ..named }).unwrap();
