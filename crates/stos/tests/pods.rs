@@ -99,11 +99,14 @@ fn a_pod_s_status_is_podman_s() {
     assert_eq!(host.pod_status("web"), "Running");
     host.ok(&["pod", "pause", "web"]);
     assert_eq!((host.pod_status("web").as_str(), host.shell.status("two").as_str()), ("Paused", "paused"));
-    host.refused(125, &["cannot pause pod web", "it is Paused"], &["pod", "pause", "web"]);
+    assert_eq!(host.ok(&["pod", "pause", "web"]), host.ok(&["pod", "ls", "-q", "--no-trunc"]));
+    host.ok(&["pod", "unpause", "web"]);
+    host.ok(&["pod", "pause", "web"]);
     host.ok(&["pod", "unpause", "web"]);
     host.ok(&["pod", "kill", "-s", "KILL", "web"]);
     eventually("both have ended", || ["one", "two"].iter().all(|name| host.shell.status(name) == "stopped"));
     assert_eq!(host.pod_status("web"), "Degraded", "what is shared is still there");
+    host.refused(125, &["list the processes of pod web", "Degraded", "hint: "], &["pod", "top", "web"]);
     host.ok(&["pod", "stop", "web"]);
     assert_eq!(host.pod_status("web"), "Exited");
     host.ok(&["create", "--pod", "web", "--name", "three", "shell:1", "ls"]);
@@ -150,7 +153,8 @@ fn what_a_pod_decides_its_containers_cannot() {
     host.refused(125, &["pod name"], &["pod", "create", "a/b"]);
     // What contradicts itself makes no pod.
     for (options, said) in [
-        (&["--infra=false", "-p", "80:80"][..], "without an infra container"),
+        (&["--infra=false", "-p", "80:80"][..], "you must have an infra container to publish port bindings"),
+        (&["--infra=false", "--network", "none"], "without an infra container"),
         (&["--infra=false", "--share", "net"], "cannot set share(net) namespaces without an infra container"),
         (&["--share", "ipc", "--hostname", "h"], "do not share the host's name"),
         (&["--network", "none-such"], "none-such"),

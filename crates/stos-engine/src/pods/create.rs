@@ -60,6 +60,12 @@ impl PodOptions {
                 let rule = format!("cannot set share({}) namespaces without an infra container", names.join(","));
                 return refuse("--share", rule);
             }
+            if let Some(option @ ("--publish" | "--publish-all")) = self.network_option {
+                return refuse(
+                    option,
+                    "you must have an infra container to publish port bindings to the host".to_owned(),
+                );
+            }
             if let Some(option) = self.network_option {
                 return refuse(option, "cannot configure the pod's network without an infra container".to_owned());
             }

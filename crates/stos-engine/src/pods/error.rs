@@ -81,9 +81,9 @@ impl PodError {
                 "give it to `stos pod create`, or make the pod for this container with --pod new:NAME"
             }
             Self::Running { .. } => "stop them first with `stos pod stop`, or use --force",
-            Self::State { action: "pause", .. } => "`stos pod start` starts it",
+            Self::State { .. } => "`stos pod start` starts it",
             Self::InfraLost { .. } => "start it again: a new one is made",
-            Self::Option { .. } | Self::State { .. } => return None,
+            Self::Option { .. } => return None,
         })
     }
 }
