@@ -18,6 +18,7 @@ use crate::lifecycle::{remove_locked, with_life_lock};
 use crate::namespaces::JoinedContainers;
 use crate::networking::Networking;
 use crate::options::Network;
+use crate::pods::Membership;
 use crate::rename::try_free_stale_name;
 use crate::restart::is_awaited;
 use crate::service::Service;
@@ -70,6 +71,9 @@ pub struct ContainerRecord {
     /// The containers whose namespaces it joins at each start.
     #[serde(default, skip_serializing_if = "JoinedContainers::is_empty")]
     pub joins: JoinedContainers,
+    /// The pod that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Membership>,
     /// Its users, where they are not the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_namespace: Option<UserNamespace>,

@@ -11,7 +11,7 @@ use stos_layerfs::{Chain, Integrity};
 use stos_runtime::{ProcessRecord, RuntimeConfig};
 use stos_spec::{ImageRef, UserSpec};
 use stos_store::files::{self, Durability};
-use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lease, Staging};
+use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lease, NameHolder, Staging};
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
@@ -28,6 +28,7 @@ use crate::lookup::{check_command, look_up_user};
 use crate::namespaces::{JoinedContainers, NamespaceKind, NamespaceOf, hostname_of, name_of_host};
 use crate::networking::{self, Networking};
 use crate::options::{CreateOptions, Network, PullPolicy};
+use crate::pods::{self, PodOption};
 use crate::pull::PullProgress;
 use crate::rename::free_stale_name;
 use crate::save::has_every_blob;
@@ -61,6 +62,8 @@ pub fn create_container_from_image(
         with_others = with_volumes_of_others(engine, options).map_err(at(Stage::Filesystem))?;
         &with_others
     };
+    let of_pod = pods::find_for(engine, options).map_err(at(Stage::Metadata))?;
+    let options = of_pod.as_ref().unwrap_or(options);
     check_mounts(options).map_err(at(Stage::Filesystem))?;
     image_volumes::check(engine, options).map_err(at(Stage::Filesystem))?;
     let limits = limits::grant(options).map_err(at(Stage::Metadata))?;
@@ -95,13 +98,14 @@ pub fn create_container_from_image(
     })
 }
 
-/// Refuses a name that a container of either mode goes by: what a person types must mean one of them.
+/// Refuses a name that a container of either mode or a pod goes by: what a person types must mean one of them.
 pub(crate) fn check_name_is_free(engine: &Engine, name: &ContainerName) -> Result<()> {
     free_stale_name(engine, name)?;
-    match engine.store.container_named(name.as_str())? {
+    match engine.store.holder_of(name.as_str())? {
         // One that should have gone with its process holds no name.
-        Some(id) if !remove_gone(engine, &id)? => engine.store.check_name_is_free(name)?,
-        _ => {}
+        Some(NameHolder::Container(id)) if remove_gone(engine, &id)? => {}
+        Some(_) => engine.store.check_name_is_free(name)?,
+        None => {}
     }
     let Ok(id) = name.as_str().parse::<stos_runtime::ContainerId>() else { return Ok(()) };
     match engine.run_states().read(&id) {
@@ -334,12 +338,13 @@ fn joined_network(engine: &Engine, options: &CreateOptions) -> Result<Option<(Na
 /// Gives the name that a container finds its host to have.
 fn hostname(engine: &Engine, options: &CreateOptions, joins: &JoinedContainers, id: &ContainerId) -> Result<String> {
     match (&options.hostname, &options.namespaces.uts) {
-        (Some(hostname), NamespaceOf::Own) => Ok(hostname.clone()),
+        // The pod's options have it.
+        (Some(hostname), NamespaceOf::Own | NamespaceOf::Pod) => Ok(hostname.clone()),
         (Some(hostname), NamespaceOf::Host | NamespaceOf::Container(_)) => {
             let reason = "the uts namespace is not the container's own: it would change another's name".to_owned();
             Err(Error::Option { option: "--hostname", value: hostname.clone(), reason })
         }
-        (None, NamespaceOf::Host) => Ok(name_of_host()),
+        (None, NamespaceOf::Host | NamespaceOf::Pod) => Ok(name_of_host()),
         (None, NamespaceOf::Container(_)) => {
             let found = joins.get(&NamespaceKind::Uts).map(|other| hostname_of(engine, other)).transpose()?.flatten();
             Ok(found.unwrap_or_else(name_of_host))
@@ -381,7 +386,8 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
     let (uid, gid, groups) = &process.ids;
     let request = Request { options: &options.user_namespace, image: &draft.image_root(), user: (*uid, *gid, groups) };
     let user_namespace = request.decide(draft.engine)?;
-    let shared = draft.joins.get(&NamespaceKind::Network).map(|other| draft.engine.store.container_dir(other));
+    let of_other = draft.joins.get(&NamespaceKind::Network).map(|other| draft.engine.store.container_dir(other));
+    let shared = of_other.or_else(|| pods::shared_files(draft.engine, options));
     let network = spec::NetworkPlan { networking: &draft.networking, shared: shared.as_deref() };
     let hostname = &draft.hostname;
     let mut json =
@@ -422,6 +428,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
         network: options.network,
         networking: draft.networking.clone(),
         joins: draft.joins.clone(),
+        pod: options.pod.as_ref().and_then(PodOption::membership).cloned(),
         user_namespace,
         volumes: volumes.iter().map(|volume| volume.used.clone()).collect(),
         images: draft.images.clone(),
@@ -454,8 +461,8 @@ fn plan_process(draft: &Draft<'_>, user: &UserSpec, volumes: &[PlannedVolume]) -
     Ok(ProcessPlan { args, env, cwd, ids, stop_signal })
 }
 
-/// Gives a container without a name one that people can type: the first digits of its id.
-fn default_name(id: &ContainerId) -> ContainerName {
+/// Gives a container or a pod without a name one that people can type: the first digits of its id.
+pub(crate) fn default_name(id: &ContainerId) -> ContainerName {
     const ADJECTIVES: [&str; 16] = [
         "amber", "brave", "calm", "deft", "eager", "fond", "glad", "hale", "keen", "lucid", "merry", "neat", "proud",
         "quiet", "swift", "warm",
@@ -482,7 +489,9 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
         // The files that it brings itself follow from these two: a start writes those again that a power cut took.
         files::sync_files(["config.json", "container.json"].map(|name| dir.join(name)))?;
     }
+    let of_pod = pods::hold(draft.engine, &record)?;
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
+    drop(of_pod);
     // Its record names them now.
     draft.volumes.into_inner().into_iter().for_each(HeldVolumes::keep);
     draft.engine.note(Status::Create, &record);

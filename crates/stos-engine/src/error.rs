@@ -357,6 +357,9 @@ pub enum Error {
     /// A network, or what a container is to have of one.
     #[error(transparent)]
     Network(#[from] stos_network::Error),
+    /// Something about pods.
+    #[error(transparent)]
+    Pod(#[from] crate::pods::PodError),
     /// It cannot have the users that it is to have.
     #[error(transparent)]
     UserNamespace(#[from] crate::user_namespace::UserNamespaceError),

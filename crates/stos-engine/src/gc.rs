@@ -46,12 +46,14 @@ pub enum GarbageKind {
     Blob,
     /// A layer or chain that was replaced, and that no container stands on any more.
     Replaced,
-    /// A container's name that leads to none.
+    /// A name that leads to no container and no pod.
     Name,
     /// A mount of a chain that the store does not hold, or of an image.
     Mount,
     /// What netavark has made for a container that does not run.
     Network,
+    /// What the containers of a pod shared that is gone, or has stopped.
+    Pod,
 }
 
 impl std::fmt::Display for GarbageKind {
@@ -65,6 +67,7 @@ impl std::fmt::Display for GarbageKind {
             Self::Name => "name",
             Self::Mount => "mount",
             Self::Network => "network",
+            Self::Pod => "pod",
         })
     }
 }
@@ -205,6 +208,7 @@ pub fn collect_garbage(engine: &Engine, dry_run: bool, patience: Duration) -> Re
     let mut sweep = Sweep { engine, dry_run, found: Vec::new() };
     sweep.containers()?;
     sweep.networks()?;
+    sweep.pods()?;
     let mounted = sweep.image_mounts()?;
     let used = used_objects(engine)?;
     sweep.chains(&used)?;
@@ -346,6 +350,14 @@ impl Sweep<'_> {
                 sandboxes.tear_down(&id)?;
             }
             self.add(GarbageKind::Network, id, Vec::new(), Vec::new());
+        }
+        Ok(())
+    }
+
+    /// What there is of pods that are gone, or should have stopped.
+    fn pods(&mut self) -> Result<()> {
+        for id in crate::pods::sweep(self.engine, self.dry_run)? {
+            self.add(GarbageKind::Pod, id, Vec::new(), Vec::new());
         }
         Ok(())
     }

@@ -35,6 +35,7 @@
 //! | [`create`] | [`create::create_container_from_image`]: the stages in their order |
 //! | [`security`] | how a container is confined: what may be asked for |
 //! | [`namespaces`] | whose namespaces a container has |
+//! | [`pods`] | containers that share namespaces, ports and a host name |
 //! | [`user_namespace`] | whose users it has, and which ids those have on the host |
 //! | [`filesystem`] | a container's own directories and files |
 //! | [`image_volumes`] | further images that are mounted in a container |
@@ -93,6 +94,7 @@ pub mod monitor;
 pub mod namespaces;
 pub mod networking;
 pub mod options;
+pub mod pods;
 pub mod policy;
 pub mod prune;
 pub mod pull;

@@ -40,6 +40,7 @@ use crate::lifecycle::{life_lock, remove_stopped};
 use crate::log::Log;
 use crate::namespaces::{self, HeldNamespace};
 use crate::networking::{Connecting, tear_down};
+use crate::pods;
 use crate::relay::{Relay, is_ready, send_rest, wait};
 use crate::restart::{Because, Row, await_next_life};
 use crate::service::{LogDriver, OnFailure};
@@ -113,6 +114,9 @@ pub fn run_container(
     } else {
         volumes::memory::release(engine, record);
     }
+    if let Err(error) = pods::member_ended(engine, record) {
+        tracing::warn!(container = %record.name, %error, "its pod could not be stopped");
+    }
     let ended = ended?;
     // At the very end: who does not read must not keep the container from its own.
     let EndedRun { exit, mut relays, mut clients, signals, .. } = ended;
@@ -184,7 +188,7 @@ struct Monitor<'a> {
     log: Log,
     /// The container's root.
     plan: MountPlan,
-    /// Those of other containers that it joins; closed when it has.
+    /// Those of other containers and of its pod that it joins; closed when it has.
     namespaces: Vec<HeldNamespace>,
     /// The host's ports that lead into it.
     ports: ReservedPorts,
@@ -204,7 +208,8 @@ impl<'a> Monitor<'a> {
         let (mut config, run) = claim_when_settled(engine, record, config, &cgroup, turn)?;
         let prepared = (|| {
             let notifying = Notifying::begin(engine, record, &run.bundle, &mut config)?;
-            let namespaces = namespaces::open(engine, &record.joins)?;
+            let mut namespaces = namespaces::open(engine, &record.joins)?;
+            namespaces.extend(pods::open_namespaces(engine, record)?);
             namespaces.iter().for_each(|held| config.join_namespace(held.flag(), held.path()));
             let chain = match proved {
                 Some(chain) => chain,

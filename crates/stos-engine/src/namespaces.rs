@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whose namespaces a container has: its own, the host's, or another container's.
+//! Whose namespaces a container has: its own, the host's, another container's, or its pod's ([`crate::pods`]).
 //!
 //! Another's are joined at each start, those of the process that it then has: the record says which container, never which process.
 
@@ -28,6 +28,8 @@ pub enum NamespaceOf {
     Host,
     /// Another container's: its id, its name, or the beginning of its id.
     Container(String),
+    /// The pod's that the container is of.
+    Pod,
 }
 
 /// Whose namespaces a new container has, but for its mounts, which are its own, and its network.
@@ -76,7 +78,8 @@ impl NamespaceKind {
         }
     }
 
-    fn flag(self) -> u64 {
+    /// Its `CLONE_NEW*` bit.
+    pub(crate) fn flag(self) -> u64 {
         match self {
             Self::Pid => namespace::PID,
             Self::Ipc => namespace::IPC,
@@ -130,6 +133,11 @@ pub(crate) struct HeldNamespace {
 }
 
 impl HeldNamespace {
+    /// One that is open; with that of IPC what is to be at /dev/shm.
+    pub(crate) fn of(kind: NamespaceKind, fd: OwnedFd, shm: Option<OwnedFd>) -> Self {
+        Self { kind, fd, shm }
+    }
+
     /// Its `CLONE_NEW*` bit.
     pub(crate) fn flag(&self) -> u64 {
         self.kind.flag()
@@ -189,8 +197,13 @@ fn open_one(engine: &Engine, kind: NamespaceKind, id: &ContainerId) -> Result<He
     Ok(HeldNamespace { kind, fd: opened?, shm })
 }
 
-/// Gives the name that a container finds its host to have: its own, that of the container whose name it has too, or the host's.
+/// Gives the name that a container finds its host to have: its own, that of the pod or the container whose name it has too, or the host's.
 pub(crate) fn seen_hostname(engine: &Engine, record: &ContainerRecord) -> Result<String> {
+    if record.pod.as_ref().is_some_and(|pod| pod.joins.contains(&NamespaceKind::Uts))
+        && let Some(pod) = crate::pods::of_container(engine, record)?
+    {
+        return Ok(pod.hostname);
+    }
     let other = record.joins.get(&NamespaceKind::Uts);
     for id in [Some(&record.id), other].into_iter().flatten() {
         if let Some(hostname) = hostname_of(engine, id)? {

@@ -14,6 +14,7 @@ use crate::image_volumes::ImageMountOption;
 use crate::limits::LimitOptions;
 use crate::namespaces::NamespaceOptions;
 use crate::networking::NetworkingOptions;
+use crate::pods::PodOption;
 use crate::registries::RegistryConfig;
 use crate::security::SecurityOptions;
 use crate::service::ServiceOptions;
@@ -136,6 +137,8 @@ pub struct CreateOptions {
     pub namespaces: NamespaceOptions,
     /// Whose users it has.
     pub user_namespace: UserNamespaceOptions,
+    /// The pod that it is of.
+    pub pod: Option<PodOption>,
     /// Bind mounts.
     pub mounts: Vec<MountOption>,
     /// Volumes, beside those that the image declares.

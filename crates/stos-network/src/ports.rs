@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 
 use rustix::io::Errno;
@@ -247,7 +247,14 @@ fn free_port(mapping: &PortMapping) -> std::result::Result<u16, Errno> {
 /// into the container before.
 #[derive(Debug, Default)]
 pub struct ReservedPorts {
-    _sockets: Vec<OwnedFd>,
+    sockets: Vec<OwnedFd>,
+}
+
+impl ReservedPorts {
+    /// Gives the sockets: who has one of them open has the port.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
+    }
 }
 
 /// Takes the host's ports of all mappings; of IPv6 too where a mapping says no address and the container `has_ipv6`.
@@ -259,7 +266,7 @@ pub fn reserve(mappings: &[PortMapping], has_ipv6: bool) -> Result<ReservedPorts
     for mapping in mappings {
         sockets.extend(reserve_one(mapping, has_ipv6)?);
     }
-    Ok(ReservedPorts { _sockets: sockets })
+    Ok(ReservedPorts { sockets })
 }
 
 fn reserve_one(mapping: &PortMapping, has_ipv6: bool) -> Result<Vec<OwnedFd>> {

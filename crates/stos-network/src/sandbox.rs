@@ -87,6 +87,12 @@ impl Sandboxes {
         Self { directory, root, run_dir, netavark }
     }
 
+    /// The same networks, for others than containers: what there is of theirs lies below `root`.
+    #[must_use]
+    pub fn below(self, root: PathBuf) -> Self {
+        Self { root, ..self }
+    }
+
     /// Gives the networks' configurations.
     pub fn directory(&self) -> &NetworkDirectory {
         &self.directory
@@ -363,7 +369,8 @@ fn not_connected(id: &str, network: &str) -> Error {
     Error::NotConnected { container: id.to_owned(), network: network.to_owned() }
 }
 
-fn is_namespace(path: &Path) -> bool {
+/// Tells whether a namespace is mounted at a path.
+pub fn is_namespace(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| filesystem_magic(file.as_fd()).is_ok_and(|magic| magic == NSFS_MAGIC))
 }
 

@@ -77,7 +77,8 @@ impl GateEnd {
     }
 }
 
-fn read_byte(fd: &OwnedFd, name: &str) -> std::result::Result<bool, SysError> {
+/// Reads one byte; `false` where the other end has gone without.
+pub(crate) fn read_byte(fd: &OwnedFd, name: &str) -> std::result::Result<bool, SysError> {
     let mut byte = [0_u8];
     loop {
         match rustix::io::read(fd, &mut byte) {

@@ -21,6 +21,7 @@
 //! | [`events`] | what a container uses, and when it runs out of memory |
 //! | [`hooks`] | programs of the engine at certain moments of a life |
 //! | [`processes`] | the processes of a container, as it sees them and as the host does |
+//! | [`pause`] | a process that only waits, for what needs one to hold it |
 //! | [`notify`] | a container's readiness, passed on to the caller's service manager |
 //! | [`state`] | the run state of a container, and where it lies |
 //! | [`lifecycle`] | create, start, state, kill, pause, resume, update, delete, list of bundle mode |
@@ -50,6 +51,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod mount_options;
 pub mod notify;
+pub mod pause;
 pub mod processes;
 pub mod seccomp;
 pub mod signal;

@@ -104,6 +104,14 @@ pub enum Error {
         /// Its container.
         id: String,
     },
+    /// The name belongs to a pod.
+    #[error("the name {name:?} is in use by pod {id}: pod already exists")]
+    NameOfPod {
+        /// The name.
+        name: String,
+        /// Its pod.
+        id: String,
+    },
     /// The container exists already.
     #[error("container {0} exists already")]
     ContainerExists(String),

@@ -23,8 +23,8 @@ pub const READ_ONLY_COMPATIBLE: [&str; 1] = [SNAPSHOTS];
 
 /// The directories that each store has.
 const ALWAYS_THERE: [&str; 7] = ["chains", "containers", "images", "layers", "locks", "names", "staging"];
-/// What may lie beside them: the format itself, the layers of another backend, snapshots, volumes, and what a filesystem's own root has.
-const SOMETIMES_THERE: [&str; 5] = ["stos.json", "dirs", "snapshots", "volumes", "lost+found"];
+/// What may lie beside them: the format itself, the layers of another backend, snapshots, volumes, pods, and what a filesystem's own root has.
+const SOMETIMES_THERE: [&str; 6] = ["stos.json", "dirs", "snapshots", "volumes", "pods", "lost+found"];
 
 /// The contents of `stos.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,7 +227,7 @@ mod tests {
         for text in newer {
             assert!(obstacle(text).is_some(), "{text:?}");
         }
-        for name in ["dirs", "snapshots", "volumes"] {
+        for name in ["dirs", "snapshots", "volumes", "pods"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
             assert_eq!(obstacle(""), None);
         }

@@ -10,6 +10,7 @@
 //!   chains/sha256/<chainID>/        image.erofs, chain.json                    (filled by stos-layerfs)
 //!   containers/<id>/                container.json, config.json, upper/ …      (filled by stos-engine)
 //!   names/<name>                    symlink to the id, in base64               [names]
+//!   pods/<id>/                      pod.json, hosts, resolv.conf               [pods] (filled by stos-engine)
 //!   volumes/<name>/                 volume.json, _data/                        [volumes]
 //!   snapshots/<number>/             what containerd keeps here                 [snapshots] (filled by stos-snapshotter)
 //!   staging/                        everything is built here first             [staging]
@@ -21,7 +22,7 @@
 //! **Roots**: `images/index.json`, `containers/`, `snapshots/` and leases. A blob, layer or chain that none of them reaches is garbage.
 //! **Locks**: `locks/lease` is shared by whoever adds objects and exclusive for whoever removes them, and `locks/lease-…` lists
 //! what a command that goes on for long relies on; `locks/images` guards `index.json`; `locks/names` guards names; `locks/layer-…` and `locks/chain-…` make two processes share one download or one
-//! merge; a container's directory is itself the lock of its life, and so is a volume's. A crash releases them all, for the kernel does.
+//! merge; a container's directory is itself the lock of its life, and so are a volume's and a pod's. A crash releases them all, for the kernel does.
 //! **Read-only**: a store on a read-only filesystem, or one that this version may only read, is opened by
 //! [`Store::open_for_reading`] and never written to: locks, staging and removals refuse. So is one whose `stos.json` is damaged, by
 //! [`Store::open_to_check`].
@@ -38,6 +39,7 @@ pub mod images;
 pub mod lease;
 pub mod lock;
 pub mod names;
+pub mod pods;
 pub mod snapshots;
 pub mod staging;
 pub mod store;
@@ -50,6 +52,8 @@ pub use error::{Error, Result};
 pub use images::{ImageRecord, ImageSelector};
 pub use lease::{Lease, Objects};
 pub use lock::Lock;
+pub use names::NameHolder;
+pub use pods::PodId;
 pub use snapshots::{SnapshotKind, SnapshotRecord, SnapshotUsage};
 pub use staging::Staging;
 pub use store::Store;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `names/`: a symlink for each name, to its container's id. symlinkat(2) claims one: `EEXIST` says taken.
+//! `names/`: a symlink for each name, to the id of its container or pod. symlinkat(2) claims one: `EEXIST` says taken.
 //!
 //! The id stands there in base64 (RFC 4648, 5), in 43 characters: ext4 keeps up to 59 of a symlink in its inode. One of 64 has a block:
 //! without a journal it takes 0.4 ms to remove, with one twice the time. Earlier versions wrote the 64 digits; they are read too.
 //!
-//! A claim and the rename that makes its container exist happen under one lock. So under that lock a name without a container
+//! A claim and the rename that makes its container or pod exist happen under one lock. So under that lock a name without either
 //! is what a crash left, and may be taken.
 
 use std::fs;
@@ -17,14 +17,34 @@ use rustix::io::Errno;
 use crate::container_id::{ContainerId, ContainerName};
 use crate::error::{Error, Result};
 use crate::files::{self, Durability};
+use crate::pods::PodId;
 use crate::staging::Staging;
 use crate::store::Store;
 
+/// Who has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameHolder {
+    /// A container.
+    Container(ContainerId),
+    /// A pod.
+    Pod(PodId),
+}
+
+impl NameHolder {
+    /// What is said to who wants its name.
+    fn refusal(&self, name: &str) -> Error {
+        match self {
+            Self::Container(id) => Error::NameTaken { name: name.to_owned(), id: id.to_string() },
+            Self::Pod(id) => Error::NameOfPod { name: name.to_owned(), id: id.to_string() },
+        }
+    }
+}
+
 impl Store {
-    /// Refuses a name that a container has. A look before the work begins; [`commit_container`](Self::commit_container) decides.
+    /// Refuses a name that a container or a pod has. A look before the work begins; [`commit_container`](Self::commit_container) decides.
     pub fn check_name_is_free(&self, name: &ContainerName) -> Result<()> {
-        match self.container_named(name.as_str())? {
-            Some(id) => Err(Error::NameTaken { name: name.to_string(), id: id.to_string() }),
+        match self.holder_of(name.as_str())? {
+            Some(holder) => Err(holder.refusal(name.as_str())),
             None => Ok(()),
         }
     }
@@ -39,13 +59,25 @@ impl Store {
         name: &ContainerName,
         durability: Durability,
     ) -> Result<()> {
+        self.commit_named(staged, &self.container_dir(id), id, name, durability)
+    }
+
+    /// The same for what is to be at `place`: a container or a pod.
+    pub(crate) fn commit_named(
+        &self,
+        staged: Staging,
+        place: &Path,
+        id: &ContainerId,
+        name: &ContainerName,
+        durability: Durability,
+    ) -> Result<()> {
         if durability == Durability::Durable {
             files::sync_directory(staged.path())?;
         }
         let lock = self.lock("names")?;
         let link = self.names_dir().join(name.as_str());
         self.claim(&link, id, name)?;
-        let committed = match staged.commit(&self.container_dir(id), Durability::Volatile) {
+        let committed = match staged.commit(place, Durability::Volatile) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::ContainerExists(id.to_string())),
             Err(error) => Err(error),
@@ -57,8 +89,8 @@ impl Store {
         drop(lock);
         if durability == Durability::Durable {
             // The symlink was made before the rename: a filesystem with a journal keeps that order, and a name that is
-            // lost all the same is found by `container_named` in the container's own record.
-            files::sync_directory(&self.containers_dir())?;
+            // lost all the same is found in the container's own record, or the pod's.
+            files::sync_parent(place)?;
         }
         Ok(())
     }
@@ -76,8 +108,8 @@ impl Store {
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(Error::io("claim the name", link)(errno)),
             }
-            if let Some(id) = self.container_named(name.as_str())? {
-                return Err(Error::NameTaken { name: name.to_string(), id: id.to_string() });
+            if let Some(holder) = self.holder_of(name.as_str())? {
+                return Err(holder.refusal(name.as_str()));
             }
             files::remove_file(link)?;
         }
@@ -85,6 +117,26 @@ impl Store {
 
     /// Finds the container that has the name; `None` where there is none.
     pub fn container_named(&self, name: &str) -> Result<Option<ContainerId>> {
+        Ok(self.id_of(name)?.filter(|id| self.container_dir(id).is_dir()))
+    }
+
+    /// Finds the pod that has the name; `None` where there is none.
+    pub fn pod_named(&self, name: &str) -> Result<Option<PodId>> {
+        Ok(self.id_of(name)?.map(PodId::of).filter(|id| self.pod_dir(id).is_dir()))
+    }
+
+    /// Finds who has the name; `None` where nobody has.
+    pub fn holder_of(&self, name: &str) -> Result<Option<NameHolder>> {
+        let Some(id) = self.id_of(name)? else { return Ok(None) };
+        if self.container_dir(&id).is_dir() {
+            return Ok(Some(NameHolder::Container(id)));
+        }
+        let pod = PodId::of(id);
+        Ok(self.pod_dir(&pod).is_dir().then_some(NameHolder::Pod(pod)))
+    }
+
+    /// The id that a name leads to, whatever there is of that.
+    fn id_of(&self, name: &str) -> Result<Option<ContainerId>> {
         if name.parse::<ContainerName>().is_err() {
             return Ok(None);
         }
@@ -95,8 +147,7 @@ impl Store {
             Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::INVAL)) => return Ok(None),
             Err(error) => return Err(Error::io("read the name", &link)(error)),
         };
-        let id = id_in(&target);
-        Ok(id.filter(|id| self.container_dir(id).is_dir()))
+        Ok(id_in(&target))
     }
 
     /// Frees a name, if it is that of container `id`. Tells whether it was.
@@ -109,32 +160,32 @@ impl Store {
         }
     }
 
-    /// Removes the names that lead to no container, and gives them: a claim and its container's rename happen under the same
+    /// Removes the names that lead to no container and no pod, and gives them: a claim and its holder's rename happen under the same
     /// lock, so these are what a crash left.
     ///
     /// # Errors
     /// Of the first that cannot be removed, such as a directory; the others are gone.
     pub fn sweep_names(&self) -> Result<Vec<String>> {
         let _lock = self.lock("names")?;
-        let names = self.names_without_container()?;
+        let names = self.names_without_holder()?;
         let removed: Vec<_> = names.iter().map(|name| files::remove_file(&self.names_dir().join(name))).collect();
         removed.into_iter().collect::<Result<()>>()?;
         Ok(names)
     }
 
-    /// Lists the names that lead to no container, sorted: what a crash left.
+    /// Lists the names that lead to no container and no pod, sorted: what a crash left.
     pub fn dangling_names(&self) -> Result<Vec<String>> {
-        let found = self.names_without_container()?;
+        let found = self.names_without_holder()?;
         if found.is_empty() || self.is_read_only() {
             return Ok(found);
         }
         // A container that is being made has its name a moment before it is there.
         let _lock = self.lock("names")?;
-        self.names_without_container()
+        self.names_without_holder()
     }
 
-    fn names_without_container(&self) -> Result<Vec<String>> {
-        let leads_nowhere = |name: &String| Ok::<_, Error>(self.container_named(name)?.is_none());
+    fn names_without_holder(&self) -> Result<Vec<String>> {
+        let leads_nowhere = |name: &String| Ok::<_, Error>(self.holder_of(name)?.is_none());
         let names = files::list_names(&self.names_dir())?.into_iter();
         names.filter_map(|name| leads_nowhere(&name).map(|is| is.then_some(name)).transpose()).collect()
     }

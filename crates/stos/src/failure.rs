@@ -95,6 +95,7 @@ impl Failure {
             EngineError::RegistryConfig(error) => return config_hint(error),
             EngineError::UserNamespace(error) => return error.hint(),
             EngineError::Network(error) => return error.hint().map(str::to_owned),
+            EngineError::Pod(error) => return error.hint().map(str::to_owned),
             EngineError::Policy(error) => return error.hint().map(str::to_owned),
             EngineError::InNoRegistry { .. } => {
                 "`stos registry explain` says where it would be asked for, and as whom; name the registry where you know it"
@@ -120,6 +121,9 @@ impl Failure {
             EngineError::Store(StoreError::NameTaken { .. }) => {
                 "choose another name, or delete or rename that container first"
             }
+            EngineError::Store(StoreError::NameOfPod { .. }) => {
+                "choose another name, or remove that pod first: `stos pod rm`"
+            }
             EngineError::Store(StoreError::NoSuchImage(_)) => "`stos images` lists the images, `stos pull` fetches one",
             error if is_disk_full(error) && self.is_of_rmi => {
                 "the disk is full: free a little of it in another way first, then `stos rmi` can free the rest"
@@ -132,6 +136,9 @@ impl Failure {
                 "the disk has too little room for the image: `stos system gc` and `stos rmi` give space back"
             }
             error if is_damaged_container(error) => "`stos delete --force` with its id removes the container",
+            EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("pod.json") => {
+                "`stos pod rm --force` removes the pod with its containers"
+            }
             EngineError::Store(StoreError::Damaged { path, .. }) if path.ends_with("volume.json") => {
                 "`stos volume rm` removes the volume, and with it the files that are in it still"
             }

@@ -6,7 +6,7 @@
 //! | `cli` | the words of the command line |
 //! | `commands` | what each command does, a file each |
 //! | `target` | which container an argument means: of bundle mode or of image mode |
-//! | `options`, `mount_options` | options of a container, read into the engine's types; `network_options` those of its network, `unit_options` those of it as a service |
+//! | `options`, `mount_options` | options of a container, read into the engine's types; `network_options` those of its network, `pod_options` of its pod, `unit_options` of it as a service |
 //! | `failure` | errors with their chain, a hint and an exit code |
 //! | `logging` | where the trace goes |
 //! | `process_list` | secrets of the command line, hidden from who lists processes |
@@ -25,6 +25,7 @@ mod logging;
 mod mount_options;
 mod network_options;
 mod options;
+mod pod_options;
 mod process_list;
 mod progress;
 mod prompt;
@@ -41,7 +42,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, Parser};
 use stos_sys::signals::set_default_action;
 
-use crate::cli::{BundleOptions, Cli, Command, Container, Generate, Rootless, System};
+use crate::cli::{BundleOptions, Cli, Command, Container, Generate, Pod, Rootless, System};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -108,14 +109,14 @@ fn log_refusal(error: &clap::Error, arguments: &[String]) {
 }
 
 /// The exit code of a command line that cannot be read: 125 where image mode's create, run, start, exec or attach was meant, whose other
-/// codes are the process's, or healthcheck, whose are its result; 1 for everything else.
+/// codes are the process's, or healthcheck, whose are its result, or one of the group pod; 1 for everything else.
 fn usage_exit_code(arguments: &[String]) -> u8 {
     let mut words = arguments.iter().map(String::as_str);
     let mut cli = Cli::command();
     // Else a command knows its options only when it is chosen.
     cli.build();
     let (_, name) = read_options(&cli, &mut words);
-    let Some(name @ ("create" | "run" | "start" | "exec" | "attach" | "healthcheck")) = name else { return 1 };
+    let Some(name @ ("create" | "run" | "start" | "exec" | "attach" | "healthcheck" | "pod")) = name else { return 1 };
     // What follows the image is its command's, `-b` too.
     let options = cli.find_subcommand(name).map(|command| read_options(command, &mut words).0);
     if options.unwrap_or_default().iter().any(|option| option == "bundle") { 1 } else { 125 }
@@ -197,7 +198,9 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Create(create) => (is_bundle(&create.bundle), !is_bundle(&create.bundle)),
         Command::Run(run) => (true, !is_bundle(&run.bundle)),
         Command::Start(_) | Command::Container(Container::Start(_)) => (true, !cli.global.bundle_mode),
-        Command::Restart(_) | Command::Container(Container::Restart(_)) => (true, true),
+        Command::Restart(_)
+        | Command::Container(Container::Restart(_))
+        | Command::Pod(Pod::Start(_) | Pod::Restart(_)) => (true, true),
         Command::Exec(_) => (true, !cli.global.bundle_mode),
         Command::Healthcheck(_) => (true, true),
         _ => (false, false),

@@ -16,7 +16,9 @@ use crate::cli::{
     ConnectionOptions, CredentialOptions, Global, ImageOptions, PolicyOptions, PullWhen, RegistryOptions, Verify,
 };
 use crate::mount_options::{self, Mounts};
-use crate::{network_options, process_list, prompt, security_options, unit_options, user_namespace_options};
+use crate::{
+    network_options, pod_options, process_list, prompt, security_options, unit_options, user_namespace_options,
+};
 
 /// Reads how to reach registries, where no image comes in.
 pub fn registries(options: &ConnectionOptions) -> RegistryConfig {
@@ -131,6 +133,7 @@ pub fn create_options(
         security: security_options::security(&options.security)?,
         namespaces: security_options::namespaces(&options.security)?,
         user_namespace: user_namespace_options::user_namespace(&options.users)?,
+        pod: pod_options::of_container(options)?,
         network,
         networking,
         mounts: mounts.binds,
@@ -204,7 +207,7 @@ fn parse_entrypoint(text: &str) -> Vec<String> {
 }
 
 /// The kernel's limit is 64 bytes (`__NEW_UTS_LEN`).
-fn parse_hostname(text: &str) -> anyhow::Result<String> {
+pub fn parse_hostname(text: &str) -> anyhow::Result<String> {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if (1..=64).contains(&text.len()) && text.bytes().all(is_good) {
         return Ok(text.to_owned());

@@ -10,6 +10,7 @@
 //! | `chains` | what was made of layers: merged images, stacks |
 //! | `containers` | records, directories, names; containers that run on files which have been replaced |
 //! | `volumes` | records and directories of volumes, and whether those are there that containers have |
+//! | `pods` | records and names of pods, and whether those are there that containers are of |
 //! | `snapshots` | the records of what containerd keeps here |
 //!
 //! The order is that of repair: a layer is fetched by what a manifest says, a chain is made of sound layers. Without repair nothing
@@ -23,6 +24,7 @@ mod documents;
 mod format;
 mod layers;
 mod owners;
+mod pods;
 mod repair;
 mod report;
 mod snapshots;
@@ -108,6 +110,7 @@ pub fn check_store(engine: &Engine, options: &CheckOptions<'_>) -> Result<CheckR
     })?;
     check.stage("check.containers", Check::examine_containers)?;
     check.stage("check.volumes", Check::examine_volumes)?;
+    check.stage("check.pods", Check::examine_pods)?;
     let images: BTreeSet<BlobDigest> =
         check.owners.iter().filter(|owner| owner.is_image()).map(|owner| owner.config).collect();
     Ok(CheckReport::new(check.items, images.len(), check.how.integrity, check.hashed))

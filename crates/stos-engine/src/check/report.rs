@@ -34,6 +34,8 @@ pub enum ObjectKind {
     Snapshot,
     /// A volume.
     Volume,
+    /// A pod.
+    Pod,
 }
 
 impl fmt::Display for ObjectKind {
@@ -50,6 +52,7 @@ impl fmt::Display for ObjectKind {
             Self::Name => "name",
             Self::Snapshot => "snapshot",
             Self::Volume => "volume",
+            Self::Pod => "pod",
         })
     }
 }
@@ -226,6 +229,8 @@ pub struct CheckReport {
     pub containers: usize,
     /// How many volumes.
     pub volumes: usize,
+    /// How many pods.
+    pub pods: usize,
     /// How many bytes were hashed.
     pub hashed_bytes: u64,
     /// The objects of which something was found.
@@ -247,6 +252,7 @@ impl CheckReport {
             chains: count(ObjectKind::Chain),
             containers: count(ObjectKind::Container),
             volumes: count(ObjectKind::Volume),
+            pods: count(ObjectKind::Pod),
             hashed_bytes,
             objects: items.into_iter().filter(|item| !item.findings.is_empty()).collect(),
         }

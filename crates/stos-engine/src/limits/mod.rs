@@ -168,6 +168,7 @@ fn check_shm(options: &CreateOptions) -> Result<()> {
                 NamespaceOf::Container(other) => {
                     format!("the container has another's shared memory (--ipc container:{other})")
                 }
+                NamespaceOf::Pod => "the container has its pod's shared memory".to_owned(),
                 NamespaceOf::Own if options.namespaces.has_no_shm => {
                     "the container has no shared memory (--ipc none)".to_owned()
                 }

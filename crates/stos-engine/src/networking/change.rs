@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::{delete, with_life_lock};
 use crate::namespaces::seen_hostname;
 use crate::options::Network;
+use crate::pods::{self, PodRecord};
 
 /// Tells whether a network is the one that is always there.
 pub fn is_default(network: &NetworkConfig) -> bool {
@@ -37,7 +38,8 @@ pub fn users(engine: &Engine, network: &str) -> Result<Vec<ContainerRecord>> {
     Ok(users)
 }
 
-/// Removes a network, and gives its name. Containers that use it are refused, or with `force` deleted first, as podman does.
+/// Removes a network, and gives its name. Where containers or pods use it that is refused, or with `force` they are deleted first, as podman
+/// does.
 ///
 /// # Errors
 /// [`NetworkError::InUse`], [`NetworkError::NoSuchNetwork`], [`NetworkError::DefaultNetwork`].
@@ -48,16 +50,19 @@ pub fn remove(engine: &Engine, query: &str, force: bool) -> Result<String> {
         return Err(NetworkError::DefaultNetwork(network.name).into());
     }
     let users = users(engine, &network.name)?;
-    if !users.is_empty() && !force {
-        let containers = users.iter().map(|user| user.name.to_string()).collect();
+    let pods = pods::users_of_network(engine, &network.name)?;
+    if !(force || users.is_empty() && pods.is_empty()) {
+        let names = users.iter().map(|user| &user.name).chain(pods.iter().map(|pod| &pod.name));
+        let containers = names.map(ToString::to_string).collect();
         return Err(NetworkError::InUse { network: network.name, containers }.into());
     }
     users.iter().try_for_each(|user| delete(engine, user, true))?;
+    pods.iter().try_for_each(|pod: &PodRecord| pods::remove(engine, pod, true, None))?;
     engine.sandboxes().remove_network(&network.name)?;
     Ok(network.name)
 }
 
-/// Removes the networks that no container uses and that `fits` says may go, and gives their names.
+/// Removes the networks that no container and no pod uses and that `fits` says may go, and gives their names.
 ///
 /// # Errors
 /// Where it is not known who uses which, or a file cannot be removed.
@@ -66,6 +71,9 @@ pub fn prune(engine: &Engine, fits: impl Fn(&NetworkConfig) -> bool) -> Result<V
     let mut used = BTreeSet::new();
     for (_, record) in list(engine)? {
         used.extend(record?.networking.networks.into_iter().map(|part| part.network));
+    }
+    for (_, pod) in pods::list(engine)? {
+        used.extend(pod?.networking.networks.into_iter().map(|part| part.network));
     }
     let mut removed = Vec::new();
     for network in directory.load()?.into_values() {
@@ -95,7 +103,7 @@ pub fn connect(engine: &Engine, container: &ContainerRecord, option: &NetworkOpt
         changed.networking.networks.push(added.clone());
         let act = move |engine: &Engine| {
             let sandboxes = engine.sandboxes();
-            Ok(sandboxes.connect(container.id.as_str(), &added.network, &names_of(&added, &container.id))?)
+            Ok(sandboxes.connect(container.id.as_str(), &added.network, &names_of(&added, container.id.short()))?)
         };
         Ok((changed, Box::new(act) as Act<'_>))
     })

@@ -199,7 +199,7 @@ pub(crate) fn write_own_file(dir: &Path, name: &str, own: OwnFiles<'_>) -> Resul
 }
 
 /// Writes hosts and resolv.conf again, in place, for what a container has now.
-pub(super) fn write_again(dir: &Path, own: OwnFiles<'_>) -> Result<()> {
+pub(crate) fn write_again(dir: &Path, own: OwnFiles<'_>) -> Result<()> {
     for name in own.names().into_iter().filter(|name| *name != "hostname") {
         let path = dir.join(name);
         fs::write(&path, own.text(name)).map_err(StoreError::io("write", &path))?;

@@ -27,7 +27,6 @@ use stos_network::netavark::Connection;
 use stos_network::ports::{ContainerPorts, PortMapping, Protocol, choose_ports};
 use stos_network::sandbox::{Sandbox, Sandboxes};
 use stos_network::subnet::MacAddress;
-use stos_store::ContainerId;
 
 use crate::Engine;
 use crate::container::ContainerRecord;
@@ -35,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::options::{CreateOptions, Network};
 
 pub use change::{connect, disconnect, is_default, prune, remove, users};
-pub(crate) use files::{OwnFiles, write_own_file};
+pub(crate) use files::{OwnFiles, write_again, write_own_file};
 pub(crate) use start::{Connecting, tear_down};
 
 /// netavark's run directory, which podman has too.
@@ -343,10 +342,10 @@ fn named(mut part: NetworkPart, others: &[NetworkPart], taken: &[String]) -> Res
     Ok(part)
 }
 
-/// The names by which other containers of a network find it, besides its own: those that are asked for, and its short id.
-fn names_of(part: &NetworkPart, id: &ContainerId) -> Connection {
+/// The names by which others of a network find a container or a pod, besides its own: those that are asked for, and its short id.
+pub(crate) fn names_of(part: &NetworkPart, short_id: &str) -> Connection {
     let mut connection = part.connection.clone();
-    connection.aliases.push(id.short().to_owned());
+    connection.aliases.push(short_id.to_owned());
     connection
 }
 

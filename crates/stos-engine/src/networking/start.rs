@@ -55,7 +55,7 @@ impl<'a> Connecting<'a> {
     fn try_connect(&self, namespace: &Path) -> Result<()> {
         let (engine, record) = (self.engine, self.record);
         let networks = record.networking.networks.iter();
-        let networks = networks.map(|part| (part.network.clone(), names_of(part, &record.id))).collect();
+        let networks = networks.map(|part| (part.network.clone(), names_of(part, record.id.short()))).collect();
         let request = SandboxRequest {
             id: record.id.as_str(),
             name: record.name.as_str(),

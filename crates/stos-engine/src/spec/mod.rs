@@ -49,13 +49,13 @@ pub struct ProcessPlan {
 pub struct NetworkPlan<'a> {
     /// What is recorded.
     pub networking: &'a Networking,
-    /// The directory of the container whose network it has.
+    /// The directory of the container or the pod whose network it has.
     pub shared: Option<&'a Path>,
 }
 
 impl NetworkPlan<'_> {
-    /// The files that are mounted over those of the image, each with its source: the container's own, and those of the container whose
-    /// network it has.
+    /// The files that are mounted over those of the image, each with its source: the container's own, and those of the container or the pod
+    /// whose network it has.
     fn files(&self, network: Network) -> Vec<(&'static str, String)> {
         let own = OwnFiles { hostname: "", network, networking: self.networking, now: None };
         let own = own.names().into_iter().map(|name| (name, name.to_owned()));
@@ -151,7 +151,7 @@ pub fn runtime_config(
     Ok(config)
 }
 
-/// Gives `linux.namespaces`. Of one that is another container's the path is put in at each start; where nobody does, there is no such
+/// Gives `linux.namespaces`. Of one that is another container's, or the pod's, the path is put in at each start; where nobody does, there is no such
 /// path, and nothing else is joined in its place.
 fn namespaces(options: &CreateOptions) -> Value {
     let mut namespaces = vec![json!({"type": "mount"})];
@@ -165,7 +165,7 @@ fn namespaces(options: &CreateOptions) -> Value {
         match of {
             NamespaceOf::Own => namespaces.push(json!({"type": kind.name()})),
             NamespaceOf::Host => {}
-            NamespaceOf::Container(_) => {
+            NamespaceOf::Container(_) | NamespaceOf::Pod => {
                 namespaces.push(json!({"type": kind.name(), "path": format!("/proc/0/ns/{}", kind.name())}));
             }
         }
@@ -190,7 +190,7 @@ fn mounts(options: &CreateOptions, network: NetworkPlan<'_>, volumes: &[PlannedV
             NamespaceOf::Host => {
                 mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev"])
             }
-            NamespaceOf::Container(_) => {
+            NamespaceOf::Container(_) | NamespaceOf::Pod => {
                 mount("/dev/shm", "bind", SHM_OF_ANOTHER, &["bind", "rprivate", "nosuid", "noexec", "nodev"])
             }
             NamespaceOf::Own => {

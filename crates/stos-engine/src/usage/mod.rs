@@ -59,7 +59,7 @@ pub struct Summary {
     pub snapshots: Row,
     /// Layers, chains and blobs that nothing reaches: what `system gc` removes.
     pub unused: Row,
-    /// The store's own files: the index, names, locks, staging, and what other tools keep in the image layout.
+    /// The store's own files: the index, names, locks, staging, the records of pods, and what other tools keep in the image layout.
     pub other: Other,
 }
 

@@ -17,6 +17,7 @@
 //! | `restriction` | its seccomp filter |
 //! | `terminal` | a terminal from the container's devpts |
 //! | `reaper` | an init, whose child the command is |
+//! | `pause` | a process that only waits |
 //! | `command` | finding and executing the command |
 //! | `joining` | a further process in a container that is there |
 //!
@@ -32,6 +33,7 @@ mod devices;
 mod isolation;
 mod joining;
 mod lsm;
+pub(crate) mod pause;
 mod protect;
 mod reaper;
 mod restriction;
@@ -102,7 +104,7 @@ fn set_up(child: Child<'_>, channel: &mut Channel) -> Step<std::convert::Infalli
     let settings = launch.config.settings();
     detach_from_caller(channel, launch.new_keyring)?;
     if launch.has_init {
-        reaper::forget_caller()?;
+        reaper::forget_caller(reaper::NAME)?;
     }
     if is_sibling {
         channel.wait_for_answer()?;

@@ -7,6 +7,7 @@
 //! must allow it fork(2), rt_sigtimedwait(2), wait4(2) and kill(2).
 
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -26,30 +27,31 @@ use super::{Channel, Restriction, Step};
 use crate::init_error::InitError;
 
 /// What lists of processes have for it.
-const NAME: &str = "stos-init";
+pub(super) const NAME: &CStr = c"stos-init";
 
 fn step() -> impl Fn(SysError) -> InitError {
     |error| InitError::step("start the container's init")(error)
 }
 
 /// Takes what the launch was called with out of this process's memory, where others would read it as the arguments and the environment
-/// of the container's first process.
-pub(super) fn forget_caller() -> Step {
-    wipe().map_err(|error| {
+/// of the container's first process. It is called `name` then.
+pub(super) fn forget_caller(name: &CStr) -> Step {
+    wipe(name).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
         step()(SysError::new("write", "/proc/self/mem", errno))
     })?;
-    rustix::thread::set_name(c"stos-init").map_err(|errno| step()(SysError::new("prctl", "PR_SET_NAME", errno)))
+    rustix::thread::set_name(name).map_err(|errno| step()(SysError::new("prctl", "PR_SET_NAME", errno)))
 }
 
-fn wipe() -> io::Result<()> {
+fn wipe(name: &CStr) -> io::Result<()> {
+    let name = name.to_bytes();
     let areas = caller_areas().map_err(|error| io::Error::from(error.errno))?;
     let memory = File::options().write(true).open("/proc/self/mem")?;
     let zeros = |area: &Range<u64>| vec![0; usize::try_from(area.end.saturating_sub(area.start)).unwrap_or(0)];
     let mut arguments = zeros(&areas.arguments);
     // The last byte stays a zero: else the kernel takes the environment for a part of it.
-    let room = arguments.len().saturating_sub(1).min(NAME.len());
-    arguments[..room].copy_from_slice(&NAME.as_bytes()[..room]);
+    let room = arguments.len().saturating_sub(1).min(name.len());
+    arguments[..room].copy_from_slice(&name[..room]);
     memory.write_all_at(&arguments, areas.arguments.start)?;
     memory.write_all_at(&zeros(&areas.environment), areas.environment.start)
 }

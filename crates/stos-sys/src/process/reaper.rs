@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A first process that runs no program of its own: it reaps, passes signals on to one child, and ends as that one does.
 
+use std::convert::Infallible;
+
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 
@@ -50,6 +52,16 @@ pub fn serve(child: Pid) -> Result<Ended> {
             libc::SIGTTIN | libc::SIGTTOU => {}
             // SAFETY: kill takes plain integers. Where the child is gone SIGCHLD is on its way.
             signal => drop(unsafe { libc::kill(child.as_raw_nonzero().get(), signal) }),
+        }
+    }
+}
+
+/// Reaps whatever becomes a child of the caller, for ever. Every signal must be blocked: none ends it but SIGKILL.
+pub fn serve_orphans() -> Result<Infallible> {
+    loop {
+        if wait_for_signal()? == libc::SIGCHLD {
+            // Nobody's child is the first process.
+            reap(Pid::INIT)?;
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
 use super::{
-    Format, GoFlag, ImageLimits, NetworkArgs, NotifyChoice, ProgressOptions, RegistryOptions, SecurityArgs,
+    Format, GoFlag, ImageLimits, NetworkArgs, NotifyChoice, PodArgs, ProgressOptions, RegistryOptions, SecurityArgs,
     ServiceArgs, SessionOptions, StreamArgs, UnitArgs, UserNamespaceArgs,
 };
 
@@ -76,6 +76,8 @@ pub struct ImageOptions {
     pub users: UserNamespaceArgs,
     #[command(flatten)]
     pub network: NetworkArgs,
+    #[command(flatten)]
+    pub pod: PodArgs,
     /// Mount: type=volume|bind|tmpfs|image,src=SOURCE,dst=PATH[,ro]
     #[arg(long, value_name = "OPTIONS")]
     pub mount: Vec<String>,

@@ -36,7 +36,7 @@ pub struct Logs {
 pub struct Tail(pub Option<u64>);
 
 /// A number below zero means all of them too, as podman has it.
-fn parse_tail(text: &str) -> Result<Tail, String> {
+pub(super) fn parse_tail(text: &str) -> Result<Tail, String> {
     match text.parse::<i64>() {
         Ok(count) => Ok(Tail(u64::try_from(count).ok())),
         Err(_) if text == "all" => Ok(Tail(None)),

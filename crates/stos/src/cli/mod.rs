@@ -18,6 +18,8 @@ mod limits;
 mod logs;
 mod network;
 mod often;
+mod pod;
+mod pod_of;
 mod progress;
 mod ps;
 mod registries;
@@ -45,6 +47,8 @@ pub use limits::*;
 pub use logs::*;
 pub use network::*;
 pub use often::read;
+pub use pod::*;
+pub use pod_of::*;
 pub use progress::*;
 pub use ps::*;
 pub use registries::*;
@@ -273,6 +277,9 @@ pub enum Command {
     /// Make units for systemd
     #[command(subcommand)]
     Generate(Generate),
+    /// The commands about pods: containers that share namespaces
+    #[command(subcommand)]
+    Pod(Pod),
     /// Write a config.json to begin with
     Spec(Spec),
     /// Print what is honoured of a bundle, as JSON
@@ -349,6 +356,7 @@ mod tests {
             ("--network host", "--network"),
             ("-p 80", "--publish"),
             ("--dns 9.9.9.9", "--dns"),
+            ("--pod web", "--pod"),
             ("--pull never", "--pull"),
             ("--verify none", "--verify"),
             ("--platform linux/amd64", "--platform"),

@@ -21,7 +21,7 @@ pub struct NetworkPlacesArgs {
 }
 
 // The network of a new container.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct NetworkArgs {
     /// bridge, none, host, container:NAME, ns:PATH or NAME[:ip=...]
     ///

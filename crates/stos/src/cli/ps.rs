@@ -37,7 +37,7 @@ pub struct Ps {
     #[arg(short, long)]
     pub quiet: bool,
     /// Only containers that fit, as KEY=VALUE: id, name, label, label!, status, exited, ancestor, before, since, until, volume,
-    /// network, health, restart-policy, should-start-on-boot; of a container's processes, -f is --format as runc has it
+    /// network, pod, health, restart-policy, should-start-on-boot; of a container's processes, -f is --format as runc has it
     #[arg(short, long = "filter", value_name = "FILTER")]
     pub filters: Vec<String>,
     /// How the list looks: table, json, or a template such as '{{.ID}} {{.Names}}' or 'table {{.Names}}\t{{.Status}}'
@@ -58,6 +58,9 @@ pub struct Ps {
     /// Show what containers have written, and what they have of their images besides
     #[arg(short, long, conflicts_with = "quiet")]
     pub size: bool,
+    /// Show of which pods they are
+    #[arg(short, long)]
+    pub pod: bool,
     /// Leave out the header
     #[arg(long)]
     pub noheading: bool,
@@ -77,6 +80,7 @@ impl Ps {
             ("--last", self.last.is_some()),
             ("--sort", self.sort != PsSort::Created),
             ("--size", self.size),
+            ("--pod", self.pod),
             ("--noheading", self.noheading),
         ];
         given.iter().find(|(_, is_given)| *is_given).map(|(option, _)| *option)

@@ -9,7 +9,7 @@ use stos_engine::journal::Status;
 use stos_engine::lifecycle::{self, start_detached};
 use stos_engine::monitor::{Attachment, run_container};
 use stos_engine::pull::PullProgress;
-use stos_engine::{CreateOptions, Engine};
+use stos_engine::{CreateOptions, Engine, pods};
 
 use super::attach::{self, Manner};
 use super::life::{only_image_mode, patience_with};
@@ -19,7 +19,7 @@ use crate::cli::{BundleOptions, Create, Global, ImageOptions, ProgressOptions, R
 use crate::failure::Failure;
 use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
-use crate::{options, table, unit_options};
+use crate::{options, pod_options, table, unit_options};
 
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
@@ -33,8 +33,10 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     let id_file = IdFile::claim(args.image_options.unit.cidfile.as_deref())?;
     let record = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
-        let options = read_options(global, &args.image_options, args.what.command(), args.rm)?;
-        create_from_image(global, &engine, args.what.subject(), &options, progress)
+        in_new_pod(global, &engine, &args.image_options, |own| {
+            let options = read_options(global, own, args.what.command(), args.rm)?;
+            create_from_image(global, &engine, args.what.subject(), &options, progress)
+        })
     })?;
     id_file.write(&record)?;
     table::print_line(&record.id)?;
@@ -92,6 +94,24 @@ fn refuse_bundle_options(options: &BundleOptions) -> Result<(), Failure> {
     }
 }
 
+/// Makes the pod that `--pod new:NAME` asks for, where it does, and then the container, whose options `create` is given. Where there comes no
+/// container of it the pod goes again.
+fn in_new_pod(
+    global: &Global,
+    engine: &Engine,
+    options: &ImageOptions,
+    create: impl FnOnce(&ImageOptions) -> Result<ContainerRecord, Failure>,
+) -> Result<ContainerRecord, Failure> {
+    let asked = pod_options::new_pod(global, options).map_err(|error| as_container_failure(error.into()))?;
+    let Some((pod, own)) = asked else { return create(options) };
+    let pod = pods::create_pod(engine, &pod).map_err(Failure::of_container)?;
+    create(&own).inspect_err(|_| {
+        if let Err(error) = pods::remove(engine, &pod, false, None) {
+            tracing::warn!(pod = %pod.name, %error, "the pod that was made for it stays");
+        }
+    })
+}
+
 fn read_options(
     global: &Global,
     options: &ImageOptions,
@@ -143,9 +163,11 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     let caller = unit_options::caller(args.bundle.preserve_fds, None)?;
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?.with_caller(caller);
-        let options = read_options(global, &args.image_options, args.what.command(), args.rm)?;
-        let options = CreateOptions { starts_at_once: true, ..options };
-        let record = create_from_image(global, &engine, args.what.subject(), &options, progress)?;
+        let record = in_new_pod(global, &engine, &args.image_options, |own| {
+            let options = read_options(global, own, args.what.command(), args.rm)?;
+            let options = CreateOptions { starts_at_once: true, ..options };
+            create_from_image(global, &engine, args.what.subject(), &options, progress)
+        })?;
         Ok((engine, record))
     })?;
     id_file.write(&record)?;

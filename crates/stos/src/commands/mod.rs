@@ -25,6 +25,7 @@ mod network;
 mod network_settings;
 mod own_streams;
 mod own_terminal;
+mod pod;
 mod ps;
 mod registries;
 mod service_settings;
@@ -143,6 +144,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Volume(command) => volumes::run(global, command),
         Command::Layer(command) => layers::run(global, command),
         Command::Network(command) => network::run(global, command),
+        Command::Pod(command) => pod::run(global, command),
         Command::Port(args) => network::port(global, &args),
         Command::Generate(command) => generate::run(global, &command),
         Command::Spec(args) => documents::spec(&args),

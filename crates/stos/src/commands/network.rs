@@ -8,13 +8,14 @@ use anyhow::anyhow;
 use serde_json::{Value, json};
 use stos_engine::networking::{self, NetworkOption};
 use stos_engine::prune::PruneFilter;
-use stos_engine::{Engine, container};
+use stos_engine::{Engine, container, pods};
 use stos_network::config::NetworkConfig;
 use stos_network::create::{NewNetwork, create_network};
 
 use super::each;
 use super::images::prune::is_answered_yes;
 use super::life::only_image_mode;
+use super::network_settings::published;
 use crate::cli::{
     Global, Network, NetworkConnect, NetworkCreate, NetworkDisconnect, NetworkExists, NetworkInspect, NetworkLs,
     NetworkPrune, NetworkRm, Port,
@@ -189,10 +190,17 @@ fn engine_if_any(global: &Global) -> Result<Option<Engine>, Failure> {
 
 fn containers_of(engine: &Engine, network: &str) -> Result<Value, Failure> {
     let mut containers = serde_json::Map::new();
-    for record in networking::users(engine, network)? {
-        let Some(sandbox) = engine.sandbox(&record)? else { continue };
+    let mut add = |id: &str, name: &stos_store::ContainerName, sandbox: Option<stos_network::sandbox::Sandbox>| {
+        let Some(sandbox) = sandbox else { return };
         let interfaces = sandbox.status.get(network).and_then(|status| status.interfaces.clone()).unwrap_or_default();
-        containers.insert(record.id.to_string(), json!({"name": record.name, "interfaces": interfaces}));
+        containers.insert(id.to_owned(), json!({"name": name, "interfaces": interfaces}));
+    };
+    for record in networking::users(engine, network)? {
+        add(record.id.as_str(), &record.name, engine.sandbox(&record)?);
+    }
+    let sandboxes = engine.pod_sandboxes();
+    for pod in pods::users_of_network(engine, network)? {
+        add(pod.id.as_str(), &pod.name, sandboxes.read(pod.id.as_str()).map_err(failed)?);
     }
     Ok(containers.into())
 }
@@ -255,25 +263,28 @@ pub fn port(global: &Global, args: &Port) -> Result<u8, Failure> {
     let Some(query) = &args.container else {
         if let Some(engine) = engine_if_any(global)? {
             for record in container::records(&engine)? {
-                for (own, host) in lines(&record) {
+                for (own, host) in lines(&engine, &record) {
                     table::print_line(format_args!("{}\t{own} -> {host}", record.id.short()))?;
                 }
             }
         }
         return Ok(0);
     };
-    let Target::Image(_, record) = target::find_to_read(global, query)? else {
+    let Target::Image(engine, record) = target::find_to_read(global, query)? else {
         return Err(Failure::message(
             format!("port: {query} is a bundle's container: stos publishes nothing of it"),
             1,
         ));
     };
     let Some(port) = args.port else {
-        lines(&record).iter().try_for_each(|(own, host)| table::print_line(format_args!("{own} -> {host}")))?;
+        lines(&engine, &record)
+            .iter()
+            .try_for_each(|(own, host)| table::print_line(format_args!("{own} -> {host}")))?;
         return Ok(0);
     };
     let wanted = format!("{}/{}", port.first, port.protocol.name());
-    let found: Vec<_> = lines(&record).into_iter().filter(|(own, _)| *own == wanted).map(|(_, host)| host).collect();
+    let found: Vec<_> =
+        lines(&engine, &record).into_iter().filter(|(own, _)| *own == wanted).map(|(_, host)| host).collect();
     if found.is_empty() {
         return Err(Failure::message(format!("container {}: port {wanted} is not published", record.name), 1));
     }
@@ -281,8 +292,8 @@ pub fn port(global: &Global, args: &Port) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Each port of a container, with where it leads from.
-fn lines(record: &container::ContainerRecord) -> Vec<(String, String)> {
+/// Each port of a container, or of its pod, with where it leads from.
+fn lines(engine: &Engine, record: &container::ContainerRecord) -> Vec<(String, String)> {
     let of = |mapping: &stos_network::ports::PortMapping| {
         let (address, protocol) = (mapping.host_address(), mapping.protocol.name());
         let pairs = mapping.pairs().map(move |(own, host)| {
@@ -290,5 +301,5 @@ fn lines(record: &container::ContainerRecord) -> Vec<(String, String)> {
         });
         pairs.collect::<Vec<_>>()
     };
-    record.networking.ports.iter().flat_map(of).collect()
+    published(engine, record).iter().flat_map(of).collect()
 }

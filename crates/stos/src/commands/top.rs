@@ -16,11 +16,19 @@ pub fn top(global: &Global, args: &Top) -> Result<u8, Failure> {
     if words.iter().any(|word| word.starts_with('-')) {
         return show(global, query, words, args.format == Format::Json);
     }
+    of_all(global, &[query.to_owned()], words, args.format)
+}
+
+/// Shows the processes of all these containers in one table.
+pub fn of_all(global: &Global, containers: &[String], words: &[String], format: Format) -> Result<u8, Failure> {
     let columns: Vec<&Column> =
         columns(words).map_err(|unknown| Failure::message(format!("top: {unknown:?} is no descriptor"), 1))?;
-    let (states, id) = run_state(global, query, "list the processes of")?;
-    let rows = list(&states.read(&id)?, &columns)?;
-    match args.format {
+    let mut rows = Vec::new();
+    for query in containers {
+        let (states, id) = run_state(global, query, "list the processes of")?;
+        rows.extend(list(&states.read(&id)?, &columns)?);
+    }
+    match format {
         Format::Table => {
             let header: Vec<_> = columns.iter().map(|column| column.header).collect();
             table::print(&header, &rows)?;

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod cgroup;
+pub mod host;
+pub mod pods;
 pub mod pty;
 pub mod screen;
 pub mod shell;

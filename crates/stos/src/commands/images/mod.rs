@@ -183,6 +183,8 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
         _ => (None, None),
     };
     let mut value = serde_json::to_value(record)?;
+    // What is recorded of it stands there for programs of ours; podman's name has the id alone.
+    value["Pod"] = json!(record.pod.as_ref().map_or("", |pod| pod.id.as_str()));
     value["state"] = json!({
         "status": state.status(),
         "running": matches!(state.status(), "running" | "paused"),

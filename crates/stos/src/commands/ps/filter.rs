@@ -37,6 +37,7 @@ pub(super) struct Filters {
     health: Vec<String>,
     policies: Vec<String>,
     start_on_boot: Vec<bool>,
+    pods: Vec<String>,
 }
 
 impl Filters {
@@ -86,9 +87,10 @@ impl Filters {
             "should-start-on-boot" => {
                 self.start_on_boot.push(value.parse().map_err(|_| refuse("expected true or false"))?);
             }
+            "pod" => self.pods.push(owned()),
             _ => {
                 return Err(refuse(
-                    "expected id, name, label, label!, status, exited, ancestor, before, since, until, volume, network, health, restart-policy or should-start-on-boot",
+                    "expected id, name, label, label!, status, exited, ancestor, before, since, until, volume, network, pod, health, restart-policy or should-start-on-boot",
                 ));
             }
         }
@@ -98,6 +100,11 @@ impl Filters {
     /// Whether what is mounted decides.
     pub fn need_mounts(&self) -> bool {
         !self.volumes.is_empty()
+    }
+
+    /// Whether it decides of which pod they are.
+    pub fn need_pods(&self) -> bool {
+        !self.pods.is_empty()
     }
 
     /// Whether what they do is asked for.
@@ -127,6 +134,7 @@ impl Filters {
             && any(&self.policies, |policy| row.restart_policy.is_some_and(|own| fits_policy(own, policy)))
             && any(&self.start_on_boot, |wanted| row.should_start_on_boot == *wanted)
             && any(&self.networks, |network| row.networks.iter().any(|own| own == network))
+            && any(&self.pods, |pod| is_of_pod(pod, row))
     }
 }
 
@@ -147,6 +155,12 @@ fn name_fits(wanted: &str, name: &str) -> bool {
         (None, Some(end)) => name.ends_with(end),
         (None, None) => name.contains(wanted),
     }
+}
+
+/// The pod's name, or the beginning of its id.
+fn is_of_pod(wanted: &str, row: &Row) -> bool {
+    let (id, name) = &row.pod;
+    !id.is_empty() && !wanted.is_empty() && (name == wanted || id.starts_with(wanted))
 }
 
 /// `DESTINATION`, or `SOURCE:DESTINATION`; or a source alone.
@@ -192,6 +206,15 @@ mod tests {
         {
             assert_eq!(name_fits(wanted, "web"), fits, "{wanted}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_named_or_begun() {
+        let row = Row { pod: ("abc".into(), "web".into()), ..Row::default() };
+        for (wanted, fits) in [("web", true), ("ab", true), ("we", false), ("", false)] {
+            assert_eq!(is_of_pod(wanted, &row), fits, "{wanted}");
+        }
+        assert!(!is_of_pod("web", &Row::default()));
     }
 
     #[test]

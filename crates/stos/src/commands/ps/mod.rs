@@ -18,7 +18,13 @@ use filter::Filters;
 use row::{Row, Wanted};
 
 /// How the headers of some fields differ from their names.
-const HEADERS: [(&str, &str); 3] = [("ID", "CONTAINER ID"), ("CreatedHuman", "CREATED"), ("ImageID", "IMAGE ID")];
+const HEADERS: [(&str, &str); 5] = [
+    ("ID", "CONTAINER ID"),
+    ("CreatedHuman", "CREATED"),
+    ("ImageID", "IMAGE ID"),
+    ("Pod", "POD ID"),
+    ("PodName", "PODNAME"),
+];
 
 /// How the list looks.
 enum Look {
@@ -43,8 +49,11 @@ pub fn ps(global: &Global, args: &Ps) -> Result<u8, Failure> {
         Look::Json => true,
         Look::Table | Look::Quiet => false,
     };
-    let wanted =
-        Wanted { mounts: uses("Mounts") || filters.need_mounts(), size: args.size || args.sort == PsSort::Size };
+    let wanted = Wanted {
+        mounts: uses("Mounts") || filters.need_mounts(),
+        size: args.size || args.sort == PsSort::Size,
+        pods: args.pod || uses("Pod") || uses("PodName") || filters.need_pods(),
+    };
     let mut rows = row::rows(global, wanted, &mut |row| filters.fit(row))?;
     // podman shows all where a status is asked for, and where the last ones are.
     let shows_all = args.all || args.latest || args.last.is_some() || filters.ask_for_status();
@@ -65,7 +74,7 @@ pub(super) fn ids_that_fit(
     fits: fn(&str) -> bool,
 ) -> Result<Vec<String>, Failure> {
     let filters = Filters::read(global, filters)?;
-    let wanted = Wanted { mounts: filters.need_mounts(), size: false };
+    let wanted = Wanted { mounts: filters.need_mounts(), size: false, pods: filters.need_pods() };
     let mut rows = row::rows(global, wanted, &mut |row| !row.is_bundle && fits(row.state) && filters.fit(row))?;
     rows.sort_by(by_created);
     Ok(rows.into_iter().map(|row| row.id).collect())
@@ -120,6 +129,9 @@ fn print(args: &Ps, look: &Look, rows: &[Row]) -> Result<(), Failure> {
 
 fn print_table(args: &Ps, rows: &[Row]) -> Result<(), Failure> {
     let mut header = vec!["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+    if args.pod {
+        header.extend(["POD ID", "PODNAME"]);
+    }
     if args.size {
         header.push("SIZE");
     }
@@ -133,6 +145,9 @@ fn print_table(args: &Ps, rows: &[Row]) -> Result<(), Failure> {
             row.shown_ports(),
             row.name.clone(),
         ];
+        if args.pod {
+            cells.extend([row.shown_pod_id(args.no_trunc).to_owned(), row.pod.1.clone()]);
+        }
         cells.extend(args.size.then(|| row.shown_size()));
         cells
     };

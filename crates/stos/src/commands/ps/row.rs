@@ -10,12 +10,13 @@ use stos_engine::health::{self, HealthStatus};
 use stos_engine::restart;
 use stos_engine::service::RestartPolicy;
 use stos_engine::volumes::mounts_from_outside;
-use stos_engine::{Engine, Network};
+use stos_engine::{Engine, Network, pods};
 use stos_network::ports::PortMapping;
 use stos_runtime::lifecycle::list_bundles;
 use stos_runtime::state::OciState;
 
 use crate::cli::Global;
+use crate::commands::network_settings::published;
 use crate::failure::Failure;
 use crate::{table, target};
 
@@ -27,6 +28,7 @@ const COMMAND_SHOWN: usize = 17;
 pub(super) struct Wanted {
     pub mounts: bool,
     pub size: bool,
+    pub pods: bool,
 }
 
 /// A line of the list.
@@ -49,6 +51,8 @@ pub(super) struct Row {
     /// Source and destination of what is mounted in it from outside.
     pub mounts: Vec<(String, String)>,
     pub networks: Vec<String>,
+    /// The id and the name of its pod; empty for none.
+    pub pod: (String, String),
     pub ports: Vec<PortMapping>,
     pub auto_remove: bool,
     pub is_bundle: bool,
@@ -101,7 +105,7 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
         created: time(&record.created),
         labels: record.labels.clone(),
         networks: networks(record),
-        ports: record.networking.ports.clone(),
+        ports: published(engine, record),
         auto_remove: record.auto_remove,
         ..Row::default()
     };
@@ -127,6 +131,10 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
     }
     if wanted.mounts {
         row.mounts = mounts(engine, record)?;
+    }
+    if let (true, Some(membership)) = (wanted.pods, &record.pod) {
+        let name = pods::record(engine, &membership.id).ok().flatten().map(|pod| pod.name.to_string());
+        row.pod = (membership.id.to_string(), name.unwrap_or_default());
     }
     Ok(row)
 }
@@ -183,6 +191,10 @@ impl Row {
     pub fn shown_id(&self, whole: bool) -> String {
         let short = if whole || self.is_bundle { None } else { self.id.get(..12) };
         short.unwrap_or(&self.id).to_owned()
+    }
+
+    pub fn shown_pod_id(&self, whole: bool) -> &str {
+        if whole { &self.pod.0 } else { self.pod.0.get(..12).unwrap_or(&self.pod.0) }
     }
 
     pub fn shown_command(&self, whole: bool) -> String {
@@ -257,6 +269,8 @@ impl Row {
             "AutoRemove": self.auto_remove,
             "Health": self.health.map_or("", HealthStatus::word),
             "RestartPolicy": policy,
+            "Pod": self.pod.0,
+            "PodName": self.pod.1,
             "Mode": if self.is_bundle { "bundle" } else { "image" },
         });
         if let Some((written, layers)) = self.size {
@@ -280,6 +294,7 @@ impl Row {
             "Networks": self.networks.join(","),
             "Ports": self.shown_ports(),
             "Size": self.shown_size(),
+            "Pod": self.shown_pod_id(whole),
         })
     }
 }

@@ -105,7 +105,8 @@ fn summary(report: &CheckReport) -> String {
         count(report.containers, "container"),
     ];
     let volumes = (report.volumes > 0).then(|| count(report.volumes, "volume"));
-    let looked: Vec<_> = looked.into_iter().chain(volumes).collect();
+    let pods = (report.pods > 0).then(|| count(report.pods, "pod"));
+    let looked: Vec<_> = looked.into_iter().chain(volumes).chain(pods).collect();
     let damage = report.findings().filter(|(_, finding)| finding.severity == Severity::Damage).count();
     let stays = report.findings().filter(|(_, finding)| finding.is_damage_that_stays()).count();
     let outcome = match (damage, stays) {

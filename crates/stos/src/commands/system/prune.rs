@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! system prune: containers that do not run, images that nobody uses, and volumes where that is asked for (podman-system-prune(1)).
+//! system prune: pods and containers that do not run, images that nobody uses, and volumes where that is asked for (podman-system-prune(1)).
 
 use std::io::{self, Write};
 
@@ -9,6 +9,7 @@ use stos_engine::volumes::{VolumeFilter, prune_volumes};
 use crate::cli::{Global, SystemPrune};
 use crate::commands::containers::prune_containers;
 use crate::commands::images::prune::is_answered_yes;
+use crate::commands::pod::prune_pods;
 use crate::failure::Failure;
 use crate::{table, target};
 
@@ -20,6 +21,8 @@ pub fn prune(global: &Global, args: &SystemPrune) -> Result<u8, Failure> {
         return Ok(0);
     }
     let engine = target::engine(global)?;
+    let (pods, code_of_pods) = prune_pods(global, &engine, &filters)?;
+    print("Deleted Pods", &pods)?;
     let (containers, code) = prune_containers(global, &engine, &filters)?;
     print("Deleted Containers", &containers)?;
     let images = prune_images(&engine, &PruneOptions { all: args.all, filters })?;
@@ -37,7 +40,7 @@ pub fn prune(global: &Global, args: &SystemPrune) -> Result<u8, Failure> {
         if args.volumes { " and volumes" } else { "" },
         table::size(freed)
     );
-    Ok(code)
+    Ok(code.max(code_of_pods))
 }
 
 fn print(header: &str, ids: &[impl std::fmt::Display]) -> io::Result<()> {
@@ -51,7 +54,7 @@ fn print(header: &str, ids: &[impl std::fmt::Display]) -> io::Result<()> {
 fn question(args: &SystemPrune) -> String {
     let images =
         if args.all { "all images without at least one container associated with them" } else { "all dangling images" };
-    let mut what = vec!["all containers that do not run", images];
+    let mut what = vec!["all pods that have ended", "all containers that do not run", images];
     if args.volumes {
         what.push("all volumes not used by at least one container");
     }
