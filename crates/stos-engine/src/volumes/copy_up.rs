@@ -7,6 +7,7 @@
 //! already sees names come, and can lead nothing elsewhere: no path in the volume is ever looked up.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use stos_store::{CopyUp, VolumeRecord, files};
@@ -17,22 +18,25 @@ use crate::Engine;
 use crate::error::Result;
 use crate::filesystem::copy_attributes;
 
-/// A directory of an image that is not empty.
+/// A directory of an image.
 pub(super) struct ImageFiles {
     directory: OwnedFd,
+    /// Whether there is nothing in it: then a volume is only its image's user's, and another image may still bring files.
+    pub is_empty: bool,
 }
 
 impl ImageFiles {
     /// Finds what an image has at `target`. The image decides what lies there; a symlink in it never leads out of it. `None` where there
-    /// is no directory, or an empty one.
+    /// is no directory.
     pub fn find(image_root: &Path, target: &Path) -> Result<Option<Self>> {
         let Ok(directory) = Root::open(image_root)?.resolve(target) else { return Ok(None) };
-        let files = Self { directory };
+        let mut files = Self { directory, is_empty: false };
         let path = files.path();
         if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(None);
         }
-        Ok((!is_empty(&path)?).then_some(files))
+        files.is_empty = is_empty(&path)?;
+        Ok(Some(files))
     }
 
     fn path(&self) -> PathBuf {
@@ -47,6 +51,9 @@ impl ImageFiles {
     /// Copies them, durably, into a volume that is there and has not had its copy yet. The caller holds its lock.
     pub fn copy_into(&self, engine: &Engine, record: &VolumeRecord) -> Result<()> {
         let data = engine.store.volume_data(&record.name);
+        if self.is_empty {
+            return self.own(&data);
+        }
         // Somebody's own files: they are what the volume is for.
         if record.copy_up == CopyUp::Pending && !is_empty(&data)? {
             return Ok(());
@@ -73,6 +80,18 @@ impl ImageFiles {
     }
 }
 
+impl ImageFiles {
+    /// Gives an empty volume that is still nobody's the owner and mode of the image's directory (podman's `fixVolumePermissions`).
+    fn own(&self, data: &Path) -> Result<()> {
+        let metadata = std::fs::metadata(data).map_err(stos_store::Error::io("stat", data))?;
+        if (metadata.uid(), metadata.gid()) != (0, 0) || !is_empty(data)? {
+            return Ok(());
+        }
+        copy_attributes(&self.path(), data)?;
+        Ok(files::sync_directory(data)?)
+    }
+}
+
 fn is_empty(directory: &Path) -> Result<bool> {
     let mut entries = std::fs::read_dir(directory).map_err(stos_store::Error::io("list", directory))?;
     Ok(entries.next().is_none())
@@ -81,7 +100,7 @@ fn is_empty(directory: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use stos_store::files::{Durability, list_names};
 
@@ -129,12 +148,31 @@ mod tests {
     #[test]
     fn an_empty_volume_gets_what_the_image_has() {
         let scene = Scene::new();
-        for nothing in ["/none", "/empty", "/srv/file", "/out"] {
+        for nothing in ["/none", "/srv/file", "/out"] {
             assert!(scene.find(nothing).is_none(), "{nothing}");
         }
         assert_eq!(scene.copy(), CopyUp::Done);
         assert_eq!(fs::read(scene.data().join("sub/deep")).unwrap(), b"deep");
         assert_eq!(fs::metadata(scene.data()).unwrap().mode() & 0o7777, 0o2750);
+    }
+
+    #[test]
+    fn an_empty_directory_makes_a_volume_its_owner_s_and_waits_for_files() {
+        let scene = Scene::new();
+        let image = scene.dir.path().join("image/empty");
+        std::os::unix::fs::chown(&image, Some(100), Some(101)).unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o2770)).unwrap();
+        let own = || {
+            let record = scene.engine.store.volume(&scene.record.name).unwrap().unwrap();
+            scene.find("/empty").unwrap().copy_into(&scene.engine, &record).unwrap();
+            let metadata = fs::metadata(scene.data()).unwrap();
+            (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+        };
+        assert_eq!(own(), (100, 101, 0o2770));
+        // Somebody else has it now, and keeps it.
+        std::os::unix::fs::chown(scene.data(), Some(7), Some(8)).unwrap();
+        assert_eq!((own().0, own().1), (7, 8));
+        assert_eq!(scene.copy(), CopyUp::Done);
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl HeldVolumes {
                 if is_wanted
                     && record.copy_up != CopyUp::Done
                     && let Some(files) = find()?
+                    && (!files.is_empty || options.owner == (None, None))
                 {
                     files.copy_into(&self.engine, &record)?;
                 }

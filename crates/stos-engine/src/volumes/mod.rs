@@ -91,7 +91,9 @@ fn make(engine: &Engine, mut record: VolumeRecord, files: Option<&ImageFiles>, d
     let staged = engine.store.stage_volume()?;
     if let Some(files) = files {
         files.copy_to(&staged.data())?;
-        record.copy_up = CopyUp::Done;
+        if !files.is_empty {
+            record.copy_up = CopyUp::Done;
+        }
     }
     let (user, group) = LocalOptions::parse(&record.options)?.owner;
     if user.is_some() || group.is_some() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! wait, state, kill, stop, rename, delete: what is done to containers of either mode.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stos_engine::Engine;
@@ -16,6 +16,12 @@ use crate::cli::{Condition, Delete, Global, Kill, Rename, State, Stop, Wait};
 use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
+
+/// The signal that nobody survives.
+const KILL: i32 = 9;
+
+/// How long a killed process may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A hundred years, in seconds: longer than anybody waits, and a time that can be added to another.
 const FOREVER: u64 = 100 * 365 * 86400;
@@ -167,8 +173,24 @@ pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
             let reason = "--all with a container is for bundle mode: alone it means all containers";
             Err(Failure::message(format!("container {}: {reason}", record.name), 1))
         }
-        Target::Image(engine, record) => Ok(lifecycle::kill(&engine, &record, signal)?),
+        Target::Image(engine, record) => {
+            lifecycle::kill(&engine, &record, signal)?;
+            if signal == KILL {
+                // As podman has it: what follows finds that it has ended.
+                wait_until_ended(&engine, &record)?;
+            }
+            Ok(table::print_line(query)?)
+        }
     }))
+}
+
+/// Waits for the end of a container that was killed; not for ever, for a process may hang in the kernel.
+fn wait_until_ended(engine: &Engine, record: &ContainerRecord) -> Result<(), Failure> {
+    let deadline = Instant::now() + KILL_PATIENCE;
+    while is_running(&container::state(engine, &record.id)?) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// Stops containers one after the other.

@@ -44,6 +44,7 @@ fn change(
     act(&states, &id)?;
     if let Target::Image(engine, record) = target {
         engine.note(status, &record);
+        table::print_line(query)?;
     }
     Ok(())
 }

@@ -21,7 +21,22 @@ pub fn add(
     if let Some(health) = health::health(engine, record, state)? {
         of_state["Health"] = serde_json::to_value(health)?;
     }
-    let mut config = json!({"StopTimeout": service.stop_timeout()});
+    let process = &shown["config"]["process"];
+    let entrypoint = record.entrypoint.as_deref().unwrap_or_default();
+    let mut config = json!({
+        "Hostname": shown["config"]["hostname"],
+        "User": record.user.to_string(),
+        "Env": process["env"],
+        "Cmd": record.command.get(entrypoint.len()..).unwrap_or_default(),
+        "Entrypoint": entrypoint,
+        "Image": record.image,
+        "WorkingDir": process["cwd"],
+        "Labels": record.labels,
+        "StopSignal": stos_runtime::signal_name(record.stop_signal),
+        "Tty": record.streams.tty,
+        "OpenStdin": record.streams.interactive,
+        "StopTimeout": service.stop_timeout(),
+    });
     if let Some(check) = &service.healthcheck {
         config["Healthcheck"] = serde_json::to_value(check)?;
         config["HealthcheckOnFailureAction"] = json!(service.on_failure.name());

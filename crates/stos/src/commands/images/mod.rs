@@ -216,6 +216,7 @@ fn inspect_image(engine: &Engine, image: &LoadedImage) -> Result<Value, Failure>
         })
     });
     let layers: Vec<Value> = layers.collect();
+    let config: Value = serde_json::from_slice(&image.config_bytes)?;
     Ok(json!({
         "id": image.record.image_id,
         "name": image.record.reference,
@@ -226,7 +227,14 @@ fn inspect_image(engine: &Engine, image: &LoadedImage) -> Result<Value, Failure>
         "pulled": image.record.pulled,
         "platform": image.config.platform,
         "layers": layers,
-        "config": serde_json::from_slice::<Value>(&image.config_bytes)?,
+        // podman's names.
+        "Os": image.config.platform.os,
+        "Architecture": image.config.platform.architecture,
+        "RepoTags": image.record.reference.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Created": config["created"],
+        "Config": config["config"],
+        "Labels": config["config"]["Labels"],
+        "config": config,
     }))
 }
 
