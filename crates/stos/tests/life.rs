@@ -160,7 +160,7 @@ fn who_waits_learns_the_code_of_a_container_that_is_gone() {
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.ends_with("exit.json")))
     };
     eventually("the waiter waits", holds);
-    sandbox.ok(&["kill", "brief"]);
+    sandbox.ok(&["kill", "-s", "TERM", "brief"]);
     let output = waiter.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "5\n");
     assert_eq!(sandbox.names("containers"), Vec::<String>::new());

@@ -122,7 +122,7 @@ fn inspect_and_images_take_templates() {
     let inspect = |format: &str| shell.sandbox.ok(&["inspect", "-f", format, "two"]);
     assert_eq!(inspect("{{.Name}} {{.State.Status}} {{.State.ExitCode}}"), "two exited 3\n");
     assert_eq!(inspect("{{index .Labels \"kind\"}} {{index .Command 2}}"), "b exit 3\n");
-    assert_eq!(inspect("{{range .Config.Process.Args}}<{{.}}>{{end}}"), "<sh><-c><exit 3>\n");
+    assert_eq!(inspect("{{range .config.process.args}}<{{.}}>{{end}}"), "<sh><-c><exit 3>\n");
     assert_eq!(shell.sandbox.ok(&["inspect", "--format", "{{.Id}}", "shell:1"]).len(), 72);
     assert_eq!(shell.sandbox.ok(&["image", "inspect", "-f", "{{.Platform.OS}}", "shell:1"]), "linux\n");
     assert_eq!(shell.sandbox.run(&["inspect", "-f", "{{.Nothing}}", "two"]).code, 1);

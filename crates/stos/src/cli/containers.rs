@@ -248,7 +248,7 @@ pub struct Kill {
     /// Without a container: signal all that run. Bundle mode: signal every process of the container
     #[arg(short, long)]
     pub all: bool,
-    /// The containers; or, as runc has it, one container and the signal [default: TERM]
+    /// The containers; or, as runc has it, one container and the signal [default: KILL, of bundles TERM]
     #[arg(value_name = "CONTAINER", required_unless_present = "all")]
     words: Vec<String>,
 }

@@ -17,7 +17,10 @@ use crate::failure::Failure;
 use crate::table;
 use crate::target::{self, Target};
 
-/// The signal that nobody survives.
+/// What bundle mode sends where no signal is given, as runc does.
+const TERM: i32 = 15;
+
+/// What image mode sends, as podman does: nobody survives it.
 const KILL: i32 = 9;
 
 /// How long a killed process may take to be gone.
@@ -160,20 +163,23 @@ pub fn state(global: &Global, args: &State) -> Result<u8, Failure> {
 /// Sends a signal.
 pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
     let (named, signal) = args.containers_and_signal(global.bundle_mode);
-    let signal = match signal.unwrap_or("TERM") {
+    let given = match signal {
         // None: whether there is a process to signal, as kill(2) has it.
-        "0" => 0,
-        name => stos_runtime::parse_signal(name)?,
+        Some("0") => Some(0),
+        name => name.map(stos_runtime::parse_signal).transpose()?,
     };
     let containers = named_or_all(global, named, args.all && named.is_empty(), is_running)?;
     let to_all_processes = args.all && !named.is_empty();
     Ok(each(global, &containers, |query| match target::find(global, query)? {
-        Target::Bundle(states, id) => Ok(stos_runtime::lifecycle::kill(&states, &id, signal, to_all_processes)?),
+        Target::Bundle(states, id) => {
+            Ok(stos_runtime::lifecycle::kill(&states, &id, given.unwrap_or(TERM), to_all_processes)?)
+        }
         Target::Image(_, record) if to_all_processes => {
             let reason = "--all with a container is for bundle mode: alone it means all containers";
             Err(Failure::message(format!("container {}: {reason}", record.name), 1))
         }
         Target::Image(engine, record) => {
+            let signal = given.unwrap_or(KILL);
             lifecycle::kill(&engine, &record, signal)?;
             if signal == KILL {
                 // As podman has it: what follows finds that it has ended.
