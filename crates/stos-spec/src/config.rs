@@ -330,7 +330,7 @@ mod tests {
         let config = parse(&config()).unwrap();
         assert_eq!(config.user.to_string(), "1000:1000");
         assert_eq!(config.cmd, Vec::<String>::new());
-        assert_eq!(config.healthcheck.unwrap().test, ["NONE"]);
+        assert_eq!(config.healthcheck.as_ref().unwrap().test, ["NONE"]);
         assert!(config.history[0].empty_layer);
         config.check_layer_count(1).unwrap();
         assert!(matches!(config.check_layer_count(2), Err(ConfigError::DiffIdCount { expected: 2, found: 1 })));
