@@ -4,6 +4,8 @@
 mod inspect;
 mod list;
 
+pub(super) use inspect::inspect_pod;
+
 use std::fs;
 
 use stos_engine::pods::{self, Attempts, PodError, PodRecord};
