@@ -58,8 +58,15 @@ fn containers_of_a_pod_share_localhost_ports_host_name_and_memory() {
     let used = host.ok(&["pod", "stats", "--no-stream", "web"]);
     assert!(used.starts_with("POD           CID") && used.matches(&id[..12]).count() == 2, "{used}");
     assert!(processes.contains("nc -l -p 7000") && processes.contains("sleep 1000"), "{processes}");
-    let listed = host.ok(&["ps", "--pod", "--filter", "pod=web", "--format", "{{.Names}} {{.PodName}} {{.Ports}}"]);
-    assert_eq!(listed, "server web 127.0.0.1:18090->7000/tcp\nclient web 127.0.0.1:18090->7000/tcp\n");
+    let listed = host.ok(&[
+        "ps",
+        "--pod",
+        "--filter",
+        "pod=web",
+        "--format",
+        "{{.Names}} {{.PodName}} {{.Networks}} {{.Ports}}",
+    ]);
+    assert_eq!(listed, "server web podman 127.0.0.1:18090->7000/tcp\nclient web podman 127.0.0.1:18090->7000/tcp\n");
     assert!(host.ok(&["ps", "--pod"]).lines().next().unwrap().contains("POD ID"));
     assert_eq!(host.ok(&["port", "client"]), "7000/tcp -> 127.0.0.1:18090\n");
     let table = host.ok(&["pod", "ls"]);
