@@ -6,7 +6,7 @@ mod sandbox;
 use std::fs;
 use std::process::Stdio;
 
-use sandbox::host::{Host, answers, names, require_networks};
+use sandbox::host::{Host, answers, busybox, names, require_networks};
 use sandbox::output;
 use sandbox::pods::{Pods, SLEEP};
 use sandbox::shell::eventually;
@@ -33,8 +33,7 @@ fn containers_of_a_pod_share_localhost_ports_host_name_and_memory() {
     // One host name, one network, one memory, and the files that say so.
     for name in ["server", "client"] {
         assert_eq!(host.inside(name, "cat /proc/sys/kernel/hostname; cat /etc/hostname"), "web\nweb\n");
-        let pod = host.json(&["inspect", name])[0]["Pod"].clone();
-        assert_eq!(pod, json!(id));
+        assert_eq!(host.ok(&["inspect", "--format", "{{.Pod}}", name]).trim(), id);
     }
     for kind in ["net", "ipc", "uts"] {
         let of = |name: &str| host.inside(name, &format!("/host-bin/busybox readlink /proc/self/ns/{kind}"));
@@ -53,11 +52,21 @@ fn containers_of_a_pod_share_localhost_ports_host_name_and_memory() {
     assert!(hosts.contains(&format!("{address}\tweb\n")) && hosts.contains("127.0.0.1\tserver\n"), "{hosts}");
     assert_eq!(hosts, host.inside("server", "cat /etc/hosts"));
     assert_eq!(host.inside("client", "cat /etc/resolv.conf"), host.inside("server", "cat /etc/resolv.conf"));
+    assert_eq!(host.json(&["inspect", "web"])[0]["Id"], json!(id));
     // Who lists sees it.
     let processes = host.ok(&["pod", "top", "web", "args"]);
+    let used = host.ok(&["pod", "stats", "--no-stream", "web"]);
+    assert!(used.starts_with("POD           CID") && used.matches(&id[..12]).count() == 2, "{used}");
     assert!(processes.contains("nc -l -p 7000") && processes.contains("sleep 1000"), "{processes}");
-    let listed = host.ok(&["ps", "--pod", "--filter", "pod=web", "--format", "{{.Names}} {{.PodName}} {{.Ports}}"]);
-    assert_eq!(listed, "server web 127.0.0.1:18090->7000/tcp\nclient web 127.0.0.1:18090->7000/tcp\n");
+    let listed = host.ok(&[
+        "ps",
+        "--pod",
+        "--filter",
+        "pod=web",
+        "--format",
+        "{{.Names}} {{.PodName}} {{.Networks}} {{.Ports}}",
+    ]);
+    assert_eq!(listed, "server web podman 127.0.0.1:18090->7000/tcp\nclient web podman 127.0.0.1:18090->7000/tcp\n");
     assert!(host.ok(&["ps", "--pod"]).lines().next().unwrap().contains("POD ID"));
     assert_eq!(host.ok(&["port", "client"]), "7000/tcp -> 127.0.0.1:18090\n");
     let table = host.ok(&["pod", "ls"]);
@@ -81,6 +90,28 @@ fn containers_of_a_pod_share_localhost_ports_host_name_and_memory() {
         assert_eq!(host.inside("server", "ls /dev/shm"), "");
     }
     assert_eq!(host.ok(&["pod", "rm", "-f", "web"]), format!("{id}\n"));
+    host.assert_no_pod_is_left();
+}
+
+#[test]
+fn others_of_a_network_find_a_pod_by_its_name() {
+    require_networks!();
+    let host = Host::new();
+    host.ok(&["network", "create", "back"]);
+    host.pod(&["--name", "web", "--network", "back:alias=site", "--add-host", "other:192.0.2.7"]);
+    host.in_pod("web", "server", &answers(7000, "from the pod"));
+    let tools = busybox();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    host.sleeper("client", &[&["--network", "back"], tools.as_slice()].concat());
+    for name in ["web", "site", &host.address("server", "back")] {
+        let script = format!("/host-bin/busybox nc -w 5 {name} 7000 </dev/null");
+        eventually("it answers", || host.run(&["exec", "client", "sh", "-c", &script]).stdout == "from the pod\n");
+    }
+    assert!(host.inside("server", "cat /etc/hosts").contains("192.0.2.7\tother\n"));
+    assert!(host.inside("server", "cat /etc/resolv.conf").contains("search dns.podman"));
+    host.refused(1, &["no networks of its own", "in a pod"], &["network", "disconnect", "back", "server"]);
+    host.ok(&["pod", "rm", "-f", "web"]);
+    host.ok(&["rm", "-f", "client"]);
     host.assert_no_pod_is_left();
 }
 

@@ -5,6 +5,7 @@ mod sandbox;
 
 use std::fs;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use sandbox::host::{Host, answers, busybox, names, require_networks};
 use sandbox::output;
@@ -236,6 +237,38 @@ fn commands_at_once_on_one_pod_agree() {
         assert_eq!(host.ok(&["ps", "-aq"]), "");
         host.assert_no_pod_is_left();
         host.pod(&["--name", "web"]);
+    }
+}
+
+#[test]
+fn a_command_that_is_killed_at_any_moment_leaves_what_the_next_one_clears() {
+    require_networks!();
+    let host = Host::new();
+    let moments = (0..24_u64).map(|step| Duration::from_millis(step * step));
+    for (number, moment) in moments.enumerate() {
+        let share = if number % 2 == 0 { "+pid" } else { "ipc,net,uts" };
+        host.pod(&["--name", "web", "-p", "18098:7000", "--share", share]);
+        host.ok(&["create", "--pod", "web", "--name", "one", "shell:1", "sh", "-c", SLEEP]);
+        let command = match number % 3 {
+            0 => vec!["pod", "start", "web"],
+            1 => vec!["run", "-d", "--rm", "--pod", "web", "shell:1", "sleep", "1000"],
+            _ => {
+                host.ok(&["pod", "start", "web"]);
+                vec!["pod", "stop", "-t", "0", "web"]
+            }
+        };
+        let mut child = begin(&host, &command);
+        std::thread::sleep(moment);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Whatever is there, it starts; and all of it goes.
+        if number % 4 == 0 {
+            host.ok(&["pod", "start", "web"]);
+            eventually("it runs", || host.shell.status("one") == "running");
+            assert_eq!(host.pod_status("web"), "Running", "{command:?} killed after {moment:?}");
+        }
+        host.ok(&["pod", "rm", "-f", "web"]);
+        host.assert_no_pod_is_left();
     }
 }
 

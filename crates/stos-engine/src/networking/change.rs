@@ -150,7 +150,8 @@ fn change<'a>(
         let found = if lock.is_some() { record(engine, &container.id)? } else { None };
         let current = found.ok_or_else(|| Error::NoSuchContainer(container.name.to_string()))?;
         if current.network != Network::Bridge {
-            let reason = "it has no networks of its own: it was created with --network none, host, container or ns";
+            let reason = "it has no networks of its own: it was created with --network none, host, container or ns, \
+                          or in a pod";
             return Err(Error::Option {
                 option: "container",
                 value: current.name.to_string(),

@@ -156,7 +156,7 @@ pub struct Inspect {
     /// How it looks: json, or a template such as '{{.Id}}'
     #[arg(short, long, value_name = "FORMAT", default_value = "json")]
     pub format: String,
-    /// Images and containers
+    /// Images, containers and pods
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 }

@@ -177,7 +177,7 @@ pub enum Command {
     Push(Push),
     /// List images
     Images(Images),
-    /// Show everything about an image or a container, as JSON
+    /// Show everything about images, containers and pods, as JSON
     Inspect(Inspect),
     /// Remove images
     Rmi(Rmi),

@@ -37,6 +37,8 @@ pub enum Pod {
     Logs(PodLogs),
     /// Show the processes of all containers of a pod
     Top(PodTop),
+    /// Show what the containers of pods use
+    Stats(PodStats),
     /// Remove pods with their containers
     #[command(visible_alias = "remove")]
     Rm(PodRm),
@@ -227,6 +229,30 @@ pub struct PodTop {
     /// What to show of processes [default: user,pid,ppid,pcpu,etime,tty,time,args]
     #[arg(value_name = "DESCRIPTOR")]
     pub descriptors: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  stos pod stats --no-stream web")]
+pub struct PodStats {
+    /// All pods, as without any
+    #[arg(short, long, conflicts_with = "pods")]
+    pub all: bool,
+    /// How the list looks: table, json (an array a line, sizes in bytes and times in nanoseconds), or a template such as
+    /// '{{.Pod}} {{.Name}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
+    /// Look once
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Print below the last look, and not over it
+    #[arg(long)]
+    pub no_reset: bool,
+    /// Print whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// The pods; by default all
+    #[arg(value_name = "POD")]
+    pub pods: Vec<String>,
 }
 
 #[derive(Debug, Args)]

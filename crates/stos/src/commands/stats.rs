@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stats: what containers of either mode use.
+//! stats and pod stats: what containers of either mode use, or those of pods.
 
 use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use stos_engine::container::{self, ContainerState};
+use stos_engine::pods::{self, PodView};
 use stos_engine::stats::{ContainerUsage, Sampler};
 use stos_runtime::RunState;
 use stos_runtime::lifecycle::list_bundles;
@@ -24,6 +25,9 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 /// What is told of a container.
 #[derive(Serialize)]
 struct Line {
+    /// The id of its pod, where pods were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
     id: String,
     name: String,
     #[serde(flatten)]
@@ -32,6 +36,7 @@ struct Line {
 
 /// A container, and its state where it runs.
 struct Watched {
+    pod: Option<String>,
     id: String,
     name: String,
     run: Option<RunState>,
@@ -57,11 +62,11 @@ impl Look {
         }
     }
 
-    fn text(&self, lines: &[Line], args: &Stats) -> Result<String, Failure> {
+    fn text(&self, lines: &[Line], args: &Stats, with_pods: bool) -> Result<String, Failure> {
         match self {
             Self::Json if args.no_stream => Ok(serde_json::to_string_pretty(lines)? + "\n"),
             Self::Json => Ok(serde_json::to_string(lines)? + "\n"),
-            Self::Table => Ok(table(lines, args.no_trunc)),
+            Self::Table => Ok(table(lines, with_pods, args.no_trunc)),
             Self::Template(template, has_header) => {
                 let mut text = String::new();
                 if *has_header {
@@ -82,27 +87,63 @@ impl Look {
 /// A line for templates, with podman's names for what its table shows.
 fn context(line: &Line, whole_id: bool) -> Result<Context, Failure> {
     let names = ["ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs", "CPU", "AvgCPU"];
-    let cells = names.into_iter().map(str::to_owned).zip(row(line, whole_id).into_iter().map(Value::from));
+    let pod = line.pod.iter().map(|_| "Pod");
+    let cells = pod.chain(names).map(str::to_owned).zip(row(line, whole_id).into_iter().map(Value::from));
     Ok(Context { document: serde_json::to_value(line)?, shown: Value::Object(cells.collect()) })
 }
 
 /// Tells what containers use, once or until nobody reads it any more.
 pub fn stats(global: &Global, args: &Stats) -> Result<u8, Failure> {
+    watch(args, false, &mut || match args.containers.as_slice() {
+        [] => all(global, args.all),
+        containers => named(global, containers),
+    })
+}
+
+/// Tells the same of the containers of pods that run; without a pod of all. `args` names no container.
+pub fn of_pods(global: &Global, args: &Stats, names: &[String]) -> Result<u8, Failure> {
+    let engine = target::reader(global)?;
+    watch(args, true, &mut || {
+        let views = match names {
+            [] => pods::look_at_all(&engine)?,
+            names => {
+                let look = |name: &String| pods::look(&engine, pods::find(&engine, name)?);
+                names.iter().map(look).collect::<stos_engine::Result<Vec<PodView>>>()?
+            }
+        };
+        let members = views.into_iter().flat_map(|view| {
+            let pod = view.record.id.to_string();
+            view.members.into_iter().filter(|member| member.is_running()).map(move |member| Watched {
+                pod: Some(pod.clone()),
+                id: member.record.id.to_string(),
+                name: member.record.name.to_string(),
+                run: running(member.state),
+            })
+        });
+        Ok(members.collect())
+    })
+}
+
+/// Prints what those use that `find` finds, each time anew.
+fn watch(
+    args: &Stats,
+    with_pods: bool,
+    find: &mut dyn FnMut() -> Result<Vec<Watched>, Failure>,
+) -> Result<u8, Failure> {
     let mut sampler = Sampler::default();
     let look = Look::of(&args.format)?;
     let clears = !args.no_stream && !args.no_reset && matches!(look, Look::Table) && io::stdout().is_terminal();
     loop {
-        let watched =
-            if args.containers.is_empty() { all(global, args.all)? } else { named(global, &args.containers)? };
-        let lines: Vec<_> = watched
+        let lines: Vec<_> = find()?
             .into_iter()
-            .map(|Watched { id, name, run }| Line {
+            .map(|Watched { pod, id, name, run }| Line {
+                pod,
                 id,
                 name,
                 usage: run.map(|run| sampler.sample(&run)).unwrap_or_default(),
             })
             .collect();
-        let text = look.text(&lines, args)?;
+        let text = look.text(&lines, args, with_pods)?;
         let mut out = io::stdout().lock();
         let printed = write!(out, "{}{text}", if clears { CLEAR } else { "" }).and_then(|()| out.flush());
         match printed {
@@ -124,14 +165,14 @@ fn named(global: &Global, names: &[String]) -> Result<Vec<Watched>, Failure> {
         Target::Bundle(states, id) => Ok(bundle(states.read(&id)?)),
         Target::Image(engine, record) => {
             let run = running(container::state(&engine, &record.id)?);
-            Ok(Watched { id: record.id.to_string(), name: record.name.to_string(), run })
+            Ok(Watched { pod: None, id: record.id.to_string(), name: record.name.to_string(), run })
         }
     };
     names.iter().map(find).collect()
 }
 
 fn bundle(run: RunState) -> Watched {
-    Watched { id: run.id.to_string(), name: run.id.to_string(), run: Some(run) }
+    Watched { pod: None, id: run.id.to_string(), name: run.id.to_string(), run: Some(run) }
 }
 
 fn running(state: ContainerState) -> Option<RunState> {
@@ -158,7 +199,7 @@ fn all(global: &Global, stopped: bool) -> Result<Vec<Watched>, Failure> {
                 }
             };
             if run.is_some() || stopped {
-                found.push(Watched { id: id.to_string(), name: record.name.to_string(), run });
+                found.push(Watched { pod: None, id: id.to_string(), name: record.name.to_string(), run });
             }
         }
     }
@@ -175,23 +216,40 @@ fn all(global: &Global, stopped: bool) -> Result<Vec<Watched>, Failure> {
     Ok(found)
 }
 
-fn table(lines: &[Line], whole_ids: bool) -> String {
+fn table(lines: &[Line], with_pods: bool, whole_ids: bool) -> String {
     let rows: Vec<_> = lines.iter().map(|line| row(line, whole_ids)).collect();
-    let header =
-        ["ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS", "CPU TIME", "AVG CPU %"];
+    let mut header = vec![
+        "ID",
+        "NAME",
+        "CPU %",
+        "MEM USAGE / LIMIT",
+        "MEM %",
+        "NET IO",
+        "BLOCK IO",
+        "PIDS",
+        "CPU TIME",
+        "AVG CPU %",
+    ];
+    if with_pods {
+        // podman's names for the two.
+        header.splice(..1, ["POD", "CID"]);
+    }
     table::render(&header, &rows)
+}
+
+fn shown_id(id: &str, whole: bool) -> String {
+    if whole { id } else { id.get(..12).unwrap_or(id) }.to_owned()
 }
 
 fn row(line: &Line, whole_id: bool) -> Vec<String> {
     let usage = &line.usage;
-    let id = if whole_id { &line.id } else { line.id.get(..12).unwrap_or(&line.id) };
     let both = |one, other| format!("{} / {}", table::size(one), table::size(other));
     let network = match (usage.net_input, usage.net_output) {
         (Some(input), Some(output)) => both(input, output),
         _ => "-- / --".to_owned(),
     };
-    vec![
-        id.to_owned(),
+    let cells = [
+        shown_id(&line.id, whole_id),
         line.name.clone(),
         format!("{:.2}%", usage.cpu_percent),
         both(usage.mem_usage, usage.mem_limit),
@@ -201,7 +259,8 @@ fn row(line: &Line, whole_id: bool) -> Vec<String> {
         usage.pids.to_string(),
         stos_runtime::processes::duration(u128::from(usage.cpu_time)),
         format!("{:.2}%", usage.avg_cpu),
-    ]
+    ];
+    line.pod.iter().map(|pod| shown_id(pod, whole_id)).chain(cells).collect()
 }
 
 #[cfg(test)]
@@ -219,13 +278,21 @@ mod tests {
             pids: 3,
             ..ContainerUsage::default()
         };
-        let line = Line { id: "0123456789abcdef".into(), name: "web".into(), usage };
+        let line = Line { pod: None, id: "0123456789abcdef".into(), name: "web".into(), usage };
         let expected =
             ["0123456789ab", "web", "12.35%", "1 kB / 64 MB", "0.50%", "-- / --", "0 B / 0 B", "3", "1.5s", "0.00%"];
         assert_eq!(row(&line, false), expected);
         assert_eq!(row(&line, true)[0], "0123456789abcdef");
         let template = Template::parse("{{.Name}} {{.MemUsage}} {{.CPUPerc}} {{.PIDs}}").unwrap();
         assert_eq!(template.render(&context(&line, false).unwrap()).unwrap(), "web 1 kB / 64 MB 12.35% 3");
+        let of_pod = Line {
+            pod: Some("abcdef0123456789".into()),
+            id: "0".into(),
+            name: "web".into(),
+            usage: ContainerUsage::default(),
+        };
+        assert_eq!(row(&of_pod, false)[..2], ["abcdef012345", "0"]);
+        assert!(table(&[of_pod], true, false).starts_with("POD           CID  NAME"));
         let json = serde_json::to_value(&line).unwrap();
         assert_eq!(
             (&json["pids"], &json["net_input"], &json["name"]),

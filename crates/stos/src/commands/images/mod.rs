@@ -12,7 +12,7 @@ pub mod push;
 use serde_json::{Value, json};
 use stos_engine::image::{self, ImageSummary, LoadedImage};
 use stos_engine::location::{ImageLocation, pull_image};
-use stos_engine::{Engine, container};
+use stos_engine::{Engine, container, pods};
 
 use super::each;
 use crate::cli::{Format, Global, Image, Images, Inspect, Pull, Rmi};
@@ -119,7 +119,7 @@ fn row(image: &ImageSummary, no_trunc: bool) -> Vec<String> {
     ]
 }
 
-/// Prints all that is known of images and containers, as a JSON array.
+/// Prints all that is known of images, containers and pods, as a JSON array.
 pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::reader(global)?;
     inspect_each(global, args, &mut |name| inspect_one(&engine, name))
@@ -164,9 +164,10 @@ fn inspect_one(engine: &Engine, name: &str) -> Result<Value, Failure> {
         Ok(record) => inspect_container(engine, &record),
         Err(stos_engine::Error::NoSuchContainer(_)) => match image::find_image(engine, name) {
             Ok(image) => inspect_image(engine, &image),
-            Err(stos_engine::Error::Store(stos_store::Error::NoSuchImage(_))) => {
-                Err(Failure::message(format!("no such image or container: {name:?}"), 1))
-            }
+            Err(stos_engine::Error::Store(stos_store::Error::NoSuchImage(_))) => match pods::find(engine, name) {
+                Ok(pod) => super::pod::inspect_pod(engine, pod),
+                Err(_) => Err(Failure::message(format!("no such image or container: {name:?}"), 1)),
+            },
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error.into()),
@@ -183,7 +184,10 @@ fn inspect_container(engine: &Engine, record: &container::ContainerRecord) -> Re
         _ => (None, None),
     };
     let mut value = serde_json::to_value(record)?;
-    // What is recorded of it stands there for programs of ours; podman's name has the id alone.
+    // Under podman's name, and as podman has it: the id alone.
+    if let Some(members) = value.as_object_mut() {
+        members.remove("pod");
+    }
     value["Pod"] = json!(record.pod.as_ref().map_or("", |pod| pod.id.as_str()));
     value["state"] = json!({
         "status": state.status(),

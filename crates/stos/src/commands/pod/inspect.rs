@@ -2,7 +2,7 @@
 //! pod inspect: all that is known of pods, under podman's names.
 
 use serde_json::{Map, Value, json};
-use stos_engine::pods::{PodView, find, look};
+use stos_engine::pods::{PodRecord, PodView, find, look};
 use stos_engine::{Engine, Network};
 use stos_network::ports::PortMapping;
 
@@ -20,7 +20,7 @@ pub fn inspect(global: &Global, args: &PodInspect) -> Result<u8, Failure> {
     let mut found = Vec::new();
     let code = each(global, &args.pods, |query| {
         let pod = find(&engine, query).map_err(|error| Failure::from(error).with_exit_code(125))?;
-        let document = document(&engine, &look(&engine, pod)?)?;
+        let document = inspect_pod(&engine, pod)?;
         match &template {
             Some(template) => table::print_line(template.render(&Context { document, shown: Value::Null })?)?,
             None => found.push(document),
@@ -31,6 +31,11 @@ pub fn inspect(global: &Global, args: &PodInspect) -> Result<u8, Failure> {
         table::print_json(&found)?;
     }
     Ok(code)
+}
+
+/// All that is known of one pod.
+pub fn inspect_pod(engine: &Engine, pod: PodRecord) -> Result<Value, Failure> {
+    document(engine, &look(engine, pod)?)
 }
 
 fn document(engine: &Engine, view: &PodView) -> Result<Value, Failure> {

@@ -4,6 +4,8 @@
 mod inspect;
 mod list;
 
+pub(super) use inspect::inspect_pod;
+
 use std::fs;
 
 use stos_engine::pods::{self, Attempts, PodError, PodRecord};
@@ -13,9 +15,10 @@ use stos_store::PodId;
 
 use super::images::prune::is_answered_yes;
 use super::life::patience;
-use super::{each, logs, top};
+use super::{each, logs, stats, top};
 use crate::cli::{
-    Global, Logs, Pod, PodCreate, PodExists, PodKill, PodLogs, PodPrune, PodRm, PodStop, PodTop, WhichPods,
+    Global, Logs, Pod, PodCreate, PodExists, PodKill, PodLogs, PodPrune, PodRm, PodStats, PodStop, PodTop, Stats,
+    WhichPods,
 };
 use crate::failure::Failure;
 use crate::{pod_options, table, target};
@@ -34,6 +37,7 @@ pub fn run(global: &Global, command: Pod) -> Result<u8, Failure> {
         Pod::Unpause(args) => for_each(global, &args.which, pods::unpause),
         Pod::Logs(args) => show_logs(global, &args),
         Pod::Top(args) => show_processes(global, &args),
+        Pod::Stats(args) => show_usage(global, &args),
         Pod::Rm(args) => remove(global, &args),
         Pod::Prune(args) => prune(global, &args),
         Pod::Exists(args) => exists(global, &args),
@@ -179,6 +183,18 @@ fn show_processes(global: &Global, args: &PodTop) -> Result<u8, Failure> {
         return Err(Error::from(PodError::State { action, pod, status: view.status().to_string(), expected }).into());
     }
     top::of_all(global, &containers, &args.descriptors, args.format)
+}
+
+/// How often what pods use is looked at, in seconds: podman's choice.
+const STATS_INTERVAL: u32 = 5;
+
+/// Tells what the containers of pods use; of all pods where none is named.
+fn show_usage(global: &Global, args: &PodStats) -> Result<u8, Failure> {
+    let &PodStats { no_stream, no_reset, no_trunc, .. } = args;
+    let format = args.format.clone();
+    let interval = STATS_INTERVAL;
+    let args_of_stats = Stats { all: false, format, interval, no_stream, no_reset, no_trunc, containers: Vec::new() };
+    stats::of_pods(global, &args_of_stats, &args.pods)
 }
 
 /// Removes pods and prints their ids.

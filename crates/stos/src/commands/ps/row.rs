@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::health::{self, HealthStatus};
+use stos_engine::networking::Networking;
 use stos_engine::restart;
 use stos_engine::service::RestartPolicy;
 use stos_engine::volumes::mounts_from_outside;
@@ -16,7 +17,7 @@ use stos_runtime::lifecycle::list_bundles;
 use stos_runtime::state::OciState;
 
 use crate::cli::Global;
-use crate::commands::network_settings::published;
+use crate::commands::network_settings::pod_with_network;
 use crate::failure::Failure;
 use crate::{table, target};
 
@@ -96,6 +97,8 @@ pub(super) fn rows(global: &Global, wanted: Wanted, fits: &mut dyn FnMut(&Row) -
 
 fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result<Row, Failure> {
     let time = |text: &str| text.parse::<Timestamp>().ok();
+    // Whose network it has.
+    let pod = pod_with_network(engine, record);
     let mut row = Row {
         id: record.id.to_string(),
         name: record.name.to_string(),
@@ -104,8 +107,10 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
         command: record.command.clone(),
         created: time(&record.created),
         labels: record.labels.clone(),
-        networks: networks(record),
-        ports: published(engine, record),
+        networks: networks(
+            pod.as_ref().map_or((record.network, &record.networking), |pod| (pod.network, &pod.networking)),
+        ),
+        ports: pod.as_ref().map_or(&record.networking, |pod| &pod.networking).ports.clone(),
         auto_remove: record.auto_remove,
         ..Row::default()
     };
@@ -140,9 +145,9 @@ fn of_image(engine: &Engine, record: &ContainerRecord, wanted: Wanted) -> Result
 }
 
 /// The names of its networks, or the word for what it has instead.
-fn networks(record: &ContainerRecord) -> Vec<String> {
-    match record.network {
-        Network::Bridge => record.networking.networks.iter().map(|part| part.network.clone()).collect(),
+fn networks((network, networking): (Network, &Networking)) -> Vec<String> {
+    match network {
+        Network::Bridge => networking.networks.iter().map(|part| part.network.clone()).collect(),
         other => vec![other.name().to_owned()],
     }
 }
