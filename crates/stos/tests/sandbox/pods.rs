@@ -18,8 +18,10 @@ pub trait Pods {
     fn pod_status(&self, pod: &str) -> String;
     /// The number of the infra process; 0 for none.
     fn infra(&self, pod: &str) -> i64;
-    /// Fails where anything is left of any pod: beside what networks leave a process, a record or a name.
+    /// Fails where anything is left of any pod: beside what networks leave a record or a name.
     fn assert_no_pod_is_left(&self);
+    /// Fails where a record or a name is left of any pod or container.
+    fn assert_nothing_is_recorded(&self);
 }
 
 impl Pods for Host {
@@ -49,6 +51,11 @@ impl Pods for Host {
     #[track_caller]
     fn assert_no_pod_is_left(&self) {
         self.assert_nothing_is_left();
+        self.assert_nothing_is_recorded();
+    }
+
+    #[track_caller]
+    fn assert_nothing_is_recorded(&self) {
         let sandbox = &self.shell.sandbox;
         for directory in ["pods", "names", "containers", "staging"] {
             assert_eq!(sandbox.names(directory), [""; 0], "{directory}");
