@@ -110,7 +110,8 @@ fn somebody_may_ask_for_a_check_at_any_time() {
         "none is made by itself"
     );
     let failed = check();
-    assert_eq!((failed.code, failed.stdout.as_str()), (1, "starting\n"), "{}", failed.stderr);
+    assert_eq!((failed.code, failed.stdout.as_str()), (1, "unhealthy\n"), "{}", failed.stderr);
+    assert_eq!(status(&shell, "web"), "starting", "one failure does not decide it");
     let failed = check();
     assert_eq!((failed.code, failed.stdout.as_str(), status(&shell, "web").as_str()), (1, "unhealthy\n", "unhealthy"));
     shell.sandbox.ok(&["exec", "web", "touch", "/up"]);
