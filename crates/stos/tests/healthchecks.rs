@@ -134,6 +134,27 @@ fn somebody_may_ask_for_a_check_at_any_time() {
 }
 
 #[test]
+fn whatever_a_container_has_of_its_own_its_checks_have() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "cat /proc/self/uid_map; touch /x || echo read-only";
+    let check = ["--health-cmd", script, "--health-interval", "disable"];
+    let options = ["-t", "--read-only", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--pid", "host"];
+    begin(&shell, "web", &[&check[..], &options].concat());
+    assert_eq!(shell.sandbox.run(&["healthcheck", "run", "web"]).code, 0);
+    let output = last(&health(&shell, "web"))["Output"].as_str().unwrap().to_owned();
+    assert_eq!(output.split_whitespace().take(3).collect::<Vec<_>>(), ["0", "100000", "65536"]);
+    assert!(output.ends_with("read-only\n"), "{output}");
+    // With the host's processes a check does not go with the container's first one by itself.
+    let hangs = ["--pid", "host", "--health-cmd", "sleep 76543", "--health-interval", "50ms"];
+    begin(&shell, "hangs", &hangs);
+    eventually("it is being checked", || shell.sandbox.ok(&["top", "hangs", "args"]).contains("sleep 76543"));
+    shell.sandbox.ok(&["stop", "hangs"]);
+    let id = inspect(&shell, "hangs")["id"].as_str().unwrap().to_owned();
+    assert_eq!(cgroups_of(&id), Vec::<String>::new());
+}
+
+#[test]
 fn a_check_that_hangs_is_killed_with_all_that_it_has_started() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
