@@ -176,6 +176,27 @@ fn a_check_that_hangs_is_killed_with_all_that_it_has_started() {
 }
 
 #[test]
+fn what_is_frozen_is_not_checked_and_a_check_that_is_frozen_goes_on_after_the_thaw() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let options = [&FAST[..], &["--health-cmd", "sleep 65432", "--health-timeout", "200ms"]].concat();
+    begin(&shell, "web", &options);
+    eventually("it is being checked", || shell.sandbox.ok(&["top", "web", "args"]).contains("sleep 65432"));
+    shell.sandbox.ok(&["pause", "web"]);
+    // One that was over just then may still be told.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = last(&health(&shell, "web"));
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!(last(&health(&shell, "web")), before);
+    shell.sandbox.ok(&["unpause", "web"]);
+    eventually("checks go on", || last(&health(&shell, "web")) != before);
+    assert_eq!(last(&health(&shell, "web"))["ExitCode"], json!(-1));
+    shell.sandbox.ok(&["pause", "web"]);
+    shell.sandbox.ok(&["stop", "-t", "0", "web"]);
+    assert_eq!(shell.status("web"), "stopped");
+}
+
+#[test]
 fn what_a_check_leaves_behind_becomes_the_container_s() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
