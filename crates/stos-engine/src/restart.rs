@@ -80,9 +80,13 @@ pub(crate) fn note_start(engine: &Engine, record: &ContainerRecord, is_again: bo
 
 /// Notes that a container is to stay ended, before it is ended: whatever its policy says. It outlasts a reboot.
 pub(crate) fn end_for_good(engine: &Engine, id: &ContainerId) -> Result<()> {
+    // Without a policy there is nothing to note, and nobody is waited for. What a damaged one asks for nobody follows.
+    let Ok(Some(record)) = record(engine, id) else { return Ok(()) };
+    if !record.service.may_restart() {
+        return Ok(());
+    }
     with_life_lock(engine, id, |lock| {
-        let (Some(_), Ok(Some(record))) = (lock, record(engine, id)) else { return Ok(()) };
-        if !record.service.may_restart() {
+        if lock.is_none() {
             return Ok(());
         }
         let known = restarts(engine, id)?.unwrap_or_default();

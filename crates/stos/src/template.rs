@@ -11,7 +11,7 @@
 //! | in the text between | `\t`, `\n` |
 //!
 //! A field is found by its name, or else by one that differs only in case and underscores: podman's `.State.ExitCode` is our
-//! `state.exit_code`. There are no variables, and no templates in templates.
+//! `state.exit_code`. Where both are there it is the one that has the rest of the path. There are no variables, and no templates in templates.
 
 mod parse;
 
@@ -105,32 +105,35 @@ fn evaluate(expression: &Expression, dot: Dot<'_>) -> Result<Value> {
 }
 
 fn field(path: &[String], dot: Dot<'_>) -> Result<Value> {
-    let Some((first, rest)) = path.split_first() else { return Ok(dot.value.clone()) };
-    let found = child(dot.shown, first).or_else(|| child(dot.value, first));
-    let Some(mut value) = found else {
-        if !dot.is_root {
-            return Ok(Value::Null);
-        }
-        let names = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
-        let mut known: Vec<String> = names(dot.value);
-        known.extend(names(dot.shown));
-        known.sort();
-        known.dedup();
-        return error(format!("there is no field .{first}: expected one of {}", known.join(", ")));
-    };
-    for name in rest {
-        match child(value, name) {
-            Some(found) => value = found,
-            None => return Ok(Value::Null),
-        }
+    let Some(first) = path.first() else { return Ok(dot.value.clone()) };
+    if let Some(found) = descend(dot.shown, path).or_else(|| descend(dot.value, path)) {
+        return Ok(found.clone());
     }
-    Ok(value.clone())
+    let is_known = [dot.shown, dot.value].into_iter().any(|value| !children(value, first).is_empty());
+    if is_known || !dot.is_root {
+        return Ok(Value::Null);
+    }
+    let names = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
+    let mut known: Vec<String> = names(dot.value);
+    known.extend(names(dot.shown));
+    known.sort();
+    known.dedup();
+    error(format!("there is no field .{first}: expected one of {}", known.join(", ")))
 }
 
-fn child<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
-    let map = value.as_object()?;
+/// Follows a path. Where a name means several fields it is that in which the rest of the path is.
+fn descend<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+    let Some((first, rest)) = path.split_first() else { return Some(value) };
+    children(value, first).into_iter().find_map(|child| descend(child, rest))
+}
+
+/// What a name may mean: the field of that very name, then those that differ only in case and underscores.
+fn children<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
+    let Some(map) = value.as_object() else { return Vec::new() };
     let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
-    map.get(name).or_else(|| map.iter().find(|(key, _)| plain(key) == plain(name)).map(|(_, value)| value))
+    let exact = map.get(name);
+    let others = map.iter().filter(|(key, _)| *key != name && plain(key) == plain(name)).map(|(_, value)| value);
+    exact.into_iter().chain(others).collect()
 }
 
 fn call(function: &str, arguments: &[Value]) -> Result<Value> {
@@ -298,7 +301,7 @@ mod tests {
     fn context() -> Context {
         let document = json!({
             "Id": "0123456789ab", "Names": ["web"], "Pid": 7, "Labels": {"a": "b", "x.y": "z"}, "Mounts": [],
-            "state": {"exit_code": 3, "exit": null}, "Command": ["sleep", "1"], "Label": {"x.y": "z"},
+            "state": {"exit_code": 3, "exit": null}, "Config": {"Image": "x"}, "config": {"args": ["a"]}, "Command": ["sleep", "1"], "Label": {"x.y": "z"},
         });
         Context { document, shown: json!({"Names": "web", "ID": "0123"}) }
     }
@@ -317,6 +320,7 @@ mod tests {
             (r#"{{index .Labels "x.y"}} {{.Label "x.y"}} {{index .Labels `none`}}"#, "z z <no value>"),
             ("{{index .Command 1}}", "1"),
             ("{{.State.ExitCode}} {{.state.exit.code}}", "3 <no value>"),
+            ("{{.Config.Image}} {{.config.image}} {{.Config.Args}} {{.Config.No}}", "x x [a] <no value>"),
             ("{{.Labels}} {{.Command}}", "map[a:b x.y:z] [sleep 1]"),
             ("{{json .Names}} {{json .Labels}}", r#""web" {"a":"b","x.y":"z"}"#),
             (r#"{{join .Command " "}} {{.Names | upper | lower}} {{len .Command}}"#, "sleep 1 web 2"),
@@ -336,7 +340,7 @@ mod tests {
     #[test]
     fn what_cannot_be_evaluated_is_refused() {
         for (text, said) in [
-            ("{{.Nothing}}", "there is no field .Nothing: expected one of Command, ID"),
+            ("{{.Nothing}}", "there is no field .Nothing: expected one of Command, Config, ID"),
             ("{{.ID", "{{ without }}"),
             ("{{}}", "expected a field"),
             ("{{nothing .ID}}", "\"nothing\""),

@@ -110,7 +110,8 @@ fn somebody_may_ask_for_a_check_at_any_time() {
         "none is made by itself"
     );
     let failed = check();
-    assert_eq!((failed.code, failed.stdout.as_str()), (1, "starting\n"), "{}", failed.stderr);
+    assert_eq!((failed.code, failed.stdout.as_str()), (1, "unhealthy\n"), "{}", failed.stderr);
+    assert_eq!(status(&shell, "web"), "starting", "one failure does not decide it");
     let failed = check();
     assert_eq!((failed.code, failed.stdout.as_str(), status(&shell, "web").as_str()), (1, "unhealthy\n", "unhealthy"));
     shell.sandbox.ok(&["exec", "web", "touch", "/up"]);
@@ -133,6 +134,27 @@ fn somebody_may_ask_for_a_check_at_any_time() {
 }
 
 #[test]
+fn whatever_a_container_has_of_its_own_its_checks_have() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "cat /proc/self/uid_map; touch /x || echo read-only";
+    let check = ["--health-cmd", script, "--health-interval", "disable"];
+    let options = ["-t", "--read-only", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--pid", "host"];
+    begin(&shell, "web", &[&check[..], &options].concat());
+    assert_eq!(shell.sandbox.run(&["healthcheck", "run", "web"]).code, 0);
+    let output = last(&health(&shell, "web"))["Output"].as_str().unwrap().to_owned();
+    assert_eq!(output.split_whitespace().take(3).collect::<Vec<_>>(), ["0", "100000", "65536"]);
+    assert!(output.ends_with("read-only\n"), "{output}");
+    // With the host's processes a check does not go with the container's first one by itself.
+    let hangs = ["--pid", "host", "--health-cmd", "sleep 76543", "--health-interval", "50ms"];
+    begin(&shell, "hangs", &hangs);
+    eventually("it is being checked", || shell.sandbox.ok(&["top", "hangs", "args"]).contains("sleep 76543"));
+    shell.sandbox.ok(&["stop", "hangs"]);
+    let id = inspect(&shell, "hangs")["id"].as_str().unwrap().to_owned();
+    assert_eq!(cgroups_of(&id), Vec::<String>::new());
+}
+
+#[test]
 fn a_check_that_hangs_is_killed_with_all_that_it_has_started() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
@@ -151,6 +173,27 @@ fn a_check_that_hangs_is_killed_with_all_that_it_has_started() {
     let id = inspect(&shell, "web")["id"].as_str().unwrap().to_owned();
     let below = cgroups_of("health-").into_iter().filter(|path| path.contains(&id)).collect::<Vec<_>>();
     assert_eq!(below, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_frozen_is_not_checked_and_a_check_that_is_frozen_goes_on_after_the_thaw() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let options = [&FAST[..], &["--health-cmd", "sleep 65432", "--health-timeout", "200ms"]].concat();
+    begin(&shell, "web", &options);
+    eventually("it is being checked", || shell.sandbox.ok(&["top", "web", "args"]).contains("sleep 65432"));
+    shell.sandbox.ok(&["pause", "web"]);
+    // One that was over just then may still be told.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = last(&health(&shell, "web"));
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!(last(&health(&shell, "web")), before);
+    shell.sandbox.ok(&["unpause", "web"]);
+    eventually("checks go on", || last(&health(&shell, "web")) != before);
+    assert_eq!(last(&health(&shell, "web"))["ExitCode"], json!(-1));
+    shell.sandbox.ok(&["pause", "web"]);
+    shell.sandbox.ok(&["stop", "-t", "0", "web"]);
+    assert_eq!(shell.status("web"), "stopped");
 }
 
 #[test]

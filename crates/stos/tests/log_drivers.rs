@@ -65,7 +65,7 @@ fn the_default_is_what_it_was() {
     let shell = Shell::new();
     ran(&shell, "web", &[], "echo one");
     let config = log_config(&shell, "web");
-    let expected = json!({"Type": "k8s-file", "Config": null, "Path": config["Path"], "Tag": "", "Size": "0B"});
+    let expected = json!({"Type": "k8s-file", "Config": null, "Path": config["Path"], "Tag": "", "Size": "33.554MB"});
     assert_eq!(config, expected);
     assert!(path(&shell, "web").ends_with("log") && path(&shell, "web").exists());
 }
@@ -118,7 +118,7 @@ fn what_keeps_nothing_says_so() {
     let run = shell.sandbox.run(&["run", "--name", "none", "--log-driver", "none", "shell:1", "sh", "-c", SCRIPT]);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("one\nthree\npart", "two\n"), "who looks sees it");
     let logs = shell.sandbox.run(&["logs", "none"]);
-    assert!(logs.code == 1 && logs.stderr.contains("this container is not logging output"), "{}", logs.stderr);
+    assert!(logs.code == 125 && logs.stderr.contains("this container is not logging output"), "{}", logs.stderr);
     assert_eq!(shell.status("none"), "stopped");
     let options = ["run", "--name", "pass", "--log-driver", "passthrough", "shell:1", "sh", "-c", SCRIPT];
     let run = shell.sandbox.run(&options);

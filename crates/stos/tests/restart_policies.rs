@@ -106,6 +106,7 @@ fn a_wait_for_the_next_life_is_ended_too() {
     };
     begin(&shell, "stop", "always", SHORT);
     waits("stop", 4);
+    assert_eq!(shell.sandbox.ok(&["container", "prune", "--force"]), "", "it is not forgotten");
     shell.sandbox.ok(&["stop", "stop"]);
     let before = lives(&shell, "stop");
     begin(&shell, "gone", "always", SHORT);

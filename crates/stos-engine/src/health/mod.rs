@@ -41,22 +41,13 @@ pub(crate) fn time(nanoseconds: i64) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
-/// What a check that somebody asked for has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checked {
-    /// Whether the check itself has succeeded.
-    pub succeeded: bool,
-    /// What the container's status is by now.
-    pub status: HealthStatus,
-}
-
-/// Makes a check at once, and notes what it has found. Returns when it has ended.
+/// Makes a check at once, and notes what it has found. Returns when it has ended, and tells whether it has succeeded.
 ///
 /// The caller must be single-threaded and run from a protected binary.
 ///
 /// # Errors
 /// [`Error::NoHealthcheck`] where there is none; [`Error::ContainerState`] for a container that does not run.
-pub fn run(engine: &Engine, record: &ContainerRecord) -> Result<Checked> {
+pub fn run(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
     let Some(check) = &record.service.healthcheck else {
         return Err(Error::NoHealthcheck { container: record.name.to_string() });
     };
@@ -64,8 +55,8 @@ pub fn run(engine: &Engine, record: &ContainerRecord) -> Result<Checked> {
     let mut probe = Probe::start(engine, record, &run, check)?;
     let found = probe.wait()?;
     let succeeded = found.exit_code == 0;
-    let status = record::note(engine, record, &run, check, found)?;
-    Ok(Checked { succeeded, status: status.unwrap_or(HealthStatus::Stopped) })
+    record::note(engine, record, &run, check, found)?;
+    Ok(succeeded)
 }
 
 fn running(engine: &Engine, record: &ContainerRecord) -> Result<RunState> {

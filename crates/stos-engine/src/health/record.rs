@@ -164,7 +164,7 @@ pub(super) fn note(
         Ok(Some(file.health))
     })?;
     let Some(health) = noted else { return Ok(None) };
-    engine.note_health(&engine.renamed(record), health.status.word());
+    engine.note_health(&engine.renamed(record), (health.status.word(), health.failing_streak));
     Ok(Some(health.status))
 }
 

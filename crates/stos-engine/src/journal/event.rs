@@ -200,6 +200,9 @@ pub struct Event {
     /// How the container was after a check of its health; else empty.
     #[serde(default)]
     pub health: String,
+    /// How many checks in a row had failed then.
+    #[serde(default)]
+    pub failing_streak: u32,
 }
 
 impl Event {
@@ -224,7 +227,8 @@ pub(crate) struct Draft<'a> {
     pub labels: Option<&'a BTreeMap<String, String>>,
     pub exit_code: Option<i32>,
     pub oom_killed: bool,
-    pub health: &'a str,
+    /// The status after a check of its health, and the failing streak; else empty.
+    pub health: (&'a str, u32),
 }
 
 impl<'a> Draft<'a> {
@@ -239,7 +243,7 @@ impl<'a> Draft<'a> {
             labels: Some(&record.labels),
             exit_code: None,
             oom_killed: false,
-            health: "",
+            health: ("", 0),
         }
     }
 
@@ -261,8 +265,8 @@ impl<'a> Draft<'a> {
         if self.oom_killed {
             line.extend_from_slice(b",\"oom_killed\":true");
         }
-        if !self.health.is_empty() {
-            line.extend_from_slice(format!(",\"health\":\"{}\"", self.health).as_bytes());
+        if let (status @ ("starting" | "healthy" | "unhealthy"), streak) = self.health {
+            line.extend_from_slice(format!(",\"health\":\"{status}\",\"failing_streak\":{streak}").as_bytes());
         }
         self.add_labels(&mut line);
         line.extend_from_slice(b"}\n");
@@ -322,7 +326,7 @@ mod tests {
             labels: None,
             exit_code: Some(137),
             oom_killed: true,
-            health: "",
+            health: ("", 0),
         }
     }
 
@@ -347,9 +351,10 @@ mod tests {
         let event = Event::parse(&line).unwrap();
         assert_eq!((event.time, event.exit_code, event.oom_killed), (time(), Some(137), true));
         assert_eq!((event.labels, event.left_out), (labels, 0));
-        let line = Draft { status: Status::HealthStatus, health: "healthy", ..draft() }.line(time());
+        let line = Draft { status: Status::HealthStatus, health: ("unhealthy", 3), ..draft() }.line(time());
         let event = Event::parse(&line).unwrap();
-        assert_eq!((event.status.as_str(), event.health.as_str()), ("health_status", "healthy"));
+        assert_eq!((event.status.as_str(), event.health.as_str()), ("health_status", "unhealthy"));
+        assert_eq!(event.failing_streak, 3);
         let image = Draft { kind: Kind::Image, status: Status::Pull, image: "", exit_code: None, ..draft() };
         let image = Draft { oom_killed: false, ..image };
         let line = image.line(time());

@@ -76,7 +76,7 @@ impl Engine {
     }
 
     /// Notes how a container is after a check of its health.
-    pub(crate) fn note_health(&self, record: &ContainerRecord, health: &str) {
+    pub(crate) fn note_health(&self, record: &ContainerRecord, health: (&str, u32)) {
         self.journal.note(&Draft { health, ..Draft::of_container(Status::HealthStatus, record) });
     }
 
@@ -91,7 +91,7 @@ impl Engine {
             labels: None,
             exit_code: None,
             oom_killed: false,
-            health: "",
+            health: ("", 0),
         });
     }
 

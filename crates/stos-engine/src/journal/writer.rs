@@ -179,7 +179,7 @@ mod tests {
             labels: None,
             exit_code: None,
             oom_killed: false,
-            health: "",
+            health: ("", 0),
         });
     }
 

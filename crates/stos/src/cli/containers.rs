@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use stos_store::ContainerName;
 
+use super::everyday::parse_seconds;
 use super::{
     Format, GoFlag, ImageLimits, NetworkArgs, NotifyChoice, PodArgs, ProgressOptions, RegistryOptions, SecurityArgs,
     ServiceArgs, SessionOptions, StreamArgs, UnitArgs, UserNamespaceArgs,
@@ -284,7 +285,7 @@ pub struct Delete {
     #[arg(short, long)]
     pub ignore: bool,
     /// With --force: ask one that runs to end, and kill it only after so many seconds
-    #[arg(short, long, value_name = "SECONDS", requires = "force", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "SECONDS", requires = "force", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub time: Option<i64>,
     /// Its anonymous volumes too, but for those that another container has; named ones stay
     #[arg(short, long)]

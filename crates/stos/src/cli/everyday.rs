@@ -42,6 +42,15 @@ pub struct Wait {
     pub containers: Vec<String>,
 }
 
+/// Below zero it is for ever; and what is larger than any number of seconds here is as long.
+pub(super) fn parse_seconds(text: &str) -> Result<i64, String> {
+    let wrong = |_| format!("expected a number of seconds, or -1 for ever, found {text:?}");
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(i64::try_from(seconds).unwrap_or(i64::MAX)),
+        Err(_) => text.parse::<i64>().map_err(wrong),
+    }
+}
+
 /// A number alone is one of milliseconds (podman-wait(1)).
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let wrong = || format!("expected a time above 0 such as 250ms or 2s, found {text:?}");
@@ -59,7 +68,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 #[command(after_help = "Example:\n  stos stop -t 3 web")]
 pub struct Stop {
     /// Seconds to wait before it is killed, -1 for ever [default: its own --stop-timeout, 10]
-    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub time: Option<i64>,
     /// All containers that run
     #[arg(short, long, conflicts_with = "containers")]
@@ -76,7 +85,7 @@ pub struct Stop {
 #[command(after_help = "Example:\n  stos restart -t 3 web")]
 pub struct Restart {
     /// Seconds to wait before one that runs is killed, -1 for ever [default: its own --stop-timeout, 10]
-    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub time: Option<i64>,
     /// All containers
     #[arg(short, long, conflicts_with_all = ["containers", "running"])]
@@ -153,6 +162,14 @@ pub enum Container {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_to_end_may_be_for_ever() {
+        for (text, expected) in [("0", 0), ("3", 3), ("-1", -1), ("18446744073709551615", i64::MAX)] {
+            assert_eq!(parse_seconds(text), Ok(expected), "{text}");
+        }
+        assert!(parse_seconds("soon").is_err() && parse_seconds("").is_err() && parse_seconds("1.5").is_err());
+    }
 
     #[test]
     fn an_interval_may_be_milliseconds() {

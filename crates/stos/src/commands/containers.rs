@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use stos_engine::container::{self, ContainerState};
 use stos_engine::lifecycle;
 use stos_engine::prune::PruneFilter;
-use stos_engine::{Engine, Error};
+use stos_engine::{Engine, Error, restart};
 use stos_store::ContainerId;
 
 use super::images::prune::is_answered_yes;
@@ -37,7 +37,7 @@ pub fn run(global: &Global, command: Container) -> Result<u8, Failure> {
 }
 
 /// Removes the containers from images that do not run, and prints their ids. Asks first, unless by force. One that somebody starts
-/// or removes meanwhile is passed over, and so is one that `run --rm` is about to start.
+/// or removes meanwhile is passed over, and so is one that `run --rm` is about to start, or its monitor to start again.
 fn prune(global: &Global, args: &ContainerPrune) -> Result<u8, Failure> {
     let filters = args.filters.iter().map(|text| text.parse::<PruneFilter>()).collect::<Result<Vec<_>, _>>()?;
     let question = match args.filters.is_empty() {
@@ -71,6 +71,9 @@ pub(super) fn prune_containers(
             }
         };
         let is_awaited = record.run_by.as_ref().map_or(Ok(false), |starter| starter.is_alive());
+        if restart::is_awaited(engine, &record)? {
+            continue;
+        }
         let fits = filters.iter().all(|filter| filter.fits_container(&record));
         if !fits || is_awaited? || matches!(container::state(engine, &id), Ok(ContainerState::Running(_))) {
             continue;

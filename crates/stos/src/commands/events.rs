@@ -142,8 +142,6 @@ fn wait(reader: &Reader, timer: Option<&rustix::fd::OwnedFd>) -> Result<bool, Fa
 struct JsonEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     container_exit_code: Option<i32>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    health_status: &'a str,
     /// podman has none: it tells that elsewhere.
     #[serde(rename = "OOMKilled", skip_serializing_if = "std::ops::Not::not")]
     oom_killed: bool,
@@ -161,6 +159,8 @@ struct JsonEvent<'a> {
     #[serde(rename = "timeNano")]
     time_nano: i128,
     r#type: &'a str,
+    #[serde(rename = "health_status", skip_serializing_if = "str::is_empty")]
+    health_status: &'a str,
     /// A container's labels; of an image `null`.
     attributes: Value,
 }
@@ -182,7 +182,6 @@ fn attributes(event: &Event) -> Value {
 fn json_event(event: &Event) -> JsonEvent<'_> {
     JsonEvent {
         container_exit_code: event.exit_code,
-        health_status: &event.health,
         oom_killed: event.oom_killed,
         id: &event.id,
         image: &event.image,
@@ -191,6 +190,7 @@ fn json_event(event: &Event) -> JsonEvent<'_> {
         time: event.time.as_second(),
         time_nano: event.time.as_nanosecond(),
         r#type: &event.kind,
+        health_status: &event.health,
         attributes: attributes(event),
     }
 }
@@ -215,7 +215,9 @@ fn line(event: &Event, whole_ids: bool) -> String {
         true => {
             let labels: String = event.labels.iter().map(|(key, value)| format!(", {key}={value}")).collect();
             let health = Some(&event.health).filter(|health| !health.is_empty());
-            let health = health.map_or_else(String::new, |health| format!(", health_status={health}"));
+            let health = health.map_or_else(String::new, |health| {
+                format!(", health_status={health}, health_failing_streak={}", event.failing_streak)
+            });
             format!("{time} {kind} {status} {id} (image={image}, name={name}{health}{labels})")
         }
         false => format!("{time} {kind} {status} {id} {name}"),
@@ -251,11 +253,21 @@ mod tests {
         );
         assert_eq!(whole.show(&of_image()).unwrap(), "2026-01-31 12:00:00 +0000 UTC image pull 0123 x:1");
         let health = event(
-            r#"{"time":"2026-01-31T12:00:00Z","type":"container","status":"health_status","id":"01","name":"web","image":"x:1","labels":{"a":"b"},"health":"healthy"}"#,
+            r#"{"time":"2026-01-31T12:00:00Z","type":"container","status":"health_status","id":"01","name":"web","image":"x:1","labels":{"a":"b"},"health":"unhealthy","failing_streak":2}"#,
         );
         let line = whole.show(&health).unwrap();
-        assert!(line.ends_with("health_status 01 (image=x:1, name=web, health_status=healthy, a=b)"), "{line}");
-        assert!(View::Json.show(&health).unwrap().contains("\"HealthStatus\":\"healthy\""));
+        assert!(
+            line.ends_with(
+                "health_status 01 (image=x:1, name=web, health_status=unhealthy, health_failing_streak=2, a=b)"
+            ),
+            "{line}"
+        );
+        assert!(
+            View::Json
+                .show(&health)
+                .unwrap()
+                .contains("\"Type\":\"container\",\"health_status\":\"unhealthy\",\"Attributes\"")
+        );
         let short = View::Line { whole_ids: false };
         assert!(short.show(&of_container()).unwrap().contains(" died 0123456789ab (image"));
         assert!(short.show(&of_image()).unwrap().contains(" pull 0123 "));

@@ -89,7 +89,7 @@ fn reader(engine: &Engine, record: &ContainerRecord, args: &Logs) -> Result<Read
             None => LogReader::new(&path),
         }));
     }
-    let unreadable = |reason: String| Failure::message(format!("container {}: {reason}", record.name), 1);
+    let unreadable = |reason: String| Failure::message(format!("container {}: {reason}", record.name), 125);
     match log.driver {
         LogDriver::Journald => match JournalReader::open(&record.id, args.tail.0, args.follow) {
             Ok(reader) => Ok(Reader::Journal(reader)),
@@ -97,11 +97,11 @@ fn reader(engine: &Engine, record: &ContainerRecord, args: &Logs) -> Result<Read
                 Err(unreadable(format!("its output is in the journal, and journalctl cannot be run: {error}")))
             }
         },
-        LogDriver::Passthrough => {
-            Err(unreadable("its log driver is passthrough: nobody has kept its output".to_owned()))
-        }
         // podman's words.
-        _ => Err(unreadable("this container is not logging output: its log driver is none".to_owned())),
+        driver => Err(unreadable(format!(
+            "this container is using the '{}' log driver, cannot read logs: this container is not logging output",
+            driver.name()
+        ))),
     }
 }
 

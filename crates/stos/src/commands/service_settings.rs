@@ -43,7 +43,12 @@ pub fn add(
     }
     let own = engine.store().container_dir(&record.id).join("log");
     let path = service.log.file(&own);
-    let limit = service.log.max_size.filter(|bytes| *bytes > 0);
+    // podman's form: without a limit it is below zero.
+    let size = match (path.is_some(), service.log.max_size()) {
+        (false, _) => "0B".to_owned(),
+        (true, u64::MAX) => "-1B".to_owned(),
+        (true, bytes) => table::size(bytes).replace(' ', ""),
+    };
     let host_config = json!({
         "AutoRemove": record.auto_remove,
         "LogConfig": {
@@ -51,7 +56,7 @@ pub fn add(
             "Config": null,
             "Path": path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             "Tag": service.log.tag.as_deref().unwrap_or_default(),
-            "Size": limit.map_or_else(|| "0B".to_owned(), |bytes| table::size(bytes).replace(' ', "")),
+            "Size": size,
         },
         "RestartPolicy": {"Name": service.restart.name(), "MaximumRetryCount": service.restart.retries()},
     });
