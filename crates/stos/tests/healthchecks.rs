@@ -12,8 +12,9 @@ use stos_testkit::guard::Need;
 use stos_testkit::image_builder::ImageBuilder;
 use stos_testkit::require;
 
-/// What runs until it is asked to end.
-const FOREVER: [&str; 4] = ["shell:1", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"];
+/// What runs until it is asked to end, and makes `/ready` when it hears that.
+const FOREVER: [&str; 4] =
+    ["shell:1", "sh", "-c", "trap 'exit 0' TERM; touch /ready 2> /dev/null; while :; do sleep 0.05; done"];
 
 const FAST: [&str; 2] = ["--health-interval", "50ms"];
 
@@ -253,14 +254,16 @@ fn what_is_unhealthy_is_killed_stopped_or_restarted_where_that_is_asked_for() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
     let with = |action: &'static str| {
-        [&FAST[..], &["--health-cmd", "exit 1", "--health-retries", "1", "--health-on-failure", action]].concat()
+        [&FAST[..], &["--health-cmd", "test ! -e /ready", "--health-retries", "1", "--health-on-failure", action]]
+            .concat()
     };
     // The restart policy does not undo it.
     begin(&shell, "kill", &[&with("kill")[..], &["--restart", "always"]].concat());
     assert_eq!(shell.sandbox.ok(&["wait", "kill"]), "137\n");
     begin(&shell, "stop", &with("stop"));
     assert_eq!(shell.sandbox.ok(&["wait", "stop"]), "0\n");
-    begin(&shell, "again", &with("restart"));
+    // In later lives the file is there at once.
+    begin(&shell, "again", &[&with("restart")[..], &["--stop-timeout", "1"]].concat());
     eventually("it was started again", || inspect(&shell, "again")["RestartCount"].as_u64() >= Some(2));
     shell.sandbox.ok(&["stop", "again"]);
     assert_eq!(shell.status("again"), "stopped");

@@ -177,6 +177,7 @@ fn after_a_boot_those_are_started_that_should_be() {
     }
     for name in ["always", "stopped"] {
         shell.sandbox.ok(&["start", name]);
+        eventually("it hears signals", || lives(&shell, name) == 1);
         shell.sandbox.ok(&["stop", name]);
     }
     let fit = |filter: &str| {
@@ -202,6 +203,7 @@ fn a_monitor_that_is_asked_to_end_stops_its_container_and_starts_it_no_more() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
     begin(&shell, "web", "unless-stopped", FOREVER);
+    eventually("it hears signals", || lives(&shell, "web") == 1);
     kill_process(Pid::from_raw(monitor(&shell, "web")).unwrap(), Signal::TERM).unwrap();
     assert_eq!(shell.sandbox.ok(&["wait", "web"]), "0\n");
     std::thread::sleep(Duration::from_millis(400));
