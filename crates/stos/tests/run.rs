@@ -201,7 +201,7 @@ fn of_several_containers_each_has_its_turn() {
         assert!(ran.stderr.contains("\"none\"") && ran.stderr.contains("hint:"), "{words:?}: {}", ran.stderr);
     };
     both(&["start"], 125, "one\ntwo\n");
-    both(&["kill", "-s", "KILL"], 1, "");
+    both(&["kill", "-s", "KILL"], 1, "one\ntwo\n");
     both(&["wait"], 1, "137\n137\n");
     both(&["stop", "-t", "18446744073709551615"], 1, "one\ntwo\n");
     both(&["delete"], 1, "one\ntwo\n");
