@@ -85,6 +85,13 @@ fn without_input_a_terminal_s_keys_are_signals() {
     assert_eq!(run.wait(), 4);
 }
 
+/// Whether a client has connected.
+fn has_socket(client: &Pty) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", client.child.id()));
+    let mut links = descriptors.into_iter().flatten().flatten().map(|entry| fs::read_link(entry.path()));
+    links.any(|link| link.is_ok_and(|link| link.to_string_lossy().starts_with("socket:")))
+}
+
 #[test]
 fn a_container_is_left_and_attached_to_again() {
     require!(Need::Root, Need::Binary, Need::Tool("setsid"));
@@ -105,6 +112,10 @@ fn a_container_is_left_and_attached_to_again() {
     third.send("echo third$((3+3))\r");
     third.expect("third6");
     first.expect("third6");
+    // Who only looks brings nothing about: it has its socket, and the monitor has gone round since.
+    eventually("the looker is there", || has_socket(&looker));
+    first.send("echo turn$((7+7))\r");
+    first.expect("turn14");
     looker.send("echo never$((9+9))\r");
     third.send("echo again$((4+4))\r");
     looker.expect("again8");
