@@ -85,6 +85,8 @@ struct Layer {
 pub fn measure(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
     let cores = thread::available_parallelism()?.get();
     book.facts.insert("cores".into(), cores.to_string());
+    // Of an image that is there others have layers: a pull would not be cold.
+    stand.clear();
     for (image, what) in IMAGES {
         if !stand.settings.is_quick || image == "deb:12" {
             pull_limits(stand, book, image, what)?;

@@ -205,7 +205,7 @@ impl Stand {
     }
 
     /// Removes every image that engines were made to pull; what cannot be removed goes with the disk.
-    fn clear(&self) {
+    pub fn clear(&self) {
         let present = std::mem::take(&mut *self.present.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, reference) in present {
             if let Some(Err(error)) = self.engine(&name).map(|engine| perform(engine, Act::RemoveImage(&reference))) {
