@@ -52,7 +52,7 @@
 //! | [`health`] | health checks, and what they have found |
 //! | [`restart`] | a container is started again when it has ended |
 //! | [`lifecycle`] | start, wait, stop, kill, delete |
-//! | [`unit`] | a container as a service: its cgroups, its readiness, the sockets that it gets |
+//! | [`mod@unit`] | a container as a service: its cgroups, its readiness, the sockets that it gets |
 //! | [`times`] | points in time, as people write them |
 //! | [`rename`] | a container gets another name |
 //! | [`stats`] | what containers use |
