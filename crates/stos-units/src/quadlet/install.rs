@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The links of [Install]: `systemctl enable` has no generated units to work on, so the generator makes them.
+//! The links of `[Install]`: `systemctl enable` has no generated units to work on, so the generator makes them.
 
 use std::path::PathBuf;
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `keys` | keys that are options of a command, by tables |
 //! | `container`, `objects` | what becomes of each kind |
-//! | `install` | the links of [Install], which systemd does not make for generated units |
+//! | `install` | the links of `[Install]`, which systemd does not make for generated units |
 //!
 //! A key is honoured or refused by its line: none is overlooked. Sections that are systemd's go into the service as they are.
 
