@@ -31,7 +31,7 @@ pub fn users(engine: &Engine, network: &str) -> Result<Vec<ContainerRecord>> {
     let mut users = Vec::new();
     for (_, record) in list(engine)? {
         let record = record?;
-        if record.networking.networks.iter().any(|part| part.network == network) {
+        if record.networking.has_part_in(network) {
             users.push(record);
         }
     }

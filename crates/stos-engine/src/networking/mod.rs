@@ -156,6 +156,11 @@ impl DnsOptions {
 }
 
 impl Networking {
+    /// Whether it has a part in a network.
+    pub(crate) fn has_part_in(&self, network: &str) -> bool {
+        self.networks.iter().any(|part| part.network == network)
+    }
+
     /// Tells whether nothing is said.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

@@ -244,7 +244,7 @@ pub fn users_of_network(engine: &Engine, network: &str) -> Result<Vec<PodRecord>
     let mut users = Vec::new();
     for (_, record) in list(engine)? {
         let record = record?;
-        if record.networking.networks.iter().any(|part| part.network == network) {
+        if record.networking.has_part_in(network) {
             users.push(record);
         }
     }

@@ -13,6 +13,7 @@ use stos_network::config::NetworkConfig;
 use stos_network::create::{NewNetwork, create_network};
 
 use super::each;
+use super::images::inspect_each;
 use super::images::prune::is_answered_yes;
 use super::life::only_image_mode;
 use super::network_settings::published;
@@ -161,9 +162,7 @@ impl Filter {
 /// Prints all that is known of networks, and of the containers that run in them, under podman's names.
 fn inspect(global: &Global, args: &NetworkInspect) -> Result<u8, Failure> {
     let engine = engine_if_any(global)?;
-    let template = if args.format == "json" { None } else { Some(Template::parse(&args.format)?) };
-    let mut found = Vec::new();
-    let code = each(global, &args.networks, |query| {
+    inspect_each(global, &args.format, &args.networks, &mut |query| {
         let network = target::sandboxes(global).directory().find(query).map_err(failed)?;
         let mut document = serde_json::to_value(&network)?;
         document["containers"] = engine
@@ -171,16 +170,8 @@ fn inspect(global: &Global, args: &NetworkInspect) -> Result<u8, Failure> {
             .map(|engine| containers_of(engine, &network.name))
             .transpose()?
             .unwrap_or_else(|| json!({}));
-        match &template {
-            Some(template) => table::print_line(template.render(&Context { document, shown: Value::Null })?)?,
-            None => found.push(document),
-        }
-        Ok(())
-    });
-    if template.is_none() {
-        table::print_json(&found)?;
-    }
-    Ok(code)
+        Ok(document)
+    })
 }
 
 /// The engine, where there is a store: networks are there without any.

@@ -122,36 +122,41 @@ fn row(image: &ImageSummary, no_trunc: bool) -> Vec<String> {
 /// Prints all that is known of images, containers and pods, as a JSON array.
 pub fn inspect(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::reader(global)?;
-    inspect_each(global, args, &mut |name| inspect_one(&engine, name))
+    inspect_each(global, &args.format, &args.names, &mut |name| inspect_one(&engine, name))
 }
 
 /// Prints all that is known of images, as a JSON array; a container's name is none.
 fn inspect_images(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::reader(global)?;
-    inspect_each(global, args, &mut |name| inspect_image(&engine, &image::find_image(&engine, name)?))
+    inspect_each(global, &args.format, &args.names, &mut |name| {
+        inspect_image(&engine, &image::find_image(&engine, name)?)
+    })
 }
 
 /// The same for containers alone.
 pub fn inspect_containers(global: &Global, args: &Inspect) -> Result<u8, Failure> {
     let engine = target::reader(global)?;
-    inspect_each(global, args, &mut |name| inspect_container(&engine, &container::find(&engine, name)?))
+    inspect_each(global, &args.format, &args.names, &mut |name| {
+        inspect_container(&engine, &container::find(&engine, name)?)
+    })
 }
 
 /// Prints what is known of each as one JSON array, or by a template a line each.
-fn inspect_each(
+pub(super) fn inspect_each(
     global: &Global,
-    args: &Inspect,
+    format: &str,
+    names: &[String],
     inspect: &mut dyn FnMut(&str) -> Result<Value, Failure>,
 ) -> Result<u8, Failure> {
-    if args.format != "json" {
-        let template = Template::parse(&args.format)?;
-        return Ok(each(global, &args.names, |name| {
+    if format != "json" {
+        let template = Template::parse(format)?;
+        return Ok(each(global, names, |name| {
             let context = Context { document: inspect(name)?, shown: Value::Null };
             Ok(table::print_line(template.render(&context)?)?)
         }));
     }
     let mut found = Vec::new();
-    let code = each(global, &args.names, |name| {
+    let code = each(global, names, |name| {
         found.push(inspect(name)?);
         Ok(())
     });

@@ -8,29 +8,18 @@ use stos_network::ports::PortMapping;
 
 use super::list::podman_state;
 use crate::cli::{Global, PodInspect};
-use crate::commands::{each, network_settings};
+use crate::commands::images::inspect_each;
+use crate::commands::network_settings;
 use crate::failure::Failure;
-use crate::template::{Context, Template};
-use crate::{table, target};
+use crate::target;
 
 /// Prints them.
 pub fn inspect(global: &Global, args: &PodInspect) -> Result<u8, Failure> {
-    let template = if args.format == "json" { None } else { Some(Template::parse(&args.format)?) };
     let engine = target::reader(global)?;
-    let mut found = Vec::new();
-    let code = each(global, &args.pods, |query| {
+    inspect_each(global, &args.format, &args.pods, &mut |query| {
         let pod = find(&engine, query).map_err(|error| Failure::from(error).with_exit_code(125))?;
-        let document = inspect_pod(&engine, pod)?;
-        match &template {
-            Some(template) => table::print_line(template.render(&Context { document, shown: Value::Null })?)?,
-            None => found.push(document),
-        }
-        Ok(())
-    });
-    if template.is_none() {
-        table::print_json(&found)?;
-    }
-    Ok(code)
+        inspect_pod(&engine, pod)
+    })
 }
 
 /// All that is known of one pod.
