@@ -266,6 +266,9 @@ fn an_init_reaps_and_passes_signals_on() {
     shell.expect("# ");
     shell.send("fg\r");
     shell.expect("fg\r\nsh -c");
+    // The shell names the job, then gives it the terminal, then has it go on: a key before that interrupts nobody.
+    let sleeps = || sandbox.ok(&["exec", "j", "ps", "-C", "sleep", "-o", "stat="]);
+    eventually("it goes on", || sleeps().starts_with('S'));
     shell.send("\x03");
     // A shell that has been interrupted throws away what was typed before its prompt.
     shell.expect("# ");

@@ -401,7 +401,7 @@ fn quadlet_files_become_services_that_systemd_takes_and_that_run() {
         format!(
             "[Unit]\nDescription=Web\n[Container]\nGlobalArgs={places}\nImage=shell:1\nContainerName=web\nNetwork=none\n\
              Volume=data.volume:/data\nEnvironment=A=1 \"B=two words\"\nReadOnly=yes\n\
-             Exec=sh -c 'echo \"$$B\" > /data/said; trap \"exit 5\" TERM; while :; do sleep 0.05; done'\n\
+             Exec=sh -c 'trap \"exit 5\" TERM; echo \"$$B\" > /data/said; while :; do sleep 0.05; done'\n\
              [Install]\nWantedBy=multi-user.target\n"
         ),
     )
