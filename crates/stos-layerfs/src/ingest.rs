@@ -27,10 +27,9 @@ use crate::gunzip::gunzip;
 use crate::pipe::{self, PipeReader, PipeWriter};
 use crate::room::Room;
 use crate::seal::{HashingWriter, Seal};
+use crate::write_behind::WriteBehind;
 use crate::zstd_frames::ZstdReader;
 
-/// How far the file may be ahead of the disk, in bytes. Without write-behind the fsync at the end waits for all of it.
-const WRITE_BEHIND: u64 = 16 << 20;
 /// How many inodes of a filesystem a layer leaves to others where there are plenty.
 const INODES_MAX: u64 = 20_000;
 /// How many bytes of a blob are still read after its layer has failed, so that a wrong digest is told as the cause.
@@ -257,7 +256,8 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
     let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, index));
     let mut indexer = TarIndexer::with_sink(out, ExtraWriter::new(dir));
     let mut hasher = DigestHasher::default();
-    let (mut written, mut flushed, mut busy) = (0_u64, 0_u64, Duration::ZERO);
+    let mut behind = WriteBehind::default();
+    let (mut written, mut busy) = (0_u64, Duration::ZERO);
     while let Some(buffer) = from.next_buffer() {
         let started = Instant::now();
         let grown = written + indexer.sink().written() + buffer.len() as u64;
@@ -269,14 +269,12 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         write_or_skip(&mut tar, &buffer).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
         written += buffer.len() as u64;
         from.give_back(buffer);
-        if written - flushed >= WRITE_BEHIND {
-            stos_sys::sync::start_write_behind(&tar, flushed, written - flushed);
-            flushed = written;
-        }
+        behind.advance(&tar, written).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
         // Each time, for a small buffer can ask for much: a map of single bytes, each in a block of its own.
         check_room(request, &tar, &tar_path, written)?;
         busy += started.elapsed();
     }
+    behind.finish().map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
     // What was skipped at the end.
     tar.set_len(written).map_err(Error::io("set the length of", &tar_path)).map_err(on_disk)?;
     let Indexed { out: index, sink: extra, summary } = indexer.finish().map_err(refuse)?;

@@ -63,6 +63,7 @@ pub mod seal;
 pub mod sent;
 mod tar_reader;
 pub mod transfer;
+mod write_behind;
 mod written;
 mod zstd_frames;
 
