@@ -214,13 +214,18 @@ pub(crate) fn await_next_life(
             return Ok(None);
         }
         let Some(record) = record(engine, id)? else { return Ok(None) };
-        if !is_ours(&restarts(engine, id)?.unwrap_or_default())? {
+        if !is_still_ours(engine, id)? {
             return Ok(None);
         }
         if left.is_zero() {
             return Ok(Some(record));
         }
     }
+}
+
+/// Whether the calling monitor still is to start this container again.
+pub(crate) fn is_still_ours(engine: &Engine, id: &ContainerId) -> Result<bool> {
+    is_ours(&restarts(engine, id)?.unwrap_or_default())
 }
 
 /// Whether nobody has stopped the container, or taken it over. Where no monitor was written down it was started without a policy.
