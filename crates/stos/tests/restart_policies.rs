@@ -145,6 +145,21 @@ fn a_policy_may_change_while_it_runs() {
 }
 
 #[test]
+fn what_it_joins_may_be_down_for_a_while() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    shell.sandbox.ok(&["run", "-d", "--name", "db", "shell:1", "sh", "-c", FOREVER]);
+    let options = ["run", "-d", "--name", "web", "--pid", "container:db", "--restart", "always"];
+    shell.sandbox.ok(&[&options[..], &["shell:1", "sh", "-c", FOREVER]].concat());
+    shell.sandbox.ok(&["kill", "db"]);
+    // Its process went with the other's, and each life that cannot begin counts.
+    eventually("it was tried again", || count(&shell, "web") >= 2 && shell.status("web") == "stopped");
+    shell.sandbox.ok(&["start", "db"]);
+    eventually("it runs again", || shell.status("web") == "running");
+    shell.sandbox.ok(&["stop", "web"]);
+}
+
+#[test]
 fn who_has_started_it_in_the_foreground_is_told_of_the_first_end() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
