@@ -285,20 +285,41 @@ pub(crate) fn not_running(action: &'static str, engine: &Engine, record: &Contai
 /// [`Error::MonitorHangs`] where its process has ended and nobody writes that down; [`Error::WontDie`] where it has not.
 pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
     end_for_good_or_warn(engine, &record.id);
-    let Some(run) = running(engine, &record.id)? else {
-        clear_lost_end_or_warn(engine, record);
-        return Ok(());
-    };
+    let asked = ask_to_end(engine, record)?;
+    finish_stop(engine, record, asked, Instant::now(), patience)
+}
+
+/// Sends a container its stop signal, and gives its run state as it was then; `None` where it does not run.
+pub(crate) fn ask_to_end(engine: &Engine, record: &ContainerRecord) -> Result<Option<RunState>> {
+    let Some(run) = running(engine, &record.id)? else { return Ok(None) };
     let Some(init) = &run.init else { return Err(not_running("stop", engine, record)?) };
     if let Some(init) = init.open()? {
         pidfd::send_signal(init.as_fd(), record.stop_signal)?;
-        if !pidfd::wait_end(init.as_fd(), patience)? {
-            tracing::warn!(container = %record.name, seconds = patience.as_secs(), "it did not stop: killed");
-            pidfd::send_signal(init.as_fd(), KILL)?;
-            run.cgroup.thaw()?;
-            if !pidfd::wait_end(init.as_fd(), KILL_PATIENCE)? {
-                return Err(Error::WontDie { container: record.name.to_string(), seconds: KILL_PATIENCE.as_secs() });
-            }
+    }
+    Ok(Some(run))
+}
+
+/// Waits for a container that was asked to end at `since`, kills it when it has not within `patience` of that, and waits until its monitor is
+/// done with it.
+pub(crate) fn finish_stop(
+    engine: &Engine,
+    record: &ContainerRecord,
+    asked: Option<RunState>,
+    since: Instant,
+    patience: Duration,
+) -> Result<()> {
+    let Some(run) = asked else {
+        clear_lost_end_or_warn(engine, record);
+        return Ok(());
+    };
+    if let Some(init) = run.init.as_ref().map(ProcessRecord::open).transpose()?.flatten()
+        && !pidfd::wait_end(init.as_fd(), patience.saturating_sub(since.elapsed()))?
+    {
+        tracing::warn!(container = %record.name, seconds = patience.as_secs(), "it did not stop: killed");
+        pidfd::send_signal(init.as_fd(), KILL)?;
+        run.cgroup.thaw()?;
+        if !pidfd::wait_end(init.as_fd(), KILL_PATIENCE)? {
+            return Err(Error::WontDie { container: record.name.to_string(), seconds: KILL_PATIENCE.as_secs() });
         }
     }
     if monitor_is_done(engine, &record.id, &run)? {

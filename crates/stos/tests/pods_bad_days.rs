@@ -118,6 +118,27 @@ fn killed_monitors_leave_nothing_that_the_next_command_does_not_clear() {
 }
 
 #[test]
+fn what_ends_with_its_pod_is_not_started_again_meanwhile() {
+    require_networks!();
+    let host = Host::new();
+    host.pod(&["--name", "web"]);
+    let run = |name: &str, option: [&str; 2], trap: &str| {
+        let script = format!("trap '{trap}' TERM; echo life; while :; do sleep 0.05; done");
+        host.ok(&["run", "-d", "--pod", "web", "--name", name, option[0], option[1], "shell:1", "sh", "-c", &script]);
+        eventually("it hears signals", || host.ok(&["logs", name]) == "life\n");
+    };
+    run("slow", ["--label", "a=b"], "sleep 1; exit 3");
+    run("quick", ["--restart", "always"], "exit 3");
+    host.ok(&["pod", "stop", "web"]);
+    for name in ["slow", "quick"] {
+        assert_eq!(host.ok(&["logs", name]), "life\n", "{name}");
+        assert_eq!(host.json(&["inspect", name])[0]["State"]["ExitCode"], 3, "{name}");
+    }
+    host.ok(&["pod", "rm", "web"]);
+    host.assert_no_pod_is_left();
+}
+
+#[test]
 fn with_exit_policy_stop_a_pod_ends_with_its_last_container() {
     require_networks!();
     let host = Host::new();

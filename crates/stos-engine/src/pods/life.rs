@@ -3,20 +3,19 @@
 //!
 //! What fails for one container keeps no other from its turn.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use stos_store::PodId;
-use stos_sys::process::pidfd;
 
 use super::shared::{ensure_up, lower, lower_if_idle};
 use super::status::{Member, PodStatus, look, look_at_all, members};
 use super::{PodError, PodRecord, find_id, locked, not_found, record};
 use crate::Engine;
-use crate::container::{ContainerRecord, run_id};
+use crate::container::run_id;
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::lifecycle;
+use crate::restart::end_for_good_or_warn;
 
 /// How often a pod's containers are deleted that somebody starts meanwhile.
 const TRIES: usize = 10;
@@ -55,36 +54,20 @@ pub fn start(engine: &Engine, pod: &PodRecord) -> Result<Attempts> {
 /// # Errors
 /// Where what is shared cannot be taken down.
 pub fn stop(engine: &Engine, pod: &PodRecord, patience: Duration) -> Result<Attempts> {
-    let deadline = Instant::now().checked_add(patience);
     let members = members(engine, &pod.id)?;
+    // Of all, and before any is asked: else those that end first are started again while the others have their time.
+    members.iter().for_each(|member| end_for_good_or_warn(engine, &member.record.id));
     // All are asked at once: each has all the time.
-    let asked: Vec<_> = members.iter().map(|member| ask(engine, &member.record)).collect();
-    let mut asked = asked.into_iter();
-    let attempts = Attempts::each(members, |member| {
-        let left = match asked.next().transpose()?.flatten() {
-            Some(process) => {
-                let left = deadline.map_or(patience, |deadline| deadline.saturating_duration_since(Instant::now()));
-                pidfd::wait_end(process.as_fd(), left)?;
-                Duration::ZERO
-            }
-            None => patience,
-        };
+    let asked: Vec<_> =
+        members.iter().map(|member| (lifecycle::ask_to_end(engine, &member.record), Instant::now())).collect();
+    let stopped = members.iter().zip(asked).map(|(member, (asked, since))| {
         // Of one that has ended it clears away what a killed monitor has left.
-        lifecycle::stop(engine, &member.record, left)
+        lifecycle::finish_stop(engine, &member.record, asked?, since, patience)
     });
+    let attempts = Attempts { failed: stopped.filter_map(Result::err).collect() };
     let (_lock, pod) = locked(engine, &pod.id)?;
     lower_if_idle(engine, &pod.id)?;
     Ok(attempts)
-}
-
-/// Sends a container its stop signal, and gives its process; `None` where there is none.
-fn ask(engine: &Engine, record: &ContainerRecord) -> Result<Option<OwnedFd>> {
-    let Some(run) = lifecycle::running(engine, &record.id)? else { return Ok(None) };
-    let Some(process) = run.init.as_ref().map(stos_runtime::ProcessRecord::open).transpose()?.flatten() else {
-        return Ok(None);
-    };
-    pidfd::send_signal(process.as_fd(), record.stop_signal)?;
-    Ok(Some(process))
 }
 
 /// Sends a signal to the first process of each container that runs.
