@@ -5,7 +5,7 @@ mod sandbox;
 
 use std::fs;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sandbox::host::{Host, answers, busybox, names, require_networks};
 use sandbox::output;
@@ -129,11 +129,20 @@ fn what_ends_with_its_pod_is_not_started_again_meanwhile() {
     };
     run("slow", ["--label", "a=b"], "sleep 1; exit 3");
     run("quick", ["--restart", "always"], "exit 3");
+    run("deaf", ["--stop-timeout", "1"], "");
+    let start = Instant::now();
     host.ok(&["pod", "stop", "web"]);
     for name in ["slow", "quick"] {
         assert_eq!(host.ok(&["logs", name]), "life\n", "{name}");
         assert_eq!(host.json(&["inspect", name])[0]["State"]["ExitCode"], 3, "{name}");
     }
+    // Each has its own time to end.
+    assert!(start.elapsed() < Duration::from_secs(8));
+    host.ok(&["pod", "start", "web"]);
+    let start = Instant::now();
+    host.ok(&["pod", "restart", "web"]);
+    assert!(start.elapsed() < Duration::from_secs(8));
+    host.ok(&["pod", "stop", "-t", "0", "web"]);
     host.ok(&["pod", "rm", "web"]);
     host.assert_no_pod_is_left();
 }

@@ -11,7 +11,7 @@ use super::shared::{ensure_up, lower, lower_if_idle};
 use super::status::{Member, PodStatus, look, look_at_all, members};
 use super::{PodError, PodRecord, find_id, locked, not_found, record};
 use crate::Engine;
-use crate::container::run_id;
+use crate::container::{ContainerRecord, run_id};
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::lifecycle;
@@ -49,11 +49,11 @@ pub fn start(engine: &Engine, pod: &PodRecord) -> Result<Attempts> {
     }))
 }
 
-/// Asks all containers of a pod to end, kills those that have not within `patience`, and takes down what they share.
+/// Asks all containers of a pod to end, kills each that has not within its `patience`, and takes down what they share.
 ///
 /// # Errors
 /// Where what is shared cannot be taken down.
-pub fn stop(engine: &Engine, pod: &PodRecord, patience: Duration) -> Result<Attempts> {
+pub fn stop(engine: &Engine, pod: &PodRecord, patience: impl Fn(&ContainerRecord) -> Duration) -> Result<Attempts> {
     let members = members(engine, &pod.id)?;
     // Of all, and before any is asked: else those that end first are started again while the others have their time.
     members.iter().for_each(|member| end_for_good_or_warn(engine, &member.record.id));
@@ -62,7 +62,7 @@ pub fn stop(engine: &Engine, pod: &PodRecord, patience: Duration) -> Result<Atte
         members.iter().map(|member| (lifecycle::ask_to_end(engine, &member.record), Instant::now())).collect();
     let stopped = members.iter().zip(asked).map(|(member, (asked, since))| {
         // Of one that has ended it clears away what a killed monitor has left.
-        lifecycle::finish_stop(engine, &member.record, asked?, since, patience)
+        lifecycle::finish_stop(engine, &member.record, asked?, since, patience(&member.record))
     });
     let attempts = Attempts { failed: stopped.filter_map(Result::err).collect() };
     let (_lock, pod) = locked(engine, &pod.id)?;
@@ -112,7 +112,7 @@ pub fn remove(engine: &Engine, pod: &PodRecord, force: bool, patience: Option<Du
         return Err(PodError::Running { pod: pod.name.to_string(), containers: running }.into());
     }
     if let (Some(patience), false) = (patience, running.is_empty()) {
-        stop(engine, pod, patience)?;
+        stop(engine, pod, |_| patience)?;
     }
     // Not under the pod's lock: who starts one of them may wait for that.
     for _ in 0..TRIES {
