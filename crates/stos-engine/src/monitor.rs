@@ -42,7 +42,7 @@ use crate::namespaces::{self, HeldNamespace};
 use crate::networking::{Connecting, tear_down};
 use crate::pods;
 use crate::relay::{Relay, is_ready, send_rest, wait};
-use crate::restart::Because;
+use crate::restart::{self, Because};
 use crate::service::{LogDriver, OnFailure};
 use crate::streams::Streams;
 use crate::unit::Notifying;
@@ -113,6 +113,10 @@ pub fn run_container(
             Err(error) => tracing::warn!(container = %record.name, %error, "the container could not be removed"),
         }
     } else {
+        // Before its pod is looked at, which stays while any of its containers is awaited.
+        if let Err(error) = restart::leave(engine, &record.id) {
+            tracing::warn!(container = %record.name, %error, "it looks as if it would be started again");
+        }
         volumes::memory::release(engine, record);
     }
     if let Err(error) = pods::member_ended(engine, record) {

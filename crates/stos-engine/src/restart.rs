@@ -45,6 +45,9 @@ pub struct Restarts {
     /// The monitor that looks after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor: Option<ProcessRecord>,
+    /// Whether that one will not start it again, though it may live for a moment.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_left: bool,
 }
 
 fn path(engine: &Engine, id: &ContainerId) -> std::path::PathBuf {
@@ -74,7 +77,8 @@ pub(crate) fn note_start(engine: &Engine, record: &ContainerRecord, is_again: bo
         return Ok(());
     }
     let count = if is_again { known.unwrap_or_default().count.saturating_add(1) } else { 0 };
-    let restarts = Restarts { count, stopped_by_user: false, monitor: Some(ProcessRecord::of_caller()?) };
+    let restarts =
+        Restarts { count, stopped_by_user: false, monitor: Some(ProcessRecord::of_caller()?), has_left: false };
     write(engine, &record.id, &restarts, Durability::Volatile)
 }
 
@@ -105,6 +109,21 @@ pub(crate) fn end_for_good_or_warn(engine: &Engine, id: &ContainerId) {
     }
 }
 
+/// Notes that the calling monitor looks after a container no more: nobody need wait for that to be started again.
+pub(crate) fn leave(engine: &Engine, id: &ContainerId) -> Result<()> {
+    // Most have no policy.
+    if restarts(engine, id)?.is_none() {
+        return Ok(());
+    }
+    with_life_lock(engine, id, |lock| {
+        let known = if lock.is_some() { restarts(engine, id)?.unwrap_or_default() } else { Restarts::default() };
+        if known.monitor != Some(ProcessRecord::of_caller()?) {
+            return Ok(());
+        }
+        write(engine, id, &Restarts { has_left: true, ..known }, Durability::Volatile)
+    })
+}
+
 /// Signals that ask a container for something else than to end.
 const OF_WORK: [Signal; 7] =
     [Signal::HUP, Signal::USR1, Signal::USR2, Signal::CONT, Signal::CHILD, Signal::URG, Signal::WINCH];
@@ -120,7 +139,9 @@ pub fn is_awaited(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
         return Ok(false);
     }
     match restarts(engine, &record.id)? {
-        Some(Restarts { stopped_by_user: false, monitor: Some(monitor), .. }) => Ok(monitor.is_alive()?),
+        Some(Restarts { stopped_by_user: false, monitor: Some(monitor), has_left: false, .. }) => {
+            Ok(monitor.is_alive()?)
+        }
         _ => Ok(false),
     }
 }
@@ -254,7 +275,7 @@ mod tests {
     #[test]
     fn who_is_not_the_monitor_any_more_starts_nothing() {
         let own = ProcessRecord::of_caller().unwrap();
-        let known = |stopped_by_user, monitor| Restarts { count: 1, stopped_by_user, monitor };
+        let known = |stopped_by_user, monitor| Restarts { count: 1, stopped_by_user, monitor, has_left: false };
         assert!(is_ours(&Restarts::default()).unwrap() && is_ours(&known(false, Some(own.clone()))).unwrap());
         assert!(!is_ours(&known(true, Some(own.clone()))).unwrap());
         assert!(!is_ours(&known(false, Some(ProcessRecord { start_time: 0, ..own }))).unwrap());

@@ -148,6 +148,39 @@ fn what_ends_with_its_pod_is_not_started_again_meanwhile() {
 }
 
 #[test]
+fn what_is_to_be_started_again_keeps_its_pod() {
+    require_networks!();
+    let host = Host::new();
+    host.pod(&["--name", "web", "--exit-policy", "stop"]);
+    let script = "/host-bin/busybox readlink /proc/self/ns/net; exit 1";
+    let tools = busybox();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let run = |name: &str, policy: &str| {
+        let words = ["run", "-d", "--pod", "web", "--name", name, "--restart", policy];
+        host.ok(&[&words[..], &tools, &["shell:1", "sh", "-c", script]].concat());
+    };
+    let lives = |name: &str| host.ok(&["logs", name]).lines().count();
+    run("fails", "always");
+    // Each wait is longer: the fourth is most of a second.
+    eventually("it waits", || lives("fails") >= 4 && host.shell.status("fails") == "stopped");
+    assert_eq!(host.pod_status("web"), "Running");
+    assert_eq!(host.ok(&["pod", "prune", "--force"]), "");
+    host.refused(125, &["fails", "running", "hint: "], &["pod", "rm", "web"]);
+    // The end of another one does not take it down either.
+    run("other", "on-failure:1");
+    eventually("the other one has ended", || lives("other") == 2);
+    eventually("it was started again", || lives("fails") >= 6);
+    let seen = host.ok(&["logs", "fails"]) + &host.ok(&["logs", "other"]);
+    assert!(seen.lines().all(|network| Some(network) == seen.lines().next()), "{seen}");
+    // Nobody waits for what has failed too often, or was stopped.
+    host.ok(&["stop", "fails"]);
+    eventually("the pod has stopped", || host.pod_status("web") == "Exited");
+    host.assert_nothing_is_left();
+    assert_eq!(host.ok(&["pod", "prune", "--force"]).lines().count(), 1);
+    host.assert_no_pod_is_left();
+}
+
+#[test]
 fn with_exit_policy_stop_a_pod_ends_with_its_last_container() {
     require_networks!();
     let host = Host::new();
