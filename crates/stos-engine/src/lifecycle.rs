@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
 use crate::networking::tear_down;
-use crate::restart::{end_for_good_or_warn, is_end};
+use crate::restart::{end_for_good_or_warn, is_awaited, is_end};
 use crate::service::LogDriver;
 use crate::volumes;
 
@@ -241,11 +241,18 @@ pub(crate) fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunSta
     }
 }
 
-/// Sends a signal to a container's first process. After one that ends it no restart policy starts it again.
+/// Sends a signal to a container's first process. After one that ends it no restart policy starts it again, also where it is in the pause
+/// before its next life.
 pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()> {
+    let ends = is_end(record, signal);
+    // Noted before it is looked at: it may be started again right now.
+    let was_awaited = ends && is_awaited(engine, record)?;
+    if was_awaited {
+        end_for_good_or_warn(engine, &record.id);
+    }
     let run = running(engine, &record.id)?;
     let init = run.as_ref().and_then(|run| run.init.as_ref()).map(ProcessRecord::open).transpose()?.flatten();
-    if init.is_some() && is_end(record, signal) {
+    if init.is_some() && ends && !was_awaited {
         end_for_good_or_warn(engine, &record.id);
     }
     match init {
@@ -260,6 +267,8 @@ pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()
             }
             Ok(())
         }
+        // It has ended, and stays so.
+        _ if was_awaited && run.is_none_or(|run| run.init.is_some()) => Ok(()),
         _ => Err(not_running("kill", engine, record)?),
     }
 }

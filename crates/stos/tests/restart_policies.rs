@@ -108,7 +108,17 @@ fn a_wait_for_the_next_life_is_ended_too() {
     waits("stop", 4);
     assert_eq!(shell.sandbox.ok(&["container", "prune", "--force"]), "", "it is not forgotten");
     shell.sandbox.ok(&["stop", "stop"]);
-    let before = lives(&shell, "stop");
+    for (name, command) in
+        [("kill", &["kill", "kill"][..]), ("all", &["stop", "--all"]), ("all-kill", &["kill", "--all"])]
+    {
+        begin(&shell, name, "always", SHORT);
+        waits(name, 4);
+        // A signal that asks for something else finds nobody.
+        assert_eq!(shell.sandbox.run(&["kill", "-s", "HUP", name]).code, 1);
+        shell.sandbox.ok(command);
+    }
+    let total = || ["stop", "kill", "all", "all-kill"].map(|name| lives(&shell, name));
+    let before = total();
     begin(&shell, "gone", "always", SHORT);
     waits("gone", 4);
     shell.sandbox.ok(&["rm", "-f", "gone"]);
@@ -118,11 +128,11 @@ fn a_wait_for_the_next_life_is_ended_too() {
     waits("over", 4);
     shell.sandbox.ok(&["start", "over"]);
     std::thread::sleep(Duration::from_millis(2000));
-    assert_eq!(lives(&shell, "stop"), before);
+    assert_eq!(total(), before);
     let over = count(&shell, "over");
     assert!(over < 5, "the row begins anew: {over}");
     shell.sandbox.ok(&["rm", "-f", "over"]);
-    assert_eq!(shell.sandbox.ok(&["ps", "-aq"]).lines().count(), 1);
+    assert_eq!(shell.sandbox.ok(&["ps", "-aq"]).lines().count(), 4);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::container::{ContainerRecord, run_id};
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::lifecycle;
-use crate::restart::end_for_good_or_warn;
+use crate::restart::{end_for_good_or_warn, is_end};
 
 /// How often a pod's containers are deleted that somebody starts meanwhile.
 const TRIES: usize = 10;
@@ -70,9 +70,10 @@ pub fn stop(engine: &Engine, pod: &PodRecord, patience: impl Fn(&ContainerRecord
     Ok(attempts)
 }
 
-/// Sends a signal to the first process of each container that runs.
+/// Sends a signal to the first process of each container that runs. One that ends them ends the wait for a next life too.
 pub fn kill(engine: &Engine, pod: &PodRecord, signal: i32) -> Result<Attempts> {
-    let running = members(engine, &pod.id)?.into_iter().filter(Member::is_running).collect();
+    let is_meant = |member: &Member| member.is_running() || (member.is_awaited && is_end(&member.record, signal));
+    let running = members(engine, &pod.id)?.into_iter().filter(is_meant).collect();
     Ok(Attempts::each(running, |member| lifecycle::kill(engine, &member.record, signal)))
 }
 
