@@ -136,6 +136,24 @@ fn a_wait_for_the_next_life_is_ended_too() {
 }
 
 #[test]
+fn a_monitor_that_was_taken_over_leaves_what_runs_alone() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let mounted = || shell.sandbox.mounts("tmpfs").iter().filter(|path| path.ends_with("memory")).count();
+    shell.sandbox.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory"]);
+    let script = "read n < /count || n=0; echo life; echo $((n+1)) > /count; [ $n -lt 4 ] || exec sleep 1000; exit 1";
+    let options = ["run", "-d", "--name", "web", "--restart", "always", "-v", "memory:/m"];
+    shell.sandbox.ok(&[&options[..], &["shell:1", "sh", "-c", script]].concat());
+    // The pause is most of a second: somebody comes first.
+    eventually("it waits", || lives(&shell, "web") == 4 && shell.status("web") == "stopped");
+    shell.sandbox.ok(&["start", "web"]);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!((shell.status("web").as_str(), mounted()), ("running", 1));
+    shell.sandbox.ok(&["stop", "-t", "0", "web"]);
+    assert_eq!(mounted(), 0);
+}
+
+#[test]
 fn a_policy_may_change_while_it_runs() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
