@@ -439,8 +439,12 @@ impl Running<'_> {
         let (init, record) = (self.init.pidfd.as_fd(), self.monitor.record);
         if self.passes_signals && !OF_STREAMS.contains(&signal) {
             pidfd::send_signal(init, signal)?;
-        } else if signal == Signal::TERM.as_raw() && record.service.may_restart() && self.ending.is_none() {
-            self.ending = Ending::begin(OnFailure::Stop, record, init, &self.init.cgroup)?;
+        } else if signal == Signal::TERM.as_raw() && record.service.may_restart() {
+            match &mut self.ending {
+                // It has been asked to end, perhaps to be started again.
+                Some(ending) => ending.because = Because::EndedForGood,
+                None => self.ending = Ending::begin(OnFailure::Stop, record, init, &self.init.cgroup)?,
+            }
         }
         Ok(())
     }

@@ -256,6 +256,24 @@ fn a_monitor_that_is_asked_to_end_stops_its_container_and_starts_it_no_more() {
 }
 
 #[test]
+fn a_monitor_that_is_asked_to_end_starts_no_sick_container_again() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "trap 'echo ending; sleep 1; exit 0' TERM; echo life; while :; do sleep 0.05; done";
+    let options = ["run", "-d", "--name", "web", "--health-cmd", "test ! -e /sick", "--health-interval", "50ms"];
+    let action = ["--health-retries", "1", "--health-on-failure", "restart", "shell:1", "sh", "-c", script];
+    shell.sandbox.ok(&[&options[..], &action].concat());
+    eventually("it hears signals", || lives(&shell, "web") == 1);
+    let monitor = Pid::from_raw(monitor(&shell, "web")).unwrap();
+    shell.sandbox.ok(&["exec", "web", "touch", "/sick"]);
+    eventually("it is asked to end", || shell.sandbox.ok(&["logs", "web"]).contains("ending"));
+    kill_process(monitor, Signal::TERM).unwrap();
+    assert_eq!(shell.sandbox.ok(&["wait", "web"]), "0\n");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!((shell.status("web").as_str(), lives(&shell, "web")), ("stopped", 1));
+}
+
+#[test]
 fn a_container_has_its_own_time_to_end() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
