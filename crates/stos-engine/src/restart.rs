@@ -89,17 +89,20 @@ pub(crate) fn end_for_good(engine: &Engine, id: &ContainerId) -> Result<()> {
     if !record.service.may_restart() {
         return Ok(());
     }
-    with_life_lock(engine, id, |lock| {
-        if lock.is_none() {
-            return Ok(());
-        }
-        let known = restarts(engine, id)?.unwrap_or_default();
-        if known.stopped_by_user {
-            return Ok(());
-        }
-        let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
-        write(engine, id, &Restarts { stopped_by_user: true, ..known }, durability)
+    with_life_lock(engine, id, |lock| match lock {
+        Some(_) => note_stop(engine, &record),
+        None => Ok(()),
     })
+}
+
+/// The same for who holds the container's lock.
+pub(crate) fn note_stop(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    let known = restarts(engine, &record.id)?.unwrap_or_default();
+    if known.stopped_by_user {
+        return Ok(());
+    }
+    let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
+    write(engine, &record.id, &Restarts { stopped_by_user: true, ..known }, durability)
 }
 
 /// The same where the end matters more: that it cannot be noted is told.

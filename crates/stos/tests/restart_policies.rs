@@ -223,6 +223,10 @@ fn after_a_boot_those_are_started_that_should_be() {
         eventually("it hears signals", || lives(&shell, name) == 1);
         shell.sandbox.ok(&["stop", name]);
     }
+    // One that had no policy yet when it was stopped.
+    shell.sandbox.ok(&["run", "-d", "--name", "late", "shell:1", "sh", "-c", FOREVER]);
+    shell.sandbox.ok(&["stop", "-t", "0", "late"]);
+    shell.sandbox.ok(&["update", "--restart", "unless-stopped", "late"]);
     let fit = |filter: &str| {
         let names = shell.sandbox.ok(&["ps", "-a", "--filter", filter, "--format", "{{.Names}}"]);
         let mut names: Vec<_> = names.lines().map(str::to_owned).collect();
@@ -230,7 +234,7 @@ fn after_a_boot_those_are_started_that_should_be() {
         names.join(" ")
     };
     assert_eq!(fit("should-start-on-boot=true"), "always unless");
-    assert_eq!(fit("restart-policy=unless-stopped"), "stopped unless");
+    assert_eq!(fit("restart-policy=unless-stopped"), "late stopped unless");
     assert_eq!(fit("restart-policy=on-failure"), "failure");
     assert_eq!(shell.sandbox.run(&["ps", "--filter", "restart-policy=sometimes"]).code, 1);
     shell.sandbox.ok(&["start", "--all", "--filter", "should-start-on-boot=true"]);
