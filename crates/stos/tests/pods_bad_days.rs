@@ -164,6 +164,7 @@ fn what_is_to_be_started_again_keeps_its_pod() {
     // Each wait is longer: the fourth is most of a second.
     eventually("it waits", || lives("fails") >= 4 && host.shell.status("fails") == "stopped");
     assert_eq!(host.pod_status("web"), "Running");
+    assert!(host.json(&["pod", "ls", "--format", "json"])[0]["Containers"][0]["RestartCount"].as_u64() >= Some(3));
     assert_eq!(host.ok(&["pod", "prune", "--force"]), "");
     host.refused(125, &["fails", "running", "hint: "], &["pod", "rm", "web"]);
     // The end of another one does not take it down either.

@@ -14,7 +14,7 @@ use super::{PodRecord, list};
 use crate::Engine;
 use crate::container::{self, ContainerRecord, ContainerState};
 use crate::error::Result;
-use crate::restart::is_awaited;
+use crate::restart::{is_awaited, restarts};
 
 /// A container of a pod, and what it does.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Member {
     pub state: ContainerState,
     /// Whether its monitor may start it again, also while it has ended.
     pub is_awaited: bool,
+    /// How often its monitor has started it again since somebody started it.
+    pub restarts: u32,
 }
 
 /// What a pod does.
@@ -160,7 +162,8 @@ fn members_of_all(engine: &Engine) -> Result<BTreeMap<PodId, Vec<Member>>> {
         let found = record.and_then(|record| {
             let Some(pod) = record.pod.as_ref().map(|membership| membership.id.clone()) else { return Ok(None) };
             let (state, is_awaited) = (container::state(engine, &id)?, is_awaited(engine, &record)?);
-            Ok(Some((pod, Member { record, state, is_awaited })))
+            let restarts = restarts(engine, &id)?.unwrap_or_default().count;
+            Ok(Some((pod, Member { record, state, is_awaited, restarts })))
         });
         match found {
             Ok(Some((pod, member))) => all.entry(pod).or_default().push(member),
