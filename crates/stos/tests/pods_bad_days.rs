@@ -51,11 +51,17 @@ fn a_pod_with_shared_processes_has_a_first_one_that_leads_nowhere() {
     // It reaps what loses its parent.
     host.inside("one", "(true & exec sleep 0.01) & exit 0");
     eventually("nothing is left to reap", || !host.inside("one", "/host-bin/busybox ps -o stat,comm").contains("Z"));
-    // Killed, it takes all of them along; and a new one is made at the next start.
+    // Killed, it takes all of them along, but not who has other processes; and a new one is made at the next start.
+    let words = ["run", "-d", "--pod", "web", "--pid", "host", "--name", "other"];
+    host.ok(&[&words[..], &tools, &["shell:1", "sh", "-c", SLEEP]].concat());
     kill(infra);
     eventually("both have ended", || ["one", "two"].iter().all(|name| host.shell.status(name) == "stopped"));
+    assert_eq!(host.shell.status("other"), "running");
     host.ok(&["pod", "start", "web"]);
     assert_eq!(host.pod_status("web"), "Running");
+    let network = |name: &str| host.inside(name, "/host-bin/busybox readlink /proc/self/ns/net");
+    assert_eq!(network("one"), network("other"));
+    host.ok(&["rm", "-f", "other"]);
     let second = host.infra("web");
     assert!(second > 0 && second != infra);
     eventually("each sees the other's process again", || sleepers("one") == "2\n");

@@ -4,7 +4,7 @@
 //! All is made and taken down under the pod's lock. `state.json` is there before anything else, and says that all is whole last: of what a
 //! killed maker has left, whoever comes next makes nothing but room.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -105,12 +105,10 @@ pub(super) fn ensure_up(engine: &Engine, pod: &PodRecord, _lock: &Lock) -> Resul
         if lives || !pod.needs_process() {
             return Ok(Some(known));
         }
-        if !pod.shares(NamespaceKind::Pid) {
-            // It was killed, and has let go of the ports. The rest is there, and containers may be in it.
-            settle_threads()?;
-            return hold_by_process(engine, pod, known, &reserve_ports(engine, pod)?).map(Some);
-        }
-        // With a pid namespace's first process all others of it have gone.
+        // It was killed, and has let go of the ports; with a pid namespace's first process all others of it have gone. The rest is there, and
+        // containers may be in it: also where processes are shared, for each may have those of its own or of the host.
+        settle_threads()?;
+        return hold_by_process(engine, pod, known, &reserve_ports(engine, pod)?).map(Some);
     }
     lower(engine, &pod.id)?;
     let raised = raise(engine, pod);
@@ -399,6 +397,8 @@ pub(crate) fn sweep(engine: &Engine, dry_run: bool) -> Result<Vec<PodId>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::tests::{engine, pod};
     use super::*;
 
