@@ -396,6 +396,9 @@ pub enum Error {
         /// The state that it should be in.
         expected: &'static str,
     },
+    /// A monitor was about to start its container again, and somebody has stopped that meanwhile, started it or removed it.
+    #[error("container {0} is not started again: somebody has stopped it, started it or removed it meanwhile")]
+    NotAwaited(String),
     /// The monitor of a container failed and told why.
     #[error("{message}")]
     Monitor {

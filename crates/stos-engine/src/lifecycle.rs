@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Start, wait, stop, kill, delete: what is done to containers that exist.
 
+mod end;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,9 +24,13 @@ use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::monitor::{Attachment, run_container};
 use crate::networking::tear_down;
-use crate::restart::{end_for_good_or_warn, is_end};
+use crate::restart::end_for_good_or_warn;
 use crate::service::LogDriver;
 use crate::volumes;
+
+use end::monitor_is_done;
+pub(crate) use end::{ask_to_end, finish_stop, not_running};
+pub use end::{kill, stop};
 
 const KILL: i32 = 9;
 /// How long a process may take to go after SIGKILL: longer only in an uninterruptible wait.
@@ -237,115 +243,6 @@ pub(crate) fn running(engine: &Engine, id: &ContainerId) -> Result<Option<RunSta
             ContainerState::Running(run) if run.init.is_some() || Instant::now() >= deadline => return Ok(Some(*run)),
             ContainerState::Running(_) => std::thread::sleep(START_INTERVAL),
             _ => return Ok(None),
-        }
-    }
-}
-
-/// Sends a signal to a container's first process. After one that ends it no restart policy starts it again.
-pub fn kill(engine: &Engine, record: &ContainerRecord, signal: i32) -> Result<()> {
-    let run = running(engine, &record.id)?;
-    let init = run.as_ref().and_then(|run| run.init.as_ref()).map(ProcessRecord::open).transpose()?.flatten();
-    if init.is_some() && is_end(record, signal) {
-        end_for_good_or_warn(engine, &record.id);
-    }
-    match init {
-        Some(fd) if pidfd::send_signal(fd.as_fd(), signal)? => {
-            // A frozen process dies when it thaws.
-            if let (KILL, Some(run)) = (signal, &run) {
-                run.cgroup.thaw()?;
-            }
-            // 0 is no signal: it asks whether there is a process.
-            if signal != 0 {
-                engine.note(Status::Kill, record);
-            }
-            Ok(())
-        }
-        _ => Err(not_running("kill", engine, record)?),
-    }
-}
-
-pub(crate) fn not_running(action: &'static str, engine: &Engine, record: &ContainerRecord) -> Result<Error> {
-    let state = match state(engine, &record.id)? {
-        ContainerState::Running(run) if run.init.is_none() => "being started",
-        ContainerState::Running(_) => "ending",
-        other => other.status(),
-    };
-    Ok(Error::ContainerState {
-        action,
-        container: record.name.to_string(),
-        state: state.to_owned(),
-        expected: "running",
-    })
-}
-
-/// Asks a container to end by its stop signal, and kills it when it has not within `patience`. One that does not run is
-/// stopped already.
-///
-/// # Errors
-/// [`Error::MonitorHangs`] where its process has ended and nobody writes that down; [`Error::WontDie`] where it has not.
-pub fn stop(engine: &Engine, record: &ContainerRecord, patience: Duration) -> Result<()> {
-    end_for_good_or_warn(engine, &record.id);
-    let Some(run) = running(engine, &record.id)? else {
-        clear_lost_end_or_warn(engine, record);
-        return Ok(());
-    };
-    let Some(init) = &run.init else { return Err(not_running("stop", engine, record)?) };
-    if let Some(init) = init.open()? {
-        pidfd::send_signal(init.as_fd(), record.stop_signal)?;
-        if !pidfd::wait_end(init.as_fd(), patience)? {
-            tracing::warn!(container = %record.name, seconds = patience.as_secs(), "it did not stop: killed");
-            pidfd::send_signal(init.as_fd(), KILL)?;
-            run.cgroup.thaw()?;
-            if !pidfd::wait_end(init.as_fd(), KILL_PATIENCE)? {
-                return Err(Error::WontDie { container: record.name.to_string(), seconds: KILL_PATIENCE.as_secs() });
-            }
-        }
-    }
-    if monitor_is_done(engine, &record.id, &run)? {
-        clear_lost_end_or_warn(engine, record);
-        engine.note(Status::Stop, record);
-        return Ok(());
-    }
-    let (container, seconds) = (record.name.to_string(), MONITOR_PATIENCE.as_secs());
-    Err(Error::MonitorHangs { container, pid: run.creator.pid, seconds })
-}
-
-fn clear_lost_end_or_warn(engine: &Engine, record: &ContainerRecord) {
-    if let Err(error) = clear_lost_end(engine, record) {
-        tracing::warn!(container = %record.name, %error, "what its monitor has left stays");
-    }
-}
-
-/// Clears away what a monitor has left that was killed, of a container that has ended. One that has done its work leaves nothing.
-fn clear_lost_end(engine: &Engine, record: &ContainerRecord) -> Result<()> {
-    if engine.run_state(&record.id)?.is_none() {
-        return Ok(());
-    }
-    with_life_lock(engine, &record.id, |_| match state(engine, &record.id)? {
-        ContainerState::Running(_) => Ok(()),
-        _ => clear_run_state(engine, &record.id, Some(record)),
-    })
-}
-
-/// Waits until the monitor of a container whose process has ended is done with it; `false` where that takes longer than
-/// [`MONITOR_PATIENCE`].
-fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<bool> {
-    let Some(monitor) = run.creator.open()? else { return Ok(true) };
-    if pidfd::wait_end(monitor.as_fd(), MONITOR_GRACE)? {
-        return Ok(true);
-    }
-    let deadline = Instant::now() + (MONITOR_PATIENCE - MONITOR_GRACE);
-    loop {
-        match state(engine, id)? {
-            // A monitor that has started it again is done with the life before.
-            ContainerState::Running(now) if now.creator == run.creator && now.init == run.init => {}
-            _ => return Ok(true),
-        }
-        if Instant::now() >= deadline {
-            return Ok(false);
-        }
-        if pidfd::wait_end(monitor.as_fd(), START_INTERVAL)? {
-            return Ok(true);
         }
     }
 }

@@ -5,9 +5,9 @@
 //! signals on where it is attached, records how the process ended by one rename, and removes a container that goes with its process. If it is
 //! killed the container lives on, and its exit code is unknown.
 
+mod again;
 mod claim;
 
-use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,12 +42,13 @@ use crate::namespaces::{self, HeldNamespace};
 use crate::networking::{Connecting, tear_down};
 use crate::pods;
 use crate::relay::{Relay, is_ready, send_rest, wait};
-use crate::restart::{Because, Row, await_next_life};
+use crate::restart::{self, Because};
 use crate::service::{LogDriver, OnFailure};
 use crate::streams::Streams;
 use crate::unit::Notifying;
 use crate::volumes;
 
+use again::restart_while_asked;
 use claim::{claim_when_settled, give_up};
 
 /// What the monitor is connected to, beside the log and the clients that attach later.
@@ -112,6 +113,10 @@ pub fn run_container(
             Err(error) => tracing::warn!(container = %record.name, %error, "the container could not be removed"),
         }
     } else {
+        // Before its pod is looked at, which stays while any of its containers is awaited.
+        if let Err(error) = restart::leave(engine, &record.id) {
+            tracing::warn!(container = %record.name, %error, "it looks as if it would be started again");
+        }
         volumes::memory::release(engine, record);
     }
     if let Err(error) = pods::member_ended(engine, record) {
@@ -142,41 +147,6 @@ fn live(
     started: impl FnOnce(&ProcessRecord),
 ) -> Result<EndedRun> {
     Monitor::prepare(engine, record, attachment, turn)?.start(started)?.watch()
-}
-
-/// Starts a container again that has ended, as long as that is wanted. What its last life was is in `last`.
-fn restart_while_asked(
-    engine: &Engine,
-    record: &ContainerRecord,
-    attachment: &dyn Fn() -> Attachment,
-    last: &mut EndedRun,
-) -> Result<()> {
-    let (mut row, mut current) = (Row::new(last.lived), Cow::Borrowed(record));
-    let (mut exit_code, mut because) = (last.exit.exit_code, last.because);
-    while let Some(delay) = row.decide(engine, &current, exit_code, because)? {
-        last.part_with_readers()?;
-        volumes::memory::release(engine, &current);
-        engine.close_journal();
-        match await_next_life(engine, &record.id, delay, &mut |time| last.is_interrupted(time))? {
-            Some(record) => current = Cow::Owned(record),
-            None => return Ok(()),
-        }
-        match live(engine, &current, attachment(), Turn::Again, |_| engine.note(Status::Restart, &current)) {
-            Ok(ended) => {
-                (exit_code, because) = (ended.exit.exit_code, ended.because);
-                row.end_life(ended.lived);
-                *last = ended;
-            }
-            // Somebody else has started it meanwhile, or removed it.
-            Err(Error::ContainerState { .. } | Error::NoSuchContainer(_)) => return Ok(()),
-            Err(error) => {
-                tracing::error!(container = %current.name, %error, "it cannot be started again");
-                (exit_code, because) = (error.exit_code(), Because::Itself);
-                row.end_life(Duration::ZERO);
-            }
-        }
-    }
-    Ok(())
 }
 
 struct Monitor<'a> {
@@ -469,8 +439,12 @@ impl Running<'_> {
         let (init, record) = (self.init.pidfd.as_fd(), self.monitor.record);
         if self.passes_signals && !OF_STREAMS.contains(&signal) {
             pidfd::send_signal(init, signal)?;
-        } else if signal == Signal::TERM.as_raw() && record.service.may_restart() && self.ending.is_none() {
-            self.ending = Ending::begin(OnFailure::Stop, record, init, &self.init.cgroup)?;
+        } else if signal == Signal::TERM.as_raw() && record.service.may_restart() {
+            match &mut self.ending {
+                // It has been asked to end, perhaps to be started again.
+                Some(ending) => ending.because = Because::EndedForGood,
+                None => self.ending = Ending::begin(OnFailure::Stop, record, init, &self.init.cgroup)?,
+            }
         }
         Ok(())
     }

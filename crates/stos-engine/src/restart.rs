@@ -45,6 +45,9 @@ pub struct Restarts {
     /// The monitor that looks after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor: Option<ProcessRecord>,
+    /// Whether that one will not start it again, though it may live for a moment.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_left: bool,
 }
 
 fn path(engine: &Engine, id: &ContainerId) -> std::path::PathBuf {
@@ -74,7 +77,8 @@ pub(crate) fn note_start(engine: &Engine, record: &ContainerRecord, is_again: bo
         return Ok(());
     }
     let count = if is_again { known.unwrap_or_default().count.saturating_add(1) } else { 0 };
-    let restarts = Restarts { count, stopped_by_user: false, monitor: Some(ProcessRecord::of_caller()?) };
+    let restarts =
+        Restarts { count, stopped_by_user: false, monitor: Some(ProcessRecord::of_caller()?), has_left: false };
     write(engine, &record.id, &restarts, Durability::Volatile)
 }
 
@@ -85,17 +89,20 @@ pub(crate) fn end_for_good(engine: &Engine, id: &ContainerId) -> Result<()> {
     if !record.service.may_restart() {
         return Ok(());
     }
-    with_life_lock(engine, id, |lock| {
-        if lock.is_none() {
-            return Ok(());
-        }
-        let known = restarts(engine, id)?.unwrap_or_default();
-        if known.stopped_by_user {
-            return Ok(());
-        }
-        let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
-        write(engine, id, &Restarts { stopped_by_user: true, ..known }, durability)
+    with_life_lock(engine, id, |lock| match lock {
+        Some(_) => note_stop(engine, &record),
+        None => Ok(()),
     })
+}
+
+/// The same for who holds the container's lock.
+pub(crate) fn note_stop(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    let known = restarts(engine, &record.id)?.unwrap_or_default();
+    if known.stopped_by_user {
+        return Ok(());
+    }
+    let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
+    write(engine, &record.id, &Restarts { stopped_by_user: true, ..known }, durability)
 }
 
 /// The same where the end matters more: that it cannot be noted is told.
@@ -103,6 +110,21 @@ pub(crate) fn end_for_good_or_warn(engine: &Engine, id: &ContainerId) {
     if let Err(error) = end_for_good(engine, id) {
         tracing::warn!(container = %id.short(), %error, "cannot note that it is stopped: its restart policy may start it again");
     }
+}
+
+/// Notes that the calling monitor looks after a container no more: nobody need wait for that to be started again.
+pub(crate) fn leave(engine: &Engine, id: &ContainerId) -> Result<()> {
+    // Most have no policy.
+    if restarts(engine, id)?.is_none() {
+        return Ok(());
+    }
+    with_life_lock(engine, id, |lock| {
+        let known = if lock.is_some() { restarts(engine, id)?.unwrap_or_default() } else { Restarts::default() };
+        if known.monitor != Some(ProcessRecord::of_caller()?) {
+            return Ok(());
+        }
+        write(engine, id, &Restarts { has_left: true, ..known }, Durability::Volatile)
+    })
 }
 
 /// Signals that ask a container for something else than to end.
@@ -120,7 +142,9 @@ pub fn is_awaited(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
         return Ok(false);
     }
     match restarts(engine, &record.id)? {
-        Some(Restarts { stopped_by_user: false, monitor: Some(monitor), .. }) => Ok(monitor.is_alive()?),
+        Some(Restarts { stopped_by_user: false, monitor: Some(monitor), has_left: false, .. }) => {
+            Ok(monitor.is_alive()?)
+        }
         _ => Ok(false),
     }
 }
@@ -214,13 +238,18 @@ pub(crate) fn await_next_life(
             return Ok(None);
         }
         let Some(record) = record(engine, id)? else { return Ok(None) };
-        if !is_ours(&restarts(engine, id)?.unwrap_or_default())? {
+        if !is_still_ours(engine, id)? {
             return Ok(None);
         }
         if left.is_zero() {
             return Ok(Some(record));
         }
     }
+}
+
+/// Whether the calling monitor still is to start this container again.
+pub(crate) fn is_still_ours(engine: &Engine, id: &ContainerId) -> Result<bool> {
+    is_ours(&restarts(engine, id)?.unwrap_or_default())
 }
 
 /// Whether nobody has stopped the container, or taken it over. Where no monitor was written down it was started without a policy.
@@ -249,7 +278,7 @@ mod tests {
     #[test]
     fn who_is_not_the_monitor_any_more_starts_nothing() {
         let own = ProcessRecord::of_caller().unwrap();
-        let known = |stopped_by_user, monitor| Restarts { count: 1, stopped_by_user, monitor };
+        let known = |stopped_by_user, monitor| Restarts { count: 1, stopped_by_user, monitor, has_left: false };
         assert!(is_ours(&Restarts::default()).unwrap() && is_ours(&known(false, Some(own.clone()))).unwrap());
         assert!(!is_ours(&known(true, Some(own.clone()))).unwrap());
         assert!(!is_ours(&known(false, Some(ProcessRecord { start_time: 0, ..own }))).unwrap());

@@ -271,6 +271,29 @@ fn what_is_unhealthy_is_killed_stopped_or_restarted_where_that_is_asked_for() {
 }
 
 #[test]
+fn where_no_check_is_made_by_itself_who_asks_for_one_does_what_follows() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    for (action, status, code) in [("kill", "stopped", "137\n"), ("stop", "stopped", "0\n"), ("restart", "running", "")]
+    {
+        let check = ["--health-cmd", "test -e /up", "--health-interval", "disable", "--health-retries", "2"];
+        let options = [&check[..], &["--health-on-failure", action, "--restart", "always"]].concat();
+        begin(&shell, action, &options);
+        eventually("it hears signals", || shell.sandbox.run(&["exec", action, "test", "-e", "/ready"]).code == 0);
+        let pid = || shell.sandbox.json(&["state", action])["pid"].clone();
+        let first = pid();
+        let check = || shell.sandbox.run(&["healthcheck", "run", action]);
+        assert_eq!((check().code, pid()), (1, first.clone()), "one failure does not decide it");
+        assert_eq!(check().code, 1);
+        if !code.is_empty() {
+            assert_eq!(shell.sandbox.ok(&["wait", action]), code);
+        }
+        assert_eq!(shell.status(action), status);
+        assert_ne!(pid(), first);
+    }
+}
+
+#[test]
 fn nobody_is_called_healthy_whom_nobody_checks() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();

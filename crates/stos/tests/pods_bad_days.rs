@@ -5,7 +5,7 @@ mod sandbox;
 
 use std::fs;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sandbox::host::{Host, answers, busybox, names, require_networks};
 use sandbox::output;
@@ -51,11 +51,17 @@ fn a_pod_with_shared_processes_has_a_first_one_that_leads_nowhere() {
     // It reaps what loses its parent.
     host.inside("one", "(true & exec sleep 0.01) & exit 0");
     eventually("nothing is left to reap", || !host.inside("one", "/host-bin/busybox ps -o stat,comm").contains("Z"));
-    // Killed, it takes all of them along; and a new one is made at the next start.
+    // Killed, it takes all of them along, but not who has other processes; and a new one is made at the next start.
+    let words = ["run", "-d", "--pod", "web", "--pid", "host", "--name", "other"];
+    host.ok(&[&words[..], &tools, &["shell:1", "sh", "-c", SLEEP]].concat());
     kill(infra);
     eventually("both have ended", || ["one", "two"].iter().all(|name| host.shell.status(name) == "stopped"));
+    assert_eq!(host.shell.status("other"), "running");
     host.ok(&["pod", "start", "web"]);
     assert_eq!(host.pod_status("web"), "Running");
+    let network = |name: &str| host.inside(name, "/host-bin/busybox readlink /proc/self/ns/net");
+    assert_eq!(network("one"), network("other"));
+    host.ok(&["rm", "-f", "other"]);
     let second = host.infra("web");
     assert!(second > 0 && second != infra);
     eventually("each sees the other's process again", || sleepers("one") == "2\n");
@@ -114,6 +120,70 @@ fn killed_monitors_leave_nothing_that_the_next_command_does_not_clear() {
     assert!(host.ok(&["system", "gc"]).contains("pod"));
     assert_eq!(host.pod_status("web"), "Exited");
     host.ok(&["pod", "rm", "web"]);
+    host.assert_no_pod_is_left();
+}
+
+#[test]
+fn what_ends_with_its_pod_is_not_started_again_meanwhile() {
+    require_networks!();
+    let host = Host::new();
+    host.pod(&["--name", "web"]);
+    let run = |name: &str, option: [&str; 2], trap: &str| {
+        let script = format!("trap '{trap}' TERM; echo life; while :; do sleep 0.05; done");
+        host.ok(&["run", "-d", "--pod", "web", "--name", name, option[0], option[1], "shell:1", "sh", "-c", &script]);
+        eventually("it hears signals", || host.ok(&["logs", name]) == "life\n");
+    };
+    run("slow", ["--label", "a=b"], "sleep 1; exit 3");
+    run("quick", ["--restart", "always"], "exit 3");
+    run("deaf", ["--stop-timeout", "1"], "");
+    let start = Instant::now();
+    host.ok(&["pod", "stop", "web"]);
+    for name in ["slow", "quick"] {
+        assert_eq!(host.ok(&["logs", name]), "life\n", "{name}");
+        assert_eq!(host.json(&["inspect", name])[0]["State"]["ExitCode"], 3, "{name}");
+    }
+    // Each has its own time to end.
+    assert!(start.elapsed() < Duration::from_secs(8));
+    host.ok(&["pod", "start", "web"]);
+    let start = Instant::now();
+    host.ok(&["pod", "restart", "web"]);
+    assert!(start.elapsed() < Duration::from_secs(8));
+    host.ok(&["pod", "stop", "-t", "0", "web"]);
+    host.ok(&["pod", "rm", "web"]);
+    host.assert_no_pod_is_left();
+}
+
+#[test]
+fn what_is_to_be_started_again_keeps_its_pod() {
+    require_networks!();
+    let host = Host::new();
+    host.pod(&["--name", "web", "--exit-policy", "stop"]);
+    let script = "/host-bin/busybox readlink /proc/self/ns/net; exit 1";
+    let tools = busybox();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let run = |name: &str, policy: &str| {
+        let words = ["run", "-d", "--pod", "web", "--name", name, "--restart", policy];
+        host.ok(&[&words[..], &tools, &["shell:1", "sh", "-c", script]].concat());
+    };
+    let lives = |name: &str| host.ok(&["logs", name]).lines().count();
+    run("fails", "always");
+    // Each wait is longer: the fourth is most of a second.
+    eventually("it waits", || lives("fails") >= 4 && host.shell.status("fails") == "stopped");
+    assert_eq!(host.pod_status("web"), "Running");
+    assert!(host.json(&["pod", "ls", "--format", "json"])[0]["Containers"][0]["RestartCount"].as_u64() >= Some(3));
+    assert_eq!(host.ok(&["pod", "prune", "--force"]), "");
+    host.refused(125, &["fails", "running", "hint: "], &["pod", "rm", "web"]);
+    // The end of another one does not take it down either.
+    run("other", "on-failure:1");
+    eventually("the other one has ended", || lives("other") == 2);
+    eventually("it was started again", || lives("fails") >= 6);
+    let seen = host.ok(&["logs", "fails"]) + &host.ok(&["logs", "other"]);
+    assert!(seen.lines().all(|network| Some(network) == seen.lines().next()), "{seen}");
+    // Nobody waits for what has failed too often, or was stopped.
+    host.ok(&["stop", "fails"]);
+    eventually("the pod has stopped", || host.pod_status("web") == "Exited");
+    host.assert_nothing_is_left();
+    assert_eq!(host.ok(&["pod", "prune", "--force"]).lines().count(), 1);
     host.assert_no_pod_is_left();
 }
 

@@ -108,7 +108,17 @@ fn a_wait_for_the_next_life_is_ended_too() {
     waits("stop", 4);
     assert_eq!(shell.sandbox.ok(&["container", "prune", "--force"]), "", "it is not forgotten");
     shell.sandbox.ok(&["stop", "stop"]);
-    let before = lives(&shell, "stop");
+    for (name, command) in
+        [("kill", &["kill", "kill"][..]), ("all", &["stop", "--all"]), ("all-kill", &["kill", "--all"])]
+    {
+        begin(&shell, name, "always", SHORT);
+        waits(name, 4);
+        // A signal that asks for something else finds nobody.
+        assert_eq!(shell.sandbox.run(&["kill", "-s", "HUP", name]).code, 1);
+        shell.sandbox.ok(command);
+    }
+    let total = || ["stop", "kill", "all", "all-kill"].map(|name| lives(&shell, name));
+    let before = total();
     begin(&shell, "gone", "always", SHORT);
     waits("gone", 4);
     shell.sandbox.ok(&["rm", "-f", "gone"]);
@@ -118,11 +128,29 @@ fn a_wait_for_the_next_life_is_ended_too() {
     waits("over", 4);
     shell.sandbox.ok(&["start", "over"]);
     std::thread::sleep(Duration::from_millis(2000));
-    assert_eq!(lives(&shell, "stop"), before);
+    assert_eq!(total(), before);
     let over = count(&shell, "over");
     assert!(over < 5, "the row begins anew: {over}");
     shell.sandbox.ok(&["rm", "-f", "over"]);
-    assert_eq!(shell.sandbox.ok(&["ps", "-aq"]).lines().count(), 1);
+    assert_eq!(shell.sandbox.ok(&["ps", "-aq"]).lines().count(), 4);
+}
+
+#[test]
+fn a_monitor_that_was_taken_over_leaves_what_runs_alone() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let mounted = || shell.sandbox.mounts("tmpfs").iter().filter(|path| path.ends_with("memory")).count();
+    shell.sandbox.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory"]);
+    let script = "read n < /count || n=0; echo life; echo $((n+1)) > /count; [ $n -lt 4 ] || exec sleep 1000; exit 1";
+    let options = ["run", "-d", "--name", "web", "--restart", "always", "-v", "memory:/m"];
+    shell.sandbox.ok(&[&options[..], &["shell:1", "sh", "-c", script]].concat());
+    // The pause is most of a second: somebody comes first.
+    eventually("it waits", || lives(&shell, "web") == 4 && shell.status("web") == "stopped");
+    shell.sandbox.ok(&["start", "web"]);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!((shell.status("web").as_str(), mounted()), ("running", 1));
+    shell.sandbox.ok(&["stop", "-t", "0", "web"]);
+    assert_eq!(mounted(), 0);
 }
 
 #[test]
@@ -142,6 +170,21 @@ fn a_policy_may_change_while_it_runs() {
     assert!(
         shell.sandbox.run(&["update", "--restart", "sometimes", "web"]).stderr.contains("not a valid restart policy")
     );
+}
+
+#[test]
+fn what_it_joins_may_be_down_for_a_while() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    shell.sandbox.ok(&["run", "-d", "--name", "db", "shell:1", "sh", "-c", FOREVER]);
+    let options = ["run", "-d", "--name", "web", "--pid", "container:db", "--restart", "always"];
+    shell.sandbox.ok(&[&options[..], &["shell:1", "sh", "-c", FOREVER]].concat());
+    shell.sandbox.ok(&["kill", "db"]);
+    // Its process went with the other's, and each life that cannot begin counts.
+    eventually("it was tried again", || count(&shell, "web") >= 2 && shell.status("web") == "stopped");
+    shell.sandbox.ok(&["start", "db"]);
+    eventually("it runs again", || shell.status("web") == "running");
+    shell.sandbox.ok(&["stop", "web"]);
 }
 
 #[test]
@@ -180,6 +223,10 @@ fn after_a_boot_those_are_started_that_should_be() {
         eventually("it hears signals", || lives(&shell, name) == 1);
         shell.sandbox.ok(&["stop", name]);
     }
+    // One that had no policy yet when it was stopped.
+    shell.sandbox.ok(&["run", "-d", "--name", "late", "shell:1", "sh", "-c", FOREVER]);
+    shell.sandbox.ok(&["stop", "-t", "0", "late"]);
+    shell.sandbox.ok(&["update", "--restart", "unless-stopped", "late"]);
     let fit = |filter: &str| {
         let names = shell.sandbox.ok(&["ps", "-a", "--filter", filter, "--format", "{{.Names}}"]);
         let mut names: Vec<_> = names.lines().map(str::to_owned).collect();
@@ -187,7 +234,7 @@ fn after_a_boot_those_are_started_that_should_be() {
         names.join(" ")
     };
     assert_eq!(fit("should-start-on-boot=true"), "always unless");
-    assert_eq!(fit("restart-policy=unless-stopped"), "stopped unless");
+    assert_eq!(fit("restart-policy=unless-stopped"), "late stopped unless");
     assert_eq!(fit("restart-policy=on-failure"), "failure");
     assert_eq!(shell.sandbox.run(&["ps", "--filter", "restart-policy=sometimes"]).code, 1);
     shell.sandbox.ok(&["start", "--all", "--filter", "should-start-on-boot=true"]);
@@ -210,6 +257,24 @@ fn a_monitor_that_is_asked_to_end_stops_its_container_and_starts_it_no_more() {
     assert_eq!(shell.status("web"), "stopped");
     let filter = ["ps", "-aq", "--filter", "should-start-on-boot=true"];
     assert_eq!(shell.sandbox.ok(&filter).lines().count(), 1, "nobody has stopped it");
+}
+
+#[test]
+fn a_monitor_that_is_asked_to_end_starts_no_sick_container_again() {
+    require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let script = "trap 'echo ending; sleep 1; exit 0' TERM; echo life; while :; do sleep 0.05; done";
+    let options = ["run", "-d", "--name", "web", "--health-cmd", "test ! -e /sick", "--health-interval", "50ms"];
+    let action = ["--health-retries", "1", "--health-on-failure", "restart", "shell:1", "sh", "-c", script];
+    shell.sandbox.ok(&[&options[..], &action].concat());
+    eventually("it hears signals", || lives(&shell, "web") == 1);
+    let monitor = Pid::from_raw(monitor(&shell, "web")).unwrap();
+    shell.sandbox.ok(&["exec", "web", "touch", "/sick"]);
+    eventually("it is asked to end", || shell.sandbox.ok(&["logs", "web"]).contains("ending"));
+    kill_process(monitor, Signal::TERM).unwrap();
+    assert_eq!(shell.sandbox.ok(&["wait", "web"]), "0\n");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!((shell.status("web").as_str(), lives(&shell, "web")), ("stopped", 1));
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl<'a> Checker<'a> {
         self.engine.close_journal();
         let before = self.status;
         // Where it cannot be written down it counts for the next interval all the same.
-        self.status = noted.as_ref().ok().copied().flatten().unwrap_or(before);
+        self.status = noted.as_ref().ok().copied().flatten().map_or(before, |noted| noted.status);
         self.due = Some(Instant::now() + self.interval());
         noted?;
         let has_become_unhealthy = self.status == HealthStatus::Unhealthy && before != HealthStatus::Unhealthy;

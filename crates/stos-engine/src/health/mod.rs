@@ -27,6 +27,7 @@ pub mod record;
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use stos_runtime::RunState;
 use stos_spec::Healthcheck;
 
@@ -34,6 +35,9 @@ pub use self::record::{Health, HealthLog, HealthStatus, health};
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, state};
 use crate::error::{Error, Result};
+use crate::journal::Status;
+use crate::lifecycle;
+use crate::service::OnFailure;
 use probe::Probe;
 
 /// A time of a [`Healthcheck`], which are nanoseconds.
@@ -41,7 +45,8 @@ pub(crate) fn time(nanoseconds: i64) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
-/// Makes a check at once, and notes what it has found. Returns when it has ended, and tells whether it has succeeded.
+/// Makes a check at once, and notes what it has found. Returns when it has ended, and tells whether it has succeeded. Where no check is made by
+/// itself, and the container has become unhealthy by this one, what is to be done then is done.
 ///
 /// The caller must be single-threaded and run from a protected binary.
 ///
@@ -55,8 +60,34 @@ pub fn run(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
     let mut probe = Probe::start(engine, record, &run, check)?;
     let found = probe.wait()?;
     let succeeded = found.exit_code == 0;
-    record::note(engine, record, &run, check, found)?;
+    let noted = record::note(engine, record, &run, check, found)?;
+    let has_become_unhealthy =
+        noted.is_some_and(|noted| noted.status == HealthStatus::Unhealthy && noted.before != HealthStatus::Unhealthy);
+    // A monitor that checks too finds it unhealthy the next time.
+    if has_become_unhealthy && check.interval == 0 {
+        act(engine, record)?;
+    }
     Ok(succeeded)
+}
+
+/// Does with a container that has become unhealthy what its monitor would.
+fn act(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    let action = record.service.on_failure;
+    if action != OnFailure::None {
+        tracing::warn!(container = %record.name, action = action.name(), "it has become unhealthy");
+    }
+    let stop = || lifecycle::stop(engine, record, Duration::from_secs(record.service.stop_timeout()));
+    match action {
+        OnFailure::None => Ok(()),
+        OnFailure::Kill => lifecycle::kill(engine, record, Signal::KILL.as_raw()),
+        OnFailure::Stop => stop(),
+        OnFailure::Restart => {
+            stop()?;
+            lifecycle::start_detached(engine, record)?;
+            engine.note(Status::Restart, record);
+            Ok(())
+        }
+    }
 }
 
 fn running(engine: &Engine, record: &ContainerRecord) -> Result<RunState> {

@@ -134,15 +134,23 @@ pub(super) fn begin(engine: &Engine, id: &ContainerId, run: &RunState) -> Result
     })
 }
 
-/// Notes what a check has found, and tells who listens. Gives the status that the container has by that; `None` where the container has
-/// gone, or another life of it has begun.
+/// What a check has changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Noted {
+    /// The container's status before.
+    pub(super) before: HealthStatus,
+    /// The status that it has by that.
+    pub(super) status: HealthStatus,
+}
+
+/// Notes what a check has found, and tells who listens; `None` where the container has gone, or another life of it has begun.
 pub(super) fn note(
     engine: &Engine,
     record: &ContainerRecord,
     run: &RunState,
     check: &Healthcheck,
     found: Found,
-) -> Result<Option<HealthStatus>> {
+) -> Result<Option<Noted>> {
     let noted = with_life_lock(engine, &record.id, |lock| {
         let current = engine.run_state(&record.id)?;
         if lock.is_none() || current.and_then(|current| current.init) != run.init {
@@ -158,14 +166,15 @@ pub(super) fn note(
             let log = file.health.log;
             file = HealthFile { health: Health { log, ..Health::default() }, life: run.init.clone() };
         }
+        let before = file.health.status;
         let counts = !is_in_start_period(check, run.created, found.start);
         file.health.take(found, counts, check.retries);
         write(engine, &record.id, &file)?;
-        Ok(Some(file.health))
+        Ok(Some((before, file.health)))
     })?;
-    let Some(health) = noted else { return Ok(None) };
+    let Some((before, health)) = noted else { return Ok(None) };
     engine.note_health(&engine.renamed(record), (health.status.word(), health.failing_streak));
-    Ok(Some(health.status))
+    Ok(Some(Noted { before, status: health.status }))
 }
 
 impl Health {

@@ -5,7 +5,7 @@
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Stream;
 use crate::container::ContainerRecord;
@@ -16,6 +16,9 @@ pub const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// How long a journal may take that does not read, before a line is lost: it must not hold the container up for long.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long after that it is not waited for: it has what there is room for, and the rest is lost.
+const REST: Duration = Duration::from_secs(5);
 
 /// Tells whether a journal listens here.
 ///
@@ -36,6 +39,8 @@ pub(super) struct Journal {
     /// What each entry of it has.
     fields: Vec<u8>,
     entry: Vec<u8>,
+    /// Until when it is not waited for, where it was slow.
+    rests_until: Option<Instant>,
 }
 
 impl Journal {
@@ -59,16 +64,20 @@ impl Journal {
         if let Some(tag) = tag {
             push(&mut fields, "CONTAINER_TAG", tag.as_bytes());
         }
-        Ok(Self { socket, path: path.to_owned(), fields, entry: Vec::new() })
+        Ok(Self { socket, path: path.to_owned(), fields, entry: Vec::new(), rests_until: None })
     }
 
     /// Sends what came from `stream` in one piece, an entry a line. What does not end with a newline is a part, and says so.
+    ///
+    /// # Errors
+    /// The last one: a line that cannot be sent keeps none of the rest from its turn.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         // As conmon has it: info, and error.
         let priority = match stream {
             Stream::Stdout => "6",
             Stream::Stderr => "3",
         };
+        let mut sent = Ok(());
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
             self.entry.clear();
             push(&mut self.entry, "PRIORITY", priority.as_bytes());
@@ -80,10 +89,28 @@ impl Journal {
                 }
             }
             self.entry.extend_from_slice(&self.fields);
-            // By its path each time: the journal may have been started anew.
-            self.socket.send_to(&self.entry, &self.path)?;
+            if let Err(error) = self.send() {
+                sent = Err(error);
+            }
         }
-        Ok(())
+        sent
+    }
+
+    /// Sends an entry: waits for a slow journal, but not again and again.
+    fn send(&mut self) -> io::Result<()> {
+        if self.rests_until.is_some_and(|until| until <= Instant::now()) {
+            self.rests_until = None;
+            self.socket.set_nonblocking(false)?;
+        }
+        // By its path each time: the journal may have been started anew.
+        match self.socket.send_to(&self.entry, &self.path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.rests_until.is_none() => {
+                self.rests_until = Some(Instant::now() + REST);
+                self.socket.set_nonblocking(true)?;
+                Err(error)
+            }
+            other => other.map(drop),
+        }
     }
 }
 
@@ -129,6 +156,30 @@ mod tests {
         let server = UnixDatagram::bind(&path).unwrap();
         journal.write(Stream::Stdout, b"again\n").unwrap();
         assert!(server.recv(&mut [0; 4096]).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_is_waited_for_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let server = UnixDatagram::bind(&path).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut journal = Journal::to(&path, ["web", "0123", "012345"], None).unwrap();
+        // More than the kernel keeps for it (net.unix.max_dgram_qlen), however much that is.
+        let lines = "line\n".repeat(5000);
+        let start = Instant::now();
+        assert_eq!(journal.write(Stream::Stdout, lines.as_bytes()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        journal.write(Stream::Stdout, b"lost\n").unwrap_err();
+        assert!(start.elapsed() < 2 * PATIENCE, "{:?}", start.elapsed());
+        // Once it reads again it has what comes, though it is not waited for yet.
+        while server.recv(&mut [0; 4096]).is_ok() {}
+        journal.write(Stream::Stdout, b"again\n").unwrap();
+        let mut buffer = [0; 4096];
+        let count = server.recv(&mut buffer).unwrap();
+        assert!(buffer[..count].starts_with(b"PRIORITY=6\nMESSAGE=again\n"));
+        journal.rests_until = Some(Instant::now());
+        journal.write(Stream::Stdout, b"waits again\n").unwrap();
+        assert_eq!(journal.rests_until, None);
     }
 
     #[test]

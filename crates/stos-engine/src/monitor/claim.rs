@@ -14,7 +14,7 @@ use crate::filesystem::restore_own_files;
 use crate::lifecycle::{MONITOR_PATIENCE, START_INTERVAL, clear_run_state, remove_locked, with_life_lock};
 use crate::namespaces;
 use crate::networking::tear_down;
-use crate::restart::note_start;
+use crate::restart::{is_still_ours, note_start};
 use crate::user_namespace::UserNamespace;
 
 /// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down, and one
@@ -59,6 +59,10 @@ pub(super) fn claim(
     lock: Option<&Lock>,
     turn: Turn,
 ) -> Result<(RuntimeConfig, RunState)> {
+    // Looked at under the lock: whoever stopped it before has said so, and whoever does so after finds that it runs.
+    if turn == Turn::Again && (lock.is_none() || !is_still_ours(engine, &record.id)?) {
+        return Err(Error::NotAwaited(record.name.to_string()));
+    }
     if lock.is_none() {
         return Err(Error::NoSuchContainer(record.name.to_string()));
     }
@@ -136,6 +140,8 @@ mod tests {
 
     use super::*;
     use crate::container::now;
+    use crate::restart::{end_for_good, restarts};
+    use crate::service::RestartPolicy;
 
     fn created(engine: &Engine, auto_remove: bool) -> ContainerRecord {
         let (id, layers) = (ContainerId::random(), [DiffId::of(b"")]);
@@ -175,6 +181,30 @@ mod tests {
         assert!(matches!(claim(), Err(Error::ContainerState { .. })));
         std::fs::remove_dir_all(engine.store.container_dir(&record.id)).unwrap();
         assert!(matches!(claim(), Err(Error::NoSuchContainer(_))));
+    }
+
+    #[test]
+    fn what_was_stopped_is_not_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let mut record = created(&engine, false);
+        record.service.restart = RestartPolicy::Always;
+        std::fs::write(engine.record_path(&record.id), files::to_json(&record)).unwrap();
+        let claim = |turn| {
+            let claimed = with_life_lock(&engine, &record.id, |lock| {
+                claim(&engine, &record, None, &CgroupRequest::default(), lock, turn)
+            });
+            claimed.map(|(_, run)| engine.run_states().release(&run.id).unwrap())
+        };
+        claim(Turn::First).unwrap();
+        claim(Turn::Again).unwrap();
+        end_for_good(&engine, &record.id).unwrap();
+        assert!(matches!(claim(Turn::Again), Err(Error::NotAwaited(_))));
+        assert!(restarts(&engine, &record.id).unwrap().unwrap().stopped_by_user);
+        // Somebody may.
+        claim(Turn::First).unwrap();
+        std::fs::remove_dir_all(engine.store.container_dir(&record.id)).unwrap();
+        assert!(matches!(claim(Turn::Again), Err(Error::NotAwaited(_))));
     }
 
     #[test]

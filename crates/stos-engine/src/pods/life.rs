@@ -3,11 +3,9 @@
 //!
 //! What fails for one container keeps no other from its turn.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use stos_store::PodId;
-use stos_sys::process::pidfd;
 
 use super::shared::{ensure_up, lower, lower_if_idle};
 use super::status::{Member, PodStatus, look, look_at_all, members};
@@ -17,6 +15,7 @@ use crate::container::{ContainerRecord, run_id};
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::lifecycle;
+use crate::restart::{end_for_good_or_warn, is_end};
 
 /// How often a pod's containers are deleted that somebody starts meanwhile.
 const TRIES: usize = 10;
@@ -50,46 +49,31 @@ pub fn start(engine: &Engine, pod: &PodRecord) -> Result<Attempts> {
     }))
 }
 
-/// Asks all containers of a pod to end, kills those that have not within `patience`, and takes down what they share.
+/// Asks all containers of a pod to end, kills each that has not within its `patience`, and takes down what they share.
 ///
 /// # Errors
 /// Where what is shared cannot be taken down.
-pub fn stop(engine: &Engine, pod: &PodRecord, patience: Duration) -> Result<Attempts> {
-    let deadline = Instant::now().checked_add(patience);
+pub fn stop(engine: &Engine, pod: &PodRecord, patience: impl Fn(&ContainerRecord) -> Duration) -> Result<Attempts> {
     let members = members(engine, &pod.id)?;
+    // Of all, and before any is asked: else those that end first are started again while the others have their time.
+    members.iter().for_each(|member| end_for_good_or_warn(engine, &member.record.id));
     // All are asked at once: each has all the time.
-    let asked: Vec<_> = members.iter().map(|member| ask(engine, &member.record)).collect();
-    let mut asked = asked.into_iter();
-    let attempts = Attempts::each(members, |member| {
-        let left = match asked.next().transpose()?.flatten() {
-            Some(process) => {
-                let left = deadline.map_or(patience, |deadline| deadline.saturating_duration_since(Instant::now()));
-                pidfd::wait_end(process.as_fd(), left)?;
-                Duration::ZERO
-            }
-            None => patience,
-        };
+    let asked: Vec<_> =
+        members.iter().map(|member| (lifecycle::ask_to_end(engine, &member.record), Instant::now())).collect();
+    let stopped = members.iter().zip(asked).map(|(member, (asked, since))| {
         // Of one that has ended it clears away what a killed monitor has left.
-        lifecycle::stop(engine, &member.record, left)
+        lifecycle::finish_stop(engine, &member.record, asked?, since, patience(&member.record))
     });
+    let attempts = Attempts { failed: stopped.filter_map(Result::err).collect() };
     let (_lock, pod) = locked(engine, &pod.id)?;
     lower_if_idle(engine, &pod.id)?;
     Ok(attempts)
 }
 
-/// Sends a container its stop signal, and gives its process; `None` where there is none.
-fn ask(engine: &Engine, record: &ContainerRecord) -> Result<Option<OwnedFd>> {
-    let Some(run) = lifecycle::running(engine, &record.id)? else { return Ok(None) };
-    let Some(process) = run.init.as_ref().map(stos_runtime::ProcessRecord::open).transpose()?.flatten() else {
-        return Ok(None);
-    };
-    pidfd::send_signal(process.as_fd(), record.stop_signal)?;
-    Ok(Some(process))
-}
-
-/// Sends a signal to the first process of each container that runs.
+/// Sends a signal to the first process of each container that runs. One that ends them ends the wait for a next life too.
 pub fn kill(engine: &Engine, pod: &PodRecord, signal: i32) -> Result<Attempts> {
-    let running = members(engine, &pod.id)?.into_iter().filter(Member::is_running).collect();
+    let is_meant = |member: &Member| member.is_running() || (member.is_awaited && is_end(&member.record, signal));
+    let running = members(engine, &pod.id)?.into_iter().filter(is_meant).collect();
     Ok(Attempts::each(running, |member| lifecycle::kill(engine, &member.record, signal)))
 }
 
@@ -129,7 +113,7 @@ pub fn remove(engine: &Engine, pod: &PodRecord, force: bool, patience: Option<Du
         return Err(PodError::Running { pod: pod.name.to_string(), containers: running }.into());
     }
     if let (Some(patience), false) = (patience, running.is_empty()) {
-        stop(engine, pod, patience)?;
+        stop(engine, pod, |_| patience)?;
     }
     // Not under the pod's lock: who starts one of them may wait for that.
     for _ in 0..TRIES {

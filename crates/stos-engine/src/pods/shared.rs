@@ -4,8 +4,8 @@
 //! All is made and taken down under the pod's lock. `state.json` is there before anything else, and says that all is whole last: of what a
 //! killed maker has left, whoever comes next makes nothing but room.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ const KILL: i32 = 9;
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a thread that has ended may still be counted.
 const THREAD_PATIENCE: Duration = Duration::from_secs(1);
+/// How much of `hosts` is read, in bytes.
+const HOSTS_MAX: u64 = 1 << 20;
 /// How large the shared memory may be: podman's default.
 const SHM_SIZE: &str = "65536k";
 
@@ -103,12 +105,10 @@ pub(super) fn ensure_up(engine: &Engine, pod: &PodRecord, _lock: &Lock) -> Resul
         if lives || !pod.needs_process() {
             return Ok(Some(known));
         }
-        if !pod.shares(NamespaceKind::Pid) {
-            // It was killed, and has let go of the ports. The rest is there, and containers may be in it.
-            settle_threads()?;
-            return hold_by_process(engine, pod, known, &reserve_ports(engine, pod)?).map(Some);
-        }
-        // With a pid namespace's first process all others of it have gone.
+        // It was killed, and has let go of the ports; with a pid namespace's first process all others of it have gone. The rest is there, and
+        // containers may be in it: also where processes are shared, for each may have those of its own or of the host.
+        settle_threads()?;
+        return hold_by_process(engine, pod, known, &reserve_ports(engine, pod)?).map(Some);
     }
     lower(engine, &pod.id)?;
     let raised = raise(engine, pod);
@@ -299,7 +299,7 @@ pub(crate) fn open_namespaces(engine: &Engine, container: &ContainerRecord) -> R
     let pod = record(engine, &membership.id)?.ok_or_else(missing)?;
     let Some(up) = ensure_up(engine, &pod, &lock)? else { return Ok(Vec::new()) };
     if membership.joins.contains(&NamespaceKind::Network) {
-        name_in_hosts(engine, &pod, &container.name)?;
+        name_in_hosts(engine, &pod, &container.name);
     }
     membership.joins.iter().map(|kind| open_one(engine, &pod, &up, *kind)).collect()
 }
@@ -325,21 +325,34 @@ fn open(path: &Path) -> Result<OwnedFd> {
     Ok(opened.map_err(SysError::at("open", || path.display().to_string()))?)
 }
 
-/// Lets the containers of a pod find each other by name: all of them are at the loopback.
-fn name_in_hosts(engine: &Engine, pod: &PodRecord, name: &ContainerName) -> Result<()> {
+/// Lets the containers of a pod find each other by name: all of them are at the loopback. They may write to that file themselves, so
+/// whatever is in it keeps none of them from its start.
+fn name_in_hosts(engine: &Engine, pod: &PodRecord, name: &ContainerName) {
     let path = engine.store.pod_dir(&pod.id).join("hosts");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    if let Err(error) = add_to_hosts(&path, name) {
+        tracing::warn!(container = %name, pod = %pod.name, %error, "/etc/hosts: the others of its pod do not find it by its name");
+    }
+}
+
+fn add_to_hosts(path: &Path, name: &ContainerName) -> io::Result<()> {
+    let mut file = match File::options().read(true).append(true).open(path) {
+        Ok(file) => file,
         // With --no-hosts there is none.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(stos_store::Error::io("read", &path)(error).into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
     };
+    let mut bytes = Vec::new();
+    (&file).take(HOSTS_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > HOSTS_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {HOSTS_MAX} bytes")));
+    }
+    let text = String::from_utf8_lossy(&bytes);
     if text.lines().any(|line| line.split_whitespace().skip(1).any(|word| word == name.as_str())) {
         return Ok(());
     }
-    let line = format!("127.0.0.1\t{name}\n");
-    let appended = File::options().append(true).open(&path).and_then(|mut file| file.write_all(line.as_bytes()));
-    Ok(appended.map_err(stos_store::Error::io("write", &path))?)
+    // Where the last line has not ended the name would be its.
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    file.write_all(format!("{end}127.0.0.1\t{name}\n").as_bytes())
 }
 
 /// Stops a pod whose last container has ended, where that is its exit policy. The container's own lock is not held.
@@ -384,6 +397,8 @@ pub(crate) fn sweep(engine: &Engine, dry_run: bool) -> Result<Vec<PodId>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::tests::{engine, pod};
     use super::*;
 
@@ -445,12 +460,26 @@ mod tests {
         let web = pod(&engine, "web");
         let path = engine.store().pod_dir(&web.id).join("hosts");
         for name in ["db", "db", "web", "d"] {
-            name_in_hosts(&engine, &web, &name.parse().unwrap()).unwrap();
+            name_in_hosts(&engine, &web, &name.parse().unwrap());
         }
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.ends_with("127.0.0.1\tdb\n127.0.0.1\td\n"), "{text}");
         fs::remove_file(&path).unwrap();
-        name_in_hosts(&engine, &web, &"db".parse().unwrap()).unwrap();
+        name_in_hosts(&engine, &web, &"db".parse().unwrap());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn whatever_a_container_writes_to_hosts_the_next_one_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, name) = (dir.path().join("hosts"), "db".parse().unwrap());
+        // Neither text nor an end of the line.
+        fs::write(&path, b"# caf\xe9\n10.0.0.1\tother").unwrap();
+        add_to_hosts(&path, &name).unwrap();
+        add_to_hosts(&path, &name).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"# caf\xe9\n10.0.0.1\tother\n127.0.0.1\tdb\n");
+        // More than anybody can read.
+        File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(add_to_hosts(&path, &name).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -14,6 +14,7 @@ use super::{PodRecord, list};
 use crate::Engine;
 use crate::container::{self, ContainerRecord, ContainerState};
 use crate::error::Result;
+use crate::restart::{is_awaited, restarts};
 
 /// A container of a pod, and what it does.
 #[derive(Debug, Clone)]
@@ -22,6 +23,10 @@ pub struct Member {
     pub record: ContainerRecord,
     /// What it does.
     pub state: ContainerState,
+    /// Whether its monitor may start it again, also while it has ended.
+    pub is_awaited: bool,
+    /// How often its monitor has started it again since somebody started it.
+    pub restarts: u32,
 }
 
 /// What a pod does.
@@ -94,6 +99,8 @@ impl Member {
             ContainerState::Created => Part::Created,
             ContainerState::Running(run) if run.cgroup.is_frozen() => Part::Paused,
             ContainerState::Running(_) => Part::Running,
+            // It is in the pause before its next life.
+            ContainerState::Exited(_) | ContainerState::Stopped if self.is_awaited => Part::Running,
             ContainerState::Exited(_) | ContainerState::Stopped => Part::Ended,
         }
     }
@@ -101,6 +108,11 @@ impl Member {
     /// Tells whether it runs, frozen or not.
     pub fn is_running(&self) -> bool {
         matches!(self.state, ContainerState::Running(_))
+    }
+
+    /// Tells whether it runs, or will again by itself after a pause.
+    pub fn is_at_work(&self) -> bool {
+        self.is_running() || self.is_awaited
     }
 }
 
@@ -137,9 +149,9 @@ impl PodView {
         }
     }
 
-    /// The names of those of its containers that run.
+    /// The names of those of its containers that run, or will again.
     pub(super) fn running(&self) -> Vec<String> {
-        self.members.iter().filter(|member| member.is_running()).map(|member| member.record.name.to_string()).collect()
+        self.members.iter().filter(|member| member.is_at_work()).map(|member| member.record.name.to_string()).collect()
     }
 }
 
@@ -149,7 +161,9 @@ fn members_of_all(engine: &Engine) -> Result<BTreeMap<PodId, Vec<Member>>> {
     for (id, record) in container::list(engine)? {
         let found = record.and_then(|record| {
             let Some(pod) = record.pod.as_ref().map(|membership| membership.id.clone()) else { return Ok(None) };
-            Ok(Some((pod, Member { state: container::state(engine, &id)?, record })))
+            let (state, is_awaited) = (container::state(engine, &id)?, is_awaited(engine, &record)?);
+            let restarts = restarts(engine, &id)?.unwrap_or_default().count;
+            Ok(Some((pod, Member { record, state, is_awaited, restarts })))
         });
         match found {
             Ok(Some((pod, member))) => all.entry(pod).or_default().push(member),
@@ -167,7 +181,7 @@ pub(super) fn members(engine: &Engine, id: &PodId) -> Result<Vec<Member>> {
 }
 
 pub(super) fn has_running_members(members: &[Member]) -> bool {
-    members.iter().any(Member::is_running)
+    members.iter().any(Member::is_at_work)
 }
 
 fn view(engine: &Engine, record: PodRecord, members: Vec<Member>) -> Result<PodView> {

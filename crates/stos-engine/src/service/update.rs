@@ -5,10 +5,11 @@ use stos_store::files::{self, Durability};
 
 use super::RestartPolicy;
 use crate::Engine;
-use crate::container::{ContainerRecord, record};
+use crate::container::{ContainerRecord, ContainerState, record, state};
 use crate::error::{Error, Result};
 use crate::journal::Status;
 use crate::lifecycle::with_life_lock;
+use crate::restart::note_stop;
 
 /// Gives a container another restart policy. It may run meanwhile.
 ///
@@ -23,6 +24,13 @@ pub fn update_restart_policy(engine: &Engine, container: &ContainerRecord, polic
     with_life_lock(engine, &container.id, |lock| {
         let found = if lock.is_some() { record(engine, &container.id)? } else { None };
         let mut current = found.ok_or_else(|| Error::NoSuchContainer(container.name.to_string()))?;
+        // Whether somebody had stopped it was not noted without a policy. Nobody wants what had ended before to be started by the new one.
+        let has_ended = || {
+            Ok::<_, Error>(matches!(state(engine, &current.id)?, ContainerState::Exited(_) | ContainerState::Stopped))
+        };
+        if !current.service.may_restart() && has_ended()? {
+            note_stop(engine, &current)?;
+        }
         current.service.restart = policy;
         let durability = if current.auto_remove { Durability::Volatile } else { Durability::Durable };
         let path = engine.record_path(&current.id);

@@ -80,19 +80,20 @@ fn open(engine: &Engine, used: &UsedVolume) -> Result<OwnedFd> {
     })
 }
 
-/// Unmounts the volumes in memory of a container that has ended, but for those that another one has which runs. What fails is told.
+/// Unmounts the volumes in memory of a container that has ended, but for those that one has which runs: another one, or itself, where somebody
+/// has started it again. What fails is told.
 pub(crate) fn release(engine: &Engine, record: &ContainerRecord) {
     for used in record.volumes.iter().filter(|used| used.in_memory) {
-        if let Err(error) = release_one(engine, record, &used.name) {
+        if let Err(error) = release_one(engine, &used.name) {
             tracing::warn!(volume = %used.name, %error, "it stays in memory until it is removed");
         }
     }
 }
 
-fn release_one(engine: &Engine, ended: &ContainerRecord, name: &VolumeName) -> Result<()> {
+fn release_one(engine: &Engine, name: &VolumeName) -> Result<()> {
     // A start that is under way holds it.
     let Some(_lock) = engine.store.lock_volume(name)? else { return Ok(()) };
-    for id in engine.store.containers()?.into_iter().filter(|id| *id != ended.id) {
+    for id in engine.store.containers()? {
         let Some(other) = container::record(engine, &id)? else { continue };
         let has_it = other.volumes.iter().any(|used| used.name == *name);
         if has_it && matches!(container::state(engine, &id)?, ContainerState::Running(_)) {

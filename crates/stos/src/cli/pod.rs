@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
+use super::everyday::parse_seconds;
 use super::logs::{parse_since, parse_tail, parse_until};
 use super::{Format, NetworkArgs, Tail};
 
@@ -168,9 +169,9 @@ pub struct PodNames {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  stos pod stop -t 2 web")]
 pub struct PodStop {
-    /// Kill containers that have not ended after so many seconds
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
-    pub time: u64,
+    /// Seconds to wait before a container is killed, -1 for ever [default: its own --stop-timeout, 10]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds)]
+    pub time: Option<i64>,
     /// Succeed for one that is gone
     #[arg(short, long)]
     pub ignore: bool,

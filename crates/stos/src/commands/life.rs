@@ -11,7 +11,7 @@ use stos_engine::lifecycle;
 use stos_engine::rename::rename_container;
 use stos_runtime::tombstones;
 
-use super::{each, is_running, named_or_all};
+use super::{each, is_running, named_or_all, named_or_all_at_work};
 use crate::cli::{Condition, Delete, Global, Kill, Rename, State, Stop, Wait};
 use crate::failure::Failure;
 use crate::table;
@@ -168,7 +168,7 @@ pub fn kill(global: &Global, args: &Kill) -> Result<u8, Failure> {
         Some("0") => Some(0),
         name => name.map(stos_runtime::parse_signal).transpose()?,
     };
-    let containers = named_or_all(global, named, args.all && named.is_empty(), is_running)?;
+    let containers = named_or_all_at_work(global, named, args.all && named.is_empty())?;
     let to_all_processes = args.all && !named.is_empty();
     Ok(each(global, &containers, |query| match target::find(global, query)? {
         Target::Bundle(states, id) => {
@@ -201,7 +201,7 @@ fn wait_until_ended(engine: &Engine, record: &ContainerRecord) -> Result<(), Fai
 
 /// Stops containers one after the other.
 pub fn stop(global: &Global, args: &Stop) -> Result<u8, Failure> {
-    let containers = named_or_all(global, &args.containers, args.all, is_running)?;
+    let containers = named_or_all_at_work(global, &args.containers, args.all)?;
     Ok(each(global, &containers, |query| {
         match target::find(global, query) {
             Ok(Target::Image(engine, record)) => {

@@ -32,10 +32,10 @@ enum Reader {
 }
 
 impl Reader {
-    fn read_lines(&mut self, take: Take<'_>) -> io::Result<()> {
+    fn read_lines(&mut self, is_last: bool, take: Take<'_>) -> io::Result<()> {
         match self {
             Self::File(reader) => reader.read_lines(take),
-            Self::Journal(reader) => reader.read_lines(take),
+            Self::Journal(reader) => reader.read_lines(is_last, take),
         }
     }
 }
@@ -57,7 +57,7 @@ pub fn logs(global: &Global, args: &Logs) -> Result<u8, Failure> {
         for (at, source) in sources.iter_mut().enumerate().filter(|(_, source)| !source.is_done) {
             // Asked before the log is read, so that what was written before the end is seen.
             let is_running = args.follow && !is_past && is_running(source);
-            match view.show(at, source) {
+            match view.show(at, source, !is_running) {
                 // Who reads us has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
                 other => other?,
@@ -91,7 +91,7 @@ fn reader(engine: &Engine, record: &ContainerRecord, args: &Logs) -> Result<Read
     }
     let unreadable = |reason: String| Failure::message(format!("container {}: {reason}", record.name), 125);
     match log.driver {
-        LogDriver::Journald => match JournalReader::open(&record.id, args.tail.0, args.follow) {
+        LogDriver::Journald => match JournalReader::open(&record.id, args.tail.0) {
             Ok(reader) => Ok(Reader::Journal(reader)),
             Err(error) => {
                 Err(unreadable(format!("its output is in the journal, and journalctl cannot be run: {error}")))
@@ -114,8 +114,8 @@ fn is_running(source: &Source) -> bool {
 }
 
 impl View<'_> {
-    /// Prints what is new of one container.
-    fn show(&mut self, at: usize, source: &mut Source) -> io::Result<()> {
+    /// Prints what is new of one container, perhaps for the last time.
+    fn show(&mut self, at: usize, source: &mut Source, is_last: bool) -> io::Result<()> {
         let prefix = match (self.args.containers.len(), self.args.names) {
             (1, _) => String::new(),
             (_, true) => format!("{} ", source.record.name),
@@ -123,7 +123,7 @@ impl View<'_> {
         };
         let (mut out, mut err) = (io::BufWriter::new(io::stdout().lock()), io::stderr().lock());
         let unfinished = &mut source.unfinished;
-        source.reader.read_lines(&mut |line| match line.stream {
+        source.reader.read_lines(is_last, &mut |line| match line.stream {
             Stream::Stdout => self.print(at, line, &prefix, unfinished, &mut out),
             Stream::Stderr => self.print(at, line, &prefix, unfinished, &mut err),
         })?;

@@ -34,7 +34,8 @@ mod system;
 mod top;
 mod volumes;
 
-use stos_engine::container::{self, ContainerState};
+use stos_engine::container::{self, ContainerRecord, ContainerState};
+use stos_engine::{Engine, restart};
 
 use crate::cli::{Cli, Command, Global, Refused, Registry};
 use crate::failure::Failure;
@@ -47,6 +48,22 @@ fn named_or_all(
     all: bool,
     fits: fn(&ContainerState) -> bool,
 ) -> Result<Vec<String>, Failure> {
+    named_or_all_that(global, names, all, |_, _, state| fits(state))
+}
+
+/// The containers that are named, or all from images that run, or will again by themselves after a pause.
+fn named_or_all_at_work(global: &Global, names: &[String], all: bool) -> Result<Vec<String>, Failure> {
+    named_or_all_that(global, names, all, |engine, record, state| {
+        is_running(state) || record.is_some_and(|record| restart::is_awaited(engine, record).unwrap_or(false))
+    })
+}
+
+fn named_or_all_that(
+    global: &Global,
+    names: &[String],
+    all: bool,
+    fits: impl Fn(&Engine, Option<&ContainerRecord>, &ContainerState) -> bool,
+) -> Result<Vec<String>, Failure> {
     if !all {
         return Ok(names.to_vec());
     }
@@ -56,8 +73,9 @@ fn named_or_all(
     let mut ids = Vec::new();
     if global.data_root.is_dir() {
         let engine = target::reader(global)?;
-        for (id, _) in container::list(&engine)? {
+        for (id, record) in container::list(&engine)? {
             // Where it cannot be read, what is done to it says so, and keeps none of the rest from its turn.
+            let fits = |state: &_| fits(&engine, record.as_ref().ok(), state);
             if container::state(&engine, &id).as_ref().map_or(true, fits) {
                 ids.push(id.to_string());
             }

@@ -80,7 +80,7 @@ fn networks(view: &PodView) -> Vec<&str> {
 fn document(view: &PodView) -> Value {
     let containers = view.members.iter().map(|member| {
         let (record, status) = (&member.record, podman_state(member.state.status()));
-        json!({"Id": record.id, "Names": record.name, "Status": status, "RestartCount": 0})
+        json!({"Id": record.id, "Names": record.name, "Status": status, "RestartCount": member.restarts})
     });
     json!({
         "Id": view.record.id,

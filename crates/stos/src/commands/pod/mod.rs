@@ -14,7 +14,7 @@ use stos_engine::{Engine, Error};
 use stos_store::PodId;
 
 use super::images::prune::is_answered_yes;
-use super::life::patience;
+use super::life::{patience, patience_with};
 use super::{each, logs, stats, top};
 use crate::cli::{
     Global, Logs, Pod, PodCreate, PodExists, PodKill, PodLogs, PodPrune, PodRm, PodStats, PodStop, PodTop, Stats,
@@ -125,16 +125,13 @@ fn start(global: &Global, which: &WhichPods) -> Result<u8, Failure> {
 
 fn stop(global: &Global, args: &PodStop) -> Result<u8, Failure> {
     do_to_each(global, &args.which, args.ignore, |engine, query, pod| {
-        settle(global, pods::stop(engine, pod, patience(args.time))?, query)
+        settle(global, pods::stop(engine, pod, |record| patience_with(record, args.time))?, query)
     })
 }
 
-/// How long `restart` waits for containers that were asked to end: podman's default.
-const RESTART_PATIENCE: u64 = 10;
-
 fn restart(global: &Global, which: &WhichPods) -> Result<u8, Failure> {
     do_to_each(global, which, false, |engine, _, pod| {
-        let mut attempts = pods::stop(engine, pod, patience(RESTART_PATIENCE))?;
+        let mut attempts = pods::stop(engine, pod, |record| patience_with(record, None))?;
         attempts.failed.extend(pods::start(engine, pod)?.failed);
         settle(global, attempts, &pod.id)
     })
