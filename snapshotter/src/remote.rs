@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use stos_engine::image::load_image;
-use stos_engine::pull::{PullProgress, pull_image_from_registry};
+use stos_engine::pull::{Announced, PullProgress, pull_image_from_registry};
 use stos_engine::registries::{ConnectionOptions, RegistryConfig};
 use stos_engine::{Engine, PullOptions};
 use stos_spec::{BlobDigest, ChainId, DiffId, ImageRef};
 
 use crate::config::Settings;
 use crate::error::{Error, Result, chain_of};
-use crate::images::OwnImages;
+use crate::images::{Arriving, OwnImages};
 use crate::metrics::{Metrics, PullResult};
 
 /// The chain that a layer completes.
@@ -57,20 +57,54 @@ pub struct Puller<'a> {
     pub metrics: &'a Metrics,
 }
 
+/// The layers of a chain, the lowest first.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// They.
+    pub layers: Arc<[DiffId]>,
+    /// No sweep removes the image that was pulled for them before this is dropped: until then no snapshot may keep them.
+    _arriving: Option<Arriving<'a>>,
+}
+
+impl Found<'_> {
+    fn in_store(layers: Arc<[DiffId]>) -> Self {
+        Self { layers, _arriving: None }
+    }
+}
+
+/// Tells what a pull has come to, and who wants to know which image it is.
+struct Watch<'a> {
+    metrics: &'a Metrics,
+    arriving: &'a Arriving<'a>,
+    asked: &'a ImageRef,
+}
+
+impl PullProgress for Watch<'_> {
+    fn resolved(&self, image: &Announced<'_>) {
+        if let Err(error) = self.arriving.is_image(image.image_id, image.image.unwrap_or(self.asked)) {
+            tracing::warn!(image = %self.asked, %error, "cannot note that it came for containerd: it stays");
+        }
+    }
+
+    fn layer_advanced(&self, blob: BlobDigest, count: u64) {
+        self.metrics.layer_advanced(blob, count);
+    }
+}
+
 impl Remote {
     /// Gives the layers of a chain, all of them sound, where an image has it: one of the store, or one that is pulled now because
     /// `labels` name it. `None` where containerd has to unpack. The caller has no lock and no lease.
     ///
     /// # Errors
     /// Where the store cannot be read; [`Error::Refused`]. A pull that fails else is told in the log.
-    pub fn layers(
+    pub fn layers<'a>(
         &self,
-        puller: &Puller<'_>,
+        puller: &Puller<'a>,
         chain: ChainId,
         labels: &BTreeMap<String, String>,
-    ) -> Result<Option<Arc<[DiffId]>>> {
+    ) -> Result<Option<Found<'a>>> {
         if let Some(layers) = self.local_layers(puller.engine, chain)? {
-            return Ok(Some(layers));
+            return Ok(Some(Found::in_store(layers)));
         }
         let Some(reference) = labels.get(IMAGE_REF).filter(|_| puller.settings.pull.enabled) else { return Ok(None) };
         let reference = match reference.parse::<ImageRef>() {
@@ -80,8 +114,8 @@ impl Remote {
                 return Ok(None);
             }
         };
-        if let Some(layers) = self.pull_for(puller, &reference, chain)? {
-            return Ok(Some(layers));
+        if let Some(found) = self.pull_for(puller, &reference, chain)? {
+            return Ok(Some(found));
         }
         // The tag may have moved since containerd asked for it, or a mirror be behind.
         let digest = labels.get(MANIFEST_DIGEST).and_then(|digest| digest.parse::<BlobDigest>().ok());
@@ -93,13 +127,13 @@ impl Remote {
     }
 
     /// Pulls an image unless that was in vain a short time ago, and gives the layers of a chain that it begins with.
-    fn pull_for(&self, puller: &Puller<'_>, reference: &ImageRef, chain: ChainId) -> Result<Option<Arc<[DiffId]>>> {
+    fn pull_for<'a>(&self, puller: &Puller<'a>, reference: &ImageRef, chain: ChainId) -> Result<Option<Found<'a>>> {
         let name = reference.to_string();
         let turn = Arc::clone(lock(&self.pulling).entry(name.clone()).or_default());
         let pulled = {
             let _turn = lock(&turn);
             match self.local_layers(puller.engine, chain)? {
-                Some(layers) => Ok(Some(layers)),
+                Some(layers) => Ok(Some(Found::in_store(layers))),
                 None if self.has_failed(&name, puller.settings.pull.retry_after) => Ok(None),
                 None => self.pull(puller, reference, chain),
             }
@@ -112,12 +146,16 @@ impl Remote {
         pulled
     }
 
-    fn pull(&self, puller: &Puller<'_>, reference: &ImageRef, chain: ChainId) -> Result<Option<Arc<[DiffId]>>> {
+    fn pull<'a>(&self, puller: &Puller<'a>, reference: &ImageRef, chain: ChainId) -> Result<Option<Found<'a>>> {
         let name = reference.to_string();
-        let _arriving = puller.own.arrive(&name)?;
+        let arriving = puller.own.arrive();
         tracing::info!(image = name, "pulling");
         let (options, started) = (pull_options(puller.settings), Instant::now());
-        let pulled = pull_image_from_registry(puller.engine, reference, &options, puller.metrics as &dyn PullProgress);
+        let watch = Watch { metrics: puller.metrics, arriving: &arriving, asked: reference };
+        let pulled = pull_image_from_registry(puller.engine, reference, &options, &watch);
+        if pulled.is_err() {
+            arriving.is_in_vain()?;
+        }
         let found = match pulled {
             Ok(pulled) => {
                 let (bytes, ms) = (pulled.fetched_bytes, started.elapsed().as_millis());
@@ -143,7 +181,7 @@ impl Remote {
         } else {
             puller.metrics.count_pull(PullResult::Done);
         }
-        Ok(found)
+        Ok(found.map(|layers| Found { layers, _arriving: Some(arriving) }))
     }
 
     fn has_failed(&self, name: &str, retry_after: Duration) -> bool {

@@ -301,9 +301,11 @@ impl Snapshotter {
         let settings = self.settings();
         let puller = Puller { engine: &self.engine, settings: &settings, own: &self.own, metrics: &self.metrics };
         loop {
-            let Some(layers) = self.remote.layers(&puller, chain, labels)? else { return Ok(false) };
+            // Held until the snapshot keeps them.
+            let Some(found) = self.remote.layers(&puller, chain, labels)? else { return Ok(false) };
+            let layers = &found.layers;
             let Some(&top) = layers.last() else { return Ok(false) };
-            if !self.fits_parent(&layers, parent)? {
+            if !self.fits_parent(layers, parent)? {
                 tracing::warn!(%chain, parent, "the parent is another chain: it is unpacked");
                 return Ok(false);
             }
@@ -313,9 +315,9 @@ impl Snapshotter {
                 // A sweep was first.
                 continue;
             }
-            self.commit_layers(target, parent, labels, &layers)?;
+            self.commit_layers(target, parent, labels, layers)?;
             self.metrics.count_layer(LayerSource::Provided);
-            self.own.complete(&self.engine, &layers)?;
+            self.own.complete(&self.engine, layers)?;
             return Ok(true);
         }
     }

@@ -256,6 +256,82 @@ fn images_stay_where_that_is_asked_for() {
     assert_eq!(image_names(&scene).len(), 1);
 }
 
+/// Removes all snapshots and cleans up.
+fn remove_all(scene: &Scene) {
+    while let [_, ..] = scene.names(&[]).as_slice() {
+        // Parents go last.
+        scene.names(&[]).iter().for_each(|name| drop(scene.remove(name)));
+    }
+    scene.cleanup();
+}
+
+fn image_ids(scene: &Scene) -> Vec<String> {
+    list_images(&scene.engine()).unwrap().into_iter().map(|image| image.id.to_string()).collect()
+}
+
+#[test]
+fn what_a_person_has_given_a_name_stays() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let (own, theirs) = (image(&TWO), image(&[("another", "image")]));
+    let reference = scene.serve(&own, "app");
+    scene.unpack(&own, Some(&reference));
+    // The image of containerd gets a further name.
+    let further = "localhost/further:1".parse().unwrap();
+    stos_engine::tag::tag_image(&scene.engine(), &reference, &[further]).unwrap();
+    remove_all(&scene);
+    assert_eq!(image_names(&scene), ["localhost/further"], "only the name that its pull has given it goes");
+    stos_engine::image::remove_image(&scene.engine(), "localhost/further:1", false).unwrap();
+
+    // Its name is given to another image.
+    let other = scene.serve(&theirs, "other");
+    pull(&scene, &other);
+    scene.unpack(&own, Some(&reference));
+    stos_engine::tag::tag_image(&scene.engine(), &other, &[reference.parse().unwrap()]).unwrap();
+    stos_engine::image::remove_image(&scene.engine(), &other, false).unwrap();
+    let scene = scene.restarted();
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 2, "containerd has the one, a person the other");
+    remove_all(&scene);
+    assert_eq!(image_names(&scene), [reference.trim_end_matches(":1")]);
+    let left = list_images(&scene.engine()).unwrap();
+    assert_eq!(left[0].layers, 1, "a person's: {left:?}");
+
+    // What an earlier version has written of it says nothing any more.
+    let list = format!(r#"[{{"name": "{reference}", "complete": true}}]"#);
+    fs::write(scene.data_root().join("snapshots/images.json"), list).unwrap();
+    let scene = scene.restarted();
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 1);
+}
+
+#[test]
+fn an_image_whose_tag_has_moved_goes_too_and_the_new_one_stays_while_it_comes() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let (old, new) = (image(&TWO), image(&[("new", "low"), ("newer", "high")]));
+    let reference = scene.serve(&old, "app");
+    scene.unpack(&old, Some(&reference));
+    scene.serve(&new, "app");
+    let low = chains(&new)[0].clone();
+    assert_eq!(code(scene.prepare("low", "", &[(REF, &low), (IMAGE, &reference)])), Code::AlreadyExists);
+    let scene = scene.restarted();
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 2, "containerd has had only one of its layers");
+    scene.registry.take_requests();
+    let (codes, top) = scene.unpack(&new, Some(&reference));
+    assert_eq!(codes, [Code::AlreadyExists; 2]);
+    assert!(scene.registry.take_requests().is_empty());
+    for chain in chains(&old).iter().rev() {
+        scene.remove(chain).unwrap();
+    }
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 1, "the old one has no name, and goes all the same");
+    scene.prepare("one", &top, &[]).unwrap();
+    remove_all(&scene);
+    assert!(image_ids(&scene).is_empty());
+}
+
 #[test]
 fn the_store_is_swept_only_of_what_no_snapshot_needs() {
     stos_testkit::require!(Need::Root);
