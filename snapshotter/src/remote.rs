@@ -10,12 +10,14 @@
 //! | `containerd.io/snapshot/cri.manifest-digest` | its manifest's digest; since containerd 1.7 |
 //!
 //! What the labels claim is believed nowhere: layers count by the chainID that follows from their digests. Where no image can be had
-//! that has the chain, containerd downloads and unpacks the layer as for any other snapshotter.
+//! that has the chain, containerd downloads and unpacks the layer as for any other snapshotter; but for an image that the signature
+//! policy accepts only with a signature.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use stos_config::Place;
 use stos_engine::image::load_image;
 use stos_engine::pull::{Announced, PullProgress, pull_image_from_registry};
 use stos_engine::registries::{ConnectionOptions, RegistryConfig};
@@ -41,8 +43,8 @@ pub struct Remote {
     known: Mutex<HashMap<ChainId, Arc<[DiffId]>>>,
     /// One pull at a time of each image.
     pulling: Mutex<HashMap<String, Arc<Mutex<()>>>>,
-    /// Images whose pull was in vain, and when.
-    failed: Mutex<HashMap<String, Instant>>,
+    /// Images whose pull was in vain, when, and why.
+    failed: Mutex<HashMap<String, (Instant, String)>>,
 }
 
 /// What a pull needs.
@@ -121,9 +123,37 @@ impl Remote {
         let digest = labels.get(MANIFEST_DIGEST).and_then(|digest| digest.parse::<BlobDigest>().ok());
         let pinned = digest.filter(|digest| reference.digest() != Some(*digest));
         match pinned.and_then(|digest| format!("{}@{digest}", reference.name()).parse().ok()) {
-            Some(pinned) => self.pull_for(puller, &pinned, chain),
-            None => Ok(None),
+            // The policy may say something else of a tag than of the repository: what counts is what containerd asks for.
+            Some(pinned)
+                if self.required(puller.settings, &reference)? == self.required(puller.settings, &pinned)? =>
+            {
+                self.pull_for(puller, &pinned, chain)
+            }
+            _ => Ok(None),
         }
+    }
+
+    /// Lets containerd unpack a layer itself, unless the image that `labels` name needs a signature: it looks for none.
+    ///
+    /// # Errors
+    /// [`Error::Unproved`]; [`Error::Refused`] where the policy rejects the image, or cannot be read.
+    pub fn admit_unpacking(&self, settings: &Settings, labels: &BTreeMap<String, String>) -> Result<()> {
+        let reference = labels.get(IMAGE_REF).and_then(|reference| reference.parse::<ImageRef>().ok());
+        let Some(reference) = reference else { return Ok(()) };
+        let Some(required_by) = self.required(settings, &reference)? else { return Ok(()) };
+        let image = reference.to_string();
+        let reason = match lock(&self.failed).get(&image) {
+            _ if !settings.pull.enabled => "pulls are switched off (pull.enabled)".to_owned(),
+            Some((_, reason)) => reason.clone(),
+            None => "what was pulled is not what is unpacked".to_owned(),
+        };
+        Err(Error::Unproved { image, required_by, reason })
+    }
+
+    /// Tells what of the signature policy requires a signature of an image.
+    fn required(&self, settings: &Settings, reference: &ImageRef) -> Result<Option<Place>> {
+        let required = pull_options(settings).registries.signature_required_by(reference);
+        required.map_err(|source| Error::Refused { image: reference.to_string(), source: Box::new(source) })
     }
 
     /// Pulls an image unless that was in vain a short time ago, and gives the layers of a chain that it begins with.
@@ -168,15 +198,21 @@ impl Remote {
                 return Err(Error::Refused { image: name, source: Box::new(error) });
             }
             Err(error) => {
-                tracing::warn!(image = name, error = chain_of(&error), "cannot be pulled: containerd unpacks it");
-                self.fail(name, puller.settings.pull.retry_after);
+                let reason = chain_of(&error);
+                tracing::warn!(
+                    image = name,
+                    error = reason,
+                    "cannot be pulled: containerd unpacks it if the policy lets it"
+                );
+                self.fail(name, reason, puller.settings.pull.retry_after);
                 puller.metrics.count_pull(PullResult::Failed);
                 return Ok(None);
             }
         };
         if found.is_none() {
             tracing::warn!(image = name, %chain, "is another image than the one that containerd unpacks");
-            self.fail(name, puller.settings.pull.retry_after);
+            let reason = format!("it is another image than the one that has chain {chain}");
+            self.fail(name, reason, puller.settings.pull.retry_after);
             puller.metrics.count_pull(PullResult::Other);
         } else {
             puller.metrics.count_pull(PullResult::Done);
@@ -185,13 +221,13 @@ impl Remote {
     }
 
     fn has_failed(&self, name: &str, retry_after: Duration) -> bool {
-        lock(&self.failed).get(name).is_some_and(|when| when.elapsed() < retry_after)
+        lock(&self.failed).get(name).is_some_and(|(when, _)| when.elapsed() < retry_after)
     }
 
-    fn fail(&self, name: String, retry_after: Duration) {
+    fn fail(&self, name: String, reason: String, retry_after: Duration) {
         let mut failed = lock(&self.failed);
-        failed.retain(|_, when| when.elapsed() < retry_after);
-        failed.insert(name, Instant::now());
+        failed.retain(|_, (when, _)| when.elapsed() < retry_after);
+        failed.insert(name, (Instant::now(), reason));
     }
 
     /// Forgets which pulls were in vain: the configuration has changed.

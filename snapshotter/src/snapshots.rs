@@ -100,13 +100,15 @@ impl Snapshotter {
     /// and the layer is there, or can be pulled, it is made a committed snapshot instead.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] of a name that is taken, or of a layer that needs no unpacking: that is how containerd hears of it.
+    /// [`Error::AlreadyExists`] of a name that is taken, or of a layer that needs no unpacking: that is how containerd hears of it;
+    /// [`Error::Refused`] and [`Error::Unproved`] of a layer of an image that may not come in.
     pub fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
         self.check_request(key, parent, &labels)?;
         if let Some(target) = labels.get(SNAPSHOT_REF) {
             if self.provide_layer(target, parent, &labels)? {
                 return Err(Error::AlreadyExists(target.clone()));
             }
+            self.remote.admit_unpacking(&self.settings(), &labels)?;
             self.metrics.count_layer(LayerSource::Unpacked);
         }
         self.create(SnapshotKind::Active, key, parent, labels)

@@ -242,6 +242,40 @@ fn what_the_policy_refuses_is_not_unpacked_either() {
 }
 
 #[test]
+fn what_needs_a_signature_is_not_unpacked_unseen() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let policy = scene.dir.path().join("policy.json");
+    fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
+    let mut settings = scene::settings();
+    settings.registry.signature_policy = Some(policy.clone());
+    scene.snapshotter.set_settings(settings.clone());
+    let image = image(&TWO);
+    let reference = scene.serve(&image, "app");
+    scene.registry.add_rule(Rule::on("/manifests/").fault(Fault::status(404)));
+    let chain = chains(&image)[0].clone();
+    let labels = [(REF, chain.as_str()), (IMAGE, reference.as_str())];
+    scene.prepare("accepted", "", &labels).unwrap();
+    // The pull's failure is still remembered.
+    let key = stos_testkit::signing::Signer::new().public_pem();
+    let required = serde_json::json!({"type": "sigstoreSigned", "keyPath": scene.dir.path().join("key.pub")});
+    fs::write(scene.dir.path().join("key.pub"), key).unwrap();
+    fs::write(&policy, serde_json::json!({"default": [required]}).to_string()).unwrap();
+    let refused = scene.prepare("key", "", &labels).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("requires a signature"), "{refused:?}");
+    settings.pull.enabled = false;
+    scene.snapshotter.set_settings(settings.clone());
+    assert_eq!(code(scene.prepare("key", "", &labels)), Code::PermissionDenied);
+    fs::remove_file(&policy).unwrap();
+    assert_eq!(code(scene.prepare("key", "", &labels)), Code::PermissionDenied, "what cannot be read refuses all");
+    assert_eq!(scene.names(&[]), ["accepted"]);
+    settings.registry.signature_policy = None;
+    scene.snapshotter.set_settings(settings);
+    scene.prepare("key", "", &labels).unwrap();
+}
+
+#[test]
 fn images_stay_where_that_is_asked_for() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
