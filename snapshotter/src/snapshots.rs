@@ -197,7 +197,9 @@ impl Snapshotter {
             && self.fits_parent(&layers, active.record.parent.as_deref())?
         {
             let _lease = self.engine.store().lease()?;
-            if let Some(&top) = layers.last().filter(|_| self.has_all(&layers)) {
+            if let Some(&top) = layers.last()
+                && self.are_sound(&layers)?
+            {
                 return self.commit_as_layers(name, key, labels, &layers, self.layer_usage(top)?);
             }
         }
@@ -214,8 +216,14 @@ impl Snapshotter {
         Ok(())
     }
 
-    fn has_all(&self, layers: &[DiffId]) -> bool {
-        layers.iter().all(|layer| self.engine.layerfs().kept(*layer).is_ok_and(|kept| kept.is_some()))
+    /// Tells whether all layers are there as they were when they were proved, by a few stats each.
+    fn are_sound(&self, layers: &[DiffId]) -> Result<bool> {
+        for layer in layers {
+            if !self.engine.layerfs().ensure_layer_is_sound(*layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes what was unpacked a snapshot of the store's own layers. The caller holds a lease.
@@ -317,6 +325,11 @@ impl Snapshotter {
                 // A sweep was first.
                 continue;
             }
+            // Where containerd has unpacked the layers below, nobody has looked at the store's: they may be what it did not trust.
+            if !self.shows_layers(parent)? && !self.are_sound(layers)? {
+                tracing::warn!(%chain, "a layer below it is damaged: it is unpacked");
+                return Ok(false);
+            }
             self.commit_layers(target, parent, labels, layers)?;
             self.metrics.count_layer(LayerSource::Provided);
             self.own.complete(&self.engine, layers)?;
@@ -348,6 +361,11 @@ impl Snapshotter {
                 Ok(!lower.is_empty() && (shown.is_empty() || shown == lower))
             }
         }
+    }
+
+    /// Tells whether what is below a layer is nothing, or layers of the store.
+    fn shows_layers(&self, parent: Option<&str>) -> Result<bool> {
+        parent.map_or(Ok(true), |parent| Ok(!self.metadata.get(parent)?.record.layers.is_empty()))
     }
 
     fn commit_layers(&self, target: &str, parent: Option<&str>, labels: &Labels, layers: &[DiffId]) -> Result<()> {

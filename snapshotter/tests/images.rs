@@ -223,6 +223,33 @@ fn what_containerd_unpacks_without_asking_becomes_the_stores_where_it_has_it() {
 }
 
 #[test]
+fn nothing_is_made_of_layers_of_which_a_lower_one_is_damaged() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let image = image(&TWO);
+    pull(&scene, &scene.serve(&image, "app"));
+    let tar = scene.data_root().join("layers/sha256").join(image.diff_ids[0].trim_start_matches("sha256:"));
+    let tar = tar.join("layer.tar");
+    let mut bytes = fs::read(&tar).unwrap();
+    bytes[600] ^= 1;
+    fs::remove_file(&tar).unwrap();
+    fs::write(&tar, bytes).unwrap();
+    // containerd asks, and does not.
+    for (name, labelled) in [("asked", true), ("not asked", false)] {
+        let mut parent = String::new();
+        for chain in chains(&image) {
+            let key = format!("{name}/1/extract-1-a {chain}");
+            let labels: &[_] = if labelled { &[(REF, chain.as_str())] } else { &[] };
+            scene.prepare(&key, &parent, labels).unwrap();
+            parent = format!("{name}/2/{chain}");
+            scene.commit(&parent, &key).unwrap();
+        }
+        let lower = option(&scene.prepare(name, &parent, &[]).unwrap(), "lowerdir");
+        assert_eq!(lower.split(':').count(), 2, "{lower}");
+    }
+}
+
+#[test]
 fn what_the_policy_refuses_is_not_unpacked_either() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
