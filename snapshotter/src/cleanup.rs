@@ -28,7 +28,7 @@ pub struct Leftovers {
     pub directories: Vec<Staging>,
     /// Chains that were mounted for snapshots.
     pub chains: BTreeSet<ChainId>,
-    /// Whether a snapshot of layers has been removed: perhaps nothing reaches them any more.
+    /// Whether a snapshot of layers has been removed, or a pull was in vain: perhaps nothing reaches them any more.
     pub has_lost_layers: bool,
 }
 
@@ -53,6 +53,11 @@ impl Snapshotter {
             leftovers.chains.extend(ChainId::of_layers(&snapshot.record.layers));
         }
         leftovers.has_lost_layers = true;
+    }
+
+    /// Tells whether images or layers are left that perhaps nothing needs.
+    pub fn has_lost_layers(&self) -> bool {
+        self.leftovers().has_lost_layers
     }
 
     /// Removes what is left over, after who does so already. What fails is told in the log and tried again by the next clean-up.

@@ -13,6 +13,7 @@
 //! that has the chain, containerd downloads and unpacks the layer as for any other snapshotter; but for an image that the signature
 //! policy accepts only with a signature.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub struct Puller<'a> {
     pub own: &'a OwnImages,
     /// What is counted.
     pub metrics: &'a Metrics,
+    /// Set where a pull was in vain: what it has left is to be swept.
+    pub was_in_vain: Cell<bool>,
 }
 
 /// The layers of a chain, the lowest first.
@@ -184,6 +187,7 @@ impl Remote {
         let watch = Watch { metrics: puller.metrics, arriving: &arriving, asked: reference };
         let pulled = pull_image_from_registry(puller.engine, reference, &options, &watch);
         if pulled.is_err() {
+            puller.was_in_vain.set(true);
             arriving.is_in_vain()?;
         }
         let found = match pulled {
@@ -213,6 +217,7 @@ impl Remote {
             tracing::warn!(image = name, %chain, "is another image than the one that containerd unpacks");
             let reason = format!("it is another image than the one that has chain {chain}");
             self.fail(name, reason, puller.settings.pull.retry_after);
+            puller.was_in_vain.set(true);
             puller.metrics.count_pull(PullResult::Other);
         } else {
             puller.metrics.count_pull(PullResult::Done);

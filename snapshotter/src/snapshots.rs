@@ -5,6 +5,7 @@
 //! All of it blocks. Nothing is lost where it is killed: a snapshot is there from the rename that makes it, and gone from the one that
 //! removes it; mounts that nobody uses go with the next [clean-up](crate::cleanup).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -309,10 +310,18 @@ impl Snapshotter {
             return Ok(true);
         }
         let settings = self.settings();
-        let puller = Puller { engine: &self.engine, settings: &settings, own: &self.own, metrics: &self.metrics };
+        let puller = Puller {
+            engine: &self.engine,
+            settings: &settings,
+            own: &self.own,
+            metrics: &self.metrics,
+            was_in_vain: Cell::new(false),
+        };
         loop {
+            let found = self.remote.layers(&puller, chain, labels);
+            self.leftovers().has_lost_layers |= puller.was_in_vain.get();
             // Held until the snapshot keeps them.
-            let Some(found) = self.remote.layers(&puller, chain, labels)? else { return Ok(false) };
+            let Some(found) = found? else { return Ok(false) };
             let layers = &found.layers;
             let Some(&top) = layers.last() else { return Ok(false) };
             if !self.fits_parent(layers, parent)? {

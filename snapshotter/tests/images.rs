@@ -178,7 +178,9 @@ fn labels_that_do_not_hold_lead_to_unpacking() {
     let (real, other) = (image(&TWO), image(&[("another", "image")]));
     let reference = scene.serve(&real, "app");
     let chain = chains(&other)[0].clone();
+    scene.cleanup();
     scene.prepare("other", "", &[(REF, &chain), (IMAGE, &reference)]).unwrap();
+    assert_eq!(image_names(&scene).len(), 1);
     scene.cleanup();
     assert!(image_names(&scene).is_empty(), "what was pulled in vain goes");
     for odd in ["", "::", "oci:/etc", "host/Upper:1"] {
