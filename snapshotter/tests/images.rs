@@ -122,6 +122,24 @@ fn after_a_reboot_the_image_is_mounted_again() {
 }
 
 #[test]
+fn a_mount_whose_snapshots_went_before_a_crash_goes_after_it() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let image = image(&TWO);
+    pull(&scene, &scene.serve(&image, "app"));
+    let (_, top) = scene.unpack(&image, None);
+    scene.prepare("one", &top, &[]).unwrap();
+    for name in ["one", &top, &chains(&image)[0]] {
+        scene.remove(name).unwrap();
+    }
+    let scene = scene.restarted();
+    assert_eq!(scene.mounted().len(), 1);
+    scene.cleanup();
+    assert!(scene.mounted().is_empty());
+    assert_eq!(image_names(&scene).len(), 1, "a person has pulled it");
+}
+
+#[test]
 fn what_cannot_be_pulled_is_unpacked_and_not_asked_for_again_at_once() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();

@@ -263,7 +263,7 @@ fn open(dir: &Dir) -> (Arc<Snapshotter>, Service) {
     let engine = engine(dir);
     let opened = Snapshotter::open(engine, &dir.path().join("run"), settings(), Arc::new(Metrics::default()));
     let snapshotter = Arc::new(opened.unwrap());
-    snapshotter.recover();
+    snapshotter.recover().unwrap();
     let service = Service::new(Arc::clone(&snapshotter), Arc::default());
     (snapshotter, service)
 }
