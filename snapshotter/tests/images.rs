@@ -88,6 +88,32 @@ fn an_image_is_pulled_once_and_all_of_its_containers_stand_on_one_mount() {
 }
 
 #[test]
+fn many_layers_that_are_directories_can_be_mounted() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::with_dirs();
+    let names: Vec<String> = (0..60).map(|number| format!("file-{number}")).collect();
+    let layers: Vec<_> = names.iter().map(|name| (name.as_str(), "text")).collect();
+    let image = image(&layers);
+    let (codes, top) = scene.unpack(&image, Some(&scene.serve(&image, "app")));
+    assert!(codes.iter().all(|code| *code == Code::AlreadyExists), "{codes:?}");
+    let mounts = scene.prepare("one", &top, &[]).unwrap();
+    let options = mounts[0].options.join(",");
+    assert!(options.len() < 4096, "{options}");
+    let target = scene.dir.path().join("run/target");
+    fs::create_dir(&target).unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(&target);
+    assert!(mount.status().unwrap().success(), "{options}");
+    for name in [&names[0], &names[59]] {
+        assert_eq!(fs::read_to_string(target.join(name)).unwrap(), "text");
+    }
+    fs::write(target.join("new"), "x").unwrap();
+    assert!(std::process::Command::new("umount").arg(&target).status().unwrap().success());
+    let high = scene.prepare("few", &chains(&image)[2], &[]).unwrap();
+    assert!(option(&high, "lowerdir").contains(':'), "as long as they fit they are stacked once: {high:?}");
+}
+
+#[test]
 fn an_image_of_the_store_needs_no_registry_and_stays() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
