@@ -149,7 +149,7 @@ impl OwnImages {
 
 enum Verdict {
     Stays,
-    Goes(ImageRecord),
+    Goes(Box<ImageRecord>),
     /// The store has it no more, or by names alone that a person has given it.
     Gone,
 }
@@ -181,7 +181,7 @@ fn judge(
     // Until the uppermost snapshot is there its lower ones keep it.
     match !image.complete && is_any(snapshots, |shown| layers.starts_with(shown)) {
         true => Verdict::Stays,
-        false => Verdict::Goes(entry.clone()),
+        false => Verdict::Goes(Box::new(entry.clone())),
     }
 }
 
