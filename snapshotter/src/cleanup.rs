@@ -28,7 +28,7 @@ pub struct Leftovers {
     pub directories: Vec<Staging>,
     /// Chains that were mounted for snapshots.
     pub chains: BTreeSet<ChainId>,
-    /// Whether a snapshot of layers has been removed: perhaps nothing reaches them any more.
+    /// Whether a snapshot of layers has been removed, or a pull was in vain: perhaps nothing reaches them any more.
     pub has_lost_layers: bool,
 }
 
@@ -46,13 +46,22 @@ pub struct Cleaned {
 }
 
 impl Snapshotter {
-    /// Looks for what an earlier process has left: all mounts of chains that snapshots know, and images that are not needed.
-    pub fn recover(&self) {
+    /// Looks for what an earlier process has left: all mounts of the store's chains, for their snapshots may have gone, and images that
+    /// are not needed.
+    ///
+    /// # Errors
+    /// Where the mounts cannot be listed.
+    pub fn recover(&self) -> Result<()> {
+        let mounted = self.engine.layerfs().mounted_chains()?;
         let mut leftovers = self.leftovers();
-        for snapshot in self.metadata.all() {
-            leftovers.chains.extend(ChainId::of_layers(&snapshot.record.layers));
-        }
+        leftovers.chains.extend(mounted);
         leftovers.has_lost_layers = true;
+        Ok(())
+    }
+
+    /// Tells whether images or layers are left that perhaps nothing needs.
+    pub fn has_lost_layers(&self) -> bool {
+        self.leftovers().has_lost_layers
     }
 
     /// Removes what is left over, after who does so already. What fails is told in the log and tried again by the next clean-up.

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use stos_config::Place;
 use tonic::{Code, Status};
 
 /// What went wrong.
@@ -70,6 +71,16 @@ pub enum Error {
         /// Why not.
         source: Box<stos_engine::Error>,
     },
+    /// The signature policy wants a signature of the image, and no pull has shown one: nobody may unpack it either.
+    #[error("image {image} is not accepted: {required_by} requires a signature, and none was seen: {reason}")]
+    Unproved {
+        /// The image.
+        image: String,
+        /// What requires it.
+        required_by: Place,
+        /// Why the image was not pulled.
+        reason: String,
+    },
     /// The configuration file cannot be used.
     #[error("{}: {reason}", path.display())]
     Config {
@@ -110,7 +121,7 @@ impl Error {
             Self::Precondition { .. } => Code::FailedPrecondition,
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::Damaged { .. } => Code::DataLoss,
-            Self::Refused { .. } => Code::PermissionDenied,
+            Self::Refused { .. } | Self::Unproved { .. } => Code::PermissionDenied,
             Self::Store(stos_store::Error::RecordTooLarge { .. }) => Code::InvalidArgument,
             Self::Engine(stos_engine::Error::StoreBusy { .. }) | Self::Served { .. } => Code::Unavailable,
             _ => Code::Internal,

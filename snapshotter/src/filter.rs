@@ -59,7 +59,8 @@ impl Selector {
         match &self.test {
             Test::Present => value.is_some(),
             Test::Equal(expected) => value == Some(expected),
-            Test::NotEqual(expected) => value != Some(expected),
+            // What is not there is unlike anything but nothing.
+            Test::NotEqual(expected) => value.unwrap_or_default() != expected,
             Test::Matches(regex) => regex.is_match(value.unwrap_or_default()),
         }
     }
@@ -253,6 +254,9 @@ mod tests {
             ("labels.a.b==\"x\\x20y\"", true),
             ("labels.none", false),
             ("labels.none!=x", true),
+            ("labels.none!=\"\"", false),
+            ("labels.empty!=\"\"", false),
+            ("labels.none==\"\"", false),
             ("labels.\"a.b\"", true),
             ("labels.empty", true),
             ("unknown", false),

@@ -20,8 +20,8 @@
 //! | [`logging`] | the daemon's log |
 //! | [`error`] | [`Error`], and the gRPC code of each |
 //!
-//! It stands on `stos-engine` and what is below that. All of that blocks, and runs in threads of its own; nothing here spawns a
-//! process. State is the store on disk: a daemon that is killed and started again knows what it knew.
+//! It stands on `stos-engine` and what is below that. All of that blocks, and runs in threads of its own. Nothing here spawns
+//! a process, but what the engine sweeps may: networks that nobody needs any more are torn down by netavark. State is the store on disk: a daemon that is killed and started again knows what it knew.
 
 pub mod api;
 pub mod cleanup;

@@ -135,7 +135,7 @@ fn open(arguments: &Arguments, settings: Settings, metrics: Arc<Metrics>) -> Res
     let backend = engine.layerfs().kind_of_new()?;
     let root = std::fs::canonicalize(&arguments.root).map_err(stos_store::Error::io("find", &arguments.root))?;
     let snapshotter = Arc::new(Snapshotter::open(engine, &root, settings, metrics)?);
-    snapshotter.recover();
+    snapshotter.recover()?;
     let snapshots = snapshotter.list(&[])?.len();
     let (address, data_root) = (arguments.address.display(), arguments.data_root.display());
     tracing::info!(%address, %data_root, %backend, snapshots, "serving");

@@ -9,7 +9,7 @@
 //! | to be read, of anything else | an overlay without an upper directory, or one directory, bound read-only |
 //!
 //! Layers of the store are one lower directory, the mount of their chain, whatever their number (with the backend `dirs`: their
-//! directories). Each layer that containerd has unpacked is one more above it.
+//! directories; where those are too many for mount(2), the view of their stack). Each layer that containerd has unpacked is one more above it.
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,10 @@ use crate::metadata::{Metadata, Snapshot};
 
 /// Off whatever the kernel's default, so that an upper directory says all: what `stos` mounts and containerd compares are the same.
 const OFF: [&str; 3] = ["index=off", "redirect_dir=off", "metacopy=off"];
+
+/// The most bytes that lower directories may take, with the length of the store's path twice: mount(2) takes a page of options, and
+/// the others take some 200 bytes beside that path.
+const LOWERS_MAX: usize = 4096 - 256;
 
 /// What a snapshot stands on.
 #[derive(Debug, Default)]
@@ -69,10 +73,17 @@ impl Lower {
         let layerfs = engine.layerfs();
         let chain = layerfs.ensure_sound_chain(&self.layers, Integrity::Sealed)?;
         let chain = setup_layerfs_for_container(engine, &chain, Integrity::Sealed)?;
+        let view = layerfs.chain_mount_point(chain.kind(), chain.chain_id());
         if mounted.paths.is_empty() {
-            mounted.view = Some(layerfs.chain_mount_point(chain.kind(), chain.chain_id()));
+            mounted.view = Some(view.clone());
         }
+        let own = mounted.paths.len();
         mounted.paths.extend(directories_of(engine, &chain)?);
+        if lower_length(&mounted.paths) + 2 * engine.store().root().as_os_str().len() > LOWERS_MAX {
+            // The same tree, as one directory.
+            mounted.paths.truncate(own);
+            mounted.paths.push(view);
+        }
         Ok(mounted)
     }
 }
@@ -81,6 +92,15 @@ fn directories_of(engine: &Engine, chain: &Chain) -> Result<Vec<PathBuf>> {
     // Only the lower directories are of interest.
     let upper = UpperDirs { upper: PathBuf::new(), work: PathBuf::new(), volatile: false };
     Ok(engine.layerfs().container_plan(chain, upper)?.lowers)
+}
+
+/// Gives how many bytes lower directories take in a mount's options, where containerd mounts them from the directory that they have in
+/// common (containerd, core/mount/mount_linux.go: `compactLowerdirOption`).
+fn lower_length(paths: &[PathBuf]) -> usize {
+    let Some(first) = paths.first() else { return 0 };
+    let is_above_all = |dir: &&Path| paths.iter().all(|path| path.starts_with(dir));
+    let common = first.ancestors().skip(1).find(is_above_all).unwrap_or(Path::new(""));
+    paths.iter().map(|path| path.strip_prefix(common).unwrap_or(path).as_os_str().len() + 1).sum()
 }
 
 /// What a snapshot stands on, to be seen.
@@ -191,6 +211,19 @@ mod tests {
             (lower(&["/s/6/fs", "/c"], None), View, format!("overlay overlay {off},lowerdir=/s/6/fs:/c")),
         ] {
             assert_eq!(shown(&lower, kind), expected);
+        }
+    }
+
+    #[test]
+    fn lower_directories_count_from_what_they_have_in_common() {
+        let paths = |texts: &[&str]| texts.iter().map(PathBuf::from).collect::<Vec<_>>();
+        for (texts, expected) in [
+            (&[][..], 0),
+            (&["/d/layers/a/diff"], 5),
+            (&["/d/layers/a/diff", "/d/layers/b/diff"], 14),
+            (&["/d/snapshots/1/fs", "/d/layers/a/diff"], 29),
+        ] {
+            assert_eq!(lower_length(&paths(texts)), expected, "{texts:?}");
         }
     }
 

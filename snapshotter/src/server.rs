@@ -13,11 +13,11 @@ use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::api::snapshots::snapshots_server::SnapshotsServer;
 use crate::error::{Error, Result};
@@ -32,6 +32,10 @@ const GATHERING: Duration = Duration::from_millis(100);
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
 /// How long to wait where no connection can be taken, for want of descriptors above all.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// How many may ask for metrics at once, how long each may take for its question, and for all of it: nobody else waits for one who
+/// never ends.
+const METRICS: (usize, Duration, Duration) = (32, Duration::from_secs(5), Duration::from_secs(10));
 
 /// Serves containerd until `stop` says so, then waits up to `patience` for calls that are under way. Tells whether all of them ended.
 pub async fn serve(
@@ -140,7 +144,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = std::io::Result<S>>,
 {
+    let (count, question, whole) = METRICS;
+    let places = Arc::new(Semaphore::new(count));
     loop {
+        // It is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match accept().await {
             Ok(stream) => stream,
             Err(error) => {
@@ -155,10 +163,14 @@ where
             async move { Ok::<_, Infallible>(answer) }
         });
         tokio::spawn(async move {
-            if let Err(error) =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
-            {
-                tracing::debug!(%error, "a connection for metrics ended");
+            let _place = place;
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(question).keep_alive(false);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(whole, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics ended"),
+                Err(_) => tracing::debug!("a connection for metrics took too long"),
             }
         });
     }

@@ -30,7 +30,7 @@ pub struct Service {
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
 impl Service {
-    /// Serves `snapshotter`; `removals` is told when something was removed, and there is something to clean up.
+    /// Serves `snapshotter`; `removals` is told when something was removed or pulled in vain, and there is something to clean up.
     pub fn new(snapshotter: Arc<Snapshotter>, removals: Arc<Notify>) -> Self {
         Self::opening(watch::channel(Some(snapshotter)).1, removals)
     }
@@ -112,7 +112,9 @@ impl Snapshots for Service {
         let work = move |it: &Snapshotter| it.prepare(&key, optional(parent).as_deref(), labels);
         let mounts = self.call("Prepare", work).await;
         // A pull may have been in vain.
-        self.removals.notify_one();
+        if self.opened().await?.has_lost_layers() {
+            self.removals.notify_one();
+        }
         Ok(Response::new(PrepareSnapshotResponse { mounts: mounts? }))
     }
 

@@ -5,6 +5,7 @@
 //! All of it blocks. Nothing is lost where it is killed: a snapshot is there from the rename that makes it, and gone from the one that
 //! removes it; mounts that nobody uses go with the next [clean-up](crate::cleanup).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -100,13 +101,15 @@ impl Snapshotter {
     /// and the layer is there, or can be pulled, it is made a committed snapshot instead.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] of a name that is taken, or of a layer that needs no unpacking: that is how containerd hears of it.
+    /// [`Error::AlreadyExists`] of a name that is taken, or of a layer that needs no unpacking: that is how containerd hears of it;
+    /// [`Error::Refused`] and [`Error::Unproved`] of a layer of an image that may not come in.
     pub fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
         self.check_request(key, parent, &labels)?;
         if let Some(target) = labels.get(SNAPSHOT_REF) {
             if self.provide_layer(target, parent, &labels)? {
                 return Err(Error::AlreadyExists(target.clone()));
             }
+            self.remote.admit_unpacking(&self.settings(), &labels)?;
             self.metrics.count_layer(LayerSource::Unpacked);
         }
         self.create(SnapshotKind::Active, key, parent, labels)
@@ -195,7 +198,9 @@ impl Snapshotter {
             && self.fits_parent(&layers, active.record.parent.as_deref())?
         {
             let _lease = self.engine.store().lease()?;
-            if let Some(&top) = layers.last().filter(|_| self.has_all(&layers)) {
+            if let Some(&top) = layers.last()
+                && self.are_sound(&layers)?
+            {
                 return self.commit_as_layers(name, key, labels, &layers, self.layer_usage(top)?);
             }
         }
@@ -212,8 +217,14 @@ impl Snapshotter {
         Ok(())
     }
 
-    fn has_all(&self, layers: &[DiffId]) -> bool {
-        layers.iter().all(|layer| self.engine.layerfs().kept(*layer).is_ok_and(|kept| kept.is_some()))
+    /// Tells whether all layers are there as they were when they were proved, by a few stats each.
+    fn are_sound(&self, layers: &[DiffId]) -> Result<bool> {
+        for layer in layers {
+            if !self.engine.layerfs().ensure_layer_is_sound(*layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes what was unpacked a snapshot of the store's own layers. The caller holds a lease.
@@ -299,11 +310,21 @@ impl Snapshotter {
             return Ok(true);
         }
         let settings = self.settings();
-        let puller = Puller { engine: &self.engine, settings: &settings, own: &self.own, metrics: &self.metrics };
+        let puller = Puller {
+            engine: &self.engine,
+            settings: &settings,
+            own: &self.own,
+            metrics: &self.metrics,
+            was_in_vain: Cell::new(false),
+        };
         loop {
-            let Some(layers) = self.remote.layers(&puller, chain, labels)? else { return Ok(false) };
+            let found = self.remote.layers(&puller, chain, labels);
+            self.leftovers().has_lost_layers |= puller.was_in_vain.get();
+            // Held until the snapshot keeps them.
+            let Some(found) = found? else { return Ok(false) };
+            let layers = &found.layers;
             let Some(&top) = layers.last() else { return Ok(false) };
-            if !self.fits_parent(&layers, parent)? {
+            if !self.fits_parent(layers, parent)? {
                 tracing::warn!(%chain, parent, "the parent is another chain: it is unpacked");
                 return Ok(false);
             }
@@ -313,9 +334,14 @@ impl Snapshotter {
                 // A sweep was first.
                 continue;
             }
-            self.commit_layers(target, parent, labels, &layers)?;
+            // Where containerd has unpacked the layers below, nobody has looked at the store's: they may be what it did not trust.
+            if !self.shows_layers(parent)? && !self.are_sound(layers)? {
+                tracing::warn!(%chain, "a layer below it is damaged: it is unpacked");
+                return Ok(false);
+            }
+            self.commit_layers(target, parent, labels, layers)?;
             self.metrics.count_layer(LayerSource::Provided);
-            self.own.complete(&self.engine, &layers)?;
+            self.own.complete(&self.engine, layers)?;
             return Ok(true);
         }
     }
@@ -344,6 +370,11 @@ impl Snapshotter {
                 Ok(!lower.is_empty() && (shown.is_empty() || shown == lower))
             }
         }
+    }
+
+    /// Tells whether what is below a layer is nothing, or layers of the store.
+    fn shows_layers(&self, parent: Option<&str>) -> Result<bool> {
+        parent.map_or(Ok(true), |parent| Ok(!self.metadata.get(parent)?.record.layers.is_empty()))
     }
 
     fn commit_layers(&self, target: &str, parent: Option<&str>, labels: &Labels, layers: &[DiffId]) -> Result<()> {

@@ -54,6 +54,25 @@ fn codes_and_lists_come_over_the_wire() {
 }
 
 #[test]
+fn who_asks_for_metrics_and_never_ends_keeps_nobody_else_from_them() {
+    stos_testkit::require!(Need::Root);
+    let daemon = Daemon::start();
+    let connect = || UnixStream::connect(daemon.dir.path().join("metrics")).unwrap();
+    let mut idle: Vec<_> = (0..40).map(|_| connect()).collect();
+    let mut asked = connect();
+    // Not asked to close, it closes.
+    asked.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    asked.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut text = String::new();
+    asked.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("stos_snapshotter_snapshots"), "{text}");
+    for stream in &mut idle {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(stream.read_to_end(&mut Vec::new()).is_ok(), "it is ended");
+    }
+}
+
+#[test]
 fn what_is_no_grpc_harms_nobody() {
     stos_testkit::require!(Need::Root);
     let daemon = Daemon::start();

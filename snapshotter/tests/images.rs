@@ -88,6 +88,32 @@ fn an_image_is_pulled_once_and_all_of_its_containers_stand_on_one_mount() {
 }
 
 #[test]
+fn many_layers_that_are_directories_can_be_mounted() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::with_dirs();
+    let names: Vec<String> = (0..60).map(|number| format!("file-{number}")).collect();
+    let layers: Vec<_> = names.iter().map(|name| (name.as_str(), "text")).collect();
+    let image = image(&layers);
+    let (codes, top) = scene.unpack(&image, Some(&scene.serve(&image, "app")));
+    assert!(codes.iter().all(|code| *code == Code::AlreadyExists), "{codes:?}");
+    let mounts = scene.prepare("one", &top, &[]).unwrap();
+    let options = mounts[0].options.join(",");
+    assert!(options.len() < 4096, "{options}");
+    let target = scene.dir.path().join("run/target");
+    fs::create_dir(&target).unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(&target);
+    assert!(mount.status().unwrap().success(), "{options}");
+    for name in [&names[0], &names[59]] {
+        assert_eq!(fs::read_to_string(target.join(name)).unwrap(), "text");
+    }
+    fs::write(target.join("new"), "x").unwrap();
+    assert!(std::process::Command::new("umount").arg(&target).status().unwrap().success());
+    let high = scene.prepare("few", &chains(&image)[2], &[]).unwrap();
+    assert!(option(&high, "lowerdir").contains(':'), "as long as they fit they are stacked once: {high:?}");
+}
+
+#[test]
 fn an_image_of_the_store_needs_no_registry_and_stays() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
@@ -119,6 +145,24 @@ fn after_a_reboot_the_image_is_mounted_again() {
     assert!(scene.mounted().is_empty());
     assert_eq!(scene.mounts("one").unwrap(), mounts);
     assert!(Path::new(&lower).join("high").exists());
+}
+
+#[test]
+fn a_mount_whose_snapshots_went_before_a_crash_goes_after_it() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let image = image(&TWO);
+    pull(&scene, &scene.serve(&image, "app"));
+    let (_, top) = scene.unpack(&image, None);
+    scene.prepare("one", &top, &[]).unwrap();
+    for name in ["one", &top, &chains(&image)[0]] {
+        scene.remove(name).unwrap();
+    }
+    let scene = scene.restarted();
+    assert_eq!(scene.mounted().len(), 1);
+    scene.cleanup();
+    assert!(scene.mounted().is_empty());
+    assert_eq!(image_names(&scene).len(), 1, "a person has pulled it");
 }
 
 #[test]
@@ -178,7 +222,9 @@ fn labels_that_do_not_hold_lead_to_unpacking() {
     let (real, other) = (image(&TWO), image(&[("another", "image")]));
     let reference = scene.serve(&real, "app");
     let chain = chains(&other)[0].clone();
+    scene.cleanup();
     scene.prepare("other", "", &[(REF, &chain), (IMAGE, &reference)]).unwrap();
+    assert_eq!(image_names(&scene).len(), 1);
     scene.cleanup();
     assert!(image_names(&scene).is_empty(), "what was pulled in vain goes");
     for odd in ["", "::", "oci:/etc", "host/Upper:1"] {
@@ -223,6 +269,33 @@ fn what_containerd_unpacks_without_asking_becomes_the_stores_where_it_has_it() {
 }
 
 #[test]
+fn nothing_is_made_of_layers_of_which_a_lower_one_is_damaged() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let image = image(&TWO);
+    pull(&scene, &scene.serve(&image, "app"));
+    let tar = scene.data_root().join("layers/sha256").join(image.diff_ids[0].trim_start_matches("sha256:"));
+    let tar = tar.join("layer.tar");
+    let mut bytes = fs::read(&tar).unwrap();
+    bytes[600] ^= 1;
+    fs::remove_file(&tar).unwrap();
+    fs::write(&tar, bytes).unwrap();
+    // containerd asks, and does not.
+    for (name, labelled) in [("asked", true), ("not asked", false)] {
+        let mut parent = String::new();
+        for chain in chains(&image) {
+            let key = format!("{name}/1/extract-1-a {chain}");
+            let labels: &[_] = if labelled { &[(REF, chain.as_str())] } else { &[] };
+            scene.prepare(&key, &parent, labels).unwrap();
+            parent = format!("{name}/2/{chain}");
+            scene.commit(&parent, &key).unwrap();
+        }
+        let lower = option(&scene.prepare(name, &parent, &[]).unwrap(), "lowerdir");
+        assert_eq!(lower.split(':').count(), 2, "{lower}");
+    }
+}
+
+#[test]
 fn what_the_policy_refuses_is_not_unpacked_either() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
@@ -242,6 +315,40 @@ fn what_the_policy_refuses_is_not_unpacked_either() {
 }
 
 #[test]
+fn what_needs_a_signature_is_not_unpacked_unseen() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let policy = scene.dir.path().join("policy.json");
+    fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
+    let mut settings = scene::settings();
+    settings.registry.signature_policy = Some(policy.clone());
+    scene.snapshotter.set_settings(settings.clone());
+    let image = image(&TWO);
+    let reference = scene.serve(&image, "app");
+    scene.registry.add_rule(Rule::on("/manifests/").fault(Fault::status(404)));
+    let chain = chains(&image)[0].clone();
+    let labels = [(REF, chain.as_str()), (IMAGE, reference.as_str())];
+    scene.prepare("accepted", "", &labels).unwrap();
+    // The pull's failure is still remembered.
+    let key = stos_testkit::signing::Signer::new().public_pem();
+    let required = serde_json::json!({"type": "sigstoreSigned", "keyPath": scene.dir.path().join("key.pub")});
+    fs::write(scene.dir.path().join("key.pub"), key).unwrap();
+    fs::write(&policy, serde_json::json!({"default": [required]}).to_string()).unwrap();
+    let refused = scene.prepare("key", "", &labels).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("requires a signature"), "{refused:?}");
+    settings.pull.enabled = false;
+    scene.snapshotter.set_settings(settings.clone());
+    assert_eq!(code(scene.prepare("key", "", &labels)), Code::PermissionDenied);
+    fs::remove_file(&policy).unwrap();
+    assert_eq!(code(scene.prepare("key", "", &labels)), Code::PermissionDenied, "what cannot be read refuses all");
+    assert_eq!(scene.names(&[]), ["accepted"]);
+    settings.registry.signature_policy = None;
+    scene.snapshotter.set_settings(settings);
+    scene.prepare("key", "", &labels).unwrap();
+}
+
+#[test]
 fn images_stay_where_that_is_asked_for() {
     stos_testkit::require!(Need::Root);
     let scene = Scene::new();
@@ -254,6 +361,82 @@ fn images_stay_where_that_is_asked_for() {
     scene.remove(&top).unwrap();
     scene.cleanup();
     assert_eq!(image_names(&scene).len(), 1);
+}
+
+/// Removes all snapshots and cleans up.
+fn remove_all(scene: &Scene) {
+    while let [_, ..] = scene.names(&[]).as_slice() {
+        // Parents go last.
+        scene.names(&[]).iter().for_each(|name| drop(scene.remove(name)));
+    }
+    scene.cleanup();
+}
+
+fn image_ids(scene: &Scene) -> Vec<String> {
+    list_images(&scene.engine()).unwrap().into_iter().map(|image| image.id.to_string()).collect()
+}
+
+#[test]
+fn what_a_person_has_given_a_name_stays() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let (own, theirs) = (image(&TWO), image(&[("another", "image")]));
+    let reference = scene.serve(&own, "app");
+    scene.unpack(&own, Some(&reference));
+    // The image of containerd gets a further name.
+    let further = "localhost/further:1".parse().unwrap();
+    stos_engine::tag::tag_image(&scene.engine(), &reference, &[further]).unwrap();
+    remove_all(&scene);
+    assert_eq!(image_names(&scene), ["localhost/further"], "only the name that its pull has given it goes");
+    stos_engine::image::remove_image(&scene.engine(), "localhost/further:1", false).unwrap();
+
+    // Its name is given to another image.
+    let other = scene.serve(&theirs, "other");
+    pull(&scene, &other);
+    scene.unpack(&own, Some(&reference));
+    stos_engine::tag::tag_image(&scene.engine(), &other, &[reference.parse().unwrap()]).unwrap();
+    stos_engine::image::remove_image(&scene.engine(), &other, false).unwrap();
+    let scene = scene.restarted();
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 2, "containerd has the one, a person the other");
+    remove_all(&scene);
+    assert_eq!(image_names(&scene), [reference.trim_end_matches(":1")]);
+    let left = list_images(&scene.engine()).unwrap();
+    assert_eq!(left[0].layers, 1, "a person's: {left:?}");
+
+    // What an earlier version has written of it says nothing any more.
+    let list = format!(r#"[{{"name": "{reference}", "complete": true}}]"#);
+    fs::write(scene.data_root().join("snapshots/images.json"), list).unwrap();
+    let scene = scene.restarted();
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 1);
+}
+
+#[test]
+fn an_image_whose_tag_has_moved_goes_too_and_the_new_one_stays_while_it_comes() {
+    stos_testkit::require!(Need::Root);
+    let scene = Scene::new();
+    let (old, new) = (image(&TWO), image(&[("new", "low"), ("newer", "high")]));
+    let reference = scene.serve(&old, "app");
+    scene.unpack(&old, Some(&reference));
+    scene.serve(&new, "app");
+    let low = chains(&new)[0].clone();
+    assert_eq!(code(scene.prepare("low", "", &[(REF, &low), (IMAGE, &reference)])), Code::AlreadyExists);
+    let scene = scene.restarted();
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 2, "containerd has had only one of its layers");
+    scene.registry.take_requests();
+    let (codes, top) = scene.unpack(&new, Some(&reference));
+    assert_eq!(codes, [Code::AlreadyExists; 2]);
+    assert!(scene.registry.take_requests().is_empty());
+    for chain in chains(&old).iter().rev() {
+        scene.remove(chain).unwrap();
+    }
+    scene.cleanup();
+    assert_eq!(image_ids(&scene).len(), 1, "the old one has no name, and goes all the same");
+    scene.prepare("one", &top, &[]).unwrap();
+    remove_all(&scene);
+    assert!(image_ids(&scene).is_empty());
 }
 
 #[test]

@@ -152,11 +152,27 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
     let by_id = name.parse::<stos_spec::ImageRef>().map_or(true, |reference| {
         record.reference.as_ref().is_none_or(|own| own.name() != reference.name() && !reference.may_mean(own))
     });
-    let goes_whole = same.len() == 1 || by_id;
     if by_id && same.len() > 1 && !force {
         let names = same.iter().filter_map(|image| image.reference.as_ref().map(ToString::to_string)).collect();
         return Err(Error::ImageHasNames { image: name.to_owned(), names });
     }
+    remove_entries(engine, name, &record, by_id, force)
+}
+
+/// Removes an image's entry as it was read: one name, and with the last one the image, unless a container uses it. What another image
+/// or another name of this one has got meanwhile stays.
+///
+/// # Errors
+/// As [`remove_image`] without `force`.
+pub fn remove_image_entry(engine: &Engine, record: &ImageRecord) -> Result<Removed> {
+    let name = record.reference.as_ref().map_or_else(|| record.image_id.to_string(), ToString::to_string);
+    remove_entries(engine, &name, record, false, false)
+}
+
+/// Removes an image's entry, or with `by_id` all of them.
+fn remove_entries(engine: &Engine, name: &str, record: &ImageRecord, by_id: bool, force: bool) -> Result<Removed> {
+    let images = engine.store.images()?;
+    let goes_whole = by_id || images.iter().filter(|image| image.image_id == record.image_id).count() == 1;
     if goes_whole && !force {
         let users = crate::container::records(engine)?;
         let needs_it =
@@ -171,7 +187,7 @@ pub fn remove_image(engine: &Engine, name: &str, force: bool) -> Result<Removed>
         return Err(Error::ImageMounted { image: name.to_owned() });
     }
     let is_gone =
-        |image: &ImageRecord| image.image_id == record.image_id && (goes_whole || image.reference == record.reference);
+        |image: &ImageRecord| image.image_id == record.image_id && (by_id || image.reference == record.reference);
     let mut removed = Removed::default();
     removed.untagged.extend(
         images

@@ -122,6 +122,12 @@ impl LayerFs {
         Ok(chains)
     }
 
+    /// Lists the chains that this store has mounted, or had before a reboot that has left ROOT. The mounts of other stores that share
+    /// it are not among them.
+    pub fn mounted_chains(&self) -> Result<Vec<ChainId>> {
+        self.erofs.mounts.own_chains()
+    }
+
     /// Detaches a chain's mounts, if there are any, unless another store made them.
     pub fn unmount_chain(&self, chain: ChainId) -> Result<()> {
         BackendKind::ALL.into_iter().try_for_each(|kind| self.backend(kind).unmount_chain(chain))

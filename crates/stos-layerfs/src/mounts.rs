@@ -170,6 +170,17 @@ impl Mounts {
         }
     }
 
+    /// Lists the chains that this store has mounted.
+    pub(crate) fn own_chains(&self) -> Result<Vec<ChainId>> {
+        if !self.dir.exists() {
+            return Ok(Vec::new());
+        }
+        let names = files::list_names(&self.dir)?;
+        let own = names.iter().filter_map(|name| Some((name, parse_name(name)?.1)));
+        let is_own = |name: &str| self.mounted_from(name).is_some_and(|from| from.store == self.store);
+        Ok(own.filter(|(name, _)| is_own(name)).map(|(_, chain)| chain).collect())
+    }
+
     /// Detaches the mounts of this store's chains that it does not hold any more, as `is_held` tells, and removes what mounts
     /// have left; with `dry_run` it only tells which. Those of other stores are not touched. The caller holds the right to sweep.
     pub(crate) fn sweep(&self, is_held: impl Fn(BackendKind, ChainId) -> bool, dry_run: bool) -> Result<Vec<String>> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stos_engine::Engine;
+use stos_layerfs::BackendKind;
 use stos_snapshotter::Snapshotter;
 use stos_snapshotter::api::snapshots::snapshots_server::Snapshots;
 use stos_snapshotter::api::snapshots::*;
@@ -68,7 +69,19 @@ pub fn settings() -> Settings {
 impl Scene {
     pub fn new() -> Self {
         let dir = Dir::new();
-        let (snapshotter, service) = open(&dir);
+        let engine = engine(&dir);
+        Self::of(dir, engine)
+    }
+
+    /// With layers kept as directories, whatever the host can have.
+    pub fn with_dirs() -> Self {
+        let dir = Dir::new();
+        let engine = engine(&dir).with_backend(BackendKind::Dirs);
+        Self::of(dir, engine)
+    }
+
+    fn of(dir: Dir, engine: Engine) -> Self {
+        let (snapshotter, service) = open(&dir, engine);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Self { registry: Registry::start(Options::default()), snapshotter, service, runtime, dir }
     }
@@ -77,7 +90,7 @@ impl Scene {
     pub fn restarted(self) -> Self {
         let Self { registry, snapshotter, service, runtime, dir } = self;
         drop((service, snapshotter));
-        let (snapshotter, service) = open(&dir);
+        let (snapshotter, service) = open(&dir, engine(&dir));
         Self { registry, snapshotter, service, runtime, dir }
     }
 
@@ -259,11 +272,10 @@ fn engine(dir: &Dir) -> Engine {
     Engine::open(&dir.path().join("data"), &dir.path().join("run")).unwrap()
 }
 
-fn open(dir: &Dir) -> (Arc<Snapshotter>, Service) {
-    let engine = engine(dir);
+fn open(dir: &Dir, engine: Engine) -> (Arc<Snapshotter>, Service) {
     let opened = Snapshotter::open(engine, &dir.path().join("run"), settings(), Arc::new(Metrics::default()));
     let snapshotter = Arc::new(opened.unwrap());
-    snapshotter.recover();
+    snapshotter.recover().unwrap();
     let service = Service::new(Arc::clone(&snapshotter), Arc::default());
     (snapshotter, service)
 }

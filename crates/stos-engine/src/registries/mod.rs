@@ -168,6 +168,14 @@ impl RegistryConfig {
         Ok(admission)
     }
 
+    /// Tells what of the policy requires a signature of an image of a registry, if anything does. Nothing is asked for.
+    ///
+    /// # Errors
+    /// Where the policy cannot be read, rejects the image, or wants what cannot be checked.
+    pub fn signature_required_by(&self, reference: &ImageRef) -> Result<Option<Place>> {
+        Ok(Admission::ask(self.policy()?, &PolicyImage::Docker(reference.clone()))?.required_by().cloned())
+    }
+
     /// Asks the policy about images of files, before anything but their kind is read.
     ///
     /// # Errors
