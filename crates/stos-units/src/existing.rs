@@ -15,8 +15,10 @@ pub struct Existing<'a> {
     pub service: &'a str,
     /// Whether the manager gives the container a cgroup to make its own in.
     pub delegates: bool,
-    /// Seconds that the container has to end in.
-    pub stop_timeout: u64,
+    /// Seconds that the container has to end in, if not its own.
+    pub stop_timeout: Option<u64>,
+    /// Seconds that it has by itself.
+    pub own_stop_timeout: u64,
     /// `Restart=`: `on-failure` and its like.
     pub restart: &'a str,
     /// `RestartSec=`, seconds.
@@ -66,10 +68,12 @@ impl Existing<'_> {
         if let Some(seconds) = self.start_timeout {
             text.add("Service", "TimeoutStartSec", seconds.to_string());
         }
-        text.add("Service", "TimeoutStopSec", self.stop_timeout.saturating_add(STOP_MARGIN).to_string());
-        let time = self.stop_timeout.to_string();
+        let seconds = self.stop_timeout.unwrap_or(self.own_stop_timeout).saturating_add(STOP_MARGIN);
+        text.add("Service", "TimeoutStopSec", seconds.to_string());
         text.add("Service", "ExecStart", self.command(&["start", "--attach", "--sdnotify=conmon"]));
-        text.add("Service", "ExecStop", self.command(&["stop", "--ignore", "--time", &time]));
+        let time = self.stop_timeout.map(|seconds| seconds.to_string());
+        let stop = ["stop", "--ignore"].into_iter().chain(time.iter().flat_map(|time| ["--time", time]));
+        text.add("Service", "ExecStop", self.command(&stop.collect::<Vec<_>>()));
         text.add("Install", "WantedBy", "default.target");
         text.to_string()
     }
@@ -93,7 +97,8 @@ mod tests {
             container: "web",
             service: "container-web",
             delegates: false,
-            stop_timeout: 10,
+            stop_timeout: Some(10),
+            own_stop_timeout: 30,
             restart: "on-failure",
             restart_sec: Some(3),
             start_timeout: None,
@@ -112,5 +117,7 @@ mod tests {
              ExecStop=/usr/bin/stos --data-root \"/data 100%%\" stop --ignore --time 10 web\n\n\
              [Install]\nWantedBy=default.target\n"
         );
+        let own = Existing { stop_timeout: None, ..existing }.text();
+        assert!(own.contains("\nTimeoutStopSec=90\n") && own.contains(" stop --ignore web\n"), "{own}");
     }
 }

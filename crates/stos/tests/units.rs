@@ -337,7 +337,8 @@ fn a_container_s_service_is_one_that_systemd_takes() {
     let shell = Shell::new();
     let sandbox = &shell.sandbox;
     let script = "trap 'exit 6' TERM; echo > /begun; while :; do sleep 0.05; done";
-    sandbox.ok(&["create", "--name", "web", "--cgroups=split", "shell:1", "sh", "-c", script]);
+    let create = ["create", "--name", "web", "--cgroups=split", "--stop-timeout=30", "shell:1", "sh", "-c", script];
+    sandbox.ok(&create);
     let directory = sandbox.path("units");
     fs::create_dir(&directory).unwrap();
     let mut generate = sandbox.command();
@@ -345,7 +346,14 @@ fn a_container_s_service_is_one_that_systemd_takes() {
     let made = output(generate.current_dir(&directory));
     assert_eq!(made.stdout.trim(), directory.join("container-web.service").to_str().unwrap(), "{}", made.stderr);
     let text = fs::read_to_string(made.stdout.trim()).unwrap();
-    for line in ["Type=notify", "Delegate=yes", "RestartSec=2", "After=a.target", "WantedBy=default.target"] {
+    for line in [
+        "Type=notify",
+        "Delegate=yes",
+        "RestartSec=2",
+        "After=a.target",
+        "WantedBy=default.target",
+        "TimeoutStopSec=90",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
     let (is_good, said) = verify(&directory, "container-web.service");

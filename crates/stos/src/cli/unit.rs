@@ -77,9 +77,9 @@ pub struct GenerateSystemd {
     /// Write NAME.service here, and print its path
     #[arg(short, long)]
     pub files: bool,
-    /// Seconds that the container has to end in
-    #[arg(short = 't', long, visible_alias = "time", value_name = "SECONDS", default_value_t = 10)]
-    pub stop_timeout: u64,
+    /// Seconds that the container has to end in; without it, the container's own
+    #[arg(short = 't', long, visible_alias = "time", value_name = "SECONDS")]
+    pub stop_timeout: Option<u64>,
     /// Seconds that the start may take
     #[arg(long, value_name = "SECONDS")]
     pub start_timeout: Option<u64>,

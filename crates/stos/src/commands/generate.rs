@@ -49,6 +49,7 @@ fn systemd(global: &Global, args: &GenerateSystemd) -> Result<u8, Failure> {
         service: &service,
         delegates: record.unit.cgroups == CgroupsMode::Split,
         stop_timeout: args.stop_timeout,
+        own_stop_timeout: record.service.stop_timeout(),
         restart: &args.restart_policy,
         restart_sec: args.restart_sec,
         start_timeout: args.start_timeout,
