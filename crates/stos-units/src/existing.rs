@@ -53,7 +53,7 @@ impl Existing<'_> {
         }
         self.requires.iter().for_each(|unit| text.add("Unit", "Requires", unit));
         for variable in self.environment {
-            text.add("Service", "Environment", words::join_literally([variable.as_str()]));
+            text.add("Service", "Environment", words::join([words::percents_doubled(variable).as_str()]));
         }
         text.add("Service", "Type", "notify");
         text.add("Service", "NotifyAccess", "all");
@@ -105,13 +105,13 @@ mod tests {
             wants: &[],
             after: &units,
             requires: &[],
-            environment: &["A=b c".to_owned()],
+            environment: &["A=b $c 5%".to_owned()],
         };
         assert_eq!(
             existing.text(),
             "[Unit]\nDescription=stos container-web.service\nDocumentation=man:podman-generate-systemd(1)\n\
              Wants=network-online.target\nAfter=network-online.target\nAfter=a.service\n\n\
-             [Service]\nEnvironment=\"A=b c\"\nType=notify\nNotifyAccess=all\nKillMode=mixed\nRestart=on-failure\n\
+             [Service]\nEnvironment=\"A=b $c 5%%\"\nType=notify\nNotifyAccess=all\nKillMode=mixed\nRestart=on-failure\n\
              RestartSec=3\nTimeoutStopSec=70\n\
              ExecStart=/usr/bin/stos --data-root \"/data 100%%\" start --attach --sdnotify=conmon web\n\
              ExecStop=/usr/bin/stos --data-root \"/data 100%%\" stop --ignore --time 10 web\n\n\

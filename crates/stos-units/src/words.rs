@@ -90,9 +90,14 @@ fn quote(word: &str) -> String {
     quoted
 }
 
-/// The same where nothing of a word may mean anything to systemd: `$` and `%` are doubled.
+/// A text in which systemd finds no specifier (systemd.unit(5)): `%` is doubled.
+pub fn percents_doubled(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// The words of a command of which nothing may mean anything to systemd: `$` is doubled too, which is special in commands alone.
 pub fn join_literally<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    let doubled: Vec<String> = words.into_iter().map(|word| word.replace('%', "%%").replace('$', "$$")).collect();
+    let doubled: Vec<String> = words.into_iter().map(|word| percents_doubled(word).replace('$', "$$")).collect();
     join(doubled.iter().map(String::as_str))
 }
 
