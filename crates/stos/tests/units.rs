@@ -372,7 +372,11 @@ fn a_container_s_service_is_one_that_systemd_takes() {
     eventually("it takes signals", || has(&shell, "web", "/begun"));
     assert!(command("ExecStop=").stdout(Stdio::null()).status().unwrap().success());
     assert_eq!(main.child.wait().unwrap().code(), Some(6));
-    for words in [&["generate", "systemd", "none"][..], &["generate", "systemd", "--restart-policy", "so", "web"]] {
+    // Its name is no command.
+    sandbox.ok(&["rename", "web", "start"]);
+    let named = sandbox.ok(&["generate", "systemd", "--name", "start"]);
+    assert!(named.contains(&format!("\nExecStart={} ", environment::stos().display())), "{named}");
+    for words in [&["generate", "systemd", "none"][..], &["generate", "systemd", "--restart-policy", "so", "start"]] {
         assert_ne!(sandbox.run(words).code, 0);
     }
     sandbox.ok(&["run", "-d", "--rm", "--name", "goes", "shell:1", "sleep", "1000"]);

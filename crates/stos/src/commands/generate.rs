@@ -96,6 +96,10 @@ fn program(global: &Global) -> Result<Vec<String>, Failure> {
 
 fn own_path() -> Result<String, Failure> {
     let path: PathBuf = std::env::current_exe().context("finding this program itself")?;
+    // Of one that has begun again, or was replaced meanwhile, the kernel tells no path that a service could call.
+    if !path.is_file() {
+        return Err(Failure::message(format!("expected this program at a path, found {}", path.display()), 125));
+    }
     Ok(path.display().to_string())
 }
 
