@@ -48,7 +48,7 @@ const CONTAINER: Table = Table {
         ("Environment", How::Words("--env")),
         ("EnvironmentHost", How::Flag("--env-host")),
         ("ExposeHostPort", How::Each("--expose")),
-        ("GIDMap", How::Each("--gidmap")),
+        ("GIDMap", How::Words("--gidmap")),
         ("HealthCmd", How::Last("--health-cmd")),
         ("HealthInterval", How::Last("--health-interval")),
         ("HealthOnFailure", How::Last("--health-on-failure")),
@@ -60,8 +60,8 @@ const CONTAINER: Table = Table {
         ("IP6", How::Last("--ip6")),
         ("Label", How::Words("--label")),
         ("LogDriver", How::Last("--log-driver")),
-        ("LogOpt", How::Each("--log-opt")),
-        ("Mask", How::Prefixed("--security-opt", "mask=")),
+        ("LogOpt", How::Words("--log-opt")),
+        ("Mask", How::PrefixedWords("--security-opt", "mask=")),
         ("Memory", How::Last("--memory")),
         ("NetworkAlias", How::Each("--network-alias")),
         ("PidsLimit", How::Last("--pids-limit")),
@@ -80,9 +80,9 @@ const CONTAINER: Table = Table {
         ("Sysctl", How::Words("--sysctl")),
         ("Timezone", How::Last("--tz")),
         ("Tmpfs", How::Each("--tmpfs")),
-        ("UIDMap", How::Each("--uidmap")),
+        ("UIDMap", How::Words("--uidmap")),
         ("Ulimit", How::Each("--ulimit")),
-        ("Unmask", How::Prefixed("--security-opt", "unmask=")),
+        ("Unmask", How::PrefixedWords("--security-opt", "unmask=")),
         ("UserNS", How::Last("--userns")),
         ("WorkingDir", How::Last("--workdir")),
     ],
@@ -204,17 +204,19 @@ fn special_options(scene: &Scene<'_>, text: &mut UnitText) -> Result<Vec<String>
     let (unit, section) = (scene.unit(), scene.section());
     let mut options = Vec::new();
     let is_set = |key: &str| unit.last(section, key).map_or(Ok(false), Entry::boolean);
-    for entry in unit.all(section, "AddDevice") {
-        options.extend(device(entry).map(|device| format!("--device={device}")));
+    for word in all_words(unit, section, "AddDevice")? {
+        options.extend(device(&word).map(|device| format!("--device={device}")));
     }
-    for entry in unit.all(section, "EnvironmentFile") {
-        options.push(format!("--env-file={}", beside(scene, &entry.value).display()));
+    for path in all_words(unit, section, "EnvironmentFile")? {
+        options.push(format!("--env-file={}", beside(scene, &path).display()));
     }
     for entry in unit.all(section, "Volume") {
         options.push(format!("--volume={}", volume(scene, &entry.value, text)?));
     }
     for entry in unit.all(section, "Mount") {
-        options.push(format!("--mount={}", mount(scene, &entry.value, text)?));
+        for word in split(entry)? {
+            options.push(format!("--mount={}", mount(scene, &word, text)?));
+        }
     }
     for entry in unit.all(section, "Network") {
         options.push(format!("--network={}", network(scene, &entry.value, text)?));
@@ -238,13 +240,13 @@ fn special_options(scene: &Scene<'_>, text: &mut UnitText) -> Result<Vec<String>
 }
 
 /// A device; with a dash before it, only where the host has it.
-fn device(entry: &Entry) -> Option<&str> {
-    match entry.value.strip_prefix('-') {
+fn device(word: &str) -> Option<&str> {
+    match word.strip_prefix('-') {
         Some(device) => {
             let path = device.split(':').next().unwrap_or_default();
             Path::new(path).exists().then_some(device)
         }
-        None => Some(&entry.value),
+        None => Some(word),
     }
 }
 

@@ -74,6 +74,21 @@ fn every_key_of_the_tables_comes_out() {
         ("ReadOnly=yes\nRunInit=no\nReadOnlyTmpfs=no", "--read-only --read-only-tmpfs=false --init=false"),
         ("ReadOnly=no", ""),
         ("Mask=/a:/b\nSeccompProfile=/p.json", "--security-opt=mask=/a:/b --security-opt=seccomp=/p.json"),
+        (
+            "Mask=/a \"/b c\"\nMask=/d\nUnmask=/e:/f\nUnmask=ALL",
+            "--security-opt=mask=/a \"--security-opt=mask=/b c\" --security-opt=mask=/d --security-opt=unmask=/e:/f \
+             --security-opt=unmask=ALL",
+        ),
+        ("UIDMap=0:1:2 2:9:1\nGIDMap=0:1:2 2:9:1", "--gidmap=0:1:2 --gidmap=2:9:1 --uidmap=0:1:2 --uidmap=2:9:1"),
+        ("LogOpt=tag=a path=/b", "--log-opt=tag=a --log-opt=path=/b"),
+        (
+            "Mount=type=tmpfs,dst=/a \"type=bind,src=./b c,dst=/c\"",
+            "--mount=type=tmpfs,dst=/a \"--mount=type=bind,src=/etc/stos/quadlet/b c,dst=/c\"",
+        ),
+        (
+            "AddDevice=/dev/a -/no/such \"/dev/b\"\nEnvironmentFile=a.env \"/b c\"",
+            "--device=/dev/a --device=/dev/b --env-file=/etc/stos/quadlet/a.env \"--env-file=/b c\"",
+        ),
         ("User=u\nGroup=g", "--user=u:g"),
         ("NoNewPrivileges=true\nVolatileTmp=1", "--security-opt=no-new-privileges --tmpfs=/tmp:rw,size=512M,mode=1777"),
         ("AddDevice=/dev/null:/dev/a\nAddDevice=-/no/such", "--device=/dev/null:/dev/a"),
