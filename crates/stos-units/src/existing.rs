@@ -79,8 +79,11 @@ impl Existing<'_> {
     }
 
     fn command(&self, verb: &[&str]) -> String {
-        let words = self.program.iter().map(String::as_str).chain(verb.iter().copied()).chain([self.container]);
-        words::join_literally(words)
+        let (program, places) =
+            self.program.split_first().map_or(("stos", &[][..]), |(first, rest)| (first.as_str(), rest));
+        let words = places.iter().map(String::as_str).chain(verb.iter().copied()).chain([self.container]);
+        // A $ means nothing in a program's path.
+        format!("{} {}", words::join([words::percents_doubled(program).as_str()]), words::join_literally(words))
     }
 }
 
@@ -90,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_container_is_started_in_the_foreground() {
-        let program = ["/usr/bin/stos", "--data-root", "/data 100%"].map(str::to_owned);
+        let program = ["/a$b/stos", "--data-root", "/data $ 100%"].map(str::to_owned);
         let units = ["a.service".to_owned()];
         let existing = Existing {
             program: &program,
@@ -113,8 +116,8 @@ mod tests {
              Wants=network-online.target\nAfter=network-online.target\nAfter=a.service\n\n\
              [Service]\nEnvironment=\"A=b $c 5%%\"\nType=notify\nNotifyAccess=all\nKillMode=mixed\nRestart=on-failure\n\
              RestartSec=3\nTimeoutStopSec=70\n\
-             ExecStart=/usr/bin/stos --data-root \"/data 100%%\" start --attach --sdnotify=conmon web\n\
-             ExecStop=/usr/bin/stos --data-root \"/data 100%%\" stop --ignore --time 10 web\n\n\
+             ExecStart=/a$b/stos --data-root \"/data $$ 100%%\" start --attach --sdnotify=conmon web\n\
+             ExecStop=/a$b/stos --data-root \"/data $$ 100%%\" stop --ignore --time 10 web\n\n\
              [Install]\nWantedBy=default.target\n"
         );
         let own = Existing { stop_timeout: None, ..existing }.text();
