@@ -272,7 +272,7 @@ fn a_name_is_replaced_and_the_id_is_written() {
     assert_eq!(fs::read_to_string(file).unwrap(), first.trim());
     let refused = sandbox.run(&run);
     assert_eq!(refused.code, 125);
-    assert!(refused.stderr.contains("--cidfile") && refused.stderr.contains("another container may use it"));
+    assert!(refused.stderr.contains("--cidfile") && refused.stderr.contains("another container uses it"));
     assert_eq!(sandbox.json(&["inspect", "web"])[0]["id"], first.trim());
     fs::remove_file(file).unwrap();
     // What cannot be takes nothing from what is there.
@@ -288,6 +288,17 @@ fn a_name_is_replaced_and_the_id_is_written() {
     assert_eq!(unnamed.code, 125);
     assert!(unnamed.stderr.contains("--name"), "{}", unnamed.stderr);
     sandbox.ok(&["rm", "-f", "web"]);
+    // Of a container that is gone, and of a command that was killed, it is taken over; no other file is.
+    let once = ["run", "--rm", "--cidfile", file, "shell:1", "sh", "-c", ":"];
+    sandbox.ok(&once);
+    let third = fs::read_to_string(file).unwrap();
+    assert_ne!(third, second.trim());
+    fs::write(file, "").unwrap();
+    sandbox.ok(&once);
+    assert_eq!(fs::read_to_string(file).unwrap().len(), third.len());
+    fs::write(file, "my notes").unwrap();
+    assert_eq!(sandbox.run(&once).code, 125);
+    assert_eq!(fs::read_to_string(file).unwrap(), "my notes");
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub struct UnitArgs {
     /// Remove a container that has the name, whatever it does; only when the new one has all that it needs
     #[arg(long, hide_short_help = true, requires = "name")]
     pub replace: bool,
-    /// Write the container's id to FILE, which must not be there
+    /// Write the container's id to FILE, which is of no container that is there
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
     /// The signal that asks it to stop, instead of the image's
