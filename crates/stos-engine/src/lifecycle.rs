@@ -83,6 +83,9 @@ fn fork_monitor(
     size: Option<Size>,
 ) -> Result<Option<OwnedFd>> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(SysError::at("pipe2", || "O_CLOEXEC".to_owned()))?;
+    // Nobody may be left in a unit's cgroup of v2 when the container gets controllers below it, so we leave it with the monitor. What
+    // fails here fails for the monitor too, which tells it.
+    let _ = record.unit.cgroup(record);
     match clone_process(CloneOptions::default()).map_err(stos_runtime::Error::from)? {
         Cloned::Child => {
             drop(reader);

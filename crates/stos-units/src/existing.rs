@@ -15,8 +15,10 @@ pub struct Existing<'a> {
     pub service: &'a str,
     /// Whether the manager gives the container a cgroup to make its own in.
     pub delegates: bool,
-    /// Seconds that the container has to end in.
-    pub stop_timeout: u64,
+    /// Seconds that the container has to end in, if not its own.
+    pub stop_timeout: Option<u64>,
+    /// Seconds that it has by itself.
+    pub own_stop_timeout: u64,
     /// `Restart=`: `on-failure` and its like.
     pub restart: &'a str,
     /// `RestartSec=`, seconds.
@@ -51,7 +53,7 @@ impl Existing<'_> {
         }
         self.requires.iter().for_each(|unit| text.add("Unit", "Requires", unit));
         for variable in self.environment {
-            text.add("Service", "Environment", words::join_literally([variable.as_str()]));
+            text.add("Service", "Environment", words::join([words::percents_doubled(variable).as_str()]));
         }
         text.add("Service", "Type", "notify");
         text.add("Service", "NotifyAccess", "all");
@@ -66,17 +68,22 @@ impl Existing<'_> {
         if let Some(seconds) = self.start_timeout {
             text.add("Service", "TimeoutStartSec", seconds.to_string());
         }
-        text.add("Service", "TimeoutStopSec", self.stop_timeout.saturating_add(STOP_MARGIN).to_string());
-        let time = self.stop_timeout.to_string();
+        let seconds = self.stop_timeout.unwrap_or(self.own_stop_timeout).saturating_add(STOP_MARGIN);
+        text.add("Service", "TimeoutStopSec", seconds.to_string());
         text.add("Service", "ExecStart", self.command(&["start", "--attach", "--sdnotify=conmon"]));
-        text.add("Service", "ExecStop", self.command(&["stop", "--ignore", "--time", &time]));
+        let time = self.stop_timeout.map(|seconds| seconds.to_string());
+        let stop = ["stop", "--ignore"].into_iter().chain(time.iter().flat_map(|time| ["--time", time]));
+        text.add("Service", "ExecStop", self.command(&stop.collect::<Vec<_>>()));
         text.add("Install", "WantedBy", "default.target");
         text.to_string()
     }
 
     fn command(&self, verb: &[&str]) -> String {
-        let words = self.program.iter().map(String::as_str).chain(verb.iter().copied()).chain([self.container]);
-        words::join_literally(words)
+        let (program, places) =
+            self.program.split_first().map_or(("stos", &[][..]), |(first, rest)| (first.as_str(), rest));
+        let words = places.iter().map(String::as_str).chain(verb.iter().copied()).chain([self.container]);
+        // A $ means nothing in a program's path.
+        format!("{} {}", words::join([words::percents_doubled(program).as_str()]), words::join_literally(words))
     }
 }
 
@@ -86,31 +93,34 @@ mod tests {
 
     #[test]
     fn the_container_is_started_in_the_foreground() {
-        let program = ["/usr/bin/stos", "--data-root", "/data 100%"].map(str::to_owned);
+        let program = ["/a$b/stos", "--data-root", "/data $ 100%"].map(str::to_owned);
         let units = ["a.service".to_owned()];
         let existing = Existing {
             program: &program,
             container: "web",
             service: "container-web",
             delegates: false,
-            stop_timeout: 10,
+            stop_timeout: Some(10),
+            own_stop_timeout: 30,
             restart: "on-failure",
             restart_sec: Some(3),
             start_timeout: None,
             wants: &[],
             after: &units,
             requires: &[],
-            environment: &["A=b c".to_owned()],
+            environment: &["A=b $c 5%".to_owned()],
         };
         assert_eq!(
             existing.text(),
             "[Unit]\nDescription=stos container-web.service\nDocumentation=man:podman-generate-systemd(1)\n\
              Wants=network-online.target\nAfter=network-online.target\nAfter=a.service\n\n\
-             [Service]\nEnvironment=\"A=b c\"\nType=notify\nNotifyAccess=all\nKillMode=mixed\nRestart=on-failure\n\
+             [Service]\nEnvironment=\"A=b $c 5%%\"\nType=notify\nNotifyAccess=all\nKillMode=mixed\nRestart=on-failure\n\
              RestartSec=3\nTimeoutStopSec=70\n\
-             ExecStart=/usr/bin/stos --data-root \"/data 100%%\" start --attach --sdnotify=conmon web\n\
-             ExecStop=/usr/bin/stos --data-root \"/data 100%%\" stop --ignore --time 10 web\n\n\
+             ExecStart=/a$b/stos --data-root \"/data $$ 100%%\" start --attach --sdnotify=conmon web\n\
+             ExecStop=/a$b/stos --data-root \"/data $$ 100%%\" stop --ignore --time 10 web\n\n\
              [Install]\nWantedBy=default.target\n"
         );
+        let own = Existing { stop_timeout: None, ..existing }.text();
+        assert!(own.contains("\nTimeoutStopSec=90\n") && own.contains(" stop --ignore web\n"), "{own}");
     }
 }

@@ -30,19 +30,20 @@ pub struct Outcome {
 /// `program` is the path of stos. A directory that is not there has no files.
 pub fn generate(directories: &[PathBuf], program: &str) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut found = BTreeMap::new();
+    let (mut found, mut visited) = (BTreeMap::new(), Vec::new());
     for directory in directories {
-        let mut here = BTreeMap::new();
+        let mut here = Found::default();
         if let Err(error) = look(directory, DEPTH_MAX, &mut here) {
             outcome.errors.push(error);
         }
-        for (name, path) in here {
+        visited.append(&mut here.directories);
+        for (name, path) in here.files {
             found.entry(name).or_insert(path);
         }
     }
     let mut sources = Vec::new();
     for path in found.into_values() {
-        match read(&path, directories) {
+        match read(&path, &visited) {
             Ok(source) => sources.push(source),
             Err(error) => outcome.errors.push(error),
         }
@@ -93,12 +94,22 @@ fn make_link(link: &Link, directory: &Path) -> Result<()> {
     .map_err(Error::io("link", &path))
 }
 
+/// What there is below a directory.
+#[derive(Debug, Default)]
+struct Found {
+    /// The files, by their names; of two with one name the first.
+    files: BTreeMap<OsString, PathBuf>,
+    /// The directory and all below it: drop-ins may lie in each, as with podman.
+    directories: Vec<PathBuf>,
+}
+
 /// Finds the files of a directory and of those below it, but for drop-ins.
-fn look(directory: &Path, depth: usize, found: &mut BTreeMap<OsString, PathBuf>) -> Result<()> {
+fn look(directory: &Path, depth: usize, found: &mut Found) -> Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("read", directory))?,
     };
+    found.directories.push(directory.to_owned());
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
     paths.iter_mut().for_each(|paths| paths.sort());
     for path in paths.map_err(Error::io("read", directory))? {
@@ -110,7 +121,7 @@ fn look(directory: &Path, depth: usize, found: &mut BTreeMap<OsString, PathBuf>)
         } else if (Kind::of(&path).is_some() || OTHER_KINDS.contains(&kind))
             && let Some(name) = path.file_name()
         {
-            found.entry(name.to_owned()).or_insert(path);
+            found.files.entry(name.to_owned()).or_insert(path);
         }
     }
     Ok(())
@@ -186,6 +197,7 @@ mod tests {
         put(second.path(), "a-b.container.d/20.conf", "[Container]\nLabel=own=1\n");
         put(first.path(), "a-b.container.d/05.conf", "[Container]\nHostName=h\n");
         put(first.path(), "a-b.container.d/note.txt", "nothing");
+        put(second.path(), "below/deeper/c.volume.d/1.conf", "[Volume]\nLabel=beside=1\n");
         let directories = [first.path().to_owned(), second.path().to_owned(), "/no/such".into()];
         let outcome = generate(&directories, "stos");
         assert!(outcome.errors.is_empty(), "{:?}", outcome.errors);
@@ -193,6 +205,7 @@ mod tests {
         assert_eq!(names, ["a-b.service", "c-volume.service"]);
         let start = outcome.services[0].text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
         assert!(start.ends_with("--hostname=h --label=all=1 --label=own=1 first"), "{start}");
+        assert!(outcome.services[1].text.contains("--label=beside=1"), "{}", outcome.services[1].text);
     }
 
     #[test]

@@ -196,9 +196,11 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
         if trimmed.starts_with(['#', ';']) || (!is_continued && trimmed.is_empty()) {
             continue;
         }
+        // As systemd reads it: the last one counts, unless another before it makes it a backslash.
+        let escapes = line.bytes().rev().take_while(|byte| *byte == b'\\').count();
         let (part, continues) = match line.strip_suffix('\\') {
-            Some(part) => (part, true),
-            None => (line, false),
+            Some(part) if escapes % 2 == 1 => (part, true),
+            _ => (line, false),
         };
         match lines.last_mut().filter(|_| is_continued) {
             Some((_, joined)) => {
@@ -224,7 +226,7 @@ mod tests {
     fn sections_keys_and_continued_lines_are_read() {
         let unit = parse(
             "# comment\n[Unit]\nDescription = a thing \n\n[Container]\nExec=one \\\n# within\n  two\\\n three\n; too\n\
-             Label=a\nLabel=\nLabel=b\n[Unit]\nAfter=x",
+             Label=a\nLabel=\nLabel=b\n[Unit]\nAfter=x\n[Path]\nA=end\\\\\nB=three\\\\\\\nmore",
         )
         .unwrap();
         assert_eq!(unit.last("Unit", "Description").unwrap().value, "a thing");
@@ -233,7 +235,9 @@ mod tests {
         assert_eq!((exec.value.as_str(), exec.line), ("one    two  three", 6));
         let labels: Vec<_> = unit.all("Container", "Label").into_iter().map(|entry| entry.value.as_str()).collect();
         assert_eq!(labels, ["b"]);
-        assert_eq!(unit.sections().len(), 2);
+        assert_eq!(unit.last("Path", "A").unwrap().value, r"end\\");
+        assert_eq!(unit.last("Path", "B").unwrap().value, r"three\\ more");
+        assert_eq!(unit.sections().len(), 3);
         assert!(unit.entries("Service").is_empty() && unit.last("Service", "Type").is_none());
     }
 

@@ -2,7 +2,7 @@
 //! Values of several words, with quotes and escapes (systemd.service(5), "Command lines").
 
 /// Splits a value at its white space. Quotes, single or double, keep it together and go; `\n`, `\x41` and their like are what they
-/// stand for in C. `$` and `%` are left as they are, for systemd sees them again.
+/// stand for in C, and a word `\;` is a semicolon. `$` and `%` are left as they are, for systemd sees them again.
 ///
 /// # Errors
 /// What is wrong, for a quote without its end and for an escape that is none.
@@ -16,6 +16,11 @@ pub fn split(text: &str) -> Result<Vec<String>, String> {
                 quote = Some(char);
                 word.get_or_insert_default();
             }
+            // What separates commands where it stands alone.
+            ('\\', None) if word.is_none() && is_semicolon(rest.clone()) => {
+                rest.next();
+                word = Some(";".to_owned());
+            }
             ('\\', _) => word.get_or_insert_default().push(escaped(&mut rest)?),
             (char, None) if char.is_ascii_whitespace() => words.extend(word.take()),
             (char, _) => word.get_or_insert_default().push(char),
@@ -26,6 +31,11 @@ pub fn split(text: &str) -> Result<Vec<String>, String> {
     }
     words.extend(word);
     Ok(words)
+}
+
+/// Whether a semicolon comes, and with it the end of the word.
+fn is_semicolon(mut rest: impl Iterator<Item = char>) -> bool {
+    rest.next() == Some(';') && rest.next().is_none_or(|char| char.is_ascii_whitespace())
 }
 
 /// What follows a backslash.
@@ -57,7 +67,7 @@ fn escaped(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<char, 
         '0'..='7' => number(3, 8, &escape.to_string()),
         _ => None,
     };
-    found.ok_or_else(|| format!("\\{escape} is no escape"))
+    found.ok_or_else(|| format!("\\{escape} is no escape; a \\ itself is written twice"))
 }
 
 /// Writes words so that systemd reads them as they are; `$` and `%` are left to mean what they mean to it.
@@ -90,9 +100,14 @@ fn quote(word: &str) -> String {
     quoted
 }
 
-/// The same where nothing of a word may mean anything to systemd: `$` and `%` are doubled.
+/// A text in which systemd finds no specifier (systemd.unit(5)): `%` is doubled.
+pub fn percents_doubled(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// The words of a command of which nothing may mean anything to systemd: `$` is doubled too, which is special in commands alone.
 pub fn join_literally<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    let doubled: Vec<String> = words.into_iter().map(|word| word.replace('%', "%%").replace('$', "$$")).collect();
+    let doubled: Vec<String> = words.into_iter().map(|word| percents_doubled(word).replace('$', "$$")).collect();
     join(doubled.iter().map(String::as_str))
 }
 
@@ -107,6 +122,7 @@ mod tests {
             ("sh -c 'echo \"$A\" b' x", vec!["sh", "-c", "echo \"$A\" b", "x"]),
             ("A=\"b c\"d '' \"\"", vec!["A=b cd", "", ""]),
             (r#"\x41\101\u00e9\s\"\\ %n"#, vec!["AA\u{e9} \"\\", "%n"]),
+            (r"find . -exec ls \; \;", vec!["find", ".", "-exec", "ls", ";", ";"]),
             ("", vec![]),
         ] {
             assert_eq!(split(text).unwrap(), words, "{text}");
@@ -114,10 +130,12 @@ mod tests {
         for (text, said) in [
             ("a 'b", "a ' has no end"),
             ("a\\", "a \\ stands at the end"),
-            (r"\q", r"\q is no escape"),
-            (r"\x4", r"\x is no escape"),
-            (r"\x00", r"\x is no escape"),
-            (r"\udddd", r"\u is no escape"),
+            (r"\q", r"\q is no escape; a \ itself is written twice"),
+            (r"a\;", r"\; is no escape; a \ itself is written twice"),
+            (r"'\;'", r"\; is no escape; a \ itself is written twice"),
+            (r"\x4", r"\x is no escape; a \ itself is written twice"),
+            (r"\x00", r"\x is no escape; a \ itself is written twice"),
+            (r"\udddd", r"\u is no escape; a \ itself is written twice"),
         ] {
             assert_eq!(split(text).unwrap_err(), said);
         }

@@ -155,6 +155,9 @@ fn read_options<'a>(
     (names, None)
 }
 
+/// Commands that start a container's process, or may.
+const LAUNCHES: [&str; 5] = ["run", "start", "restart", "exec", "healthcheck"];
+
 /// Tells whether a command line may start a container's process, by its words alone: to be wrong costs a millisecond.
 fn may_launch(words: impl Iterator<Item = OsString>) -> bool {
     let words: Vec<_> = words.collect();
@@ -165,7 +168,10 @@ fn may_launch(words: impl Iterator<Item = OsString>) -> bool {
     };
     // From an image nothing runs before `start`.
     let creates = has("create") && (is_called_by_another_name() || words.iter().any(names_bundle));
-    creates || has("run") || has("start") || has("restart") || has("exec") || has("healthcheck")
+    let is_launch = |word: &OsString| LAUNCHES.iter().any(|launch| word == launch);
+    // `generate` writes down where this program lies, which one that has begun again does not know.
+    let first = words.iter().find(|word| is_launch(word) || *word == "generate");
+    creates || first.is_some_and(is_launch)
 }
 
 /// Tells whether stos is called through a symlink of another name, as engines call a runtime.
@@ -258,12 +264,13 @@ mod tests {
             "exec id create",
             "container restart id",
             "healthcheck run id",
+            "run image generate",
             "create --bundle=/b id",
             "create -b . id",
         ] {
             assert!(may(line), "{line}");
         }
-        for line in ["create image", "pull image", "stop id", "list", ""] {
+        for line in ["create image", "pull image", "stop id", "list", "generate systemd --name start", ""] {
             assert!(!may(line), "{line}");
         }
     }

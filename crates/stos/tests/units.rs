@@ -272,7 +272,7 @@ fn a_name_is_replaced_and_the_id_is_written() {
     assert_eq!(fs::read_to_string(file).unwrap(), first.trim());
     let refused = sandbox.run(&run);
     assert_eq!(refused.code, 125);
-    assert!(refused.stderr.contains("--cidfile") && refused.stderr.contains("another container may use it"));
+    assert!(refused.stderr.contains("--cidfile") && refused.stderr.contains("another container uses it"));
     assert_eq!(sandbox.json(&["inspect", "web"])[0]["id"], first.trim());
     fs::remove_file(file).unwrap();
     // What cannot be takes nothing from what is there.
@@ -288,6 +288,17 @@ fn a_name_is_replaced_and_the_id_is_written() {
     assert_eq!(unnamed.code, 125);
     assert!(unnamed.stderr.contains("--name"), "{}", unnamed.stderr);
     sandbox.ok(&["rm", "-f", "web"]);
+    // Of a container that is gone, and of a command that was killed, it is taken over; no other file is.
+    let once = ["run", "--rm", "--cidfile", file, "shell:1", "sh", "-c", ":"];
+    sandbox.ok(&once);
+    let third = fs::read_to_string(file).unwrap();
+    assert_ne!(third, second.trim());
+    fs::write(file, "").unwrap();
+    sandbox.ok(&once);
+    assert_eq!(fs::read_to_string(file).unwrap().len(), third.len());
+    fs::write(file, "my notes").unwrap();
+    assert_eq!(sandbox.run(&once).code, 125);
+    assert_eq!(fs::read_to_string(file).unwrap(), "my notes");
 }
 
 #[test]
@@ -337,7 +348,8 @@ fn a_container_s_service_is_one_that_systemd_takes() {
     let shell = Shell::new();
     let sandbox = &shell.sandbox;
     let script = "trap 'exit 6' TERM; echo > /begun; while :; do sleep 0.05; done";
-    sandbox.ok(&["create", "--name", "web", "--cgroups=split", "shell:1", "sh", "-c", script]);
+    let create = ["create", "--name", "web", "--cgroups=split", "--stop-timeout=30", "shell:1", "sh", "-c", script];
+    sandbox.ok(&create);
     let directory = sandbox.path("units");
     fs::create_dir(&directory).unwrap();
     let mut generate = sandbox.command();
@@ -345,7 +357,14 @@ fn a_container_s_service_is_one_that_systemd_takes() {
     let made = output(generate.current_dir(&directory));
     assert_eq!(made.stdout.trim(), directory.join("container-web.service").to_str().unwrap(), "{}", made.stderr);
     let text = fs::read_to_string(made.stdout.trim()).unwrap();
-    for line in ["Type=notify", "Delegate=yes", "RestartSec=2", "After=a.target", "WantedBy=default.target"] {
+    for line in [
+        "Type=notify",
+        "Delegate=yes",
+        "RestartSec=2",
+        "After=a.target",
+        "WantedBy=default.target",
+        "TimeoutStopSec=90",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
     let (is_good, said) = verify(&directory, "container-web.service");
@@ -364,7 +383,11 @@ fn a_container_s_service_is_one_that_systemd_takes() {
     eventually("it takes signals", || has(&shell, "web", "/begun"));
     assert!(command("ExecStop=").stdout(Stdio::null()).status().unwrap().success());
     assert_eq!(main.child.wait().unwrap().code(), Some(6));
-    for words in [&["generate", "systemd", "none"][..], &["generate", "systemd", "--restart-policy", "so", "web"]] {
+    // Its name is no command.
+    sandbox.ok(&["rename", "web", "start"]);
+    let named = sandbox.ok(&["generate", "systemd", "--name", "start"]);
+    assert!(named.contains(&format!("\nExecStart={} ", environment::stos().display())), "{named}");
+    for words in [&["generate", "systemd", "none"][..], &["generate", "systemd", "--restart-policy", "so", "start"]] {
         assert_ne!(sandbox.run(words).code, 0);
     }
     sandbox.ok(&["run", "-d", "--rm", "--name", "goes", "shell:1", "sleep", "1000"]);

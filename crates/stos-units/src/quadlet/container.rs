@@ -7,13 +7,16 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::keys::{How, Table, all_words, split};
-use super::{Scene, stem, template};
+use super::{Scene, object_name};
 use crate::error::{Error, Result};
 use crate::unit_file::{Entry, UnitText};
 use crate::words;
 
 /// Seconds that the manager waits longer for the end of a service than stos for that of its container.
 const STOP_MARGIN: u64 = 20;
+
+const HEALTH_LOG: &str = "the last results are kept with the container, for `stos inspect`";
+const HEALTH_STARTUP: &str = "there is one health check; HealthStartPeriod= says how long its failures do not count";
 
 const CONTAINER: Table = Table {
     keys: &[
@@ -48,7 +51,7 @@ const CONTAINER: Table = Table {
         ("Environment", How::Words("--env")),
         ("EnvironmentHost", How::Flag("--env-host")),
         ("ExposeHostPort", How::Each("--expose")),
-        ("GIDMap", How::Each("--gidmap")),
+        ("GIDMap", How::Words("--gidmap")),
         ("HealthCmd", How::Last("--health-cmd")),
         ("HealthInterval", How::Last("--health-interval")),
         ("HealthOnFailure", How::Last("--health-on-failure")),
@@ -60,8 +63,8 @@ const CONTAINER: Table = Table {
         ("IP6", How::Last("--ip6")),
         ("Label", How::Words("--label")),
         ("LogDriver", How::Last("--log-driver")),
-        ("LogOpt", How::Each("--log-opt")),
-        ("Mask", How::Prefixed("--security-opt", "mask=")),
+        ("LogOpt", How::Words("--log-opt")),
+        ("Mask", How::PrefixedWords("--security-opt", "mask=")),
         ("Memory", How::Last("--memory")),
         ("NetworkAlias", How::Each("--network-alias")),
         ("PidsLimit", How::Last("--pids-limit")),
@@ -80,9 +83,9 @@ const CONTAINER: Table = Table {
         ("Sysctl", How::Words("--sysctl")),
         ("Timezone", How::Last("--tz")),
         ("Tmpfs", How::Each("--tmpfs")),
-        ("UIDMap", How::Each("--uidmap")),
+        ("UIDMap", How::Words("--uidmap")),
         ("Ulimit", How::Each("--ulimit")),
-        ("Unmask", How::Prefixed("--security-opt", "unmask=")),
+        ("Unmask", How::PrefixedWords("--security-opt", "unmask=")),
         ("UserNS", How::Last("--userns")),
         ("WorkingDir", How::Last("--workdir")),
     ],
@@ -90,6 +93,14 @@ const CONTAINER: Table = Table {
         ("AutoUpdate", "images are not updated by themselves; restart the service with Pull=always"),
         ("ContainersConfModule", "there are no modules of containers.conf"),
         ("GroupAdd", "the groups are those that the image's /etc/group gives its user"),
+        ("HealthLogDestination", HEALTH_LOG),
+        ("HealthMaxLogCount", HEALTH_LOG),
+        ("HealthMaxLogSize", HEALTH_LOG),
+        ("HealthStartupCmd", HEALTH_STARTUP),
+        ("HealthStartupInterval", HEALTH_STARTUP),
+        ("HealthStartupRetries", HEALTH_STARTUP),
+        ("HealthStartupSuccess", HEALTH_STARTUP),
+        ("HealthStartupTimeout", HEALTH_STARTUP),
         ("HttpProxy", "proxies of the host are handed in by Environment="),
         ("Pod", "name the pod in PodmanArgs=--pod=NAME"),
         ("StartWithPod", "name the pod in PodmanArgs=--pod=NAME"),
@@ -108,10 +119,8 @@ pub(super) fn convert(scene: &Scene<'_>, text: &mut UnitText) -> Result<()> {
     let (unit, section) = (scene.unit(), scene.section());
     CONTAINER.check(unit, section)?;
     let image = unit.last(section, "Image").ok_or_else(|| missing(scene, "Image= of [Container]"))?;
-    if let Some(kind) = [".image", ".build"].iter().find(|kind| image.value.ends_with(*kind)) {
-        return Err(image.refuse(format!("expected the name of an image: there are no {kind} files")));
-    }
-    let name = name(scene);
+    expect_image(image, &image.value)?;
+    let name = object_name(scene.source, scene.kind);
     let is_oneshot = service_type(scene, text)?;
     let mut command = vec![scene.program.to_owned()];
     command.extend(all_words(unit, section, "GlobalArgs")?);
@@ -146,19 +155,20 @@ pub(super) fn convert(scene: &Scene<'_>, text: &mut UnitText) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a file of podman's that makes an image.
+fn expect_image(entry: &Entry, image: &str) -> Result<()> {
+    match [".image", ".build"].iter().find(|kind| image.ends_with(*kind)) {
+        Some(kind) => Err(entry.refuse(format!("expected the name of an image: there are no {kind} files"))),
+        None => Ok(()),
+    }
+}
+
 fn missing(scene: &Scene<'_>, what: &str) -> Error {
     Error::Missing { file: scene.source.file.clone(), what: what.to_owned() }
 }
 
 fn joined(command: &[String]) -> String {
     words::join(command.iter().map(String::as_str))
-}
-
-/// The container's name; in words of systemd's where only that knows it.
-fn name(scene: &Scene<'_>) -> String {
-    let named = scene.unit().last(scene.section(), "ContainerName").map(|entry| entry.value.clone());
-    let default = if template(&stem(scene.source)).is_some() { "systemd-%p_%i" } else { "systemd-%N" };
-    named.unwrap_or_else(|| default.to_owned())
 }
 
 /// What the manager is told about the kind of service. Tells whether it is over when its process has ended.
@@ -204,20 +214,22 @@ fn special_options(scene: &Scene<'_>, text: &mut UnitText) -> Result<Vec<String>
     let (unit, section) = (scene.unit(), scene.section());
     let mut options = Vec::new();
     let is_set = |key: &str| unit.last(section, key).map_or(Ok(false), Entry::boolean);
-    for entry in unit.all(section, "AddDevice") {
-        options.extend(device(entry).map(|device| format!("--device={device}")));
+    for word in all_words(unit, section, "AddDevice")? {
+        options.extend(device(&word).map(|device| format!("--device={device}")));
     }
-    for entry in unit.all(section, "EnvironmentFile") {
-        options.push(format!("--env-file={}", beside(scene, &entry.value).display()));
+    for path in all_words(unit, section, "EnvironmentFile")? {
+        options.push(format!("--env-file={}", beside(scene, &path).display()));
     }
     for entry in unit.all(section, "Volume") {
-        options.push(format!("--volume={}", volume(scene, &entry.value, text)?));
+        options.push(format!("--volume={}", volume(scene, entry, text)?));
     }
     for entry in unit.all(section, "Mount") {
-        options.push(format!("--mount={}", mount(scene, &entry.value, text)?));
+        for word in split(entry)? {
+            options.push(format!("--mount={}", mount(scene, entry, &word, text)?));
+        }
     }
     for entry in unit.all(section, "Network") {
-        options.push(format!("--network={}", network(scene, &entry.value, text)?));
+        options.push(format!("--network={}", network(scene, entry, text)?));
     }
     match (unit.last(section, "User"), unit.last(section, "Group")) {
         (Some(user), Some(group)) => options.push(format!("--user={}:{}", user.value, group.value)),
@@ -238,27 +250,27 @@ fn special_options(scene: &Scene<'_>, text: &mut UnitText) -> Result<Vec<String>
 }
 
 /// A device; with a dash before it, only where the host has it.
-fn device(entry: &Entry) -> Option<&str> {
-    match entry.value.strip_prefix('-') {
+fn device(word: &str) -> Option<&str> {
+    match word.strip_prefix('-') {
         Some(device) => {
             let path = device.split(':').next().unwrap_or_default();
             Path::new(path).exists().then_some(device)
         }
-        None => Some(&entry.value),
+        None => Some(word),
     }
 }
 
 /// `SOURCE:TARGET:OPTIONS` whose source may be a `.volume` file, or a path beside the file.
-fn volume(scene: &Scene<'_>, value: &str, text: &mut UnitText) -> Result<String> {
-    match value.split_once(':') {
-        Some((from, rest)) => Ok(format!("{}:{rest}", volume_source(scene, from, text)?)),
-        None => Ok(value.to_owned()),
+fn volume(scene: &Scene<'_>, entry: &Entry, text: &mut UnitText) -> Result<String> {
+    match entry.value.split_once(':') {
+        Some((from, rest)) => Ok(format!("{}:{rest}", volume_source(scene, entry, from, text)?)),
+        None => Ok(entry.value.clone()),
     }
 }
 
-fn volume_source(scene: &Scene<'_>, from: &str, text: &mut UnitText) -> Result<String> {
+fn volume_source(scene: &Scene<'_>, entry: &Entry, from: &str, text: &mut UnitText) -> Result<String> {
     if from.ends_with(".volume") {
-        return scene.sibling(from, text);
+        return scene.sibling(entry, from, text);
     }
     let path = if from.starts_with('.') { beside(scene, from).display().to_string() } else { from.to_owned() };
     if path.starts_with('/') {
@@ -268,20 +280,23 @@ fn volume_source(scene: &Scene<'_>, from: &str, text: &mut UnitText) -> Result<S
 }
 
 /// The words of `--mount`, whose source may be a `.volume` file.
-fn mount(scene: &Scene<'_>, value: &str, text: &mut UnitText) -> Result<String> {
+fn mount(scene: &Scene<'_>, entry: &Entry, value: &str, text: &mut UnitText) -> Result<String> {
+    let is_image = value.split(',').any(|word| word == "type=image");
     let words = value.split(',').map(|word| match word.split_once('=') {
-        Some((key @ ("source" | "src"), from)) => Ok(format!("{key}={}", volume_source(scene, from, text)?)),
+        Some(("source" | "src", image)) if is_image => expect_image(entry, image).map(|()| word.to_owned()),
+        Some((key @ ("source" | "src"), from)) => Ok(format!("{key}={}", volume_source(scene, entry, from, text)?)),
         _ => Ok(word.to_owned()),
     });
     Ok(words.collect::<Result<Vec<_>>>()?.join(","))
 }
 
 /// A network, which may be a `.network` file or another `.container`.
-fn network(scene: &Scene<'_>, value: &str, text: &mut UnitText) -> Result<String> {
+fn network(scene: &Scene<'_>, entry: &Entry, text: &mut UnitText) -> Result<String> {
+    let value = entry.value.as_str();
     let (name, options) = value.split_once(':').map_or((value, None), |(name, options)| (name, Some(options)));
     let named = match Path::new(name).extension().and_then(|kind| kind.to_str()) {
-        Some("network") => scene.sibling(name, text)?,
-        Some("container") => format!("container:{}", scene.sibling(name, text)?),
+        Some("network") => scene.sibling(entry, name, text)?,
+        Some("container") => format!("container:{}", scene.sibling(entry, name, text)?),
         _ => return Ok(value.to_owned()),
     };
     Ok(options.map_or_else(|| named.clone(), |options| format!("{named}:{options}")))
@@ -293,6 +308,7 @@ fn beside(scene: &Scene<'_>, path: &str) -> PathBuf {
         return PathBuf::from(path);
     }
     let directory = scene.source.file.parent().unwrap_or(Path::new("/"));
+    let directory = PathBuf::from(words::percents_doubled(&directory.display().to_string()));
     let mut whole = PathBuf::new();
     for part in directory.join(path).components() {
         match part {

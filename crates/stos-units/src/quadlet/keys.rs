@@ -20,6 +20,8 @@ pub(super) enum How {
     Flag(&'static str),
     /// The last one counts, with something before it in the option's value.
     Prefixed(&'static str, &'static str),
+    /// Each word of each counts, with something before it in the option's value.
+    PrefixedWords(&'static str, &'static str),
     /// Its place is elsewhere.
     Elsewhere,
 }
@@ -64,9 +66,11 @@ impl Table {
                     options.extend(unit.all(section, key).into_iter().map(|entry| pair(option, &entry.value)));
                 }
                 How::Words(option) => {
-                    for entry in unit.all(section, key) {
-                        options.extend(split(entry)?.iter().map(|word| pair(option, word)));
-                    }
+                    options.extend(all_words(unit, section, key)?.iter().map(|word| pair(option, word)));
+                }
+                How::PrefixedWords(option, prefix) => {
+                    let words = all_words(unit, section, key)?;
+                    options.extend(words.iter().map(|word| pair(option, &format!("{prefix}{word}"))));
                 }
                 How::Switch(option) => {
                     if let Some(entry) = last() {

@@ -22,7 +22,8 @@ use std::path::{Path, PathBuf};
 pub use install::Link;
 
 use crate::error::{Error, Result};
-use crate::unit_file::{UnitFile, UnitText};
+use crate::unit_file::{Entry, UnitFile, UnitText};
+use crate::words;
 
 /// A Quadlet file with its drop-ins.
 #[derive(Debug, Clone)]
@@ -101,8 +102,8 @@ pub struct Siblings(BTreeMap<String, Sibling>);
 /// What a file's name stands for in another.
 #[derive(Debug, Clone)]
 struct Sibling {
-    /// The object's name.
-    object: String,
+    /// The object's name; `None` where only its own unit knows it.
+    object: Option<String>,
     /// `data-volume.service`
     service: String,
 }
@@ -113,7 +114,7 @@ impl Siblings {
         let named = sources.into_iter().filter_map(|source| {
             let kind = Kind::of(&source.file)?;
             let name = source.file.file_name()?.to_str()?.to_owned();
-            Some((name, Sibling { object: object_name(source, kind), service: service_name(source, kind) }))
+            Some((name, Sibling { object: name_elsewhere(source, kind), service: service_name(source, kind) }))
         });
         Self(named.collect())
     }
@@ -134,6 +135,9 @@ struct Scene<'a> {
 /// The first thing that is wrong with the file, by its line.
 pub fn convert(source: &Source, siblings: &Siblings, program: &str) -> Result<Service> {
     let kind = Kind::of(&source.file).ok_or_else(|| Error::Kind { file: source.file.clone() })?;
+    check_service_name(source, kind)?;
+    // A $ means nothing in a program's path.
+    let program = &words::percents_doubled(program);
     let scene = Scene { source, kind, siblings, program };
     let mut text = UnitText::default();
     let says_no = scene.quadlet_default()?;
@@ -146,7 +150,7 @@ pub fn convert(source: &Source, siblings: &Siblings, program: &str) -> Result<Se
         text.add("Unit", "Wants", "network-online.target");
         text.add("Unit", "After", "network-online.target");
     }
-    text.add("Unit", "SourcePath", source.file.display().to_string());
+    text.add("Unit", "SourcePath", words::percents_doubled(&source.file.display().to_string()));
     match kind {
         Kind::Container => container::convert(&scene, &mut text)?,
         Kind::Volume => objects::volume(&scene, &mut text)?,
@@ -166,13 +170,14 @@ impl Scene<'_> {
         &self.source.unit
     }
 
-    /// What the file's name stands for, and that the service needs it.
-    fn sibling(&self, name: &str, text: &mut UnitText) -> Result<String> {
+    /// What the file's name stands for in an entry, and that the service needs it.
+    fn sibling(&self, entry: &Entry, name: &str, text: &mut UnitText) -> Result<String> {
         let found = self.siblings.0.get(name);
         let found = found.ok_or_else(|| Error::Missing { file: self.source.file.clone(), what: name.to_owned() })?;
         text.add("Unit", "Requires", &found.service);
         text.add("Unit", "After", &found.service);
-        Ok(found.object.clone())
+        let only_there = || entry.refuse(format!("expected a name in {name} that means the same in other units"));
+        found.object.clone().ok_or_else(only_there)
     }
 
     /// Whether the dependencies that every service gets are not wanted.
@@ -199,10 +204,64 @@ fn template(stem: &str) -> Option<(&str, &str)> {
     stem.split_once('@')
 }
 
-/// What the object is called where its service is not: in other units.
+/// What the object is called, in words of systemd's where only that knows it.
 fn object_name(source: &Source, kind: Kind) -> String {
     let named = source.unit.last(kind.section(), kind.name_key());
-    named.map_or_else(|| format!("systemd-{}", stem(source)), |entry| entry.value.clone())
+    named.map_or_else(|| default_name(source, kind), |entry| entry.value.clone())
+}
+
+fn default_name(source: &Source, kind: Kind) -> String {
+    let stem = stem(source);
+    match (kind, template(&stem)) {
+        (Kind::Container, Some(_)) => "systemd-%p_%i".to_owned(),
+        (Kind::Container, None) => "systemd-%N".to_owned(),
+        (Kind::Volume | Kind::Network, _) => format!("systemd-{}", words::percents_doubled(&stem)),
+    }
+}
+
+/// The same in other units: specifiers (systemd.unit(5)) for parts of its service's name are replaced. `None` where one is left that
+/// means something else there.
+fn name_elsewhere(source: &Source, kind: Kind) -> Option<String> {
+    let service = service_name(source, kind);
+    let plain = service.trim_end_matches(".service");
+    let (prefix, instance) = template(plain).map_or((plain, None), |(prefix, instance)| (prefix, Some(instance)));
+    let is_template = instance == Some("");
+    let mut name = String::new();
+    let object = object_name(source, kind);
+    let mut rest = object.chars();
+    while let Some(char) = rest.next() {
+        let part = match (char, rest.as_str().chars().next()) {
+            ('%', Some('p')) => prefix,
+            ('%', Some('n' | 'N' | 'i')) if is_template => return None,
+            ('%', Some('n')) => &service,
+            ('%', Some('N')) => plain,
+            ('%', Some('i')) => instance.unwrap_or_default(),
+            ('%', Some('c' | 'f' | 'I' | 'j' | 'J' | 'P' | 'r' | 'R' | 'y' | 'Y') | None) => return None,
+            ('%', Some(other)) => {
+                name.extend(['%', other]);
+                rest.next();
+                continue;
+            }
+            (other, _) => {
+                name.push(other);
+                continue;
+            }
+        };
+        name.push_str(&words::percents_doubled(part));
+        rest.next();
+    }
+    Some(name)
+}
+
+/// What is said of a `ServiceName=` that systemd reads no unit of (systemd.unit(5)).
+fn check_service_name(source: &Source, kind: Kind) -> Result<()> {
+    let is_of_name = |char: char| char.is_ascii_alphanumeric() || ":-_.\\@".contains(char);
+    match source.unit.last(kind.section(), "ServiceName") {
+        Some(entry) if entry.value.starts_with('.') || !entry.value.chars().all(is_of_name) => {
+            Err(entry.refuse("expected the name of a unit"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn service_name(source: &Source, kind: Kind) -> String {

@@ -15,6 +15,11 @@ fn convert_one(name: &str, text: &str) -> Result<Service> {
         source("data.volume", "[Volume]\n"),
         source("own.network", "[Network]\nNetworkName=own\n"),
         source("db.container", "[Container]\nImage=x\nContainerName=db\n"),
+        source("other.container", "[Container]\nImage=x\nServiceName=svc\n"),
+        source("t@.container", "[Container]\nImage=x\n"),
+        source("t@y.container", "[Container]\nImage=x\n"),
+        source("parts.volume", "[Volume]\nVolumeName=%N.%p.%i%H%%N\n"),
+        source("its.network", "[Network]\nNetworkName=%j\n"),
     ];
     let source = source(name, text);
     convert(&source, &Siblings::of(&others), "/usr/bin/stos")
@@ -74,6 +79,21 @@ fn every_key_of_the_tables_comes_out() {
         ("ReadOnly=yes\nRunInit=no\nReadOnlyTmpfs=no", "--read-only --read-only-tmpfs=false --init=false"),
         ("ReadOnly=no", ""),
         ("Mask=/a:/b\nSeccompProfile=/p.json", "--security-opt=mask=/a:/b --security-opt=seccomp=/p.json"),
+        (
+            "Mask=/a \"/b c\"\nMask=/d\nUnmask=/e:/f\nUnmask=ALL",
+            "--security-opt=mask=/a \"--security-opt=mask=/b c\" --security-opt=mask=/d --security-opt=unmask=/e:/f \
+             --security-opt=unmask=ALL",
+        ),
+        ("UIDMap=0:1:2 2:9:1\nGIDMap=0:1:2 2:9:1", "--gidmap=0:1:2 --gidmap=2:9:1 --uidmap=0:1:2 --uidmap=2:9:1"),
+        ("LogOpt=tag=a path=/b", "--log-opt=tag=a --log-opt=path=/b"),
+        (
+            "Mount=type=image,src=i:1,dst=/i\nMount=type=bind,src=/x.image,dst=/x\nMount=type=tmpfs,dst=/a \"type=bind,src=./b c,dst=/c\"",
+            "--mount=type=image,src=i:1,dst=/i --mount=type=bind,src=/x.image,dst=/x --mount=type=tmpfs,dst=/a \"--mount=type=bind,src=/etc/stos/quadlet/b c,dst=/c\"",
+        ),
+        (
+            "AddDevice=/dev/a -/no/such \"/dev/b\"\nEnvironmentFile=a.env \"/b c\"",
+            "--device=/dev/a --device=/dev/b --env-file=/etc/stos/quadlet/a.env \"--env-file=/b c\"",
+        ),
         ("User=u\nGroup=g", "--user=u:g"),
         ("NoNewPrivileges=true\nVolatileTmp=1", "--security-opt=no-new-privileges --tmpfs=/tmp:rw,size=512M,mode=1777"),
         ("AddDevice=/dev/null:/dev/a\nAddDevice=-/no/such", "--device=/dev/null:/dev/a"),
@@ -158,6 +178,37 @@ fn volumes_and_networks_are_made_once() {
 }
 
 #[test]
+fn names_mean_the_same_in_other_units() {
+    for (entry, option) in [
+        ("Network=other.container", "--network=container:systemd-svc"),
+        ("Network=t@y.container", "--network=container:systemd-t_y"),
+        ("Volume=parts.volume:/x", "--volume=parts-volume.parts-volume.%H%%N:/x"),
+    ] {
+        let text = text("a.container", &format!("[Container]\nImage=i\n{entry}\n"));
+        assert!(line(&text, "ExecStart").ends_with(&format!(" {option} i")), "{text}");
+    }
+    for (entry, name) in [("Network=t@.container", "t@.container"), ("Network=its.network", "its.network")] {
+        let said = refused("a.container", &format!("[Container]\nImage=i\n{entry}\n"));
+        let reason = format!("a.container:3: {entry}: expected a name in {name} that means the same in other units");
+        assert!(said.ends_with(&reason), "{said}");
+    }
+    for name in ["../x", ".x", "a b", "%H"] {
+        let said = refused("a.container", &format!("[Container]\nImage=i\nServiceName={name}\n"));
+        assert!(said.ends_with(&format!("a.container:3: ServiceName={name}: expected the name of a unit")), "{said}");
+    }
+}
+
+#[test]
+fn percents_of_paths_are_no_specifiers() {
+    let source = source("100%/a%.volume", "[Volume]\n");
+    let text = convert(&source, &Siblings::default(), "/a%b$/stos").unwrap().text;
+    assert_eq!(line(&text, "SourcePath"), "/etc/stos/quadlet/100%%/a%%.volume");
+    assert_eq!(line(&text, "ExecStart"), "/a%%b$/stos volume create --ignore systemd-a%%");
+    let text = self::text("100%/a.container", "[Container]\nImage=i\nVolume=./x-%H:/x\n");
+    assert!(line(&text, "ExecStart").contains("--volume=/etc/stos/quadlet/100%%/x-%H:/x "), "{text}");
+}
+
+#[test]
 fn templates_are_linked_by_an_instance() {
     let file = "[Container]\nImage=i\n[Install]\nWantedBy=a.target\nAlias=b.service\n";
     let plain = convert_one("t@.container", file).unwrap();
@@ -186,6 +237,19 @@ fn what_is_wrong_is_named_by_its_line() {
         (
             "[Container]\nImage=i.build\n",
             format!("{place}:2: Image=i.build: expected the name of an image: there are no .build files"),
+        ),
+        (
+            "[Container]\nImage=i\nMount=type=image,source=x.image,dst=/x\n",
+            format!(
+                "{place}:3: Mount=type=image,source=x.image,dst=/x: expected the name of an image: there are no .image files"
+            ),
+        ),
+        (
+            "[Container]\nImage=i\nHealthStartupCmd=x\n",
+            format!(
+                "{place}:3: HealthStartupCmd= of [Container] is not known: there is one health check; HealthStartPeriod= says how \
+                 long its failures do not count"
+            ),
         ),
         ("[Container]\nImage=i\nExec=a 'b\n", format!("{place}:3: Exec=a 'b: a ' has no end")),
         ("[Container]\nImage=i\nReadOnly=so\n", format!("{place}:3: ReadOnly=so: expected yes or no")),

@@ -11,7 +11,7 @@ pub struct UnitArgs {
     /// Remove a container that has the name, whatever it does; only when the new one has all that it needs
     #[arg(long, hide_short_help = true, requires = "name")]
     pub replace: bool,
-    /// Write the container's id to FILE, which must not be there
+    /// Write the container's id to FILE, which is of no container that is there
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
     /// The signal that asks it to stop, instead of the image's
@@ -77,9 +77,9 @@ pub struct GenerateSystemd {
     /// Write NAME.service here, and print its path
     #[arg(short, long)]
     pub files: bool,
-    /// Seconds that the container has to end in
-    #[arg(short = 't', long, visible_alias = "time", value_name = "SECONDS", default_value_t = 10)]
-    pub stop_timeout: u64,
+    /// Seconds that the container has to end in; without it, the container's own
+    #[arg(short = 't', long, visible_alias = "time", value_name = "SECONDS")]
+    pub stop_timeout: Option<u64>,
     /// Seconds that the start may take
     #[arg(long, value_name = "SECONDS")]
     pub start_timeout: Option<u64>,

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! create, run, start, restart.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use rustix::fs::FlockOperation;
 use stos_engine::container::{self, ContainerRecord, ContainerState};
 use stos_engine::create::create_container_from_image;
 use stos_engine::journal::Status;
@@ -21,6 +25,9 @@ use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
 use crate::{options, pod_options, table, unit_options};
 
+/// Bytes of an id file that are read: an id has 64, and no other text of this length is one.
+const ID_FILE_MAX: u64 = 128;
+
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
@@ -30,7 +37,7 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     if args.bundle.preserve_fds > 0 {
         return Err(Failure::message("--preserve-fds is for what is started: run, or bundle mode", 125));
     }
-    let id_file = IdFile::claim(args.image_options.unit.cidfile.as_deref())?;
+    let id_file = IdFile::claim(global, args.image_options.unit.cidfile.as_deref())?;
     let record = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?;
         in_new_pod(global, &engine, &args.image_options, |own| {
@@ -43,30 +50,53 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The file that a container's id goes to.
-struct IdFile<'a>(Option<&'a Path>);
+/// The file that a container's id goes to, locked until that is in it.
+struct IdFile<'a>(Option<(&'a Path, File)>);
 
 impl<'a> IdFile<'a> {
-    /// Makes it, empty: one that is there may be another container's.
-    fn claim(path: Option<&'a Path>) -> Result<Self, Failure> {
-        if let Some(path) = path {
-            std::fs::File::create_new(path).map_err(|error| Self::failure(path, &error))?;
+    /// Makes it, empty; or takes over one that is there and whose container is not.
+    fn claim(global: &Global, path: Option<&'a Path>) -> Result<Self, Failure> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let failure = |error: std::io::Error| Self::failure(path, &error);
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failure)?;
+        if Self::is_used(global, &mut file).map_err(as_container_failure)? {
+            let hint = "another container uses it; remove it if none does";
+            return Err(Failure::message(format!("--cidfile {}: {hint}", path.display()), 125));
         }
-        Ok(Self(path))
+        file.set_len(0).map_err(failure)?;
+        Ok(Self(Some((path, file))))
+    }
+
+    /// Whether a command that makes a container has it, or what is in it is anything but the id of a container that is gone.
+    fn is_used(global: &Global, file: &mut File) -> Result<bool, Failure> {
+        // The lock goes with a command that was killed, and leaves the file empty.
+        if rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(true);
+        }
+        let mut text = String::new();
+        // No more than an id needs: it may be any file.
+        if file.take(ID_FILE_MAX).read_to_string(&mut text).is_err() {
+            return Ok(true);
+        }
+        let text = text.trim_end();
+        if text.is_empty() {
+            return Ok(false);
+        }
+        let Ok(id) = text.parse() else { return Ok(true) };
+        Ok(container::record(&target::engine(global)?, &id)?.is_some())
     }
 
     fn failure(path: &Path, error: &std::io::Error) -> Failure {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AlreadyExists => ": another container may use it; remove it if none does",
-            _ => "",
-        };
-        Failure::message(format!("--cidfile {}: {error}{hint}", path.display()), 125)
+        Failure::message(format!("--cidfile {}: {error}", path.display()), 125)
     }
 
     /// Puts the id in it.
     fn write(mut self, record: &ContainerRecord) -> Result<(), Failure> {
         match self.0.take() {
-            Some(path) => std::fs::write(path, record.id.as_str()).map_err(|error| Self::failure(path, &error)),
+            Some((path, file)) => {
+                file.write_all_at(record.id.as_str().as_bytes(), 0).map_err(|error| Self::failure(path, &error))
+            }
             None => Ok(()),
         }
     }
@@ -75,7 +105,7 @@ impl<'a> IdFile<'a> {
 impl Drop for IdFile<'_> {
     /// Without a container there is no id.
     fn drop(&mut self) {
-        if let Some(path) = self.0 {
+        if let Some((path, _)) = &self.0 {
             drop(std::fs::remove_file(path));
         }
     }
@@ -159,7 +189,7 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Failure> {
     if let (true, Some(option)) = (args.detach, args.session.given()) {
         return Err(Failure::message(format!("{option} is for the foreground: not with --detach"), 125));
     }
-    let id_file = IdFile::claim(args.image_options.unit.cidfile.as_deref())?;
+    let id_file = IdFile::claim(global, args.image_options.unit.cidfile.as_deref())?;
     let caller = unit_options::caller(args.bundle.preserve_fds, None)?;
     let (engine, record) = reporter(&args.progress)?.watch(|progress| {
         let engine = target::engine(global).map_err(as_container_failure)?.with_caller(caller);

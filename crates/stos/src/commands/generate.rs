@@ -49,6 +49,7 @@ fn systemd(global: &Global, args: &GenerateSystemd) -> Result<u8, Failure> {
         service: &service,
         delegates: record.unit.cgroups == CgroupsMode::Split,
         stop_timeout: args.stop_timeout,
+        own_stop_timeout: record.service.stop_timeout(),
         restart: &args.restart_policy,
         restart_sec: args.restart_sec,
         start_timeout: args.start_timeout,
@@ -95,6 +96,10 @@ fn program(global: &Global) -> Result<Vec<String>, Failure> {
 
 fn own_path() -> Result<String, Failure> {
     let path: PathBuf = std::env::current_exe().context("finding this program itself")?;
+    // Of one that has begun again, or was replaced meanwhile, the kernel tells no path that a service could call.
+    if !path.is_file() {
+        return Err(Failure::message(format!("expected this program at a path, found {}", path.display()), 125));
+    }
     Ok(path.display().to_string())
 }
 
