@@ -28,7 +28,7 @@ pub fn update_restart_policy(engine: &Engine, container: &ContainerRecord, polic
         let has_ended = || {
             Ok::<_, Error>(matches!(state(engine, &current.id)?, ContainerState::Exited(_) | ContainerState::Stopped))
         };
-        if !current.service.may_restart() && has_ended()? {
+        if !current.service.may_restart() && policy != RestartPolicy::No && has_ended()? {
             note_stop(engine, &current)?;
         }
         current.service.restart = policy;
