@@ -7,11 +7,13 @@
 mod sandbox;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use sandbox::host::{Host, answers, busybox, names, require_networks};
 use sandbox::output;
 use sandbox::shell::eventually;
+use stos_testkit::environment::tool;
 use stos_testkit::image_builder::ImageBuilder;
 
 #[test]
@@ -164,6 +166,48 @@ fn a_container_that_runs_comes_and_goes_between_networks() {
     host.ok(&["restart", "--time", "0", "web"]);
     assert_eq!(host.address("web", "b"), "10.89.1.77");
     assert_eq!(host.ok(&["network", "prune", "-f"]), "a\n");
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+/// A netavark that does what it is asked for, and then kills who has asked.
+fn killing_netavark(host: &Host) -> String {
+    let path = host.shell.sandbox.path("netavark-and-kill");
+    fs::write(&path, format!("#!/bin/sh\n{} \"$@\"\nkill -9 $PPID\n", tool("netavark").unwrap().display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_killed_connect_or_disconnect_is_made_good_by_the_next() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b"] {
+        host.ok(&["network", "create", name]);
+    }
+    host.sleeper("web", &["--network", "a"]);
+    let killing = killing_netavark(&host);
+    let networks = || host.ok(&["ps", "--format", "{{.Networks}}"]);
+    let links = || host.inside("web", "ls /sys/class/net");
+    let killed = |command: &str| {
+        let ran = host.run(&["--netavark", &killing, "network", command, "b", "web"]);
+        assert_ne!(ran.code, 0, "{ran:?}");
+    };
+    for (cut_short, next, expected, found) in [
+        ("connect", "connect", "a,b\n", "eth0\neth1\nlo\n"),
+        ("disconnect", "disconnect", "a\n", "eth0\nlo\n"),
+        ("connect", "disconnect", "a\n", "eth0\nlo\n"),
+    ] {
+        killed(cut_short);
+        host.ok(&["network", next, "b", "web"]);
+        assert_eq!((networks().as_str(), links().as_str()), (expected, found), "{next} after {cut_short}");
+    }
+    host.ok(&["network", "connect", "b", "web"]);
+    killed("disconnect");
+    host.refused(1, &["connected to network b already"], &["network", "connect", "b", "web"]);
+    host.ok(&["network", "disconnect", "b", "web"]);
+    host.ok(&["network", "connect", "b", "web"]);
+    assert_eq!(links(), "eth0\neth1\nlo\n");
     host.ok(&["delete", "-f", "web"]);
     host.assert_nothing_is_left();
 }

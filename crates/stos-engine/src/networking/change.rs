@@ -8,13 +8,12 @@ use stos_network::config::{DEFAULT_NETWORK, NetworkConfig};
 use stos_network::sandbox::Sandbox;
 use stos_store::files::{self, Durability};
 
-use super::files::write_again;
-use super::{NetworkOption, OwnFiles, named, names_of, part};
+use super::files::tell_files;
+use super::{NetworkOption, NetworkPart, named, names_of, part};
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, list, record, state};
 use crate::error::{Error, Result};
 use crate::lifecycle::{delete, with_life_lock};
-use crate::namespaces::seen_hostname;
 use crate::options::Network;
 use crate::pods::{self, PodRecord};
 
@@ -95,17 +94,13 @@ pub fn connect(engine: &Engine, container: &ContainerRecord, option: &NetworkOpt
         let mut changed = current.clone();
         let parts = &current.networking.networks;
         let added = part(&directory, option, parts)?;
-        if parts.iter().any(|other| other.network == added.network) {
+        if uses(current, &added.network) {
             let (container, network) = (current.name.to_string(), added.network);
             return Err(NetworkError::Connected { container, network }.into());
         }
         let added = named(added, parts, &[])?;
         changed.networking.networks.push(added.clone());
-        let act = move |engine: &Engine| {
-            let sandboxes = engine.sandboxes();
-            Ok(sandboxes.connect(container.id.as_str(), &added.network, &names_of(&added, container.id.short()))?)
-        };
-        Ok((changed, Box::new(act) as Act<'_>))
+        Ok((changed, Change::Connect(added)))
     })
 }
 
@@ -121,30 +116,36 @@ pub fn disconnect(engine: &Engine, container: &ContainerRecord, query: &str) -> 
         Err(error) => return Err(error.into()),
     };
     change(engine, container, |current| {
-        if !uses(current, &name) {
-            let (container, network) = (current.name.to_string(), name.clone());
+        // Who was killed while it connected the container has left the network there, and not in the record.
+        let has = |sandbox: Sandbox| sandbox.options.networks.contains_key(&name);
+        if !uses(current, &name) && !engine.sandbox(current)?.is_some_and(has) {
+            let (container, network) = (current.name.to_string(), name);
             return Err(NetworkError::NotConnected { container, network }.into());
         }
         let mut changed = current.clone();
         changed.networking.networks.retain(|part| part.network != name);
-        let act = |engine: &Engine| Ok(engine.sandboxes().disconnect(container.id.as_str(), &name)?);
-        Ok((changed, Box::new(act) as Act<'_>))
+        Ok((changed, Change::Disconnect(name)))
     })
 }
 
 fn uses(container: &ContainerRecord, network: &str) -> bool {
-    container.networking.networks.iter().any(|part| part.network == network)
+    container.networking.has_part_in(network)
 }
 
-/// What is done to the networks of a container that runs.
-type Act<'a> = Box<dyn FnOnce(&Engine) -> Result<Sandbox> + 'a>;
+/// What is done to the networks of a container.
+enum Change {
+    Connect(NetworkPart),
+    Disconnect(String),
+}
 
-/// Changes the record of a container, and where it runs what it has now, under its lock. First what it has: of that a failure leaves nothing
-/// behind, and the record stays as it was.
-fn change<'a>(
+/// Changes what a container has now, where it runs, and then its record, under its lock.
+///
+/// The record alone says which networks are its own: where somebody is killed between the two, the same command or its opposite makes
+/// both agree again. A connection that fails after the first is taken back.
+fn change(
     engine: &Engine,
     container: &ContainerRecord,
-    decide: impl FnOnce(&ContainerRecord) -> Result<(ContainerRecord, Act<'a>)>,
+    decide: impl FnOnce(&ContainerRecord) -> Result<(ContainerRecord, Change)>,
 ) -> Result<()> {
     with_life_lock(engine, &container.id, |lock| {
         let found = if lock.is_some() { record(engine, &container.id)? } else { None };
@@ -158,20 +159,31 @@ fn change<'a>(
                 reason: reason.to_owned(),
             });
         }
-        let (changed, act) = decide(&current)?;
-        if let ContainerState::Running(_) = state(engine, &container.id)? {
-            let sandbox = act(engine)?;
-            let hostname = seen_hostname(engine, &current)?;
-            let own = OwnFiles {
-                hostname: &hostname,
-                network: changed.network,
-                networking: &changed.networking,
-                now: Some((&sandbox, changed.name.as_str())),
-            };
-            write_again(&engine.store.container_dir(&container.id), own)?;
+        let (changed, change) = decide(&current)?;
+        let runs = matches!(state(engine, &container.id)?, ContainerState::Running(_));
+        let (sandboxes, id) = (engine.sandboxes(), container.id.as_str());
+        let sandbox = match &change {
+            _ if !runs => None,
+            Change::Connect(part) => {
+                Some(sandboxes.connect(id, &part.network, &names_of(part, container.id.short()))?)
+            }
+            Change::Disconnect(name) => Some(sandboxes.disconnect(id, name)?),
+        };
+        let recorded = sandbox
+            .map_or(Ok(()), |sandbox| tell_files(engine, &changed, &sandbox))
+            .and_then(|()| write_record(engine, &changed));
+        if let (Err(_), true, Change::Connect(part)) = (&recorded, runs, &change) {
+            let undone = sandboxes.disconnect(id, &part.network).map_err(Error::from);
+            if let Err(error) = undone.and_then(|sandbox| tell_files(engine, &current, &sandbox)) {
+                tracing::warn!(container = %current.name, network = %part.network, %error, "it stays connected until it ends");
+            }
         }
-        let durability = if current.auto_remove { Durability::Volatile } else { Durability::Durable };
-        let path = engine.record_path(&current.id);
-        Ok(files::replace(&path, &engine.store.staging_area(), &files::to_json(&changed), durability)?)
+        recorded
     })
+}
+
+fn write_record(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
+    let path = engine.record_path(&record.id);
+    Ok(files::replace(&path, &engine.store.staging_area(), &files::to_json(record), durability)?)
 }

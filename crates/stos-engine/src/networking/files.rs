@@ -15,7 +15,10 @@ use stos_store::Error as StoreError;
 use stos_store::files::{self, Durability};
 
 use super::Networking;
+use crate::Engine;
+use crate::container::ContainerRecord;
 use crate::error::Result;
+use crate::namespaces::seen_hostname;
 use crate::options::Network;
 
 /// Where systemd-resolved lists whom it asks itself: in `/etc/resolv.conf` it names only itself, which no other network namespace reaches.
@@ -205,6 +208,18 @@ pub(crate) fn write_again(dir: &Path, own: OwnFiles<'_>) -> Result<()> {
         fs::write(&path, own.text(name)).map_err(StoreError::io("write", &path))?;
     }
     Ok(())
+}
+
+/// Writes the files of a container again for what it has now.
+pub(super) fn tell_files(engine: &Engine, record: &ContainerRecord, sandbox: &Sandbox) -> Result<()> {
+    let hostname = seen_hostname(engine, record)?;
+    let own = OwnFiles {
+        hostname: &hostname,
+        network: record.network,
+        networking: &record.networking,
+        now: Some((sandbox, record.name.as_str())),
+    };
+    write_again(&engine.store.container_dir(&record.id), own)
 }
 
 #[cfg(test)]
