@@ -104,6 +104,31 @@ fn a_published_port_answers_from_the_host_and_is_nobody_else_s() {
 }
 
 #[test]
+fn more_ports_are_published_than_files_may_be_open_and_no_more_than_can_be() {
+    require_networks!();
+    let host = Host::new();
+    let limited = |limit: &str, words: &[&str]| {
+        let stos = host.stos_command(words);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).arg(stos.get_program()).args(stos.get_args());
+        for (name, value) in stos.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        output(&mut command)
+    };
+    let ports = ["run", "--rm", "-p", "20000-20599:20000-20599", "shell:1", "sh", "-c", "ulimit -Sn"];
+    let ran = limited("ulimit -Sn 256", &ports);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "256\n"), "{ran:?}");
+    let ran = limited("ulimit -n 256", &ports);
+    assert!(ran.code == 125 && ran.stderr.contains("takes an open file") && ran.stderr.contains("hint: "), "{ran:?}");
+    host.ok(&["delete", "-f", "--all"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
 fn none_reaches_nothing_and_container_shares() {
     require_networks!();
     let host = Host::new();
