@@ -120,13 +120,12 @@ impl Sandboxes {
         Netavark::find(self.netavark.as_deref())
     }
 
-    /// Removes a network, and what is remembered of its addresses.
+    /// Removes a network, and what is remembered of its addresses. The lock is held since it is known that nobody uses it.
     ///
     /// # Errors
     /// [`Error::DefaultNetwork`]; what the filesystem says.
-    pub fn remove_network(&self, name: &str) -> Result<()> {
-        let lock = NetworkLock::wait()?;
-        self.directory.remove(name, &lock)?;
+    pub fn remove_network(&self, name: &str, lock: &NetworkLock) -> Result<()> {
+        self.directory.remove(name, lock)?;
         Leases::forget(&self.run_dir, name)
     }
 

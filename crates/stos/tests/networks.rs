@@ -25,13 +25,13 @@ fn two_containers_reach_each_other_by_address_and_by_name() {
     let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
     let script = answers(7000, "hello");
     let server = [
-        &["run", "-d", "--name", "server", "--network", "web:alias=db", "--hostname", "srv"],
+        &["run", "-d", "--stop-signal", "KILL", "--name", "server", "--network", "web:alias=db", "--hostname", "srv"],
         tools.as_slice(),
         &["shell:1", "sh", "-c", &script],
     ]
     .concat();
     host.ok(&server);
-    host.sleeper("client", &[&["--network", "web"], tools.as_slice()].concat());
+    host.sleeper("client", &[&["--stop-signal", "KILL", "--network", "web"], tools.as_slice()].concat());
     let address = host.address("server", "web");
     assert!(address.starts_with("10.89."), "{address}");
     let asks = |of: &str| host.inside("client", &format!("/host-bin/busybox nc -w 5 {of} 7000 </dev/null"));
@@ -195,10 +195,10 @@ fn a_container_that_runs_comes_and_goes_between_networks() {
     host.assert_nothing_is_left();
 }
 
-/// A netavark that does what it is asked for, and then kills who has asked.
-fn killing_netavark(host: &Host) -> String {
-    let path = host.shell.sandbox.path("netavark-and-kill");
-    fs::write(&path, format!("#!/bin/sh\n{} \"$@\"\nkill -9 $PPID\n", tool("netavark").unwrap().display())).unwrap();
+/// A netavark that does what it is asked for, and then something else.
+fn netavark_and(host: &Host, then: &str) -> String {
+    let path = host.shell.sandbox.path("netavark-and-more");
+    fs::write(&path, format!("#!/bin/sh\n{} \"$@\"\n{then}\n", tool("netavark").unwrap().display())).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path.display().to_string()
 }
@@ -211,7 +211,7 @@ fn a_killed_connect_or_disconnect_is_made_good_by_the_next() {
         host.ok(&["network", "create", name]);
     }
     host.sleeper("web", &["--network", "a"]);
-    let killing = killing_netavark(&host);
+    let killing = netavark_and(&host, "kill -9 $PPID");
     let networks = || host.ok(&["ps", "--format", "{{.Networks}}"]);
     let links = || host.inside("web", "ls /sys/class/net");
     let killed = |command: &str| {
@@ -234,6 +234,103 @@ fn a_killed_connect_or_disconnect_is_made_good_by_the_next() {
     host.ok(&["network", "connect", "b", "web"]);
     assert_eq!(links(), "eth0\neth1\nlo\n");
     host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_connection_to_a_network_that_is_removed_meanwhile_is_taken_back() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b"] {
+        host.ok(&["network", "create", name]);
+    }
+    host.sleeper("web", &["--network", "a"]);
+    let removing = netavark_and(&host, &format!("rm -f {}", host.config_dir().join("b.json").display()));
+    let said = ["no such network: \"b\""];
+    host.refused(1, &said, &["--netavark", &removing, "network", "connect", "b", "web"]);
+    assert_eq!(host.ok(&["ps", "--format", "{{.Networks}}"]), "a\n");
+    assert_eq!(host.inside("web", "ls /sys/class/net"), "eth0\nlo\n");
+    assert!(!host.inside("web", "cat /etc/hosts").contains("10.89.1."));
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_removal_and_a_creation_at_once_leave_no_container_without_its_network() {
+    require_networks!();
+    let host = Host::new();
+    for round in 0..8 {
+        let name = format!("c{round}");
+        host.ok(&["network", "create", "web"]);
+        let created = std::thread::scope(|scope| {
+            let creation = scope.spawn(|| host.run(&["create", "--name", &name, "--network", "web", "shell:1", "ls"]));
+            let mut command = [&["network", "rm", "web"][..], &["network", "prune", "-f"]].into_iter().cycle();
+            while !creation.is_finished() {
+                host.run(command.next().unwrap());
+            }
+            creation.join().unwrap()
+        });
+        match created.code {
+            0 => host.ok(&["network", "exists", "web"]),
+            _ => {
+                assert!(created.stderr.contains("no such network: \"web\""), "{created:?}");
+                assert_eq!(host.ok(&["ps", "-aq"]), "");
+                host.ok(&["network", "create", "--ignore", "web"])
+            }
+        };
+        host.ok(&["delete", "-f", "--all"]);
+        host.ok(&["network", "rm", "web"]);
+    }
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_container_that_uses_a_network_ends_as_it_wants_when_that_goes_by_force() {
+    require_networks!();
+    let host = Host::new();
+    host.ok(&["network", "create", "web"]);
+    let out = host.shell.sandbox.path("out");
+    fs::create_dir(&out).unwrap();
+    let script = "trap 'echo bye >/out/said; exit 0' TERM; echo >/out/ready; while :; do sleep 0.1; done";
+    let mount = format!("{}:/out", out.display());
+    for (name, options) in [("polite", &[][..]), ("goes", &["--rm"])] {
+        let run = ["run", "-d", "--name", name, "--network", "web", "-v", &mount];
+        host.ok(&[&run, options, &["shell:1", "sh", "-c", script]].concat());
+        eventually("it is ready", || out.join("ready").exists());
+        fs::remove_file(out.join("ready")).unwrap();
+    }
+    host.ok(&["network", "rm", "-f", "web"]);
+    assert_eq!(fs::read_to_string(out.join("said")).unwrap(), "bye\n");
+    assert_eq!(host.ok(&["ps", "-aq"]), "");
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn one_that_cannot_be_removed_or_read_keeps_none_of_the_rest() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b", "c"] {
+        host.ok(&["network", "create", name]);
+    }
+    let held = host.config_dir().join("b.json");
+    let held = held.to_str().unwrap();
+    sandbox::tool("mount", &["--bind", held, held]);
+    let pruned = host.run(&["network", "prune", "-f"]);
+    sandbox::tool("umount", &[held]);
+    assert_eq!((pruned.code, pruned.stdout.as_str()), (1, "a\nc\n"), "{pruned:?}");
+    assert!(pruned.stderr.contains("b.json"), "{pruned:?}");
+    // A record that nobody can read: who only looks is told of the rest, and nothing is removed.
+    host.sleeper("web", &["--network", "b"]);
+    let broken = host.ok(&["create", "--network", "none", "shell:1", "ls"]);
+    let record = host.shell.sandbox.data_root().join("containers").join(broken.trim()).join("container.json");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, "{").unwrap();
+    let shown = host.json(&["network", "inspect", "b"]);
+    assert_eq!(shown[0]["containers"].as_object().unwrap().len(), 1, "{shown}");
+    host.refused(1, &["container.json"], &["network", "prune", "-f"]);
+    host.refused(1, &["container.json"], &["network", "rm", "b"]);
+    fs::write(&record, whole).unwrap();
+    host.ok(&["delete", "-f", "--all"]);
     host.assert_nothing_is_left();
 }
 

@@ -33,6 +33,7 @@ use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
 use crate::options::{CreateOptions, Network};
 
+pub(crate) use change::hold;
 pub use change::{connect, disconnect, is_default, prune, remove, users};
 pub(crate) use files::{OwnFiles, write_again, write_own_file};
 pub(crate) use start::{Connecting, tear_down};
