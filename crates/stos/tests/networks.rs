@@ -160,6 +160,12 @@ fn none_reaches_nothing_and_container_shares() {
     assert!(both.contains("eth0\n") && both.contains("10.9.9.9\tdb\n"), "{both}");
     // The host is reached, and a network that is none of its own is not.
     host.ok(&["network", "create", "--internal", "inner"]);
+    let add_host = ["run", "--rm", "--add-host", "me:host-gateway", "shell:1", "cat", "/etc/hosts"];
+    let lonely = host.run(&[&add_host[..2], &["--network", "inner"], &add_host[2..]].concat());
+    assert!(lonely.code == 0 && !lonely.stdout.contains("\tme\n"), "{lonely:?}");
+    assert!(lonely.stderr.contains("host-gateway"), "{lonely:?}");
+    let shared = host.ok(&[&add_host[..2], &["--network", "host"], &add_host[2..]].concat());
+    assert!(shared.contains("\tme\n"), "{shared}");
     host.sleeper("two", &[&["--network", "inner"], tools.as_slice()].concat());
     let routes = host.inside("two", "/host-bin/busybox ip route");
     assert!(!routes.contains("default"), "{routes}");
@@ -369,6 +375,8 @@ fn what_cannot_be_is_told_and_leaves_nothing() {
         (&["no such container: \"nobody\""], &["--network", "container:nobody"]),
         (&["/no/such"], &["--network", "ns:/no/such"]),
         (&["same port of the host"], &["-p", "8000:80", "-p", "8000:81"]),
+        (&["host-gateway"], &["--network", "none", "--add-host", "me:host-gateway"]),
+        (&["host-gateway"], &["--network", "ns:/proc/self/ns/net", "--add-host", "me:host-gateway"]),
     ] {
         host.refused(125, said, &run(options));
     }

@@ -214,6 +214,13 @@ pub(crate) fn check(engine: &Engine, options: &CreateOptions) -> Result<()> {
             "there is no /etc/hosts of ours with --no-hosts",
         ));
     }
+    if matches!(options.network, Network::None | Network::Path)
+        && let Some(entry) = asked.add_hosts.iter().find(|entry| entry.address.is_none())
+    {
+        let reason =
+            "the address of the host is not known in a network namespace that is not made here, or has no network";
+        return Err(refused("--add-host", format!("{}:host-gateway", entry.names.join(";")), reason));
+    }
     let has_dns = !asked.dns.is_default();
     match options.network {
         Network::None if has_dns => {
