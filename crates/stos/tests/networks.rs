@@ -187,6 +187,7 @@ fn a_container_that_runs_comes_and_goes_between_networks() {
         host.ok(&["network", "create", name]);
     }
     host.sleeper("web", &["--network", "a"]);
+    host.refused(1, &["\"w w\"", "letters"], &["network", "connect", "--alias", "w w", "b", "web"]);
     host.ok(&["network", "connect", "--ip", "10.89.1.77", "--alias", "www", "b", "web"]);
     assert_eq!(host.address("web", "b"), "10.89.1.77");
     assert!(host.inside("web", "cat /etc/hosts").contains("10.89.1.77\t"));
@@ -375,6 +376,8 @@ fn what_cannot_be_is_told_and_leaves_nothing() {
         (&["no such container: \"nobody\""], &["--network", "container:nobody"]),
         (&["/no/such"], &["--network", "ns:/no/such"]),
         (&["same port of the host"], &["-p", "8000:80", "-p", "8000:81"]),
+        (&["\"a b\"", "letters"], &["--network", "bridge", "--network-alias", "a b"]),
+        (&["\"a,b\"", "letters"], &["--network", "small", "--network-alias", "a,b"]),
         (&["host-gateway"], &["--network", "none", "--add-host", "me:host-gateway"]),
         (&["host-gateway"], &["--network", "ns:/proc/self/ns/net", "--add-host", "me:host-gateway"]),
     ] {
