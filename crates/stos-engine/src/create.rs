@@ -490,8 +490,9 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
         files::sync_files(["config.json", "container.json"].map(|name| dir.join(name)))?;
     }
     let of_pod = pods::hold(draft.engine, &record)?;
+    let networks = networking::hold(draft.engine, &record.networking.networks)?;
     draft.engine.store.commit_container(draft.staged, &record.id, &record.name, durability)?;
-    drop(of_pod);
+    drop((networks, of_pod));
     // Its record names them now.
     draft.volumes.into_inner().into_iter().for_each(HeldVolumes::keep);
     draft.engine.note(Status::Create, &record);

@@ -61,6 +61,11 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
     let image = find_image(engine, image)?;
     let (id, dir) = (image.record.image_id, place(engine, image.record.image_id));
     let path = dir.join("root");
+    let names = names_of(engine, id)?;
+    let write = |count: u32| {
+        let record = MountRecord { store: engine.store.root().to_owned(), image_id: id, names: names.clone(), count };
+        files::replace(&dir.join("mount.json"), &dir, &files::to_json(&record), Durability::Volatile)
+    };
     let count = match read_record(&dir)? {
         Some(record) if record.store != engine.store.root() => {
             return Err(Error::MountedElsewhere { image: image.name(), store: record.store });
@@ -72,15 +77,13 @@ pub fn mount_image(engine: &Engine, image: &str) -> Result<MountedImage> {
             mount::change_mount(view.as_fd(), MountChange { set: LOOK_ONLY, ..MountChange::default() })?;
             mount::ensure_private_area(&mounts_dir(engine))?;
             files::ensure_directory(&path)?;
+            // Before the mount: one that a crash leaves is known, though nobody has asked for it yet, and unmounted like others.
+            write(0)?;
             mount::attach(view.as_fd(), &path)?;
             0
         }
     };
-    let names = names_of(engine, id)?;
-    let record =
-        MountRecord { store: engine.store.root().to_owned(), image_id: id, names, count: count.saturating_add(1) };
-    // A crash before it leaves a mount that nobody counts: the next mount makes another over it, and an unmount takes both.
-    files::replace(&dir.join("mount.json"), &dir, &files::to_json(&record), Durability::Volatile)?;
+    write(count.saturating_add(1))?;
     engine.note_image(Status::Mount, id, &image.record.reference.map(|name| name.to_string()).unwrap_or_default());
     describe(engine, id, path)
 }

@@ -104,6 +104,9 @@ pub enum Error {
         /// The kernel's answer.
         source: rustix::io::Errno,
     },
+    /// More ports than files may be open.
+    #[error("cannot publish {0}: each port takes an open file, and no process may have so many")]
+    TooManyPorts(String),
     /// The program that makes networks is not there.
     #[error("netavark, the program that makes the networks of containers, is not installed: looked for it in {}", looked_in.join(", "))]
     NoNetavark {
@@ -201,6 +204,7 @@ impl Error {
             Self::PortTaken { .. } => {
                 "`ss -ltnup` shows who has it; without a host's port, as in `-p 80`, a free one is found"
             }
+            Self::TooManyPorts(_) => "a higher hard limit of open files allows for more: `ulimit -Hn` shows it",
             Self::AddressTaken { .. } => "choose another --ip, or leave it out: a free one is found",
             _ => return None,
         })

@@ -2,7 +2,7 @@
 //! What this host has of networks already: interfaces, and addresses that lead somewhere.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -65,6 +65,20 @@ fn is_name_server(line: &str, address: Ipv4Addr) -> bool {
     let Some((local, port)) = local else { return false };
     let local = u32::from_str_radix(local, 16).map(u32::from_be).map(Ipv4Addr::from_bits);
     port == "0035" && local.is_ok_and(|local| local == address || local.is_unspecified())
+}
+
+/// Gives an address of this host that others reach it by; its loopback where it is reached by nobody.
+pub fn own_address() -> IpAddr {
+    let unspecified: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    // Addresses for documentation (RFC 5737, RFC 3849): no packet is sent, but the kernel chooses what one would come from.
+    let others: [IpAddr; 2] =
+        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+    let chosen = unspecified.into_iter().zip(others).find_map(|(own, other)| {
+        let socket = UdpSocket::bind((own, 0)).ok()?;
+        socket.connect((other, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    });
+    chosen.unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl<'a> Leases<'a> {
         let mut given = Vec::new();
         for subnet in &self.network.subnets {
             let address = match wanted.iter().find(|address| subnet.subnet.contains(**address)) {
-                Some(&address) => self.take(address).map(|()| address),
+                Some(&address) => self.take(address, holder).map(|()| address),
                 None => self.find_free(subnet),
             };
             let taken = address.and_then(|address| self.write(address, holder).map(|()| address));
@@ -130,12 +130,15 @@ impl<'a> Leases<'a> {
         check_addresses(self.network, wanted)
     }
 
-    fn take(&self, address: IpAddr) -> Result<()> {
+    /// Refuses an address that another container has. The same one has it where it was not taken down whole, or was killed before it
+    /// recorded what it has.
+    fn take(&self, address: IpAddr, holder: &Holder) -> Result<()> {
         match self.holder(address)? {
             None => Ok(()),
-            Some(holder) => {
+            Some(found) if found.container == holder.container => Ok(()),
+            Some(found) => {
                 let network = self.network.name.clone();
-                let holder = holder.container.chars().take(12).collect();
+                let holder = found.container.chars().take(12).collect();
                 Err(Error::AddressTaken { network, address, holder })
             }
         }
@@ -143,6 +146,11 @@ impl<'a> Leases<'a> {
 
     fn find_free(&self, subnet: &SubnetConfig) -> Result<IpAddr> {
         let (first, last) = subnet.range();
+        let none_is_free = || Error::NoFreeAddress { network: self.network.name.clone(), first, last };
+        if first > last || first.is_ipv4() != last.is_ipv4() {
+            // As somebody may have written it: no way round would come back to where it began.
+            return Err(none_is_free());
+        }
         let pointer = self.directory.join(format!("last-{}", subnet.subnet.to_string().replace('/', "_")));
         let before = fs::read_to_string(&pointer).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
         let start = before.map(subnet::next).filter(|start| (first..=last).contains(start)).unwrap_or(first);
@@ -155,7 +163,7 @@ impl<'a> Leases<'a> {
             }
             candidate = if candidate == last { first } else { subnet::next(candidate) };
             if candidate == start {
-                return Err(Error::NoFreeAddress { network: self.network.name.clone(), first, last });
+                return Err(none_is_free());
             }
         }
     }
@@ -278,5 +286,34 @@ mod tests {
         assert_eq!(leases.give(&holder, &[]).unwrap(), [ip("10.99.0.5")]);
         let taken = leases.give(&holder, &[ip("10.99.0.3")]).unwrap_err();
         assert!(matches!(&taken, Error::AddressTaken { holder, .. } if holder == "id2"), "{taken}");
+    }
+
+    #[test]
+    fn a_container_gets_the_address_again_that_it_has_not_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (network, lock) = (network(None), NetworkLock::wait().unwrap());
+        fs::create_dir(dir.path().join("aardvark-dns")).unwrap();
+        fs::write(dir.path().join("aardvark-dns").join(&network.name), "10.99.0.1\na 10.99.0.3  one\n").unwrap();
+        let leases = Leases::open(dir.path(), &network, &lock);
+        let holder = Holder { container: "a".into(), sandbox: dir.path().to_owned() };
+        for address in [ip("10.99.0.3"), ip("10.99.0.4")] {
+            for _ in 0..2 {
+                assert_eq!(leases.give(&holder, &[address]).unwrap(), [address]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_that_holds_no_address_is_no_search_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = NetworkLock::wait().unwrap();
+        let mut single = network(None);
+        single.subnets[0].subnet = "10.99.0.7/32".parse().unwrap();
+        for network in [network(Some(("10.99.0.5", "10.99.0.3"))), network(Some(("10.99.0.5", "fd00::3"))), single] {
+            let leases = Leases::open(dir.path(), &network, &lock);
+            let holder = Holder { container: "a".into(), sandbox: dir.path().to_owned() };
+            let full = leases.give(&holder, &[]).unwrap_err();
+            assert!(matches!(full, Error::NoFreeAddress { .. }), "{full}");
+        }
     }
 }

@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, Protocol as SocketProtocol, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -184,8 +185,11 @@ impl PortMapping {
     }
 
     fn overlaps(&self, other: &Self) -> bool {
-        let covers_all = |mapping: &Self| mapping.host_address().is_unspecified();
-        let meet = covers_all(self) || covers_all(other) || self.host_address() == other.host_address();
+        let (own, others) = (self.host_address(), other.host_address());
+        // A socket of IPv6 takes nothing of IPv4 (`IPV6_V6ONLY`); a mapping without an address may stand for both.
+        let meet = self.host_ip.is_empty()
+            || other.host_ip.is_empty()
+            || own.is_ipv4() == others.is_ipv4() && (own == others || own.is_unspecified() || others.is_unspecified());
         let end = |mapping: &Self| u32::from(mapping.host_port) + u32::from(mapping.range);
         let (one, two) = (u32::from(self.host_port), u32::from(other.host_port));
         self.protocol == other.protocol && meet && one < end(other) && two < end(self)
@@ -195,11 +199,19 @@ impl PortMapping {
 /// How often a range of free ports is looked for.
 const TRIES: usize = 64;
 
-/// Finds a free port of the host for each mapping that says none, and refuses two that want one port.
+/// Finds a free port of the host for each mapping that says none, and refuses two that want one port. One that is said twice is one, as with
+/// podman.
 ///
 /// # Errors
 /// [`Error::PortTaken`] where none is found; [`Error::Value`].
-pub fn choose_ports(mappings: &mut [PortMapping]) -> Result<()> {
+pub fn choose_ports(mappings: &mut Vec<PortMapping>) -> Result<()> {
+    let mut said: Vec<PortMapping> = Vec::new();
+    for mapping in mappings.drain(..) {
+        if mapping.host_port == 0 || !said.contains(&mapping) {
+            said.push(mapping);
+        }
+    }
+    *mappings = said;
     for at in 0..mappings.len() {
         if mappings[at].host_port == 0 {
             let mut found = Err(Errno::ADDRINUSE);
@@ -212,7 +224,8 @@ pub fn choose_ports(mappings: &mut [PortMapping]) -> Result<()> {
                     .iter()
                     .enumerate()
                     .any(|(other, mapping)| other != at && mapping.host_port != 0 && mapping.overlaps(&tried));
-                if !collides && reserve_one(&tried, false).is_ok() {
+                let room = FileRoom::for_ports(tried.range.into());
+                if !collides && reserve_one(&tried, false, &room).is_ok() {
                     mappings[at].host_port = port;
                     break;
                 }
@@ -260,16 +273,51 @@ impl ReservedPorts {
 /// Takes the host's ports of all mappings; of IPv6 too where a mapping says no address and the container `has_ipv6`.
 ///
 /// # Errors
-/// [`Error::PortTaken`].
+/// [`Error::PortTaken`]; [`Error::TooManyPorts`].
 pub fn reserve(mappings: &[PortMapping], has_ipv6: bool) -> Result<ReservedPorts> {
     let mut sockets = Vec::new();
+    let room = FileRoom::for_ports(mappings.iter().map(|mapping| usize::from(mapping.range)).sum());
     for mapping in mappings {
-        sockets.extend(reserve_one(mapping, has_ipv6)?);
+        sockets.extend(reserve_one(mapping, has_ipv6, &room)?);
     }
     Ok(ReservedPorts { sockets })
 }
 
-fn reserve_one(mapping: &PortMapping, has_ipv6: bool) -> Result<Vec<OwnedFd>> {
+/// Room for the sockets of many ports: while it is there, as many files may be open as the hard limit says (`RLIMIT_NOFILE`, getrlimit(2)),
+/// and the sockets have numbers above the soft one. What is opened later, and the container, have that one again, whole.
+struct FileRoom {
+    /// What is put back.
+    soft: Option<Rlimit>,
+}
+
+impl FileRoom {
+    fn for_ports(count: usize) -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let is_much = limit.current.is_some_and(|soft| count as u64 > soft / 2) && limit.current != limit.maximum;
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        Self { soft: Some(limit).filter(|_| is_much && setrlimit(Resource::Nofile, raised).is_ok()) }
+    }
+
+    /// Moves a socket above the soft limit.
+    fn put(&self, socket: OwnedFd) -> std::result::Result<OwnedFd, Errno> {
+        match self.soft.and_then(|limit| limit.current).map(i32::try_from) {
+            Some(Ok(first)) => fcntl_dupfd_cloexec(&socket, first),
+            _ => Ok(socket),
+        }
+    }
+}
+
+impl Drop for FileRoom {
+    fn drop(&mut self) {
+        if let Some(limit) = self.soft.take()
+            && let Err(error) = setrlimit(Resource::Nofile, limit)
+        {
+            tracing::warn!(%error, "the limit of open files stays raised");
+        }
+    }
+}
+
+fn reserve_one(mapping: &PortMapping, has_ipv6: bool, room: &FileRoom) -> Result<Vec<OwnedFd>> {
     let mut addresses = vec![mapping.host_address()];
     if has_ipv6 && mapping.host_ip.is_empty() {
         addresses.push(Ipv6Addr::UNSPECIFIED.into());
@@ -277,8 +325,9 @@ fn reserve_one(mapping: &PortMapping, has_ipv6: bool) -> Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
     for address in addresses {
         for (_, port) in mapping.pairs() {
-            match bound(mapping.protocol, SocketAddr::new(address, port)) {
+            match bound(mapping.protocol, SocketAddr::new(address, port)).and_then(|socket| room.put(socket)) {
                 Ok(socket) => sockets.push(socket),
+                Err(Errno::MFILE) => return Err(Error::TooManyPorts(mapping.to_string())),
                 Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if mapping.protocol == Protocol::Sctp => {
                     tracing::warn!(%mapping, "this kernel has no SCTP of its own: whether the port is free is unknown");
                 }
@@ -359,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_port_is_held_by_one() {
-        let mut mappings = [mapping("127.0.0.1::80"), mapping("127.0.0.1::81-83"), mapping("127.0.0.1::84/udp")];
+        let mut mappings = vec![mapping("127.0.0.1::80"), mapping("127.0.0.1::81-83"), mapping("127.0.0.1::84/udp")];
         choose_ports(&mut mappings).unwrap();
         assert!(mappings.iter().all(|mapping| mapping.host_port > 0));
         let held = reserve(&mappings, false).unwrap();
@@ -379,9 +428,19 @@ mod tests {
             ("8080:80", "8080:81/udp", false),
             ("8080-8082:80-82", "8082:1", true),
             ("8080-8082:80-82", "8083:1", false),
+            ("0.0.0.0:8080:80", "[::]:8080:80", false),
+            ("0.0.0.0:8080:80", "[::1]:8080:81", false),
+            ("8080:80", "[::]:8080:81", true),
+            ("8080:80", "[::1]:8080:81", true),
+            ("[::]:8080:80", "[::1]:8080:81", true),
         ] {
-            let chosen = choose_ports(&mut [mapping(one), mapping(two)]);
-            assert_eq!(chosen.is_err(), collide, "{one} {two}");
+            for (one, two) in [(one, two), (two, one)] {
+                let chosen = choose_ports(&mut vec![mapping(one), mapping(two)]);
+                assert_eq!(chosen.is_err(), collide, "{one} {two}");
+            }
         }
+        let mut twice = vec![mapping("8080:80"), mapping("0.0.0.0:8081:80"), mapping("8080:80")];
+        choose_ports(&mut twice).unwrap();
+        assert_eq!(twice, [mapping("8080:80"), mapping("0.0.0.0:8081:80")]);
     }
 }

@@ -68,6 +68,20 @@ pub struct Sandbox {
     pub status: Status,
 }
 
+impl Sandbox {
+    /// Takes a network out of it, and gives what netavark is asked to take down; `None` where it is not there.
+    fn take_out(&mut self, network: &str) -> Option<NetavarkOptions> {
+        self.status.remove(network);
+        let (connection, info) =
+            self.options.networks.remove(network).zip(self.options.network_info.remove(network))?;
+        Some(NetavarkOptions {
+            networks: BTreeMap::from([(network.to_owned(), connection)]),
+            network_info: BTreeMap::from([(network.to_owned(), info)]),
+            ..self.options.clone()
+        })
+    }
+}
+
 /// The networks of all containers of a ROOT.
 #[derive(Debug, Clone)]
 pub struct Sandboxes {
@@ -106,13 +120,12 @@ impl Sandboxes {
         Netavark::find(self.netavark.as_deref())
     }
 
-    /// Removes a network, and what is remembered of its addresses.
+    /// Removes a network, and what is remembered of its addresses. The lock is held since it is known that nobody uses it.
     ///
     /// # Errors
     /// [`Error::DefaultNetwork`]; what the filesystem says.
-    pub fn remove_network(&self, name: &str) -> Result<()> {
-        let lock = NetworkLock::wait()?;
-        self.directory.remove(name, &lock)?;
+    pub fn remove_network(&self, name: &str, lock: &NetworkLock) -> Result<()> {
+        self.directory.remove(name, lock)?;
         Leases::forget(&self.run_dir, name)
     }
 
@@ -288,16 +301,16 @@ impl Sandboxes {
         Ok(files::remove_tree(&place)?)
     }
 
-    /// Connects a container that runs to a further network.
+    /// Connects a container that runs to a further network. What somebody who was killed has left of that is taken down first.
     ///
     /// # Errors
-    /// [`Error::Connected`]; whatever else it is, it is connected as before then.
+    /// [`Error::NotConnected`] where it has no networks; whatever else it is, it is connected as before then, but not to this one.
     pub fn connect(&self, id: &str, network: &str, connection: &Connection) -> Result<Sandbox> {
         let netavark = self.netavark()?;
         let lock = NetworkLock::wait()?;
         let mut now = self.read(id)?.ok_or_else(|| not_connected(id, network))?;
-        if now.options.networks.contains_key(network) {
-            return Err(Error::Connected { container: now.options.container_name, network: network.to_owned() });
+        if let Some(left) = now.take_out(network) {
+            self.take_one_down(id, &netavark, &left, &now, &lock)?;
         }
         let wanted = BTreeMap::from([(network.to_owned(), connection.clone())]);
         let (networks, network_info) = self.give_addresses(id, &wanted, &lock)?;
@@ -319,28 +332,17 @@ impl Sandboxes {
         Ok(now)
     }
 
-    /// Disconnects a container that runs from a network.
+    /// Disconnects a container that runs from a network. One that it is not connected to is none the less gone.
     ///
     /// # Errors
-    /// [`Error::NotConnected`].
+    /// [`Error::NotConnected`] where it has no networks.
     pub fn disconnect(&self, id: &str, network: &str) -> Result<Sandbox> {
         let netavark = self.netavark()?;
         let lock = NetworkLock::wait()?;
         let mut now = self.read(id)?.ok_or_else(|| not_connected(id, network))?;
-        let name = now.options.container_name.clone();
-        let (connection, info) = now
-            .options
-            .networks
-            .remove(network)
-            .zip(now.options.network_info.remove(network))
-            .ok_or_else(|| Error::NotConnected { container: name, network: network.to_owned() })?;
-        now.status.remove(network);
-        let one = NetavarkOptions {
-            networks: BTreeMap::from([(network.to_owned(), connection)]),
-            network_info: BTreeMap::from([(network.to_owned(), info)]),
-            ..now.options.clone()
-        };
-        self.take_one_down(id, &netavark, &one, &now, &lock)?;
+        if let Some(one) = now.take_out(network) {
+            self.take_one_down(id, &netavark, &one, &now, &lock)?;
+        }
         Ok(now)
     }
 

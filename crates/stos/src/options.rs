@@ -208,8 +208,7 @@ fn parse_entrypoint(text: &str) -> Vec<String> {
 
 /// The kernel's limit is 64 bytes (`__NEW_UTS_LEN`).
 pub fn parse_hostname(text: &str) -> anyhow::Result<String> {
-    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if (1..=64).contains(&text.len()) && text.bytes().all(is_good) {
+    if stos_engine::networking::is_host_name(text, 64) {
         return Ok(text.to_owned());
     }
     bail!("--hostname {text:?}: expected 1 to 64 letters, digits, '-', '.' and '_'")

@@ -508,6 +508,17 @@ fn check_image_mount() {
         sandbox.ok(arguments);
         assert!(!path.exists());
     }
+    // What cannot be recorded is not mounted: nobody would find it.
+    sandbox.ok(&["image", "mount", "shell:1"]);
+    let record = path.with_file_name("mount.json");
+    sandbox::tool("umount", &[&path]);
+    sandbox::tool("mount", &["--bind".as_ref(), record.as_os_str(), record.as_os_str()]);
+    assert_ne!(sandbox.run(&["image", "mount", "shell:1"]).code, 0);
+    sandbox::tool("umount", &[&record]);
+    assert!(!path.join("srv").exists());
+    sandbox.ok(&["image", "mount", "shell:1"]);
+    sandbox.ok(&["image", "unmount", "shell:1"]);
+    assert!(!path.exists());
     // All of them, each once, however many names it has.
     sandbox.ok(&["tag", "shell:1", "again:1"]);
     assert_eq!(sandbox.ok(&["image", "mount", "--all"]).lines().count(), 1);

@@ -7,11 +7,13 @@
 mod sandbox;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use sandbox::host::{Host, answers, busybox, names, require_networks};
 use sandbox::output;
 use sandbox::shell::eventually;
+use stos_testkit::environment::tool;
 use stos_testkit::image_builder::ImageBuilder;
 
 #[test]
@@ -23,13 +25,13 @@ fn two_containers_reach_each_other_by_address_and_by_name() {
     let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
     let script = answers(7000, "hello");
     let server = [
-        &["run", "-d", "--name", "server", "--network", "web:alias=db", "--hostname", "srv"],
+        &["run", "-d", "--stop-signal", "KILL", "--name", "server", "--network", "web:alias=db", "--hostname", "srv"],
         tools.as_slice(),
         &["shell:1", "sh", "-c", &script],
     ]
     .concat();
     host.ok(&server);
-    host.sleeper("client", &[&["--network", "web"], tools.as_slice()].concat());
+    host.sleeper("client", &[&["--stop-signal", "KILL", "--network", "web"], tools.as_slice()].concat());
     let address = host.address("server", "web");
     assert!(address.starts_with("10.89."), "{address}");
     let asks = |of: &str| host.inside("client", &format!("/host-bin/busybox nc -w 5 {of} 7000 </dev/null"));
@@ -102,6 +104,31 @@ fn a_published_port_answers_from_the_host_and_is_nobody_else_s() {
 }
 
 #[test]
+fn more_ports_are_published_than_files_may_be_open_and_no_more_than_can_be() {
+    require_networks!();
+    let host = Host::new();
+    let limited = |limit: &str, words: &[&str]| {
+        let stos = host.stos_command(words);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).arg(stos.get_program()).args(stos.get_args());
+        for (name, value) in stos.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        output(&mut command)
+    };
+    let ports = ["run", "--rm", "-p", "20000-20599:20000-20599", "shell:1", "sh", "-c", "ulimit -Sn"];
+    let ran = limited("ulimit -Sn 256", &ports);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "256\n"), "{ran:?}");
+    let ran = limited("ulimit -n 256", &ports);
+    assert!(ran.code == 125 && ran.stderr.contains("takes an open file") && ran.stderr.contains("hint: "), "{ran:?}");
+    host.ok(&["delete", "-f", "--all"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
 fn none_reaches_nothing_and_container_shares() {
     require_networks!();
     let host = Host::new();
@@ -133,6 +160,12 @@ fn none_reaches_nothing_and_container_shares() {
     assert!(both.contains("eth0\n") && both.contains("10.9.9.9\tdb\n"), "{both}");
     // The host is reached, and a network that is none of its own is not.
     host.ok(&["network", "create", "--internal", "inner"]);
+    let add_host = ["run", "--rm", "--add-host", "me:host-gateway", "shell:1", "cat", "/etc/hosts"];
+    let lonely = host.run(&[&add_host[..2], &["--network", "inner"], &add_host[2..]].concat());
+    assert!(lonely.code == 0 && !lonely.stdout.contains("\tme\n"), "{lonely:?}");
+    assert!(lonely.stderr.contains("host-gateway"), "{lonely:?}");
+    let shared = host.ok(&[&add_host[..2], &["--network", "host"], &add_host[2..]].concat());
+    assert!(shared.contains("\tme\n"), "{shared}");
     host.sleeper("two", &[&["--network", "inner"], tools.as_slice()].concat());
     let routes = host.inside("two", "/host-bin/busybox ip route");
     assert!(!routes.contains("default"), "{routes}");
@@ -154,6 +187,7 @@ fn a_container_that_runs_comes_and_goes_between_networks() {
         host.ok(&["network", "create", name]);
     }
     host.sleeper("web", &["--network", "a"]);
+    host.refused(1, &["\"w w\"", "letters"], &["network", "connect", "--alias", "w w", "b", "web"]);
     host.ok(&["network", "connect", "--ip", "10.89.1.77", "--alias", "www", "b", "web"]);
     assert_eq!(host.address("web", "b"), "10.89.1.77");
     assert!(host.inside("web", "cat /etc/hosts").contains("10.89.1.77\t"));
@@ -165,6 +199,145 @@ fn a_container_that_runs_comes_and_goes_between_networks() {
     assert_eq!(host.address("web", "b"), "10.89.1.77");
     assert_eq!(host.ok(&["network", "prune", "-f"]), "a\n");
     host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+/// A netavark that does what it is asked for, and then something else.
+fn netavark_and(host: &Host, then: &str) -> String {
+    let path = host.shell.sandbox.path("netavark-and-more");
+    fs::write(&path, format!("#!/bin/sh\n{} \"$@\"\n{then}\n", tool("netavark").unwrap().display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_killed_connect_or_disconnect_is_made_good_by_the_next() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b"] {
+        host.ok(&["network", "create", name]);
+    }
+    host.sleeper("web", &["--network", "a"]);
+    let killing = netavark_and(&host, "kill -9 $PPID");
+    let networks = || host.ok(&["ps", "--format", "{{.Networks}}"]);
+    let links = || host.inside("web", "ls /sys/class/net");
+    let killed = |command: &str| {
+        let ran = host.run(&["--netavark", &killing, "network", command, "b", "web"]);
+        assert_ne!(ran.code, 0, "{ran:?}");
+    };
+    for (cut_short, next, expected, found) in [
+        ("connect", "connect", "a,b\n", "eth0\neth1\nlo\n"),
+        ("disconnect", "disconnect", "a\n", "eth0\nlo\n"),
+        ("connect", "disconnect", "a\n", "eth0\nlo\n"),
+    ] {
+        killed(cut_short);
+        host.ok(&["network", next, "b", "web"]);
+        assert_eq!((networks().as_str(), links().as_str()), (expected, found), "{next} after {cut_short}");
+    }
+    host.ok(&["network", "connect", "b", "web"]);
+    killed("disconnect");
+    host.refused(1, &["connected to network b already"], &["network", "connect", "b", "web"]);
+    host.ok(&["network", "disconnect", "b", "web"]);
+    host.ok(&["network", "connect", "b", "web"]);
+    assert_eq!(links(), "eth0\neth1\nlo\n");
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_connection_to_a_network_that_is_removed_meanwhile_is_taken_back() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b"] {
+        host.ok(&["network", "create", name]);
+    }
+    host.sleeper("web", &["--network", "a"]);
+    let removing = netavark_and(&host, &format!("rm -f {}", host.config_dir().join("b.json").display()));
+    let said = ["no such network: \"b\""];
+    host.refused(1, &said, &["--netavark", &removing, "network", "connect", "b", "web"]);
+    assert_eq!(host.ok(&["ps", "--format", "{{.Networks}}"]), "a\n");
+    assert_eq!(host.inside("web", "ls /sys/class/net"), "eth0\nlo\n");
+    assert!(!host.inside("web", "cat /etc/hosts").contains("10.89.1."));
+    host.ok(&["delete", "-f", "web"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_removal_and_a_creation_at_once_leave_no_container_without_its_network() {
+    require_networks!();
+    let host = Host::new();
+    for round in 0..8 {
+        let name = format!("c{round}");
+        host.ok(&["network", "create", "web"]);
+        let created = std::thread::scope(|scope| {
+            let creation = scope.spawn(|| host.run(&["create", "--name", &name, "--network", "web", "shell:1", "ls"]));
+            let mut command = [&["network", "rm", "web"][..], &["network", "prune", "-f"]].into_iter().cycle();
+            while !creation.is_finished() {
+                host.run(command.next().unwrap());
+            }
+            creation.join().unwrap()
+        });
+        match created.code {
+            0 => host.ok(&["network", "exists", "web"]),
+            _ => {
+                assert!(created.stderr.contains("no such network: \"web\""), "{created:?}");
+                assert_eq!(host.ok(&["ps", "-aq"]), "");
+                host.ok(&["network", "create", "--ignore", "web"])
+            }
+        };
+        host.ok(&["delete", "-f", "--all"]);
+        host.ok(&["network", "rm", "web"]);
+    }
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_container_that_uses_a_network_ends_as_it_wants_when_that_goes_by_force() {
+    require_networks!();
+    let host = Host::new();
+    host.ok(&["network", "create", "web"]);
+    let out = host.shell.sandbox.path("out");
+    fs::create_dir(&out).unwrap();
+    let script = "trap 'echo bye >/out/said; exit 0' TERM; echo >/out/ready; while :; do sleep 0.1; done";
+    let mount = format!("{}:/out", out.display());
+    for (name, options) in [("polite", &[][..]), ("goes", &["--rm"])] {
+        let run = ["run", "-d", "--name", name, "--network", "web", "-v", &mount];
+        host.ok(&[&run, options, &["shell:1", "sh", "-c", script]].concat());
+        eventually("it is ready", || out.join("ready").exists());
+        fs::remove_file(out.join("ready")).unwrap();
+    }
+    host.ok(&["network", "rm", "-f", "web"]);
+    assert_eq!(fs::read_to_string(out.join("said")).unwrap(), "bye\n");
+    assert_eq!(host.ok(&["ps", "-aq"]), "");
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn one_that_cannot_be_removed_or_read_keeps_none_of_the_rest() {
+    require_networks!();
+    let host = Host::new();
+    for name in ["a", "b", "c"] {
+        host.ok(&["network", "create", name]);
+    }
+    let held = host.config_dir().join("b.json");
+    let held = held.to_str().unwrap();
+    sandbox::tool("mount", &["--bind", held, held]);
+    let pruned = host.run(&["network", "prune", "-f"]);
+    sandbox::tool("umount", &[held]);
+    assert_eq!((pruned.code, pruned.stdout.as_str()), (1, "a\nc\n"), "{pruned:?}");
+    assert!(pruned.stderr.contains("b.json"), "{pruned:?}");
+    // A record that nobody can read: who only looks is told of the rest, and nothing is removed.
+    host.sleeper("web", &["--network", "b"]);
+    let broken = host.ok(&["create", "--network", "none", "shell:1", "ls"]);
+    let record = host.shell.sandbox.data_root().join("containers").join(broken.trim()).join("container.json");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, "{").unwrap();
+    let shown = host.json(&["network", "inspect", "b"]);
+    assert_eq!(shown[0]["containers"].as_object().unwrap().len(), 1, "{shown}");
+    host.refused(1, &["container.json"], &["network", "prune", "-f"]);
+    host.refused(1, &["container.json"], &["network", "rm", "b"]);
+    fs::write(&record, whole).unwrap();
+    host.ok(&["delete", "-f", "--all"]);
     host.assert_nothing_is_left();
 }
 
@@ -203,6 +376,10 @@ fn what_cannot_be_is_told_and_leaves_nothing() {
         (&["no such container: \"nobody\""], &["--network", "container:nobody"]),
         (&["/no/such"], &["--network", "ns:/no/such"]),
         (&["same port of the host"], &["-p", "8000:80", "-p", "8000:81"]),
+        (&["\"a b\"", "letters"], &["--network", "bridge", "--network-alias", "a b"]),
+        (&["\"a,b\"", "letters"], &["--network", "small", "--network-alias", "a,b"]),
+        (&["host-gateway"], &["--network", "none", "--add-host", "me:host-gateway"]),
+        (&["host-gateway"], &["--network", "ns:/proc/self/ns/net", "--add-host", "me:host-gateway"]),
     ] {
         host.refused(125, said, &run(options));
     }

@@ -228,6 +228,24 @@ fn a_removal_and_a_creation_at_once_leave_no_container_without_its_volume() {
 }
 
 #[test]
+fn a_volume_that_cannot_be_pruned_keeps_none_of_the_rest() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let sandbox = &shell.sandbox;
+    for name in ["a", "b", "c"] {
+        sandbox.ok(&["volume", "create", name]);
+    }
+    let held = sandbox.data_root().join("volumes/b");
+    let held = held.to_str().unwrap();
+    sandbox::tool("mount", &["--bind", held, held]);
+    let pruned = sandbox.run(&["volume", "prune", "-f"]);
+    sandbox::tool("umount", &[held]);
+    assert_eq!((pruned.code, pruned.stdout.as_str()), (1, "a\nc\n"), "{pruned:?}");
+    assert!(pruned.stderr.contains("/b"), "{pruned:?}");
+    assert_eq!(sandbox.ok(&["volume", "prune", "-f"]), "b\n");
+}
+
+#[test]
 fn nobody_s_volumes_go_with_their_container_and_named_ones_stay() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::of(&data().set("/config/Volumes", json!({"/data": {}})));

@@ -206,9 +206,25 @@ impl<'a> TreeSink<'a> {
         put_in_place(dir.as_fd(), &temporary, name, path, self.rules.overwrite)
     }
 
-    /// Gives what was just made all that belongs to it. The directory may be somebody else's to change: what stands there now must
-    /// be what was made, and have no other name.
+    /// Gives what was just made under a name of ours all that belongs to it, or takes it away.
     fn settle(&self, dir: &OwnedFd, name: &str, kind: FileType, path: &[u8], metadata: &Metadata) -> Result<()> {
+        let settled = self.give_attributes(dir, name, kind, path, metadata);
+        if settled.is_err() {
+            // The cause counts.
+            let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        }
+        settled
+    }
+
+    /// The directory may be somebody else's to change: what stands there now must be what was made, and have no other name.
+    fn give_attributes(
+        &self,
+        dir: &OwnedFd,
+        name: &str,
+        kind: FileType,
+        path: &[u8],
+        metadata: &Metadata,
+    ) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = openat(dir, name, flags, Mode::empty()).map_err(SysError::at("openat", || shown(path)))?;
         let stat = rustix::fs::fstat(&made).map_err(SysError::at("fstat", || shown(path)))?;
@@ -239,7 +255,10 @@ impl<'a> TreeSink<'a> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = openat(dir, name, flags, Mode::empty()).map_err(failed("openat"))?;
-        self.attributes(metadata).set(made.as_fd(), FileType::Directory)?;
+        if let Err(error) = self.attributes(metadata).set(made.as_fd(), FileType::Directory) {
+            let _ = rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
+            return Err(error);
+        }
         self.directories.push((path.to_vec(), metadata.mtime));
         Ok(())
     }
@@ -361,6 +380,25 @@ mod tests {
         for (name, kind) in [("made", FileType::RegularFile), ("theirs", FileType::Fifo)] {
             let settled = sink.settle(&held, name, kind, b"path", &metadata());
             assert!(matches!(settled, Err(Error::Copy(CopyError::Replaced { path })) if path == "path"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_given_its_owner_leaves_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let root_alone = vec![stos_sys::process::user_namespace::IdMapping { container: 0, host: 0, size: 1 }];
+        let ids = IdMappings { users: root_alone.clone(), groups: root_alone };
+        let mut sink = TreeSink::below(&root, Rules { takes_devices: true, ..RULES }).with_ids(ids);
+        let metadata = Metadata { uid: 7, ..metadata() };
+        for kind in [
+            EntryKind::Symlink { metadata: metadata.clone(), target: b"/etc".to_vec() },
+            EntryKind::Fifo(metadata.clone()),
+            EntryKind::CharacterDevice { metadata: metadata.clone(), major: 1, minor: 3 },
+            EntryKind::Directory(metadata),
+        ] {
+            sink.entry(0, &entry("new", kind)).unwrap_err();
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         }
     }
 

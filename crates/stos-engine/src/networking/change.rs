@@ -2,40 +2,113 @@
 //! Networks of containers that are there: who uses which, connecting and disconnecting, removing networks.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use stos_network::Error as NetworkError;
 use stos_network::config::{DEFAULT_NETWORK, NetworkConfig};
+use stos_network::lock::NetworkLock;
 use stos_network::sandbox::Sandbox;
 use stos_store::files::{self, Durability};
 
-use super::files::write_again;
-use super::{NetworkOption, OwnFiles, named, names_of, part};
+use super::files::tell_files;
+use super::{NetworkOption, NetworkPart, named, names_of, part};
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, list, record, state};
 use crate::error::{Error, Result};
-use crate::lifecycle::{delete, with_life_lock};
-use crate::namespaces::seen_hostname;
+use crate::lifecycle::{delete, stop, with_life_lock};
 use crate::options::Network;
-use crate::pods::{self, PodRecord};
+use crate::pods::{self, Attempts, PodRecord};
 
 /// Tells whether a network is the one that is always there.
 pub fn is_default(network: &NetworkConfig) -> bool {
     network.name == DEFAULT_NETWORK
 }
 
-/// Lists the containers of this store that have a part in a network, whatever they do.
+/// Lists the containers of this store that have a part in a network, whatever they do: for those who only look. One whose record cannot be
+/// read is told in the log.
 ///
 /// # Errors
-/// Where a container's record cannot be read: what it uses is unknown.
+/// Where the store cannot be read.
 pub fn users(engine: &Engine, network: &str) -> Result<Vec<ContainerRecord>> {
     let mut users = Vec::new();
-    for (_, record) in list(engine)? {
-        let record = record?;
-        if record.networking.has_part_in(network) {
-            users.push(record);
+    for (id, record) in list(engine)? {
+        match record {
+            Ok(record) if record.networking.has_part_in(network) => users.push(record),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(container = %id, %error, "which networks it uses is not known"),
         }
     }
     Ok(users)
+}
+
+/// Whoever has a part in any network.
+struct Users {
+    containers: Vec<ContainerRecord>,
+    pods: Vec<PodRecord>,
+}
+
+impl Users {
+    /// Finds them, for who is about to remove a network: who holds the lock knows that no other comes.
+    ///
+    /// # Errors
+    /// Where a record cannot be read: what it uses is unknown.
+    fn find(engine: &Engine, _lock: &NetworkLock) -> Result<Self> {
+        // No `list`: what that removes is taken down under the same lock.
+        let ids = engine.store.containers()?;
+        let containers = ids.iter().filter_map(|id| record(engine, id).transpose()).collect::<Result<Vec<_>>>()?;
+        let pods = pods::list(engine)?.into_iter().map(|(_, pod)| pod).collect::<Result<Vec<_>>>()?;
+        Ok(Self { containers, pods })
+    }
+
+    fn of(mut self, network: &str) -> Self {
+        self.containers.retain(|user| user.networking.has_part_in(network));
+        self.pods.retain(|user| user.networking.has_part_in(network));
+        self
+    }
+
+    fn networks(&self) -> BTreeSet<String> {
+        let networkings =
+            self.containers.iter().map(|user| &user.networking).chain(self.pods.iter().map(|user| &user.networking));
+        networkings.flat_map(|networking| &networking.networks).map(|part| part.network.clone()).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = self.containers.iter().map(|user| &user.name).chain(self.pods.iter().map(|pod| &pod.name));
+        names.map(ToString::to_string).collect()
+    }
+
+    /// Deletes them: containers are asked to end first.
+    fn delete(self, engine: &Engine) -> Result<()> {
+        for user in &self.containers {
+            match stop(engine, user, PATIENCE).and_then(|_| delete(engine, user, true)) {
+                // It has gone with its process.
+                Err(Error::NoSuchContainer(_)) => {}
+                other => other?,
+            }
+        }
+        self.pods.iter().try_for_each(|pod| pods::remove(engine, pod, true, None))
+    }
+}
+
+/// How long a container is given to end when it goes with its network, as with a volume.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes sure that the networks are there which a record is about to name: while this is held, nobody removes one. The default network is
+/// always there.
+///
+/// # Errors
+/// [`NetworkError::NoSuchNetwork`].
+pub(crate) fn hold(engine: &Engine, parts: &[NetworkPart]) -> Result<Option<NetworkLock>> {
+    let named: Vec<_> = parts.iter().map(|part| &part.network).filter(|name| *name != DEFAULT_NETWORK).collect();
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let lock = NetworkLock::wait()?;
+    let sandboxes = engine.sandboxes();
+    for name in named {
+        sandboxes.directory().named(name)?;
+    }
+    Ok(Some(lock))
 }
 
 /// Removes a network, and gives its name. Where containers or pods use it that is refused, or with `force` they are deleted first, as podman
@@ -44,45 +117,49 @@ pub fn users(engine: &Engine, network: &str) -> Result<Vec<ContainerRecord>> {
 /// # Errors
 /// [`NetworkError::InUse`], [`NetworkError::NoSuchNetwork`], [`NetworkError::DefaultNetwork`].
 pub fn remove(engine: &Engine, query: &str, force: bool) -> Result<String> {
-    let directory = engine.sandboxes().directory().clone();
-    let network = directory.find(query)?;
-    if is_default(&network) {
-        return Err(NetworkError::DefaultNetwork(network.name).into());
+    let sandboxes = engine.sandboxes();
+    let NetworkConfig { name, .. } = sandboxes.directory().find(query)?;
+    if name == DEFAULT_NETWORK {
+        return Err(NetworkError::DefaultNetwork(name).into());
     }
-    let users = users(engine, &network.name)?;
-    let pods = pods::users_of_network(engine, &network.name)?;
-    if !(force || users.is_empty() && pods.is_empty()) {
-        let names = users.iter().map(|user| &user.name).chain(pods.iter().map(|pod| &pod.name));
-        let containers = names.map(ToString::to_string).collect();
-        return Err(NetworkError::InUse { network: network.name, containers }.into());
+    // What should have gone with its process uses nothing.
+    list(engine)?;
+    loop {
+        let lock = NetworkLock::wait()?;
+        let users = Users::find(engine, &lock)?.of(&name);
+        let names = users.names();
+        if names.is_empty() {
+            sandboxes.remove_network(&name, &lock)?;
+            return Ok(name);
+        }
+        // Who goes takes it for what is to be taken down.
+        drop(lock);
+        if !force {
+            return Err(NetworkError::InUse { network: name, containers: names }.into());
+        }
+        users.delete(engine)?;
     }
-    users.iter().try_for_each(|user| delete(engine, user, true))?;
-    pods.iter().try_for_each(|pod: &PodRecord| pods::remove(engine, pod, true, None))?;
-    engine.sandboxes().remove_network(&network.name)?;
-    Ok(network.name)
 }
 
-/// Removes the networks that no container and no pod uses and that `fits` says may go, and gives their names.
+/// Removes the networks that no container and no pod uses and that `fits` says may go, and gives their names; and what could not be removed.
 ///
 /// # Errors
-/// Where it is not known who uses which, or a file cannot be removed.
-pub fn prune(engine: &Engine, fits: impl Fn(&NetworkConfig) -> bool) -> Result<Vec<String>> {
-    let directory = engine.sandboxes().directory().clone();
-    let mut used = BTreeSet::new();
-    for (_, record) in list(engine)? {
-        used.extend(record?.networking.networks.into_iter().map(|part| part.network));
-    }
-    for (_, pod) in pods::list(engine)? {
-        used.extend(pod?.networking.networks.into_iter().map(|part| part.network));
-    }
-    let mut removed = Vec::new();
-    for network in directory.load()?.into_values() {
+/// Where it is not known who uses which: nothing is removed then.
+pub fn prune(engine: &Engine, fits: impl Fn(&NetworkConfig) -> bool) -> Result<(Vec<String>, Attempts)> {
+    let sandboxes = engine.sandboxes();
+    list(engine)?;
+    let lock = NetworkLock::wait()?;
+    let used = Users::find(engine, &lock)?.networks();
+    let (mut removed, mut attempts) = (Vec::new(), Attempts::default());
+    for network in sandboxes.directory().load()?.into_values() {
         if !is_default(&network) && !used.contains(&network.name) && fits(&network) {
-            engine.sandboxes().remove_network(&network.name)?;
-            removed.push(network.name);
+            match sandboxes.remove_network(&network.name, &lock) {
+                Ok(()) => removed.push(network.name),
+                Err(error) => attempts.failed.push(error.into()),
+            }
         }
     }
-    Ok(removed)
+    Ok((removed, attempts))
 }
 
 /// Connects a container to a further network: at once where it runs, and at each start from then on.
@@ -95,17 +172,13 @@ pub fn connect(engine: &Engine, container: &ContainerRecord, option: &NetworkOpt
         let mut changed = current.clone();
         let parts = &current.networking.networks;
         let added = part(&directory, option, parts)?;
-        if parts.iter().any(|other| other.network == added.network) {
+        if uses(current, &added.network) {
             let (container, network) = (current.name.to_string(), added.network);
             return Err(NetworkError::Connected { container, network }.into());
         }
         let added = named(added, parts, &[])?;
         changed.networking.networks.push(added.clone());
-        let act = move |engine: &Engine| {
-            let sandboxes = engine.sandboxes();
-            Ok(sandboxes.connect(container.id.as_str(), &added.network, &names_of(&added, container.id.short()))?)
-        };
-        Ok((changed, Box::new(act) as Act<'_>))
+        Ok((changed, Change::Connect(added)))
     })
 }
 
@@ -121,30 +194,36 @@ pub fn disconnect(engine: &Engine, container: &ContainerRecord, query: &str) -> 
         Err(error) => return Err(error.into()),
     };
     change(engine, container, |current| {
-        if !uses(current, &name) {
-            let (container, network) = (current.name.to_string(), name.clone());
+        // Who was killed while it connected the container has left the network there, and not in the record.
+        let has = |sandbox: Sandbox| sandbox.options.networks.contains_key(&name);
+        if !uses(current, &name) && !engine.sandbox(current)?.is_some_and(has) {
+            let (container, network) = (current.name.to_string(), name);
             return Err(NetworkError::NotConnected { container, network }.into());
         }
         let mut changed = current.clone();
         changed.networking.networks.retain(|part| part.network != name);
-        let act = |engine: &Engine| Ok(engine.sandboxes().disconnect(container.id.as_str(), &name)?);
-        Ok((changed, Box::new(act) as Act<'_>))
+        Ok((changed, Change::Disconnect(name)))
     })
 }
 
 fn uses(container: &ContainerRecord, network: &str) -> bool {
-    container.networking.networks.iter().any(|part| part.network == network)
+    container.networking.has_part_in(network)
 }
 
-/// What is done to the networks of a container that runs.
-type Act<'a> = Box<dyn FnOnce(&Engine) -> Result<Sandbox> + 'a>;
+/// What is done to the networks of a container.
+enum Change {
+    Connect(NetworkPart),
+    Disconnect(String),
+}
 
-/// Changes the record of a container, and where it runs what it has now, under its lock. First what it has: of that a failure leaves nothing
-/// behind, and the record stays as it was.
-fn change<'a>(
+/// Changes what a container has now, where it runs, and then its record, under its lock.
+///
+/// The record alone says which networks are its own: where somebody is killed between the two, the same command or its opposite makes
+/// both agree again. A connection that fails after the first is taken back.
+fn change(
     engine: &Engine,
     container: &ContainerRecord,
-    decide: impl FnOnce(&ContainerRecord) -> Result<(ContainerRecord, Act<'a>)>,
+    decide: impl FnOnce(&ContainerRecord) -> Result<(ContainerRecord, Change)>,
 ) -> Result<()> {
     with_life_lock(engine, &container.id, |lock| {
         let found = if lock.is_some() { record(engine, &container.id)? } else { None };
@@ -158,20 +237,35 @@ fn change<'a>(
                 reason: reason.to_owned(),
             });
         }
-        let (changed, act) = decide(&current)?;
-        if let ContainerState::Running(_) = state(engine, &container.id)? {
-            let sandbox = act(engine)?;
-            let hostname = seen_hostname(engine, &current)?;
-            let own = OwnFiles {
-                hostname: &hostname,
-                network: changed.network,
-                networking: &changed.networking,
-                now: Some((&sandbox, changed.name.as_str())),
-            };
-            write_again(&engine.store.container_dir(&container.id), own)?;
+        let (changed, change) = decide(&current)?;
+        let runs = matches!(state(engine, &container.id)?, ContainerState::Running(_));
+        let (sandboxes, id) = (engine.sandboxes(), container.id.as_str());
+        let sandbox = match &change {
+            _ if !runs => None,
+            Change::Connect(part) => {
+                Some(sandboxes.connect(id, &part.network, &names_of(part, container.id.short()))?)
+            }
+            Change::Disconnect(name) => Some(sandboxes.disconnect(id, name)?),
+        };
+        let recorded = sandbox
+            .map_or(Ok(()), |sandbox| tell_files(engine, &changed, &sandbox))
+            .and_then(|()| match &change {
+                Change::Connect(part) => hold(engine, std::slice::from_ref(part)),
+                Change::Disconnect(_) => Ok(None),
+            })
+            .and_then(|_held| write_record(engine, &changed));
+        if let (Err(_), true, Change::Connect(part)) = (&recorded, runs, &change) {
+            let undone = sandboxes.disconnect(id, &part.network).map_err(Error::from);
+            if let Err(error) = undone.and_then(|sandbox| tell_files(engine, &current, &sandbox)) {
+                tracing::warn!(container = %current.name, network = %part.network, %error, "it stays connected until it ends");
+            }
         }
-        let durability = if current.auto_remove { Durability::Volatile } else { Durability::Durable };
-        let path = engine.record_path(&current.id);
-        Ok(files::replace(&path, &engine.store.staging_area(), &files::to_json(&changed), durability)?)
+        recorded
     })
+}
+
+fn write_record(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
+    let path = engine.record_path(&record.id);
+    Ok(files::replace(&path, &engine.store.staging_area(), &files::to_json(record), durability)?)
 }

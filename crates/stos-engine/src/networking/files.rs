@@ -10,12 +10,16 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use stos_network::host::own_address;
 use stos_network::sandbox::Sandbox;
 use stos_store::Error as StoreError;
 use stos_store::files::{self, Durability};
 
 use super::Networking;
+use crate::Engine;
+use crate::container::ContainerRecord;
 use crate::error::Result;
+use crate::namespaces::seen_hostname;
 use crate::options::Network;
 
 /// Where systemd-resolved lists whom it asks itself: in `/etc/resolv.conf` it names only itself, which no other network namespace reaches.
@@ -78,8 +82,12 @@ impl OwnFiles<'_> {
         let mut text = String::new();
         // A string takes whatever is written to it.
         for entry in &self.networking.add_hosts {
-            if let Some(address) = entry.address.or(gateway) {
-                let _ = writeln!(text, "{address}\t{}", entry.names.join(" "));
+            let names = entry.names.join(" ");
+            match entry.address.or(gateway).or_else(|| self.own_address()) {
+                Some(address) => drop(writeln!(text, "{address}\t{names}")),
+                // One with networks has none before it starts.
+                None if self.now.is_none() => {}
+                None => tracing::warn!(names, "no network of its leads to the host: host-gateway is no address there"),
             }
         }
         for line in &kept {
@@ -114,6 +122,11 @@ impl OwnFiles<'_> {
             .iter()
             .filter(|(name, _)| !sandbox.options.network_info.get(*name).is_some_and(|network| network.internal));
         leads_out.flat_map(|(_, network)| network.addresses()).find_map(|address| address.gateway)
+    }
+
+    /// The host's address for a container that has the host's network.
+    fn own_address(&self) -> Option<IpAddr> {
+        (self.network == Network::Host).then(own_address)
     }
 
     fn resolv_conf(&self) -> String {
@@ -207,6 +220,18 @@ pub(crate) fn write_again(dir: &Path, own: OwnFiles<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Writes the files of a container again for what it has now.
+pub(super) fn tell_files(engine: &Engine, record: &ContainerRecord, sandbox: &Sandbox) -> Result<()> {
+    let hostname = seen_hostname(engine, record)?;
+    let own = OwnFiles {
+        hostname: &hostname,
+        network: record.network,
+        networking: &record.networking,
+        now: Some((sandbox, record.name.as_str())),
+    };
+    write_again(&engine.store.container_dir(&record.id), own)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -253,6 +278,9 @@ mod tests {
             "10.9.9.9\tdb\n10.2.0.1\tme\n127.0.0.1 localhost h1-not # h1\n192.0.2.8 other\n10.1.0.2\th1 web\n\
              10.2.0.2\th1 web\n10.2.0.1\thost.containers.internal host.docker.internal\n"
         );
+        let shared = OwnFiles { now: None, network: Network::Host, ..own };
+        let mine = format!("{}\tme\n", own_address());
+        assert!(shared.hosts_over("").contains(&mine), "{mine}");
         let alone = OwnFiles { now: None, network: Network::None, ..own };
         let text = alone.hosts_over("");
         assert!(

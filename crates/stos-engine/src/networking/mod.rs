@@ -33,6 +33,7 @@ use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
 use crate::options::{CreateOptions, Network};
 
+pub(crate) use change::hold;
 pub use change::{connect, disconnect, is_default, prune, remove, users};
 pub(crate) use files::{OwnFiles, write_again, write_own_file};
 pub(crate) use start::{Connecting, tear_down};
@@ -198,6 +199,15 @@ impl Engine {
     }
 }
 
+/// The longest name of DNS, in bytes (RFC 1035, section 2.3.4).
+const ALIAS_MAX: usize = 253;
+
+/// Tells whether a text is a host's name of at most `longest` bytes.
+pub fn is_host_name(text: &str, longest: usize) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (1..=longest).contains(&text.len()) && text.bytes().all(is_good)
+}
+
 fn refused(option: &'static str, value: impl Into<String>, reason: impl Into<String>) -> Error {
     Error::Option { option, value: value.into(), reason: reason.into() }
 }
@@ -212,6 +222,13 @@ pub(crate) fn check(engine: &Engine, options: &CreateOptions) -> Result<()> {
             asked.add_hosts[0].names.join(";"),
             "there is no /etc/hosts of ours with --no-hosts",
         ));
+    }
+    if matches!(options.network, Network::None | Network::Path)
+        && let Some(entry) = asked.add_hosts.iter().find(|entry| entry.address.is_none())
+    {
+        let reason =
+            "the address of the host is not known in a network namespace that is not made here, or has no network";
+        return Err(refused("--add-host", format!("{}:host-gateway", entry.names.join(";")), reason));
     }
     let has_dns = !asked.dns.is_default();
     match options.network {
@@ -309,6 +326,11 @@ fn parts(engine: &Engine, asked: &NetworkingOptions) -> Result<Vec<NetworkPart>>
 fn part(directory: &NetworkDirectory, option: &NetworkOption, others: &[NetworkPart]) -> Result<NetworkPart> {
     let network = directory.find(&option.network)?;
     check_addresses(&network, &option.ips)?;
+    if let Some(alias) = option.aliases.iter().find(|alias| !is_host_name(alias, ALIAS_MAX)) {
+        // They are words in a list of names, where another letter would end one.
+        let reason = format!("expected 1 to {ALIAS_MAX} letters, digits, '-', '.' and '_'");
+        return Err(refused("--network-alias", alias, reason));
+    }
     if let Some(name) = &option.interface {
         let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
         let is_name =

@@ -9,12 +9,11 @@ use stos_network::sandbox::SandboxRequest;
 use stos_runtime::launch::NotConnected;
 use stos_store::ContainerId;
 
-use super::files::write_again;
-use super::{OwnFiles, names_of};
+use super::files::tell_files;
+use super::names_of;
 use crate::Engine;
 use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
-use crate::namespaces::seen_hostname;
 use crate::options::Network;
 
 /// A container whose networks are made while its first process waits in its network namespace.
@@ -65,14 +64,7 @@ impl<'a> Connecting<'a> {
             dns_servers: &record.networking.dns.servers,
         };
         let sandbox = engine.sandboxes().set_up(&request)?;
-        let hostname = seen_hostname(engine, record)?;
-        let own = OwnFiles {
-            hostname: &hostname,
-            network: record.network,
-            networking: &record.networking,
-            now: Some((&sandbox, record.name.as_str())),
-        };
-        write_again(&engine.store.container_dir(&record.id), own)
+        tell_files(engine, record, &sandbox)
     }
 
     /// Gives why it could not be done, where that is why a launch has failed.

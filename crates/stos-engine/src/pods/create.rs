@@ -140,6 +140,7 @@ pub fn create_pod(engine: &Engine, options: &PodOptions) -> Result<PodRecord> {
             .filter(|name| *name != "hostname")
             .try_for_each(|name| write_own_file(staged.path(), name, own))?;
     }
+    let _networks = networking::hold(engine, &record.networking.networks)?;
     engine.store.commit_pod(staged, &record.id, &record.name)?;
     Ok(record)
 }

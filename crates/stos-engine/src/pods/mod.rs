@@ -236,16 +236,17 @@ fn gone(container: &ContainerRecord, pod: &PodId) -> Error {
     PodError::Gone { container: container.name.to_string(), pod: pod.short().to_owned() }.into()
 }
 
-/// Gives the pods that have a part in a network.
+/// Gives the pods that have a part in a network: for those who only look. One whose record cannot be read is told in the log.
 ///
 /// # Errors
-/// Where a record cannot be read: what it uses is unknown.
+/// Where the store cannot be read.
 pub fn users_of_network(engine: &Engine, network: &str) -> Result<Vec<PodRecord>> {
     let mut users = Vec::new();
-    for (_, record) in list(engine)? {
-        let record = record?;
-        if record.networking.has_part_in(network) {
-            users.push(record);
+    for (id, record) in list(engine)? {
+        match record {
+            Ok(record) if record.networking.has_part_in(network) => users.push(record),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(pod = %id, %error, "which networks it uses is not known"),
         }
     }
     Ok(users)

@@ -6,12 +6,14 @@
 //! between leaves `begun`, and the next use brings what is missing: a name is there whole or not at all. A container that has the volume
 //! already sees names come, and can lead nothing elsewhere: no path in the volume is ever looked up.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
+use rustix::io::Errno;
 use stos_store::{CopyUp, VolumeRecord, files};
-use stos_sys::rooted::Root;
+use stos_sys::rooted::{Root, file_type};
 
 use super::copy_tree::copy_tree;
 use crate::Engine;
@@ -28,14 +30,19 @@ pub(super) struct ImageFiles {
 impl ImageFiles {
     /// Finds what an image has at `target`. The image decides what lies there; a symlink in it never leads out of it. `None` where there
     /// is no directory.
+    ///
+    /// # Errors
+    /// Where the image cannot be read: then it is not known, and the volume would stay empty for ever.
     pub fn find(image_root: &Path, target: &Path) -> Result<Option<Self>> {
-        let Ok(directory) = Root::open(image_root)?.resolve(target) else { return Ok(None) };
+        let directory = match Root::open(image_root)?.resolve(target) {
+            Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            other => other?,
+        };
         let mut files = Self { directory, is_empty: false };
-        let path = files.path();
-        if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+        if file_type(files.directory.as_fd())? != FileType::Directory {
             return Ok(None);
         }
-        files.is_empty = is_empty(&path)?;
+        files.is_empty = is_empty(&files.path())?;
         Ok(Some(files))
     }
 
@@ -48,8 +55,9 @@ impl ImageFiles {
         copy_tree(&self.path(), directory)
     }
 
-    /// Copies them, durably, into a volume that is there and has not had its copy yet. The caller holds its lock.
-    pub fn copy_into(&self, engine: &Engine, record: &VolumeRecord) -> Result<()> {
+    /// Copies them, durably, into a volume that is there and has not had its copy yet. The volume itself keeps the user and group of
+    /// `owner`, which it was made for. The caller holds its lock.
+    pub fn copy_into(&self, engine: &Engine, record: &VolumeRecord, owner: (Option<u32>, Option<u32>)) -> Result<()> {
         let data = engine.store.volume_data(&record.name);
         if self.is_empty {
             return self.own(&data);
@@ -69,12 +77,13 @@ impl ImageFiles {
             let to = data.join(&name);
             match files::rename_new(&staged.path().join(&name), &to) {
                 // It has come before, or a container was quicker.
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(stos_store::Error::io("rename a file to", to)(errno).into()),
             }
         }
         // The directory itself: those of the image's own, not of staging's, whose time has changed by now.
         copy_attributes(&self.path(), &data)?;
+        chown(&data, owner.0, owner.1).map_err(stos_store::Error::io("chown", &data))?;
         files::sync_directory(&data)?;
         Ok(engine.store.note_copy_up(record, CopyUp::Done)?)
     }
@@ -139,7 +148,7 @@ mod tests {
 
         fn copy(&self) -> CopyUp {
             let record = || self.engine.store.volume(&self.record.name).unwrap().unwrap();
-            self.find("/srv").unwrap().copy_into(&self.engine, &record()).unwrap();
+            self.find("/srv").unwrap().copy_into(&self.engine, &record(), (Some(7), None)).unwrap();
             assert_eq!(list_names(&self.engine.store.staging_area()).unwrap(), [""; 0]);
             record().copy_up
         }
@@ -151,9 +160,14 @@ mod tests {
         for nothing in ["/none", "/srv/file", "/out"] {
             assert!(scene.find(nothing).is_none(), "{nothing}");
         }
+        // That it is not there is one thing, that nobody can tell another.
+        let image = scene.dir.path().join("image");
+        std::os::unix::fs::symlink("x".repeat(300), image.join("long")).unwrap();
+        assert!(ImageFiles::find(&image, Path::new("/long")).is_err());
         assert_eq!(scene.copy(), CopyUp::Done);
         assert_eq!(fs::read(scene.data().join("sub/deep")).unwrap(), b"deep");
-        assert_eq!(fs::metadata(scene.data()).unwrap().mode() & 0o7777, 0o2750);
+        let metadata = fs::metadata(scene.data()).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o2750, 7, 0), "whose it was made for");
     }
 
     #[test]
@@ -164,7 +178,7 @@ mod tests {
         fs::set_permissions(&image, fs::Permissions::from_mode(0o2770)).unwrap();
         let own = || {
             let record = scene.engine.store.volume(&scene.record.name).unwrap().unwrap();
-            scene.find("/empty").unwrap().copy_into(&scene.engine, &record).unwrap();
+            scene.find("/empty").unwrap().copy_into(&scene.engine, &record, (None, None)).unwrap();
             let metadata = fs::metadata(scene.data()).unwrap();
             (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
         };

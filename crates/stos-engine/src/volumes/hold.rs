@@ -90,7 +90,7 @@ impl HeldVolumes {
                     && let Some(files) = find()?
                     && (!files.is_empty || options.owner == (None, None))
                 {
-                    files.copy_into(&self.engine, &record)?;
+                    files.copy_into(&self.engine, &record, options.owner)?;
                 }
                 return Ok(options.backing);
             }

@@ -335,7 +335,7 @@ mod tests {
         remove_volume(&engine, &one, RemoveOptions::default()).unwrap();
         assert!(remove_volume(&engine, &one, RemoveOptions::default()).is_err());
         assert_eq!(names(&engine, &[]), ["once"]);
-        assert_eq!(prune_volumes(&engine, &[]).unwrap().len(), 1);
+        assert_eq!(prune_volumes(&engine, &[]).unwrap().0.len(), 1);
         assert_eq!(stos_store::files::list_names(&engine.store.staging_area()).unwrap(), [""; 0]);
     }
 

@@ -10,6 +10,7 @@ use crate::Engine;
 use crate::container::{self, ContainerRecord};
 use crate::error::{Error, Result};
 use crate::lifecycle;
+use crate::pods::Attempts;
 
 /// How a volume is removed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,25 +64,32 @@ pub struct PrunedVolume {
     pub bytes: u64,
 }
 
-/// Removes the volumes that no container uses, where they fit all filters. One that somebody is just about to use stays.
+/// Removes the volumes that no container uses, where they fit all filters, and tells what could not be removed. One that somebody is just
+/// about to use stays.
 ///
 /// # Errors
-/// [`VolumeError::UnknownUser`] where a container's record cannot be read: it may use any of them.
-pub fn prune_volumes(engine: &Engine, filters: &[VolumeFilter]) -> Result<Vec<PrunedVolume>> {
+/// [`VolumeError::UnknownUser`] where a container's record cannot be read: it may use any of them. Nothing is removed then.
+pub fn prune_volumes(engine: &Engine, filters: &[VolumeFilter]) -> Result<(Vec<PrunedVolume>, Attempts)> {
     container::list(engine)?;
-    let mut pruned = Vec::new();
+    users(engine)?;
+    let (mut pruned, mut attempts) = (Vec::new(), Attempts::default());
     for name in engine.store.volumes()? {
-        let Some(lock) = engine.store.try_lock_volume(&name)? else { continue };
-        let used = users(engine)?;
-        if used.contains_key(&name) || !fits(engine, &name, filters) {
-            continue;
-        }
-        if let Some(taken) = take(engine, &name, &lock)? {
-            let bytes = stos_store::usage::measure_tree(taken.path()).map_or(0, |usage| usage.bytes());
-            pruned.push(PrunedVolume { name, bytes });
+        match prune_one(engine, &name, filters) {
+            Ok(one) => pruned.extend(one),
+            Err(error) => attempts.failed.push(error),
         }
     }
-    Ok(pruned)
+    Ok((pruned, attempts))
+}
+
+fn prune_one(engine: &Engine, name: &VolumeName, filters: &[VolumeFilter]) -> Result<Option<PrunedVolume>> {
+    let Some(lock) = engine.store.try_lock_volume(name)? else { return Ok(None) };
+    if users(engine)?.contains_key(name) || !fits(engine, name, filters) {
+        return Ok(None);
+    }
+    let Some(taken) = take(engine, name, &lock)? else { return Ok(None) };
+    let bytes = stos_store::usage::measure_tree(taken.path()).map_or(0, |usage| usage.bytes());
+    Ok(Some(PrunedVolume { name: name.clone(), bytes }))
 }
 
 /// A volume whose record cannot be read fits nothing; but what a power cut has left of one that nobody had named, of a container that

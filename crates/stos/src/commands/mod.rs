@@ -35,6 +35,7 @@ mod top;
 mod volumes;
 
 use stos_engine::container::{self, ContainerRecord, ContainerState};
+use stos_engine::pods::Attempts;
 use stos_engine::{Engine, restart};
 
 use crate::cli::{Cli, Command, Global, Refused, Registry};
@@ -99,6 +100,13 @@ fn each(global: &Global, names: &[String], mut act: impl FnMut(&str) -> Result<(
             code = if code == 0 { failure.exit_code() } else { code };
         }
     }
+    code
+}
+
+/// Tells what failed of several, and gives the exit code.
+fn report(global: &Global, attempts: Attempts) -> u8 {
+    let code = u8::from(!attempts.failed.is_empty());
+    attempts.failed.into_iter().for_each(|error| Failure::from(error).report(global));
     code
 }
 

@@ -12,11 +12,11 @@ use stos_engine::{Engine, container, pods};
 use stos_network::config::NetworkConfig;
 use stos_network::create::{NewNetwork, create_network};
 
-use super::each;
 use super::images::inspect_each;
 use super::images::prune::is_answered_yes;
 use super::life::only_image_mode;
 use super::network_settings::published;
+use super::{each, report};
 use crate::cli::{
     Global, Network, NetworkConnect, NetworkCreate, NetworkDisconnect, NetworkExists, NetworkInspect, NetworkLs,
     NetworkPrune, NetworkRm, Port,
@@ -214,8 +214,9 @@ fn prune(global: &Global, args: &NetworkPrune) -> Result<u8, Failure> {
     }
     let fits =
         |network: &NetworkConfig| filters.iter().all(|filter| filter.holds_of(Some(&network.created), &network.labels));
-    table::print_lines(networking::prune(&target::engine(global)?, fits)?)?;
-    Ok(0)
+    let (removed, attempts) = networking::prune(&target::engine(global)?, fits)?;
+    table::print_lines(removed)?;
+    Ok(report(global, attempts))
 }
 
 fn exists(global: &Global, args: &NetworkExists) -> Result<u8, Failure> {

@@ -15,7 +15,7 @@ use stos_store::PodId;
 
 use super::images::prune::is_answered_yes;
 use super::life::{patience, patience_with};
-use super::{each, logs, stats, top};
+use super::{each, logs, report, stats, top};
 use crate::cli::{
     Global, Logs, Pod, PodCreate, PodExists, PodKill, PodLogs, PodPrune, PodRm, PodStats, PodStop, PodTop, Stats,
     WhichPods,
@@ -233,9 +233,7 @@ pub(super) fn prune_pods(
 ) -> Result<(Vec<PodId>, u8), Failure> {
     let fits = |pod: &PodRecord| filters.iter().all(|filter| filter.holds_of(Some(&pod.created), &pod.labels));
     let (removed, attempts) = pods::prune(engine, fits)?;
-    let code = u8::from(!attempts.failed.is_empty());
-    attempts.failed.into_iter().for_each(|error| Failure::from(error).report(global));
-    Ok((removed, code))
+    Ok((removed, report(global, attempts)))
 }
 
 fn exists(global: &Global, args: &PodExists) -> Result<u8, Failure> {

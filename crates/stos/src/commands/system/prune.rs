@@ -10,6 +10,7 @@ use crate::cli::{Global, SystemPrune};
 use crate::commands::containers::prune_containers;
 use crate::commands::images::prune::is_answered_yes;
 use crate::commands::pod::prune_pods;
+use crate::commands::report;
 use crate::failure::Failure;
 use crate::{table, target};
 
@@ -27,11 +28,12 @@ pub fn prune(global: &Global, args: &SystemPrune) -> Result<u8, Failure> {
     print("Deleted Containers", &containers)?;
     let images = prune_images(&engine, &PruneOptions { all: args.all, filters })?;
     print("Deleted Images", &images.deleted)?;
-    let mut freed = images.freed;
+    let (mut freed, mut code_of_volumes) = (images.freed, 0);
     if args.volumes {
-        let volumes = prune_volumes(&engine, &of_volumes)?;
+        let (volumes, attempts) = prune_volumes(&engine, &of_volumes)?;
         print("Deleted Volumes", &volumes.iter().map(|volume| &volume.name).collect::<Vec<_>>())?;
         freed += volumes.iter().map(|volume| volume.bytes).sum::<u64>();
+        code_of_volumes = report(global, attempts);
     }
     // With stderr closed there is nobody to tell.
     let _ = writeln!(
@@ -40,7 +42,7 @@ pub fn prune(global: &Global, args: &SystemPrune) -> Result<u8, Failure> {
         if args.volumes { " and volumes" } else { "" },
         table::size(freed)
     );
-    Ok(code.max(code_of_pods))
+    Ok(code.max(code_of_pods).max(code_of_volumes))
 }
 
 fn print(header: &str, ids: &[impl std::fmt::Display]) -> io::Result<()> {

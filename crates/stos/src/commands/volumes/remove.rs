@@ -8,9 +8,9 @@ use stos_engine::volumes::{RemoveOptions, VolumeError, find_volume, prune_volume
 
 use super::read_filters;
 use crate::cli::{Global, VolumePrune, VolumeRm};
-use crate::commands::each;
 use crate::commands::images::prune::is_answered_yes;
 use crate::commands::life::patience;
+use crate::commands::{each, report};
 use crate::failure::Failure;
 use crate::{table, target};
 
@@ -53,10 +53,10 @@ pub fn prune(global: &Global, args: &VolumePrune) -> Result<u8, Failure> {
     if !args.force && !is_answered_yes(&format!("all volumes not used by at least one container{which}"))? {
         return Ok(0);
     }
-    let pruned = prune_volumes(&target::engine(global)?, &filters)?;
+    let (pruned, attempts) = prune_volumes(&target::engine(global)?, &filters)?;
     pruned.iter().try_for_each(|volume| table::print_line(&volume.name))?;
     let freed = pruned.iter().map(|volume| volume.bytes).sum();
     // With stderr closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "Freed: {}", table::size(freed));
-    Ok(0)
+    Ok(report(global, attempts))
 }
