@@ -52,7 +52,11 @@ pub fn provide(bundle: &Path, run_directory: &Path) -> Result<RuntimeConfig> {
 /// Tells the service manager at `host` that a container is ready, and that `main_pid` is the unit's main process. A manager that cannot be
 /// told is told of in the log.
 pub fn tell_ready(host: &OsStr, main_pid: i32) -> Told {
-    let told = tell(host, b"READY=1", main_pid).inspect_err(|error| {
+    tell_or_warn(host, b"READY=1", main_pid)
+}
+
+fn tell_or_warn(host: &OsStr, ready: &[u8], main_pid: i32) -> Told {
+    let told = tell(host, ready, main_pid).inspect_err(|error| {
         tracing::warn!(socket = %host.display(), %error, "nobody can be told that the container is ready");
     });
     Told(told.ok())
@@ -152,10 +156,7 @@ impl Readiness {
             match self.socket.recv(&mut datagram) {
                 Ok(length) => {
                     let Some(line) = ready_line(&datagram[..length]) else { continue };
-                    let told = tell(&self.host, line, main_pid).inspect_err(|error| {
-                        tracing::warn!(socket = %self.host.display(), %error, "nobody can be told that the container is ready");
-                    });
-                    return Ok(Some(Told(told.ok())));
+                    return Ok(Some(tell_or_warn(&self.host, line, main_pid)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
