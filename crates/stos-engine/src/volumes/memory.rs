@@ -91,7 +91,7 @@ pub(crate) fn release(engine: &Engine, record: &ContainerRecord) {
 }
 
 fn release_one(engine: &Engine, name: &VolumeName) -> Result<()> {
-    // A start that is under way holds it.
+    // With it nobody is just about to mount one. A start counts as running before it comes to that.
     let Some(_lock) = engine.store.lock_volume(name)? else { return Ok(()) };
     for id in engine.store.containers()? {
         let Some(other) = container::record(engine, &id)? else { continue };
