@@ -436,7 +436,7 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
         service,
         streams: options.streams,
         init: options.init,
-        unit: options.unit,
+        unit: options.unit.clone(),
         run_by: (options.auto_remove && options.starts_at_once).then(ProcessRecord::of_caller).transpose()?,
     })
 }

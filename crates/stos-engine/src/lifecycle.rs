@@ -370,6 +370,7 @@ pub(crate) fn remove_locked(
         }
     }
     if let Some(record) = record {
+        record.unit.remove_id_file(id);
         volumes::memory::release(engine, record);
         if record.auto_remove {
             volumes::remove_anonymous(engine, record);

@@ -2,17 +2,24 @@
 //! A container as a service of the host's manager: where its cgroups are, who says that it is ready, which sockets it gets.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use stos_runtime::notify::{self, Readiness, Told};
 use stos_runtime::{CgroupRequest, Inherited, RuntimeConfig, cgroup};
+use stos_store::ContainerId;
 
 use crate::Engine;
 use crate::container::{ContainerRecord, run_id};
 use crate::error::{Error, Result};
 use crate::service::Service;
+
+/// Bytes of a file of an id that are read: an id has 64, and no text of this length is one.
+pub const ID_FILE_MAX: u64 = 128;
 
 /// Where a container's cgroups are (podman's `--cgroups`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,13 +59,16 @@ impl NotifyMode {
 }
 
 /// What is decided about it when a container is created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UnitOptions {
     /// Where its cgroups are.
     pub cgroups: CgroupsMode,
     /// Who says that it is ready.
     pub sdnotify: NotifyMode,
+    /// The absolute path of the file that its id was written to (podman's `--cidfile`), which goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_file: Option<PathBuf>,
 }
 
 impl UnitOptions {
@@ -68,12 +78,33 @@ impl UnitOptions {
     }
 
     /// Where the cgroups of a container go that is started now. With [`CgroupsMode::Split`] the caller may leave its own for one below.
-    pub(crate) fn cgroup(self, record: &ContainerRecord) -> Result<CgroupRequest> {
+    pub(crate) fn cgroup(&self, record: &ContainerRecord) -> Result<CgroupRequest> {
         match self.cgroups {
             CgroupsMode::Enabled => Ok(CgroupRequest::default()),
             CgroupsMode::Split => Ok(cgroup::below_own(&format!("stos-{}", record.id))?),
         }
     }
+
+    /// Removes the file that has a container's id, if it still has that.
+    pub(crate) fn remove_id_file(&self, id: &ContainerId) {
+        let Some(path) = &self.id_file else { return };
+        match read_id(path) {
+            Ok(found) if found.trim_end() == id.as_str() => {}
+            _ => return,
+        }
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "the file of the container's id stays");
+        }
+    }
+}
+
+/// Reads what may be the file of an id, whatever stands there by now: no symlink is followed and no pipe waited for.
+fn read_id(path: &Path) -> std::io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let mut text = String::new();
+    file.take(ID_FILE_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// What the process that starts containers has for them of its own caller's.

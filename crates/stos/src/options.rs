@@ -148,7 +148,7 @@ pub fn create_options(
         limits,
         stop_signal: options.unit.stop_signal,
         host_env: if options.unit.env_host { unit_options::host_environment() } else { Vec::new() },
-        unit: unit_options::unit(&options.unit),
+        unit: unit_options::unit(&options.unit)?,
         service: options.service.to_options(),
     })
 }

@@ -18,12 +18,13 @@ const ZONES: &str = "/usr/share/zoneinfo";
 const LOCALTIME: &str = "/etc/localtime";
 
 /// Reads what it is as a service.
-pub fn unit(args: &UnitArgs) -> UnitOptions {
+pub fn unit(args: &UnitArgs) -> anyhow::Result<UnitOptions> {
     let cgroups = match args.cgroups {
         CgroupsChoice::Enabled | CgroupsChoice::NoConmon => CgroupsMode::Enabled,
         CgroupsChoice::Split => CgroupsMode::Split,
     };
-    UnitOptions { cgroups, sdnotify: notify_mode(args.sdnotify) }
+    let id_file = args.cidfile.as_deref().map(std::path::absolute).transpose().context("--cidfile")?;
+    Ok(UnitOptions { cgroups, sdnotify: notify_mode(args.sdnotify), id_file })
 }
 
 fn notify_mode(choice: NotifyChoice) -> NotifyMode {

@@ -287,15 +287,30 @@ fn a_name_is_replaced_and_the_id_is_written() {
     let unnamed = sandbox.run(&["run", "--replace", "shell:1", "sh", "-c", ":"]);
     assert_eq!(unnamed.code, 125);
     assert!(unnamed.stderr.contains("--name"), "{}", unnamed.stderr);
-    sandbox.ok(&["rm", "-f", "web"]);
+    // The file names the container, and goes with it; others say nothing of it.
+    assert_eq!(sandbox.ok(&["stop", "--time", "0", "--cidfile", file]), second);
+    let copy = sandbox.path("copy");
+    fs::copy(file, &copy).unwrap();
+    assert_eq!(sandbox.ok(&["rm", "-f", "--cidfile", file]), second);
+    assert!(!Path::new(file).exists());
+    for command in ["stop", "rm"] {
+        assert_eq!(sandbox.run(&[command, "--cidfile", file]).code, 125);
+        sandbox.ok(&[command, "--ignore", "--cidfile", file]);
+        assert_ne!(sandbox.run(&[command, "--cidfile", copy.to_str().unwrap()]).code, 0);
+    }
     // Of a container that is gone, and of a command that was killed, it is taken over; no other file is.
     let once = ["run", "--rm", "--cidfile", file, "shell:1", "sh", "-c", ":"];
+    fs::copy(&copy, file).unwrap();
     sandbox.ok(&once);
-    let third = fs::read_to_string(file).unwrap();
-    assert_ne!(third, second.trim());
+    assert!(!Path::new(file).exists());
     fs::write(file, "").unwrap();
     sandbox.ok(&once);
-    assert_eq!(fs::read_to_string(file).unwrap().len(), third.len());
+    // What is no longer its file stays.
+    let (directory, mine) = (sandbox.path("ids"), sandbox.path("ids/cid"));
+    fs::create_dir(&directory).unwrap();
+    let (mine, volume) = (mine.to_str().unwrap(), format!("{}:/ids", directory.display()));
+    sandbox.ok(&["run", "--rm", "-v", &volume, "--cidfile", mine, "shell:1", "sh", "-c", "echo mine > /ids/cid"]);
+    assert_eq!(fs::read_to_string(mine).unwrap(), "mine\n");
     fs::write(file, "my notes").unwrap();
     assert_eq!(sandbox.run(&once).code, 125);
     assert_eq!(fs::read_to_string(file).unwrap(), "my notes");

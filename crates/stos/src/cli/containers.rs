@@ -279,11 +279,14 @@ pub struct Delete {
     #[arg(short, long, go_flag())]
     pub force: bool,
     /// All containers from images
-    #[arg(short, long, conflicts_with = "containers")]
+    #[arg(short, long, conflicts_with_all = ["containers", "cidfile"])]
     pub all: bool,
     /// Succeed for one that is gone
     #[arg(short, long)]
     pub ignore: bool,
+    /// The container whose id is in FILE (--cidfile of create and run); may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Vec<PathBuf>,
     /// With --force: ask one that runs to end, and kill it only after so many seconds
     #[arg(short, long, value_name = "SECONDS", requires = "force", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub time: Option<i64>,
@@ -291,6 +294,6 @@ pub struct Delete {
     #[arg(short, long)]
     pub volumes: bool,
     /// The containers
-    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "cidfile"])]
     pub containers: Vec<String>,
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The words of wait, stop, restart, rename and of the group `container`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -71,13 +72,16 @@ pub struct Stop {
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub time: Option<i64>,
     /// All containers that run
-    #[arg(short, long, conflicts_with = "containers")]
+    #[arg(short, long, conflicts_with_all = ["containers", "cidfile"])]
     pub all: bool,
     /// Succeed for one that is gone
     #[arg(short, long)]
     pub ignore: bool,
+    /// The container whose id is in FILE (--cidfile of create and run); may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Vec<PathBuf>,
     /// The containers
-    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "cidfile"])]
     pub containers: Vec<String>,
 }
 

@@ -25,9 +25,6 @@ use crate::progress::{self, Reporter};
 use crate::target::{self, Target};
 use crate::{options, pod_options, table, unit_options};
 
-/// Bytes of an id file that are read: an id has 64, and no other text of this length is one.
-const ID_FILE_MAX: u64 = 128;
-
 /// Creates a container, from a bundle where one is given or stos is called as a runtime.
 pub fn create(global: &Global, args: &Create) -> Result<u8, Failure> {
     if let Some(dir) = bundle::directory(global, &args.bundle) {
@@ -76,7 +73,7 @@ impl<'a> IdFile<'a> {
         }
         let mut text = String::new();
         // No more than an id needs: it may be any file.
-        if file.take(ID_FILE_MAX).read_to_string(&mut text).is_err() {
+        if file.take(stos_engine::unit::ID_FILE_MAX).read_to_string(&mut text).is_err() {
             return Ok(true);
         }
         let text = text.trim_end();

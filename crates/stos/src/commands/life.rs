@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! wait, state, kill, stop, rename, delete: what is done to containers of either mode.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -199,9 +200,23 @@ fn wait_until_ended(engine: &Engine, record: &ContainerRecord) -> Result<(), Fai
     Ok(())
 }
 
+/// The containers that are named, and those whose ids are in `files`. With `ignore` a file that is not there names none.
+fn with_id_files(named: &[String], files: &[PathBuf], ignore: bool) -> Result<Vec<String>, Failure> {
+    let mut all = named.to_vec();
+    for path in files {
+        match std::fs::read_to_string(path) {
+            Ok(text) => all.push(text.lines().next().unwrap_or_default().trim().to_owned()),
+            Err(error) if ignore && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::message(format!("--cidfile {}: {error}", path.display()), 125)),
+        }
+    }
+    Ok(all)
+}
+
 /// Stops containers one after the other.
 pub fn stop(global: &Global, args: &Stop) -> Result<u8, Failure> {
-    let containers = named_or_all_at_work(global, &args.containers, args.all)?;
+    let named = with_id_files(&args.containers, &args.cidfile, args.ignore)?;
+    let containers = named_or_all_at_work(global, &named, args.all)?;
     Ok(each(global, &containers, |query| {
         match target::find(global, query) {
             Ok(Target::Image(engine, record)) => {
@@ -219,7 +234,8 @@ pub fn stop(global: &Global, args: &Stop) -> Result<u8, Failure> {
 
 /// Deletes containers. With `--force` or `--ignore` one that is gone is deleted already.
 pub fn delete(global: &Global, args: &Delete) -> Result<u8, Failure> {
-    let containers = named_or_all(global, &args.containers, args.all, |_| true)?;
+    let named = with_id_files(&args.containers, &args.cidfile, args.ignore)?;
+    let containers = named_or_all(global, &named, args.all, |_| true)?;
     let may_be_gone = args.force || args.ignore || args.all;
     Ok(each(global, &containers, |query| match delete_one(global, query, args) {
         Err(failure) if may_be_gone && failure.is_missing_container() => Ok(()),
