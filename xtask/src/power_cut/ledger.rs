@@ -72,6 +72,8 @@ impl Ledger {
             ledger.images.values_mut().zip(inspected.by_ref()).for_each(|(image, value)| *image = value);
             for (container, mut value) in ledger.containers.values_mut().zip(inspected) {
                 container.state = value["state"].take();
+                // The same in podman's words.
+                value["State"].take();
                 container.inspected = value;
             }
         }
