@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use stos_layerfs::BackendKind;
 use stos_runtime::{CgroupRecord, ProcessRecord, RunState, StateDirectory};
 use stos_spec::{BlobDigest, ChainId, DiffId, UserSpec};
+use stos_store::files::Durability;
 use stos_store::{ContainerId, ContainerName, Lock, Staging, files};
 
 use crate::Engine;
@@ -165,6 +166,13 @@ pub fn now() -> String {
 impl Engine {
     pub(crate) fn record_path(&self, id: &ContainerId) -> PathBuf {
         self.store.container_dir(id).join("container.json")
+    }
+
+    /// Writes the changed record of a container that is there. Its lock is held.
+    pub(crate) fn replace_record(&self, record: &ContainerRecord) -> Result<()> {
+        let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
+        let path = self.record_path(&record.id);
+        Ok(files::replace(&path, &self.store.staging_area(), &files::to_json(record), durability)?)
     }
 
     pub(crate) fn exit_path(&self, id: &ContainerId) -> PathBuf {

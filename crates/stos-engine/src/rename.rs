@@ -6,7 +6,6 @@
 //! container is found by one name: a symlink whose container is called otherwise leads nowhere, and goes when somebody asks for
 //! that name or wants it.
 
-use stos_store::files::{self, Durability};
 use stos_store::{ContainerId, ContainerName, Lock};
 
 use crate::Engine;
@@ -28,15 +27,12 @@ pub fn rename_container(engine: &Engine, container: &ContainerRecord, name: &Con
         let current = found.ok_or_else(is_gone)?;
         engine.store.claim_name(name, &current.id)?;
         let renamed = ContainerRecord { name: name.clone(), ..current.clone() };
-        let durability = if current.auto_remove { Durability::Volatile } else { Durability::Durable };
-        let path = engine.record_path(&current.id);
-        let replaced = files::replace(&path, &engine.store.staging_area(), &files::to_json(&renamed), durability);
-        if let Err(error) = replaced {
+        if let Err(error) = engine.replace_record(&renamed) {
             // After the rename only the sync can have failed: then it is called so.
             if record(engine, &current.id).ok().flatten().is_none_or(|now| now.name != *name) {
                 engine.store.release_name(name, &current.id)?;
             }
-            return Err(error.into());
+            return Err(error);
         }
         engine.store.release_name(&current.name, &current.id)?;
         engine.note(Status::Rename, &renamed);

@@ -141,9 +141,14 @@ pub fn is_awaited(engine: &Engine, record: &ContainerRecord) -> Result<bool> {
     if !record.service.may_restart() {
         return Ok(false);
     }
-    match restarts(engine, &record.id)? {
-        Some(Restarts { stopped_by_user: false, monitor: Some(monitor), has_left: false, .. }) => {
-            Ok(monitor.is_alive()?)
+    is_still_awaited(record, &restarts(engine, &record.id)?.unwrap_or_default())
+}
+
+/// The same for who has read what is known of its lives.
+pub(crate) fn is_still_awaited(record: &ContainerRecord, known: &Restarts) -> Result<bool> {
+    match known {
+        Restarts { stopped_by_user: false, monitor: Some(monitor), has_left: false, .. } => {
+            Ok(record.service.may_restart() && monitor.is_alive()?)
         }
         _ => Ok(false),
     }

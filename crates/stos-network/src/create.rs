@@ -89,9 +89,14 @@ fn free_name(is_taken: impl Fn(&str) -> bool) -> String {
     names.find(|name| !is_taken(name)).unwrap_or_else(|| unreachable!("there are more numbers than networks"))
 }
 
-fn check_interface(name: &str) -> Result<()> {
+/// Tells whether the kernel and ip-link(8) take a text as the name of an interface.
+pub fn is_interface_name(name: &str) -> bool {
     let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
-    if (1..=INTERFACE_MAX).contains(&name.len()) && name.bytes().all(is_good) && name != "." && name != ".." {
+    (1..=INTERFACE_MAX).contains(&name.len()) && name.bytes().all(is_good) && name != "." && name != ".."
+}
+
+fn check_interface(name: &str) -> Result<()> {
+    if is_interface_name(name) {
         return Ok(());
     }
     Err(Error::value(

@@ -20,19 +20,18 @@ pub fn of_container(options: &ImageOptions) -> anyhow::Result<Option<PodOption>>
     let pod = match &options.pod {
         PodArgs { pod: Some(pod), .. } if pod.is_empty() => bail!("--pod: expected the name or the id of a pod"),
         PodArgs { pod: Some(pod), .. } => pod.clone(),
-        PodArgs { pod_id_file: Some(path), .. } => read_id(path)?,
+        PodArgs { pod_id_file: Some(path), .. } => read_id("pod", "--pod-id-file", path)?,
         _ => return Ok(None),
     };
     Ok(Some(PodOption::new(pod, network_option(&options.network))))
 }
 
-/// Reads the id of a pod that `--pod-id-file` has written.
-pub fn read_id(path: &Path) -> anyhow::Result<String> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read --pod-id-file {}", path.display()))?;
+/// Reads the id of a `kind` (a pod, a container) that `option` had a command write.
+pub fn read_id(kind: &str, option: &str, path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {option} {}", path.display()))?;
     match text.lines().next().map(str::trim) {
         Some(id) if !id.is_empty() => Ok(id.to_owned()),
-        _ => bail!("--pod-id-file {}: expected the id of a pod, found nothing", path.display()),
+        _ => bail!("{option} {}: expected the id of a {kind}, found nothing", path.display()),
     }
 }
 

@@ -8,7 +8,6 @@ use stos_network::Error as NetworkError;
 use stos_network::config::{DEFAULT_NETWORK, NetworkConfig};
 use stos_network::lock::NetworkLock;
 use stos_network::sandbox::Sandbox;
-use stos_store::files::{self, Durability};
 
 use super::files::tell_files;
 use super::{NetworkOption, NetworkPart, named, names_of, part};
@@ -253,7 +252,7 @@ fn change(
                 Change::Connect(part) => hold(engine, std::slice::from_ref(part)),
                 Change::Disconnect(_) => Ok(None),
             })
-            .and_then(|_held| write_record(engine, &changed));
+            .and_then(|_held| engine.replace_record(&changed));
         if let (Err(_), true, Change::Connect(part)) = (&recorded, runs, &change) {
             let undone = sandboxes.disconnect(id, &part.network).map_err(Error::from);
             if let Err(error) = undone.and_then(|sandbox| tell_files(engine, &current, &sandbox)) {
@@ -262,10 +261,4 @@ fn change(
         }
         recorded
     })
-}
-
-fn write_record(engine: &Engine, record: &ContainerRecord) -> Result<()> {
-    let durability = if record.auto_remove { Durability::Volatile } else { Durability::Durable };
-    let path = engine.record_path(&record.id);
-    Ok(files::replace(&path, &engine.store.staging_area(), &files::to_json(record), durability)?)
 }

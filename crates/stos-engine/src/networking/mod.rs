@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stos_network::config::DEFAULT_NETWORK;
+use stos_network::create::is_interface_name;
 use stos_network::directory::{CONFIG_DIR, NetworkDirectory};
 use stos_network::leases::check_addresses;
 use stos_network::netavark::Connection;
@@ -332,10 +333,7 @@ fn part(directory: &NetworkDirectory, option: &NetworkOption, others: &[NetworkP
         return Err(refused("--network-alias", alias, reason));
     }
     if let Some(name) = &option.interface {
-        let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
-        let is_name =
-            (1..=15).contains(&name.len()) && name.bytes().all(is_good) && !["lo", ".", ".."].contains(&name.as_str());
-        if !is_name {
+        if !is_interface_name(name) || name == "lo" {
             return Err(refused(
                 "interface_name",
                 name,

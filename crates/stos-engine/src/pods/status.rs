@@ -14,7 +14,7 @@ use super::{PodRecord, list};
 use crate::Engine;
 use crate::container::{self, ContainerRecord, ContainerState};
 use crate::error::Result;
-use crate::restart::{is_awaited, restarts};
+use crate::restart::{is_still_awaited, restarts};
 
 /// A container of a pod, and what it does.
 #[derive(Debug, Clone)]
@@ -161,9 +161,10 @@ fn members_of_all(engine: &Engine) -> Result<BTreeMap<PodId, Vec<Member>>> {
     for (id, record) in container::list(engine)? {
         let found = record.and_then(|record| {
             let Some(pod) = record.pod.as_ref().map(|membership| membership.id.clone()) else { return Ok(None) };
-            let (state, is_awaited) = (container::state(engine, &id)?, is_awaited(engine, &record)?);
-            let restarts = restarts(engine, &id)?.unwrap_or_default().count;
-            Ok(Some((pod, Member { record, state, is_awaited, restarts })))
+            let state = container::state(engine, &id)?;
+            let known = restarts(engine, &id)?.unwrap_or_default();
+            let is_awaited = is_still_awaited(&record, &known)?;
+            Ok(Some((pod, Member { record, state, is_awaited, restarts: known.count })))
         });
         match found {
             Ok(Some((pod, member))) => all.entry(pod).or_default().push(member),

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A container's restart policy changes; its monitor reads it when the container has ended.
 
-use stos_store::files::{self, Durability};
-
 use super::RestartPolicy;
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, record, state};
@@ -32,9 +30,7 @@ pub fn update_restart_policy(engine: &Engine, container: &ContainerRecord, polic
             note_stop(engine, &current)?;
         }
         current.service.restart = policy;
-        let durability = if current.auto_remove { Durability::Volatile } else { Durability::Durable };
-        let path = engine.record_path(&current.id);
-        files::replace(&path, &engine.store.staging_area(), &files::to_json(&current), durability)?;
+        engine.replace_record(&current)?;
         engine.note(Status::Update, &current);
         Ok(())
     })

@@ -15,6 +15,7 @@ use stos_runtime::tombstones;
 use super::{each, is_running, named_or_all, named_or_all_at_work};
 use crate::cli::{Condition, Delete, Global, Kill, Rename, State, Stop, Wait};
 use crate::failure::Failure;
+use crate::pod_options::read_id;
 use crate::table;
 use crate::target::{self, Target};
 
@@ -204,10 +205,11 @@ fn wait_until_ended(engine: &Engine, record: &ContainerRecord) -> Result<(), Fai
 fn with_id_files(named: &[String], files: &[PathBuf], ignore: bool) -> Result<Vec<String>, Failure> {
     let mut all = named.to_vec();
     for path in files {
-        match std::fs::read_to_string(path) {
-            Ok(text) => all.push(text.lines().next().unwrap_or_default().trim().to_owned()),
-            Err(error) if ignore && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Failure::message(format!("--cidfile {}: {error}", path.display()), 125)),
+        let is_missing = || path.metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        match read_id("container", "--cidfile", path) {
+            Ok(id) => all.push(id),
+            Err(_) if ignore && is_missing() => {}
+            Err(error) => return Err(Failure::from(error).with_exit_code(125)),
         }
     }
     Ok(all)

@@ -78,7 +78,7 @@ fn queries(engine: &Engine, which: &WhichPods) -> Result<Vec<String>, Failure> {
     if which.all {
         return Ok(engine.store().pods()?.iter().map(PodId::to_string).collect());
     }
-    let of_files = which.pod_id_file.iter().map(|path| pod_options::read_id(path));
+    let of_files = which.pod_id_file.iter().map(|path| pod_options::read_id("pod", "--pod-id-file", path));
     let of_files = of_files.collect::<anyhow::Result<Vec<_>>>()?;
     Ok(which.pods.iter().cloned().chain(of_files).collect())
 }
