@@ -39,7 +39,7 @@ mod user_namespace_options;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, Parser};
+use clap::{CommandFactory, Id, Parser};
 use stos_sys::signals::set_default_action;
 
 use crate::cli::{BundleOptions, Cli, Command, Container, Generate, Pod, Rootless, System};
@@ -51,14 +51,14 @@ fn main() -> ExitCode {
         let _ = stos_runtime::protect_binary();
     }
     let words = own_words();
-    let (mut cli, matches) = match cli::read(&words) {
+    let (mut cli, given) = match cli::read(&words) {
         Ok(read) => read,
         Err(error) => return refuse(&error),
     };
     cli.global.bundle_mode = is_called_by_another_name();
     let global = cli.global.clone();
     // An engine reads in the log also why nothing was begun. Where that is the log itself there is none.
-    let prepared = prepare(&cli, &matches).inspect_err(|_| drop(logging::start(&global)));
+    let prepared = prepare(&cli, &given).inspect_err(|_| drop(logging::start(&global)));
     match prepared.and_then(|()| commands::run(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -195,8 +195,8 @@ fn refuse_unsupported(cli: &Cli, of_image: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What comes before the command itself, the log last. It fails with the command's own exit code.
-fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
+/// What comes before the command itself, the log last. `given` is what stands on the line. It fails with the command's own exit code.
+fn prepare(cli: &Cli, given: &[Id]) -> Result<(), Failure> {
     let is_bundle = |options: &BundleOptions| commands::bundle::directory(&cli.global, options).is_some();
     // Whether a process is launched here, and whether it is an image's container.
     let (launches, of_image) = match &cli.command {
@@ -218,7 +218,7 @@ fn prepare(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
     };
     let prepared = (|| {
         if let (Command::Create(_) | Command::Run(_), false) = (&cli.command, of_image) {
-            commands::bundle::refuse_image_options(matches)?;
+            commands::bundle::refuse_image_options(given)?;
         }
         let needs_root = !matches!(
             cli.command,

@@ -345,8 +345,10 @@ mod tests {
     #[test]
     fn what_belongs_to_an_image_is_refused_for_a_bundle() {
         let refused = |line: &str| {
-            let matches = Cli::command().try_get_matches_from(line.split(' ')).unwrap();
-            crate::commands::bundle::refuse_image_options(&matches).err().map(|failure| failure.to_string())
+            let words: Vec<_> = line.split(' ').map(std::ffi::OsString::from).collect();
+            crate::commands::bundle::refuse_image_options(&read(&words).unwrap().1)
+                .err()
+                .map(|failure| failure.to_string())
         };
         for line in ["create --bundle b --pid-file p id", "create id", "run -d -q -b b id", "list --format json"] {
             assert_eq!(refused(&format!("stos {line}")), None, "{line}");

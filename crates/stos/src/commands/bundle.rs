@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args};
+use clap::{Args, Id};
 use stos_runtime::lifecycle::{self, CreateOptions};
 use stos_runtime::{
     Console, ContainerId, ExecOptions, Identity, Inherited, Mode, ProcessChanges, ProcessFile, ProcessRecord,
@@ -28,16 +27,13 @@ pub fn directory(global: &Global, options: &BundleOptions) -> Option<PathBuf> {
     options.bundle.clone().or_else(|| global.bundle_mode.then(|| PathBuf::from(".")))
 }
 
-/// Refuses, by name, options that are for containers from images: `matches` of a create or run that has a bundle.
-pub fn refuse_image_options(matches: &ArgMatches) -> Result<(), Failure> {
-    let Some((_, given)) = matches.subcommand() else { return Ok(()) };
+/// Refuses, by name, options that are for containers from images: `given` is what stands on the line of a create or run that has a bundle.
+pub fn refuse_image_options(given: &[Id]) -> Result<(), Failure> {
     let of_images = ImageOptions::augment_args(clap::Command::new("image"));
-    let of_images: Vec<_> = of_images.get_arguments().map(|option| option.get_id().as_str()).collect();
-    let is_refused = |id: &str| {
-        let is_of_image = of_images.contains(&id) || ["rm", "progress", "detach_keys", "sig_proxy"].contains(&id);
-        is_of_image && given.value_source(id) == Some(ValueSource::CommandLine)
-    };
-    match given.ids().find(|id| is_refused(id.as_str())) {
+    let of_images: Vec<_> = of_images.get_arguments().map(clap::Arg::get_id).collect();
+    let is_refused =
+        |id: &&Id| of_images.contains(id) || ["rm", "progress", "detach_keys", "sig_proxy"].contains(&id.as_str());
+    match given.iter().find(is_refused) {
         Some(id) => {
             let option = id.as_str().replace('_', "-");
             Err(Failure::message(
