@@ -305,8 +305,7 @@ impl Node {
                 assert_eq!(self.ok(&["--namespace", namespace, what, "ls", "-q"]), "", "{namespace}: {what}");
             }
         }
-        let cgroups = self.cgroups();
-        assert!(cgroups.is_empty(), "{cgroups:?}");
+        self.eventually("end of the cgroups", |node| node.cgroups().is_empty());
     }
 
     /// Removes an image, with all that only it has used.
