@@ -38,7 +38,7 @@ fn while_swept(dir: &Path, rounds: usize, work: impl Fn(usize)) {
         }
         let end = End(&ended);
         // Nobody knows which of both is the faster one.
-        let is_enough = |done| done >= rounds && count.load(Ordering::Relaxed) as usize >= rounds / 2;
+        let is_enough = |done: usize| done >= rounds && count.load(Ordering::Relaxed) as usize >= rounds / 2;
         for round in 0..50 * rounds {
             if is_enough(round) || sweeper.is_finished() {
                 break;

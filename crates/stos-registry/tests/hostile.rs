@@ -155,7 +155,7 @@ fn a_document_has_a_time_in_all() {
         (options.timeouts.stall_bytes, options.timeouts.document) = (2, Duration::from_millis(200));
     });
     let error = client_at(&registry.address(), &options).fetch_manifest(REPOSITORY, "1", None).unwrap_err();
-    let is_right = |found| found < manifest("1").len() as u64;
+    let is_right = |found: u64| found < manifest("1").len() as u64;
     assert!(matches!(error, Error::Stalled { found, recent, .. } if found == recent && is_right(found)), "{error}");
 }
 
