@@ -119,7 +119,9 @@ impl World {
         let start = Instant::now();
         loop {
             let staged = [self.place.names("staging")?, self.place.run_names("staging")?].concat();
-            let is_over = staged.is_empty() && self.place.run_names("containers")?.is_empty();
+            let locks = self.place.names("locks")?;
+            let is_free = staged.is_empty() && !locks.iter().any(|name| name.contains('-'));
+            let is_over = is_free && self.place.run_names("containers")?.is_empty();
             if is_over && left_cgroups(traced).is_empty() || start.elapsed() >= PATIENCE {
                 return Ok(());
             }
