@@ -195,7 +195,7 @@ fn killed_at_twenty_moments_no_container_and_no_image_is_lost() {
         let left = node.processes();
         eprintln!("{} processes left by containerd", left.len());
         node.remove_images(&cri, &["app", "pause"]);
-        let staging = std::fs::read_dir(node.path("data/staging")).unwrap().count();
-        assert_eq!(staging, 0, "staging is swept");
+        // The snapshotter may still be about to delete what it has taken away.
+        node.eventually("sweep of staging", |node| std::fs::read_dir(node.path("data/staging")).unwrap().count() == 0);
     });
 }

@@ -26,8 +26,8 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
 /// No target needs a tenth of it. libFuzzer looks at it once a second, and knows single allocations only by way of a sanitizer.
 const MEMORY_MIB: u32 = 512;
 
-/// No input takes a tenth of it.
-const INPUT_SECONDS: u32 = 20;
+/// No input takes a tenth of it, on a machine that stands still for seconds either.
+const INPUT_SECONDS: u32 = 60;
 
 /// Builds all targets and runs those that are named, else all, each for `seconds`, `jobs` side by side.
 pub fn run(seconds: u64, jobs: Option<usize>, only: &[String]) -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ use crate::workspace::{Metadata, binary_under_test, cargo};
 
 /// A rise by more than this fails.
 const TOLERANCE: f64 = 0.05;
-/// The middle one of so many is taken.
+/// The least of so many is taken: who waits for something makes more calls on a busy machine.
 const TIMES: usize = 5;
 /// Calls whose number hangs on who is faster.
 const VARYING: [&str; 6] = ["brk", "futex", "ppoll", "restart_syscall", "rt_sigreturn", "sched_yield"];
@@ -134,7 +134,7 @@ fn count_system_calls() -> anyhow::Result<BTreeMap<String, BTreeMap<String, u64>
             counts.push(calls(&fs::read_to_string(&log)?));
         }
         counts.sort_by_key(total);
-        counted.insert(name.to_owned(), counts.swap_remove(TIMES / 2));
+        counted.insert(name.to_owned(), counts.swap_remove(0));
     }
     Ok(counted)
 }

@@ -178,7 +178,7 @@ fn the_first_failure_ends_the_other_layers_where_they_are() {
     let error = refused(&fixture, &reference);
     assert!(matches!(error, Error::Registry(RegistryError::NotFound { .. })), "{error:?}");
     let minutes = image.layers[0].size / 100 / 10 / 60;
-    assert!(minutes > 2 && started.elapsed().as_secs() < 60, "{:?} of {minutes} minutes", started.elapsed());
+    assert!(minutes > 2 && started.elapsed().as_secs() < 30 * minutes, "{:?} of {minutes} min", started.elapsed());
 }
 
 /// A layer that stays large when compressed.

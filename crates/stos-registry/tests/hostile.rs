@@ -26,7 +26,8 @@ fn layer_error_with(faults: &[Fault], options: &ClientOptions) -> Error {
     registry.add_rule(rule);
     let started = Instant::now();
     let error = fetch_layer(&client_at(&registry.address(), options)).expect_err("a hostile registry");
-    assert!(started.elapsed() < Duration::from_secs(10), "{error} took {:?}", started.elapsed());
+    // Less than by the limits that there are anyway.
+    assert!(started.elapsed() < Duration::from_secs(25), "{error} took {:?}", started.elapsed());
     assert!(error.to_string().contains(&layer().digest.to_string()), "{error} names what was asked for");
     error
 }
@@ -118,25 +119,32 @@ fn a_body_that_stands_still_is_given_up() {
     for faults in [
         &[Fault::Stall(10)][..],
         &[Fault::Stall(0), Fault::Chunked],
-        &[Fault::Trickle(1, Duration::from_millis(100)), Fault::Chunked],
+        &[Fault::Trickle(1, Duration::from_millis(400)), Fault::Chunked],
     ] {
         let error = layer_error_with(faults, &quick_insecure());
         assert!(matches!(error, Error::Stalled { .. }) && error.is_transient(), "{faults:?}: {error}");
     }
     let registry = plain();
     registry.add_rule(Rule::on("/manifests/").fault(Fault::Stall(10)));
-    let client = client_at(&registry.address(), &quick_insecure());
+    let options = set(quick_insecure(), |options| options.timeouts.stall = Duration::from_secs(3));
+    let client = client_at(&registry.address(), &options);
     let error = client.fetch_manifest(REPOSITORY, "1", None).unwrap_err();
     assert!(matches!(error, Error::Stalled { found: 10, recent: 0, .. }), "{error}");
 }
 
 #[test]
 fn a_slow_body_that_moves_is_no_stall() {
-    let registry = plain();
-    // 44 pauses of 30 ms: longer than the limit in all, but no wait is.
-    registry.add_rule(Rule::on("/blobs/").fault(Fault::Trickle(1, Duration::from_millis(30))));
-    let options = set(quick_insecure(), |options| options.timeouts.stall_bytes = 2);
-    assert_eq!(fetch_layer(&client_at(&registry.address(), &options)).unwrap(), LAYER);
+    let fetch = |slowness: u32| {
+        let registry = plain();
+        // 44 pauses of 30 ms: longer than the limit in all, but no wait is.
+        registry.add_rule(Rule::on("/blobs/").fault(Fault::Trickle(1, slowness * Duration::from_millis(30))));
+        let options = set(quick_insecure(), |options| {
+            (options.timeouts.stall, options.timeouts.stall_bytes) = (slowness * Duration::from_secs(1), 2);
+        });
+        fetch_layer(&client_at(&registry.address(), &options))
+    };
+    // A busy machine may itself stand still for the limit.
+    assert_eq!(fetch(1).or_else(|_| fetch(5)).or_else(|_| fetch(20)).unwrap(), LAYER);
 }
 
 #[test]
@@ -147,12 +155,14 @@ fn a_document_has_a_time_in_all() {
         (options.timeouts.stall_bytes, options.timeouts.document) = (2, Duration::from_millis(200));
     });
     let error = client_at(&registry.address(), &options).fetch_manifest(REPOSITORY, "1", None).unwrap_err();
-    assert!(matches!(error, Error::Stalled { found, recent, .. } if found == recent && found < 20), "{error}");
+    let is_right = |found: u64| found < manifest("1").len() as u64;
+    assert!(matches!(error, Error::Stalled { found, recent, .. } if found == recent && is_right(found)), "{error}");
 }
 
 #[test]
 fn a_header_that_does_not_come_is_given_up() {
-    let error = layer_error_with(&[Fault::SlowHeader(Duration::from_millis(50))], &quick_insecure());
+    let options = set(insecure(), |options| options.timeouts.response = Duration::from_secs(1));
+    let error = layer_error_with(&[Fault::SlowHeader(Duration::from_millis(200))], &options);
     assert!(matches!(error, Error::Timeout { .. }) && error.is_transient(), "{error}");
 }
 

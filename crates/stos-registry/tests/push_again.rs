@@ -171,10 +171,10 @@ fn an_upload_that_a_mount_has_begun_is_allowed_what_the_mount_was() {
 #[test]
 fn a_registry_may_take_its_time_to_answer_what_it_was_sent() {
     let registry = empty();
-    registry.add_rule(Rule::on("digest=").method("PUT").fault(Fault::Late(Duration::from_millis(1500))));
+    registry.add_rule(Rule::on("digest=").method("PUT").fault(Fault::Late(Duration::from_secs(6))));
     let options = set(insecure(), |options| {
-        options.timeouts.stall = Duration::from_millis(500);
-        options.timeouts.response = Duration::from_millis(500);
+        options.timeouts.stall = Duration::from_secs(5);
+        options.timeouts.response = Duration::from_secs(5);
     });
     client_at(&registry.address(), &options).push_blob(REPOSITORY, &blob(), None, &open, 4).unwrap();
     let options = set(options, |options| options.timeouts.commit = Duration::from_millis(700));

@@ -120,7 +120,7 @@ fn a_handshake_that_does_not_end_is_given_up() {
     let started = Instant::now();
     let error = fetch_layer(&client_at(&address, &options)).unwrap_err();
     assert!(matches!(&error, Error::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::TimedOut));
-    assert!(started.elapsed() < Duration::from_secs(5), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(60), "{error}");
 }
 
 #[test]

@@ -288,12 +288,16 @@ mod tests {
     #[test]
     fn a_hook_that_takes_too_long_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
-        let pid = dir.path().join("pid");
-        let mut hook = shell(&format!("/bin/sleep 1000 & echo $! > {}; wait", pid.display()));
-        hook.timeout = Some(1);
-        let error = run(HookKind::CreateRuntime, &[hook], &state()).unwrap_err();
-        assert_eq!(error.reason, "it did not end within 1 s");
-        let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        let file = dir.path().join("pid");
+        // On a busy machine a second may end before the shell has begun.
+        let pid = [1, 5, 30].into_iter().find_map(|seconds| {
+            let mut hook = shell(&format!("/bin/sleep 1000 & echo $! > {}; wait", file.display()));
+            hook.timeout = Some(seconds);
+            let error = run(HookKind::CreateRuntime, &[hook], &state()).unwrap_err();
+            assert_eq!(error.reason, format!("it did not end within {seconds} s"));
+            std::fs::read_to_string(&file).ok()?.strip_suffix('\n')?.parse::<i32>().ok()
+        });
+        let pid = pid.unwrap();
         let is_dead = || stos_sys::process::identity::process_stat(pid).unwrap().is_none_or(|stat| stat.is_dead);
         while !is_dead() {
             std::thread::yield_now();

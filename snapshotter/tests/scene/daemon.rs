@@ -35,6 +35,8 @@ impl Daemon {
         let daemon = Self { child, dir };
         daemon.eventually("serving", |daemon| daemon.log().contains("\"serving\""));
         daemon.eventually("a socket", |daemon| UnixStream::connect(daemon.socket()).is_ok());
+        // It says so before it is open; until then it tells no metrics, and reads no configuration again.
+        daemon.eventually("metrics", |daemon| UnixStream::connect(daemon.dir.path().join("metrics")).is_ok());
         daemon
     }
 

@@ -25,8 +25,8 @@ use stos_testkit::tar_builder::{Entry, TarBuilder};
 
 use super::cri::Cri;
 
-/// Nothing takes so long here; a test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing takes so long here; a test that waits longer has failed. A clean-up that was disturbed again and again is tried once a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// containerd, a snapshotter and a registry.
 pub struct Node {
@@ -305,8 +305,7 @@ impl Node {
                 assert_eq!(self.ok(&["--namespace", namespace, what, "ls", "-q"]), "", "{namespace}: {what}");
             }
         }
-        let cgroups = self.cgroups();
-        assert!(cgroups.is_empty(), "{cgroups:?}");
+        self.eventually("end of the cgroups", |node| node.cgroups().is_empty());
     }
 
     /// Removes an image, with all that only it has used.

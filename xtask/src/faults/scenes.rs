@@ -15,7 +15,7 @@ use crate::place::Place;
 use crate::small_images::{self, publish};
 
 /// How long a container may take to end by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store with an image and a container that must outlive everything, and what the commands work on.
 pub struct World {
@@ -100,6 +100,7 @@ impl World {
         );
         let outcome = (scene.settle)(self, traced)?;
         self.place.ok(&["system", "gc"])?;
+        self.wait_for_monitor(traced)?;
         self.place.check()?;
         self.place.check_locks()?;
         let left = [self.place.run_names("staging")?, self.place.run_names("containers")?].concat();
@@ -111,6 +112,21 @@ impl World {
         let cgroups = left_cgroups(traced);
         ensure!(cgroups.is_empty(), "cgroups are left: {cgroups:?}");
         Ok(outcome)
+    }
+
+    /// A monitor whose command was killed may still be about to remove its container.
+    fn wait_for_monitor(&self, traced: &Traced) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let staged = [self.place.names("staging")?, self.place.run_names("staging")?].concat();
+            let locks = self.place.names("locks")?;
+            let is_free = staged.is_empty() && !locks.iter().any(|name| name.contains('-'));
+            let is_over = is_free && self.place.run_names("containers")?.is_empty();
+            if is_over && left_cgroups(traced).is_empty() || start.elapsed() >= PATIENCE {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn containers(&self) -> anyhow::Result<Vec<String>> {

@@ -184,7 +184,12 @@ impl World {
             }
             roots.ok(&words)?;
             let ended = disk.position();
-            let ledger = Ledger::read(roots).with_context(|| format!("after stos {}", words.join(" ")))?;
+            let mut ledger = Ledger::read(roots).with_context(|| format!("after stos {}", words.join(" ")))?;
+            if let ["run", "--detach", "--name", name, ..] = words[..] {
+                // Meanwhile it may have ended by itself, which this command has not promised.
+                let own = ledger.containers.values_mut().filter(|container| container.inspected["name"] == name);
+                own.for_each(|container| container.state = serde_json::Value::Null);
+            }
             let images: Vec<(String, String)> =
                 ledger.images.iter().map(|(name, image)| (name.clone(), id_of(image))).collect();
             steps.push(Step { words: words.join(" "), begun, ended, ledger });

@@ -45,8 +45,17 @@ fn a_log_is_bounded_and_read_across_its_parts() {
         seen.extend(read_all(&mut reader).0);
     }
     assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 11);
-    assert!(std::fs::metadata(&path).unwrap().len() <= 200);
-    assert!(std::fs::metadata(dir.path().join("log.1")).unwrap().len() <= 200);
+    let is_bounded = || ["log", "log.1"].iter().all(|name| dir.path().join(name).metadata().unwrap().len() <= 200);
+    // What another test has just forked reads it too, until it has become its program.
+    for _ in 0..6000 {
+        if is_bounded() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        writer.write(Stream::Stdout, b"more\n", "T").unwrap();
+        read_all(&mut reader);
+    }
+    assert!(is_bounded());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
@@ -128,7 +137,7 @@ fn a_reader_that_keeps_up_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let mut writer = LogWriter::open(&path, 200).unwrap();
-    let (seen, deadline) = (AtomicU32::new(0), std::time::Instant::now() + Duration::from_secs(60));
+    let (seen, deadline) = (AtomicU32::new(0), std::time::Instant::now() + Duration::from_secs(300));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..LINES {

@@ -12,7 +12,7 @@ use stos_testkit::require;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const METHOD: Method<'_> = Method { destination: "a.b", path: "/c", interface: "d.e", member: "F" };
 
