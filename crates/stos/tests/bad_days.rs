@@ -117,7 +117,7 @@ fn who_does_not_read_keeps_neither_signals_nor_the_end() {
         // Of its 64 KiB, in pages that small writes leave partly empty.
         eventually("the pipe fills up", || rustix::io::ioctl_fionread(out.get_ref()).unwrap() >= 24 << 10);
         if by_stop {
-            shell.sandbox.ok(&["stop", "unread"]);
+            shell.sandbox.ok(&["stop", "-t", "60", "unread"]);
         } else {
             signal(i64::from(stos.id()), Signal::TERM);
         }

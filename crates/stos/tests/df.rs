@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use sandbox::shell::Shell;
+use sandbox::shell::{Shell, eventually};
 use sandbox::{Hub, Sandbox, on_backend, on_both_backends, tool};
 use serde_json::{Value, json};
 use stos_testkit::guard::Need;
@@ -110,6 +110,8 @@ fn the_sum_is_what_du_says_whatever_the_store_holds() {
         let holes = File::create(sandbox.data_root().join("left")).unwrap();
         holes.set_len(1 << 32).unwrap();
         holes.write_all_at(b"x", 1 << 31).unwrap();
+        // Its log grows by that.
+        eventually("it is up", || sandbox.ok(&["logs", "runs"]) == "up\n");
         let usage = df(sandbox);
         for container in usage["containers"].as_array().unwrap() {
             let dir = sandbox.data_root().join("containers").join(container["id"].as_str().unwrap());

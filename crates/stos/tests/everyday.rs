@@ -71,7 +71,7 @@ fn a_container_gets_another_name() {
     }
     assert_eq!(sandbox.run(&["rename", "none", "other"]).code, 1);
     sandbox.ok(&["create", "--name", "old", "shell:1"]);
-    sandbox.ok(&["stop", "new"]);
+    sandbox.ok(&["stop", "-t", "60", "new"]);
     assert_eq!(sandbox.ok(&["wait", "new"]), "3\n");
     sandbox.ok(&["rm", "new", "old", "taken"]);
     assert_eq!(sandbox.names("names"), Vec::<String>::new());
@@ -148,7 +148,7 @@ fn who_waits_for_a_condition_is_told_when_it_comes() {
     sandbox.ok(&["unpause", "web"]);
     eventually("it is up", || sandbox.ok(&["logs", "web"]) == "up\n");
     let ended = waiter(sandbox, &["--condition=paused", "--condition=exited", "web"]);
-    sandbox.ok(&["stop", "web"]);
+    sandbox.ok(&["stop", "-t", "60", "web"]);
     assert_eq!(said(ended), "3\n");
     assert_eq!(sandbox.run(&["wait", "none"]).code, 1);
     assert_eq!(sandbox.ok(&["wait", "--ignore", "none"]), "-1\n");

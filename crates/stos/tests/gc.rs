@@ -17,6 +17,9 @@ use stos_testkit::image_builder::{Image, ImageBuilder, Layer};
 use stos_testkit::registry::{Fault, Rule};
 use stos_testkit::tar_builder::{Entry, TarBuilder};
 
+/// For minutes, unless the registry is told to hurry.
+const SLOW: Fault = Fault::Trickle(1000, Duration::from_secs(1));
+
 fn layer(name: &str, size: usize) -> Layer {
     Layer::plain(TarBuilder::new().entry(Entry::file(name, vec![b'x'; size])).finish())
 }
@@ -120,10 +123,10 @@ fn a_pull_in_flight_keeps_what_it_relies_on_and_nothing_else() {
     let old = image(&[("shared", 5000), ("other", 10)]);
     sandbox.pull(&hub.serve(&old, "old", "1"));
     forget_images(&sandbox);
-    // It finds `shared`, that nothing reaches; fetches `quick`; and waits for `slow` for seconds.
+    // It finds `shared`, that nothing reaches; fetches `quick`; and waits for `slow`.
     let new = image(&[("shared", 5000), ("quick", 20), ("slow", 200_000)]);
     let reference = hub.serve(&new, "new", "1");
-    hub.registry.add_rule(Rule::on(&new.layers[2].digest).fault(Fault::Trickle(1000, Duration::from_millis(15))));
+    hub.registry.add_rule(Rule::on(&new.layers[2].digest).fault(SLOW));
     let pull = start(&sandbox, &["pull", "--tls-verify=false", &reference]);
     let quick = sandbox.layer_dir(&new.diff_ids[1]);
     eventually("the small layer is there", || quick.exists());
@@ -137,6 +140,7 @@ fn a_pull_in_flight_keeps_what_it_relies_on_and_nothing_else() {
     assert!(quick.exists() && sandbox.layer_dir(&new.diff_ids[0]).exists());
     assert!(!sandbox.layer_dir(&new.diff_ids[2]).exists(), "the pull has come no further");
     hub.take_blob_requests();
+    hub.registry.hurry();
     succeeds(pull);
     assert_eq!(sandbox.names("layers/sha256").len(), 3);
     assert_eq!(sandbox.ok(&["system", "gc"]), "freed 0 B\n");
@@ -150,7 +154,7 @@ fn a_pull_that_fails_takes_nothing_from_another_one() {
     let slow = image(&[("shared", 5000), ("slow", 200_000)]);
     let bad = image(&[("shared", 5000), ("bad", 50)]);
     let [slow_reference, bad_reference] = [hub.serve(&slow, "slow", "1"), hub.serve(&bad, "bad", "1")];
-    hub.registry.add_rule(Rule::on(&slow.layers[1].digest).fault(Fault::Trickle(1000, Duration::from_millis(15))));
+    hub.registry.add_rule(Rule::on(&slow.layers[1].digest).fault(SLOW));
     hub.registry.add_rule(Rule::on(&bad.layers[1].digest).fault(Fault::Corrupt));
     let pull = start(&sandbox, &["pull", "--tls-verify=false", &slow_reference]);
     let shared = sandbox.layer_dir(&slow.diff_ids[0]);
@@ -158,6 +162,7 @@ fn a_pull_that_fails_takes_nothing_from_another_one() {
     assert_eq!(sandbox.run(&["pull", "--tls-verify=false", &bad_reference]).code, 1);
     assert_eq!(sandbox.names("layers/sha256"), [hex(&slow, 0)]);
     hub.take_blob_requests();
+    hub.registry.hurry();
     succeeds(pull);
     assert_eq!(hub.take_blob_requests(), [""; 0], "nothing was fetched twice");
     assert_eq!(sandbox.names("layers/sha256").len(), 2);
@@ -170,7 +175,7 @@ fn what_a_killed_pull_has_listed_is_kept_no_longer_and_its_layers_wait_for_the_n
     let new = image(&[("quick", 20), ("slow", 200_000)]);
     let reference = hub.serve(&new, "new", "1");
     for is_collected in [false, true] {
-        hub.registry.add_rule(Rule::on(&new.layers[1].digest).fault(Fault::Trickle(1000, Duration::from_millis(15))));
+        hub.registry.add_rule(Rule::on(&new.layers[1].digest).fault(SLOW));
         let mut pull = start(&sandbox, &["pull", "--tls-verify=false", &reference]);
         let quick = sandbox.layer_dir(&new.diff_ids[0]);
         eventually("the small layer is there", || quick.exists());

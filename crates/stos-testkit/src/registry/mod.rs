@@ -33,6 +33,7 @@ mod tests;
 use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -102,10 +103,11 @@ struct Shared {
     stop: Stop,
 }
 
-/// A wait that ends when the registry does.
+/// A wait that ends when the registry does, or is in a hurry.
 #[derive(Debug, Default)]
 struct Stop {
     stopped: Mutex<bool>,
+    hurries: AtomicBool,
     changed: Condvar,
 }
 
@@ -117,8 +119,9 @@ impl Stop {
     /// Waits so long, or for ever, and tells whether the registry has ended meanwhile.
     fn wait(&self, time: Option<Duration>) -> bool {
         let stopped = lock(&self.stopped);
+        let goes_on = |stopped: &mut bool| !*stopped && !self.hurries.load(Ordering::Relaxed);
         match time {
-            Some(time) => *self.changed.wait_timeout_while(stopped, time, |stopped| !*stopped).expect("not poisoned").0,
+            Some(time) => *self.changed.wait_timeout_while(stopped, time, goes_on).expect("not poisoned").0,
             None => *self.changed.wait_while(stopped, |stopped| !*stopped).expect("not poisoned"),
         }
     }
@@ -129,6 +132,13 @@ impl Stop {
 
     fn set(&self) {
         *lock(&self.stopped) = true;
+        self.changed.notify_all();
+    }
+
+    fn hurry(&self) {
+        let stopped = lock(&self.stopped);
+        self.hurries.store(true, Ordering::Relaxed);
+        drop(stopped);
         self.changed.notify_all();
     }
 }
@@ -224,6 +234,11 @@ impl Registry {
     /// Takes all rules back.
     pub fn clear_rules(&self) {
         lock(&self.shared.rules).clear();
+    }
+
+    /// Sends at once what is slow, from now on: pauses are over.
+    pub fn hurry(&self) {
+        self.shared.stop.hurry();
     }
 
     /// Accepts a bearer token that another server has given out, for whatever it is shown.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use stos_testkit::rootfs;
 use super::{Hub, Sandbox};
 
 /// How long anything may take; an upper bound, not a pace.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A sandbox with an image called `term:1`: this machine's sh, bash, busybox and what terminals are looked at with.
 pub fn sandbox() -> Sandbox {
@@ -60,20 +60,20 @@ impl Pty {
         }
         let [stdin, stdout, stderr] = [(); 3].map(|()| slave.try_clone().unwrap());
         let before = modes(&slave);
-        let mut pty = Self {
+        // Before the program looks at it.
+        set_size(&master, rows, columns);
+        Self {
             master: master.into(),
             child: leader.stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap(),
             slave,
             before,
             shown: String::new(),
-        };
-        pty.resize(rows, columns);
-        pty
+        }
     }
 
     /// Gives the terminal another size.
     pub fn resize(&mut self, rows: u16, columns: u16) {
-        tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        set_size(&self.master, rows, columns);
     }
 
     /// Types.
@@ -135,6 +135,10 @@ impl Drop for Pty {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn set_size(terminal: impl AsFd, rows: u16, columns: u16) {
+    tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }
 
 fn modes(terminal: &OwnedFd) -> String {
