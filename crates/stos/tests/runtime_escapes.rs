@@ -72,7 +72,7 @@ fn the_binary_holds(runtime: &Runtime, start: impl FnOnce(&std::path::Path) -> C
     let own = runtime.command();
     fs::create_dir(runtime.path("copy")).unwrap();
     let copy = runtime.path("copy").join(std::path::Path::new(own.get_program()).file_name().unwrap());
-    fs::copy(own.get_program(), &copy).unwrap();
+    runtime_scene::copy_program(own.get_program(), &copy);
     let content = fs::read(&copy).unwrap();
     let mut create = start(&copy);
     create

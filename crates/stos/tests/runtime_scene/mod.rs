@@ -22,7 +22,7 @@ use stos_testkit::{environment, rootfs};
 const RUNTIME: &str = "STOS_TEST_RUNTIME";
 
 /// How long anything may take that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a command gave.
 #[derive(Debug)]
@@ -263,6 +263,13 @@ pub fn output(command: &mut Command) -> Output {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().unwrap_or(-1);
     Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// Copies a program. cp(1) does it: nobody can execute a file that we have open to write, nor one that a child of ours still has, which
+/// another test starts at that moment.
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Waits until something holds.
