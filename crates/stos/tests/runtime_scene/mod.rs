@@ -22,7 +22,7 @@ use stos_testkit::{environment, rootfs};
 const RUNTIME: &str = "STOS_TEST_RUNTIME";
 
 /// How long anything may take that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command gave.
 #[derive(Debug)]
