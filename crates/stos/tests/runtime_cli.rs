@@ -101,7 +101,7 @@ fn who_is_not_root_reads_it_in_the_log() {
     // A place that anybody may reach.
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let program = dir.path().join("runc");
-    fs::copy(environment::stos(), &program).unwrap();
+    runtime_scene::copy_program(environment::stos(), &program);
     for path in [dir.path(), &program] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }

@@ -72,7 +72,7 @@ fn the_binary_holds(runtime: &Runtime, start: impl FnOnce(&std::path::Path) -> C
     let own = runtime.command();
     fs::create_dir(runtime.path("copy")).unwrap();
     let copy = runtime.path("copy").join(std::path::Path::new(own.get_program()).file_name().unwrap());
-    fs::copy(own.get_program(), &copy).unwrap();
+    runtime_scene::copy_program(own.get_program(), &copy);
     let content = fs::read(&copy).unwrap();
     let mut create = start(&copy);
     create
@@ -353,7 +353,10 @@ fn cgroups_are_removed_however_deep_they_are() {
         // runc 1.1 and crun 1.8 leave such a tree behind.
         return;
     }
-    let deep = "cd /sys/fs/cgroup; [ ! -d pids ] || cd pids; i=0; while [ $i -lt 2300 ]; do mkdir x && cd -P x || exit 1; i=$((i+1)); done 2>/dev/null; echo deep; while :; do sleep 1; done";
+    // Ten at a time: each takes a process.
+    let deep = "cd /sys/fs/cgroup; [ ! -d pids ] || cd pids; i=0; ten=x/x/x/x/x/x/x/x/x/x; \
+                while [ $i -lt 230 ]; do mkdir -p $ten && cd -P $ten || exit 1; i=$((i+1)); done 2>/dev/null; \
+                echo deep; while :; do sleep 1; done";
     let bundle = runtime.bundle(&["sh", "-c", deep]);
     without(&bundle, |destination| destination == "/sys/fs/cgroup");
     bundle.push(

@@ -199,7 +199,7 @@ fn hooks_of_the_start_are_under_the_filter_and_the_limits() {
         bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": denied}));
         let script = "exec >/of-hook; mkdir /made 2>/dev/null || echo denied; cat /proc/self/status";
         let mut hook = shell(script);
-        hook["timeout"] = json!(20);
+        hook["timeout"] = json!(600);
         bundle.push("/hooks/startContainer", hook);
         let ran = runtime.run_bundle(&bundle, "filtered");
         assert_eq!(ran.code, 0, "{}", ran.stderr);

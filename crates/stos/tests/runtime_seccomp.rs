@@ -106,7 +106,9 @@ impl Program {
             file.extend(value.to_le_bytes());
         }
         file.extend(&self.code);
-        fs::write(bundle.rootfs("calls"), file).unwrap();
+        let written = bundle.dir.join("calls");
+        fs::write(&written, file).unwrap();
+        runtime_scene::copy_program(written, bundle.rootfs("calls"));
         fs::set_permissions(bundle.rootfs("calls"), Permissions::from_mode(0o755)).unwrap();
         bundle.set("/process/args", json!(["/calls"]));
     }
@@ -389,10 +391,10 @@ import array, fcntl, json, os, socket, struct, sys
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1])
 server.listen()
-server.settimeout(20)
+server.settimeout(120)
 print("listening", flush=True)
 connection, _ = server.accept()
-connection.settimeout(20)
+connection.settimeout(120)
 sent, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(16))
 state = json.loads(sent)
 (level, kind, data), = ancillary

@@ -3,6 +3,7 @@
 
 mod runtime_scene;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -81,7 +82,7 @@ impl Systemd {
             .stderr(Stdio::null())
             .spawn();
         let mut systemd = Self { daemons: vec![bus.unwrap()], address, log };
-        eventually(|| socket.exists());
+        eventually(|| UnixStream::connect(&socket).is_ok());
         let stand_in = Command::new(environment::PYTHON)
             .args(["-c", STAND_IN])
             .arg(&systemd.log)
@@ -147,7 +148,8 @@ fn a_scope_is_made_changed_and_stopped() {
     let systemd = Systemd::start(&runtime, "done");
     let bundle = runtime.bundle(&["sleep", "1000"]);
     let id = runtime.id("scope");
-    bundle.set("/linux/cgroupsPath", format!("stostest.slice:stos:{id}").into());
+    let slice = format!("stostest{}.slice", std::process::id());
+    bundle.set("/linux/cgroupsPath", format!("{slice}:stos:{id}").into());
     bundle.set("/linux/resources/pids", json!({"limit": 33}));
     let created = systemd.create(&runtime, &bundle, &id);
     assert_eq!(created.code, 0, "{}", created.stderr);
@@ -155,11 +157,11 @@ fn a_scope_is_made_changed_and_stopped() {
     let unit = format!("stos-{id}.scope");
     let asked = systemd.asked();
     for expected in
-        [&format!("start {unit} "), "Slice=stostest.slice", "Delegate=1", "TasksMax=33", &format!("PIDs=[{pid}]")]
+        [&format!("start {unit} "), "Delegate=1", "TasksMax=33", &format!("Slice={slice}"), &format!("PIDs=[{pid}]")]
     {
         assert!(asked.contains(expected), "{expected}: {asked}");
     }
-    let place = format!("/stostest.slice/{unit}");
+    let place = format!("/{slice}/{unit}");
     let own = cgroups(pid);
     assert!(own.lines().filter(|line| !line.contains("hugetlb")).all(|line| line.ends_with(&place)), "{own}");
     runtime.ok(&["start", &id]);
@@ -173,7 +175,7 @@ fn a_scope_is_made_changed_and_stopped() {
     assert_eq!(deleted.code, 0, "{}", deleted.stderr);
     assert!(systemd.asked().contains(&format!("stop {unit}")), "{}", systemd.asked());
     for hierarchy in stos_runtime::mounted_hierarchies().unwrap() {
-        let left = hierarchy.mount_point.join("stostest.slice");
+        let left = hierarchy.mount_point.join(&slice);
         assert!(!left.join(&unit).exists(), "{}", left.display());
         // The slice is the machine's, which is the test here.
         drop(std::fs::remove_dir(left));

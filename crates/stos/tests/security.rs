@@ -202,6 +202,8 @@ fn another_container_s_shared_memory_is_shared_while_both_run() {
         "-c",
         "echo one > /dev/shm/of-first; exec sleep 1000",
     ]);
+    let has_written = || shell.sandbox.run(&["exec", "first", "cat", "/dev/shm/of-first"]).stdout == "one\n";
+    eventually("it has written", has_written);
     let pid = || shell.sandbox.json(&["state", "first"])["pid"].to_string();
     let script = "readlink /proc/self/ns/ipc; cat /dev/shm/of-first; echo two > /dev/shm/of-second; grep -c ' /dev/shm ' /proc/self/mountinfo; \
                   grep ' /dev/shm ' /proc/self/mountinfo";
@@ -225,6 +227,7 @@ fn another_container_s_shared_memory_is_shared_while_both_run() {
     assert!(refused.code == 125 && refused.stderr.contains("ipc namespace of container first"), "{}", refused.stderr);
     // The next process of the first one has another memory, which is the one that is seen.
     shell.sandbox.ok(&["start", "first"]);
+    eventually("it has written again", has_written);
     let expected = format!("{}\none\n1\n", namespace(&pid(), "ipc"));
     let seen = shell.sandbox.run(&["start", "-a", "second"]);
     assert!(seen.stdout.starts_with(&expected), "{}{}", seen.stdout, seen.stderr);
@@ -280,7 +283,9 @@ fn another_container_s_namespaces_are_those_of_the_process_that_it_has() {
     let shell = shell();
     shell.sandbox.ok(&["run", "-d", "--name", "first", "--hostname", "shared", "shell:1", "sleep", "1000"]);
     let all = ["--pid", "container:first", "--uts", "container:first", "--cgroupns", "container:first"];
-    let script = "cat /proc/sys/kernel/hostname; tr '\\0' ' ' < /proc/1/cmdline; for kind in pid uts cgroup; do readlink /proc/self/ns/$kind; done";
+    // The words of a program can be read a moment after it has begun.
+    let script = "cat /proc/sys/kernel/hostname; until grep -q . /proc/1/cmdline; do sleep 0.05; done; \
+                  tr '\\0' ' ' < /proc/1/cmdline; for kind in pid uts cgroup; do readlink /proc/self/ns/$kind; done";
     shell.sandbox.ok(&[&["create", "--name", "second"][..], &all, &["shell:1", "sh", "-c", script]].concat());
     let expected = || {
         let pid = shell.sandbox.json(&["state", "first"])["pid"].to_string();

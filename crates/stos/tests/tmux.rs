@@ -120,6 +120,12 @@ fn a_shell_has_jobs_and_the_window_s_size() {
     tmux.waits_at("in>");
     tmux.line("fg");
     tmux.waits_at("sh -c 'echo go$((1+1)); sleep 1000'");
+    // bash says so before the job has the terminal, and lets it go on when it has.
+    eventually("it goes on", || {
+        let top = sandbox.ok(&["top", "j", "state", "args"]);
+        let mut job = top.lines().filter(|line| line.contains("sleep 1000")).peekable();
+        job.peek().is_some() && job.all(|line| line.starts_with('S'))
+    });
     tmux.keys(&["C-c"]);
     tmux.waits_at("in>");
     tmux.line("echo code=$?");

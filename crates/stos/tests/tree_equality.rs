@@ -47,7 +47,7 @@ fn compare(image: &str, least: usize, backend: &str) {
     let reference = format!("{}/{image}", registry.address());
     sandbox.ok(&["--layerfs", backend, "pull", "-q", "--tls-verify=false", &reference]);
     let chain = sandbox.json(&["inspect", &reference])[0]["chain_id"].as_str().unwrap().to_owned();
-    let run = ["--layerfs", backend, "run", "-d", "--entrypoint", "sleep", &reference, "600"];
+    let run = ["--layerfs", backend, "run", "-d", "--entrypoint", "sleep", &reference, "1000000"];
     let id = sandbox.ok(&run).trim().to_owned();
     let unpacked = unpack(&sandbox, image);
 

@@ -8,9 +8,10 @@ mod sandbox;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sandbox::output;
 use sandbox::shell::{Shell, eventually};
@@ -115,14 +116,17 @@ fn through(set: &str, command: &Command) -> Command {
     through
 }
 
+/// A socket as the standard input of one child: one that all may inherit would be kept by those of other tests.
+fn as_input(listener: &TcpListener) -> Stdio {
+    OwnedFd::from(listener.try_clone().unwrap()).into()
+}
+
 #[test]
 fn the_sockets_of_the_unit_are_the_container_s() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let set =
-        format!("exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web; exec \"$@\"", listener.as_raw_fd());
-    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+    let set = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web; exec \"$@\"";
     for extra in [&["--rm"][..], &["--detach", "--name", "bg"]] {
         let mut stos = shell.sandbox.command();
         stos.args(
@@ -133,7 +137,7 @@ fn the_sockets_of_the_unit_are_the_container_s() {
             ]
             .concat(),
         );
-        let mut said = output(&mut through(&set, &stos));
+        let mut said = output(through(set, &stos).stdin(as_input(&listener)));
         assert_eq!(said.code, 0, "{}", said.stderr);
         if extra[0] == "--detach" {
             shell.sandbox.ok(&["wait", "bg"]);
@@ -154,12 +158,11 @@ fn a_socket_lives_as_long_as_its_container() {
     let shell = Shell::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
-    let set = format!("exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"", listener.as_raw_fd());
+    let set = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
     let mut stos = shell.sandbox.command();
     // A container without any network: only the socket leads in.
     stos.args(["run", "--rm", "--name", "server", "--network", "none", "shell:1", "sleep", "1000"]);
-    let mut run = through(&set, &stos).stdin(Stdio::null()).spawn().unwrap();
+    let mut run = through(set, &stos).stdin(as_input(&listener)).spawn().unwrap();
     eventually("it runs", || has(&shell, "server", "/"));
     drop(listener);
     let mut stream = TcpStream::connect(address).unwrap();
@@ -176,7 +179,9 @@ struct Unit(String);
 
 impl Unit {
     fn new() -> Self {
-        let unit = Self(format!("stos-test-unit-{}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let unit = Self(format!("stos-test-unit-{}-{number}", std::process::id()));
         for directory in unit.directories() {
             fs::create_dir_all(&directory).unwrap();
         }
@@ -321,9 +326,10 @@ fn signals_zones_and_the_host_s_environment_come_in() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::of(&stos_testkit::image_builder::ImageBuilder::new().environment(&["BOTH=image"]));
     let sandbox = &shell.sandbox;
-    let script = "trap 'exit 9' USR1; while :; do sleep 0.05; done";
+    let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
     sandbox.ok(&["run", "-d", "--name", "s", "--stop-signal", "USR1", "shell:1", "sh", "-c", script]);
-    sandbox.ok(&["stop", "s"]);
+    eventually("it takes the signal", || sandbox.ok(&["logs", "s"]) == "ready\n");
+    sandbox.ok(&["stop", "-t", "300", "s"]);
     assert_eq!(sandbox.ok(&["wait", "s"]), "9\n");
     assert_eq!(sandbox.run(&["run", "--stop-signal", "NONE", "shell:1", "sh", "-c", ":"]).code, 125);
     let mut run = sandbox.command();
@@ -438,7 +444,7 @@ fn quadlet_files_become_services_that_systemd_takes_and_that_run() {
         source.join("web.container"),
         format!(
             "[Unit]\nDescription=Web\n[Container]\nGlobalArgs={places}\nImage=shell:1\nContainerName=web\nNetwork=none\n\
-             Volume=data.volume:/data\nEnvironment=A=1 \"B=two words\"\nReadOnly=yes\n\
+             Volume=data.volume:/data\nEnvironment=A=1 \"B=two words\"\nReadOnly=yes\nStopTimeout=300\n\
              Exec=sh -c 'trap \"exit 5\" TERM; echo \"$$B\" > /data/said; while :; do sleep 0.05; done'\n\
              [Install]\nWantedBy=multi-user.target\n"
         ),

@@ -554,7 +554,7 @@ fn another_s_users_are_shared() {
     let name = shell.sandbox.ok(&["exec", "plain", "hostname"]);
     let joins = ["--uts", "container:plain", "--cgroupns", "container:plain"];
     assert_eq!(shell.says(&[&MAP[..], &joins].concat(), "hostname"), name);
-    assert_eq!(shell.says(&["--pid", "container:first"], "cat /proc/1/comm"), "sleep\n");
+    eventually("it sleeps", || shell.says(&["--pid", "container:first"], "cat /proc/1/comm") == "sleep\n");
     let refused = shell.run(&["--userns", "container:plain", "--pid", "container:first"], ":");
     assert!(refused.code == 125 && refused.stderr.contains("--pid \"container:first\""), "{}", refused.stderr);
 }

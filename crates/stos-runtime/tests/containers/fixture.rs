@@ -225,7 +225,7 @@ pub fn cgroups_named(id: &str) -> Vec<PathBuf> {
 /// Waits for a condition that is sure to come.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !condition() {
         assert!(Instant::now() < deadline, "still not so: {what}");
         std::thread::sleep(Duration::from_millis(5));

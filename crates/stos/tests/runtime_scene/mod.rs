@@ -265,6 +265,13 @@ pub fn output(command: &mut Command) -> Output {
     Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
+/// Copies a program. cp(1) does it: nobody can execute a file that we have open to write, nor one that a child of ours still has, which
+/// another test starts at that moment.
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(copied.success());
+}
+
 /// Waits until something holds.
 ///
 /// # Panics
