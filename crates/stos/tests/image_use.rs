@@ -44,7 +44,8 @@ fn is_told_as_out_of_memory(shell: &Shell, name: &str) -> bool {
     let format = "{{.OOMKilled}}";
     let filter = format!("container={name}");
     let events = ["events", "--stream=false", "-f", &filter, "-f", "event=died", "--format", format];
-    assert_eq!(sandbox.ok(&events).lines().last(), Some(&*inspected.to_string()));
+    // It is written after the end, which `wait` has told already.
+    eventually("its end is told", || sandbox.ok(&events).lines().last() == Some(&*inspected.to_string()));
     assert_eq!((listed, line.contains("out of memory")), (json!(inspected), inspected));
     assert_eq!(sandbox.run(&["wait", name]).stderr.contains("want of memory"), inspected);
     inspected

@@ -13,8 +13,10 @@ use stos_engine::log::journald::SOCKET;
 use stos_testkit::guard::Need;
 use stos_testkit::require;
 
-// Two streams are two pipes: what is on one is read first.
-const SCRIPT: &str = "echo two >&2; sleep 0.3; echo one; echo three; printf part";
+const SCRIPT: &str = "echo two >&2; echo one; echo three; printf part";
+
+// Two streams are two pipes: which is read first is known where the one is written to when the other has been read.
+const IN_TURN: &str = "echo two >&2; while [ ! -e /go ]; do sleep 0.02; done; echo one; echo three; printf part";
 
 fn ran(shell: &Shell, name: &str, options: &[&str], script: &str) {
     let line = [&["run", "--name", name], options, &["shell:1", "sh", "-c", script]].concat();
@@ -35,8 +37,12 @@ fn files_of_both_forms_are_read_with_every_option() {
     require!(Need::Root, Need::Binary);
     let shell = Shell::new();
     for driver in ["k8s-file", "json-file"] {
-        ran(&shell, driver, &["--log-driver", driver], SCRIPT);
+        let run = ["run", "-d", "--name", driver, "--log-driver", driver, "shell:1", "sh", "-c", IN_TURN];
+        shell.sandbox.ok(&run);
         let logs = |options: &[&str]| shell.sandbox.run(&[&["logs"], options, &[driver]].concat());
+        eventually("the first line is logged", || logs(&[]).stderr == "two\n");
+        shell.sandbox.ok(&["exec", driver, "touch", "/go"]);
+        assert_eq!(shell.sandbox.ok(&["wait", driver]), "0\n");
         let all = logs(&[]);
         assert_eq!((all.stdout.as_str(), all.stderr.as_str()), ("one\nthree\npart", "two\n"), "{driver}");
         assert_eq!(logs(&["--tail", "2"]).stdout, "three\npart", "{driver}");
@@ -81,6 +87,12 @@ fn a_file_of_one_s_own_is_bounded_and_no_line_is_lost_to_who_follows() {
         let script = "while [ ! -e /go ]; do sleep 0.02; done; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo end";
         shell.sandbox.ok(&[&["run", "-d", "--name", &name], &options[..], &["shell:1", "sh", "-c", script]].concat());
         let follower = shell.sandbox.command().args(["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
+        // Who begins later may find lines put aside twice.
+        let fds = format!("/proc/{}/fd", follower.id());
+        eventually("it follows", || {
+            let fds = fs::read_dir(&fds).into_iter().flatten().flatten();
+            fds.map(|fd| fs::read_link(fd.path())).any(|to| to.is_ok_and(|to| to.ends_with(format!("{driver}.log"))))
+        });
         shell.sandbox.ok(&["exec", &name, "touch", "/go"]);
         let shown = String::from_utf8(follower.wait_with_output().unwrap().stdout).unwrap();
         let expected: String = (0..2000).map(|number| format!("line {number}\n")).collect();

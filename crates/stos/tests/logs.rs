@@ -46,8 +46,16 @@ fn a_follower_goes_on_after_the_tail() {
 fn lines_are_chosen_by_time_and_show_it() {
     stos_testkit::require!(Need::Root, Need::Binary);
     let shell = Shell::new();
-    ran(&shell, "web", "echo first; sleep 0.1; printf sec; sleep 0.1; echo ond >&2; echo ond");
     let logs = |options: &[&str]| shell.sandbox.run(&[&["logs"], options, &["web"]].concat());
+    // Each waits until the one before has been read: its time is that of the reading.
+    let until = |file: &str| format!("while [ ! -e {file} ]; do sleep 0.05; done");
+    let script = format!("echo first; {}; printf sec; {}; echo ond >&2; echo ond", until("/a"), until("/b"));
+    shell.sandbox.ok(&["run", "-d", "--name", "web", "shell:1", "sh", "-c", &script]);
+    for (read, next) in [("first\n", "/a"), ("first\nsec", "/b")] {
+        eventually("it is logged", || logs(&[]).stdout == read);
+        shell.sandbox.ok(&["exec", "web", "touch", next]);
+    }
+    assert_eq!(shell.sandbox.ok(&["wait", "web"]), "0\n");
     let timed = logs(&["-t"]);
     let lines: Vec<_> = timed.stdout.lines().map(|line| line.split_once(' ').unwrap()).collect();
     assert_eq!(lines.iter().map(|line| line.1).collect::<Vec<_>>(), ["first", "second"], "{}", timed.stdout);

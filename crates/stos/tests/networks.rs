@@ -7,7 +7,6 @@
 mod sandbox;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use sandbox::host::{Host, answers, busybox, names, require_networks};
@@ -34,19 +33,24 @@ fn two_containers_reach_each_other_by_address_and_by_name() {
     host.sleeper("client", &[&["--stop-signal", "KILL", "--network", "web"], tools.as_slice()].concat());
     let address = host.address("server", "web");
     assert!(address.starts_with("10.89."), "{address}");
-    let asks = |of: &str| host.inside("client", &format!("/host-bin/busybox nc -w 5 {of} 7000 </dev/null"));
+    let asks = |of: &str| {
+        let script = format!("/host-bin/busybox nc -w 5 {of} </dev/null");
+        host.run(&["exec", "client", "sh", "-c", &script]).stdout
+    };
+    // It listens anew for each that asks, and names are learnt in the background.
     for name in [address.as_str(), "server", "db"] {
-        assert_eq!(asks(name), "hello\n", "{name}");
+        eventually("it answers", || asks(&format!("{name} 7000")) == "hello\n");
     }
     // One that comes later is known too, to those that were there before.
     let late = answers(7001, "late");
     host.ok(&[&["run", "-d", "--name", "late", "--network", "web"], tools.as_slice(), &["shell:1", "sh", "-c", &late]]
         .concat());
-    let found = host.inside("client", "/host-bin/busybox nc -w 5 late 7001 </dev/null");
-    assert_eq!(found, "late\n");
+    eventually("the late one answers", || asks("late 7001") == "late\n");
     host.ok(&["delete", "-f", "late"]);
-    let lost = host.run(&["exec", "client", "/host-bin/busybox", "nc", "-w", "5", "late", "7001"]);
-    assert!(lost.code != 0 && lost.stderr.contains("bad address"), "{lost:?}");
+    eventually("its name is nobody's", || {
+        let lost = host.run(&["exec", "client", "/host-bin/busybox", "nc", "-w", "5", "late", "7001"]);
+        lost.code != 0 && lost.stderr.contains("bad address")
+    });
     // Its files say who it is, and whom it asks.
     let hosts = host.inside("server", "cat /etc/hosts");
     assert!(
@@ -141,16 +145,13 @@ fn none_reaches_nothing_and_container_shares() {
     let one = ["run", "-d", "--name", "one", "--network", "bridge", "--add-host", "db:10.9.9.9"];
     host.ok(&[&one, tools.as_slice(), &["shell:1", "sh", "-c", &answering]].concat());
     let asks = format!("/host-bin/busybox nc -w 2 {} 7000 </dev/null", host.address("one", "podman"));
-    for (network, code) in [("podman", 0), ("none", 1)] {
-        let ran = host
-            .run(&[&["run", "--rm", "--network", network], tools.as_slice(), &["shell:1", "sh", "-c", &asks]].concat());
-        assert_eq!(
-            (ran.code, ran.stdout.as_str()),
-            (code, if code == 0 { "reached\n" } else { "" }),
-            "{network}: {}",
-            ran.stderr
-        );
-    }
+    let ran = |network: &str| {
+        host.run(&[&["run", "--rm", "--network", network], tools.as_slice(), &["shell:1", "sh", "-c", &asks]].concat())
+    };
+    // It may not listen yet.
+    eventually("it is reached", || ran("podman").stdout == "reached\n");
+    let alone = ran("none");
+    assert_eq!((alone.code, alone.stdout.as_str()), (1, ""), "{}", alone.stderr);
     let both = host.ok(&[
         &["run", "--rm", "--network", "container:one"],
         tools.as_slice(),
@@ -204,10 +205,12 @@ fn a_container_that_runs_comes_and_goes_between_networks() {
 
 /// A netavark that does what it is asked for, and then something else.
 fn netavark_and(host: &Host, then: &str) -> String {
-    let path = host.shell.sandbox.path("netavark-and-more");
-    fs::write(&path, format!("#!/bin/sh\n{} \"$@\"\n{then}\n", tool("netavark").unwrap().display())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path.display().to_string()
+    let path = host.shell.sandbox.path("netavark-and-more").display().to_string();
+    let script = format!("#!/bin/sh\n{} \"$@\"\n{then}\n", tool("netavark").unwrap().display());
+    // By a process of its own: while we had it open for writing another test might fork, and then it is busy.
+    let write = "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"";
+    sandbox::tool("sh", &["-c", write, "sh", path.as_str(), script.as_str()]);
+    path
 }
 
 #[test]
@@ -308,7 +311,7 @@ fn a_container_that_uses_a_network_ends_as_it_wants_when_that_goes_by_force() {
     }
     host.ok(&["network", "rm", "-f", "web"]);
     assert_eq!(fs::read_to_string(out.join("said")).unwrap(), "bye\n");
-    assert_eq!(host.ok(&["ps", "-aq"]), "");
+    eventually("both have gone", || host.ok(&["ps", "-aq"]).is_empty());
     host.assert_nothing_is_left();
 }
 
@@ -463,7 +466,7 @@ fn come_and_go(count: usize) {
         .collect();
     assert_eq!(addresses.len(), count);
     host.ok(&["stop", "--time", "0", "--all"]);
-    assert_eq!(host.ok(&["ps", "-aq"]), "");
+    eventually("all have gone", || host.ok(&["ps", "-aq"]).is_empty());
     host.assert_nothing_is_left();
 }
 

@@ -3,9 +3,10 @@
 
 mod sandbox;
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 
+use rustix::fs::{FlockOperation, flock};
 use sandbox::{Sandbox, output};
 use stos_testkit::docker_registry::DockerRegistry;
 use stos_testkit::guard::Need;
@@ -23,6 +24,9 @@ fn a_podman_user_s_day_runs_unchanged_but_for_the_name() {
         Need::Tool("netavark"),
         Need::Tool("aardvark-dns")
     );
+    // Its bridges and their addresses are this machine's: one day at a time.
+    let lock = File::create(std::env::temp_dir().join("stos-test-podman-day.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
     let (sandbox, registry) = (Sandbox::new(), DockerRegistry::start_over_cache().unwrap());
     let lines = podman_day::parse(DAY);
     assert!(lines.len() >= 80);

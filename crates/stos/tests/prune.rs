@@ -235,7 +235,8 @@ fn a_pull_in_flight_is_not_broken() {
         sandbox.ok(&["untag", "old:1"]);
         let reference = hub.serve(&plain("new"), "new", "1");
         let top = digest(&layer_tar("new"));
-        hub.registry.add_rule(Rule::on(&top).fault(Fault::Trickle(2000, Duration::from_millis(10))));
+        // Slow enough to be on its way still when all is pruned: else the new image would go too.
+        hub.registry.add_rule(Rule::on(&top).fault(Fault::Trickle(2000, Duration::from_millis(400))));
         let mut stos = sandbox.command();
         let mut pull = stos.args(["pull", "-q", "--tls-verify=false", &reference]).spawn().unwrap();
         eventually("a layer is on its way", || !sandbox.names("staging").is_empty());

@@ -298,10 +298,11 @@ fn with_rm_nothing_stays_however_it_ends() {
     assert_eq!(shell.run(&["--name", "gone"], "exit 9").code, 9);
     shell.sandbox.ok(&["run", "-d", "--rm", "--name", "gone", "shell:1", "sh", "-c", "sleep 1000"]);
     shell.sandbox.ok(&["stop", "-t", "0", "gone"]);
+    let is_gone = || shell.sandbox.names("containers").is_empty() && shell.sandbox.names("names").is_empty();
+    // Its monitor removes it when it has ended.
+    eventually("it has gone", is_gone);
     shell.sandbox.ok(&["run", "-d", "--rm", "--name", "gone", "shell:1", "echo", "x"]);
-    eventually("it has gone", || {
-        shell.sandbox.names("containers").is_empty() && shell.sandbox.names("names").is_empty()
-    });
+    eventually("it has gone again", is_gone);
     shell.sandbox.ok(&["run", "-d", "--rm", "--name", "gone", "shell:1", "sleep", "1000"]);
     shell.sandbox.ok(&["delete", "--force", "gone"]);
     let staging = || shell.sandbox.names("staging").is_empty();
