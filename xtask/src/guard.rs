@@ -20,6 +20,8 @@ use stos_testkit::tar_builder::{Entry, TarBuilder};
 use crate::place::Place;
 use crate::process::{Run, output, step};
 use crate::setup;
+#[cfg(target_arch = "x86_64")]
+use crate::startup_order;
 use crate::workspace::{Metadata, binary_under_test, cargo};
 
 /// A rise by more than this fails.
@@ -71,6 +73,8 @@ pub fn run(is_recording: bool) -> anyhow::Result<()> {
         println!("nothing is recorded for {host}: `cargo xtask guard --record` does it");
         return Ok(());
     };
+    #[cfg(target_arch = "x86_64")]
+    startup_order::check(&binary_under_test()?)?;
     let rises = compare(recorded, &found);
     anyhow::ensure!(
         rises.is_empty(),

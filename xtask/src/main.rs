@@ -8,6 +8,7 @@
 //! | [`mod@test`] | setup, the release build, every test |
 //! | [`mod@bench`] | stos beside the other engines, and the limit beside it: pulls, containers, layers, memory |
 //! | [`guard`] | system calls and instructions, held against the recorded ones |
+//! | [`startup_order`] | the functions that commands start with, for the linker |
 //! | [`engines`] | the newest podman and containerd with stos as their runtime; the lifecycle suite on runc and crun |
 //! | [`runtimes`] | `run` and `exec` of a bundle beside crun's and runc's |
 //! | [`confinement`] | what today's podman lets a container do, held against ours or recorded for the tests |
@@ -47,6 +48,8 @@ mod runtimes;
 mod setup;
 mod small_images;
 mod soak;
+#[cfg(target_arch = "x86_64")]
+mod startup_order;
 mod syscall_table;
 mod test;
 mod workspace;
@@ -93,6 +96,9 @@ enum Task {
         #[arg(long)]
         record: bool,
     },
+    /// Run commands step by step, and write the functions that they run through into crates/stos/startup.ld (root, x86_64)
+    #[cfg(target_arch = "x86_64")]
+    StartupOrder,
     /// The newest podman and containerd with stos as their runtime, and the lifecycle suite on today's runc and crun (root)
     Engines,
     /// Measure `run` and `exec` of a bundle beside the crun and runc that `setup --peers` installed: medians and ratios (root)
@@ -193,6 +199,8 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::run(&arguments),
         Task::Bench(options) => bench::run(&options),
         Task::Guard { record } => guard::run(record),
+        #[cfg(target_arch = "x86_64")]
+        Task::StartupOrder => startup_order::run(),
         Task::Engines => engines::run(),
         Task::Runtimes { rounds, inside: None } => runtimes::run(rounds),
         Task::Runtimes { rounds, inside: Some(work) } => runtimes::measure(&work, rounds),

@@ -36,8 +36,8 @@ const KILL: i32 = 9;
 /// How long a process may take to go after SIGKILL: longer only in an uninterruptible wait.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a monitor may take to write down that its container has ended, and a start to get as far as a process: longer
-/// only where it is suspended or the disk hangs.
-pub(crate) const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
+/// only where it is suspended or the disk hangs. A disk that many write to may keep a flush waiting for seconds.
+pub(crate) const MONITOR_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a monitor that has written everything down is waited for before that is enough: its caller may not read.
 const MONITOR_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait between two looks at a container that is being started or is ending.

@@ -18,6 +18,9 @@
 //! Results go to stdout, everything else to stderr. Image mode talks to `stos-engine`, bundle mode to `stos-runtime` alone:
 //! it never opens DATA-ROOT.
 
+// The linker reads it: with another one the program is linked again.
+const _: &str = include_str!("../startup.ld");
+
 mod cli;
 mod commands;
 mod failure;

@@ -123,14 +123,18 @@ pub fn health(engine: &Engine, record: &ContainerRecord, state: &ContainerState)
     Ok(Some(Health { status, ..file.health }))
 }
 
-/// Begins a life: nothing is known of it. The last checks of the one before stay to be read.
+/// Begins a life: nothing is known of it, unless somebody has asked for a check already. The last checks of the one before stay to be read.
 pub(super) fn begin(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<()> {
     with_life_lock(engine, id, |lock| {
         if lock.is_none() {
             return Ok(());
         }
-        let log = read(engine, id)?.health.log;
-        write(engine, id, &HealthFile { health: Health { log, ..Health::default() }, life: run.init.clone() })
+        let file = read(engine, id)?;
+        if run.init.is_some() && file.life == run.init {
+            return Ok(());
+        }
+        let health = Health { log: file.health.log, ..Health::default() };
+        write(engine, id, &HealthFile { health, life: run.init.clone() })
     })
 }
 
