@@ -40,6 +40,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const MONITOR_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a monitor that has written everything down is waited for before that is enough: its caller may not read.
 const MONITOR_GRACE: Duration = Duration::from_secs(1);
+/// How long one that has written down the end, and has not ended, may take to free the container's place and its name.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait between two looks at a container that is being started or is ending.
 pub(crate) const START_INTERVAL: Duration = Duration::from_millis(5);
 /// How long to wait between two looks at a container that `wait` waits for.

@@ -13,9 +13,9 @@ use crate::environment;
 use crate::tar_builder::{Entry, TarBuilder};
 
 /// The tools that [`host_shell`] puts beside `sh`, where the host has them.
-pub const TOOLS: [&str; 16] = [
-    "cat", "cp", "df", "echo", "env", "head", "hostname", "id", "ls", "mkdir", "rm", "sleep", "stat", "test", "touch",
-    "uname",
+pub const TOOLS: [&str; 19] = [
+    "cat", "cp", "df", "echo", "env", "grep", "head", "hostname", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep", "stat",
+    "test", "touch", "uname",
 ];
 
 /// A layer tar with `/bin/sh` and [`TOOLS`], their libraries, `/etc/passwd` with root and user (1000), `/tmp`, and

@@ -15,7 +15,7 @@ use stos_testkit::rootfs;
 
 /// A sandbox with an image of this machine's shell, and of what looks at a process.
 fn shell() -> Shell {
-    let tools = rootfs::host_programs(&["grep", "readlink", "tr", "umount", "rmdir", "ln"]).unwrap();
+    let tools = rootfs::host_programs(&["readlink", "tr", "umount", "rmdir"]).unwrap();
     Shell::of(&ImageBuilder::new().layer(Layer::plain(tools)))
 }
 

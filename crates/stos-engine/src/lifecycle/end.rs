@@ -9,7 +9,8 @@ use stos_store::ContainerId;
 use stos_sys::process::pidfd;
 
 use super::{
-    KILL, KILL_PATIENCE, MONITOR_GRACE, MONITOR_PATIENCE, START_INTERVAL, clear_run_state, running, with_life_lock,
+    KILL, KILL_PATIENCE, MONITOR_GRACE, MONITOR_PATIENCE, RELEASE_PATIENCE, START_INTERVAL, clear_run_state, running,
+    with_life_lock,
 };
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, state};
@@ -140,12 +141,14 @@ pub(super) fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState)
     if pidfd::wait_end(monitor.as_fd(), MONITOR_GRACE)? {
         return Ok(true);
     }
-    let deadline = Instant::now() + (MONITOR_PATIENCE - MONITOR_GRACE);
+    let now = Instant::now();
+    let (enough, deadline) = (now + RELEASE_PATIENCE, now + (MONITOR_PATIENCE - MONITOR_GRACE));
     loop {
         match state(engine, id)? {
             // A monitor that has started it again is done with the life before.
             ContainerState::Running(now) if now.creator == run.creator && now.init == run.init => {}
-            _ => return Ok(true),
+            _ if is_released(engine, id, run)? || Instant::now() >= enough => return Ok(true),
+            _ => {}
         }
         if Instant::now() >= deadline {
             return Ok(false);
@@ -154,4 +157,10 @@ pub(super) fn monitor_is_done(engine: &Engine, id: &ContainerId, run: &RunState)
             return Ok(true);
         }
     }
+}
+
+/// Tells whether nothing is left of a life that has ended: neither its place in ROOT nor a container that goes with it.
+fn is_released(engine: &Engine, id: &ContainerId, run: &RunState) -> Result<bool> {
+    let has_place = engine.run_state(id)?.is_some_and(|now| now.init == run.init);
+    Ok(!has_place && crate::container::record(engine, id)?.is_none_or(|record| !record.auto_remove))
 }
