@@ -567,11 +567,11 @@ fn exists_tells_by_its_exit_code() {
         ("image", "shell:2", 1),
         ("container", "c", 0),
         ("container", &id.trim()[..5], 0),
-        ("container", "d", 1),
+        ("container", "none", 1),
     ] {
         let output = shell.sandbox.run(&[group, "exists", name]);
         assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (code, "", ""), "{group} {name}");
     }
-    assert_eq!(shell.sandbox.run(&["container", "exists", "--external", "d"]).code, 1);
+    assert_eq!(shell.sandbox.run(&["container", "exists", "--external", "none"]).code, 1);
     assert_eq!(shell.sandbox.run(&["image", "exists"]).code, 1, "a line that cannot be read");
 }
