@@ -14,8 +14,8 @@ use crate::tar_builder::{Entry, TarBuilder};
 
 /// The tools that [`host_shell`] puts beside `sh`, where the host has them.
 pub const TOOLS: [&str; 19] = [
-    "cat", "cp", "df", "echo", "env", "grep", "head", "hostname", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep", "stat",
-    "test", "touch", "uname",
+    "cat", "cp", "df", "echo", "env", "grep", "head", "hostname", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep",
+    "stat", "test", "touch", "uname",
 ];
 
 /// A layer tar with `/bin/sh` and [`TOOLS`], their libraries, `/etc/passwd` with root and user (1000), `/tmp`, and
