@@ -2,7 +2,7 @@
 //! `cargo xtask startup-order`: which functions the commands that are called often run through, for the linker.
 //!
 //! The kernel maps a program 64 KiB at a time, when one of its pages is first needed. A command runs through a tenth of the program, and
-//! where the linker puts that tenth together it is mapped a hundred times less (`docs/adr/0013-startup-order.md`). Each command is run step by
+//! where the linker puts that tenth together it is mapped in far fewer pieces (`docs/adr/0013-startup-order.md`). Each command is run step by
 //! step (`PTRACE_SINGLESTEP`), its children too; the addresses it has been at are looked up among the symbols of the program, and these become a
 //! linker script, `crates/stos/startup.ld`.
 
@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use stos_testkit::environment::{scratch, tool};
 use stos_testkit::shell::through_shell;
 
+use crate::faults::tracer::ended_is_fine;
 use crate::place::Place;
 use crate::process::{output, step};
 use crate::small_images;
@@ -189,14 +190,6 @@ fn signal(status: WaitStatus) -> Option<Signal> {
     match status {
         WaitStatus::Stopped(_, signal) if !matches!(signal, Signal::SIGTRAP | Signal::SIGSTOP) => Some(signal),
         _ => None,
-    }
-}
-
-/// A process may be killed at any time.
-fn ended_is_fine(result: nix::Result<()>) -> anyhow::Result<()> {
-    match result {
-        Err(Errno::ESRCH) => Ok(()),
-        other => Ok(other?),
     }
 }
 

@@ -238,7 +238,7 @@ fn go_on(pid: Pid, signal: Option<Signal>) -> anyhow::Result<()> {
 }
 
 /// A process can be gone at any moment.
-fn ended_is_fine(result: nix::Result<()>) -> anyhow::Result<()> {
+pub fn ended_is_fine(result: nix::Result<()>) -> anyhow::Result<()> {
     match result {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => Err(errno).context("ptrace"),
