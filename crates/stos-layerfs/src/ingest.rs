@@ -2,28 +2,33 @@
 //! The one pass: a blob comes in, a proved layer tar and its index go to disk, and no byte is handled twice.
 //!
 //! ```text
-//! this thread:  read ─► hash (blob digest) ──┐ buffers
-//! inflate:      decompress ◄─────────────────┘──┐ buffers
-//! write:        hash (diffID), index, write ◄───┘
+//! this thread:  read ──────────────┐ buffers        ┌──► used again
+//! inflate:      decompress ◄───────┘──┐ buffers     │
+//! write:        index, write ◄────────┘             │
+//!               hash: diffID, and blob digest ──────┘
 //! ```
 //!
-//! Memory is a fixed number of 256 KiB buffers, and for zstd a window whose size is bounded. Hostile bytes are indexed before their digests are known: they stay in
-//! staging, and the result is a success only when size, blob digest and diffID have all matched. Whoever makes them visible
-//! makes them durable first.
+//! The two hashes are computed in turn, block by block, of buffers that are done with otherwise: that takes the processor hardly longer
+//! than the larger of them ([`crate::two_hashers`]).
+//!
+//! Memory is a fixed number of 256 KiB buffers, and for zstd a window whose size is bounded. Hostile bytes are indexed before their
+//! digests are known: they stay in staging, and the result is a success only when size, blob digest and diffID have all matched. Whoever
+//! makes them visible makes them durable first.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use stos_erofs::{IndexSummary, Indexed, TarIndexer};
-use stos_spec::{BlobDigest, Descriptor, DiffId, DigestHasher, LayerCompression};
+use stos_spec::{BlobDigest, Descriptor, DiffId, LayerCompression};
 use stos_store::files;
 
 use crate::error::{Error, LayerLabel, Result};
 use crate::extra::{ExtraWriter, sink_error};
 use crate::gunzip::gunzip;
+use crate::layer_stream::LayerStream;
 use crate::pipe::{self, PipeReader, PipeWriter};
 use crate::room::Room;
 use crate::seal::{HashingWriter, Seal};
@@ -76,9 +81,11 @@ pub struct IngestReport {
 /// Where the time of an ingest went; the three threads run at the same time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StageTimes {
-    /// Reading the blob and hashing it, with waiting for the network.
+    /// Reading the blob, with waiting for the network.
     pub receive: Duration,
-    /// Hashing, indexing and writing the layer, without waiting.
+    /// Hashing the layer and its blob, without waiting.
+    pub hash: Duration,
+    /// Indexing and writing the layer, without waiting.
     pub write: Duration,
     /// The whole.
     pub total: Duration,
@@ -95,44 +102,64 @@ pub fn ingest_layer(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<IngestReport> {
     let started = Instant::now();
-    let (received, mut written) = flow(request, source, progress, |from| write_layer(request, from, dir))?;
-    let found = written.hasher.take().map_or(DiffId::of(b""), |hasher| DiffId::from_bytes(hasher.finish()));
-    check_diff_id(request, found)?;
-    written.finish(found, received, started).map_err(|error| error.while_writing(request.label.clone()))
+    let (received, written) = flow(request, source, progress, |from| write_layer(request, from, dir))?;
+    check_diff_id(request, received.diff_id)?;
+    written.finish(received, started).map_err(|error| error.while_writing(request.label.clone()))
 }
 
-/// Lets a blob flow through its threads to `write`, which takes the uncompressed layer. The blob is proved when this returns.
+/// Lets a blob flow through its threads to `write`, which takes the uncompressed layer to its end. The blob is proved when this returns.
 ///
 /// Of several failures the one is told that caused the others.
 pub(crate) fn flow<T: Send>(
     request: IngestRequest<'_>,
     source: impl Read,
     progress: &(dyn Fn(u64) + Sync),
-    write: impl FnOnce(&PipeReader) -> Result<T> + Send,
+    write: impl FnOnce(&mut LayerStream) -> Result<T> + Send,
 ) -> Result<(Received, T)> {
-    let (blob_writer, blob_reader) = pipe::pipe();
-    let (layer_writer, layer_reader) = pipe::pipe();
-    let is_hopeless = AtomicBool::new(false);
-    let (received, inflated, written) = std::thread::scope(|scope| {
-        let inflater = scope.spawn(move || inflate(blob_reader, request.compression, &layer_writer));
-        let writer = scope.spawn(|| {
-            let written = write(&layer_reader);
-            // Told before the pipe closes: no digest of the blob explains a disk that is full.
-            is_hopeless.store(!matches!(written, Ok(_) | Err(Error::Tar { .. })), Ordering::Release);
-            drop(layer_reader);
-            written
+    let started = Instant::now();
+    let trouble = &Trouble::default();
+    let (came, time, inflated, (written, hashes)) = std::thread::scope(|scope| {
+        let (to, mut stream, inflater) = match request.compression {
+            LayerCompression::None => {
+                let (to, from) = pipe::pipe();
+                (to, LayerStream::plain(from), None)
+            }
+            compression => {
+                let (to, from, spent) = pipe::relay();
+                let (layer_to, layer_from) = pipe::pipe();
+                let inflater = scope.spawn(move || inflate(from, compression, layer_to, trouble));
+                (to, LayerStream::inflated(layer_from, spent), Some(inflater))
+            }
+        };
+        let writer = scope.spawn(move || {
+            let written = write(&mut stream);
+            match &written {
+                Ok(_) => {}
+                Err(Error::Tar { .. }) => trouble.tell(Trouble::OF_THE_BYTES),
+                // No digest of the blob explains a disk that is full.
+                Err(_) => trouble.tell(Trouble::OF_OURS),
+            }
+            (written, stream.finish())
         });
-        let received = receive(request, source, blob_writer, &is_hopeless, progress);
-        (received, join(inflater), join(writer))
+        let came = receive(request, source, to, trouble, progress);
+        (came, started.elapsed(), inflater.map_or(Ok(()), join), join(writer))
     });
-    let received = received?;
+    let Came { size, is_whole } = came?;
+    let blob = BlobDigest::from_bytes(hashes.blob);
+    // The cause of whatever went wrong after.
+    if let Some(expected) = request.blob.filter(|expected| is_whole && expected.digest != blob) {
+        return Err(Error::BlobDigest { blob: expected.digest, found: blob });
+    }
     match (inflated, written) {
         // A stream that stops inflating looks like a tar that ends early.
         (Err(source), Ok(_) | Err(Error::Tar { .. })) => {
             Err(Error::Decompress { layer: request.label.clone(), source })
         }
         // Where the disk or the tar is at fault the inflater only sees that nobody reads.
-        (_, written) => Ok((received, written?)),
+        (_, written) => {
+            let diff_id = DiffId::from_bytes(hashes.layer);
+            Ok((Received { blob, size, diff_id, time, hashing: hashes.time }, written?))
+        }
     }
 }
 
@@ -149,26 +176,55 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// A blob that has come in whole.
+/// A blob that has come in whole, and was proved.
 pub(crate) struct Received {
     pub(crate) blob: BlobDigest,
     pub(crate) size: u64,
+    /// What the uncompressed layer hashes to.
+    pub(crate) diff_id: DiffId,
+    /// How long it took to come.
     pub(crate) time: Duration,
+    /// How long it took to hash it and the layer.
+    pub(crate) hashing: Duration,
 }
 
-/// Reads and hashes the blob, and hands it on. A mismatch found here is the cause of whatever went wrong after.
+/// What one thread of a flow has met with, for that which receives.
+#[derive(Debug, Default)]
+struct Trouble(AtomicU8);
+
+impl Trouble {
+    /// The bytes are not a layer. Perhaps they are not those that were promised: the rest of them tells.
+    const OF_THE_BYTES: u8 = 1;
+    /// No byte that may still come would explain it.
+    const OF_OURS: u8 = 2;
+
+    /// The worst counts.
+    fn tell(&self, trouble: u8) {
+        self.0.fetch_max(trouble, Ordering::Release);
+    }
+
+    fn is(&self, trouble: u8) -> bool {
+        self.0.load(Ordering::Acquire) >= trouble
+    }
+}
+
+/// What has come of a blob.
+struct Came {
+    size: u64,
+    /// Not so where the rest was of no use.
+    is_whole: bool,
+}
+
+/// Reads the blob and hands it on.
 fn receive(
     request: IngestRequest<'_>,
     mut source: impl Read,
     to: PipeWriter,
-    is_hopeless: &AtomicBool,
+    trouble: &Trouble,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Received> {
-    let started = Instant::now();
-    let mut hasher = DigestHasher::default();
+) -> Result<Came> {
     let mut size = 0_u64;
     let mut drained = 0_u64;
-    let mut somebody_reads = true;
     loop {
         let mut buffer = to.buffer();
         let more = pipe::fill(&mut source, &mut buffer)
@@ -176,28 +232,20 @@ fn receive(
         let count = buffer.len() as u64;
         size = size.saturating_add(count);
         check_size(request.blob, size, |expected| size <= expected)?;
-        hasher.update(&buffer);
         progress(count);
-        if somebody_reads {
-            somebody_reads = to.send(buffer);
-        } else {
+        if trouble.is(Trouble::OF_THE_BYTES) {
             drained += count;
-            // Where no digest was promised, none can be the cause.
-            if drained > DRAIN_MAX || request.blob.is_none() || is_hopeless.load(Ordering::Acquire) {
-                break;
-            }
+        }
+        // Where no digest was promised, none can be the cause.
+        let is_vain = drained > DRAIN_MAX || (drained > 0 && request.blob.is_none()) || trouble.is(Trouble::OF_OURS);
+        if !to.send(buffer) || is_vain {
+            return Ok(Came { size, is_whole: false });
         }
         if !more {
             check_size(request.blob, size, |expected| size == expected)?;
-            let blob = BlobDigest::from_bytes(hasher.finish());
-            if let Some(expected) = request.blob.filter(|expected| expected.digest != blob) {
-                return Err(Error::BlobDigest { blob: expected.digest, found: blob });
-            }
-            return Ok(Received { blob, size, time: started.elapsed() });
+            return Ok(Came { size, is_whole: true });
         }
     }
-    // The writer has failed: nobody will use this.
-    Ok(Received { blob: BlobDigest::of(b""), size, time: started.elapsed() })
 }
 
 fn check_size(blob: Option<&Descriptor>, found: u64, is_right: impl Fn(u64) -> bool) -> Result<()> {
@@ -207,16 +255,20 @@ fn check_size(blob: Option<&Descriptor>, found: u64, is_right: impl Fn(u64) -> b
     }
 }
 
-/// Decompresses what comes and hands it on.
-fn inflate(from: PipeReader, compression: LayerCompression, to: &PipeWriter) -> io::Result<()> {
-    match compression {
-        LayerCompression::None => {
-            pipe::forward(from, to);
-            Ok(())
-        }
-        LayerCompression::Gzip => pump(gunzip(from), to),
-        LayerCompression::Zstd => pump(ZstdReader::new(from)?, to),
+/// Decompresses what comes and hands it on. All that comes is given back, also what is not decompressed: it is hashed then.
+fn inflate(mut from: PipeReader, compression: LayerCompression, to: PipeWriter, trouble: &Trouble) -> io::Result<()> {
+    let outcome = match compression {
+        LayerCompression::None => pump(&mut from, &to),
+        LayerCompression::Gzip => pump(gunzip(&mut from), &to),
+        LayerCompression::Zstd => ZstdReader::new(&mut from).and_then(|inflated| pump(inflated, &to)),
+    };
+    if outcome.is_err() {
+        trouble.tell(Trouble::OF_THE_BYTES);
     }
+    // The layer ends here, before its blob does.
+    drop(to);
+    from.give_back_all();
+    outcome
 }
 
 fn pump(mut source: impl Read, to: &PipeWriter) -> io::Result<()> {
@@ -237,12 +289,11 @@ struct LayerFiles<'a> {
     index: HashingWriter<BufWriter<File>>,
     extra: ExtraWriter,
     summary: IndexSummary,
-    hasher: Option<DigestHasher>,
     busy: Duration,
     label: &'a LayerLabel,
 }
 
-fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) -> Result<LayerFiles<'a>> {
+fn write_layer<'a>(request: IngestRequest<'a>, from: &mut LayerStream, dir: &Path) -> Result<LayerFiles<'a>> {
     let label = request.label;
     let (tar_path, index_path) = (dir.join("layer.tar"), dir.join("layer.index"));
     let on_disk = |error: Error| error.while_writing(label.clone());
@@ -255,7 +306,6 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
     let index = files::create_new(&index_path).map_err(|error| on_disk(error.into()))?;
     let out = HashingWriter::new(BufWriter::with_capacity(64 << 10, index));
     let mut indexer = TarIndexer::with_sink(out, ExtraWriter::new(dir));
-    let mut hasher = DigestHasher::default();
     let mut behind = WriteBehind::default();
     let (mut written, mut busy) = (0_u64, Duration::ZERO);
     while let Some(buffer) = from.next_buffer() {
@@ -264,11 +314,9 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
         if grown > request.max_size {
             return Err(Error::TooLarge { layer: label.clone(), limit: request.max_size });
         }
-        indexer.push(&buffer).map_err(refuse)?;
-        hasher.update(&buffer);
-        write_or_skip(&mut tar, &buffer).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
+        indexer.push(buffer).map_err(refuse)?;
+        write_or_skip(&mut tar, buffer).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
         written += buffer.len() as u64;
-        from.give_back(buffer);
         behind.advance(&tar, written).map_err(Error::io("write", &tar_path)).map_err(on_disk)?;
         // Each time, for a small buffer can ask for much: a map of single bytes, each in a block of its own.
         check_room(request, &tar, &tar_path, written)?;
@@ -278,7 +326,7 @@ fn write_layer<'a>(request: IngestRequest<'a>, from: &PipeReader, dir: &Path) ->
     // What was skipped at the end.
     tar.set_len(written).map_err(Error::io("set the length of", &tar_path)).map_err(on_disk)?;
     let Indexed { out: index, sink: extra, summary } = indexer.finish().map_err(refuse)?;
-    Ok(LayerFiles { tar_path, index_path, tar, index, extra, summary, hasher: Some(hasher), busy, label })
+    Ok(LayerFiles { tar_path, index_path, tar, index, extra, summary, busy, label })
 }
 
 /// Writes a buffer; a whole one of zeros becomes a hole, so that zeros without end cost no disk.
@@ -310,19 +358,19 @@ pub(crate) fn check_inodes(request: IngestRequest<'_>, file: &File, path: &Path)
 
 impl LayerFiles<'_> {
     /// Writes what is left of the index, and seals the files.
-    fn finish(self, diff_id: DiffId, received: Received, started: Instant) -> Result<IngestReport> {
+    fn finish(self, received: Received, started: Instant) -> Result<IngestReport> {
+        let Received { blob, size: blob_size, diff_id, time, hashing } = received;
         let (index, index_digest) = self.index.finish();
         let index = index.into_inner().map_err(|error| Error::io("write", &self.index_path)(error.into_error()))?;
         let tar = Seal::of(&self.tar, BlobDigest::from_bytes(*diff_id.as_bytes()), &self.tar_path)?;
         let index = Seal::of(&index, index_digest, &self.index_path)?;
         let extra = self.extra.finish(diff_id, self.summary.extra_bytes)?.map(|(_, seal)| seal);
-        let times = StageTimes { receive: received.time, write: self.busy, total: started.elapsed() };
+        let times = StageTimes { receive: time, hash: hashing, write: self.busy, total: started.elapsed() };
         tracing::debug!(
-            layer = %self.label, blob_bytes = received.size, tar_bytes = tar.size, index_bytes = index.size,
-            receive_ms = ms(times.receive), write_ms = ms(times.write), total_ms = ms(times.total),
+            layer = %self.label, blob_bytes = blob_size, tar_bytes = tar.size, index_bytes = index.size,
+            receive_ms = ms(times.receive), hash_ms = ms(times.hash), write_ms = ms(times.write), total_ms = ms(times.total),
             "layer ingested"
         );
-        let Received { blob, size: blob_size, .. } = received;
         Ok(IngestReport { diff_id, blob, blob_size, tar, index, extra, summary: self.summary, times })
     }
 }

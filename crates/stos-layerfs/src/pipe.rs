@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 /// The size of a buffer in bytes: large enough that a hand-over costs nothing beside its bytes.
 pub(crate) const BUFFER_SIZE: usize = 256 << 10;
 /// How many buffers may wait between two threads: enough to smooth bursts, and a bound on memory.
-const DEPTH: usize = 4;
+pub(crate) const DEPTH: usize = 4;
 
 /// The end that fills buffers.
 pub(crate) struct PipeWriter {
@@ -32,15 +32,19 @@ pub(crate) fn pipe() -> (PipeWriter, PipeReader) {
     (writer, PipeReader { full: full_receiver, empty: empty_sender, current: Vec::new(), taken: 0 })
 }
 
-impl PipeWriter {
-    /// Gives a buffer for [`fill`]: a used one, with what it held, where there is one. Its capacity is [`BUFFER_SIZE`].
-    pub(crate) fn buffer(&self) -> Vec<u8> {
-        self.used_buffer().unwrap_or_else(|| Vec::with_capacity(BUFFER_SIZE))
-    }
+/// Makes a pipe with two readers: what the first gives back the second reads, as it came, and only what that gives back is used again.
+/// The first waits for the second as a writer does for a reader, and goes on without it where it has gone.
+pub(crate) fn relay() -> (PipeWriter, PipeReader, PipeReader) {
+    let (writer, second) = pipe();
+    let (spent, full) = bounded(DEPTH);
+    let first = PipeReader { full: second.full, empty: spent, current: Vec::new(), taken: 0 };
+    (writer, first, PipeReader { full, ..second })
+}
 
-    /// Gives a buffer that has come back, if one has.
-    pub(crate) fn used_buffer(&self) -> Option<Vec<u8>> {
-        self.empty.try_recv().ok()
+impl PipeWriter {
+    /// Gives a buffer for [`fill`]: a used one, with what it held, where one has come back. Its capacity is [`BUFFER_SIZE`].
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER_SIZE))
     }
 
     /// Hands a buffer on, waiting for room. `false` says that nobody reads any more.
@@ -50,6 +54,16 @@ impl PipeWriter {
 }
 
 impl PipeReader {
+    /// The end of a stream that is over.
+    pub(crate) fn of_nothing() -> Self {
+        pipe().1
+    }
+
+    /// Gives what buffers come by, for who waits for several pipes at once.
+    pub(crate) fn full(&self) -> &Receiver<Vec<u8>> {
+        &self.full
+    }
+
     /// Takes the next buffer whole; `None` at the end.
     pub(crate) fn next_buffer(&self) -> Option<Vec<u8>> {
         self.full.recv().ok()
@@ -59,6 +73,17 @@ impl PipeReader {
     pub(crate) fn give_back(&self, buffer: Vec<u8>) {
         // A writer that has gone needs no buffers.
         let _ = self.empty.send(buffer);
+    }
+
+    /// Gives back what is in hand and all that still comes.
+    pub(crate) fn give_back_all(mut self) {
+        let current = std::mem::take(&mut self.current);
+        if current.capacity() > 0 {
+            self.give_back(current);
+        }
+        while let Some(buffer) = self.next_buffer() {
+            self.give_back(buffer);
+        }
     }
 }
 
@@ -87,19 +112,6 @@ impl Read for PipeReader {
         into[..count].copy_from_slice(&available[..count]);
         self.consume(count);
         Ok(count)
-    }
-}
-
-/// Hands every buffer on as it is: for bytes that need no work.
-pub(crate) fn forward(from: PipeReader, to: &PipeWriter) {
-    while let Some(buffer) = from.next_buffer() {
-        // What comes back goes all the way back, so that nobody makes more buffers than both pipes hold.
-        while let Some(used) = to.used_buffer() {
-            from.give_back(used);
-        }
-        if !to.send(buffer) {
-            return;
-        }
     }
 }
 
@@ -151,7 +163,7 @@ mod tests {
     fn write_all(writer: &PipeWriter, mut text: &[u8]) -> usize {
         let mut made = 0;
         loop {
-            let mut buffer = writer.used_buffer().unwrap_or_else(|| {
+            let mut buffer = writer.empty.try_recv().unwrap_or_else(|_| {
                 made += 1;
                 writer.buffer()
             });
@@ -166,25 +178,44 @@ mod tests {
     #[test]
     fn bytes_come_out_in_order_and_buffers_come_back() {
         let text: Vec<u8> = (0..9_000_000_u32).map(|number| (number / 7) as u8).collect();
-        for forwarded in [false, true] {
-            let (writer, mut reader) = pipe();
-            let (received, made) = std::thread::scope(|scope| {
+        for is_relay in [false, true] {
+            let (writer, reader, second) = if is_relay {
+                let (writer, reader, second) = relay();
+                (writer, reader, Some(second))
+            } else {
+                let (writer, reader) = pipe();
+                (writer, reader, None)
+            };
+            let (received, again, made) = std::thread::scope(|scope| {
                 let made = scope.spawn(|| {
                     let writer = writer;
                     write_all(&writer, &text)
                 });
-                if forwarded {
-                    let (second, last) = pipe();
-                    let first = std::mem::replace(&mut reader, last);
-                    scope.spawn(move || forward(first, &second));
-                }
-                let mut received = Vec::new();
-                reader.read_to_end(&mut received).unwrap();
-                (received, made.join().unwrap())
+                let again = scope.spawn(|| second.map(read_to_end));
+                let received = read_to_end(reader);
+                (received, again.join().unwrap(), made.join().unwrap())
             });
             assert!(received == text);
+            assert!(again.is_none_or(|again| again == text));
             // What two pipes hold, and one in each hand; the text takes 35.
             assert!(made <= 2 * DEPTH + 4, "{made} buffers");
+        }
+    }
+
+    fn read_to_end(mut reader: PipeReader) -> Vec<u8> {
+        let mut received = Vec::new();
+        reader.read_to_end(&mut received).unwrap();
+        reader.give_back_all();
+        received
+    }
+
+    #[test]
+    fn the_first_reader_outlives_the_second() {
+        let (writer, first, second) = relay();
+        drop(second);
+        for _ in 0..3 * DEPTH {
+            assert!(writer.send(writer.buffer()));
+            first.give_back(first.next_buffer().unwrap());
         }
     }
 

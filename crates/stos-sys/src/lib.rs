@@ -19,6 +19,7 @@
 //! | [`process`] | clone3, pidfds, single-thread check, capabilities, rlimits, the read-only view of our own binary |
 //! | [`cgroup_bpf`] | the device rules of cgroup v2 |
 //! | `igzip` | inflating by ISA-L, with the feature `isal` |
+//! | [`sha256`] | two hashes at a time, by the processor's instructions |
 //! | [`mod@seccomp`] | loading a filter, and handing on its notification descriptor |
 //!
 //! It stands on nothing of ours and knows nothing of images or containers.
@@ -38,6 +39,7 @@ pub mod probe;
 pub mod process;
 pub mod rooted;
 pub mod seccomp;
+pub mod sha256;
 pub mod signals;
 pub mod sync;
 pub mod terminal;

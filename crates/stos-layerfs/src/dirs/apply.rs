@@ -8,14 +8,14 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use stos_erofs::{Entry, LayerTree, NoSink, TarIndexer, TarSink};
-use stos_spec::{DiffId, DigestHasher, LayerCompression};
+use stos_spec::{DiffId, LayerCompression};
 use stos_sys::rooted::Root;
 
 use super::layer::unpack_failure;
 use super::unpack::{Orphans, UnpackError, Unpacker};
 use crate::error::{Error, LayerLabel, Result};
 use crate::ingest::{IngestRequest, check_diff_id, check_inodes, check_room, flow};
-use crate::pipe::PipeReader;
+use crate::layer_stream::LayerStream;
 use crate::room::Room;
 use existing::{Existing, Mounts};
 
@@ -89,28 +89,26 @@ fn pass<S: TarSink + Send>(
     begin: impl FnOnce() -> Result<S> + Send,
     end: impl FnOnce(S) -> Result<()> + Send,
 ) -> Result<Applied> {
-    let write = |from: &PipeReader| {
+    let write = |from: &mut LayerStream| {
         let refuse = |error| unpack_failure(request, Path::new("layer.index"), error);
         let mut indexer = TarIndexer::with_sink(io::sink(), begin()?);
-        let mut hasher = DigestHasher::default();
         let mut written = 0;
         while let Some(buffer) = from.next_buffer() {
             written += buffer.len() as u64;
             if written > request.max_size {
                 return Err(Error::TooLarge { layer: request.label.clone(), limit: request.max_size });
             }
-            indexer.push(&buffer).map_err(refuse)?;
-            hasher.update(&buffer);
+            indexer.push(buffer).map_err(refuse)?;
             check_room(request, &disk.file, disk.path, written)?;
             check_inodes(request, &disk.file, disk.path)?;
-            from.give_back(buffer);
         }
         let indexed = indexer.finish().map_err(refuse)?;
         end(indexed.sink)?;
         let (entries, tar_bytes) = (indexed.summary.entries, indexed.summary.tar_bytes);
-        Ok(Applied { diff_id: DiffId::from_bytes(hasher.finish()), entries, tar_bytes })
+        Ok((entries, tar_bytes))
     };
-    let (_, applied) = flow(request, tar, &|_| {}, write)?;
+    let (received, (entries, tar_bytes)) = flow(request, tar, &|_| {}, write)?;
+    let applied = Applied { diff_id: received.diff_id, entries, tar_bytes };
     // What was read is what was looked at.
     check_diff_id(request, applied.diff_id)?;
     Ok(applied)

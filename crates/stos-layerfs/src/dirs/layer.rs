@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use stos_erofs::{IndexSummary, Indexed, LayerTree, TarIndexer};
-use stos_spec::{BlobDigest, DiffId, DigestHasher};
+use stos_spec::{BlobDigest, DiffId};
 use stos_store::files::{self, Durability};
 use stos_sys::rooted::Root;
 
@@ -18,7 +18,7 @@ use super::{Dirs, Orphans, UnpackError, Unpacker};
 use crate::backend::{Origin, StagedLayer};
 use crate::error::{Error, Result};
 use crate::ingest::{self, IngestRequest, StageTimes};
-use crate::pipe::PipeReader;
+use crate::layer_stream::LayerStream;
 use crate::record::read_record;
 use crate::seal::{Examination, HashingWriter, Integrity, Seal, SealState, break_directory_seal};
 
@@ -80,7 +80,6 @@ impl DirectorySeal {
 
 /// A layer that has been unpacked into staging.
 struct Unpacked {
-    hasher: DigestHasher,
     summary: IndexSummary,
     index: Seal,
     rest: Seal,
@@ -185,7 +184,7 @@ impl Dirs {
         let staged = self.store.stage()?;
         let dir = staged.path();
         let (received, unpacked) = ingest::flow(request, source, progress, |from| unpack(request, from, dir))?;
-        let diff_id = DiffId::from_bytes(unpacked.hasher.finish());
+        let diff_id = received.diff_id;
         ingest::check_diff_id(request, diff_id)?;
         let (blob, blob_size) = origin.blob.unwrap_or((received.blob, received.size));
         let record = DirsLayerRecord {
@@ -202,7 +201,12 @@ impl Dirs {
             diff: DirectorySeal::of(&dir.join("diff"))?,
         };
         files::write_new(&dir.join("layer.json"), &files::to_json(&record), Durability::Volatile)?;
-        let times = StageTimes { receive: received.time, write: unpacked.busy, total: started.elapsed() };
+        let times = StageTimes {
+            receive: received.time,
+            hash: received.hashing,
+            write: unpacked.busy,
+            total: started.elapsed(),
+        };
         let (write_ms, total_ms) = (times.write.as_millis(), times.total.as_millis());
         tracing::debug!(
             layer = %request.label, blob_bytes = received.size, tar_bytes = record.tar_bytes, write_ms, total_ms,
@@ -233,12 +237,12 @@ pub(super) fn ensure_durable_directory(path: &Path, root: &Path) -> Result<()> {
 }
 
 /// Unpacks what comes into `dir`.
-fn unpack(request: IngestRequest<'_>, from: &PipeReader, dir: &Path) -> Result<Unpacked> {
+fn unpack(request: IngestRequest<'_>, from: &mut LayerStream, dir: &Path) -> Result<Unpacked> {
     let on_disk = |error: Error| error.while_writing(request.label.clone());
     unpack_into(request, from, dir).map_err(on_disk)
 }
 
-fn unpack_into(request: IngestRequest<'_>, from: &PipeReader, dir: &Path) -> Result<Unpacked> {
+fn unpack_into(request: IngestRequest<'_>, from: &mut LayerStream, dir: &Path) -> Result<Unpacked> {
     let (diff, orphans) = (dir.join("diff"), dir.join("orphans"));
     for path in [&diff, &orphans] {
         files::ensure_directory(path)?;
@@ -253,17 +257,14 @@ fn unpack_into(request: IngestRequest<'_>, from: &PipeReader, dir: &Path) -> Res
     let unpacker = Unpacker::new(Root::open(&diff)?, LayerTree::new(), Orphans::Keep(orphans.into()), rest);
     let mut indexer = TarIndexer::with_sink(index, unpacker);
     let refuse = |error| unpack_failure(request, &index_path, error);
-    let mut hasher = DigestHasher::default();
     let (mut written, mut busy) = (0_u64, Duration::ZERO);
     while let Some(buffer) = from.next_buffer() {
         let started = Instant::now();
         if written + buffer.len() as u64 > request.max_size {
             return Err(Error::TooLarge { layer: request.label.clone(), limit: request.max_size });
         }
-        indexer.push(&buffer).map_err(refuse)?;
-        hasher.update(&buffer);
+        indexer.push(buffer).map_err(refuse)?;
         written += buffer.len() as u64;
-        from.give_back(buffer);
         ingest::check_room(request, &room, &index_path, written)?;
         ingest::check_inodes(request, &room, &index_path)?;
         busy += started.elapsed();
@@ -273,7 +274,6 @@ fn unpack_into(request: IngestRequest<'_>, from: &PipeReader, dir: &Path) -> Res
     let (_, rest) = unpacker.finish()?;
     let rest = rest.finish().map_err(Error::io("write", &rest_path))?;
     Ok(Unpacked {
-        hasher,
         summary,
         index: seal_written(index, &index_path)?,
         rest: seal_written(rest, &rest_path)?,

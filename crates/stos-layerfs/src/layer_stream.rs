@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a layer is written from: its buffers, and behind them those of the blob that they came out of, so that both are hashed at once.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::select;
+
+use crate::pipe::{DEPTH, PipeReader};
+use crate::two_hashers::TwoHashers;
+
+/// The buffers of a layer, in order. Each is hashed after its reader is done with it, and with it one of the blob, where one has been
+/// inflated by then.
+pub(crate) struct LayerStream {
+    layer: PipeReader,
+    blob: Blob,
+    /// What the reader has in hand.
+    current: Option<Vec<u8>>,
+    /// Buffers of the blob that wait for one of the layer to be hashed with.
+    held: VecDeque<Vec<u8>>,
+    hashers: TwoHashers,
+    hashing: Duration,
+}
+
+/// Where the bytes of the blob are.
+enum Blob {
+    /// They are those of the layer.
+    Same,
+    /// They come when they have been inflated.
+    Inflated(PipeReader),
+    /// All have come.
+    Over,
+}
+
+/// What all of a blob and all of its layer hash to.
+pub(crate) struct Hashes {
+    pub(crate) blob: [u8; 32],
+    /// Right only if the layer was read to its end.
+    pub(crate) layer: [u8; 32],
+    /// How long both took.
+    pub(crate) time: Duration,
+}
+
+impl LayerStream {
+    /// Reads a blob that is not compressed.
+    pub(crate) fn plain(layer: PipeReader) -> Self {
+        Self::new(layer, Blob::Same)
+    }
+
+    /// Reads a layer, and the buffers of its blob that have been inflated.
+    pub(crate) fn inflated(layer: PipeReader, blob: PipeReader) -> Self {
+        Self::new(layer, Blob::Inflated(blob))
+    }
+
+    fn new(layer: PipeReader, blob: Blob) -> Self {
+        let (held, hashers) = (VecDeque::with_capacity(DEPTH), TwoHashers::default());
+        Self { layer, blob, current: None, held, hashers, hashing: Duration::ZERO }
+    }
+
+    /// Lends the layer's next buffer; `None` at the end.
+    pub(crate) fn next_buffer(&mut self) -> Option<&[u8]> {
+        self.finish_current();
+        self.current = self.receive();
+        self.current.as_deref()
+    }
+
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        while let Blob::Inflated(blob) = &self.blob {
+            // Waits for both: where much of a blob inflates to nothing, whoever inflates must not wait for room.
+            let of_blob = select! {
+                recv(self.layer.full()) -> of_layer => return of_layer.ok(),
+                recv(blob.full()) -> of_blob => of_blob,
+            };
+            match of_blob {
+                Ok(buffer) => self.hold(buffer),
+                Err(_) => self.blob = Blob::Over,
+            }
+        }
+        self.layer.next_buffer()
+    }
+
+    /// Hashes the buffer that the reader is done with, and lets it be used again.
+    fn finish_current(&mut self) {
+        let Some(buffer) = self.current.take() else { return };
+        let of_blob = self.held.pop_front();
+        self.hash([of_blob.as_deref().unwrap_or_default(), &buffer]);
+        self.layer.give_back(buffer);
+        self.give_back_of_blob(of_blob);
+    }
+
+    /// Hashes what is still to come of the blob, whether or not the layer was read to its end.
+    pub(crate) fn finish(mut self) -> Hashes {
+        self.finish_current();
+        if let Blob::Same = self.blob {
+            while self.next_buffer().is_some() {}
+            let [_, layer] = self.hashers.finish();
+            return Hashes { blob: layer, layer, time: self.hashing };
+        }
+        // Whoever inflates learns that nobody reads.
+        self.layer = PipeReader::of_nothing();
+        while let Some(buffer) = self.held.pop_front() {
+            self.hash([&buffer, &[]]);
+        }
+        if let Blob::Inflated(blob) = std::mem::replace(&mut self.blob, Blob::Over) {
+            while let Some(buffer) = blob.next_buffer() {
+                self.hash([&buffer, &[]]);
+                blob.give_back(buffer);
+            }
+        }
+        let [blob, layer] = self.hashers.finish();
+        Hashes { blob, layer, time: self.hashing }
+    }
+
+    /// Keeps a buffer of the blob till one of the layer comes; not too many.
+    fn hold(&mut self, buffer: Vec<u8>) {
+        if self.held.len() == DEPTH {
+            let oldest = self.held.pop_front();
+            self.hash([oldest.as_deref().unwrap_or_default(), &[]]);
+            self.give_back_of_blob(oldest);
+        }
+        self.held.push_back(buffer);
+    }
+
+    fn hash(&mut self, pieces: [&[u8]; 2]) {
+        let started = Instant::now();
+        self.hashers.update(pieces);
+        self.hashing += started.elapsed();
+    }
+
+    fn give_back_of_blob(&self, buffer: Option<Vec<u8>>) {
+        if let (Blob::Inflated(blob), Some(buffer)) = (&self.blob, buffer) {
+            blob.give_back(buffer);
+        }
+    }
+}
