@@ -133,3 +133,89 @@ impl LayerStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::pipe::{self, PipeWriter};
+
+    fn digest(pieces: &[Vec<u8>]) -> [u8; 32] {
+        Sha256::digest(pieces.concat()).into()
+    }
+
+    fn pieces(count: u8) -> Vec<Vec<u8>> {
+        (0..count).map(|number| vec![number; if number == 3 { 1000 } else { 4096 }]).collect()
+    }
+
+    fn send_all(to: PipeWriter, pieces: &[Vec<u8>]) -> usize {
+        pieces.iter().take_while(|piece| to.send((*piece).clone())).count()
+    }
+
+    /// Streams as many buffers of a blob and of its layer, of which `read` are read; the layer begins when `first` of the blob are inflated.
+    fn stream(of_blob: u8, of_layer: u8, first: usize, read: usize) {
+        let (blob, layer) = (pieces(of_blob), pieces(of_layer));
+        let (to, from, spent) = pipe::relay();
+        let (layer_to, layer_from) = pipe::pipe();
+        let mut stream = LayerStream::inflated(layer_from, spent);
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(send_all(to, &blob), blob.len()));
+            let inflater = scope.spawn(|| {
+                for _ in 0..first {
+                    from.give_back(from.next_buffer().unwrap());
+                }
+                let sent = send_all(layer_to, &layer);
+                from.give_back_all();
+                sent
+            });
+            for expected in layer.iter().take(read) {
+                assert!(stream.next_buffer() == Some(expected));
+            }
+            if read > layer.len() {
+                assert!(stream.next_buffer().is_none());
+            }
+            let hashes = stream.finish();
+            assert_eq!(hashes.blob, digest(&blob), "{of_blob} {of_layer} {first} {read}");
+            if read >= layer.len() {
+                assert_eq!(hashes.layer, digest(&layer), "{of_blob} {of_layer} {first} {read}");
+            } else {
+                assert!(inflater.join().unwrap() <= read + DEPTH, "the inflater learns that nobody reads");
+            }
+        });
+    }
+
+    #[test]
+    fn both_are_hashed_whatever_comes_first() {
+        for (of_blob, of_layer, first) in
+            [(0, 0, 0), (5, 13, 0), (5, 13, 2), (13, 5, 0), (13, 5, 6), (40, 1, 30), (40, 0, 40), (1, 40, 1)]
+        {
+            stream(of_blob, of_layer, first, usize::from(of_layer));
+            stream(of_blob, of_layer, first, usize::from(of_layer) + 1);
+        }
+    }
+
+    #[test]
+    fn the_blob_is_hashed_to_its_end_where_the_layer_is_not() {
+        for (first, read) in [(0, 0), (0, 3), (9, 1), (20, 0)] {
+            stream(20, 30, first, read);
+        }
+    }
+
+    #[test]
+    fn a_plain_blob_is_its_layer() {
+        for read in [0, 4, 9, 12] {
+            let layer = pieces(9);
+            let (to, from) = pipe::pipe();
+            let mut stream = LayerStream::plain(from);
+            std::thread::scope(|scope| {
+                scope.spawn(|| send_all(to, &layer));
+                for _ in 0..read {
+                    stream.next_buffer();
+                }
+                let hashes = stream.finish();
+                assert_eq!([hashes.blob, hashes.layer], [digest(&layer); 2], "{read}");
+            });
+        }
+    }
+}

@@ -84,14 +84,42 @@ pub fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// What all processes and the kernel have used of the processors since the machine was started (proc_stat(5)), in hundredths of a second.
-pub fn machine_cpu() -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no cpu in /proc/stat")?;
-    let fields = line.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>()?;
-    // user, nice, system, then idle and iowait, irq, softirq.
-    let ticks: u64 = [0, 1, 2, 5, 6].into_iter().filter_map(|at| fields.get(at)).sum();
-    Ok(Duration::from_millis(ticks * 10))
+/// What all processors have done since the machine was started (proc_stat(5)), in hundredths of a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Processes and the kernel.
+    pub busy: Duration,
+    /// Nothing.
+    pub idle: Duration,
+    /// What they were kept from by other machines on the same ones.
+    pub stolen: Duration,
+}
+
+impl Machine {
+    /// Until now.
+    pub fn now() -> anyhow::Result<Self> {
+        Self::parse(&fs::read_to_string("/proc/stat")?)
+    }
+
+    fn parse(stat: &str) -> anyhow::Result<Self> {
+        let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no cpu in /proc/stat")?;
+        let fields: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let of = |fields_of: &[usize]| {
+            let ticks: u64 = fields_of.iter().filter_map(|at| fields.get(*at)).sum();
+            Duration::from_millis(ticks * 10)
+        };
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted as user already.
+        Ok(Self { busy: of(&[0, 1, 2, 5, 6]), idle: of(&[3, 4]), stolen: of(&[7]) })
+    }
+
+    /// What they have done from `before` on.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            busy: self.busy.saturating_sub(before.busy),
+            idle: self.idle.saturating_sub(before.idle),
+            stolen: self.stolen.saturating_sub(before.stolen),
+        }
+    }
 }
 
 /// Runs a command and gives its stdout, and what it took.
@@ -187,6 +215,17 @@ mod tests {
         let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
         assert!(time(&mut [shell(spin)]).unwrap().cpu > Duration::ZERO);
         assert!(children_peak().unwrap() > 0);
-        assert!(machine_cpu().unwrap() > cpu_of(std::process::id()).unwrap());
+        assert!(Machine::now().unwrap().busy > cpu_of(std::process::id()).unwrap());
+    }
+
+    #[test]
+    fn the_machine_s_time_is_told_apart() {
+        let before = Machine::parse("cpu  1 2 3 40 5 6 7 8 9 10\ncpu0 1\n").unwrap();
+        let [busy, idle, stolen] = [190, 450, 80].map(Duration::from_millis);
+        assert_eq!(before, Machine { busy, idle, stolen });
+        let after = Machine::parse("cpu  2 2 3 41 5 6 7 9\n").unwrap();
+        let tick = Duration::from_millis(10);
+        assert_eq!(after.since(before), Machine { busy: tick, idle: tick, stolen: tick });
+        assert!(Machine::parse("intr 1\n").is_err());
     }
 }

@@ -32,6 +32,8 @@ use crate::process::Run;
 pub const GROUP: &str = "limits";
 /// The group of the rows of what stos says of its stages.
 pub const STAGES: &str = "stages";
+/// The group of the rows of who had the processors during a pull.
+pub const PROCESSORS: &str = "processors";
 /// The row of the bare start.
 pub const START: &str = "start of a container of deb:12";
 /// The bytes that are read, hashed and written at a time.
@@ -116,11 +118,11 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
             disk::write_back();
             let mut command = Command::new(&stand.settings.measurer);
             command.args(["bench", "--stage"]).arg(&file);
-            let (served, busy) = (clock::cpu_of(stand.settings.registry_pid)?, clock::machine_cpu()?);
+            let (served, before) = (clock::cpu_of(stand.settings.registry_pid)?, clock::Machine::now()?);
             let mut sample = clock::time(&mut [command])?;
             // Whoever works for a part has the same processors: the registry, and for what is written the kernel's own threads.
             match part {
-                Part::Write => sample.cpu = clock::machine_cpu()?.saturating_sub(busy),
+                Part::Write => sample.cpu = clock::Machine::now()?.since(before).busy,
                 _ => sample.cpu += clock::cpu_of(stand.settings.registry_pid)?.saturating_sub(served),
             }
             book.add_time(GROUP, what, name, sample.wall);
@@ -129,9 +131,22 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
         stand.drop_image(stos, &reference)?;
         stand.chill(stos, image)?;
         let log = stand.settings.disk.join("stages.log");
+        let (served, before) = (clock::cpu_of(stand.settings.registry_pid)?, clock::Machine::now()?);
         let sample = logged(stos, Act::Pull(&reference), &log)?;
+        let machine = clock::Machine::now()?.since(before);
+        let served = clock::cpu_of(stand.settings.registry_pid)?.saturating_sub(served);
         book.add_time(GROUP, what, "stos", sample.wall);
         book.add_time(GROUP, &format!("{what}, CPU"), "stos", sample.cpu);
+        let rest = machine.busy.saturating_sub(sample.cpu + served);
+        for (by, time) in [
+            ("stos", sample.cpu),
+            ("the registry", served),
+            ("the kernel and others", rest),
+            ("other machines", machine.stolen),
+            ("nobody", machine.idle),
+        ] {
+            book.add_time(PROCESSORS, &format!("pull of {what}"), by, time);
+        }
         add_stages(book, &format!("pull of {what}"), &log, sample)?;
         perform(stos, Act::RemoveImage(&reference))?;
     }

@@ -16,7 +16,7 @@ const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
 /// The groups in the order of the report, with their headings and what is to be known of them.
-const GROUPS: [(&str, &str, &str); 10] = [
+const GROUPS: [(&str, &str, &str); 11] = [
     (pulls::GROUP, "Cold pulls", "Until the engine says that it is done, until all of it is on disk, and the removal."),
     (network::GROUP, "Pulls of what is there, and pushes", ""),
     (
@@ -40,6 +40,12 @@ const GROUPS: [(&str, &str, &str); 10] = [
          that it need not. What a pull needs of the processors is the sum of its parts' CPU, the registry's with that of the download, divided by \
          their number.",
     ),
+    (
+        limits::PROCESSORS,
+        "Who had the processors",
+        "During a pull by stos, the time of all processors. What other machines had is what the hypervisor gave to others of its guests \
+         (`steal`): no program here can have it, and the limit does not count it.",
+    ),
     (limits::STAGES, "Where the time goes", "stos's own stages, as its log tells them."),
 ];
 
@@ -60,7 +66,7 @@ pub fn text(book: &Book) -> String {
         if !about.is_empty() {
             let _ = writeln!(text, "{about}\n");
         }
-        let has_ratios = ![limits::GROUP, limits::STAGES].contains(&group);
+        let has_ratios = ![limits::GROUP, limits::PROCESSORS, limits::STAGES].contains(&group);
         let _ = writeln!(text, "{}", table(&rows, has_ratios));
     }
     if let Some(multiples) = multiples(book) {
