@@ -78,10 +78,10 @@ pub struct IngestReport {
     pub times: StageTimes,
 }
 
-/// Where the time of an ingest went; the three threads run at the same time.
+/// Where the time of an ingest went. One thread receives, one inflates, one writes and hashes, all at the same time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StageTimes {
-    /// Reading the blob, with waiting for the network.
+    /// Reading the blob, with waiting for the network and for who inflates.
     pub receive: Duration,
     /// Hashing the layer and its blob, without waiting.
     pub hash: Duration,
@@ -134,33 +134,27 @@ pub(crate) fn flow<T: Send>(
         let writer = scope.spawn(move || {
             let written = write(&mut stream);
             match &written {
-                Ok(_) => {}
-                Err(Error::Tar { .. }) => trouble.tell(Trouble::OF_THE_BYTES),
+                // The layer is all of it, whatever of it was of use.
+                Ok(_) => stream.skip_rest(),
+                Err(Error::Tar { .. }) => drop(trouble.tell(Trouble::OF_THE_BYTES)),
                 // No digest of the blob explains a disk that is full.
-                Err(_) => trouble.tell(Trouble::OF_OURS),
+                Err(_) => drop(trouble.tell(Trouble::OF_OURS)),
             }
             (written, stream.finish())
         });
         let came = receive(request, source, to, trouble, progress);
         (came, started.elapsed(), inflater.map_or(Ok(()), join), join(writer))
     });
-    let Came { size, is_whole } = came?;
+    let Arrival { size, is_whole } = came?;
     let blob = BlobDigest::from_bytes(hashes.blob);
     // The cause of whatever went wrong after.
     if let Some(expected) = request.blob.filter(|expected| is_whole && expected.digest != blob) {
         return Err(Error::BlobDigest { blob: expected.digest, found: blob });
     }
-    match (inflated, written) {
-        // A stream that stops inflating looks like a tar that ends early.
-        (Err(source), Ok(_) | Err(Error::Tar { .. })) => {
-            Err(Error::Decompress { layer: request.label.clone(), source })
-        }
-        // Where the disk or the tar is at fault the inflater only sees that nobody reads.
-        (_, written) => {
-            let diff_id = DiffId::from_bytes(hashes.layer);
-            Ok((Received { blob, size, diff_id, time, hashing: hashes.time }, written?))
-        }
-    }
+    // A stream that stops inflating looks like a tar that ends early.
+    inflated.map_err(|source| Error::Decompress { layer: request.label.clone(), source })?;
+    let diff_id = DiffId::from_bytes(hashes.layer);
+    Ok((Received { blob, size, diff_id, time, hashing: hashes.time }, written?))
 }
 
 /// Refuses a layer that is not the one that was promised.
@@ -198,9 +192,9 @@ impl Trouble {
     /// No byte that may still come would explain it.
     const OF_OURS: u8 = 2;
 
-    /// The worst counts.
-    fn tell(&self, trouble: u8) {
-        self.0.fetch_max(trouble, Ordering::Release);
+    /// The worst counts. Says whether it is the first, and so the cause of what others meet with.
+    fn tell(&self, trouble: u8) -> bool {
+        self.0.fetch_max(trouble, Ordering::AcqRel) == 0
     }
 
     fn is(&self, trouble: u8) -> bool {
@@ -209,7 +203,7 @@ impl Trouble {
 }
 
 /// What has come of a blob.
-struct Came {
+struct Arrival {
     size: u64,
     /// Not so where the rest was of no use.
     is_whole: bool,
@@ -222,7 +216,7 @@ fn receive(
     to: PipeWriter,
     trouble: &Trouble,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Came> {
+) -> Result<Arrival> {
     let mut size = 0_u64;
     let mut drained = 0_u64;
     loop {
@@ -239,11 +233,11 @@ fn receive(
         // Where no digest was promised, none can be the cause.
         let is_vain = drained > DRAIN_MAX || (drained > 0 && request.blob.is_none()) || trouble.is(Trouble::OF_OURS);
         if !to.send(buffer) || is_vain {
-            return Ok(Came { size, is_whole: false });
+            return Ok(Arrival { size, is_whole: false });
         }
         if !more {
             check_size(request.blob, size, |expected| size == expected)?;
-            return Ok(Came { size, is_whole: true });
+            return Ok(Arrival { size, is_whole: true });
         }
     }
 }
@@ -256,15 +250,15 @@ fn check_size(blob: Option<&Descriptor>, found: u64, is_right: impl Fn(u64) -> b
 }
 
 /// Decompresses what comes and hands it on. All that comes is given back, also what is not decompressed: it is hashed then.
+///
+/// Fails only where this is the first to fail: a blob that is not read on, since its layer is of no use, looks like one that ends early.
 fn inflate(mut from: PipeReader, compression: LayerCompression, to: PipeWriter, trouble: &Trouble) -> io::Result<()> {
     let outcome = match compression {
         LayerCompression::None => pump(&mut from, &to),
         LayerCompression::Gzip => pump(gunzip(&mut from), &to),
         LayerCompression::Zstd => ZstdReader::new(&mut from).and_then(|inflated| pump(inflated, &to)),
     };
-    if outcome.is_err() {
-        trouble.tell(Trouble::OF_THE_BYTES);
-    }
+    let outcome = outcome.or_else(|error| if trouble.tell(Trouble::OF_THE_BYTES) { Err(error) } else { Ok(()) });
     // The layer ends here, before its blob does.
     drop(to);
     from.give_back_all();

@@ -18,8 +18,7 @@ pub(crate) struct LayerStream {
     current: Option<Vec<u8>>,
     /// Buffers of the blob that wait for one of the layer to be hashed with.
     held: VecDeque<Vec<u8>>,
-    hashers: TwoHashers,
-    hashing: Duration,
+    proof: Proof,
 }
 
 /// Where the bytes of the blob are.
@@ -53,8 +52,7 @@ impl LayerStream {
     }
 
     fn new(layer: PipeReader, blob: Blob) -> Self {
-        let (held, hashers) = (VecDeque::with_capacity(DEPTH), TwoHashers::default());
-        Self { layer, blob, current: None, held, hashers, hashing: Duration::ZERO }
+        Self { layer, blob, current: None, held: VecDeque::with_capacity(DEPTH), proof: Proof::default() }
     }
 
     /// Lends the layer's next buffer; `None` at the end.
@@ -62,6 +60,33 @@ impl LayerStream {
         self.finish_current();
         self.current = self.receive();
         self.current.as_deref()
+    }
+
+    /// Reads the layer to its end.
+    pub(crate) fn skip_rest(&mut self) {
+        while self.next_buffer().is_some() {}
+    }
+
+    /// Hashes what is still to come of the blob, whether or not the layer was read to its end.
+    pub(crate) fn finish(mut self) -> Hashes {
+        self.finish_current();
+        if let Blob::Same = self.blob {
+            self.skip_rest();
+            return self.proof.finish(|[_, layer]| [layer, layer]);
+        }
+        let Self { layer, blob, held, mut proof, .. } = self;
+        // Whoever inflates learns that nobody reads.
+        drop(layer);
+        for buffer in held {
+            proof.hash([&buffer, &[]]);
+        }
+        if let Blob::Inflated(blob) = blob {
+            while let Some(buffer) = blob.next_buffer() {
+                proof.hash([&buffer, &[]]);
+                blob.give_back(buffer);
+            }
+        }
+        proof.finish(|hashes| hashes)
     }
 
     fn receive(&mut self) -> Option<Vec<u8>> {
@@ -83,54 +108,46 @@ impl LayerStream {
     fn finish_current(&mut self) {
         let Some(buffer) = self.current.take() else { return };
         let of_blob = self.held.pop_front();
-        self.hash([of_blob.as_deref().unwrap_or_default(), &buffer]);
+        self.proof.hash([of_blob.as_deref().unwrap_or_default(), &buffer]);
         self.layer.give_back(buffer);
         self.give_back_of_blob(of_blob);
-    }
-
-    /// Hashes what is still to come of the blob, whether or not the layer was read to its end.
-    pub(crate) fn finish(mut self) -> Hashes {
-        self.finish_current();
-        if let Blob::Same = self.blob {
-            while self.next_buffer().is_some() {}
-            let [_, layer] = self.hashers.finish();
-            return Hashes { blob: layer, layer, time: self.hashing };
-        }
-        // Whoever inflates learns that nobody reads.
-        self.layer = PipeReader::of_nothing();
-        while let Some(buffer) = self.held.pop_front() {
-            self.hash([&buffer, &[]]);
-        }
-        if let Blob::Inflated(blob) = std::mem::replace(&mut self.blob, Blob::Over) {
-            while let Some(buffer) = blob.next_buffer() {
-                self.hash([&buffer, &[]]);
-                blob.give_back(buffer);
-            }
-        }
-        let [blob, layer] = self.hashers.finish();
-        Hashes { blob, layer, time: self.hashing }
     }
 
     /// Keeps a buffer of the blob till one of the layer comes; not too many.
     fn hold(&mut self, buffer: Vec<u8>) {
         if self.held.len() == DEPTH {
             let oldest = self.held.pop_front();
-            self.hash([oldest.as_deref().unwrap_or_default(), &[]]);
+            self.proof.hash([oldest.as_deref().unwrap_or_default(), &[]]);
             self.give_back_of_blob(oldest);
         }
         self.held.push_back(buffer);
-    }
-
-    fn hash(&mut self, pieces: [&[u8]; 2]) {
-        let started = Instant::now();
-        self.hashers.update(pieces);
-        self.hashing += started.elapsed();
     }
 
     fn give_back_of_blob(&self, buffer: Option<Vec<u8>>) {
         if let (Blob::Inflated(blob), Some(buffer)) = (&self.blob, buffer) {
             blob.give_back(buffer);
         }
+    }
+}
+
+/// What has been hashed of a blob and its layer.
+#[derive(Default)]
+struct Proof {
+    hashers: TwoHashers,
+    time: Duration,
+}
+
+impl Proof {
+    /// Takes a piece of the blob and one of the layer.
+    fn hash(&mut self, pieces: [&[u8]; 2]) {
+        let started = Instant::now();
+        self.hashers.update(pieces);
+        self.time += started.elapsed();
+    }
+
+    fn finish(self, of_which: impl FnOnce([[u8; 32]; 2]) -> [[u8; 32]; 2]) -> Hashes {
+        let [blob, layer] = of_which(self.hashers.finish());
+        Hashes { blob, layer, time: self.time }
     }
 }
 

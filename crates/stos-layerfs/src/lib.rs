@@ -2,8 +2,9 @@
 //! LayerFS: layers, the chains that images are, and the mounts of both, kept in one of two ways.
 //!
 //! ```text
-//! blob ─► SHA-256 ─► inflate ─► SHA-256 ─┬─► layer.tar, .index, .extra   backend `erofs`   [ingest, pipe, erofs]
-//!                                        └─► a directory and the rest    backend `dirs`    [ingest, pipe, dirs]
+//! blob ─► inflate ─┬─► layer.tar, .index, .extra   backend `erofs`   [ingest, pipe, erofs]
+//!   │              ├─► a directory and the rest    backend `dirs`    [ingest, pipe, dirs]
+//!   └──────────────┴─► SHA-256 of both                               [layer_stream, two_hashers]
 //! layer.index × N ─► image.erofs: one mount for all of an image's containers             [erofs::chain]
 //! layer.index × N ─► corrections on top of N stacked directories                         [dirs]
 //! ```
@@ -25,6 +26,7 @@
 //! | [`repair`] | damaged layers and blobs are made again, of what the store has or what it is handed |
 //! | [`sent`] | the blobs as which a layer has been sent to registries |
 //! | [`seal`] | how to tell by one stat that a file is still the one that was proved |
+//! | `layer_stream`, `two_hashers` | what a layer is written from, hashed with its blob as it goes |
 //! | `extra` | `layer.extra`, the data of a layer's sparse files |
 //! | `blob` | a blob that is kept while its layer is made of it |
 //! | `written` | a layer is added while its tar is written |

@@ -54,11 +54,6 @@ impl PipeWriter {
 }
 
 impl PipeReader {
-    /// The end of a stream that is over.
-    pub(crate) fn of_nothing() -> Self {
-        pipe().1
-    }
-
     /// Gives what buffers come by, for who waits for several pipes at once.
     pub(crate) fn full(&self) -> &Receiver<Vec<u8>> {
         &self.full

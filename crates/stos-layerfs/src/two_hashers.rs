@@ -28,10 +28,11 @@ impl TwoHashers {
         match self {
             Self::Together(unit, lanes) => {
                 let [one, other] = lanes;
-                let [piece, other_piece] = [one.fill(*unit, pieces[0]), other.fill(*unit, pieces[1])];
+                let [piece, other_piece] =
+                    [one.complete_block(*unit, pieces[0]), other.complete_block(*unit, pieces[1])];
                 let taken = unit.compress([&mut one.state, &mut other.state], [piece, other_piece]);
-                one.update(*unit, &piece[taken..]);
-                other.update(*unit, &other_piece[taken..]);
+                one.take_rest(*unit, &piece[taken..]);
+                other.take_rest(*unit, &other_piece[taken..]);
             }
             Self::Apart(hashers) => {
                 for (hasher, piece) in hashers.iter_mut().zip(pieces) {
@@ -70,8 +71,8 @@ impl Lane {
         (self.length % BLOCK as u64) as usize
     }
 
-    /// Takes what makes a begun block whole, and gives the rest; counts all of it.
-    fn fill<'a>(&mut self, unit: Sha256Unit, piece: &'a [u8]) -> &'a [u8] {
+    /// Takes what makes a begun block whole, and gives the rest, which is still to be taken but is counted by now.
+    fn complete_block<'a>(&mut self, unit: Sha256Unit, piece: &'a [u8]) -> &'a [u8] {
         let begun = self.partial_length();
         self.length += piece.len() as u64;
         if begun == 0 {
@@ -85,8 +86,8 @@ impl Lane {
         rest
     }
 
-    /// Takes what [`Lane::fill`] has counted, from the start of a block.
-    fn update(&mut self, unit: Sha256Unit, piece: &[u8]) {
+    /// Takes what is left of a piece, from the start of a block.
+    fn take_rest(&mut self, unit: Sha256Unit, piece: &[u8]) {
         let taken = unit.compress([&mut self.state], [piece]);
         let rest = &piece[taken..];
         self.partial[..rest.len()].copy_from_slice(rest);

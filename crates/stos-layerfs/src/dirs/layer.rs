@@ -207,9 +207,9 @@ impl Dirs {
             write: unpacked.busy,
             total: started.elapsed(),
         };
-        let (write_ms, total_ms) = (times.write.as_millis(), times.total.as_millis());
+        let [hash_ms, write_ms, total_ms] = [times.hash, times.write, times.total].map(|time| time.as_millis());
         tracing::debug!(
-            layer = %request.label, blob_bytes = received.size, tar_bytes = record.tar_bytes, write_ms, total_ms,
+            layer = %request.label, blob_bytes = received.size, tar_bytes = record.tar_bytes, hash_ms, write_ms, total_ms,
             "layer unpacked"
         );
         Ok(StagedLayer { diff_id, times, staged })
