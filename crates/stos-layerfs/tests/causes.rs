@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Of what goes wrong with a compressed blob the cause is told, and no more is read than it takes to tell it.
 
+mod fixture;
+
 use std::io::{Read, Write};
 
+use fixture::noise;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use stos_layerfs::ingest::ingest_layer;
@@ -35,16 +38,6 @@ fn filler(compression: LayerCompression, count: usize) -> Vec<u8> {
         }
     };
     piece.repeat(count.div_ceil(piece.len()))
-}
-
-/// Bytes that do not compress.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 /// Ingests a blob of which `promised` is promised, and gives how much of it was read.

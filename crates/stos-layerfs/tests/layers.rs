@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fixture::Fixture;
+use fixture::{Fixture, noise};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use stos_erofs::{Error as TarError, TarProblem};
@@ -45,16 +45,6 @@ fn refused(descriptor: &Descriptor, blob: &[u8], compression: LayerCompression, 
     }
     assert!(error.to_string().contains(&descriptor.digest.to_string()), "{error}");
     error
-}
-
-/// Bytes that do not compress.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 fn descriptor(blob: &[u8]) -> Descriptor {

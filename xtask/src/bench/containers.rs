@@ -19,6 +19,8 @@ use crate::process::output;
 pub const GROUP: &str = "containers";
 /// The image.
 pub const IMAGE: &str = "deb:12";
+/// The row of the creates that are made in turn with those whose flushes are counted.
+const BESIDE_FLUSHES: &str = "create, in turn with counting its flushes";
 /// What is said by a container that says something.
 const HELLO: [&str; 2] = ["/bin/echo", "hello"];
 /// What does nothing.
@@ -171,7 +173,7 @@ pub fn flushes(binary: &Path, disk: &Disk, settings: &Settings, book: &mut Book)
         let (count, milliseconds) = count_flushes(&fs::read_to_string(&log)?);
         // The first mounts the image.
         if round > 0 {
-            book.add_time(GROUP, "create, in turn with counting its flushes", "stos", plain.wall);
+            book.add_time(GROUP, BESIDE_FLUSHES, "stos", plain.wall);
             book.add(GROUP, "create, flushes", "stos", Unit::Count, count as f64);
             book.add(GROUP, "create, in flushes", "stos", Unit::Milliseconds, milliseconds);
         }
@@ -189,7 +191,7 @@ fn count_flushes(log: &str) -> (usize, f64) {
 
 /// The median of create without the median of its flushes, in milliseconds.
 pub fn create_apart(book: &Book) -> Option<f64> {
-    let create = book.median(GROUP, "create, in turn with counting its flushes", "stos")?;
+    let create = book.median(GROUP, BESIDE_FLUSHES, "stos")?;
     Some(create - book.median(GROUP, "create, in flushes", "stos")?)
 }
 
@@ -214,7 +216,7 @@ mod tests {
         let mut book = Book::default();
         assert_eq!(create_above_nothing(&book), None);
         for (what, engine, sample) in [
-            ("create, in turn with counting its flushes", "stos", 6.0),
+            (BESIDE_FLUSHES, "stos", 6.0),
             ("create, in flushes", "stos", 3.0),
             ("a program that does nothing", "/bin/true", 1.0),
         ] {
