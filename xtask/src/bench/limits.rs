@@ -391,7 +391,7 @@ not json"#;
         }
         assert_eq!(of_pull(&book, "x"), None);
         book.facts.insert("cores".into(), "2".into());
-        assert_eq!(of_pull(&book, "x"), Some(20.0));
+        assert_eq!(of_pull(&book, "x"), Some(16.0));
         book.facts.insert("cores".into(), "8".into());
         assert_eq!(of_pull(&book, "x"), Some(10.0));
         assert_eq!(of_pull(&book, "y"), None);
