@@ -5,7 +5,7 @@
 //! every trace is gone.
 
 use std::cell::OnceCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stos_layerfs::{Chain, Integrity};
 use stos_runtime::{ProcessRecord, RuntimeConfig};
@@ -15,9 +15,9 @@ use stos_store::{ContainerId, ContainerName, ImageRecord, ImageSelector, Lease, 
 use stos_sys::mount::{MountPlan, UpperDirs};
 use stos_sys::rooted::Root;
 
-use crate::container::{ContainerRecord, RECORD_VERSION, find, now, remove_gone};
+use crate::container::{ContainerRecord, RECORD_VERSION, find, now, record, remove_gone};
 use crate::error::{Error, Result, Stage};
-use crate::filesystem::{FilesystemRequest, create_container_filesystem, give_own_files};
+use crate::filesystem::create_container_filesystem;
 use crate::image::load_image;
 use crate::image_volumes::{self, UsedImage};
 use crate::journal::Status;
@@ -299,23 +299,26 @@ impl<'a> Draft<'a> {
         Self { images, ..self }
     }
 
-    fn image_root(&self) -> std::path::PathBuf {
+    fn image_root(&self) -> PathBuf {
         let chain = &self.validated.chain;
         self.engine.layerfs.chain_mount_point(chain.kind(), chain.chain_id())
     }
 
-    /// Makes its directories and files ([`create_container_filesystem`]), and gives its volumes: those that are asked for, and those of
+    /// The files of the container or the pod whose network it has.
+    fn shared_files(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+        let Some(other) = self.joins.get(&NamespaceKind::Network) else {
+            return Ok(pods::shared_files(self.engine, self.options));
+        };
+        let owner = record(self.engine, other)?.ok_or_else(|| Error::NoSuchContainer(other.to_string()))?;
+        Ok(networking::shared_files(self.engine, &owner))
+    }
+
+    /// Makes its directories ([`create_container_filesystem`]), and gives its volumes: those that are asked for, and those of
     /// the image where nothing else is mounted. They are held as long as the draft is; those that were made for it go with it, unless it
     /// becomes a container.
     pub fn filesystem(&self) -> Result<Vec<PlannedVolume>> {
         let image_root = self.image_root();
-        let request = FilesystemRequest {
-            image_root: &image_root,
-            hostname: &self.hostname,
-            network: self.options.network,
-            networking: &self.networking,
-        };
-        create_container_filesystem(self.staged.path(), request)?;
+        create_container_filesystem(self.staged.path(), &image_root)?;
         let mut wanted = self.options.volumes.clone();
         let declared = self.validated.image.config.volumes.iter().map(|target| Path::new(target.trim_end_matches('/')));
         wanted.extend(declared.filter(|target| !self.options.has_mount_at(target)).map(VolumeOption::anonymous));
@@ -386,16 +389,14 @@ pub fn setup_container_metadata(draft: &Draft<'_>, volumes: &[PlannedVolume]) ->
     let (uid, gid, groups) = &process.ids;
     let request = Request { options: &options.user_namespace, image: &draft.image_root(), user: (*uid, *gid, groups) };
     let user_namespace = request.decide(draft.engine)?;
-    let of_other = draft.joins.get(&NamespaceKind::Network).map(|other| draft.engine.store.container_dir(other));
-    let shared = of_other.or_else(|| pods::shared_files(draft.engine, options));
-    let network = spec::NetworkPlan { networking: &draft.networking, shared: shared.as_deref() };
+    let shared = draft.shared_files()?;
+    let network = spec::NetworkPlan { networking: &draft.networking, shared: &shared };
     let hostname = &draft.hostname;
     let mut json =
         runtime_config(&process, options, network, volumes, &draft.confinement, draft.id.as_str(), hostname)?;
     add_limits(&mut json, &draft.limits, &options.limits);
     if let Some(users) = &user_namespace {
         spec::users::apply(&mut json, users, options, volumes, &draft.limits.device_sources);
-        give_own_files(draft.staged.path(), users.root())?;
     }
     let text = draft.confinement.text(&json);
     let checked = RuntimeConfig::of_parts(json, draft.confinement.profile()).map_err(limits::name_option)?;

@@ -23,35 +23,20 @@ use crate::options::Network;
 /// The files that a container may bring itself.
 const OWN_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
-/// What a container's filesystem is made from.
-#[derive(Debug, Clone, Copy)]
-pub struct FilesystemRequest<'a> {
-    /// Where the image's chain is mounted.
-    pub image_root: &'a Path,
-    /// The container's hostname.
-    pub hostname: &'a str,
-    /// The kind of its network.
-    pub network: Network,
-    /// What its network is besides.
-    pub networking: &'a Networking,
-}
-
-/// Makes the directories and files of a new container in `dir`.
+/// Makes the directories of a new container in `dir`.
 ///
-/// The upper directory gets mode, owner and attributes of the image's root, for overlayfs shows the upper's.
-pub fn create_container_filesystem(dir: &Path, request: FilesystemRequest<'_>) -> Result<()> {
+/// The upper directory gets mode, owner and attributes of the image's root, the directory where its chain is mounted: overlayfs shows
+/// the upper's. The files that the container brings itself are its start's ([`complete_own_files`]).
+pub fn create_container_filesystem(dir: &Path, image_root: &Path) -> Result<()> {
     for name in ["upper", "work"] {
         files::ensure_directory(&dir.join(name))?;
     }
-    copy_attributes(request.image_root, &dir.join("upper"))?;
-    let FilesystemRequest { hostname, network, networking, .. } = request;
-    let own = OwnFiles { hostname, network, networking, now: None };
-    own.names().into_iter().try_for_each(|name| write_own_file(dir, name, own))
+    copy_attributes(image_root, &dir.join("upper"))
 }
 
-/// Writes those of a container's own files again that a power cut has taken or emptied: its creation waits for none of them. `root` is the
-/// container's, by the numbers that the host has for it.
-pub(crate) fn restore_own_files(
+/// Writes those of a container's own files that it does not have: before its first start, and where a power cut has taken or emptied
+/// them, for nobody waits until they are on disk. `root` is the container's, by the numbers that the host has for it.
+pub(crate) fn complete_own_files(
     dir: &Path,
     hostname: impl FnOnce() -> Result<String>,
     (network, networking): (Network, &Networking),
@@ -65,14 +50,13 @@ pub(crate) fn restore_own_files(
     }
     let hostname = hostname()?;
     for name in lost {
-        files::remove_file(&dir.join(name))?;
         write_own_file(dir, name, OwnFiles { hostname: &hostname, ..own })?;
     }
     root.map_or(Ok(()), |root| give_own_files(dir, root))
 }
 
 /// Gives the files that are mounted into a container to its root, by the numbers that the host has for it.
-pub(crate) fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
     for name in OWN_FILES {
         let path = dir.join(name);
         match chown(&path, Some(uid), Some(gid)) {
@@ -129,47 +113,34 @@ mod tests {
         let image = tempfile::tempdir().unwrap();
         fs::set_permissions(image.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let request = FilesystemRequest {
-            image_root: image.path(),
-            hostname: "h",
-            network: Network::None,
-            networking: &Networking::default(),
-        };
-        create_container_filesystem(dir.path(), request).unwrap();
+        create_container_filesystem(dir.path(), image.path()).unwrap();
         assert_eq!(fs::metadata(dir.path().join("upper")).unwrap().mode() & 0o7777, 0o711);
-        assert_eq!(fs::read_to_string(dir.path().join("hostname")).unwrap(), "h\n");
-        assert!(!dir.path().join("resolv.conf").exists());
+        assert!(dir.path().join("work").is_dir());
     }
 
     #[test]
-    fn what_a_power_cut_took_of_the_own_files_is_written_again_and_nothing_else() {
+    fn what_is_missing_of_the_own_files_is_written_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let networking = Networking::default();
         let network = (Network::None, &networking);
-        let restore = |root| restore_own_files(dir.path(), || Ok("h".to_owned()), network, root);
-        restore(None).unwrap();
+        let complete = |root| complete_own_files(dir.path(), || Ok("h".to_owned()), network, root);
+        complete(None).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\th\n";
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", hosts));
         fs::write(dir.path().join("hosts"), "by the container").unwrap();
         fs::write(dir.path().join("hostname"), "").unwrap();
-        restore(Some((0, 0))).unwrap();
+        complete(Some((0, 0))).unwrap();
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", "by the container"));
         assert_eq!(fs::metadata(dir.path().join("hostname")).unwrap().mode() & 0o7777, 0o644);
         let unused = || -> Result<String> { panic!("nothing is lost") };
-        restore_own_files(dir.path(), unused, network, None).unwrap();
+        complete_own_files(dir.path(), unused, network, None).unwrap();
         assert!(!dir.path().join("resolv.conf").exists());
     }
 
     #[test]
     fn a_directory_that_cannot_be_made_is_named() {
-        let request = FilesystemRequest {
-            image_root: Path::new("/"),
-            hostname: "h",
-            network: Network::Host,
-            networking: &Networking::default(),
-        };
-        let error = create_container_filesystem(Path::new("/proc/none"), request).unwrap_err();
+        let error = create_container_filesystem(Path::new("/proc/none"), Path::new("/")).unwrap_err();
         assert!(error.to_string().contains("/proc/none"), "{error}");
     }
 }

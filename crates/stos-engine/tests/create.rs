@@ -13,13 +13,13 @@ use stos_engine::create::{
     Draft, create_container_from_image, finalize_container_creation, mount_image_layers, optimize_layer_access,
     setup_container_metadata, setup_layerfs_for_container,
 };
-use stos_engine::filesystem::{FilesystemRequest, create_container_filesystem};
+use stos_engine::filesystem::create_container_filesystem;
 use stos_engine::pull::Silent;
 use stos_engine::validate::{
     ValidatedImage, check_image_configuration, validate_image_before_create, validate_image_manifest,
     verify_layer_integrity,
 };
-use stos_engine::{CreateOptions, Error, MountOption, Network, PullPolicy, Stage};
+use stos_engine::{CreateOptions, Error, MountOption, PullPolicy, Stage};
 use stos_layerfs::{Error as LayerError, Integrity};
 use stos_spec::{ConfigError, Platform};
 use stos_store::{Error as StoreError, ImageRecord};
@@ -220,13 +220,7 @@ fn a_filesystem_holds_what_the_image_has_at_its_volumes() {
     assert_eq!(fs::read_to_string(data).unwrap(), "from the image\n");
 
     let image_root = engine.layerfs().chain_mount_point(validated.chain.kind(), validated.chain.chain_id());
-    let request = FilesystemRequest {
-        image_root: &image_root,
-        hostname: "h",
-        network: Network::None,
-        networking: &stos_engine::networking::Networking::default(),
-    };
-    let error = create_container_filesystem(Path::new("/proc/no/such"), request).unwrap_err();
+    let error = create_container_filesystem(Path::new("/proc/no/such"), &image_root).unwrap_err();
     assert!(error.to_string().contains("/proc/no/such"), "{error}");
 }
 

@@ -89,13 +89,18 @@ pub fn blob(digest: &str) -> PathBuf {
     blobs.join(hex.get(..2).unwrap_or_default()).join(hex).join("data")
 }
 
-/// Opens a layer's tar.
-pub fn inflate(path: &Path, media_type: &str) -> anyhow::Result<Box<dyn Read>> {
-    let file = BufReader::with_capacity(1 << 18, File::open(path).with_context(|| path.display().to_string())?);
+/// Opens the tar of a layer whose blob is a file.
+pub fn open_layer(path: &Path, media_type: &str) -> anyhow::Result<Box<dyn Read>> {
+    inflate(File::open(path).with_context(|| path.display().to_string())?, media_type)
+}
+
+/// Inflates a layer's blob.
+pub fn inflate<'a>(blob: impl Read + 'a, media_type: &str) -> anyhow::Result<Box<dyn Read + 'a>> {
+    let blob = BufReader::with_capacity(1 << 18, blob);
     Ok(match media_type {
-        zstd if zstd.ends_with("zstd") => Box::new(zstd::Decoder::with_buffer(file)?),
-        gzip if gzip.ends_with("gzip") => Box::new(MultiGzDecoder::new(file)),
-        _ => Box::new(file),
+        zstd if zstd.ends_with("zstd") => Box::new(zstd::Decoder::with_buffer(blob)?),
+        gzip if gzip.ends_with("gzip") => Box::new(MultiGzDecoder::new(blob)),
+        _ => Box::new(blob),
     })
 }
 
@@ -107,7 +112,7 @@ fn manifest_value(image: &str) -> anyhow::Result<Value> {
 
 fn tar_of(layer: &Descriptor) -> anyhow::Result<Vec<u8>> {
     let mut tar = Vec::new();
-    inflate(&blob(&layer.digest), &layer.media_type)?.read_to_end(&mut tar)?;
+    open_layer(&blob(&layer.digest), &layer.media_type)?.read_to_end(&mut tar)?;
     Ok(tar)
 }
 

@@ -17,17 +17,18 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use stos_sys::sha256::{INITIAL, Sha256Unit};
+use stos_sys::sha256::{INITIAL, Sha256Unit, State};
 
+use super::bare_pull::{self, Wanted};
+use super::bare_start::{self, BareStart};
 use super::book::{Book, Unit};
 use super::clock;
 use super::containers::TRUE;
-use super::disk::{self, Disk};
+use super::disk;
 use super::engines::{Act, Engine};
 use super::images::{self, Descriptor};
 use super::pulls::IMAGES;
 use super::stand::{Stand, commands, perform};
-use crate::process::Run;
 
 /// The group of the rows.
 pub const GROUP: &str = "limits";
@@ -38,9 +39,12 @@ pub const PROCESSORS: &str = "processors";
 /// The row of the bare start.
 pub const START: &str = "start of a container of deb:12";
 /// The bytes that are read, hashed and written at a time.
-const BUFFER: usize = 1 << 18;
+pub const BUFFER: usize = 1 << 18;
 /// The kernel is told to write after so many.
-const WRITE_BEHIND: u64 = 16 << 20;
+pub const WRITE_BEHIND: u64 = 16 << 20;
+
+/// All parts at once, and so without inflating, as the rows call them.
+pub const AT_ONCE: [(&str, Part); 2] = [("all at once", Part::AtOnce), ("so, but for inflating", Part::Uninflated)];
 
 /// What the parts of a pull are called, in the order of the table.
 pub const PARTS: [(&str, Part); 4] =
@@ -57,6 +61,10 @@ pub enum Part {
     Hash,
     /// Write as many bytes as the layers have, durably.
     Write,
+    /// All of that, at once.
+    AtOnce,
+    /// The same with bytes that have not been inflated.
+    Uninflated,
 }
 
 /// What a process does that does one part.
@@ -93,13 +101,12 @@ pub fn measure(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
 
 fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyhow::Result<()> {
     let place = stand.settings.disk.join("limits");
-    fs::create_dir_all(&place)?;
     let layers = images::manifest(image)?.layers.iter().map(layer).collect::<anyhow::Result<Vec<_>>>()?;
     let repository = image.split(':').next().unwrap_or_default().to_owned();
     let stos = stand.engine("stos").context("stos itself")?;
     let reference = stand.image(image);
     for _ in 0..stand.settings.rounds {
-        for (name, part) in PARTS {
+        for (name, part) in PARTS.into_iter().chain(AT_ONCE) {
             let work = Work {
                 part,
                 registry: stand.settings.registry.clone(),
@@ -107,6 +114,9 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
                 layers: layers.clone(),
                 place: place.clone(),
             };
+            // What the last one has written is none of this one's.
+            let _ = fs::remove_dir_all(&place);
+            fs::create_dir_all(&place)?;
             let file = place.join("work.json");
             fs::write(&file, serde_json::to_vec(&work)?)?;
             disk::write_back();
@@ -116,7 +126,7 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
             let mut sample = clock::time(&mut [command])?;
             // Whoever works for a part has the same processors: the registry, and for what is written the kernel's own threads.
             match part {
-                Part::Write => sample.cpu = clock::Machine::now()?.since(before).busy,
+                Part::Write | Part::AtOnce | Part::Uninflated => sample.cpu = clock::Machine::now()?.since(before).busy,
                 _ => sample.cpu += clock::cpu_of(stand.settings.registry_pid)?.saturating_sub(served),
             }
             book.add_time(GROUP, what, name, sample.wall);
@@ -148,17 +158,18 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
 }
 
 fn layer(descriptor: &Descriptor) -> anyhow::Result<Layer> {
-    let mut tar = images::inflate(&images::blob(&descriptor.digest), &descriptor.media_type)?;
+    let mut tar = images::open_layer(&images::blob(&descriptor.digest), &descriptor.media_type)?;
     let tar_size = std::io::copy(&mut tar, &mut std::io::sink())?;
     let Descriptor { digest, media_type, size } = descriptor.clone();
     Ok(Layer { digest, media_type, size, tar_size })
 }
 
-/// Does what the file says, layers side by side as far as there are processors.
+/// Does what the file says, layers side by side as far as there are processors; one more where each also waits for the network.
 pub fn stage(file: &Path) -> anyhow::Result<()> {
     let work: Work = serde_json::from_slice(&fs::read(file).with_context(|| file.display().to_string())?)?;
     let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism()?.get().min(work.layers.len());
+    let is_single = PARTS.iter().any(|(_, part)| *part == work.part);
+    let threads = (thread::available_parallelism()?.get() + usize::from(!is_single)).min(work.layers.len());
     thread::scope(|scope| {
         let all = || -> anyhow::Result<()> {
             while let Some(layer) = work.layers.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -174,22 +185,29 @@ pub fn stage(file: &Path) -> anyhow::Result<()> {
 fn do_part(work: &Work, layer: &Layer) -> anyhow::Result<()> {
     match work.part {
         Part::Download => {
-            let received = download(&work.registry, &work.repository, &layer.digest)?;
+            let received = drain(&mut download(&work.registry, &work.repository, &layer.digest)?)?;
             anyhow::ensure!(received == layer.size, "{}: {received} bytes came of {}", layer.digest, layer.size);
         }
         Part::Inflate => {
-            let mut tar = images::inflate(&images::blob(&layer.digest), &layer.media_type)?;
+            let mut tar = images::open_layer(&images::blob(&layer.digest), &layer.media_type)?;
             let inflated = drain(&mut tar)?;
             anyhow::ensure!(inflated == layer.tar_size, "{}: {inflated} bytes of {}", layer.digest, layer.tar_size);
         }
         Part::Hash => hash(layer.size, layer.tar_size),
         Part::Write => write(&work.place.join(&layer.digest), layer.tar_size)?,
+        Part::AtOnce | Part::Uninflated => {
+            let blob = download(&work.registry, &work.repository, &layer.digest)?;
+            let Layer { media_type, size, tar_size, .. } = layer;
+            let is_made_up = work.part == Part::Uninflated;
+            let wanted = Wanted { media_type, size: *size, tar_size: *tar_size, is_made_up };
+            bare_pull::pull(blob, &wanted, &work.place.join(&layer.digest))?;
+        }
     }
     Ok(())
 }
 
-/// Receives a blob and gives the number of its bytes.
-fn download(registry: &str, repository: &str, digest: &str) -> anyhow::Result<u64> {
+/// Asks for a blob, and gives what comes.
+fn download(registry: &str, repository: &str, digest: &str) -> anyhow::Result<impl Read + Send> {
     let mut stream = TcpStream::connect(registry)?;
     let ask = format!("GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: {registry}\r\nConnection: close\r\n\r\n");
     stream.write_all(ask.as_bytes())?;
@@ -201,7 +219,7 @@ fn download(registry: &str, repository: &str, digest: &str) -> anyhow::Result<u6
         line.clear();
         anyhow::ensure!(answer.read_line(&mut line)? > 0, "the answer ends in its head");
     }
-    drain(&mut answer)
+    Ok(answer)
 }
 
 fn drain(from: &mut dyn Read) -> anyhow::Result<u64> {
@@ -215,26 +233,52 @@ fn drain(from: &mut dyn Read) -> anyhow::Result<u64> {
     }
 }
 
-/// Hashes as many bytes of two streams, at once as far as both go where the processor can. How long it takes hangs on these numbers alone.
+/// Hashes as many bytes of two streams. How long it takes hangs on these numbers alone.
 fn hash(one: u64, other: u64) {
     let buffer = vec![7; BUFFER];
-    let (both, rest) = (one.min(other), one.abs_diff(other));
-    if let Some(unit) = Sha256Unit::detect() {
-        let mut states = [INITIAL; 2];
-        let [first, second] = &mut states;
-        for piece in pieces(both) {
-            unit.compress([first, second], [&buffer[..piece]; 2]);
+    let mut hashes = Hashes::default();
+    for piece in pieces(one.min(other)) {
+        hashes.add([&buffer[..piece]; 2]);
+    }
+    for piece in pieces(one.abs_diff(other)) {
+        hashes.add([&buffer[..piece], &[]]);
+    }
+    hashes.finish();
+}
+
+/// SHA-256 of two streams, at once as far as both go where the processor can.
+pub enum Hashes {
+    /// By its instructions.
+    Unit(Sha256Unit, [State; 2]),
+    /// One after the other.
+    Plain(Sha256),
+}
+
+impl Default for Hashes {
+    fn default() -> Self {
+        Sha256Unit::detect().map_or_else(|| Self::Plain(Sha256::new()), |unit| Self::Unit(unit, [INITIAL; 2]))
+    }
+}
+
+impl Hashes {
+    /// Hashes a piece of each, but for what is no whole block.
+    pub fn add(&mut self, pieces: [&[u8]; 2]) {
+        match self {
+            Self::Unit(unit, [first, second]) => {
+                let both = unit.compress([first, second], pieces);
+                unit.compress([first], [&pieces[0][both..]]);
+                unit.compress([second], [&pieces[1][both..]]);
+            }
+            Self::Plain(hash) => pieces.iter().for_each(|piece| hash.update(piece)),
         }
-        for piece in pieces(rest) {
-            unit.compress([first], [&buffer[..piece]]);
+    }
+
+    /// Keeps the compiler from leaving it all out.
+    pub fn finish(self) {
+        match self {
+            Self::Unit(_, states) => drop(std::hint::black_box(states)),
+            Self::Plain(hash) => drop(std::hint::black_box(hash.finalize())),
         }
-        std::hint::black_box(states);
-    } else {
-        let mut hash = Sha256::new();
-        for piece in pieces(both).chain(pieces(both)).chain(pieces(rest)) {
-            hash.update(&buffer[..piece]);
-        }
-        std::hint::black_box(hash.finalize());
     }
 }
 
@@ -252,57 +296,27 @@ fn write(path: &Path, bytes: u64) -> anyhow::Result<()> {
             told = written;
         }
     }
-    file.sync_all()?;
-    fs::remove_file(path).map_err(Into::into)
+    file.sync_all().map_err(Into::into)
 }
 
-fn pieces(bytes: u64) -> impl Iterator<Item = usize> {
+pub fn pieces(bytes: u64) -> impl Iterator<Item = usize> {
     let whole = usize::try_from(bytes).unwrap_or(usize::MAX);
     (0..whole.div_ceil(BUFFER)).map(move |number| BUFFER.min(whole - number * BUFFER))
-}
-
-/// Compiles the bare start to the disk; `None`, with the reason on stderr, where that does not work.
-pub fn compile_bare(disk: &Disk) -> Option<PathBuf> {
-    let (source, program) = (disk.path().join("bare.c"), disk.path().join("bin/bare"));
-    let compile = || -> anyhow::Result<()> {
-        fs::write(&source, include_str!("bare.c"))?;
-        fs::create_dir_all(disk.path().join("bin"))?;
-        Command::new("cc").args(["-O2", "-static", "-o"]).arg(&program).arg(&source).run()
-    };
-    match compile() {
-        Ok(()) => Some(program),
-        Err(error) => {
-            eprintln!("no bare start: {error:#}");
-            None
-        }
-    }
 }
 
 /// Starts of the same root by the bare program and by stos, and stos's creates.
 fn start_limit(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
     let (image, stos) = (stand.image("deb:12"), stand.engine("stos").context("stos itself")?);
-    let place = stand.settings.disk.join("bare");
-    let lower = place.join("lower");
-    fs::create_dir_all(&lower)?;
-    for layer in images::manifest("deb:12")?.layers {
-        let mut unpack = Command::new("tar");
-        unpack.args(["--extract", "--gzip", "--numeric-owner", "--file"]).arg(images::blob(&layer.digest));
-        unpack.arg("--directory").arg(&lower);
-        clock::time(&mut [unpack])?;
-    }
+    let bare = BareStart::prepare(stand)?;
     stand.ensure_image(stos, &image)?;
     let log = stand.settings.disk.join("stages.log");
     for round in 0..=stand.settings.repeats() {
-        let bare = stand.settings.bare.as_ref().map(|bare| {
-            let mut command = Command::new(bare);
-            command.arg(&lower).arg(place.join("one")).arg(TRUE[0]);
-            clock::time(&mut [command])
-        });
+        let started = bare.as_ref().map(BareStart::run).transpose()?;
         let run = perform(stos, Act::Run(&image, "limited", &TRUE))?;
         // The first mounts the image.
         if round > 0 {
-            if let Some(bare) = bare.transpose()? {
-                book.add_time(GROUP, START, "clone3, mounts, exec", bare.wall);
+            if let Some(started) = started {
+                book.add_time(GROUP, START, bare_start::NAME, started.wall);
             }
             book.add_time(GROUP, START, "stos", run.wall);
             let sample = logged(stos, Act::Run(&image, "limited", &TRUE), &log)?;
@@ -312,7 +326,7 @@ fn start_limit(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
             perform(stos, Act::Delete("limited"))?;
         }
     }
-    fs::remove_dir_all(place).map_err(Into::into)
+    Ok(())
 }
 
 /// Has stos do something and write its log, JSON, to a file.

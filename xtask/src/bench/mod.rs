@@ -23,6 +23,8 @@
 //! The process that measures is this one, executed again inside the root that `setup --peers` made: there stos and every peer is a plain
 //! command of it, so nobody pays for a wrapper.
 
+mod bare_pull;
+mod bare_start;
 mod book;
 mod clock;
 mod containers;
@@ -173,7 +175,7 @@ fn measure(options: &Options) -> anyhow::Result<Book> {
             true => Some(seen(&installed(&snapshotter::program()?, &disk, "stos-snapshotter")?)),
             false => None,
         },
-        bare: limits::compile_bare(&disk).map(|path| seen(&path)),
+        bare: bare_start::compile(&disk).map(|path| seen(&path)),
         registry: registries.cache.address().to_owned(),
         registry_pid: registries.cache.pid(),
         tls: registries.tls.address().to_owned(),

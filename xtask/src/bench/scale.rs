@@ -5,6 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::Instant;
 
+use super::bare_start::{self, BareStart};
 use super::book::{Book, Unit};
 use super::containers::{IMAGE, TRUE};
 use super::engines::{Act, Engine};
@@ -41,14 +42,15 @@ pub fn measure(stand: &Stand, book: &mut Book) -> anyhow::Result<()> {
 
 fn beside_others(stand: &Stand, book: &mut Book, engine: &dyn Engine, image: &str) -> anyhow::Result<()> {
     let (name, before) = (engine.name(), mounts());
+    // Beside stos's: how much longer than the first any start takes there, whoever does it.
+    let bare = if name == "stos" { BareStart::prepare(stand)? } else { None };
     let mut running = 0;
     for count in RUNNING {
         let is_too_many = count > if stand.settings.is_quick { 10 } else { 1000 };
         if is_too_many || (!engine.is_ours() && count > OF_OTHERS) {
             continue;
         }
-        let what = format!("run --rm true beside {count} that run");
-        let spawned = book.attempt(GROUP, &what, name, || {
+        let spawned = book.attempt(GROUP, &beside(count), name, || {
             while running < count {
                 perform(engine, Act::Spawn(image, &format!("beside-{running}")))?;
                 running += 1;
@@ -61,6 +63,9 @@ fn beside_others(stand: &Stand, book: &mut Book, engine: &dyn Engine, image: &st
         book.add(GROUP, &format!("mounts of the host for {count} that run"), name, Unit::Count, mounts() - before);
         for round in 0..stand.settings.repeats() {
             let id = format!("scale-{round}");
+            if let Some(bare) = &bare {
+                book.add_time(GROUP, &beside(count), bare_start::NAME, bare.run()?.wall);
+            }
             let mut timed = |what: &str, act: Act<'_>| -> anyhow::Result<()> {
                 let what = format!("{what} beside {count} that run");
                 if let Some(sample) = book.attempt(GROUP, &what, name, || perform(engine, act))? {
@@ -78,6 +83,11 @@ fn beside_others(stand: &Stand, book: &mut Book, engine: &dyn Engine, image: &st
         perform(engine, Act::Destroy(&format!("beside-{number}")))?;
     }
     Ok(())
+}
+
+/// The name of the row about runs beside so many that run.
+pub fn beside(count: usize) -> String {
+    format!("run --rm true beside {count} that run")
 }
 
 /// How many mounts our mount table has.

@@ -10,7 +10,7 @@ use super::Turn;
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, is_gone, run_id, state};
 use crate::error::{Error, Result};
-use crate::filesystem::restore_own_files;
+use crate::filesystem::complete_own_files;
 use crate::lifecycle::{MONITOR_PATIENCE, START_INTERVAL, clear_run_state, remove_locked, with_life_lock};
 use crate::namespaces;
 use crate::networking::tear_down;
@@ -78,14 +78,14 @@ pub(super) fn claim(
     let dir = engine.store.container_dir(&record.id);
     let config = match config {
         Some(config) => config,
-        None => {
-            let config = RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?;
-            let root = record.user_namespace.as_ref().map(UserNamespace::root);
-            let network = (record.network, &record.networking);
-            restore_own_files(&dir, || namespaces::seen_hostname(engine, record), network, root)?;
-            config
-        }
+        None => RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?,
     };
+    let hostname = || match config.spec().hostname() {
+        Some(hostname) if record.pod.is_none() => Ok(hostname.clone()),
+        _ => namespaces::seen_hostname(engine, record),
+    };
+    let root = record.user_namespace.as_ref().map(UserNamespace::root);
+    complete_own_files(&dir, hostname, (record.network, &record.networking), root)?;
     let id = run_id(&record.id);
     let run = RunState {
         version: stos_runtime::state::STATE_VERSION,

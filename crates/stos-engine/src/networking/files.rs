@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` of a container.
 //!
-//! Those of a container with networks are written at each start: its addresses may be others then. They are written in place, for a
-//! container that shares its network has the same files mounted.
+//! They are made by a container's first start, for nobody reads them before. Those of a container with networks are written at each start:
+//! its addresses may be others then. They are written in place, for a container that shares its network has the same files mounted.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stos_network::host::own_address;
 use stos_network::sandbox::Sandbox;
 use stos_store::Error as StoreError;
-use stos_store::files::{self, Durability};
+use stos_store::files;
 
 use super::Networking;
 use crate::Engine;
@@ -203,12 +204,21 @@ fn nameservers(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
     })
 }
 
-/// Writes one of a container's own files in `dir`.
+/// Writes one of a container's own files in `dir`, anew where there is one.
 pub(crate) fn write_own_file(dir: &Path, name: &str, own: OwnFiles<'_>) -> Result<()> {
     let path = dir.join(name);
-    files::write_new(&path, own.text(name).as_bytes(), Durability::Volatile)?;
+    files::remove_file(&path)?;
+    let mut file = files::create_new(&path)?;
+    file.write_all(own.text(name).as_bytes()).map_err(StoreError::io("write", &path))?;
     // The container's processes read it, whoever they run as.
-    Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
+    Ok(file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
+}
+
+/// Those of a container's own files that one which has its network has mounted too, with their places. They need not be there yet.
+pub(crate) fn shared_files(engine: &Engine, owner: &ContainerRecord) -> Vec<(&'static str, PathBuf)> {
+    let own = OwnFiles { hostname: "", network: owner.network, networking: &owner.networking, now: None };
+    let dir = engine.store.container_dir(&owner.id);
+    own.names().into_iter().filter(|name| *name != "hostname").map(|name| (name, dir.join(name))).collect()
 }
 
 /// Writes hosts and resolv.conf again, in place, for what a container has now.

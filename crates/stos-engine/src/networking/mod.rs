@@ -36,7 +36,7 @@ use crate::options::{CreateOptions, Network};
 
 pub(crate) use change::hold;
 pub use change::{connect, disconnect, is_default, prune, remove, users};
-pub(crate) use files::{OwnFiles, write_again, write_own_file};
+pub(crate) use files::{OwnFiles, shared_files, write_again, write_own_file};
 pub(crate) use start::{Connecting, tear_down};
 
 /// netavark's run directory, which podman has too.

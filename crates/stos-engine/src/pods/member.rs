@@ -135,10 +135,15 @@ fn network_of(pod: &PodRecord, options: &CreateOptions) -> (Network, NetworkingO
     }
 }
 
-/// The directory with the files that the container shares with its pod, where it has the pod's network.
-pub(crate) fn shared_files(engine: &Engine, options: &CreateOptions) -> Option<PathBuf> {
-    let membership = options.pod.as_ref()?.membership()?;
-    membership.joins.contains(&NamespaceKind::Network).then(|| engine.store.pod_dir(&membership.id))
+/// The files that the container shares with its pod, where it has the pod's network.
+pub(crate) fn shared_files(engine: &Engine, options: &CreateOptions) -> Vec<(&'static str, PathBuf)> {
+    let membership = options.pod.as_ref().and_then(|pod| pod.membership());
+    let pod = membership.filter(|membership| membership.joins.contains(&NamespaceKind::Network));
+    let files = pod.into_iter().flat_map(|pod| {
+        let dir = engine.store.pod_dir(&pod.id);
+        ["hosts", "resolv.conf"].map(|name| (name, dir.join(name)))
+    });
+    files.filter(|(_, path)| path.is_file()).collect()
 }
 
 /// Keeps a new container's pod from going until the container is there.
@@ -172,7 +177,7 @@ mod tests {
         assert_eq!((&namespaces.pid, &namespaces.cgroup), (&NamespaceOf::Own, &NamespaceOf::Own));
         let membership = options.pod.as_ref().unwrap().membership().unwrap();
         assert_eq!(membership.joins, PodOptions::SHARES.into());
-        assert!(shared_files(&engine, &options).is_some());
+        assert_eq!(shared_files(&engine, &options).len(), 2);
         let mut own = of("web", None);
         own.namespaces.ipc = NamespaceOf::Host;
         let options = find_for(&engine, &own).unwrap().unwrap();
@@ -202,6 +207,6 @@ mod tests {
         let options = CreateOptions { pod: Some(PodOption::new("alone", Some("--publish"))), ..hostname };
         let options = find_for(&engine, &options).unwrap().unwrap();
         assert_eq!((options.hostname.as_deref(), options.network), (Some("h"), Network::None));
-        assert!(shared_files(&engine, &options).is_none());
+        assert!(shared_files(&engine, &options).is_empty());
     }
 }

@@ -8,7 +8,7 @@ mod seccomp_file;
 mod terminal;
 pub(crate) mod users;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use stos_spec::ImageConfig;
@@ -49,8 +49,8 @@ pub struct ProcessPlan {
 pub struct NetworkPlan<'a> {
     /// What is recorded.
     pub networking: &'a Networking,
-    /// The directory of the container or the pod whose network it has.
-    pub shared: Option<&'a Path>,
+    /// The files of the container or the pod whose network it has, by their names below /etc.
+    pub shared: &'a [(&'static str, PathBuf)],
 }
 
 impl NetworkPlan<'_> {
@@ -59,10 +59,7 @@ impl NetworkPlan<'_> {
     fn files(&self, network: Network) -> Vec<(&'static str, String)> {
         let own = OwnFiles { hostname: "", network, networking: self.networking, now: None };
         let own = own.names().into_iter().map(|name| (name, name.to_owned()));
-        let of_other = self.shared.into_iter().flat_map(|dir| {
-            let files = ["hosts", "resolv.conf"].map(|name| (name, dir.join(name)));
-            files.into_iter().filter(|(_, path)| path.is_file()).map(|(name, path)| (name, path.display().to_string()))
-        });
+        let of_other = self.shared.iter().map(|(name, path)| (*name, path.display().to_string()));
         own.chain(of_other).collect()
     }
 }
@@ -365,7 +362,7 @@ pub(crate) mod tests {
         let volumes = [volume("v", "/v")];
         let confinement = Confinement::of(&options.security).unwrap();
         let networking = Networking::default();
-        let network = NetworkPlan { networking: &networking, shared: None };
+        let network = NetworkPlan { networking: &networking, shared: &[] };
         let config = runtime_config(&process, &options, network, &volumes, &confinement, "id", "host").unwrap();
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
         let signal = &config["annotations"]["org.opencontainers.image.stopSignal"];
