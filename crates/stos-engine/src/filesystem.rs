@@ -16,9 +16,13 @@ use stos_store::Error as StoreError;
 use stos_store::files;
 use stos_sys::xattr;
 
+use crate::Engine;
+use crate::container::ContainerRecord;
 use crate::error::Result;
+use crate::namespaces::seen_hostname;
 use crate::networking::{Networking, OwnFiles, write_own_file};
 use crate::options::Network;
+use crate::user_namespace::UserNamespace;
 
 /// The files that a container may bring itself.
 const OWN_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
@@ -26,7 +30,7 @@ const OWN_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 /// Makes the directories of a new container in `dir`.
 ///
 /// The upper directory gets mode, owner and attributes of the image's root, the directory where its chain is mounted: overlayfs shows
-/// the upper's. The files that the container brings itself are its start's ([`complete_own_files`]).
+/// the upper's. The files that the container brings itself are its start's ([`ensure_own_files`]).
 pub fn create_container_filesystem(dir: &Path, image_root: &Path) -> Result<()> {
     for name in ["upper", "work"] {
         files::ensure_directory(&dir.join(name))?;
@@ -34,9 +38,21 @@ pub fn create_container_filesystem(dir: &Path, image_root: &Path) -> Result<()> 
     copy_attributes(image_root, &dir.join("upper"))
 }
 
-/// Writes those of a container's own files that it does not have: before its first start, and where a power cut has taken or emptied
-/// them, for nobody waits until they are on disk. `root` is the container's, by the numbers that the host has for it.
-pub(crate) fn complete_own_files(
+/// Writes those of a container's own files that it does not have: before it is used first, and where a power cut has taken or emptied
+/// them, for nobody waits until they are on disk. The caller holds its lock.
+///
+/// `hostname` is the container's, where the caller knows it.
+pub(crate) fn ensure_own_files(engine: &Engine, record: &ContainerRecord, hostname: Option<&str>) -> Result<()> {
+    let hostname = || match hostname {
+        Some(hostname) if record.pod.is_none() => Ok(hostname.to_owned()),
+        _ => seen_hostname(engine, record),
+    };
+    let root = record.user_namespace.as_ref().map(UserNamespace::root);
+    complete(&engine.store.container_dir(&record.id), hostname, (record.network, &record.networking), root)
+}
+
+/// The same in a directory. `root` is the container's, by the numbers that the host has for it.
+fn complete(
     dir: &Path,
     hostname: impl FnOnce() -> Result<String>,
     (network, networking): (Network, &Networking),
@@ -123,18 +139,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let networking = Networking::default();
         let network = (Network::None, &networking);
-        let complete = |root| complete_own_files(dir.path(), || Ok("h".to_owned()), network, root);
-        complete(None).unwrap();
+        let again = |root| complete(dir.path(), || Ok("h".to_owned()), network, root);
+        again(None).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\th\n";
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", hosts));
         fs::write(dir.path().join("hosts"), "by the container").unwrap();
         fs::write(dir.path().join("hostname"), "").unwrap();
-        complete(Some((0, 0))).unwrap();
+        again(Some((0, 0))).unwrap();
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", "by the container"));
         assert_eq!(fs::metadata(dir.path().join("hostname")).unwrap().mode() & 0o7777, 0o644);
         let unused = || -> Result<String> { panic!("nothing is lost") };
-        complete_own_files(dir.path(), unused, network, None).unwrap();
+        complete(dir.path(), unused, network, None).unwrap();
         assert!(!dir.path().join("resolv.conf").exists());
     }
 

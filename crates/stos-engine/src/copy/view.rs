@@ -24,6 +24,7 @@ use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, state};
 use crate::create::container_mount_plan;
 use crate::error::{Error, Result};
+use crate::filesystem::ensure_own_files;
 use crate::image_volumes;
 use crate::lifecycle::{life_lock, not_running, running};
 use crate::lookup::look_up_user;
@@ -136,6 +137,7 @@ impl ContainerView {
         mount::attach(view.as_fd(), &place)?;
         let mounted = Mounted(place);
         let root = Root::new(view);
+        ensure_own_files(engine, record, None)?;
         let config: Value = files::read_json(&dir.join("config.json"))?.unwrap_or_default();
         let mut given = open_given_of_stopped(engine, record)?;
         given.extend(image_volumes::open_given(engine, record)?);

@@ -10,12 +10,10 @@ use super::Turn;
 use crate::Engine;
 use crate::container::{ContainerRecord, ContainerState, is_gone, run_id, state};
 use crate::error::{Error, Result};
-use crate::filesystem::complete_own_files;
+use crate::filesystem::ensure_own_files;
 use crate::lifecycle::{MONITOR_PATIENCE, START_INTERVAL, clear_run_state, remove_locked, with_life_lock};
-use crate::namespaces;
 use crate::networking::tear_down;
 use crate::restart::{is_still_ours, note_start};
-use crate::user_namespace::UserNamespace;
 
 /// Takes the container's place in ROOT. One whose process has ended is waited for while its monitor writes that down, and one
 /// that another start has taken until there is a process: that start may fail, and only then is it ours to try.
@@ -80,12 +78,7 @@ pub(super) fn claim(
         Some(config) => config,
         None => RuntimeConfig::load(&dir).map_err(stos_runtime::Error::from)?,
     };
-    let hostname = || match config.spec().hostname() {
-        Some(hostname) if record.pod.is_none() => Ok(hostname.clone()),
-        _ => namespaces::seen_hostname(engine, record),
-    };
-    let root = record.user_namespace.as_ref().map(UserNamespace::root);
-    complete_own_files(&dir, hostname, (record.network, &record.networking), root)?;
+    ensure_own_files(engine, record, config.spec().hostname().as_deref())?;
     let id = run_id(&record.id);
     let run = RunState {
         version: stos_runtime::state::STATE_VERSION,
