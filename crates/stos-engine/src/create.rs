@@ -17,11 +17,11 @@ use stos_sys::rooted::Root;
 
 use crate::container::{ContainerRecord, RECORD_VERSION, find, now, record, remove_gone};
 use crate::error::{Error, Result, Stage};
-use crate::filesystem::create_container_filesystem;
+use crate::filesystem::{create_container_filesystem, ensure_own_files};
 use crate::image::load_image;
 use crate::image_volumes::{self, UsedImage};
 use crate::journal::Status;
-use crate::lifecycle::delete;
+use crate::lifecycle::{delete, life_lock};
 use crate::limits::{self, GrantedLimits};
 use crate::location::{ImageLocation, pull_image};
 use crate::lookup::{check_command, look_up_user};
@@ -309,8 +309,15 @@ impl<'a> Draft<'a> {
         let Some(other) = self.joins.get(&NamespaceKind::Network) else {
             return Ok(pods::shared_files(self.engine, self.options));
         };
-        let owner = record(self.engine, other)?.ok_or_else(|| Error::NoSuchContainer(other.to_string()))?;
-        Ok(networking::shared_files(self.engine, &owner))
+        let gone = || Error::NoSuchContainer(other.to_string());
+        let owner = record(self.engine, other)?.ok_or_else(gone)?;
+        let files = networking::shared_files(self.engine, &owner);
+        if files.iter().any(|(_, path)| !path.exists()) {
+            // Whichever of the two is used first, it is there.
+            let _lock = life_lock(self.engine, other)?.ok_or_else(gone)?;
+            ensure_own_files(self.engine, &owner, None)?;
+        }
+        Ok(files)
     }
 
     /// Makes its directories ([`create_container_filesystem`]), and gives its volumes: those that are asked for, and those of
@@ -487,7 +494,7 @@ pub fn finalize_container_creation(draft: Draft<'_>, record: ContainerRecord) ->
         // Who waits for a container that goes opens this beforehand, and reads it when its name is gone.
         files::write_new(&dir.join("exit.json"), b"", Durability::Volatile)?;
     } else {
-        // The files that it brings itself follow from these two: a start writes those again that a power cut took.
+        // The files that it brings itself follow from these two, whenever it has none or a power cut took them.
         files::sync_files(["config.json", "container.json"].map(|name| dir.join(name)))?;
     }
     let of_pod = pods::hold(draft.engine, &record)?;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A container's own directories and files, made in staging.
+//! A container's own directories and files.
 //!
 //! ```text
-//! upper/  work/       overlay's writable part
+//! upper/  work/       overlay's writable part, made in staging
 //! hosts  hostname  resolv.conf
+//!                     made where the container is used first
 //! log  exit.json      written by the monitor
 //! ```
 
@@ -24,13 +25,10 @@ use crate::networking::{Networking, OwnFiles, write_own_file};
 use crate::options::Network;
 use crate::user_namespace::UserNamespace;
 
-/// The files that a container may bring itself.
-const OWN_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
-
 /// Makes the directories of a new container in `dir`.
 ///
 /// The upper directory gets mode, owner and attributes of the image's root, the directory where its chain is mounted: overlayfs shows
-/// the upper's. The files that the container brings itself are its start's ([`ensure_own_files`]).
+/// the upper's. The files that the container brings itself come later ([`ensure_own_files`]).
 pub fn create_container_filesystem(dir: &Path, image_root: &Path) -> Result<()> {
     for name in ["upper", "work"] {
         files::ensure_directory(&dir.join(name))?;
@@ -43,10 +41,7 @@ pub fn create_container_filesystem(dir: &Path, image_root: &Path) -> Result<()> 
 ///
 /// `hostname` is the container's, where the caller knows it.
 pub(crate) fn ensure_own_files(engine: &Engine, record: &ContainerRecord, hostname: Option<&str>) -> Result<()> {
-    let hostname = || match hostname {
-        Some(hostname) if record.pod.is_none() => Ok(hostname.to_owned()),
-        _ => seen_hostname(engine, record),
-    };
+    let hostname = || hostname.map_or_else(|| seen_hostname(engine, record), |it| Ok(it.to_owned()));
     let root = record.user_namespace.as_ref().map(UserNamespace::root);
     complete(&engine.store.container_dir(&record.id), hostname, (record.network, &record.networking), root)
 }
@@ -65,23 +60,7 @@ fn complete(
         return Ok(());
     }
     let hostname = hostname()?;
-    for name in lost {
-        write_own_file(dir, name, OwnFiles { hostname: &hostname, ..own })?;
-    }
-    root.map_or(Ok(()), |root| give_own_files(dir, root))
-}
-
-/// Gives the files that are mounted into a container to its root, by the numbers that the host has for it.
-fn give_own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
-    for name in OWN_FILES {
-        let path = dir.join(name);
-        match chown(&path, Some(uid), Some(gid)) {
-            // Not every container has each of them.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.map_err(StoreError::io("chown", &path))?,
-        }
-    }
-    Ok(())
+    lost.into_iter().try_for_each(|name| write_own_file(dir, name, OwnFiles { hostname: &hostname, ..own }, root))
 }
 
 /// Gives `to` the owner, mode, attributes and mtime of `from`, both directories.
@@ -146,9 +125,10 @@ mod tests {
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", hosts));
         fs::write(dir.path().join("hosts"), "by the container").unwrap();
         fs::write(dir.path().join("hostname"), "").unwrap();
-        again(Some((0, 0))).unwrap();
+        again(Some((1, 2))).unwrap();
         assert_eq!((read("hostname").as_str(), read("hosts").as_str()), ("h\n", "by the container"));
-        assert_eq!(fs::metadata(dir.path().join("hostname")).unwrap().mode() & 0o7777, 0o644);
+        let hostname = fs::metadata(dir.path().join("hostname")).unwrap();
+        assert_eq!((hostname.mode() & 0o7777, hostname.uid(), hostname.gid()), (0o644, 1, 2));
         let unused = || -> Result<String> { panic!("nothing is lost") };
         complete(dir.path(), unused, network, None).unwrap();
         assert!(!dir.path().join("resolv.conf").exists());

@@ -228,9 +228,34 @@ fn volumes_and_mounts_are_where_the_container_has_them() {
     assert_eq!(cp(&shell, &[from, "c:/ro/other"]).code, 1);
     assert!(!host.join("other").exists());
     assert_eq!(text(&shell, "c", "/ro/file"), "text");
+    assert!(text(&shell, "c", "/etc/hosts").contains("localhost"), "it never ran, and has what it brings itself");
     assert_eq!(shell.sandbox.run(&["start", "-a", "c"]).stdout, "text");
     copied(&shell, &[from, "c:/etc/hosts"]);
     assert_eq!(text(&shell, "c", "/etc/hosts"), "text", "what is mounted is written in place");
+}
+
+#[test]
+fn files_that_containers_share_are_there_before_either_has_run() {
+    stos_testkit::require!(Need::Root, Need::Binary);
+    let shell = Shell::new();
+    let owner = ["create", "--name", "owner", "--network", "none", "--add-host", "db:10.9.9.9"];
+    shell.sandbox.ok(&[&owner[..], &["shell:1", "sleep", "1000"]].concat());
+    let ids = ["--uidmap", "0:100000:65536"];
+    let joiner = ["create", "--name", "joiner", "--network", "container:owner", "shell:1", "cat", "/etc/hosts"];
+    shell.sandbox.ok(&joiner);
+    let mapped = ["create", "--name", "mapped", "--network", "none"];
+    let write = "echo more >> /etc/hosts && stat -c %u /etc/hosts";
+    shell.sandbox.ok(&[&mapped[..], &ids, &["shell:1", "sh", "-c", write]].concat());
+    let hosts = text(&shell, "joiner", "/etc/hosts");
+    assert!(hosts.contains("10.9.9.9\tdb\n") && hosts == text(&shell, "owner", "/etc/hosts"), "{hosts}");
+    let from = local(&shell, "from").join("file");
+    fs::write(&from, "10.9.9.8 other\n").unwrap();
+    copied(&shell, &[from.to_str().unwrap(), "joiner:/etc/hosts"]);
+    shell.sandbox.ok(&["start", "owner"]);
+    assert_eq!(shell.sandbox.ok(&["start", "-a", "joiner"]), "10.9.9.8 other\n");
+    assert_eq!(text(&shell, "owner", "/etc/hosts"), "10.9.9.8 other\n");
+    assert!(text(&shell, "mapped", "/etc/hosts").contains("localhost"));
+    assert_eq!(shell.sandbox.ok(&["start", "-a", "mapped"]), "0\n", "they are its root's");
 }
 
 /// What is mounted in a container that runs is no mount point to the kernel's mind, who asks from outside: it would be unmounted.

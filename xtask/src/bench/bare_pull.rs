@@ -3,11 +3,11 @@
 //! to, and written durably, all at once. Nothing is looked at and nothing is compared.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::Context;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -16,7 +16,7 @@ use nix::unistd::fdatasync;
 use super::images;
 use super::limits::{BUFFER, Hashes, WRITE_BEHIND, pieces};
 
-/// Buffers between two threads.
+/// How many buffers wait between two threads.
 const DEPTH: usize = 4;
 /// The disk is told to be done with what it has after so many bytes.
 const FLUSH: u64 = 64 << 20;
@@ -29,32 +29,45 @@ pub struct Wanted<'a> {
     pub size: u64,
     /// The layer's bytes.
     pub tar_size: u64,
-    /// Whether the blob is not inflated: as many bytes as the layer has come from nowhere instead.
+    /// Whether the blob is not inflated: as many bytes as the layer has are made of nothing instead.
     pub is_made_up: bool,
 }
 
 /// Pulls a layer from `blob` to the file at `path`.
 pub fn pull(blob: impl Read + Send, wanted: &Wanted<'_>, path: &Path) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| path.display().to_string())?;
-    let (received, mut compressed) = pipe();
+    let (received, compressed) = pipe();
     let (inflated, tar) = pipe();
-    let (written, behind) = sync_channel(1 << 16);
     thread::scope(|scope| {
-        let receive = scope.spawn(move || copy(blob, received));
-        let inflate = scope.spawn(move || {
-            if wanted.is_made_up {
-                return make_up(&compressed, &inflated, wanted);
-            }
-            let mut tar = images::inflate(&mut compressed, wanted.media_type)?;
-            copy(&mut tar, inflated)
+        let receive = scope.spawn(move || copy(blob, &received));
+        let inflate = scope.spawn(move || match wanted.is_made_up {
+            true => make_up(&compressed, &inflated, wanted),
+            false => copy(images::inflate(compressed, wanted.media_type)?, &inflated),
         });
-        let flush = scope.spawn(|| flush(&file, behind));
-        let write = hash_and_write(&file, tar, wanted, written);
-        for thread in [receive, inflate, flush] {
-            thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked"))?;
-        }
-        write
+        let mut behind = None;
+        let written = hash_and_write(&file, tar, wanted, |total| {
+            let (tell, flushed) = behind.get_or_insert_with(|| {
+                let (tell, told) = channel();
+                (tell, scope.spawn(|| flush(&file, told)))
+            });
+            // It has gone where it has failed.
+            !flushed.is_finished() && tell.send(total).is_ok()
+        });
+        let flushed = behind.map(|(tell, flush)| {
+            drop(tell);
+            flush
+        });
+        // Who fails first has the others end early.
+        join(receive)?;
+        join(inflate)?;
+        flushed.map_or(Ok(()), join)?;
+        written?;
+        file.sync_all().map_err(Into::into)
     })
+}
+
+fn join(thread: ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
+    thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
 }
 
 /// Gives a layer's bytes without inflating any, as its blob comes.
@@ -65,31 +78,41 @@ fn make_up(blob: &Output, layer: &Input, wanted: &Wanted<'_>) -> anyhow::Result<
         blob.give_back(buffer);
         let until = wanted.tar_size * received / wanted.size;
         for piece in pieces(until - made) {
-            let mut buffer = layer.empty.recv()?;
+            let mut buffer = layer.buffer();
             buffer.resize(piece, 7);
-            layer.full.send(buffer)?;
+            if layer.full.send(buffer).is_err() {
+                return Ok(());
+            }
         }
         made = until;
     }
     Ok(())
 }
 
-/// Hashes and writes the layer, and hashes as many bytes as there are of its blob beside it.
-fn hash_and_write(mut file: &File, tar: Output, wanted: &Wanted<'_>, behind: SyncSender<u64>) -> anyhow::Result<()> {
+/// Writes and hashes the layer, and hashes as many bytes as there are of its blob beside it. `behind` is told how far it has come, and says
+/// whether to go on.
+fn hash_and_write(
+    mut file: &File,
+    tar: Output,
+    wanted: &Wanted<'_>,
+    mut behind: impl FnMut(u64) -> bool,
+) -> anyhow::Result<()> {
     let blob = vec![7; BUFFER];
     let (mut hashes, mut total, mut hashed) = (Hashes::default(), 0, 0);
     while let Some(buffer) = tar.next() {
         file.write_all(&buffer)?;
         total += buffer.len() as u64;
         // So much of the blob is in it.
-        let of_blob = wanted.size * total / wanted.tar_size - hashed;
+        let of_blob = (wanted.size * total / wanted.tar_size).saturating_sub(hashed);
         hashed += of_blob;
         hashes.add([&blob[..usize::try_from(of_blob)?.min(BUFFER)], &buffer]);
         tar.give_back(buffer);
-        behind.send(total)?;
+        if total >= WRITE_BEHIND && !behind(total) {
+            break;
+        }
     }
-    anyhow::ensure!(total == wanted.tar_size, "{total} bytes came of {}", wanted.tar_size);
     hashes.finish();
+    anyhow::ensure!(total == wanted.tar_size, "{total} bytes came of {}", wanted.tar_size);
     Ok(())
 }
 
@@ -107,7 +130,7 @@ fn flush(file: &File, behind: Receiver<u64>) -> anyhow::Result<()> {
             flushed = total;
         }
     }
-    file.sync_all().map_err(Into::into)
+    Ok(())
 }
 
 /// Where buffers go, and come back when they have been read.
@@ -119,18 +142,22 @@ struct Input {
 /// Where they come from.
 struct Output {
     full: Receiver<Vec<u8>>,
-    empty: SyncSender<Vec<u8>>,
+    empty: Sender<Vec<u8>>,
     current: Vec<u8>,
     at: usize,
 }
 
 fn pipe() -> (Input, Output) {
     let (full, out) = sync_channel(DEPTH);
-    let (empty, back) = sync_channel(DEPTH + 2);
-    for _ in 0..DEPTH {
-        let _ = empty.send(vec![0; BUFFER]);
-    }
+    let (empty, back) = channel();
     (Input { full, empty: back }, Output { full: out, empty, current: Vec::new(), at: 0 })
+}
+
+impl Input {
+    /// A used one, where one has come back.
+    fn buffer(&self) -> Vec<u8> {
+        self.empty.try_recv().unwrap_or_default()
+    }
 }
 
 impl Output {
@@ -139,31 +166,40 @@ impl Output {
     }
 
     fn give_back(&self, buffer: Vec<u8>) {
-        // Nobody wants it any more at the end.
+        // Who has gone needs none.
         let _ = self.empty.send(buffer);
     }
 }
 
-impl Read for Output {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.current.len() {
-            let Some(next) = self.next() else { return Ok(0) };
-            let last = std::mem::replace(&mut self.current, next);
+impl BufRead for Output {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.current.len()
+            && let Some(next) = self.next()
+        {
+            let used = std::mem::replace(&mut self.current, next);
+            self.give_back(used);
             self.at = 0;
-            if !last.is_empty() {
-                self.give_back(last);
-            }
         }
-        let count = buffer.len().min(self.current.len() - self.at);
-        buffer[..count].copy_from_slice(&self.current[self.at..self.at + count]);
+        Ok(&self.current[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
         self.at += count;
+    }
+}
+
+impl Read for Output {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
         Ok(count)
     }
 }
 
-fn copy(mut from: impl Read, to: Input) -> anyhow::Result<()> {
+/// Hands on all that comes, as long as somebody reads it.
+fn copy(mut from: impl Read, to: &Input) -> anyhow::Result<()> {
     loop {
-        let mut buffer = to.empty.recv()?;
+        let mut buffer = to.buffer();
         buffer.resize(BUFFER, 0);
         let mut filled = 0;
         while filled < BUFFER {
@@ -173,11 +209,7 @@ fn copy(mut from: impl Read, to: Input) -> anyhow::Result<()> {
             }
         }
         buffer.truncate(filled);
-        if filled == 0 {
-            return Ok(());
-        }
-        to.full.send(buffer)?;
-        if filled < BUFFER {
+        if filled == 0 || to.full.send(buffer).is_err() {
             return Ok(());
         }
     }
@@ -185,30 +217,41 @@ fn copy(mut from: impl Read, to: Input) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::*;
 
     #[test]
     fn a_layer_is_written_to_its_last_byte() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("layer");
-        let blob: Vec<u8> = (0..3 * BUFFER as u64 + 1).map(|number| number.to_le_bytes()[0]).collect();
-        let size = blob.len() as u64;
-        let wanted = Wanted { media_type: "tar", size, tar_size: size, is_made_up: false };
-        pull(&blob[..], &wanted, &path).unwrap();
-        assert!(std::fs::read(&path).unwrap() == blob);
-        let wanted = Wanted { tar_size: 2 * size + 1, is_made_up: true, ..wanted };
-        pull(&blob[..], &wanted, &path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * size + 1);
+        let layer: Vec<u8> = (0..3 * BUFFER as u64 + 1).map(|number| number.to_le_bytes()[0]).collect();
+        let tar_size = layer.len() as u64;
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&layer).unwrap();
+        for (media_type, blob) in [("tar", layer.clone()), ("tar+gzip", gzip.finish().unwrap())] {
+            let wanted = Wanted { media_type, size: blob.len() as u64, tar_size, is_made_up: false };
+            pull(&blob[..], &wanted, &path).unwrap();
+            assert!(std::fs::read(&path).unwrap() == layer, "{media_type}");
+            // Enough for some of it to be written behind.
+            let wanted = Wanted { tar_size: WRITE_BEHIND + 1, is_made_up: true, ..wanted };
+            pull(&blob[..], &wanted, &path).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), WRITE_BEHIND + 1, "{media_type}");
+        }
     }
 
     #[test]
-    fn what_is_not_whole_fails() {
+    fn what_fails_first_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("layer");
+        let many = vec![1; 8 * BUFFER];
         let wanted = Wanted { media_type: "tar", size: 10, tar_size: 10, is_made_up: false };
-        let error = pull(&[1; 9][..], &wanted, &path).unwrap_err();
-        assert!(error.to_string().contains("9 bytes came of 10"), "{error}");
-        let wanted = Wanted { media_type: "tar+gzip", ..wanted };
-        assert!(pull(&[1; 10][..], &wanted, &path).is_err());
+        let told = |blob: &[u8], wanted: &Wanted<'_>, path: &Path| pull(blob, wanted, path).unwrap_err().to_string();
+        assert_eq!(told(&[1; 9], &wanted, &path), "9 bytes came of 10");
+        let gzip = Wanted { media_type: "tar+gzip", ..wanted };
+        assert_eq!(told(&many, &gzip, &path), "invalid gzip header");
+        let full = told(&many, &Wanted { size: 8 << 18, tar_size: 8 << 18, ..wanted }, Path::new("/dev/full"));
+        assert!(full.contains("No space left"), "{full}");
     }
 }

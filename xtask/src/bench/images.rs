@@ -9,11 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 use serde_json::Value;
 use stos_testkit::docker_registry::DockerRegistry;
@@ -91,12 +91,12 @@ pub fn blob(digest: &str) -> PathBuf {
 
 /// Opens the tar of a layer whose blob is a file.
 pub fn open_layer(path: &Path, media_type: &str) -> anyhow::Result<Box<dyn Read>> {
-    inflate(File::open(path).with_context(|| path.display().to_string())?, media_type)
+    let blob = File::open(path).with_context(|| path.display().to_string())?;
+    inflate(BufReader::with_capacity(1 << 18, blob), media_type)
 }
 
 /// Inflates a layer's blob.
-pub fn inflate<'a>(blob: impl Read + 'a, media_type: &str) -> anyhow::Result<Box<dyn Read + 'a>> {
-    let blob = BufReader::with_capacity(1 << 18, blob);
+pub fn inflate<'a>(blob: impl BufRead + 'a, media_type: &str) -> anyhow::Result<Box<dyn Read + 'a>> {
     Ok(match media_type {
         zstd if zstd.ends_with("zstd") => Box::new(zstd::Decoder::with_buffer(blob)?),
         gzip if gzip.ends_with("gzip") => Box::new(MultiGzDecoder::new(blob)),

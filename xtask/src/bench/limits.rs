@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -40,11 +40,13 @@ pub const PROCESSORS: &str = "processors";
 pub const START: &str = "start of a container of deb:12";
 /// The bytes that are read, hashed and written at a time.
 pub const BUFFER: usize = 1 << 18;
+/// How many layers stos pulls side by side at most.
+const STOS_JOBS: usize = 8;
 /// The kernel is told to write after so many.
 pub const WRITE_BEHIND: u64 = 16 << 20;
 
-/// All parts at once, and so without inflating, as the rows call them.
-pub const AT_ONCE: [(&str, Part); 2] = [("all at once", Part::AtOnce), ("so, but for inflating", Part::Uninflated)];
+/// All parts at once, and all but one, as the rows call them.
+pub const AT_ONCE: [(&str, Part); 2] = [("all at once", Part::AtOnce), ("all but inflating", Part::Uninflated)];
 
 /// What the parts of a pull are called, in the order of the table.
 pub const PARTS: [(&str, Part); 4] =
@@ -63,7 +65,7 @@ pub enum Part {
     Write,
     /// All of that, at once.
     AtOnce,
-    /// The same with bytes that have not been inflated.
+    /// The same, but the blobs are not inflated: the layers are as many bytes that are made of nothing.
     Uninflated,
 }
 
@@ -114,9 +116,7 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
                 layers: layers.clone(),
                 place: place.clone(),
             };
-            // What the last one has written is none of this one's.
-            let _ = fs::remove_dir_all(&place);
-            fs::create_dir_all(&place)?;
+            clear(&place)?;
             let file = place.join("work.json");
             fs::write(&file, serde_json::to_vec(&work)?)?;
             disk::write_back();
@@ -132,6 +132,7 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
             book.add_time(GROUP, what, name, sample.wall);
             book.add_time(GROUP, &format!("{what}, CPU"), name, sample.cpu);
         }
+        clear(&place)?;
         stand.drop_image(stos, &reference)?;
         stand.chill(stos, image)?;
         let log = stand.settings.disk.join("stages.log");
@@ -157,9 +158,19 @@ fn pull_limits(stand: &Stand, book: &mut Book, image: &str, what: &str) -> anyho
     fs::remove_dir_all(place).map_err(Into::into)
 }
 
+/// Makes `place` an empty directory: what one has written is none of the next one's.
+fn clear(place: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| place.display().to_string())
+        }
+        _ => fs::create_dir_all(place).map_err(Into::into),
+    }
+}
+
 fn layer(descriptor: &Descriptor) -> anyhow::Result<Layer> {
     let mut tar = images::open_layer(&images::blob(&descriptor.digest), &descriptor.media_type)?;
-    let tar_size = std::io::copy(&mut tar, &mut std::io::sink())?;
+    let tar_size = io::copy(&mut tar, &mut io::sink())?;
     let Descriptor { digest, media_type, size } = descriptor.clone();
     Ok(Layer { digest, media_type, size, tar_size })
 }
@@ -169,7 +180,8 @@ pub fn stage(file: &Path) -> anyhow::Result<()> {
     let work: Work = serde_json::from_slice(&fs::read(file).with_context(|| file.display().to_string())?)?;
     let next = AtomicUsize::new(0);
     let is_single = PARTS.iter().any(|(_, part)| *part == work.part);
-    let threads = (thread::available_parallelism()?.get() + usize::from(!is_single)).min(work.layers.len());
+    let processors = thread::available_parallelism()?.get();
+    let threads = if is_single { processors } else { (processors + 1).min(STOS_JOBS) }.min(work.layers.len());
     thread::scope(|scope| {
         let all = || -> anyhow::Result<()> {
             while let Some(layer) = work.layers.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -211,7 +223,8 @@ fn download(registry: &str, repository: &str, digest: &str) -> anyhow::Result<im
     let mut stream = TcpStream::connect(registry)?;
     let ask = format!("GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: {registry}\r\nConnection: close\r\n\r\n");
     stream.write_all(ask.as_bytes())?;
-    let mut answer = BufReader::with_capacity(BUFFER, stream);
+    // Small: what is read at once goes past it.
+    let mut answer = BufReader::with_capacity(8 << 10, stream);
     let mut line = String::new();
     answer.read_line(&mut line)?;
     anyhow::ensure!(line.contains(" 200 "), "the registry said {line:?}");

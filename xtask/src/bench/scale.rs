@@ -63,9 +63,6 @@ fn beside_others(stand: &Stand, book: &mut Book, engine: &dyn Engine, image: &st
         book.add(GROUP, &format!("mounts of the host for {count} that run"), name, Unit::Count, mounts() - before);
         for round in 0..stand.settings.repeats() {
             let id = format!("scale-{round}");
-            if let Some(bare) = &bare {
-                book.add_time(GROUP, &beside(count), bare_start::NAME, bare.run()?.wall);
-            }
             let mut timed = |what: &str, act: Act<'_>| -> anyhow::Result<()> {
                 let what = format!("{what} beside {count} that run");
                 if let Some(sample) = book.attempt(GROUP, &what, name, || perform(engine, act))? {
@@ -77,6 +74,11 @@ fn beside_others(stand: &Stand, book: &mut Book, engine: &dyn Engine, image: &st
             timed("create", Act::Create(image, &id, &TRUE))?;
             timed("delete", Act::Delete(&id))?;
             timed("exec", Act::Exec("beside-0", &TRUE))?;
+            if let Some(bare) = &bare
+                && let Some(sample) = book.attempt(GROUP, &beside(count), bare_start::NAME, || bare.run())?
+            {
+                book.add_time(GROUP, &beside(count), bare_start::NAME, sample.wall);
+            }
         }
     }
     for number in 0..running {

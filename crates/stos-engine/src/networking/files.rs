@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` of a container.
 //!
-//! They are made by a container's first start, for nobody reads them before. Those of a container with networks are written at each start:
-//! its addresses may be others then. They are written in place, for a container that shares its network has the same files mounted.
+//! They are made where the container is used first, by a start or a copy, so its creation need not. Those of a container with networks are
+//! written at each start: its addresses may be others then. They are written in place, for a container that shares its network has the
+//! same files mounted.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use stos_network::host::own_address;
 use stos_network::sandbox::Sandbox;
 use stos_store::Error as StoreError;
-use stos_store::files;
 
 use super::Networking;
 use crate::Engine;
@@ -204,17 +204,26 @@ fn nameservers(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
     })
 }
 
-/// Writes one of a container's own files in `dir`, anew where there is one.
-pub(crate) fn write_own_file(dir: &Path, name: &str, own: OwnFiles<'_>) -> Result<()> {
+/// Writes one of a container's own files in `dir`, where it is missing or empty. It is `owner`'s, a uid and gid of the host; root's, where
+/// that is `None`.
+pub(crate) fn write_own_file(dir: &Path, name: &str, own: OwnFiles<'_>, owner: Option<(u32, u32)>) -> Result<()> {
     let path = dir.join(name);
-    files::remove_file(&path)?;
-    let mut file = files::create_new(&path)?;
-    file.write_all(own.text(name).as_bytes()).map_err(StoreError::io("write", &path))?;
+    let mut opened = fs::OpenOptions::new();
+    opened.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = opened.open(&path).map_err(StoreError::io("create", &path))?;
     // The container's processes read it, whoever they run as.
-    Ok(file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?)
+    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(StoreError::io("chmod", &path))?;
+    if let Some((uid, gid)) = owner {
+        fchown(&file, Some(uid), Some(gid)).map_err(StoreError::io("chown", &path))?;
+    }
+    // Last, and no part of it stays: one that is not empty counts as whole.
+    file.write_all(own.text(name).as_bytes()).map_err(|error| {
+        let _ = file.set_len(0);
+        StoreError::io("write", &path)(error).into()
+    })
 }
 
-/// Those of a container's own files that one which has its network has mounted too, with their places. They need not be there yet.
+/// Those of a container's own files that one which has its network has mounted too, with their places.
 pub(crate) fn shared_files(engine: &Engine, owner: &ContainerRecord) -> Vec<(&'static str, PathBuf)> {
     let own = OwnFiles { hostname: "", network: owner.network, networking: &owner.networking, now: None };
     let dir = engine.store.container_dir(&owner.id);

@@ -138,7 +138,7 @@ pub fn create_pod(engine: &Engine, options: &PodOptions) -> Result<PodRecord> {
         own.names()
             .into_iter()
             .filter(|name| *name != "hostname")
-            .try_for_each(|name| write_own_file(staged.path(), name, own))?;
+            .try_for_each(|name| write_own_file(staged.path(), name, own, None))?;
     }
     let _networks = networking::hold(engine, &record.networking.networks)?;
     engine.store.commit_pod(staged, &record.id, &record.name)?;
