@@ -55,7 +55,7 @@ pub fn config(data: &[u8]) {
     let volumes: Vec<_> = image.volumes.iter().enumerate().map(volume).collect();
     let confinement = Confinement::of(&options.security).unwrap();
     let networking = Networking::default();
-    let network = NetworkPlan { networking: &networking, shared: None };
+    let network = NetworkPlan { networking: &networking, shared: &[] };
     let json = runtime_config(&process, &options, network, &volumes, &confinement, "id", "host").unwrap();
     let read = RuntimeConfig::from_json(&confinement.text(&json));
     let read = read.unwrap_or_else(|error| panic!("{error}\n{json}"));

@@ -31,7 +31,7 @@ pub fn seccomp(data: &[u8]) {
     let process =
         ProcessPlan { args: vec!["x".into()], env: vec![], cwd: "/".into(), ids: (0, 0, vec![]), stop_signal: None };
     let networking = Networking::default();
-    let network = NetworkPlan { networking: &networking, shared: None };
+    let network = NetworkPlan { networking: &networking, shared: &[] };
     let config = runtime_config(&process, &options, network, &[], &confinement, "id", "host").unwrap();
     match RuntimeConfig::from_json(&confinement.text(&config)) {
         Ok(read) => check_program(read.settings().seccomp.as_ref().unwrap().instructions()),
