@@ -16,7 +16,6 @@ use stos_testkit::environment;
 
 use crate::process::{Run, output, step};
 use crate::setup;
-use crate::setup::debian;
 use crate::workspace::{Metadata, cargo_program, in_workspace};
 
 /// Whose public functions must all be executed: pull, validation, LayerFS and create.
@@ -131,12 +130,8 @@ impl Tools {
         }
         setup::run(true)?;
         let directory = PathBuf::from(format!("/usr/lib/llvm-{major}/bin"));
-        let (update, options) = (debian::update_script(), debian::AS_ROOT.join(" "));
-        let install = format!(
-            "DEBIAN_FRONTEND=noninteractive apt-get {options} --quiet install --yes --no-install-recommends llvm-{major}"
-        );
         let script = format!(
-            "test -x {}/llvm-cov || {{ {update} && {install}; }} > /tmp/llvm.log 2>&1 || {{ tail -5 /tmp/llvm.log >&2; exit 1; }}",
+            "test -x {0}/llvm-cov || {{ apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends llvm-{major}; }} > /tmp/llvm.log 2>&1 || {{ tail -5 /tmp/llvm.log >&2; exit 1; }}",
             directory.display()
         );
         output(setup::peers::command(&["sh", "-c", &script].map(str::to_owned)))

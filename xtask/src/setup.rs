@@ -3,7 +3,7 @@
 //!
 //! All but Debian's packages goes to one cache directory per user ([`environment::cache`]); deleting it undoes it.
 
-pub mod debian;
+mod debian;
 mod erofs_utils;
 mod images;
 pub mod peers;
