@@ -4,17 +4,15 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::Context;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::fdatasync;
 
 use super::images;
-use super::limits::{BUFFER, Hashes, WRITE_BEHIND, pieces};
+use super::limits::{BUFFER, Hashes, WRITE_BEHIND, begin_writing, pieces};
 
 /// How many buffers wait between two threads.
 const DEPTH: usize = 4;
@@ -121,8 +119,7 @@ fn flush(file: &File, behind: Receiver<u64>) -> anyhow::Result<()> {
     let (mut told, mut flushed) = (0, 0);
     for total in behind {
         if total - told >= WRITE_BEHIND {
-            let (offset, length) = (i64::try_from(told)?, i64::try_from(total - told)?);
-            posix_fadvise(file.as_fd(), offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+            begin_writing(file, told, total)?;
             told = total;
         }
         if total - flushed >= FLUSH {

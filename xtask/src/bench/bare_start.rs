@@ -2,7 +2,7 @@
 //! A program that starts a container and does nothing that it need not (`bare.c`), on a root that tar has unpacked.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::clock::{self, Sample};
@@ -67,13 +67,9 @@ impl BareStart {
 
 impl Drop for BareStart {
     fn drop(&mut self) {
-        remove(&self.place);
-    }
-}
-
-/// What stays does no harm: the disk goes with the run.
-fn remove(place: &Path) {
-    if let Err(error) = fs::remove_dir_all(place) {
-        eprintln!("{}: {error}", place.display());
+        // What stays does no harm: the disk goes with the run.
+        if let Err(error) = fs::remove_dir_all(&self.place) {
+            eprintln!("{}: {error}", self.place.display());
+        }
     }
 }

@@ -303,15 +303,20 @@ fn write(path: &Path, bytes: u64) -> anyhow::Result<()> {
         file.write_all(&buffer[..piece])?;
         written += piece as u64;
         if written - told >= WRITE_BEHIND {
-            // Has the kernel begin to write these pages without waiting for it.
-            let (offset, length) = (i64::try_from(told)?, i64::try_from(written - told)?);
-            posix_fadvise(file.as_fd(), offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+            begin_writing(&file, told, written)?;
             told = written;
         }
     }
     file.sync_all().map_err(Into::into)
 }
 
+/// Has the kernel begin to write the pages of a file between two places without waiting for it.
+pub fn begin_writing(file: &File, from: u64, to: u64) -> anyhow::Result<()> {
+    let (offset, length) = (i64::try_from(from)?, i64::try_from(to - from)?);
+    posix_fadvise(file.as_fd(), offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(Into::into)
+}
+
+/// The lengths of the buffers that so many bytes fill.
 pub fn pieces(bytes: u64) -> impl Iterator<Item = usize> {
     let whole = usize::try_from(bytes).unwrap_or(usize::MAX);
     (0..whole.div_ceil(BUFFER)).map(move |number| BUFFER.min(whole - number * BUFFER))
