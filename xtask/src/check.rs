@@ -3,6 +3,8 @@
 
 use std::process::{Command, Stdio};
 
+use stos_testkit::environment::tool;
+
 use crate::process::Run;
 use crate::workspace::{cargo, is_ci};
 use crate::{check_layers, check_named_tests, process};
@@ -19,16 +21,16 @@ pub fn run() -> anyhow::Result<()> {
     check("layers", &check_layers::run);
     check("named tests", &check_named_tests::run);
     check("formatting", &|| component("fmt", is_ci(), || cargo(["fmt", "--all", "--check"]).run()));
-    for (name, selected) in [
-        ("lints", &["--workspace"][..]),
-        ("lints with isal", &["--package", "stos-sys", "--package", "stos-layerfs", "--features", ISAL]),
+    for (name, needed, selected) in [
+        ("lints", &[][..], &["--workspace"][..]),
+        ("lints with isal", &ISAL_TOOLS, &["--package", "stos-sys", "--package", "stos-layerfs", "--features", ISAL]),
     ] {
         check(name, &|| {
             let clippy = || {
                 let mut clippy = cargo(["clippy", "--quiet", "--all-targets"]);
                 clippy.args(selected).args(["--", "--deny", "warnings"]).run()
             };
-            component("clippy", is_ci(), clippy)
+            unless_missing(missing_tool(needed), is_ci(), || component("clippy", is_ci(), clippy))
         });
     }
     check("documentation", &|| {
@@ -51,6 +53,9 @@ pub fn run() -> anyhow::Result<()> {
 /// The feature, of the crates that have it.
 const ISAL: &str = "stos-sys/isal,stos-layerfs/isal";
 
+/// What ISA-L is built with, which `cargo xtask setup` installs.
+const ISAL_TOOLS: [&str; 3] = ["nasm", "autoreconf", "libtoolize"];
+
 /// Not optimised: it is compiled in a minute, and runs for a second.
 const DENY: &str = "cargo-deny@0.20.2";
 
@@ -60,13 +65,26 @@ fn is_there(name: &str) -> anyhow::Result<bool> {
     Ok(probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
 }
 
-/// Does the work where cargo has the component. Where it has not, that is a failure if it is required, and else said loudly.
+/// The first of these programs that is not installed.
+fn missing_tool(names: &[&str]) -> Option<String> {
+    names.iter().find(|name| tool(name).is_none()).map(|name| (*name).to_owned())
+}
+
+/// Does the work where cargo has the component.
 fn component(name: &str, required: bool, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    if is_there(name)? {
-        return work();
-    }
-    anyhow::ensure!(!required, "cargo {name} is not installed");
-    eprintln!("NOT CHECKED: cargo {name} is not installed");
+    let missing = if is_there(name)? { None } else { Some(format!("cargo {name}")) };
+    unless_missing(missing, required, work)
+}
+
+/// Does the work where nothing is missing for it. What is missing is a failure where the work is required, and else said loudly.
+fn unless_missing(
+    missing: Option<String>,
+    required: bool,
+    work: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let Some(missing) = missing else { return work() };
+    anyhow::ensure!(!required, "{missing} is not installed");
+    eprintln!("NOT CHECKED: {missing} is not installed");
     Ok(())
 }
 
@@ -79,5 +97,7 @@ mod tests {
         let work = || anyhow::bail!("there is no such component, so nothing is done");
         assert!(component("no-such-component", true, work).unwrap_err().to_string().ends_with("not installed"));
         component("no-such-component", false, work).unwrap();
+        assert_eq!(missing_tool(&["sh", "no-such-tool"]).as_deref(), Some("no-such-tool"));
+        assert_eq!(missing_tool(&["sh"]), None);
     }
 }

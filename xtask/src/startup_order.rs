@@ -32,6 +32,11 @@ const SCRIPT: &str = "crates/stos/startup.ld";
 /// A name without its hash stands for all functions of that name where they have no more than so many bytes beside those that run, and a
 /// third of these; else the name has its hash.
 const SPARE: u64 = 256;
+/// All functions of a name without its hash follow behind those that run, where they have no more than so many bytes beside these. In a build whose
+/// hashes are others they stand for those that run.
+const FOLLOWING: u64 = 16 << 10;
+/// Before a function's name in that of its section, as a pattern: the compiler puts what it takes for cold into `.text.unlikely.NAME`.
+const PREFIX: &str = "      .text*.";
 /// Below this share of functions that are there the script is of another program.
 const LEAST_KNOWN: f64 = 0.6;
 
@@ -39,10 +44,34 @@ const HEAD: &str = "\
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
    Written by `cargo xtask startup-order`: what the commands that are called often run through lies together
    (docs/adr/0013-startup-order.md). */
+
+/* Where the program is entered, as far as can be from what it asks to have in huge pages. */
 SECTIONS
 {
-  .text.startup_path :
+  .text.stos_entry : { *(.text.stos_entry) }
+}
+INSERT AFTER .fini;
+
+SECTIONS
+{
+  .rodata : ALIGN(0x200000)
   {
+    stos_constants = .;
+    *(.rodata .rodata.*)
+    . = MAX(., stos_constants + 0x200000);
+  }
+}
+INSERT AFTER .eh_frame;
+
+SECTIONS
+{
+  .text.startup_path : ALIGN(0x200000)
+  {
+    stos_startup_path = .;
+    *(
+";
+const MIDDLE: &str = "    )
+    *libc.a:*(.text .text.*)
     *(
 ";
 const TAIL: &str = "    )
@@ -56,11 +85,11 @@ pub fn run() -> anyhow::Result<()> {
     let binary = binary_under_test()?;
     let functions = Functions::of(&binary)?;
     let seen = step("running commands step by step", || run_commands(&binary, &functions))?;
-    let patterns = patterns(&functions, &seen);
+    let patterns = Patterns::of(&functions, &seen);
     let path = Metadata::load()?.workspace_root.join(SCRIPT);
-    fs::write(&path, script(&patterns))?;
+    fs::write(&path, patterns.script())?;
     let bytes: u64 = seen.iter().map(|at| functions.0[at].size).sum();
-    println!("{}: {} functions of {} KiB in {} patterns", path.display(), seen.len(), bytes / 1024, patterns.len());
+    println!("{}: {} functions of {} KiB in {} patterns", path.display(), seen.len(), bytes / 1024, patterns.ran.len());
     Ok(())
 }
 
@@ -69,7 +98,7 @@ pub fn check(binary: &Path) -> anyhow::Result<()> {
     let script = fs::read_to_string(Metadata::load()?.workspace_root.join(SCRIPT))?;
     let functions = Functions::of(binary)?;
     let there: BTreeSet<_> = functions.0.values().filter_map(|function| without_hash(&function.name)).collect();
-    let named: BTreeSet<_> = script.lines().filter_map(|line| line.trim().strip_prefix(".text.")).collect();
+    let named: BTreeSet<_> = script.lines().filter_map(|line| line.strip_prefix(PREFIX)).collect();
     let is_known = |name: &&&str| without_hash(name).is_some_and(|name| there.contains(&name));
     let share = named.iter().filter(is_known).count() as f64 / named.len().max(1) as f64;
     println!("{:<32} {:>11.0} %", format!("functions of {SCRIPT}"), share * 100.0);
@@ -202,48 +231,66 @@ fn without_hash(name: &str) -> Option<String> {
         return Some(format!("{}17h*", &name[..end]));
     }
     // `Cs`, the crate's hash, `_`.
-    let (start, rest) = name.strip_prefix("_R").map(|rest| ("_R".to_owned(), rest))?;
+    let rest = name.strip_prefix("_R")?;
+    let (rest, added) = rest.split_once(".llvm.").map_or((rest, ""), |(rest, _)| (rest, "*"));
     let mut parts = rest.split("Cs");
-    let mut pattern = start + parts.next()?;
+    let mut pattern = format!("_R{}", parts.next()?);
     for part in parts {
         let rest = part.split_once('_').map_or("", |(_, rest)| rest);
         write!(pattern, "Cs*_{rest}").ok()?;
     }
-    Some(pattern)
+    Some(pattern + added)
 }
 
-/// The names of the functions that ran: without their hashes where those alone have such a name, or nearly.
-fn patterns(functions: &Functions, seen: &BTreeSet<u64>) -> BTreeSet<String> {
-    let (mut sizes, mut ran) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, Vec<&Function>>::new());
-    for (at, function) in &functions.0 {
-        let Some(name) = without_hash(&function.name) else { continue };
-        *sizes.entry(name.clone()).or_default() += function.size;
-        if seen.contains(at) {
-            ran.entry(name).or_default().push(function);
+/// Names of functions, as patterns.
+#[derive(Default)]
+struct Patterns {
+    /// Of those that ran: without their hashes where those alone have such a name, or nearly.
+    ran: BTreeSet<String>,
+    /// Of those too where others have such a name, without their hashes.
+    following: BTreeSet<String>,
+}
+
+impl Patterns {
+    fn of(functions: &Functions, seen: &BTreeSet<u64>) -> Self {
+        let (mut sizes, mut ran) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, Vec<&Function>>::new());
+        for (at, function) in &functions.0 {
+            let Some(name) = without_hash(&function.name) else { continue };
+            *sizes.entry(name.clone()).or_default() += function.size;
+            if seen.contains(at) {
+                ran.entry(name).or_default().push(function);
+            }
         }
-    }
-    let mut patterns = BTreeSet::new();
-    for (name, functions) in ran {
-        let size: u64 = functions.iter().map(|function| function.size).sum();
-        if sizes[&name] <= size + size / 3 + SPARE {
-            patterns.insert(name);
-        } else {
+        let mut patterns = Self::default();
+        for (name, functions) in ran {
+            let size: u64 = functions.iter().map(|function| function.size).sum();
+            let beside = sizes[&name] - size;
+            if beside <= size / 3 + SPARE {
+                patterns.ran.insert(name);
+                continue;
+            }
             // The optimiser's own number behind it is another one each time.
             let whole = |name: &str| name.split_once(".llvm.").map_or(name.to_owned(), |(name, _)| format!("{name}*"));
-            patterns.extend(functions.iter().map(|function| whole(&function.name)));
+            patterns.ran.extend(functions.iter().map(|function| whole(&function.name)));
+            if beside <= FOLLOWING {
+                patterns.following.insert(name);
+            }
         }
+        patterns
     }
-    patterns
-}
 
-fn script(patterns: &BTreeSet<String>) -> String {
-    let mut script = String::from(HEAD);
-    for pattern in patterns {
-        script.push_str("      .text.");
-        script.push_str(pattern);
-        script.push('\n');
+    fn script(&self) -> String {
+        let mut script = String::from(HEAD);
+        for (patterns, end) in [(&self.ran, MIDDLE), (&self.following, TAIL)] {
+            for pattern in patterns {
+                script.push_str(PREFIX);
+                script.push_str(pattern);
+                script.push('\n');
+            }
+            script.push_str(end);
+        }
+        script
     }
-    script + TAIL
 }
 
 #[cfg(test)]
@@ -259,6 +306,7 @@ mod tests {
                 "_RNvMsl_NtCsjrHSEGnQ3l9_3std2fsNtB5_11OpenOptions5__open",
                 Some("_RNvMsl_NtCs*_3std2fsNtB5_11OpenOptions5__open"),
             ),
+            ("_RNvMNtCsjrHSEGnQ3l9_3std4timeNtB2_3now.llvm.77", Some("_RNvMNtCs*_3std4timeNtB2_3now*")),
             ("_int_malloc", None),
         ] {
             assert_eq!(without_hash(name).as_deref(), expected, "{name}");
@@ -282,8 +330,9 @@ mod tests {
         assert_eq!(functions.find(0x1000 + 599), Some(0x1000));
         assert_eq!((functions.find(0x1000 + 600), functions.find(0xfff)), (None, None));
         let seen = BTreeSet::from([0x1000, 0x2000]);
-        let found: Vec<_> = patterns(&functions, &seen).into_iter().collect();
-        assert_eq!(found, ["_ZN1a1fE17h*", "_ZN1a1gE17h0000000000000002E*"]);
-        assert!(script(&patterns(&functions, &seen)).contains("\n      .text._ZN1a1fE17h*\n"));
+        let found = Patterns::of(&functions, &seen);
+        assert_eq!(Vec::from_iter(&found.ran), ["_ZN1a1fE17h*", "_ZN1a1gE17h0000000000000002E*"]);
+        assert_eq!(Vec::from_iter(&found.following), ["_ZN1a1gE17h*"]);
+        assert!(found.script().contains("\n      .text*._ZN1a1fE17h*\n"));
     }
 }

@@ -12,6 +12,7 @@
 //! | `process_list` | secrets of the command line, hidden from who lists processes |
 //! | `prompt` | users and passwords, asked for on a terminal |
 //! | `progress` | bars on a terminal, lines or JSON elsewhere |
+//! | `entry` | where the kernel enters the program |
 //! | `table` | columns for people |
 //! | `template` | `--format` templates, evaluated over JSON |
 //!
@@ -23,6 +24,8 @@ const _: &str = include_str!("../startup.ld");
 
 mod cli;
 mod commands;
+#[cfg(stos_entry)]
+mod entry;
 mod failure;
 mod logging;
 mod mount_options;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bare_start::{self, BareStart};
 use super::book::{Book, Unit};
@@ -20,6 +20,9 @@ pub const LAYERS: &str = "layers";
 pub const RUNNING: [usize; 4] = [1, 10, 100, 1000];
 /// How many commands run at once.
 const AT_ONCE: [usize; 5] = [1, 2, 4, 8, 16];
+/// How long nothing is done before what is timed. After a container has gone the kernel takes its memory cgroup out of the lists of every mounted
+/// file system, under the lock that the next one's cgroups need: with a thousand containers that is 10 ms of work.
+const REST: Duration = Duration::from_millis(50);
 /// So many containers of others are enough: each of theirs needs two processes of several megabytes.
 const OF_OTHERS: usize = 100;
 
@@ -63,17 +66,20 @@ fn beside_others(stand: &Stand, book: &mut Book, engine: &dyn Engine, image: &st
         book.add(GROUP, &format!("mounts of the host for {count} that run"), name, Unit::Count, mounts() - before);
         for round in 0..stand.settings.repeats() {
             let id = format!("scale-{round}");
-            let mut timed = |what: &str, act: Act<'_>| -> anyhow::Result<()> {
+            let mut timed = |what: &str, rest: Duration, act: Act<'_>| -> anyhow::Result<()> {
                 let what = format!("{what} beside {count} that run");
+                thread::sleep(rest);
                 if let Some(sample) = book.attempt(GROUP, &what, name, || perform(engine, act))? {
                     book.add_time(GROUP, &what, name, sample.wall);
                 }
                 Ok(())
             };
-            timed("run --rm true", Act::Run(image, &id, &TRUE))?;
-            timed("create", Act::Create(image, &id, &TRUE))?;
-            timed("delete", Act::Delete(&id))?;
-            timed("exec", Act::Exec("beside-0", &TRUE))?;
+            timed("run --rm true", REST, Act::Run(image, &id, &TRUE))?;
+            timed("run --rm true, right after another,", Duration::ZERO, Act::Run(image, &id, &TRUE))?;
+            timed("create", REST, Act::Create(image, &id, &TRUE))?;
+            timed("delete", REST, Act::Delete(&id))?;
+            timed("exec", REST, Act::Exec("beside-0", &TRUE))?;
+            thread::sleep(REST);
             if let Some(bare) = &bare
                 && let Some(sample) = book.attempt(GROUP, &beside(count), bare_start::NAME, || bare.run())?
             {

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Where the kernel enters the program: before the C library's start it asks for the constants, and for what commands run through (`startup.ld`), in
+//! huge pages.
+//!
+//! The linker has put both at the start of one, in the file as in memory. The kernel reads a program in pieces of some pages, keeps each page for
+//! itself, and maps sixteen at a fault; what it holds in one folio it maps by one. It has to be asked before the first page of such a piece is
+//! read, for what is in the page cache stays there as it was read: so this lies apart from what it asks for. Why, and how much it
+//! is: `docs/adr/0015-startup-in-huge-pages.md`.
+
+#![allow(unsafe_code)]
+
+/// Constants: one huge page.
+const CONSTANTS: usize = 2 << 20;
+/// Code: two of them.
+const CODE: usize = 4 << 20;
+
+// madvise(2) is a hint: it changes no byte, and where the kernel or the file system have no huge pages it fails, which is not looked at. It
+// clobbers registers that hold nothing yet but %rdx, which `_start` takes for a function to call at the end unless it is 0, as the kernel has set it.
+core::arch::global_asm!(
+    ".pushsection .text.stos_entry, \"ax\", @progbits",
+    ".globl stos_entry",
+    ".type stos_entry, @function",
+    "stos_entry:",
+    "mov eax, {madvise}",
+    "lea rdi, [rip + stos_constants]",
+    "mov esi, {constants}",
+    "mov edx, {huge}",
+    "syscall",
+    "mov eax, {madvise}",
+    "lea rdi, [rip + stos_startup_path]",
+    "mov esi, {code}",
+    "mov edx, {huge}",
+    "syscall",
+    "xor edx, edx",
+    "jmp _start",
+    ".size stos_entry, . - stos_entry",
+    ".popsection",
+    madvise = const libc::SYS_madvise,
+    constants = const CONSTANTS,
+    code = const CODE,
+    huge = const libc::MADV_HUGEPAGE,
+);
