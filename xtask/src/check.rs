@@ -54,7 +54,7 @@ pub fn run() -> anyhow::Result<()> {
 const ISAL: &str = "stos-sys/isal,stos-layerfs/isal";
 
 /// What ISA-L is built with, which `cargo xtask setup` installs.
-const ISAL_TOOLS: [&str; 3] = ["nasm", "autoreconf", "libtoolize"];
+const ISAL_TOOLS: [&str; 4] = ["nasm", "autoconf", "automake", "libtoolize"];
 
 /// Not optimised: it is compiled in a minute, and runs for a second.
 const DENY: &str = "cargo-deny@0.20.2";

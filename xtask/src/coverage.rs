@@ -3,7 +3,7 @@
 //!
 //! Counters are kept in files that are mapped into memory (`%c`), for much of what stos does ends in execve(2), _exit(2) or SIGKILL, and what
 //! an ordinary instrumented program writes at its exit would be lost. LLVM's tools must be of the version that the compiler has: they
-//! come from the toolchain, from PATH, or from the root that `setup --peers` makes.
+//! come from the toolchain, from this machine, or from the root that `setup --peers` makes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,15 +25,16 @@ const FLAGS: &str = "-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocati
 
 /// Runs all tests, or with `quick` those of the libraries alone, or none with `report_only`, where the last run's counters count; fails where a public function of [`WHOLE`] is not executed.
 pub fn run(quick: bool, report_only: bool) -> anyhow::Result<()> {
-    setup::run(false)?;
-    let tools = match Tools::find() {
-        // Debian drops a version of LLVM when the next one comes; the tests themselves run all the same.
-        Err(error) if quick => {
-            eprintln!("NOT MEASURED: {error:#}");
+    let tools = match Tools::find()? {
+        Some(tools) => tools,
+        // They would have to be installed, in a root that has to be made first.
+        None if quick => {
+            eprintln!("NOT MEASURED: there is no llvm-cov here of the version that the compiler has");
             return Ok(());
         }
-        other => other?,
+        None => Tools::install()?,
     };
+    setup::run(false)?;
     let target = Metadata::load()?.target_directory.join("coverage");
     let profiles = target.join("profiles");
     if profiles.exists() && !report_only {
@@ -106,6 +107,24 @@ fn objects(mut build: Command) -> anyhow::Result<Vec<PathBuf>> {
     Ok(messages.filter(holds_code).filter_map(|message| message.executable).collect())
 }
 
+/// A line of what the compiler says of itself.
+fn about_compiler(key: &str) -> anyhow::Result<String> {
+    let about = output(Command::new("rustc").arg("-vV"))?;
+    let value = about.lines().find_map(|line| line.strip_prefix(key));
+    Ok(value.with_context(|| format!("rustc -vV does not tell its {key}"))?.trim().to_owned())
+}
+
+/// The compiler's major version of LLVM.
+fn llvm_version() -> anyhow::Result<String> {
+    let version = about_compiler("LLVM version:")?;
+    Ok(version.split('.').next().unwrap_or_default().to_owned())
+}
+
+/// Where Debian has the programs of a version.
+fn directory_of(major: &str) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{major}/bin"))
+}
+
 /// llvm-profdata and llvm-cov.
 struct Tools {
     directory: PathBuf,
@@ -114,22 +133,26 @@ struct Tools {
 }
 
 impl Tools {
-    fn find() -> anyhow::Result<Self> {
-        let about = output(Command::new("rustc").arg("-vV"))?;
-        let value = |key: &str| about.lines().find_map(|line| line.strip_prefix(key)).map(str::trim).map(str::to_owned);
-        let version = value("LLVM version:").and_then(|version| version.split('.').next().map(str::to_owned));
-        let major = version.context("rustc -vV does not tell which LLVM it has")?;
-        let host = value("host:").context("rustc -vV does not tell its host")?;
+    /// Those of the toolchain, of this machine, or of the peers' root.
+    fn find() -> anyhow::Result<Option<Self>> {
+        let host = about_compiler("host:")?;
         let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
-        let here = [
-            Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin"),
-            PathBuf::from(format!("/usr/lib/llvm-{major}/bin")),
-        ];
-        if let Some(directory) = here.into_iter().find(|directory| directory.join("llvm-cov").is_file()) {
-            return Ok(Self { directory, is_in_peers: false });
+        let here =
+            [Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin"), directory_of(&llvm_version()?)];
+        let is_there = |directory: &PathBuf| directory.join("llvm-cov").is_file();
+        if let Some(directory) = here.into_iter().find(is_there) {
+            return Ok(Some(Self { directory, is_in_peers: false }));
         }
+        let directory = directory_of(&llvm_version()?);
+        let in_peers = setup::peers::root().join(directory.strip_prefix("/")?);
+        Ok(is_there(&in_peers).then_some(Self { directory, is_in_peers: true }))
+    }
+
+    /// Installs them in the peers' root. Debian drops a version of LLVM when the next one comes.
+    fn install() -> anyhow::Result<Self> {
         setup::run(true)?;
-        let directory = PathBuf::from(format!("/usr/lib/llvm-{major}/bin"));
+        let major = llvm_version()?;
+        let directory = directory_of(&major);
         let script = format!(
             "test -x {0}/llvm-cov || {{ apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends llvm-{major}; }} > /tmp/llvm.log 2>&1 || {{ tail -5 /tmp/llvm.log >&2; exit 1; }}",
             directory.display()

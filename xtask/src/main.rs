@@ -124,7 +124,7 @@ enum Task {
     },
     /// Run the tests instrumented: lines executed by crate, and public functions that no test executes
     Coverage {
-        /// The libraries' own tests alone
+        /// The libraries' own tests alone, and nothing where llvm-cov would have to be installed first
         #[arg(long)]
         quick: bool,
         /// Run none: tell again what the last run has counted

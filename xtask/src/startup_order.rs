@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -37,15 +38,17 @@ const SPARE: u64 = 256;
 const FOLLOWING: u64 = 16 << 10;
 /// Before a function's name in that of its section, as a pattern: the compiler puts what it takes for cold into `.text.unlikely.NAME`.
 const PREFIX: &str = "      .text*.";
+/// The size of one on x86-64.
+const HUGE_PAGE: u64 = 2 << 20;
 /// Below this share of functions that are there the script is of another program.
 const LEAST_KNOWN: f64 = 0.6;
 
 const HEAD: &str = "\
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
-   Written by `cargo xtask startup-order`: what the commands that are called often run through lies together
-   (docs/adr/0013-startup-order.md). */
+   Written by `cargo xtask startup-order`: what the commands that are called often run through lies together, and it and the constants on
+   huge pages (docs/adr/0013-startup-order.md, 0015-startup-in-huge-pages.md). */
 
-/* Where the program is entered, as far as can be from what it asks to have in huge pages. */
+/* Where the program is entered: far from what it asks to have in huge pages. */
 SECTIONS
 {
   .text.stos_entry : { *(.text.stos_entry) }
@@ -54,27 +57,31 @@ INSERT AFTER .fini;
 
 SECTIONS
 {
-  .rodata : ALIGN(0x200000)
+  .rodata : ALIGN(CONSTANT(MAXPAGESIZE))
   {
     stos_constants = .;
     *(.rodata .rodata.*)
-    . = MAX(., stos_constants + 0x200000);
+    . = ALIGN(CONSTANT(MAXPAGESIZE));
+    stos_constants_end = .;
   }
 }
 INSERT AFTER .eh_frame;
 
+/* The C library's code has sections without names; commands run through much of it. */
 SECTIONS
 {
-  .text.startup_path : ALIGN(0x200000)
+  .text.startup_path : ALIGN(CONSTANT(MAXPAGESIZE))
   {
     stos_startup_path = .;
     *(
 ";
-const MIDDLE: &str = "    )
+const MIDDLE: &str = "      .text.main
+    )
     *libc.a:*(.text .text.*)
     *(
 ";
 const TAIL: &str = "    )
+    stos_startup_path_end = ALIGN(CONSTANT(MAXPAGESIZE));
   }
 }
 INSERT BEFORE .text;
@@ -103,7 +110,47 @@ pub fn check(binary: &Path) -> anyhow::Result<()> {
     let share = named.iter().filter(is_known).count() as f64 / named.len().max(1) as f64;
     println!("{:<32} {:>11.0} %", format!("functions of {SCRIPT}"), share * 100.0);
     anyhow::ensure!(share >= LEAST_KNOWN, "{SCRIPT} is of another program: `cargo xtask startup-order` writes it anew");
-    Ok(())
+    HugePages::of(binary)?.check()
+}
+
+/// What the program asks to have in huge pages, by the symbols that the script makes.
+#[derive(Debug)]
+struct HugePages {
+    constants: Range<u64>,
+    startup_path: Range<u64>,
+    entry: u64,
+}
+
+impl HugePages {
+    fn of(binary: &Path) -> anyhow::Result<Self> {
+        let symbols = symbols(binary)?;
+        let find = |name: &str| {
+            let line = symbols.lines().find(|line| line.split_whitespace().next_back() == Some(name));
+            let address = line.and_then(|line| u64::from_str_radix(line.split_whitespace().next()?, 16).ok());
+            address.with_context(|| format!("{} has no symbol {name}", binary.display()))
+        };
+        Ok(Self {
+            constants: find("stos_constants")?..find("stos_constants_end")?,
+            startup_path: find("stos_startup_path")?..find("stos_startup_path_end")?,
+            entry: find("stos_entry")?,
+        })
+    }
+
+    /// Fails where a part does not fill huge pages, or the entry is so near that the kernel reads of a part what it reads of the entry.
+    fn check(&self) -> anyhow::Result<()> {
+        for part in [&self.constants, &self.startup_path] {
+            let is_whole = [part.start, part.end].iter().all(|address| address.is_multiple_of(HUGE_PAGE));
+            let is_apart = self.entry + HUGE_PAGE <= part.start || part.end + HUGE_PAGE <= self.entry;
+            anyhow::ensure!(is_whole && is_apart && !part.is_empty(), "not in huge pages, or entered there: {self:x?}");
+        }
+        Ok(())
+    }
+}
+
+/// What nm(1) says of the symbols of a program.
+fn symbols(binary: &Path) -> anyhow::Result<String> {
+    let mut nm = Command::new(tool("nm").context("nm is not installed")?);
+    output(nm.args(["--print-size", "--defined-only"]).arg(binary))
 }
 
 struct Function {
@@ -117,8 +164,7 @@ struct Functions(BTreeMap<u64, Function>);
 impl Functions {
     /// Those that nm(1) finds in a program that is loaded where it was linked.
     fn of(binary: &Path) -> anyhow::Result<Self> {
-        let mut nm = Command::new(tool("nm").context("nm is not installed")?);
-        let symbols = output(nm.args(["--print-size", "--defined-only"]).arg(binary))?;
+        let symbols = symbols(binary)?;
         let functions: BTreeMap<_, _> = symbols.lines().filter_map(function).collect();
         anyhow::ensure!(!functions.is_empty(), "{} has no symbols", binary.display());
         Ok(Self(functions))
@@ -310,6 +356,22 @@ mod tests {
             ("_int_malloc", None),
         ] {
             assert_eq!(without_hash(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_fills_huge_pages() {
+        let pages = |startup_path, entry| HugePages { constants: 0x40_0000..0x60_0000, startup_path, entry };
+        pages(0x60_0000..0xa0_0000, 0x15e_b319).check().unwrap();
+        for (startup_path, entry) in [
+            (0x60_0000..0x9f_f000, 0x15e_b319),
+            (0x60_1000..0xa0_0000, 0x15e_b319),
+            (0x60_0000..0x60_0000, 0x15e_b319),
+            (0x80_0000..0xa0_0000, 0x60_0021),
+            (0x60_0000..0xa0_0000, 0xa0_0000),
+        ] {
+            let error = pages(startup_path, entry).check().unwrap_err().to_string();
+            assert!(error.contains("huge pages"), "{error}");
         }
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel, as stos uses it. All unsafe code of the workspace lives here, with `SAFETY:` on each block.
+//! The kernel, as stos uses it. All unsafe code of the workspace lives here, with `SAFETY:` on each block, but for the program's
+//! entry (`stos/src/entry.rs`).
 //!
 //! | module | what it is |
 //! |---|---|

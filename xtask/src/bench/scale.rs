@@ -20,7 +20,7 @@ pub const LAYERS: &str = "layers";
 pub const RUNNING: [usize; 4] = [1, 10, 100, 1000];
 /// How many commands run at once.
 const AT_ONCE: [usize; 5] = [1, 2, 4, 8, 16];
-/// How long nothing is done before what is timed. After a container has gone the kernel takes its memory cgroup out of the lists of every mounted
+/// How long nothing is done before what is timed, but for a row of its own. After a container has gone the kernel takes its memory cgroup out of the lists of every mounted
 /// file system, under the lock that the next one's cgroups need: with a thousand containers that is 10 ms of work.
 const REST: Duration = Duration::from_millis(50);
 /// So many containers of others are enough: each of theirs needs two processes of several megabytes.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
@@ -66,10 +66,15 @@ pub fn enter(arguments: &[String]) -> anyhow::Result<()> {
     Err(command(arguments).exec()).context("running unshare")
 }
 
+/// Where the peers are.
+pub fn root() -> PathBuf {
+    environment::cache().join("peers/sid")
+}
+
 /// Gives the command that runs `arguments` inside the peers' root.
 pub fn command(arguments: &[String]) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]).args(arguments);
-    command.env("ROOT", environment::cache().join("peers/sid")).env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
+    command.env("ROOT", root()).env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
     command
 }

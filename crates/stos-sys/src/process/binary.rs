@@ -37,7 +37,7 @@ fn read_only_view() -> Result<OwnedFd> {
     Ok(view)
 }
 
-/// How many segments a binary may have that is changed in place; ours has five.
+/// How many segments a binary may have that is changed in place; ours has four.
 const SEGMENTS: usize = 16;
 
 /// A part of the binary as it is mapped, in whole pages.
