@@ -36,8 +36,10 @@ const SPARE: u64 = 256;
 /// All functions of a name without its hash follow behind those that run, where they have no more than so many bytes beside these. In a build whose
 /// hashes are others they stand for those that run.
 const FOLLOWING: u64 = 16 << 10;
-/// Before a function's name in that of its section, as a pattern: the compiler puts what it takes for cold into `.text.unlikely.NAME`.
-const PREFIX: &str = "      .text*.";
+/// Before a function's name in that of its section.
+const PREFIX: &str = "      .text.";
+/// The same of what the compiler takes for cold. GNU ld takes minutes over one pattern for both, whose wildcard comes so early.
+const COLD_PREFIX: &str = "      .text.unlikely.";
 /// The size of one on x86-64.
 const HUGE_PAGE: u64 = 2 << 20;
 /// Below this share of functions that are there the script is of another program.
@@ -105,7 +107,7 @@ pub fn check(binary: &Path) -> anyhow::Result<()> {
     let script = fs::read_to_string(Metadata::load()?.workspace_root.join(SCRIPT))?;
     let functions = Functions::of(binary)?;
     let there: BTreeSet<_> = functions.0.values().filter_map(|function| without_hash(&function.name)).collect();
-    let named: BTreeSet<_> = script.lines().filter_map(|line| line.strip_prefix(PREFIX)).collect();
+    let named: BTreeSet<_> = script.lines().filter_map(|line| line.strip_prefix(COLD_PREFIX)).collect();
     let is_known = |name: &&&str| without_hash(name).is_some_and(|name| there.contains(&name));
     let share = named.iter().filter(is_known).count() as f64 / named.len().max(1) as f64;
     println!("{:<32} {:>11.0} %", format!("functions of {SCRIPT}"), share * 100.0);
@@ -329,9 +331,11 @@ impl Patterns {
         let mut script = String::from(HEAD);
         for (patterns, end) in [(&self.ran, MIDDLE), (&self.following, TAIL)] {
             for pattern in patterns {
-                script.push_str(PREFIX);
-                script.push_str(pattern);
-                script.push('\n');
+                for prefix in [PREFIX, COLD_PREFIX] {
+                    script.push_str(prefix);
+                    script.push_str(pattern);
+                    script.push('\n');
+                }
             }
             script.push_str(end);
         }
@@ -395,6 +399,6 @@ mod tests {
         let found = Patterns::of(&functions, &seen);
         assert_eq!(Vec::from_iter(&found.ran), ["_ZN1a1fE17h*", "_ZN1a1gE17h0000000000000002E*"]);
         assert_eq!(Vec::from_iter(&found.following), ["_ZN1a1gE17h*"]);
-        assert!(found.script().contains("\n      .text*._ZN1a1fE17h*\n"));
+        assert!(found.script().contains("\n      .text._ZN1a1fE17h*\n      .text.unlikely._ZN1a1fE17h*\n"));
     }
 }
