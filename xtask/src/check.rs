@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use stos_testkit::environment::tool;
+use stos_testkit::guard::Need;
 
 use crate::process::Run;
 use crate::workspace::{cargo, is_ci};
@@ -67,12 +67,12 @@ fn is_there(name: &str) -> anyhow::Result<bool> {
 
 /// The first of these programs that is not installed.
 fn missing_tool(names: &[&str]) -> Option<String> {
-    names.iter().find(|name| tool(name).is_none()).map(|name| (*name).to_owned())
+    names.iter().find_map(|name| Need::Tool(name).unmet())
 }
 
 /// Does the work where cargo has the component.
 fn component(name: &str, required: bool, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let missing = if is_there(name)? { None } else { Some(format!("cargo {name}")) };
+    let missing = if is_there(name)? { None } else { Some(format!("cargo {name}, which is not installed")) };
     unless_missing(missing, required, work)
 }
 
@@ -83,8 +83,8 @@ fn unless_missing(
     work: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let Some(missing) = missing else { return work() };
-    anyhow::ensure!(!required, "{missing} is not installed");
-    eprintln!("NOT CHECKED: {missing} is not installed");
+    anyhow::ensure!(!required, "this needs {missing}");
+    eprintln!("NOT CHECKED: this needs {missing}");
     Ok(())
 }
 
@@ -97,7 +97,7 @@ mod tests {
         let work = || anyhow::bail!("there is no such component, so nothing is done");
         assert!(component("no-such-component", true, work).unwrap_err().to_string().ends_with("not installed"));
         component("no-such-component", false, work).unwrap();
-        assert_eq!(missing_tool(&["sh", "no-such-tool"]).as_deref(), Some("no-such-tool"));
+        assert_eq!(missing_tool(&["sh", "no-such-tool"]).as_deref(), Some("the tool no-such-tool (cargo xtask setup)"));
         assert_eq!(missing_tool(&["sh"]), None);
     }
 }

@@ -137,15 +137,14 @@ impl Tools {
     fn find() -> anyhow::Result<Option<Self>> {
         let host = about_compiler("host:")?;
         let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
-        let here =
-            [Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin"), directory_of(&llvm_version()?)];
+        let of_toolchain = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin");
+        let debians = directory_of(&llvm_version()?);
         let is_there = |directory: &PathBuf| directory.join("llvm-cov").is_file();
-        if let Some(directory) = here.into_iter().find(is_there) {
-            return Ok(Some(Self { directory, is_in_peers: false }));
-        }
-        let directory = directory_of(&llvm_version()?);
-        let in_peers = setup::peers::root().join(directory.strip_prefix("/")?);
-        Ok(is_there(&in_peers).then_some(Self { directory, is_in_peers: true }))
+        let in_peers = setup::peers::root().join(debians.strip_prefix("/")?);
+        Ok(match [of_toolchain, debians.clone()].into_iter().find(is_there) {
+            Some(directory) => Some(Self { directory, is_in_peers: false }),
+            None => is_there(&in_peers).then_some(Self { directory: debians, is_in_peers: true }),
+        })
     }
 
     /// Installs them in the peers' root. Debian drops a version of LLVM when the next one comes.

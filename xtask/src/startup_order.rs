@@ -92,7 +92,7 @@ INSERT BEFORE .text;
 /// Runs the commands and writes the script.
 pub fn run() -> anyhow::Result<()> {
     let binary = binary_under_test()?;
-    let functions = Functions::of(&binary)?;
+    let functions = Functions::of(&symbols(&binary)?)?;
     let seen = step("running commands step by step", || run_commands(&binary, &functions))?;
     let patterns = Patterns::of(&functions, &seen);
     let path = Metadata::load()?.workspace_root.join(SCRIPT);
@@ -105,14 +105,16 @@ pub fn run() -> anyhow::Result<()> {
 /// Fails where the script is that of another program: its functions have other names by now.
 pub fn check(binary: &Path) -> anyhow::Result<()> {
     let script = fs::read_to_string(Metadata::load()?.workspace_root.join(SCRIPT))?;
-    let functions = Functions::of(binary)?;
+    let symbols = symbols(binary)?;
+    let functions = Functions::of(&symbols)?;
     let there: BTreeSet<_> = functions.0.values().filter_map(|function| without_hash(&function.name)).collect();
+    // Each name is there twice, once with this prefix.
     let named: BTreeSet<_> = script.lines().filter_map(|line| line.strip_prefix(COLD_PREFIX)).collect();
     let is_known = |name: &&&str| without_hash(name).is_some_and(|name| there.contains(&name));
     let share = named.iter().filter(is_known).count() as f64 / named.len().max(1) as f64;
     println!("{:<32} {:>11.0} %", format!("functions of {SCRIPT}"), share * 100.0);
     anyhow::ensure!(share >= LEAST_KNOWN, "{SCRIPT} is of another program: `cargo xtask startup-order` writes it anew");
-    HugePages::of(binary)?.check()
+    HugePages::of(&symbols)?.check()
 }
 
 /// What the program asks to have in huge pages, by the symbols that the script makes.
@@ -124,12 +126,11 @@ struct HugePages {
 }
 
 impl HugePages {
-    fn of(binary: &Path) -> anyhow::Result<Self> {
-        let symbols = symbols(binary)?;
+    fn of(symbols: &str) -> anyhow::Result<Self> {
         let find = |name: &str| {
             let line = symbols.lines().find(|line| line.split_whitespace().next_back() == Some(name));
             let address = line.and_then(|line| u64::from_str_radix(line.split_whitespace().next()?, 16).ok());
-            address.with_context(|| format!("{} has no symbol {name}", binary.display()))
+            address.with_context(|| format!("the program has no symbol {name}"))
         };
         Ok(Self {
             constants: find("stos_constants")?..find("stos_constants_end")?,
@@ -164,11 +165,10 @@ struct Function {
 struct Functions(BTreeMap<u64, Function>);
 
 impl Functions {
-    /// Those that nm(1) finds in a program that is loaded where it was linked.
-    fn of(binary: &Path) -> anyhow::Result<Self> {
-        let symbols = symbols(binary)?;
+    /// Those among its symbols; it is loaded where it was linked.
+    fn of(symbols: &str) -> anyhow::Result<Self> {
         let functions: BTreeMap<_, _> = symbols.lines().filter_map(function).collect();
-        anyhow::ensure!(!functions.is_empty(), "{} has no symbols", binary.display());
+        anyhow::ensure!(!functions.is_empty(), "the program has no symbols");
         Ok(Self(functions))
     }
 
@@ -280,7 +280,7 @@ fn without_hash(name: &str) -> Option<String> {
     }
     // `Cs`, the crate's hash, `_`.
     let rest = name.strip_prefix("_R")?;
-    let (rest, added) = rest.split_once(".llvm.").map_or((rest, ""), |(rest, _)| (rest, "*"));
+    let (rest, added) = without_number(rest);
     let mut parts = rest.split("Cs");
     let mut pattern = format!("_R{}", parts.next()?);
     for part in parts {
@@ -288,6 +288,11 @@ fn without_hash(name: &str) -> Option<String> {
         write!(pattern, "Cs*_{rest}").ok()?;
     }
     Some(pattern + added)
+}
+
+/// A name without the optimiser's own number behind it, which is another one each time, and the wildcard that stands for it.
+fn without_number(name: &str) -> (&str, &'static str) {
+    name.split_once(".llvm.").map_or((name, ""), |(name, _)| (name, "*"))
 }
 
 /// Names of functions, as patterns.
@@ -317,9 +322,8 @@ impl Patterns {
                 patterns.ran.insert(name);
                 continue;
             }
-            // The optimiser's own number behind it is another one each time.
-            let whole = |name: &str| name.split_once(".llvm.").map_or(name.to_owned(), |(name, _)| format!("{name}*"));
-            patterns.ran.extend(functions.iter().map(|function| whole(&function.name)));
+            let whole = functions.iter().map(|function| without_number(&function.name));
+            patterns.ran.extend(whole.map(|(name, number)| format!("{name}{number}")));
             if beside <= FOLLOWING {
                 patterns.following.insert(name);
             }

@@ -9,8 +9,8 @@
 #![allow(unsafe_code)]
 
 // madvise(2) is a hint that changes no byte. A kernel without huge pages refuses it, which is not looked at; from a file system without
-// them the same is read in small pages. It clobbers registers that hold nothing yet but %rdx, which `_start` takes for a function to call at the
-// end unless it is 0, as the kernel has set it.
+// them the same is read in small pages. It clobbers registers that hold nothing yet but %rdx, which `_start` takes for a function to call
+// at the end unless it is 0, as the kernel has set it. It is asked twice, for not every linker has the constants before the code.
 core::arch::global_asm!(
     ".pushsection .text.stos_entry, \"ax\", @progbits",
     ".globl stos_entry",

@@ -30,7 +30,7 @@ exec "$@""#;
 /// Makes the root where it is missing, and prints the versions of what is in it.
 pub fn ensure(cache: &Path) -> anyhow::Result<()> {
     let (directory, log) = (cache.join("peers"), cache.join("peers.log"));
-    let (root, ready) = (directory.join("sid"), directory.join("ready"));
+    let (root, ready) = (root(), directory.join("ready"));
     // It says which packages are there.
     if fs::read_to_string(&ready).ok().as_deref() != Some(PACKAGES) {
         fs::create_dir_all(&directory)?;
